@@ -43,7 +43,7 @@ def shared_data() -> Callable[[str], Path]:
 def run_python() -> Callable[..., str]:
     """`run_python(code, devices=8)`: what `code` prints in a fresh interpreter with that many CPU devices.
 
-    The number of devices is fixed when JAX starts, so that a test that needs several cannot share this process.
+    The number of devices is fixed when JAX starts: a test that needs several cannot share this process.
     """
 
     def run(code: str, devices: int = 1) -> str:

@@ -20,7 +20,8 @@ def test_name_resolves_to_something_documented_by_its_own_module(name):
     value = getattr(fedrecon, name)
     assert value is getattr(importlib.import_module(f"fedrecon.{fedrecon._MODULE_OF[name]}"), name)
     own_docstring = vars(value).get("__doc__") if isinstance(value, type) else value.__doc__
-    assert own_docstring and not own_docstring.startswith(f"{name}("), "no docstring of its own"
+    assert own_docstring
+    assert not own_docstring.startswith(f"{name}("), "the docstring that a dataclass makes of its fields"
 
 
 def test_type_checkers_see_the_same_names(repository):
