@@ -15,7 +15,7 @@ LAYERS = (
     ("errors",),
     ("stats",),
     ("model", "data"),
-    ("rows", "optimizers"),
+    ("rows", "steps", "optimizers"),
     ("solver", "partitions"),
     ("algorithm",),
     ("algorithms", "privacy", "federation", "adapters"),
