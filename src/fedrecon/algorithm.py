@@ -1,0 +1,219 @@
+"""What every algorithm is: pure functions in a record, cut where the network is."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from .data import Examples
+from .model import Model, Params, leaf_at, without_tables
+from .optimizers import describe
+from .solver import Metrics
+from .stats import Mean
+
+
+class ServerState(NamedTuple):
+    """All that the server holds between rounds.
+
+    Attributes:
+        global_params: The global parameters.
+        opt_state: The server optimiser's state.
+        aggregator_state: The aggregator's state.
+        round: Rounds done, int32.
+    """
+
+    global_params: Params
+    opt_state: Any
+    aggregator_state: Any
+    round: Int[Array, ""]
+
+
+class Broadcast(NamedTuple):
+    """All that reaches a client.
+
+    Attributes:
+        global_params: The global parameters; of tables, the rows that the client asked for.
+        round: Rounds done before this one: schedules and adaptive epochs need it.
+        extra: What else an algorithm announces, for instance a clipping norm.
+    """
+
+    global_params: Params
+    round: Int[Array, ""]
+    extra: PyTree[Any] = ()
+
+
+class Update(NamedTuple):
+    """All that leaves a client.
+
+    Attributes:
+        delta: New minus old global parameters, weighted; of tables, of the touched rows.
+        rows: Which rows those are, for each group of tables; empty where the delta is dense.
+        metrics: Means over the client's examples, scalars.
+        statistics: What an aggregator asks for.
+    """
+
+    delta: Mean
+    rows: dict[str, Any]
+    metrics: dict[str, Mean]
+    statistics: PyTree[Any] = ()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Algorithm:
+    """A federated algorithm.
+
+    Attributes:
+        model: The view of the model that is trained.
+        personal_model: The view under which what `personalize` returns is read.
+        init: `key -> ServerState`.
+        init_kept: `(global_params, key) -> kept`: what a client holds between rounds, `()` if it is
+            stateless.
+        client_update: `(Broadcast, kept, Examples, key) -> (Update, kept)`.
+        server_update: `(ServerState, Update summed over the cohort) -> ServerState`.
+        personalize: `(Broadcast, kept, support, key) -> local_params`: evaluation, serving, export.
+        name: For records.
+        hyperparameters: For records: what it was made of.
+    """
+
+    model: Model
+    personal_model: Model
+    init: Callable[..., ServerState]
+    init_kept: Callable[..., Any]
+    client_update: Callable[..., tuple[Update, Any]]
+    server_update: Callable[..., ServerState]
+    personalize: Callable[..., Params]
+    name: str = "algorithm"
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k}={_show(v)}" for k, v in self.hyperparameters.items())
+        return f"{self.name}({inside})"
+
+
+class Aggregator(Protocol):
+    """Turns the sum of a cohort's updates into the server optimiser's pseudo-gradient."""
+
+    def init(self, global_params: Params) -> Any:
+        """The state that the aggregator keeps."""
+
+    def __call__(self, state: Any, update: Update) -> tuple[Params, Any]:
+        """The pseudo-gradient and the next state."""
+
+
+@dataclass(frozen=True)
+class WeightedMean:
+    """The negative mean of the deltas under the realised weights."""
+
+    def init(self, global_params: Params) -> Any:
+        return ()
+
+    def __call__(self, state: Any, update: Update) -> tuple[Params, Any]:
+        return jax.tree.map(jnp.negative, update.delta.value()), state
+
+
+def by_examples(loss: Mean) -> Float[Array, ""]:
+    """Client weight: the query examples (tokens, for text) that the update phase processed."""
+    return loss.weight
+
+
+def uniform(loss: Mean) -> Float[Array, ""]:
+    """Client weight: 1 for every client with a query example, so that others do not dilute the mean."""
+    return jnp.where(loss.weight > 0, 1.0, 0.0)
+
+
+def keeps_nothing(global_params: Params, key: Any) -> tuple[()]:
+    """`init_kept` of stateless clients."""
+    return ()
+
+
+def update_of(
+    old: Params, new: Params, metrics: Metrics, client_weight: Callable[[Mean], Any] = by_examples
+) -> Update:
+    """What a client sends after its update phase.
+
+    A delta or a metric that is not finite drops the client from the mean and from the metrics, and is
+    counted: `metrics["dropped"]` is the share of clients it happened to, `metrics["empty"]` the share
+    that had no query example.
+
+    Args:
+        old: The global parameters that the client got.
+        new: Those that it ended with.
+        metrics: What its update stage returned, with `"loss"`.
+        client_weight: From the mean of the loss, its weight being the examples processed, to the client's
+            weight.
+    """
+    delta = jax.tree.map(jnp.subtract, new, old)
+    weight = client_weight(metrics["loss"])
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((delta, metrics, weight))]))
+    delta = Mean.of(delta, weight).where(finite)
+    metrics = {name: mean.where(finite) for name, mean in metrics.items()}
+    share = {"dropped": ~finite, "empty": finite & (metrics["loss"].weight == 0)}
+    counts = {name: Mean(x.astype(jnp.float32), jnp.ones(())) for name, x in share.items()}
+    return Update(delta, {}, {**metrics, **counts})
+
+
+def server(
+    model: Model, optimizer: optax.GradientTransformation, aggregator: Aggregator
+) -> tuple[Callable[..., ServerState], Callable[..., ServerState]]:
+    """The server's half, common to all algorithms: `(init, server_update)`.
+
+    FedAvg is `sgd(1.0)`, FedYogi is `yogi(...)` (Reddi et al., 2021). A round that brought no weight
+    leaves all but the round's number as it was.
+    """
+
+    def init(key: Any) -> ServerState:
+        params = model.init_global(key)
+        return ServerState(params, optimizer.init(params), aggregator.init(params), jnp.zeros((), jnp.int32))
+
+    def server_update(state: ServerState, update: Update) -> ServerState:
+        gradient, aggregator_state = aggregator(state.aggregator_state, update)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.global_params)
+        params = optax.apply_updates(state.global_params, updates)
+        old, new = tuple(state[:3]), (params, opt_state, aggregator_state)
+        some = update.delta.weight > 0
+        kept = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, old)
+        return ServerState(*kept, state.round + 1)
+
+    return init, server_update
+
+
+def with_usable_tables(model: Model, update: Any, joint: bool = False) -> Model:
+    """`model`, its tables dense where the update stage's optimiser cannot be given rows.
+
+    Warns once where that happens, since it costs speed.
+
+    Args:
+        model: The view that is trained.
+        update: The stage that changes the global parameters.
+        joint: Whether it changes the local ones with them.
+    """
+    if not model.tables:
+        return model
+    params = jax.eval_shape(model.init_global, jax.random.key(0))
+    tables = model.tables
+    if joint:
+        params = (params, jax.eval_shape(model.init_local, params, jax.random.key(0)))
+        tables = tuple(type(t)(f"0/{t.leaf}", t.fields) for t in tables)
+    for table in tables:
+        leaf_at(params, table.leaf)
+    locality = getattr(update, "locality", None)
+    if locality is not None and locality(params, tables) != "dense":
+        return model
+    names = ", ".join(t.leaf for t in model.tables)
+    warnings.warn(
+        f"{update!r} does not treat the rows of a table ({names}) one by one, so that every client works "
+        "on whole tables; it costs speed and bytes, not accuracy",
+        stacklevel=3,
+    )
+    return without_tables(model)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, optax.GradientTransformation):
+        return describe(value)
+    return getattr(value, "__name__", None) or repr(value)

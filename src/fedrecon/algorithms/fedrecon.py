@@ -1,0 +1,86 @@
+"""Federated Reconstruction."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from ..algorithm import (
+    Aggregator,
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    by_examples,
+    keeps_nothing,
+    server,
+    update_of,
+    with_usable_tables,
+)
+from ..data import AlternateBatches, Examples, Split
+from ..model import Model, Params, on_both, on_global, on_local
+from ..solver import Stage
+from ..stats import Mean
+
+
+def fedrecon(
+    model: Model,
+    reconstruct: Stage,
+    update: Stage,
+    server_optimizer: optax.GradientTransformation,
+    split: Split = AlternateBatches(5),
+    joint: bool = False,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """Federated Reconstruction: stateless clients rebuild their local parameters in every round.
+
+    A client draws fresh local parameters l, fits them to its support set with the global ones g frozen,
+    l' = reconstruct(l; g, support), then changes the global ones on its query set, g' = update(g; l',
+    query), and sends g' - g. An unseen client is served by the same reconstruction.
+
+    Args:
+        model: A model with global and local parameters.
+        reconstruct: Fits the local parameters.
+        update: Changes the global parameters; the examples that it processes are the client's weight.
+        server_optimizer: Applied to the negative weighted mean of the deltas. The paper's is `sgd(1.0)`
+            for ratings and Yogi for text.
+        split: Support and query set of a client in training.
+        joint: Whether the update phase trains the local parameters along with the global ones, starting
+            from the reconstructed ones.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep nothing.
+
+    References:
+        Singhal et al., Federated Reconstruction: Partially Local Federated Learning, NeurIPS 2021,
+        Algorithm 1.
+    """
+    model = with_usable_tables(model, update, joint)
+    init, server_update = server(model, server_optimizer, aggregator)
+
+    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+        k_init, k_solve = jax.random.split(key)
+        fresh = model.init_local(broadcast.global_params, k_init)
+        return reconstruct(
+            on_local(model, broadcast.global_params), fresh, support, k_solve, broadcast.round
+        )[0]
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        k_split, k_local, k_global = jax.random.split(key, 3)
+        support, query = split(examples, k_split)
+        old, local = broadcast.global_params, personalize(broadcast, kept, support, k_local)
+        if joint:
+            (new, _), metrics = update(on_both(model), (old, local), query, k_global, broadcast.round)
+        else:
+            new, metrics = update(on_global(model, local), old, query, k_global, broadcast.round)
+        return update_of(old, new, metrics, client_weight), kept
+
+    settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}
+    settings |= {"split": split, "joint": joint, "client_weight": client_weight, "aggregator": aggregator}
+    return Algorithm(
+        model, model, init, keeps_nothing, client_update, server_update, personalize, "fedrecon", settings
+    )

@@ -1,0 +1,219 @@
+"""One client's examples as rectangular arrays with a mask, and their split into support and query set."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["distinct"]
+)
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Padded examples of one client or of one batch.
+
+    Attributes:
+        data: Pytree of arrays `[example, ...]`; padding rows hold anything finite.
+        mask: `[example]`, true on valid rows, which come before the padding.
+        distinct: Fields, one number per example, that are known to hold no number twice among the valid
+            rows of a client. It changes the speed only.
+    """
+
+    data: PyTree[Any]
+    mask: Bool[Array, "*batch example"]
+    distinct: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of rows, padding included."""
+        return self.mask.shape[-1]
+
+    def count(self) -> Int[Array, ""]:
+        """Number of valid rows."""
+        return jnp.sum(self.mask, dtype=jnp.int32)
+
+    def take(self, rows: Int[Any, "*row"], mask: Bool[Array, "*row"]) -> "Examples":
+        """The examples at `rows` (clipped to the range), valid where `mask`; no row may be valid twice."""
+        rows = jnp.minimum(rows, self.size - 1)
+        return Examples(jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data), mask, self.distinct)
+
+    def padded(self, size: int) -> "Examples":
+        """The same examples with at least `size` rows."""
+        short = size - self.size
+        if short <= 0:
+            return self
+        return jax.tree.map(lambda x: jnp.pad(x, [(0, short)] + [(0, 0)] * (jnp.ndim(x) - 1)), self)
+
+
+class Split(Protocol):
+    """Cuts a client's examples into a support and a query set: `(examples, key) -> (support, query)`."""
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]: ...
+
+
+@dataclass(frozen=True)
+class NoSplit:
+    """The same examples reconstruct the local parameters and update the global ones."""
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        return examples, examples
+
+
+@dataclass(frozen=True)
+class AlternateBatches:
+    """Even-numbered batches are support, odd-numbered ones query; the last one may be short.
+
+    A client with a single batch has no query set. The paper's split for both of its tasks.
+
+    Attributes:
+        batch_size: Examples in a batch, at least 1. A stage that uses the same batch size sees just
+            these batches.
+    """
+
+    batch_size: int = 5
+
+    def __post_init__(self) -> None:
+        _at_least_one("batch_size", self.batch_size)
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        pair = 2 * self.batch_size
+        examples = examples.padded(math.ceil(examples.size / pair) * pair)
+
+        def batches(start: int) -> Any:
+            def cut(x: Array) -> Array:
+                return x.reshape(-1, 2, self.batch_size, *x.shape[1:])[:, start].reshape(-1, *x.shape[1:])
+
+            return jax.tree.map(cut, examples)
+
+        return batches(0), batches(1)
+
+
+@dataclass(frozen=True)
+class AlternateExamples:
+    """Even-numbered examples are support, odd-numbered ones query."""
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        return AlternateBatches(1)(examples, key)
+
+
+@dataclass(frozen=True)
+class HalfBatches:
+    """The first half of the batches (the larger one, if they are odd in number) is support, the rest query.
+
+    Attributes:
+        batch_size: Examples in a batch, at least 1.
+    """
+
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        _at_least_one("batch_size", self.batch_size)
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        def half(count: Any) -> Any:
+            return (count + 2 * self.batch_size - 1) // (2 * self.batch_size) * self.batch_size
+
+        return _cut(examples, jnp.minimum(half(examples.count()), examples.count()), half(examples.size))
+
+
+@dataclass(frozen=True)
+class Fraction:
+    """The first examples, in the client's own order, are support and the rest query.
+
+    Attributes:
+        support: Share of the examples that are support, in (0, 1); their number is rounded up.
+    """
+
+    support: float = 0.5
+
+    def __post_init__(self) -> None:
+        _share("support", self.support)
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        return _cut(examples, _ceil_share(self.support, examples), math.ceil(self.support * examples.size) + 1)
+
+
+@dataclass(frozen=True)
+class RandomFraction:
+    """A fresh random part of the examples is support, the rest query: another one in every round.
+
+    Both sets come in random order.
+
+    Attributes:
+        support: Share of the examples that are support, in (0, 1); their number is rounded up.
+    """
+
+    support: float = 0.5
+
+    def __post_init__(self) -> None:
+        _share("support", self.support)
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        shuffled = examples.take(random_order(key, examples.mask), examples.mask)
+        return Fraction(self.support)(shuffled, key)
+
+
+@dataclass(frozen=True)
+class ByTime:
+    """The earliest examples are support, the later ones query; equal times keep the client's order.
+
+    Attributes:
+        support: Share of the examples that are support, in (0, 1); their number is rounded up.
+        field: Name of the batch field that holds the time.
+    """
+
+    support: float = 0.5
+    field: str = "time"
+
+    def __post_init__(self) -> None:
+        _share("support", self.support)
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        if self.field not in examples.data:
+            raise ValueError(
+                f"ByTime splits by the field {self.field!r}, but the examples have {sorted(examples.data)}"
+            )
+        # Two stable sorts rather than a largest time for padding: times may be of any dtype.
+        order = jnp.argsort(examples.data[self.field], stable=True)
+        order = order[jnp.argsort(~examples.mask[order], stable=True)]
+        return Fraction(self.support)(examples.take(order, examples.mask), key)
+
+
+def random_order(key: Any, mask: Bool[Array, "example"]) -> Int[Array, "example"]:
+    """A random order of the rows with the valid ones first.
+
+    Every row draws a number keyed by its index, so that more padding changes nothing.
+    """
+    return jnp.argsort(jnp.where(mask, _draws(key, mask.shape[0]), jnp.inf), stable=True)
+
+
+def _draws(key: Any, size: int) -> Float[Array, "example"]:
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
+    return jax.vmap(jax.random.uniform)(keys)
+
+
+def _ceil_share(share: float, examples: Examples) -> Int[Array, ""]:
+    # The subtraction keeps 0.1 * 30 = 3.0000001 (float32) from being rounded up to 4.
+    return jnp.ceil(share * examples.count() - 1e-3).astype(jnp.int32)
+
+
+def _cut(examples: Examples, support: Int[Array, ""], most: int) -> tuple[Examples, Examples]:
+    """The first `support` (at most `most`, known before tracing) examples, and the rest."""
+    count, size = examples.count(), examples.size
+    first, rest = jnp.arange(min(most, size)), support + jnp.arange(size)
+    return examples.take(first, first < support), examples.take(rest, rest < count)
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie between 0 and 1, both excluded, got {value!r}")

@@ -1,0 +1,185 @@
+"""All that an algorithm knows of a model: pure functions of global and local parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .stats import Mean
+
+Params = PyTree[Any]
+Batch = PyTree[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """An embedding table among the global leaves, of which a client touches few rows.
+
+    Declaring one changes the speed and the count of bytes, never the numbers.
+
+    Attributes:
+        leaf: Path of the leaf `[row, ...]` in the global parameters, for instance `"item/factors"`.
+        fields: Batch fields that index its rows *and are used for nothing else* in the model's functions.
+    """
+
+    leaf: str
+    fields: tuple[str, ...]
+
+
+def _no_penalty(global_params: Params, local_params: Params) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A partially local model.
+
+    Attributes:
+        init_global: `key -> global_params`.
+        init_local: `(global_params, key) -> local_params`. It sees the global parameters, so that "start
+            from a copy of them" is one case of it.
+        loss: `(global_params, local_params, batch, key) -> Mean`, one entry per example.
+        metrics: `(global_params, local_params, batch) -> dict of Mean`, one entry per example.
+        predict: `(global_params, local_params, features) -> predictions`: serving and export. None if the
+            model is only trained and evaluated.
+        penalty: `(global_params, local_params) -> scalar`, added to the *sum* of the loss over a stage's
+            examples. It must not read a leaf that is declared as a table: what belongs to a table's rows
+            goes into the loss of the examples that touch them.
+        tables: Embedding tables among the global leaves.
+    """
+
+    init_global: Callable[..., Params]
+    init_local: Callable[..., Params]
+    loss: Callable[..., Mean]
+    metrics: Callable[..., dict[str, Mean]]
+    predict: Callable[..., Any] | None = None
+    penalty: Callable[..., Any] = _no_penalty
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A model's loss as a function of the parameters that a stage fits.
+
+    Attributes:
+        fn: `(params, frozen, batch, key) -> Mean`, one entry per example.
+        frozen: The parameters that stay as they are.
+        tables: Tables among the leaves of `params`.
+        frozen_tables: Tables among the leaves of `frozen`.
+        penalty: `(params, frozen) -> scalar`, added to the sum of the loss over the stage's examples.
+        metrics: `(params, frozen, batch) -> dict of Mean`, one entry per example.
+    """
+
+    fn: Callable[..., Mean]
+    frozen: Params = ()
+    tables: tuple[Table, ...] = ()
+    frozen_tables: tuple[Table, ...] = ()
+    penalty: Callable[..., Any] = _no_penalty
+    metrics: Callable[..., dict[str, Mean]] = lambda params, frozen, batch: {}
+
+
+def on_local(model: Model, global_params: Params) -> Objective:
+    """The loss as a function of the local parameters, the global ones frozen."""
+    return Objective(
+        fn=lambda local, frozen, batch, key: model.loss(frozen, local, batch, key),
+        frozen=global_params,
+        frozen_tables=model.tables,
+        penalty=lambda local, frozen: model.penalty(frozen, local),
+        metrics=lambda local, frozen, batch: model.metrics(frozen, local, batch),
+    )
+
+
+def on_global(model: Model, local_params: Params) -> Objective:
+    """The loss as a function of the global parameters, the local ones frozen."""
+    return Objective(
+        fn=model.loss,
+        frozen=local_params,
+        tables=model.tables,
+        penalty=model.penalty,
+        metrics=model.metrics,
+    )
+
+
+def on_both(model: Model) -> Objective:
+    """The loss as a function of `(global_params, local_params)`."""
+    return Objective(
+        fn=lambda params, _, batch, key: model.loss(*params, batch, key),
+        tables=_below("0", model.tables),
+        penalty=lambda params, _: model.penalty(*params),
+        metrics=lambda params, _, batch: model.metrics(*params, batch),
+    )
+
+
+def fully_global(model: Model) -> Model:
+    """The view in which the server holds the local parameters too, one value shared by all clients.
+
+    Its global parameters are `(global_params, local_params)` and it has no local ones.
+    """
+
+    def init_global(key: Any) -> Params:
+        k_global, k_local = jax.random.split(key)
+        global_params = model.init_global(k_global)
+        return global_params, model.init_local(global_params, k_local)
+
+    predict = model.predict
+    return Model(
+        init_global=init_global,
+        init_local=lambda params, key: (),
+        loss=lambda params, _, batch, key: model.loss(*params, batch, key),
+        metrics=lambda params, _, batch: model.metrics(*params, batch),
+        predict=predict and (lambda params, _, features: predict(*params, features)),
+        penalty=lambda params, _: model.penalty(*params),
+        tables=_below("0", model.tables),
+    )
+
+
+def without_tables(model: Model) -> Model:
+    """The same model with its tables dense."""
+    return replace(model, tables=())
+
+
+def _below(prefix: str, tables: tuple[Table, ...]) -> tuple[Table, ...]:
+    return tuple(Table(f"{prefix}/{t.leaf}", t.fields) for t in tables)
+
+
+def path_of(path: tuple[Any, ...]) -> str:
+    """A leaf's path as it is written in this library: `"item/factors"`, `"layers/2/kernel"`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def leaf_at(params: Params, name: str) -> Array:
+    """The leaf at a path.
+
+    Raises:
+        ValueError: No leaf has that path; the message names those there are.
+    """
+    leaves = {path_of(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
+    if name not in leaves:
+        raise ValueError(f"tables names the leaf {name!r}, but the global parameters have {sorted(leaves)}")
+    return leaves[name]
+
+
+def with_leaves(params: Params, new: dict[str, Any]) -> Params:
+    """`params` with the leaves at some paths replaced."""
+    return jax.tree_util.tree_map_with_path(lambda p, x: new.get(path_of(p), x), params)
+
+
+def check_loss(mean: Any, examples: int) -> None:
+    """Holds what a model's `loss` returns, arrays or shapes of arrays, to its contract.
+
+    Raises:
+        TypeError: It is no `Mean`.
+        ValueError: It has not one entry per example.
+    """
+    if not isinstance(mean, Mean):
+        raise TypeError(f"a model's loss must return a Mean with one entry per example, got {type(mean).__name__}")
+    for name in ("total", "weight"):
+        shape = jnp.shape(getattr(mean, name))
+        if shape != (examples,):
+            raise ValueError(
+                f"a model's loss must return a Mean with one entry per example, {name} of shape "
+                f"({examples},); got {shape}. Return the sum over an example's parts as its total"
+            )

@@ -1,0 +1,97 @@
+"""Optax optimisers that print their hyperparameters and refuse impossible ones."""
+
+import difflib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+
+class NamedOptimizer(optax.GradientTransformationExtraArgs):
+    """An Optax optimiser that knows what it was made of. Made by `optimizer`."""
+
+    name: str
+    hyperparameters: dict[str, Any]
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k}={_show(v)}" for k, v in self.hyperparameters.items())
+        return f"{self.name}({inside})"
+
+
+class Schedule:
+    """An Optax schedule that prints its arguments. Made by `schedule`."""
+
+    def __init__(self, name: str, arguments: dict[str, Any], function: Callable[[Any], Any]):
+        self.name, self.arguments, self.function = name, arguments, function
+
+    def __call__(self, count: Any) -> Any:
+        return self.function(count)
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.arguments.items())})"
+
+
+def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
+    """The Optax optimiser of that name.
+
+    Any Optax transformation can be used where this library wants an optimiser; one made here prints
+    its hyperparameters, so that a run's record shows them.
+
+    Args:
+        name: A function of `optax` that returns an optimiser: `"sgd"`, `"adam"`, `"yogi"`, `"adagrad"`, …
+        **hyperparameters: Its arguments. `learning_rate` is a positive number or a schedule, which for the
+            server's optimiser counts rounds.
+
+    Raises:
+        ValueError: Optax has no such optimiser, it has no such argument, or the learning rate is not
+            positive.
+
+    Example:
+        >>> optimizer("sgd", learning_rate=0.5)
+        sgd(learning_rate=0.5)
+    """
+    make = _named(name, "optimizer")
+    rate = hyperparameters.get("learning_rate")
+    if isinstance(rate, (int, float)) and not (rate > 0 and math.isfinite(rate)):
+        raise ValueError(f"learning_rate of {name} must be positive and finite, got {rate!r}")
+    try:
+        init, update = make(**hyperparameters)
+    except TypeError as error:
+        raise ValueError(f"optimizer {name!r}: {error}") from error
+    named = NamedOptimizer(init, optax.with_extra_args_support(optax.GradientTransformation(init, update)).update)
+    named.name, named.hyperparameters = name, dict(hyperparameters)
+    return named
+
+
+def schedule(name: str, **arguments: Any) -> Schedule:
+    """The Optax schedule of that name, for instance `"cosine_decay_schedule"`.
+
+    Raises:
+        ValueError: Optax has no such schedule or it has no such argument.
+    """
+    make = _named(name, "schedule")
+    try:
+        return Schedule(name, arguments, make(**arguments))
+    except TypeError as error:
+        raise ValueError(f"schedule {name!r}: {error}") from error
+
+
+def describe(transformation: optax.GradientTransformation) -> str:
+    """How an optimiser is shown in records."""
+    if isinstance(transformation, NamedOptimizer):
+        return repr(transformation)
+    return f"optax:{transformation.init.__qualname__.split('.')[0]}"
+
+
+def _named(name: str, kind: str) -> Callable[..., Any]:
+    make = getattr(optax, name, None)
+    if name.startswith("_") or not callable(make) or isinstance(make, type):
+        near = difflib.get_close_matches(name, [n for n in dir(optax) if n[0].islower()], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{kind} {name!r} is not one of optax's{hint}")
+    return make
+
+
+def _show(value: Any) -> str:
+    return value.__qualname__ if hasattr(value, "__qualname__") else repr(value)

@@ -1,0 +1,174 @@
+"""Rows instead of tables: how a stage or a client works on the rows of an embedding table that it touches.
+
+A loss that only indexes a table cannot tell the table from the rows that its batch touches, if the ids
+are renumbered to match (federated select, Charles et al., 2022). Ids are renumbered by first occurrence,
+so that an id that comes twice has one row and one gradient.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from .model import Params, Table, leaf_at, path_of, with_leaves
+
+Locality = Literal["step", "client", "dense"]
+
+
+class Group:
+    """Tables that are indexed by the same fields, and therefore share their rows' numbers.
+
+    Attributes:
+        leaves: Paths of the tables.
+        fields: Batch fields that index them.
+    """
+
+    def __init__(self, leaves: tuple[str, ...], fields: tuple[str, ...]):
+        self.leaves, self.fields = leaves, fields
+
+    @property
+    def name(self) -> str:
+        return "+".join(self.fields)
+
+
+def groups(tables: Sequence[Table]) -> tuple[Group, ...]:
+    """Tables joined where they share a field, since a field can be renumbered in one way only."""
+    merged: list[tuple[set[str], set[str]]] = []
+    for table in tables:
+        leaves, fields = {table.leaf}, set(table.fields)
+        for other in [m for m in merged if m[1] & fields]:
+            merged.remove(other)
+            leaves |= other[0]
+            fields |= other[1]
+        merged.append((leaves, fields))
+    return tuple(Group(tuple(sorted(a)), tuple(sorted(b))) for a, b in merged)
+
+
+def num_rows(params: Params, group: Group) -> int:
+    """Number of rows of a group's tables.
+
+    Raises:
+        ValueError: A leaf is missing, or tables that share a field differ in their number of rows.
+    """
+    sizes = {leaf: leaf_at(params, leaf).shape[0] for leaf in group.leaves}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"tables that share the fields {group.fields} must have as many rows, got {sizes}")
+    return next(iter(sizes.values()))
+
+
+def ids_of(data: Any, group: Group) -> Int[Array, "*id"]:
+    """All ids of a group's fields, flat, field after field. Leading axis of `data`: the example."""
+    return jnp.concatenate([jnp.asarray(data[f]).reshape(-1) for f in group.fields])
+
+
+def renumbered(data: Any, group: Group, ids: Int[Array, "id"]) -> Any:
+    """`data` with a group's fields replaced by `ids`, which are laid out as `ids_of` lays them out."""
+    new, start = dict(data), 0
+    for f in group.fields:
+        size = int(np.prod(jnp.shape(data[f])))
+        new[f] = ids[start : start + size].reshape(jnp.shape(data[f]))
+        start += size
+    return new
+
+
+def first_occurrence(ids: Int[Array, "id"]) -> Int[Array, "id"]:
+    """For each id the position at which it comes first."""
+    return jnp.argmax(ids[:, None] == ids[None, :], axis=1)
+
+
+def gather(params: Params, group: Group, ids: Int[Array, "id"]) -> Params:
+    """`params` with a group's tables replaced by their rows `ids`, in that order."""
+    return with_leaves(params, {name: leaf_at(params, name)[ids] for name in group.leaves})
+
+
+def add(params: Params, updates: Params, where: dict[str, Int[Array, "id"]]) -> Params:
+    """`params + updates`; the tables named in `where` get their updates at the rows it gives."""
+
+    def leaf(path: Any, x: Array, u: Array) -> Array:
+        name = path_of(path)
+        return x.at[where[name]].add(u) if name in where else x + u
+
+    return jax.tree_util.tree_map_with_path(leaf, params, updates)
+
+
+def locality(optimizer: optax.GradientTransformation, params: Params, tables: Sequence[Table]) -> Locality:
+    """How finely an optimiser lets the tables among `params` be cut into rows.
+
+    `"step"`: it has no state for a row, so that a step may see only its batch's rows. `"client"`: rows do
+    not mix but have state, so that a client may work on all rows that it touches. `"dense"`: rows mix (a
+    norm over the table, say) or move without a gradient, so that only the whole table will do.
+
+    Found by trying: two steps on a small random table with gradients on some rows only, the whole table
+    against the rows alone. Zero updates for zero gradients would not show it: LAMB has that and mixes rows.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda: params))
+    shapes = tuple((x.shape, np.dtype(x.dtype)) for _, x in leaves)
+    names = frozenset(t.leaf for t in tables)
+    is_table = tuple(path_of(path) in names for path, _ in leaves)
+    return _probe(optimizer, treedef, shapes, is_table)
+
+
+@functools.lru_cache(maxsize=256)
+def _probe(optimizer: Any, treedef: Any, shapes: Any, is_table: Any) -> Locality:
+    rng = np.random.default_rng(0)
+
+    def tree(rows: int | None, draw: Any) -> list[Any]:
+        return [
+            draw((rows, *shape[1:]) if table and rows is not None else shape).astype(dtype)
+            for (shape, dtype), table in zip(shapes, is_table, strict=True)
+        ]
+
+    def select(leaves: list[Any], rows: Any) -> Any:
+        return treedef.unflatten([x[rows] if t else x for x, t in zip(leaves, is_table, strict=True)])
+
+    touched = (np.array([0, 1, 2]), np.array([1, 3]))  # by the two steps
+    client, everything = np.arange(4), np.arange(6)
+    start = tree(6, rng.standard_normal)
+    gradients = [tree(6, rng.standard_normal) for _ in touched]
+    for grads, rows in zip(gradients, touched, strict=True):
+        off = np.setdiff1d(everything, rows)
+        for g, table in zip(grads, is_table, strict=True):
+            if table:
+                g[off] = 0
+
+    def steps(start: Any, gradients: Any, views: Any) -> Any:
+        params = list(start)
+        state = optimizer.init(select(params, views[0]))
+        for grads, rows in zip(gradients, views, strict=True):
+            updates, state = optimizer.update(select(grads, rows), state, select(params, rows))
+            params = [
+                x.at[rows].add(u) if t else x + u
+                for x, u, t in zip(params, jax.tree.leaves(updates), is_table, strict=True)
+            ]
+        return params
+
+    def init_shapes(rows: int) -> Any:
+        return jax.eval_shape(optimizer.init, treedef.unflatten(tree(rows, np.zeros)))
+
+    stateless = init_shapes(3) == init_shapes(2)
+
+    @jax.jit
+    def run(start: Any, gradients: Any) -> Any:
+        start = [jnp.asarray(x) for x in start]
+        by_step = steps(start, gradients, touched) if stateless else None
+        return (
+            steps(start, gradients, (everything,) * 2),
+            steps(start, gradients, (client,) * 2),
+            by_step,
+        )
+
+    # The probe may run while a program is traced: its numbers are known all the same.
+    with jax.ensure_compile_time_eval():
+        dense, by_client, by_step = jax.device_get(run(start, gradients))
+
+    def same(a: Any, b: Any) -> bool:
+        return all(np.allclose(x, y, rtol=1e-6, atol=1e-7) for x, y in zip(a, b, strict=True))
+
+    if not same(dense, by_client):
+        return "dense"
+    return "step" if by_step is not None and same(dense, by_step) else "client"

@@ -1,0 +1,66 @@
+"""Weighted means as a monoid: losses, metrics and client deltas share one type."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+
+class Mean(NamedTuple):
+    """A weighted mean kept as its two sums, so that means of parts merge exactly.
+
+    `Mean(total, weight)` stands for `total / weight`. It is a monoid: `merge` adds both sums and a
+    weight of 0 with a total of 0 is its identity. A batch of means has leading axes in both fields.
+
+    Attributes:
+        total: Pytree of weighted sums, `sum_i w_i x_i`.
+        weight: Sum of the weights, `sum_i w_i`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> two = Mean.of(jnp.array([1.0, 4.0]), jnp.array([2.0, 1.0]))
+        >>> float(two.sum().value())
+        2.0
+    """
+
+    total: PyTree[Any]
+    weight: Float[Array, "*batch"]
+
+    @staticmethod
+    def of(value: PyTree[Any], weight: Any = None) -> "Mean":
+        """Means of `value`, one for each entry of `weight`.
+
+        Args:
+            value: Pytree whose leaves' leading axes are those of `weight`.
+            weight: Non-negative weights, `[*batch]`. By default `value` is one array and each of its
+                entries an observation of weight 1.
+
+        Returns:
+            `Mean(value * weight, weight)`.
+        """
+        weight = jnp.ones(jnp.shape(value)) if weight is None else jnp.asarray(weight, jnp.float32)
+        return Mean(jax.tree.map(lambda x: x * _expand(weight, x), value), weight)
+
+    def sum(self, axis: int | tuple[int, ...] = 0) -> "Mean":
+        """Merges the means stacked along `axis`."""
+        return Mean(*jax.tree.map(lambda x: jnp.sum(x, axis), tuple(self)))
+
+    def merge(self, other: "Mean") -> "Mean":
+        """The mean over both sets of observations."""
+        return Mean(*jax.tree.map(jnp.add, tuple(self), tuple(other)))
+
+    def where(self, keep: Any) -> "Mean":
+        """The entries where `keep` is true; the identity elsewhere, whatever they held."""
+        return Mean(*jax.tree.map(lambda x: jnp.where(_expand(keep, x), x, 0), tuple(self)))
+
+    def value(self) -> PyTree[Any]:
+        """The mean itself; 0 where the weight is 0."""
+        weight = jnp.where(self.weight == 0, 1, self.weight)
+        return jax.tree.map(lambda x: x / _expand(weight, x), self.total)
+
+
+def _expand(small: Any, like: Any) -> Array:
+    """`small` with trailing axes of size 1, to broadcast against `like`."""
+    small = jnp.asarray(small)
+    return small.reshape(small.shape + (1,) * (jnp.ndim(like) - small.ndim))
