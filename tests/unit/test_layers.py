@@ -48,7 +48,7 @@ def imports_in(root: Path) -> Iterator[Import]:
             for name in _imported(node, root.name, here, paths):
                 inside = name.split(".")[0] == root.name
                 target = name.partition(".")[2] if inside else name
-                yield Import(importer, target, inside, deferred, node.lineno)
+                yield Import(importer, target, inside, deferred, getattr(node, "lineno", 0))
 
 
 def _dotted(path: Path) -> str:
@@ -61,11 +61,11 @@ def _walk(node: ast.AST, deferred: bool) -> Iterator[tuple[ast.AST, bool]]:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         deferred = True
     if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-        children = [(child, True) for child in node.body] + [(child, deferred) for child in node.orelse]
+        for_checkers = node.body
     else:
-        children = [(child, deferred) for child in ast.iter_child_nodes(node)]
-    for child, later in children:
-        yield from _walk(child, later)
+        for_checkers = []
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child, deferred or child in for_checkers)
 
 
 def _imported(node: ast.AST, package: str, here: str, modules: dict[str, Path]) -> Iterator[str]:
