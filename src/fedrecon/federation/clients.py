@@ -1,0 +1,339 @@
+"""The clients' examples: columnar, ragged, one row per client, in memory or mapped from a file."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ..errors import DataError
+from .hashing import client_keys, keyed
+
+
+class Clients:
+    """The examples of many clients, immutable.
+
+    A field is an array `[example, ...]` for each client. Client i's examples keep their order; whatever
+    reorders or cuts them returns another `Clients`.
+
+    Attributes:
+        ids: The clients' names, 64-bit integers or strings, `[client]`.
+        keys: Stable hashes of the names, `[client]`.
+        num_examples: `[client]`.
+        vocabularies: For fields that were mapped to dense ids, the original id of each.
+
+    Example:
+        >>> clients = Clients.from_arrays({"ann": {"item": [3, 1], "rating": [4.0, 5.0]}, "bob": {"item": [2], "rating": [1.0]}})
+        >>> clients
+        Clients(2 clients, 3 examples, fields item, rating)
+    """
+
+    def __init__(
+        self,
+        ids: Any,
+        keys: Any,
+        starts: Int[np.ndarray, "client"],
+        num_examples: Int[np.ndarray, "client"],
+        columns: Mapping[str, np.ndarray],
+        vocabularies: Mapping[str, np.ndarray],
+    ):
+        self.ids, self.keys = ids, keys
+        self.num_examples = num_examples
+        self.vocabularies = dict(vocabularies)
+        self._starts, self._columns = starts, dict(columns)
+        self._index: dict[Any, int] | None = None
+        self._distinct: dict[str, bool] = {}
+
+    # ---- made from -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_columns(
+        ids: Any,
+        offsets: Any,
+        columns: Mapping[str, Any],
+        vocabularies: Mapping[str, Any] | None = None,
+    ) -> "Clients":
+        """From flat columns of which client i owns the rows `offsets[i]:offsets[i + 1]`.
+
+        Args:
+            ids: Unique, 64-bit integers or strings.
+            offsets: `[client + 1]`, not decreasing, from 0 to the number of rows.
+            columns: Name to array `[row, ...]` of numbers. 64-bit numbers are stored in 32 bits where
+                they fit.
+            vocabularies: For fields that hold dense ids, the original id of each.
+
+        Raises:
+            DataError: The parts do not fit together.
+        """
+        ids, offsets = _ids(ids), np.asarray(offsets, np.int64)
+        narrow = {name: _numbers(name, column) for name, column in columns.items()}
+        if not narrow:
+            raise DataError("clients must have at least one field, got none")
+        rows = {name: len(column) for name, column in narrow.items()}
+        if len(set(rows.values())) > 1:
+            raise DataError(f"all fields must have as many rows, got {rows}")
+        total = next(iter(rows.values()))
+        if len(offsets) != len(ids) + 1 or offsets[0] != 0 or offsets[-1] != total or np.any(np.diff(offsets) < 0):
+            raise DataError(
+                f"offsets must run from 0 to the number of rows ({total}) in {len(ids) + 1} steps that do not "
+                f"decrease, got {len(offsets)} from {offsets[:1].tolist()} to {offsets[-1:].tolist()}"
+            )
+        return Clients(ids, client_keys(ids), offsets[:-1], np.diff(offsets), narrow, vocabularies or {})
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[Any, Mapping[str, Any]]) -> "Clients":
+        """From a mapping of client id to its fields, each an array `[example, ...]`.
+
+        Raises:
+            DataError: A client lacks a field, or its fields differ in length; the message names it.
+        """
+        if not arrays:
+            raise DataError("arrays must name at least one client, got none")
+        names = tuple(next(iter(arrays.values())))
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        lengths = []
+        for client, fields in arrays.items():
+            if set(fields) != set(names):
+                raise DataError(f"client {client!r} has the fields {sorted(fields)}, the first has {sorted(names)}")
+            sizes = {name: len(np.atleast_1d(np.asarray(fields[name]))) for name in names}
+            if len(set(sizes.values())) > 1:
+                raise DataError(f"the fields of client {client!r} must be of one length, got {sizes}")
+            lengths.append(next(iter(sizes.values()), 0))
+            for name in names:
+                parts[name].append(np.atleast_1d(np.asarray(fields[name])))
+        columns = {name: _joined(name, list(arrays), xs) for name, xs in parts.items()}
+        return Clients.from_columns(list(arrays), np.concatenate([[0], np.cumsum(lengths)]), columns)
+
+    @staticmethod
+    def from_table(frame: Any, client: str = "client") -> "Clients":
+        """From a table with one example per row: pandas, Polars, Arrow.
+
+        Rows keep their order within a client. Columns of strings are mapped to dense ids, and the mapping
+        is kept in `vocabularies`.
+
+        Args:
+            frame: Anything that Arrow can read as a table.
+            client: The column that names the client.
+
+        Raises:
+            DataError: The column is missing, or a column has missing values or is neither numbers nor strings.
+        """
+        from .columnar import from_rows
+
+        return from_rows(frame, client)
+
+    @staticmethod
+    def from_parquet(path: Any, client: str = "client") -> "Clients":
+        """From a Parquet file: one example per row, or one client per row with list columns.
+
+        Raises:
+            DataError: The file cannot be read, or as for `from_table`.
+        """
+        from .columnar import from_parquet
+
+        return from_parquet(path, client)
+
+    @staticmethod
+    def open(path: Any) -> "Clients":
+        """Maps a file that `write` made; its examples stay on the disk until they are used.
+
+        Raises:
+            DataError: There is no such file, or it is cut short or of another kind.
+        """
+        from .columnar import open_clients
+
+        return open_clients(path)
+
+    def write(self, path: Any) -> None:
+        """Writes a client file (Arrow IPC, one row per client), whole or not at all."""
+        from .columnar import write_clients
+
+        write_clients(self, path)
+
+    # ---- read ----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.num_examples)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.fields)
+        return f"Clients({len(self):,} clients, {int(self.num_examples.sum()):,} examples, fields {names})"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields."""
+        return tuple(self._columns)
+
+    def __getitem__(self, client: Any) -> dict[str, np.ndarray]:
+        """The examples of one client, by its id."""
+        if self._index is None:
+            self._index = {x: i for i, x in enumerate(self.ids.tolist())}
+        if client not in self._index:
+            raise KeyError(f"no client has the id {client!r}")
+        i = self._index[client]
+        start, stop = self._starts[i], self._starts[i] + self.num_examples[i]
+        return {name: column[start:stop] for name, column in self._columns.items()}
+
+    def column(self, field: str) -> np.ndarray:
+        """A field of all clients, one after the other: `[example, ...]`."""
+        column = self._columns[field]
+        if self._contiguous():
+            start = int(self._starts[0]) if len(self) else 0
+            return column[start : start + int(self.num_examples.sum())]
+        return column[self._rows()]
+
+    def distinct(self, field: str) -> bool:
+        """Whether a field holds one whole number per example, and no number twice at any client."""
+        if field not in self._distinct:
+            column = self.column(field)
+            owner = np.repeat(np.arange(len(self)), self.num_examples)
+            single = column.ndim == 1 and column.dtype.kind in "iu"
+            if single and column.size:
+                span = int(column.max()) - int(column.min()) + 1
+                pairs = owner * span + (column.astype(np.int64) - int(column.min()))
+                pairs.sort()
+                single = not np.any(pairs[1:] == pairs[:-1])
+            self._distinct[field] = single
+        return self._distinct[field]
+
+    def blank(self, field: str, *shape: int) -> np.ndarray:
+        """Zeros of a field's type, `[*shape, ...]`."""
+        column = self._columns[field]
+        return np.zeros((*shape, *column.shape[1:]), column.dtype)
+
+    def padded(self, field: str, clients: Int[np.ndarray, "row"], size: int) -> np.ndarray:
+        """A field of some clients, padded with zeros: `[row, size, ...]`.
+
+        Args:
+            field: Its name.
+            clients: Their positions; none may have more than `size` examples.
+            size: Examples per row.
+        """
+        column, counts = self._columns[field], self.num_examples[clients]
+        if not len(column):
+            return self.blank(field, len(clients), size)
+        place = np.arange(size)
+        rows = np.minimum(self._starts[clients][:, None] + place, len(column) - 1)
+        found = column[rows]
+        found[place >= counts[:, None]] = 0
+        return found
+
+    # ---- other clients -------------------------------------------------------------------------------
+
+    def take(self, clients: Any) -> "Clients":
+        """Some of the clients, by position and in that order; the examples are shared, not copied."""
+        clients = np.asarray(clients, np.int64)
+        return Clients(
+            self.ids[clients],
+            self.keys[clients],
+            self._starts[clients],
+            self.num_examples[clients],
+            self._columns,
+            self.vocabularies,
+        )
+
+    def select(self, *fields: str) -> "Clients":
+        """The same clients with these fields only."""
+        missing = [f for f in fields if f not in self._columns]
+        if missing:
+            raise DataError(f"the clients have the fields {list(self.fields)}, not {missing[0]!r}")
+        columns = {f: self._columns[f] for f in fields}
+        return Clients(self.ids, self.keys, self._starts, self.num_examples, columns, self.vocabularies)
+
+    def shuffled(self, seed: int) -> "Clients":
+        """Every client's examples in a random order, fixed by the seed and the client's id alone."""
+        owner = np.repeat(np.arange(len(self)), self.num_examples)
+        with np.errstate(over="ignore"):
+            draws = keyed(seed, np.repeat(self.keys, self.num_examples) + self._position().astype(np.uint64))
+        return self._reordered(np.lexsort((draws, owner)))
+
+    def sorted_by(self, field: str) -> "Clients":
+        """Every client's examples by a field, ascending; equal values keep their order."""
+        owner = np.repeat(np.arange(len(self)), self.num_examples)
+        return self._reordered(np.lexsort((self.column(field), owner)))
+
+    def cap(self, most: int) -> "Clients":
+        """The first `most` examples of every client."""
+        if most < 1:
+            raise DataError(f"a cap must be at least 1 example per client, got {most}")
+        counts = np.minimum(self.num_examples, most)
+        return Clients(self.ids, self.keys, self._starts, counts, self._columns, self.vocabularies)
+
+    def split(self, fractions: Mapping[str, float], seed: int) -> dict[str, "Clients"]:
+        """Cuts the clients into disjoint sets, at random by the seed and the clients' ids.
+
+        Args:
+            fractions: Name of a set to its share of the clients, each in (0, 1], together at most 1.
+            seed: Another seed gives another cut; the order of the clients changes nothing.
+
+        Raises:
+            DataError: A share is out of its range, or they sum to more than 1.
+        """
+        for name, share in fractions.items():
+            if not 0 < share <= 1:
+                raise DataError(f"fraction {name!r} must lie in (0, 1], got {share!r}")
+        if sum(fractions.values()) > 1 + 1e-9:
+            raise DataError(f"fractions must sum to at most 1, got {dict(fractions)}, {sum(fractions.values()):g}")
+        order = np.argsort(keyed(seed, self.keys), kind="stable")
+        ends = np.round(np.cumsum([0.0, *fractions.values()]) * len(self)).astype(int)
+        cuts = zip(fractions, ends[:-1], ends[1:], strict=True)
+        return {name: self.take(np.sort(order[a:b])) for name, a, b in cuts}
+
+    def _contiguous(self) -> bool:
+        ends = self._starts + self.num_examples
+        return bool(np.array_equal(self._starts[1:], ends[:-1]))
+
+    def _position(self) -> np.ndarray:
+        """Each example's index within its client, `[example]`."""
+        firsts = np.cumsum(self.num_examples) - self.num_examples
+        return np.arange(int(self.num_examples.sum())) - np.repeat(firsts, self.num_examples)
+
+    def _rows(self) -> np.ndarray:
+        return np.repeat(self._starts, self.num_examples) + self._position()
+
+    def _reordered(self, order: np.ndarray) -> "Clients":
+        """The examples, seen one client after the other, in another order; copies them."""
+        rows = self._rows()[order]
+        columns = {name: column[rows] for name, column in self._columns.items()}
+        starts = np.cumsum(self.num_examples) - self.num_examples
+        return Clients(self.ids, self.keys, starts, self.num_examples, columns, self.vocabularies)
+
+
+def _ids(ids: Any) -> np.ndarray:
+    array = np.asarray(ids)
+    if array.dtype.kind in "iu" and array.ndim == 1:
+        array = array.astype(np.int64)
+    elif array.ndim == 1 and all(isinstance(x, str) for x in array.tolist()):
+        array = array.astype(object)
+    elif array.size == 0:
+        array = np.zeros(0, np.int64)
+    else:
+        raise DataError("client ids must be all strings or all 64-bit integers")
+    unique, counts = np.unique(array, return_counts=True)
+    if len(unique) < len(array):
+        raise DataError(f"client ids must be unique, {unique[counts > 1][0]!r} comes {counts.max()} times")
+    return array
+
+
+def _numbers(name: str, column: Any) -> np.ndarray:
+    """A column as 32-bit numbers where they fit: JAX's own width."""
+    column = np.asarray(column)
+    if column.dtype == np.float64:
+        return column.astype(np.float32)
+    if column.dtype.kind in "iu" and column.dtype.itemsize > 4:
+        info = np.iinfo(np.int32)
+        if not column.size or (column.min() >= info.min and column.max() <= info.max):
+            return column.astype(np.int32)
+        return column
+    if column.dtype.kind not in "iufb":
+        raise DataError(f"field {name!r} must hold numbers, got {column.dtype}")
+    return column
+
+
+def _joined(name: str, clients: Iterable[Any], parts: list[np.ndarray]) -> np.ndarray:
+    shapes = {x.shape[1:] for x in parts if x.size} or {parts[0].shape[1:]}
+    if len(shapes) > 1:
+        raise DataError(f"field {name!r} must have one shape per example at all clients, got {sorted(shapes)}")
+    (shape,) = shapes
+    filled = [x for x in parts if x.size]
+    return np.concatenate(filled) if filled else np.zeros((0, *shape), np.float32)

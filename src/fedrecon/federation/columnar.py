@@ -1,0 +1,185 @@
+"""Clients from and to Arrow: the client file, Parquet, and data frames."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from .clients import Clients
+
+_FORMAT = "fedrecon-clients-1"
+
+
+def from_rows(frame: Any, client: str) -> Clients:
+    """See `Clients.from_table`."""
+    import pyarrow as pa
+
+    try:
+        table = frame if isinstance(frame, pa.Table) else pa.table(frame)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DataError(f"a table must be of pandas, Polars or Arrow, got {type(frame).__name__}: {error}") from error
+    _require(table.column_names, client)
+    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+    table = table.cast(pa.schema([f.with_type(views.get(f.type, f.type)) for f in table.schema]))
+    for name in table.column_names:
+        if table[name].null_count:
+            raise DataError(f"column {name!r} must have a value in every row, {table[name].null_count} are missing")
+    owners = table[client].combine_chunks()
+    encoded = owners.dictionary_encode() if not pa.types.is_dictionary(owners.type) else owners
+    codes, ids = _np(encoded.indices), _id_array(client, encoded.dictionary)
+    rank = np.argsort(ids, kind="stable")  # by id, so that the order of the rows decides nothing
+    place = np.empty_like(rank)
+    place[rank] = np.arange(len(rank))
+    codes = place[codes]
+    order = np.argsort(codes, kind="stable")
+    counts = np.bincount(codes, minlength=len(ids))
+    columns, vocabularies = {}, {}
+    for name in table.column_names:
+        if name == client:
+            continue
+        values = table[name].combine_chunks()
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_dictionary(values.type):
+            values = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+            vocabularies[name] = np.asarray(values.dictionary.to_pylist(), object)
+            values = values.indices
+        columns[name] = _values(name, values)[order]
+    return Clients.from_columns(ids[rank], np.concatenate([[0], np.cumsum(counts)]), columns, vocabularies)
+
+
+def from_parquet(path: Any, client: str) -> Clients:
+    """See `Clients.from_parquet`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+    _require(table.column_names, client, path)
+    lists = [n for n in table.column_names if _is_list(table.schema.field(n).type)]
+    if not lists:
+        return from_rows(table, client)
+    ids = _id_array(client, table[client].combine_chunks())
+    columns, offsets = {}, None
+    for name in table.column_names:
+        if name == client:
+            continue
+        if name not in lists:
+            raise DataError(f"{path}: where a row is a client, every column must be a list, {name!r} is not")
+        values = table[name].combine_chunks()
+        ends = _np(values.offsets).astype(np.int64)
+        if offsets is not None and not np.array_equal(np.diff(ends), np.diff(offsets)):
+            raise DataError(f"{path}: the lists of a client must be of one length, {name!r} differs")
+        offsets = ends - ends[0]
+        columns[name] = _values(name, values.flatten())
+    return Clients.from_columns(ids, offsets, columns)
+
+
+def write_clients(clients: Clients, path: Any) -> None:
+    """See `Clients.write`."""
+    import pyarrow as pa
+
+    total = int(clients.num_examples.sum())
+    offsets = np.concatenate([[0], np.cumsum(clients.num_examples)]).astype(np.int64)
+    arrays = {
+        "client": pa.array(clients.ids.tolist(), pa.string() if clients.ids.dtype == object else pa.int64()),
+        "key": pa.array(clients.keys),
+    }
+    for name in clients.fields:
+        column = np.ascontiguousarray(clients.column(name))
+        values = pa.array(column.reshape(-1))
+        for length in reversed(column.shape[1:]):
+            values = pa.FixedSizeListArray.from_arrays(values, length)
+        if len(values) != total:  # a field of no numbers per example has none to write
+            raise DataError(f"field {name!r} of shape {column.shape} cannot be written")
+        arrays[name] = pa.LargeListArray.from_arrays(pa.array(offsets), values)
+    vocabularies = {
+        name: {"values": v.tolist(), "strings": v.dtype == object} for name, v in clients.vocabularies.items()
+    }
+    table = pa.table(arrays).replace_schema_metadata(
+        {"format": _FORMAT, "vocabularies": json.dumps(vocabularies)}
+    )
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table, max_chunksize=len(clients) or None)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def open_clients(path: Any) -> Clients:
+    """See `Clients.open`."""
+    import pyarrow as pa
+
+    if not Path(path).is_file():
+        raise DataError(f"{path}: there is no such client file")
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
+        if metadata.get("format") != _FORMAT:
+            raise DataError(f"{path} is no client file of this version ({_FORMAT})")
+        table = reader.read_all().combine_chunks()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is no client file, or it is cut short: {error}") from error
+    ids = table["client"].combine_chunks()
+    ids = _np(ids) if pa.types.is_integer(ids.type) else np.asarray(ids.to_pylist(), object)
+    columns, offsets = {}, np.zeros(len(ids) + 1, np.int64)
+    for name in table.column_names[2:]:
+        values = table[name].combine_chunks()
+        offsets = _np(values.offsets)
+        columns[name] = _values(name, values.values)
+    vocabularies = {
+        name: np.asarray(v["values"], object if v["strings"] else np.int64)
+        for name, v in json.loads(metadata["vocabularies"]).items()
+    }
+    keys = _np(table["key"].combine_chunks())
+    return Clients(ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies)
+
+
+def _np(array: Any) -> np.ndarray:
+    return array.to_numpy(zero_copy_only=False)
+
+
+def _values(name: str, values: Any) -> np.ndarray:
+    """A column of numbers, or of lists of a fixed length, as an array; without a copy where Arrow allows."""
+    import pyarrow as pa
+
+    shape = []
+    while pa.types.is_fixed_size_list(values.type):
+        shape.append(values.type.list_size)
+        values = values.flatten()
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+        raise DataError(f"column {name!r} must hold numbers or strings, got {values.type}")
+    return _np(values).reshape(-1, *shape)
+
+
+def _id_array(name: str, ids: Any) -> np.ndarray:
+    import pyarrow as pa
+
+    if pa.types.is_integer(ids.type):
+        return _np(ids).astype(np.int64)
+    if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
+        return np.asarray(ids.to_pylist(), object)
+    raise DataError(f"column {name!r} must hold integers or strings, as it names the clients; got {ids.type}")
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _require(names: list[str], client: str, path: Any = None) -> None:
+    if client not in names:
+        where = f"{path}: " if path is not None else ""
+        raise DataError(f"{where}column {client!r}, which names the client, is missing; there are {names}")
