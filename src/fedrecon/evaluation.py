@@ -1,0 +1,151 @@
+"""Personalise, then test: how well an algorithm serves clients, each on examples held back from it."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .algorithm import Algorithm, Broadcast, ServerState
+from .data import AlternateBatches, Split
+from .federation.batches import Batch, Layout, examples_of
+from .federation.blocks import Plan, plan_blocks
+from .federation.clients import Clients
+from .stats import Mean
+
+# Reported beside the mean that it comes from: a function of one client's mean or of the pooled one.
+DERIVED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "rmse": ("mse", np.sqrt),
+    "perplexity": ("cross_entropy", np.exp),
+}
+
+
+class Evaluation:
+    """Per-client means of every metric, and what follows from them.
+
+    Attributes:
+        ids: The clients' names, `[client]`.
+        per_client: Metric to its sums `(total, weight)`, each `[client]`, in double precision. A client
+            without a test example has weight 0.
+    """
+
+    def __init__(self, ids: np.ndarray, per_client: Mapping[str, Mean]):
+        self.ids, self.per_client = ids, dict(per_client)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in self.over_examples().items())
+        return f"Evaluation({len(self.ids):,} clients, {shown})"
+
+    def over_examples(self) -> dict[str, float]:
+        """Metrics pooled over all test examples: a client counts by how many it has."""
+        pooled = {}
+        for name, (total, weight) in self.per_client.items():
+            pooled[name] = float(np.sum(total) / np.sum(weight)) if np.sum(weight) else float("nan")
+        return _with_derived(pooled)
+
+    def over_clients(self) -> dict[str, float]:
+        """Metrics of each client, averaged over the clients that have a test example."""
+        values = self.values()
+        return {n: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan") for n, v in values.items()}
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Each client's own metrics, `[client]`; NaN where it has no test example."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = {name: np.asarray(total) / np.asarray(weight) for name, (total, weight) in self.per_client.items()}
+            return _with_derived(means)
+
+    def distribution(self) -> dict[str, dict[str, float]]:
+        """Deciles over the clients that have a test example, `"p0"` to `"p100"`."""
+        deciles = range(0, 101, 10)
+        found = {}
+        for name, values in self.values().items():
+            known = values[~np.isnan(values)]
+            quantiles = np.quantile(known, [d / 100 for d in deciles]) if known.size else [float("nan")] * 11
+            found[name] = {f"p{d}": float(q) for d, q in zip(deciles, quantiles, strict=True)}
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        """All of it in plain numbers: `"examples"`, `"clients"` and `"distribution"`."""
+        return {
+            "examples": self.over_examples(),
+            "clients": self.over_clients(),
+            "distribution": self.distribution(),
+        }
+
+    def table(self) -> dict[str, np.ndarray]:
+        """A column for the client, its number of test examples, and each metric."""
+        weights = [weight for _, weight in self.per_client.values()]
+        counts = weights[0] if weights else np.zeros(len(self.ids))
+        return {"client": self.ids, "weight": np.asarray(counts), **self.values()}
+
+
+def evaluate(
+    algorithm: Algorithm,
+    state: ServerState,
+    clients: Clients,
+    *,
+    split: Split = AlternateBatches(5),
+    seed: int = 0,
+    plan: Plan | None = None,
+) -> Evaluation:
+    """ReconEval: every client personalises on its support set and is scored on all of its query set.
+
+    Step limits and epochs of a stage hold for the reconstruction, nothing limits the query set.
+
+    Args:
+        algorithm: Whose `personalize` and `personal_model` are used.
+        state: The server's; its round drives schedules and adaptive epochs.
+        clients: All of them are evaluated. They may be seen or unseen ones.
+        split: Support and query set, a setting apart from the training's.
+        seed: Of what clients draw.
+        plan: How they are cut into blocks.
+
+    Returns:
+        The metrics of `personal_model` per client.
+    """
+    layout = Layout(algorithm.personal_model, clients, state.global_params)
+    plan = plan or plan_blocks(clients.num_examples, max(len(clients), 1), most_slots=3, sampled=False)
+    key = jax.random.fold_in(jax.random.key(seed % 2**32), 2)
+    positions, found = [], []
+    for slots in plan.passes(clients.num_examples):
+        for slot, chosen in zip(plan.slots, slots, strict=True):
+            for start in range(0, len(chosen), slot.clients):
+                block = chosen[start : start + slot.clients]
+                batch = layout.batch(slot._replace(blocks=1), block, by_rows=False)
+                sums = _evaluate_block(algorithm, split, state.global_params, state.round, batch, key)
+                positions.append(block)
+                found.append((len(block), sums))
+    return Evaluation(clients.ids, _joined(positions, found, len(clients)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _evaluate_block(
+    algorithm: Algorithm, split: Split, global_params: Any, round: Any, block: Batch, key: Any
+) -> dict[str, Mean]:
+    def client(batch: Batch) -> dict[str, Mean]:
+        own = jax.random.fold_in(jax.random.fold_in(key, batch.key[0]), batch.key[1])
+        k_split, k_personal = jax.random.split(own)
+        support, query = split(examples_of(batch.data, batch.count, ()), k_split)
+        local = algorithm.personalize(Broadcast(global_params, round), batch.kept, support, k_personal)
+        metrics = algorithm.personal_model.metrics(global_params, local, query.data)
+        return {name: mean.where(query.mask).sum() for name, mean in metrics.items()}
+
+    return jax.vmap(client)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
+
+
+def _joined(positions: list[Any], found: list[Any], num_clients: int) -> dict[str, Mean]:
+    fetched = jax.device_get([sums for _, sums in found])
+    joined = {}
+    for name in fetched[0] if fetched else ():
+        total, weight = np.zeros(num_clients), np.zeros(num_clients)
+        for where, (size, _), sums in zip(positions, found, fetched, strict=True):
+            total[where], weight[where] = sums[name].total[:size], sums[name].weight[:size]
+        joined[name] = Mean(total, weight)
+    return joined
+
+
+def _with_derived(metrics: dict[str, Any]) -> dict[str, Any]:
+    derived = {name: f(metrics[source]) for name, (source, f) in DERIVED.items() if source in metrics}
+    return {**metrics, **{k: v if isinstance(v, np.ndarray) else float(v) for k, v in derived.items()}}

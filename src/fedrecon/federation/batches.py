@@ -1,0 +1,177 @@
+"""A cohort's examples as the arrays that a compiled round takes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from ..data import Examples
+from ..errors import DataError
+from ..model import Model, Params
+from ..rows import Group, groups, num_rows
+from .blocks import Slot
+from .clients import Clients
+
+
+class Batch(NamedTuple):
+    """Clients in blocks of one shape; every leaf starts with the axes `[block, client]`.
+
+    Attributes:
+        data: Fields, `[block, client, example, ...]`.
+        count: Valid examples of each client.
+        real: False where a place is left free.
+        key: The client's key as two 32-bit halves, `[block, client, 2]`.
+        rows: For each group of tables the rows that a client touches, `[block, client, row]`, and from
+            there on the number of rows the table has.
+        kept: What the clients hold between rounds.
+    """
+
+    data: dict[str, Any]
+    count: Any
+    real: Any
+    key: Any
+    rows: dict[str, Any]
+    kept: Any = ()
+
+
+class Layout:
+    """Lays out clients as `Batch`es, their table fields renumbered to the rows that each one touches.
+
+    Attributes:
+        distinct: Fields in which no client has a number twice, so that renumbering them needs no search.
+        sizes: Rows of each group's tables, by the group's name.
+    """
+
+    def __init__(self, model: Model, clients: Clients, global_params: Params):
+        self.clients = clients
+        self.groups = groups(model.tables)
+        self.sizes = {g.name: num_rows(global_params, g) for g in self.groups}
+        self._check_fields()
+        self.distinct = tuple(g.fields[0] for g in self.groups if len(g.fields) == 1 and clients.distinct(g.fields[0]))
+
+    def batch(self, slot: Slot, positions: Int[np.ndarray, "row"], by_rows: bool = True) -> Batch:
+        """The clients at `positions`, at most the slot's capacity.
+
+        Args:
+            slot: The shape.
+            positions: Among the layout's clients.
+            by_rows: Whether to renumber table fields; not where whole tables are used, as in evaluation.
+        """
+        clients, shape = self.clients, (slot.blocks, slot.clients)
+        free = slot.capacity - len(positions)
+
+        def shaped(x: np.ndarray) -> np.ndarray:
+            full = np.concatenate([x, np.zeros((free, *x.shape[1:]), x.dtype)]) if free else x
+            return full.reshape(*shape, *x.shape[1:])
+
+        data = {f: clients.padded(f, positions, slot.length) for f in clients.fields}
+        count = clients.num_examples[positions].astype(np.int32)
+        rows = {}
+        for group in self.groups if by_rows else ():
+            if self.by_rows(group, slot):
+                found = self._renumber(group, data, count)
+                fill = np.full((free, found.shape[1]), self.sizes[group.name], np.int32)
+                rows[group.name] = np.concatenate([found, fill]).reshape(*shape, -1)
+        keys = clients.keys[positions]
+        halves = np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)
+        return Batch(
+            {f: shaped(x) for f, x in data.items()},
+            shaped(count),
+            shaped(np.ones(len(positions), bool)),
+            shaped(halves),
+            rows,
+        )
+
+    def by_rows(self, group: Group, slot: Slot) -> bool:
+        """Whether a client of this slot touches fewer rows than the tables have."""
+        return self._most_rows(group, slot.length) < self.sizes[group.name]
+
+    def touched(self, positions: Int[np.ndarray, "row"]) -> dict[str, Int[np.ndarray, "row"]]:
+        """How many different rows of each group every client touches: what has to be sent."""
+        counts = self.clients.num_examples[positions]
+        found = {}
+        for group in self.groups:
+            if group.fields[0] in self.distinct:
+                found[group.name] = counts
+                continue
+            size = int(counts.max(initial=1))
+            data = {f: self.clients.padded(f, positions, size) for f in group.fields}
+            rows = self._renumber(group, data, counts)
+            found[group.name] = np.count_nonzero(rows < self.sizes[group.name], axis=1)
+        return found
+
+    def _most_rows(self, group: Group, length: int) -> int:
+        return sum(int(np.prod(self.clients.blank(f, length).shape)) for f in group.fields)
+
+    def _renumber(self, group: Group, data: dict[str, Any], count: np.ndarray) -> np.ndarray:
+        """Renumbers `data` in place and returns the rows that each client touches, `[client, row]`."""
+        size, none = self.sizes[group.name], np.int32(self.sizes[group.name])
+        field = group.fields[0]
+        if field in self.distinct:
+            length = data[field].shape[1]
+            valid = np.arange(length) < count[:, None]
+            rows = np.where(valid, data[field], none)
+            data[field] = np.broadcast_to(np.arange(length, dtype=np.int32), rows.shape)
+            return rows
+        ids = []
+        for f in group.fields:
+            valid = np.arange(data[f].shape[1]) < count[:, None]
+            valid = valid.reshape(*valid.shape, *[1] * (data[f].ndim - 2))
+            ids.append(np.where(valid, data[f], size).reshape(len(count), -1))
+        flat = np.concatenate(ids, axis=1).astype(np.int32)
+        order = np.argsort(flat, axis=1, kind="stable")
+        ranked = np.take_along_axis(flat, order, axis=1)
+        new = np.ones_like(ranked, bool)
+        new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+        number = np.cumsum(new, axis=1, dtype=np.int32) - 1
+        rows = np.full_like(flat, none)
+        np.put_along_axis(rows, number, ranked, axis=1)
+        local = np.empty_like(flat)
+        np.put_along_axis(local, order, number, axis=1)
+        start = 0
+        for f in group.fields:
+            width = int(np.prod(data[f].shape[1:]))
+            data[f] = local[:, start : start + width].reshape(data[f].shape)
+            start += width
+        return rows
+
+    def _check_fields(self) -> None:
+        clients = self.clients
+        for field in clients.fields:
+            kind = clients.blank(field).dtype
+            if kind.itemsize > 4:
+                raise DataError(
+                    f"field {field!r} holds 64-bit numbers that do not fit 32 bits, as JAX needs them; leave it "
+                    f"out with clients.select(...) or make its numbers smaller"
+                )
+        for group in self.groups:
+            for field in group.fields:
+                if field not in clients.fields:
+                    raise DataError(
+                        f"tables {group.leaves} are indexed by the field {field!r}, but the clients have "
+                        f"{list(clients.fields)}"
+                    )
+                column = clients.column(field)
+                if column.dtype.kind not in "iu":
+                    raise DataError(f"field {field!r} indexes a table, so it must hold whole numbers, got {column.dtype}")
+                wrong = column[(column < 0) | (column >= self.sizes[group.name])]
+                if wrong.size:
+                    raise DataError(self._out_of_range(group, field))
+
+    def _out_of_range(self, group: Group, field: str) -> str:
+        column = self.clients.column(field).reshape(int(self.clients.num_examples.sum()), -1)
+        bad = np.nonzero(((column < 0) | (column >= self.sizes[group.name])).any(axis=1))[0][0]
+        ends = np.cumsum(self.clients.num_examples)
+        owner = int(np.searchsorted(ends, bad, side="right"))
+        place = int(bad - (ends[owner] - self.clients.num_examples[owner]))
+        return (
+            f"field {field!r} must hold numbers from 0 to {self.sizes[group.name] - 1}, the rows of "
+            f"{group.leaves[0]!r}; client {self.clients.ids[owner]!r} has {column[bad].tolist()} at example {place}"
+        )
+
+
+def examples_of(data: dict[str, Any], count: Any, distinct: tuple[str, ...]) -> Examples:
+    """One client's fields, `[example, ...]`, as `Examples`."""
+    size = next(iter(jax.tree.leaves(data))).shape[0]
+    return Examples(data, np.arange(size) < count, distinct)

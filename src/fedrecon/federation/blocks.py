@@ -1,0 +1,121 @@
+"""How a cohort is cut into blocks of clients of similar length, so that little work is done on padding.
+
+A plan is chosen once per run. It is a few slots of fixed shape, since every shape costs a compilation; a
+cohort is sorted by length and poured into them.
+"""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+# A step of a block costs about as much as this many of its clients' share in it: the overhead of a step's
+# operations, in clients. Measured on a CPU with matrix factorisation (benchmarks/README.md).
+_OVERHEAD = 32
+_MOST_CLIENTS = 64
+
+
+class Slot(NamedTuple):
+    """Blocks of one shape.
+
+    Attributes:
+        blocks: How many, one after the other.
+        clients: Clients per block, side by side.
+        length: Examples per client, padding included.
+    """
+
+    blocks: int
+    clients: int
+    length: int
+
+    @property
+    def capacity(self) -> int:
+        """Clients in all its blocks."""
+        return self.blocks * self.clients
+
+
+class Plan(NamedTuple):
+    """The slots of a pass over a cohort, from the shortest clients to the longest."""
+
+    slots: tuple[Slot, ...]
+
+    def to_json(self) -> str:
+        """For the run folder: a resume must use the same plan to reach the same bits."""
+        return json.dumps([slot._asdict() for slot in self.slots])
+
+    @staticmethod
+    def from_json(text: str) -> "Plan":
+        """Inverse of `to_json`."""
+        return Plan(tuple(Slot(**slot) for slot in json.loads(text)))
+
+    def passes(self, lengths: Int[np.ndarray, "client"]) -> list[list[Int[np.ndarray, "row"]]]:
+        """Pours clients into the slots, over as many passes as it takes (nearly always one).
+
+        Args:
+            lengths: Examples of each client of a cohort; none longer than the last slot.
+
+        Returns:
+            For each pass and slot, positions in `lengths`, at most the slot's capacity.
+        """
+        passes = []
+        left = np.argsort(lengths, kind="stable")
+        while left.size or not passes:
+            slots = []
+            for slot in self.slots:  # the shortest first leaves the longer slots to those that need them
+                fits = int(np.searchsorted(lengths[left], slot.length, side="right"))
+                taken = min(fits, slot.capacity)
+                slots.append(left[:taken])
+                left = left[taken:]
+            passes.append(slots)
+        return passes
+
+
+def plan_blocks(
+    num_examples: Int[np.ndarray, "client"],
+    cohort: int,
+    most_slots: int = 4,
+    clients_per_block: int | None = None,
+    sampled: bool = True,
+) -> Plan:
+    """Chooses slots for cohorts of some clients.
+
+    Args:
+        num_examples: Examples of every client of the population.
+        cohort: Clients per round.
+        most_slots: Shapes to compile at most.
+        clients_per_block: Clients side by side; None leaves the choice to the plan.
+        sampled: Whether a cohort is drawn at random from the population, or all of it.
+
+    Returns:
+        A plan whose last slot takes the longest client.
+    """
+    longest = max(int(num_examples.max(initial=0)), 1)
+    if sampled:
+        draw = np.random.default_rng(0)
+        cohorts = draw.choice(num_examples, (min(max(200_000 // cohort, 50), 1000), cohort))
+        cohorts = np.sort(cohorts, axis=1)
+        lengths = cohorts.max(axis=0)  # of the k-th shortest client, hardly ever exceeded
+    else:
+        lengths = np.sort(num_examples)
+    lengths = np.minimum(-(-np.maximum(lengths, 1) // 10) * 10, -(-longest // 10) * 10)
+    lengths[-1] = max(lengths[-1], -(-longest // 10) * 10)
+    width = clients_per_block or _MOST_CLIENTS
+    cuts = sorted({round(i * cohort / 20) for i in range(1, 21)} - {0} | {cohort})
+    best: dict[int, list[tuple[float, tuple[Slot, ...]]]] = {0: [(0.0, ())]}
+    for end in cuts:
+        options = []
+        for start, plans in best.items():
+            if start >= end:
+                continue
+            blocks = -(-(end - start) // width)
+            clients = -(-(end - start) // blocks)
+            slot = Slot(blocks, clients, int(lengths[end - 1]))
+            cost = slot.length * blocks * (clients + _OVERHEAD)
+            options += [(c + cost, (*p, slot)) for c, p in plans if len(p) < most_slots]
+        # For every number of slots the cheapest way to get here.
+        kept = {}
+        for c, p in sorted(options, key=lambda o: o[0]):
+            kept.setdefault(len(p), (c, p))
+        best[end] = list(kept.values())
+    return Plan(min(best[cohort], key=lambda o: o[0])[1])

@@ -1,0 +1,86 @@
+"""Newton's method on the local parameters: exact in one step where the objective is quadratic."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from .data import Examples
+from .model import Objective, Params, check_loss
+from .solver import Metrics
+
+_MOST_PARAMETERS = 2000
+
+
+@dataclass(frozen=True)
+class Newton:
+    """Minimises the *sum* of the loss over all of a client's examples, plus the penalty.
+
+    Every iteration solves (H + damping I) d = -gradient by Cholesky's method. The first of several
+    iterations need not be near the minimum, so that where there is more than one, a step is halved until
+    the objective falls. An iteration that finds no finite step changes nothing. With no examples the
+    penalty's optimum is the result, and without a penalty the start.
+
+    Attributes:
+        iterations: Newton steps; 1 is exact for a quadratic objective such as matrix factorisation's.
+        damping: Added to the Hessian's diagonal.
+
+    Raises:
+        ValueError: A number is out of its range, or at the call: more than 2,000 parameters, for which the
+            Hessian would take more memory and time than a client has.
+    """
+
+    iterations: int = 1
+    damping: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        if self.damping < 0:
+            raise ValueError(f"damping must not be negative, got {self.damping}")
+
+    def __call__(
+        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
+    ) -> tuple[Params, Metrics]:
+        """Fits `params`; arguments and result as for `Solver`, metrics at the start."""
+        start, unravel = ravel_pytree(params)
+        if start.size > _MOST_PARAMETERS:
+            raise ValueError(f"Newton takes at most {_MOST_PARAMETERS:,} parameters, got {start.size:,}; use a Solver")
+
+        def total(flat: Any) -> Any:
+            local = unravel(flat)
+            losses = objective.fn(local, objective.frozen, examples.data, key)
+            check_loss(losses, examples.size)
+            found = {"loss": losses, **objective.metrics(local, objective.frozen, examples.data)}
+            found = {name: mean.where(examples.mask).sum() for name, mean in found.items()}
+            return found["loss"].total + objective.penalty(local, objective.frozen), found
+
+        def iterate(flat: Any, _: Any) -> Any:
+            gradient, metrics = jax.grad(total, has_aux=True)(flat)
+            hessian = jax.hessian(lambda x: total(x)[0])(flat)
+            step = _solve(hessian + self.damping * jnp.eye(flat.size), -gradient)
+            if self.iterations > 1:
+                step = step * _fraction(lambda x: total(x)[0], flat, step)
+            return jnp.where(jnp.all(jnp.isfinite(step)), flat + step, flat), metrics
+
+        solution, metrics = jax.lax.scan(iterate, start, length=self.iterations)
+        return unravel(solution), {name: jax.tree.map(lambda x: x[0], mean) for name, mean in metrics.items()}
+
+
+def _solve(matrix: Any, right: Any) -> Any:
+    """Solves a positive semidefinite system; directions without curvature stay as they are."""
+    diagonal = jnp.diagonal(matrix)
+    # Relative to the largest entry, so small that it is lost in float32 unless the matrix is singular.
+    ridge = 1e-7 * jnp.max(diagonal) + jnp.where(jnp.max(diagonal) > 0, 0, 1)
+    factor = jax.scipy.linalg.cho_factor(matrix + ridge * jnp.eye(diagonal.size), lower=True)
+    return jax.scipy.linalg.cho_solve(factor, right)
+
+
+def _fraction(value: Any, flat: Any, step: Any) -> Any:
+    """The largest of 1, 1/2, … 1/128, and 0, at which the objective is below its value at the start."""
+    fractions = 0.5 ** jnp.arange(8)
+    values = jax.vmap(lambda f: value(flat + f * step))(fractions)
+    falls = values < value(flat)
+    return jnp.where(jnp.any(falls), fractions[jnp.argmax(falls)], 0.0)

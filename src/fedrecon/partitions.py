@@ -1,0 +1,114 @@
+"""A model of one tree of parameters, cut into global and local leaves by their paths."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .model import Batch, Model, Params, Table, path_of
+from .stats import Mean
+
+# Collections in which Flax keeps what a forward pass changes.
+_MUTABLE = ("batch_stats", "cache", "intermediates")
+
+
+@dataclass(frozen=True)
+class is_local:  # noqa: N801 - read as a predicate: `local=is_local("head")`
+    """Says of a leaf's path whether it is, or lies below, one of some paths.
+
+    Example:
+        >>> local = is_local("head", "layers/2")
+        >>> local("head/bias"), local("layers/20/kernel")
+        (True, False)
+    """
+
+    paths: tuple[str, ...]
+
+    def __init__(self, *paths: str):
+        object.__setattr__(self, "paths", paths)
+
+    def __call__(self, path: str) -> bool:
+        return any(path == p or path.startswith(p + "/") for p in self.paths)
+
+
+def split(params: Params, local: Callable[[str], bool]) -> tuple[Params, Params]:
+    """`(global_params, local_params)`, both of the structure of `params` with None for the other's leaves."""
+
+    def part(keep: bool) -> Params:
+        return jax.tree_util.tree_map_with_path(lambda p, x: x if local(path_of(p)) == keep else None, params)
+
+    return part(False), part(True)
+
+
+def merge(global_params: Params, local_params: Params) -> Params:
+    """Inverse of `split`."""
+    return jax.tree.map(
+        lambda g, x: x if g is None else g, global_params, local_params, is_leaf=lambda x: x is None
+    )
+
+
+def partition(
+    init: Callable[[Any], Params],
+    loss: Callable[[Params, Batch, Any], Mean],
+    metrics: Callable[[Params, Batch], dict[str, Mean]] | None = None,
+    *,
+    local: Callable[[str], bool],
+    predict: Callable[[Params, Any], Any] | None = None,
+    penalty: Callable[[Params], Any] | None = None,
+    tables: tuple[Table, ...] = (),
+) -> Model:
+    """Makes a `Model` of a model with one tree of parameters.
+
+    Args:
+        init: `key -> params`, a pytree of floating-point arrays.
+        loss: `(params, batch, key) -> Mean`, one entry per example.
+        metrics: `(params, batch) -> dict of Mean`, one entry per example; by default there are none.
+        local: Of a leaf's path, such as `"head/bias"`, whether the leaf is local: `is_local("head")`, or a
+            function of one's own.
+        predict: `(params, features) -> predictions`.
+        penalty: `params -> scalar`, added to the sum of the loss over a stage's examples.
+        tables: Embedding tables among the global leaves.
+
+    Raises:
+        ValueError: `local` selects every leaf or names a path that no leaf has; a leaf is no floating-point
+            array; or the parameters hold a model's mutable state, which has no place in a pure function.
+    """
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    _check_leaves(shapes)
+    names = [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    for path in local.paths if isinstance(local, is_local) else ():
+        if not any(is_local(path)(name) for name in names):
+            near = difflib.get_close_matches(path, names, 1, 0.3)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"local names the path {path!r}, but the model has the leaves {names}{hint}")
+    if all(local(name) for name in names):
+        raise ValueError(f"local must leave a leaf to federate, but it selects all of {names}")
+    return Model(
+        init_global=lambda key: split(init(key), local)[0],
+        init_local=lambda global_params, key: split(init(key), local)[1],
+        loss=lambda g, x, batch, key: loss(merge(g, x), batch, key),
+        metrics=lambda g, x, batch: {} if metrics is None else metrics(merge(g, x), batch),
+        predict=predict and (lambda g, x, features: predict(merge(g, x), features)),
+        penalty=(lambda g, x: penalty(merge(g, x))) if penalty else (lambda g, x: 0.0),
+        tables=tables,
+    )
+
+
+def _check_leaves(shapes: Params) -> None:
+    if isinstance(shapes, Mapping):
+        for name in _MUTABLE:
+            if name in shapes:
+                raise ValueError(
+                    f"the parameters hold the mutable collection {name!r}, which a forward pass changes; only "
+                    "stateless models can be trained: replace such layers (batch by layer or group "
+                    "normalisation) or freeze them"
+                )
+    for path, x in jax.tree_util.tree_leaves_with_path(shapes):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"parameters must be floating-point arrays, {path_of(path)!r} is of {x.dtype}; keep counters and "
+                "other state out of the parameters"
+            )
