@@ -2,4 +2,4 @@
 
 
 class DataError(ValueError):
-    """A data file or its cache cannot be used; the message names the file, the line, the rule and the value."""
+    """Data cannot be used; the message names the file and line or the parameter, the rule and the value."""

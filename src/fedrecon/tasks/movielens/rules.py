@@ -1,0 +1,61 @@
+"""What one rating must be, and how a message says that it is not; each rule is written here only."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+WHOLE = "0|-?[1-9][0-9]*"  # written in the one usual way
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_INT64 = range(-(2**63), 2**63)
+GREATEST = 3.4028234e38  # of a float32
+
+
+def quoted(value: object) -> str:
+    """`value` for a message: quoted, on one line, in characters that print, and not long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; the nearest is 'x'` for the name most like `name`, or ""."""
+    lower = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.0)
+    return f"; the nearest is {quoted(lower[close[0]])}" if close else ""
+
+
+def id_fault(role: str, text: str, integer: bool) -> str | None:
+    """What is wrong with the id `text` of a client or an item; None where nothing is."""
+    if any("\udc80" <= letter <= "\udcff" for letter in text):  # how surrogateescape writes a stray byte
+        return f"{role} id must be UTF-8, got {quoted(text)}"
+    if not integer:
+        return None if text else f"{role} id must not be empty"
+    if not re.fullmatch(WHOLE, text):
+        return f"{role} id must be a whole number, got {quoted(text)}"
+    # Python refuses to convert thousands of digits; 21 are too many already.
+    if len(text) > 20 or int(text) not in _INT64:
+        return f"{role} id must fit in 64 bits (-2**63 to 2**63 - 1), got {quoted(text)}"
+    return None
+
+
+def rating_fault(text: str, scale: tuple[float, float] | None) -> str | None:
+    """What is wrong with the rating `text`; None where nothing is."""
+    if not _NUMBER.fullmatch(text.strip(" \t")):
+        return f"rating must be a finite number, got {quoted(text)}"
+    return scale_fault(float(text), scale)
+
+
+def scale_fault(rating: float, scale: tuple[float, float] | None) -> str | None:
+    """What is wrong with the size of `rating`; None where nothing is."""
+    if not abs(rating) <= GREATEST:  # nan included
+        return f"rating must be a finite number, got {rating!r}"
+    if scale is not None and not scale[0] <= rating <= scale[1]:
+        return f"rating must be within the scale {scale[0]:g} to {scale[1]:g}, got {rating!r}"
+    return None
+
+
+def time_fault(text: str) -> str | None:
+    """What is wrong with the time `text`; None where nothing is."""
+    digits = text.strip(" \t")
+    if not re.fullmatch(r"-?[0-9]+", digits) or len(digits) > 20 or int(digits) not in _INT64:
+        return f"time must be a whole number of 64 bits, got {quoted(text)}"
+    return None
