@@ -1,0 +1,1 @@
+"""Experiments: configuration, training with checkpoints and records, plots, and the command line."""

@@ -1,0 +1,143 @@
+"""The command line: `fedrecon --help`."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+STARTED = time.monotonic()
+
+OVERVIEW = """\
+Federated Reconstruction: partially local federated learning in JAX.
+
+  fedrecon run                                      trains on generated ratings: needs no data
+  fedrecon run experiments/movielens.toml           the paper's MovieLens 1M result
+  fedrecon resume runs/movielens-20260101-120000    goes on after a kill or Ctrl-C
+"""
+
+RUN = """\
+Trains, evaluates on clients that were never trained on, and leaves a run folder with the configuration,
+metrics.csv, checkpoints, plots, summary.md and result.json.
+
+Without EXPERIMENT it runs an embedded one, on ratings that are generated.
+
+Any setting can be changed from here:
+  fedrecon run experiments/movielens.toml --set training.rounds=100 --set algorithm.server_optimizer.name=adam \\
+      --set algorithm.server_optimizer.learning_rate=0.01
+`fedrecon settings` lists them all, with what they mean and their defaults.
+
+If the run folder already holds this run, it goes on from its last checkpoint.
+"""
+
+SETTINGS = """\
+Prints every setting as an experiment file with comments: save it, edit it, run it.
+
+  fedrecon settings > my.toml
+  fedrecon settings --set task=movielens --set algorithm.name=fedavg
+"""
+
+EVALUATE = """\
+Evaluates a run's parameters: reconstructs each unseen client's local parameters on its support set and scores
+them on its query set. Prints the table, and writes the clients' metrics into the run folder.
+
+With --data it takes the data from there: the run's own data at another place, or other data, of which all
+clients are evaluated; there, items are matched by their ids and ratings of items that the run does not know
+are left out, and counted.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; each command's function is imported when it is called."""
+    raw = argparse.RawDescriptionHelpFormatter
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--traceback", action="store_true", help="show where in the program an error came from")
+    top = argparse.ArgumentParser("fedrecon", description=OVERVIEW, formatter_class=raw)
+    top.add_argument("--version", action="store_true", help="print the version")
+    commands = top.add_subparsers(metavar="COMMAND", dest="command")
+
+    def command(name: str, help: str, description: str | None = None) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=help, description=description or help, formatter_class=raw, parents=[common]
+        )
+
+    def with_experiment(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a TOML file; default: an embedded one")
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            dest="overrides",
+            help="change a setting, by its dotted name; may be given many times",
+        )
+
+    run = command("run", "train and evaluate", RUN)
+    with_experiment(run)
+    run.add_argument("--data", metavar="PATH", help="the data (setting data.path)")
+    run.add_argument("--out", metavar="DIR", help="the run folder; default: runs/NAME-DATE-TIME")
+    run.add_argument("--seed", type=int, metavar="N", help="the seed (setting seed)")
+    run.add_argument(
+        "--seeds", type=int, metavar="COUNT", help="run so many seeds, from the seed on; report mean and deviation"
+    )
+    resume = command("resume", "go on with a run that was killed or interrupted")
+    resume.add_argument("run", metavar="RUN", help="its folder")
+    resume.add_argument("--data", metavar="PATH", help="where its data are now")
+    evaluate = command("evaluate", "evaluate a run's parameters", EVALUATE)
+    evaluate.add_argument("run", metavar="RUN", help="its folder")
+    evaluate.add_argument("--data", metavar="PATH", help="where the data are, or other data")
+    plot = command("plot", "draw runs, several in one figure to compare them")
+    plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
+    plot.add_argument("--out", metavar="DIR", help="where to; default: plots/ in the run, or here for several")
+    describe = command("describe", "what is in a data file: clients, examples, histograms")
+    describe.add_argument("data", metavar="DATA", help="a rating file or its folder or archive, or a client file")
+    describe.add_argument("--client", metavar="COLUMN", help="in Parquet: the column that names the client")
+    settings = command("settings", "list all settings, with meanings and defaults", SETTINGS)
+    with_experiment(settings)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        0; 1 after an error; 2 if the command line or a setting is wrong; 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    top = parser()
+    options = top.parse_args(arguments)
+    if options.version:
+        from fedrecon import __version__
+
+        print(f"fedrecon {__version__}")
+        return 0
+    if options.command is None:
+        top.print_help()
+        return 0
+    try:
+        from fedrecon.experiment import commands
+
+        status: int = getattr(commands, options.command)(options)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("\nfedrecon: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if options.traceback:
+            raise
+        print(f"fedrecon: {explain(error)}", file=sys.stderr)
+        return 2 if type(error).__name__ == "SettingError" else 1
+
+
+def explain(error: Exception) -> str:
+    """An error in words for the user of the command line."""
+    if isinstance(error, ValueError) and str(error):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    kind = type(error).__name__
+    return f"{kind}: {error}\n(unexpected; --traceback shows where it came from)"

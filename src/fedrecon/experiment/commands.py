@@ -1,0 +1,117 @@
+"""The commands of the command line."""
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.experiment import config as configs
+from fedrecon.experiment.cli import STARTED
+from fedrecon.experiment.config import Config
+from fedrecon.experiment.files import RunError
+from fedrecon.experiment.settings import SettingError
+
+if TYPE_CHECKING:
+    from fedrecon.experiment.training import Result
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains what an experiment describes."""
+    config = configs.load(options.experiment, options.overrides, _above(options.data, options.seed))
+    out = Path(options.out) if options.out else _fresh(Path("runs"), config.name)
+    if options.seeds is None:
+        return _train(config, out)
+    if options.seeds < 2:
+        raise SettingError(f"--seeds must be at least 2, got {options.seeds}")
+    from fedrecon.experiment.seeds import train_seeds
+
+    return train_seeds(config, out, options.seeds)
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Goes on with a run."""
+    return _train(_saved(options.run, options.data), Path(options.run))
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Evaluates a run's parameters."""
+    _prepare_jax()
+    from fedrecon.experiment.evaluating import evaluate_run
+
+    evaluate_run(Path(options.run), _saved(options.run), options.data)
+    return 0
+
+
+def plot(options: argparse.Namespace) -> int:
+    """Draws runs."""
+    from fedrecon.experiment.comparing import plot_runs
+
+    for path in plot_runs([Path(run) for run in options.runs], options.out and Path(options.out)):
+        print(path)
+    return 0
+
+
+def describe(options: argparse.Namespace) -> int:
+    """Shows what is in a data file."""
+    from fedrecon.experiment.describing import describe_data
+
+    print(describe_data(options.data, options.client))
+    return 0
+
+
+def settings(options: argparse.Namespace) -> int:
+    """Prints all settings."""
+    from fedrecon.experiment.listing import listing
+
+    print(listing(configs.load(options.experiment, options.overrides)), end="")
+    return 0
+
+
+def _train(config: Config, out: Path) -> int:
+    _prepare_jax()
+    from fedrecon.experiment.running import console, run_experiment, show
+
+    screen = console()
+    result = run_experiment(config, out, screen, STARTED)
+    show(result, screen)
+    return 130 if result.interrupted else 0
+
+
+def _above(data: str | None, seed: int | None) -> dict[str, Any]:
+    above: dict[str, Any] = {}
+    if data is not None:
+        above["data"] = {"path": str(Path(data).resolve())}
+    if seed is not None:
+        above["seed"] = seed
+    return above
+
+
+def _saved(run: str, data: str | None = None) -> Config:
+    """The configuration of a run folder."""
+    from fedrecon.experiment.folder import CONFIG
+
+    path = Path(run) / CONFIG
+    if not path.is_file():
+        raise RunError(f"{run}: a run folder must have a {CONFIG}, this has none")
+    return configs.load(path, above=_above(data, None))
+
+
+def _fresh(parent: Path, name: str) -> Path:
+    """A folder that does not exist yet."""
+    base = parent / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 100))]
+    return next(path for path in candidates if not path.exists())
+
+
+def _prepare_jax() -> None:
+    """Keeps compiled programs on the disk, so that the next run compiles nothing again."""
+    import os
+
+    import jax
+    import platformdirs
+
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("fedrecon") / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

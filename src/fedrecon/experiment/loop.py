@@ -1,0 +1,257 @@
+"""The rounds of a run, with evaluations, records and checkpoints on the way."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon.evaluation import DERIVED, Evaluation, evaluate
+from fedrecon.experiment.checkpoint import Checkpoints
+from fedrecon.experiment.interrupt import Interrupt
+from fedrecon.experiment.job import Job
+from fedrecon.experiment.measure import Stopwatch
+from fedrecon.experiment.progress import Progress
+from fedrecon.experiment.records import COUNTS, RECON_EVAL, TRAINING, Records, Row, rows
+from fedrecon.simulation import Round, Simulation
+
+# Seconds between two looks at the results of past rounds, and how many rounds the device keeps to work on
+# while they are fetched.
+LOOK_EVERY, LAG = 0.5, 2
+
+
+class Evaluated(NamedTuple):
+    """What callbacks get after each evaluated round.
+
+    Attributes:
+        round: Rounds done.
+        rounds: Rounds asked for.
+        state: The server's state.
+        training: Means of the loss and of the metrics over the query examples since the last evaluation.
+        evaluations: By the name of their clients' split.
+        seconds: Since the run began.
+    """
+
+    round: int
+    rounds: int
+    state: Any
+    training: dict[str, float]
+    evaluations: dict[str, Evaluation]
+    seconds: float
+
+
+class Best(NamedTuple):
+    """The best evaluation so far.
+
+    Attributes:
+        round: Rounds done.
+        metric: What it was the best in, and `value` its value over examples.
+        value: That value.
+        global_params: The parameters.
+    """
+
+    round: int
+    metric: str
+    value: float
+    global_params: Any
+
+
+class Loop:
+    """Runs a job's rounds from its last checkpoint on.
+
+    The device is never waited for between evaluations and checkpoints, except that twice a second the
+    metrics of rounds are fetched which lie a little back.
+
+    Args:
+        job: What to do.
+        simulation: Of the job's training clients.
+        records: Where numbers go.
+        checkpoints: Where states go; None for nowhere.
+        watch: The run's clock.
+        progress: Who is told.
+        callbacks: Called with each `Evaluated`.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        simulation: Simulation,
+        records: Records,
+        checkpoints: Checkpoints | None,
+        watch: Stopwatch,
+        progress: Progress,
+        callbacks: Sequence[Callable[[Evaluated], Any]] = (),
+    ):
+        self.job, self.simulation, self.records = job, simulation, records
+        self.checkpoints, self.watch, self.progress, self.callbacks = checkpoints, watch, progress, callbacks
+        self.state = simulation.init(job.initial_global_params)
+        self.done = 0
+        self.resumed_from: int | None = None
+        self.recomputed = 0
+        self.best: Best | None = None
+        self.evaluations: dict[str, Evaluation] = {}
+        self.interrupted = False
+        self._pending: deque[Round] = deque()
+        self._looked = time.monotonic()
+        self._since: dict[str, tuple[float, float]] = {}
+
+    def restore(self) -> None:
+        """Goes back to the last checkpoint, or to the start if there is none.
+
+        Raises:
+            CheckpointError: The checkpoint is cut short or another run's.
+        """
+        latest = None
+        if self.checkpoints is not None:
+            self.checkpoints.clean()
+            latest = self.checkpoints.latest()
+        if self.checkpoints is not None and latest is not None:
+            saved = self.checkpoints.restore(latest, self._tree())
+            tree = jax.tree.map(jnp.asarray, saved.tree)
+            self.state, self.done, self.resumed_from = tree["state"], latest, latest
+            self.watch.before = saved.info["seconds"]
+            if saved.info["best"] is not None:
+                self.best = Best(**saved.info["best"], global_params=tree["best"])
+        self.recomputed = self.records.restart(self.done)
+
+    def run(self) -> None:
+        """Runs the rounds that are left. After Ctrl-C it saves and returns."""
+        job = self.job
+        self.progress.start(self.done, job.rounds)
+        try:
+            with Interrupt() as interrupt:
+                for round in self.simulation.rounds(self.state, job.rounds - self.done):
+                    self._after(round)
+                    if interrupt.asked:
+                        self.interrupted = True
+                        break
+        except KeyboardInterrupt:
+            self.interrupted = True
+        if self.interrupted:
+            self._look(0)
+            self._save()
+
+    def evaluate(self) -> dict[str, Evaluation]:
+        """Evaluates the validation clients under the parameters of now, where that was not just done."""
+        if not self.evaluations:
+            self.evaluations = {name: self.evaluated(self.state, x) for name, x in self.job.validation.items()}
+        return self.evaluations
+
+    def evaluated(self, state: Any, clients: Any) -> Evaluation:
+        """ReconEval on all of some clients."""
+        job = self.job
+        return evaluate(
+            job.algorithm, state, clients, split=job.split, seed=job.seed, plan=self.simulation.plan
+        )
+
+    def selected(self) -> tuple[int, Any]:
+        """The round whose parameters meet the test clients, and a state with them."""
+        if self.job.select == "best" and self.best is not None:
+            return self.best.round, self.state._replace(global_params=self.best.global_params)
+        return self.done, self.state
+
+    def _after(self, round: Round) -> None:
+        number, last = round.number, round.number == self.job.rounds
+        self.state, self.evaluations = round.state, {}
+        self._pending.append(round._replace(state=None))
+        if self.watch.first_round is None:
+            jax.block_until_ready(self.state)
+            self.watch.first()
+        evaluating = last or number % self.job.evaluate_every == 0
+        saving = last or number % self.job.checkpoint_every == 0
+        if evaluating or saving:
+            self._look(0)
+        elif time.monotonic() - self._looked > LOOK_EVERY:
+            self._look(LAG)
+        report = self._evaluate(number) if evaluating else None
+        self.done = number
+        if saving:
+            self._save()
+        if report is not None:
+            for callback in self.callbacks:
+                callback(report)
+
+    def _look(self, leave: int) -> None:
+        """Fetches the metrics of all but the last few rounds."""
+        while len(self._pending) > leave:
+            round = self._pending.popleft()
+            means = {name: _numbers(mean) for name, mean in round.metrics().items()}
+            self.records.append(_rows(round, means))
+            for name, (total, weight) in means.items():
+                before = self._since.get(name, (0.0, 0.0))
+                self._since[name] = (before[0] + total, before[1] + weight)
+            self.progress.round(round.number, _value(*means["loss"]))
+        self._looked = time.monotonic()
+
+    def _evaluate(self, number: int) -> Evaluated:
+        for name, clients in self.job.validation.items():
+            evaluation = self.evaluated(self.state, clients)
+            self.evaluations[name] = evaluation
+            summary = evaluation.summary()
+            self.records.append(rows(number, name, RECON_EVAL, summary))
+        seconds = self.watch.seconds()
+        self.records.append([Row(number, "train", TRAINING, "total", "seconds", seconds)])
+        if self.evaluations:
+            self._compare(number)
+        training = {name: _value(*mean) for name, mean in self._since.items()}
+        self._since = {}
+        report = Evaluated(number, self.job.rounds, self.state, training, dict(self.evaluations), seconds)
+        self.progress.evaluated(report)
+        return report
+
+    def _compare(self, number: int) -> None:
+        """Keeps the parameters if the first evaluation is the best so far."""
+        metric, value = score(next(iter(self.evaluations.values())).summary()["examples"])
+        if self.best is None or value < self.best.value:
+            self.best = Best(number, metric, value, self.state.global_params)
+
+    def _save(self) -> None:
+        """Commits the records and then the state: a state never lacks its records."""
+        self.records.commit()
+        if self.checkpoints is None or not self.done:
+            return
+        best = None if self.best is None else {k: v for k, v in self.best._asdict().items() if k != "global_params"}
+        self.checkpoints.save(self.done, self._tree(), {"seconds": self.watch.seconds(), "best": best})
+
+    def _tree(self) -> dict[str, Any]:
+        tree = {"state": self.state}
+        if self.job.select == "best":
+            tree["best"] = self.state.global_params if self.best is None else self.best.global_params
+        return tree
+
+
+def score(metrics: dict[str, float]) -> tuple[str, float]:
+    """The metric that decides which evaluation is the best, and its value: the lower the better."""
+    for name in ("rmse", "perplexity", "loss"):
+        if name in metrics:
+            return name, metrics[name]
+    name = next(iter(metrics))
+    return name, metrics[name]
+
+
+def _rows(round: Round, means: dict[str, tuple[float, float]]) -> Iterator[Row]:
+    number = round.number
+    for name, (total, weight) in means.items():
+        if name in COUNTS:
+            yield Row(number, "train", TRAINING, "total", name, total)
+        else:
+            yield from rows(number, "train", TRAINING, {"examples": _derived(name, _value(total, weight))})
+    for name in ("clients", "bytes_down", "bytes_up", "dense_bytes_down", "dense_bytes_up"):
+        yield Row(number, "train", TRAINING, "total", name, float(getattr(round, name)))
+
+
+def _numbers(mean: Any) -> tuple[float, float]:
+    return float(mean.total), float(mean.weight)
+
+
+def _value(total: float, weight: float) -> float:
+    return total / weight if weight else math.nan
+
+
+def _derived(name: str, value: float) -> dict[str, float]:
+    """A metric and what is reported beside it."""
+    more = {other: float(f(value)) for other, (source, f) in DERIVED.items() if source == name}
+    return {name: value, **more}

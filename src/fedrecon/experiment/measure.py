@@ -1,0 +1,75 @@
+"""What a run costs: seconds, seconds of them in compilation, peak memory."""
+
+import sys
+import time
+from typing import Any
+
+_COMPILING = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
+
+class Stopwatch:
+    """Measures a run, from its making to `close`.
+
+    Args:
+        started: When the run began, by `time.monotonic`; None for now.
+        before: Seconds that earlier processes spent on the same run.
+    """
+
+    def __init__(self, started: float | None = None, before: float = 0.0):
+        import jax
+
+        self.before = before
+        self.first_round: float | None = None
+        self._started = time.monotonic() if started is None else started
+        self._compiling: list[tuple[float, float]] = []
+        self._listener = self._heard
+        jax.monitoring.register_event_duration_secs_listener(self._listener)
+
+    def close(self) -> None:
+        """Stops listening to the compiler."""
+        import jax
+
+        jax.monitoring.unregister_event_duration_listener(self._listener)
+
+    def seconds(self) -> float:
+        """Seconds since the run began, those of earlier processes included."""
+        return self.before + time.monotonic() - self._started
+
+    def first(self) -> None:
+        """Notes that the first round of this process is done."""
+        self.first_round = time.monotonic() - self._started
+
+    def compilation(self) -> float:
+        """Seconds spent tracing and compiling; where one is part of another, it counts once."""
+        total, end = 0.0, float("-inf")
+        for start, stop in sorted(self._compiling):
+            total += max(0.0, stop - max(start, end))
+            end = max(end, stop)
+        return total
+
+    def _heard(self, event: str, duration: float, **_: Any) -> None:
+        if event in _COMPILING:
+            now = time.monotonic()
+            self._compiling.append((now - duration, now))
+
+
+def peak_memory() -> int | None:
+    """The most memory this process has held so far, bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_memory() -> int | None:
+    """The most memory that a device has held so far, bytes; None where it does not say, as a CPU."""
+    import jax
+
+    peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
+    return max((int(p) for p in peaks if p is not None), default=None)

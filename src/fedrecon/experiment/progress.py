@@ -1,0 +1,145 @@
+"""What a run shows while it works: a live line on a terminal, and a line per evaluation."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, TextIO
+
+
+class Progress:
+    """Is told what happens, and shows nothing. What shows something overrides its methods."""
+
+    def start(self, done: int, rounds: int) -> None:
+        """The rounds begin, or go on after `done` of them."""
+
+    def round(self, number: int, loss: float) -> None:
+        """The metrics of a round have arrived."""
+
+    def evaluated(self, report: Any) -> None:
+        """An evaluation is done; `report` is what callbacks get."""
+
+    def note(self, text: str) -> None:
+        """Something else worth a line."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Pace:
+    """Rounds per second of this process, and the time left.
+
+    The first round, which compiles, does not count.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[int, float] | None = None
+
+    def at(self, number: int, rounds: int) -> tuple[float | None, float | None]:
+        """Rounds per second and seconds left after a round; None while they are not known."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (number, now)
+        number0, start = self._first
+        if number == number0 or now <= start:
+            return None, None
+        speed = (number - number0) / (now - start)
+        return speed, (rounds - number) / speed
+
+
+def describe(report: Any, pace: Pace) -> str:
+    """One line about an evaluation."""
+    width = len(str(report.rounds))
+    parts = [f"round {report.round:{width}d}/{report.rounds}", f"loss {report.training.get('loss', float('nan')):.4f}"]
+    for name, evaluation in report.evaluations.items():
+        metrics = evaluation.summary()["examples"]
+        shown = [m for m in ("rmse", "accuracy", "perplexity", "loss") if m in metrics][:2]
+        parts.append(f"{name} " + " ".join(f"{m} {metrics[m]:.4f}" for m in shown))
+    speed, left = pace.at(report.round, report.rounds)
+    if speed is not None and left is not None:
+        parts += [f"{speed:.1f} rounds/s", f"{duration(left)} left"]
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`"1 h 05 min"`, `"2 min 03 s"`, `"45 s"`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+class Lines(Progress):
+    """A line for each evaluation, for logs."""
+
+    def __init__(self, file: TextIO | None = None):
+        self._file = file
+        self._pace = Pace()
+
+    def round(self, number: int, loss: float) -> None:
+        self._pace.at(number, number)
+
+    def evaluated(self, report: Any) -> None:
+        self.note(describe(report, self._pace))
+
+    def note(self, text: str) -> None:
+        print(text, file=self._file or sys.stdout, flush=True)
+
+
+class Live(Progress):
+    """A bar with rounds, loss, RMSE, speed and time left, above it a line for each evaluation."""
+
+    def __init__(self, console: Any):
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        self._pace = Pace()
+        self._best = ""
+        self._bar = Bar(
+            TextColumn("rounds"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task: Any = None
+
+    def start(self, done: int, rounds: int) -> None:
+        self._task = self._bar.add_task("", total=rounds, completed=done, numbers="compiling …")
+        self._bar.start()
+
+    def round(self, number: int, loss: float) -> None:
+        rounds = self._bar.tasks[0].total
+        speed, left = self._pace.at(number, int(rounds))
+        numbers = [f"loss {loss:.4f}", self._best]
+        if speed is not None and left is not None:
+            numbers += [f"{speed:.1f} rounds/s", f"{duration(left)} left"]
+        self._bar.update(self._task, completed=number, numbers="  ".join(x for x in numbers if x))
+
+    def evaluated(self, report: Any) -> None:
+        for name, evaluation in list(report.evaluations.items())[:1]:
+            metrics = evaluation.summary()["examples"]
+            metric = next(iter(m for m in ("rmse", "perplexity", "loss", *metrics) if m in metrics))
+            self._best = f"{name} {metric} {metrics[metric]:.4f}"
+        self.note(describe(report, self._pace))
+
+    def note(self, text: str) -> None:
+        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def progress_for(console: Any) -> Progress:
+    """A live bar on a terminal, lines elsewhere."""
+    return Live(console) if console.is_terminal else Lines(console.file)

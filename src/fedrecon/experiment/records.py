@@ -1,0 +1,148 @@
+"""The metrics of a run as one tidy table that a person can open."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from fedrecon.experiment.files import RunError, sync, write_atomically
+
+METRICS = "metrics.csv"
+
+TRAINING = "training"
+RECON_EVAL = "recon_eval"
+
+WEIGHTINGS = ("examples", "clients")
+
+# Training metrics of which the total over the cohort tells more than the mean.
+COUNTS = ("dropped", "empty")
+
+
+class Row(NamedTuple):
+    """One number.
+
+    Attributes:
+        round: Rounds done.
+        split: `"train"`, `"validation"`, `"test"`, …
+        protocol: `"training"` (query predictions before each step of the update phase) or `"recon_eval"`.
+        weighting: `"examples"`, `"clients"`, or `"total"` for what is counted over the round's cohort.
+        metric: For instance `"rmse"`.
+        value: In the metric's unit; `seconds` count from the start of the run.
+    """
+
+    round: int
+    split: str
+    protocol: str
+    weighting: str
+    metric: str
+    value: float
+
+
+class Records:
+    """The rows of a run, in memory and, where a file is given, appended to it.
+
+    Args:
+        path: A CSV file; None to keep the rows in memory only.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path
+        self.rows: list[Row] = []
+        self._unwritten = 0
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Adds rows; `commit` writes them."""
+        new = list(rows)
+        self.rows += new
+        self._unwritten += len(new)
+
+    def commit(self) -> None:
+        """Waits until all rows are on the disk."""
+        if self.path is None or not self._unwritten:
+            return
+        new = self.rows[len(self.rows) - self._unwritten :]
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            file.write(_text(new))
+            sync(file)
+        self._unwritten = 0
+
+    def restart(self, round: int) -> int:
+        """Goes back to the end of a round: later rows leave the table and the file, and so does a torn last line.
+
+        The test's rows leave as well: they are made after the last round.
+
+        Returns:
+            How many later rounds the table had, which are computed again.
+        """
+        old = read(self.path) if self.path is not None and self.path.exists() else []
+        self.rows = [row for row in old if row.round <= round and row.split != "test"]
+        self._unwritten = 0
+        if self.path is not None:
+            write_atomically(self.path, ",".join(Row._fields) + "\n" + _text(self.rows))
+        return len({row.round for row in old if row.round > round})
+
+    def series(self, split: str, metric: str, weighting: str = "examples") -> dict[int, float]:
+        """A metric by round."""
+        key = (split, weighting, metric)
+        return {r.round: r.value for r in self.rows if (r.split, r.weighting, r.metric) == key}
+
+    def latest(self, split: str) -> dict[str, dict[str, float]]:
+        """The last evaluated metrics of a split, by weighting."""
+        result: dict[str, dict[str, float]] = {}
+        for row in self.rows:
+            if row.split == split and row.protocol == RECON_EVAL:
+                result.setdefault(row.weighting, {})[row.metric] = row.value
+        return result
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def rows(
+    round: int, split: str, protocol: str, summary: Mapping[str, Mapping[str, float]]
+) -> Iterator[Row]:
+    """The rows of `{weighting: {metric: value}}`; what else is in it is left out."""
+    for weighting in WEIGHTINGS:
+        for metric, value in summary.get(weighting, {}).items():
+            yield Row(round, split, protocol, weighting, metric, float(value))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file; a torn last line, which a kill leaves, is left out.
+
+    Raises:
+        RunError: Another line is not as it was written.
+    """
+    text = path.read_text(encoding="utf-8")
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    if not lines:
+        return []
+    if lines[0] != ",".join(Row._fields):
+        raise RunError(f"{path}:1: the columns must be {','.join(Row._fields)}, got {lines[0]!r}")
+    result = []
+    for number, fields in enumerate(csv.reader(lines[1:]), start=2):
+        try:
+            round, *names, value = fields
+            result.append(Row(int(round), *_four(names), float(value)))
+        except ValueError:
+            line = ",".join(fields)
+            raise RunError(f"{path}:{number}: a line must be {','.join(Row._fields)}, got {line!r}") from None
+    return result
+
+
+def _four(names: list[str]) -> tuple[str, str, str, str]:
+    split, protocol, weighting, metric = names
+    return split, protocol, weighting, metric
+
+
+def _text(rows: Iterable[Row]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    for row in rows:
+        # repr is the shortest text that gives the same number back.
+        writer.writerow([*row[:-1], repr(row.value)])
+    return file.getvalue()

@@ -1,0 +1,135 @@
+"""What a run leaves for scripts and for readers: `result.json`, `summary.md`, tables of clients."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.experiment.records import RECON_EVAL, Records
+
+if TYPE_CHECKING:
+    from fedrecon.experiment.training import Result
+
+# What a person reads first; other metrics follow in their own order.
+FIRST = ("rmse", "accuracy", "perplexity", "loss")
+
+
+def result_values(result: "Result") -> dict[str, Any]:
+    """The run's numbers: final metrics by split, protocol and weighting, and what they cost."""
+    values: dict[str, Any] = {}
+    for name, evaluation in result.evaluations.items():
+        summary = evaluation.summary()
+        values[name] = {RECON_EVAL: {k: summary[k] for k in ("examples", "clients", "distribution")}}
+    return {
+        **values,
+        "rounds": result.rounds,
+        "selected_round": result.selected_round,
+        "finished": not result.interrupted,
+        "seconds": dict(result.seconds),
+        "peak_memory_bytes": result.peak_memory,
+        "device_memory_bytes": result.device_memory,
+        "compilations": result.compilations,
+        "bytes_per_client_and_round": bytes_per_client(result.records),
+        "resumed_from": result.resumed_from,
+        "recomputed_rounds": result.recomputed,
+    }
+
+
+def bytes_per_client(records: Records) -> dict[str, float]:
+    """Mean bytes that a client receives and sends in a round, and those without rows of tables."""
+    clients = sum(records.series("train", "clients", "total").values())
+    names = ("down", "up", "dense_down", "dense_up")
+    sums = {name: sum(records.series("train", _column(name), "total").values()) for name in names}
+    return {name: total / clients if clients else 0.0 for name, total in sums.items()}
+
+
+def dumps(values: Any) -> str:
+    """JSON that every reader takes: numbers that are not finite become null."""
+    return json.dumps(_finite(values), indent=2) + "\n"
+
+
+def table(values: Mapping[str, Any]) -> list[list[str]]:
+    """The metrics of `result_values` as rows of text, the first of which is the header."""
+    splits = {k: v[RECON_EVAL] for k, v in values.items() if isinstance(v, Mapping) and RECON_EVAL in v}
+    names = list(dict.fromkeys(m for v in splits.values() for m in v["examples"]))
+    names = [m for m in FIRST if m in names] + [m for m in names if m not in FIRST]
+    lines = [["clients", "weighted by", *names]]
+    for split, evaluated in splits.items():
+        for weighting in ("examples", "clients"):
+            numbers = [evaluated[weighting].get(m, math.nan) for m in names]
+            lines.append([split, weighting, *(f"{x:.4f}" for x in numbers)])
+    return lines
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """Rows of text as a Markdown table."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def summary(result: "Result", title: str, notes: Mapping[str, str], figures: list[Path]) -> str:
+    """The run as a page of Markdown."""
+    values = result_values(result)
+    seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
+    lines = [f"# {title}", ""]
+    if result.interrupted:
+        lines += [f"Interrupted after {result.rounds} of {result.asked} rounds; resume it to go on.", ""]
+    if result.evaluations:
+        lines += [f"Parameters after round {result.selected_round} for the test clients.", ""] if "test" in values else []
+        lines += [markdown(table(values)), ""]
+    for name, text in notes.items():
+        lines.append(f"- {name}: {text}")
+    lines += [
+        f"- Algorithm: `{result.algorithm!r}`",
+        f"- Rounds: {result.rounds}",
+        f"- Seconds: {seconds['total']:.1f}, of which {seconds['compilation']:.1f} compiling",
+        f"- Peak memory: {size(result.peak_memory)}",
+        f"- Programs compiled by the rounds: {result.compilations}",
+        f"- Sent per client and round: {size(sent['down'])} down, {size(sent['up'])} up"
+        f" (whole parameters: {size(sent['dense_down'])} down, {size(sent['dense_up'])} up)",
+    ]
+    if result.resumed_from is not None:
+        lines.append(
+            f"- Resumed from round {result.resumed_from}; {result.recomputed} recorded rounds were computed again"
+        )
+    lines += ["", *(f"![{path.stem}]({path.as_posix()})" for path in figures if path.suffix == ".png")]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def size(count: float | None) -> str:
+    """Bytes as a person reads them: `"1.2 MB"`."""
+    if count is None:
+        return "unknown"
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def write_clients(path: Path, evaluation: Any) -> None:
+    """Writes the metrics of every client as a Parquet file, whole or not at all."""
+    import io
+
+    import pyarrow
+    import pyarrow.parquet
+
+    from fedrecon.experiment.files import write_atomically
+
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(evaluation.table()), buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _column(name: str) -> str:
+    return f"dense_bytes_{name[6:]}" if name.startswith("dense_") else f"bytes_{name}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,77 @@
+"""An experiment from its configuration to its last table on the screen."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedrecon.experiment import report
+from fedrecon.experiment.assemble import job_of, task_of
+from fedrecon.experiment.config import Config
+from fedrecon.experiment.folder import PLOTS
+from fedrecon.experiment.progress import progress_for
+from fedrecon.experiment.training import Result, run
+
+
+def console() -> Console:
+    """The screen; in a file lines are as long as they are."""
+    screen = Console(highlight=False)
+    return screen if screen.is_terminal else Console(highlight=False, soft_wrap=True)
+
+
+def run_experiment(config: Config, out: Path, screen: Console, started: float | None = None) -> Result:
+    """Runs, or goes on with, an experiment.
+
+    Args:
+        config: What to do.
+        out: The run folder.
+        screen: Where progress is shown.
+        started: When it began, by `time.monotonic`.
+
+    Raises:
+        ValueError: The data, a setting or the run folder cannot be used.
+    """
+    screen.print(f"{config.name}: task {config.task}, {config.algorithm.name}, seed {config.seed}, folder {out}")
+    task = task_of(config)
+    job = job_of(config, task)
+    sets = {"train": task.train, "validation": task.validation, "test": task.test}
+    screen.print("  ".join(f"{n} {len(x):,} clients" for n, x in sets.items() if x is not None))
+    for name, text in task.notes.items():
+        screen.print(f"{name}: {text}")
+    return run(
+        job, out=out, progress=progress_for(screen), started=started, title=config.name, notes=task.notes
+    )
+
+
+def show(result: Result, screen: Console, notes: Mapping[str, str] | None = None) -> None:
+    """Prints the table of a result, and where everything is."""
+    values = report.result_values(result)
+    if result.interrupted:
+        screen.print(f"Interrupted after round {result.rounds} of {result.asked}; all of it is saved.")
+        screen.print(f"To go on: fedrecon resume {result.out}")
+        return
+    screen.print(rich_table(report.table(values)))
+    for name, text in (notes or {}).items():
+        screen.print(f"{name}: {text}")
+    seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
+    screen.print(
+        f"{result.rounds} rounds in {seconds['total']:.1f} s, of which {seconds['compilation']:.1f} s compiling; "
+        f"{report.size(sent['down'])} down and {report.size(sent['up'])} up per client and round; "
+        f"peak memory {report.size(values['peak_memory_bytes'])}"
+    )
+    if result.out is not None:
+        screen.print(f"Plot:    {result.out / PLOTS / 'progress.png'}")
+        screen.print(f"Summary: {result.out / 'summary.md'}")
+
+
+def rich_table(rows: list[list[str]]) -> Table:
+    """Rows of text, the first of which is the header, as a table for the screen."""
+    head, *body = rows
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(head):
+        table.add_column(name, justify="left" if index < 2 else "right")
+    for row in body:
+        table.add_row(*row)
+    return table

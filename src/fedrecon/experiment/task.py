@@ -1,0 +1,26 @@
+"""What a task hands to an experiment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedrecon.federation.clients import Clients
+from fedrecon.model import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A model and the clients it is trained and evaluated on.
+
+    Attributes:
+        model: Of the training.
+        train: Clients to train on.
+        validation: Unseen clients, evaluated while training; None for none.
+        test: Unseen clients, evaluated at the end; None for none.
+        notes: What else the reader of the result should know, by what it is.
+    """
+
+    model: Model
+    train: Clients
+    validation: Clients | None
+    test: Clients | None
+    notes: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,59 @@
+"""MovieLens and other files of ratings: a client is a user."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from fedrecon.experiment.ratings import Fractions, MatrixFactorization, fractions_of, task_of
+from fedrecon.experiment.settings import Section, setting
+from fedrecon.experiment.stages import Limit
+
+if TYPE_CHECKING:
+    from fedrecon.experiment.task import Task
+
+
+class Columns(Section):
+    """Names of the columns in a CSV or Parquet file that is not MovieLens' own: the first three, or none."""
+
+    client: str = setting("", 'column of the user; "" if the file is MovieLens\' own')
+    item: str = setting("", 'column of the item; "" if the file is MovieLens\' own')
+    rating: str = setting("", 'column of the rating; "" if the file is MovieLens\' own')
+    time: str = setting("", 'column of the time; "" for none')
+
+
+class Data(Section):
+    """The ratings."""
+
+    path: str = setting("", 'a rating file, or the folder or archive it is in; "" downloads MovieLens 1M once')
+    cap: Limit = setting(300, 'ratings of a user that are kept, the first in their order, or "none"')
+    order: Literal["shuffled", "time", "file"] = setting("shuffled", "order of a user's ratings")
+    duplicates: Literal["error", "last", "all"] = setting("error", "what to do when a user rated an item twice")
+    scale: list[float] = setting(
+        [], "lowest and highest rating; [] for what the file holds", min_length=0, max_length=2
+    )
+    columns: Columns = Columns()
+    fractions: Fractions = Fractions()
+
+
+Model = MatrixFactorization
+
+
+def build(config: Any) -> "Task":
+    """The task of an experiment: reads the ratings, or downloads them.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    from fedrecon.tasks.movielens.dataset import load
+
+    data = config.data
+    columns = {name: column for name, column in data.columns.model_dump().items() if column}
+    sets = load(
+        data.path or None,
+        seed=config.seed,
+        cap=None if data.cap == "none" else data.cap,
+        order=data.order,
+        fractions=fractions_of(data.fractions),
+        columns=columns or None,
+        scale=data.scale or None,
+        duplicates=data.duplicates,
+    )
+    return task_of(config, sets, {})

@@ -1,0 +1,59 @@
+"""Generated ratings, shaped like MovieLens 1M, of which the truth is known: needs no data."""
+
+from typing import TYPE_CHECKING, Any
+
+from fedrecon.experiment.ratings import Fractions, MatrixFactorization, fractions_of, task_of
+from fedrecon.experiment.settings import Section, setting
+from fedrecon.experiment.stages import Limit
+
+if TYPE_CHECKING:
+    from fedrecon.experiment.task import Task
+
+
+class Data(Section):
+    """The generated federation."""
+
+    clients: int = setting(2000, "users", ge=10)
+    items: int = setting(1000, "items", ge=2)
+    factors: int = setting(4, "planted factors of users and items", ge=1)
+    noise: float = setting(0.6, "deviation of the noise before rounding to stars", gt=0, allow_inf_nan=False)
+    factor_deviation: float = setting(
+        0.5, "deviation of the product of a user's and an item's factors, in stars", gt=0, allow_inf_nan=False
+    )
+    bias_deviation: float = setting(0.35, "deviation of the users' biases, in stars", gt=0, allow_inf_nan=False)
+    item_deviation: float = setting(0.5, "deviation of the items' biases, in stars", gt=0, allow_inf_nan=False)
+    cap: Limit = setting(300, 'ratings of a user that are kept, the first in their order, or "none"')
+    fractions: Fractions = Fractions()
+
+
+Model = MatrixFactorization
+
+
+def build(config: Any) -> "Task":
+    """The task of an experiment: generates the ratings from its seed."""
+    from fedrecon.tasks.movielens.synthetic import ridge_rmse, synthetic
+
+    data = config.data
+    clients, planted = synthetic(
+        data.clients,
+        data.items,
+        num_factors=data.factors,
+        noise=data.noise,
+        factor_deviation=data.factor_deviation,
+        bias_deviation=data.bias_deviation,
+        item_deviation=data.item_deviation,
+        seed=config.seed,
+    )
+    clients = clients if data.cap == "none" else clients.cap(data.cap)
+    sets = clients.split(fractions_of(data.fractions), config.seed)
+    notes = {
+        "Noise in the ratings": f"{planted.effective_noise:.4f} (root mean square, rounding to stars included):"
+        " what a predictor that knows everything would reach",
+    }
+    if "test" in sets:
+        batch = getattr(config.evaluation.split, "batch_size", 5)
+        notes["Ridge under the true items"] = (
+            f"RMSE {ridge_rmse(planted, sets['test'], batch):.4f} on the test clients, reconstructed from alternate"
+            f" batches of {batch}: what a model that must learn the items cannot beat by much"
+        )
+    return task_of(config, sets, notes)

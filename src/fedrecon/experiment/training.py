@@ -1,0 +1,282 @@
+"""Training with evaluation, records, checkpoints and a report: what the command line calls."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from fedrecon.algorithm import Algorithm
+from fedrecon.data import AlternateBatches, Split
+from fedrecon.evaluation import Evaluation
+from fedrecon.experiment import folder as folders
+from fedrecon.experiment import report
+from fedrecon.experiment.checkpoint import Checkpoints
+from fedrecon.experiment.environment import environment
+from fedrecon.experiment.folder import RunFolder
+from fedrecon.experiment.job import Job
+from fedrecon.experiment.loop import Evaluated, Loop
+from fedrecon.experiment.measure import Stopwatch, device_memory, peak_memory
+from fedrecon.experiment.progress import Progress
+from fedrecon.experiment.records import METRICS, RECON_EVAL, Records, rows
+from fedrecon.federation.clients import Clients
+from fedrecon.federation.sampling import Sampling, Uniform
+from fedrecon.federation.blocks import Plan
+from fedrecon.simulation import Simulation
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a training run gave.
+
+    Attributes:
+        algorithm: What was trained.
+        state: The server's, after the last round.
+        global_params: Those that met the test clients: of `selected_round`.
+        evaluations: By the name of their clients: the validation clients after the last round, and `"test"`.
+        records: Every number by round.
+        rounds: Rounds done; fewer than `asked` after Ctrl-C.
+        asked: Rounds asked for.
+        selected_round: The round of `global_params`.
+        interrupted: Whether Ctrl-C ended it.
+        seconds: `"total"`, `"compilation"` and `"to_first_round"` (None if no round was run).
+        peak_memory: Bytes that this process held at most.
+        device_memory: Bytes that a device held at most; None where it does not say.
+        compilations: Programs that the rounds compiled.
+        resumed_from: The round of the checkpoint it went on from; None if it started afresh.
+        recomputed: Recorded rounds that were computed again after that checkpoint.
+        out: The run folder, if any.
+    """
+
+    algorithm: Algorithm
+    state: Any
+    global_params: Any
+    evaluations: Mapping[str, Evaluation]
+    records: Records
+    rounds: int
+    asked: int
+    selected_round: int
+    interrupted: bool
+    seconds: Mapping[str, float | None]
+    peak_memory: int | None
+    device_memory: int | None
+    compilations: int
+    resumed_from: int | None
+    recomputed: int
+    out: Path | None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The final metrics: `{split: {"recon_eval": {"examples": {metric: value}, "clients": …}}}`."""
+        return {name: {RECON_EVAL: x.summary()} for name, x in self.evaluations.items()}
+
+    def __repr__(self) -> str:
+        from fedrecon.experiment.report import FIRST
+
+        parts = [f"{self.rounds} of {self.asked} rounds"]
+        for name, evaluation in self.evaluations.items():
+            found = evaluation.summary()["examples"]
+            parts.append(f"{name} " + " ".join(f"{m}={found[m]:.4f}" for m in FIRST if m in found))
+        return f"Result({', '.join(parts)})"
+
+
+def train(
+    algorithm: Algorithm,
+    clients: Clients,
+    rounds: int,
+    *,
+    sampling: Sampling | None = None,
+    clients_per_round: int | None = None,
+    seed: int = 0,
+    evaluate: Mapping[str, Clients] | Clients | None = None,
+    evaluation_split: Split = AlternateBatches(5),
+    evaluate_every: int = 50,
+    test: Clients | None = None,
+    select: str = "final",
+    callbacks: Sequence[Callable[[Evaluated], Any]] = (),
+    out: str | PathLike[str] | None = None,
+    checkpoint_every: int = 50,
+    initial_global_params: Any = None,
+    plan: Plan | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Trains an algorithm, evaluates it on unseen clients, and keeps a record.
+
+    With `out`, a run that was killed goes on from its last checkpoint when it is started again with the
+    same arguments, and ends with the same bits as if it had not been killed. Ctrl-C saves and returns what
+    is there.
+
+    Args:
+        algorithm: What is trained.
+        clients: The training clients.
+        rounds: How many rounds, at least 1.
+        sampling: Of the cohorts; by default `Uniform(clients_per_round)`.
+        clients_per_round: By default 100, or all clients if they are fewer.
+        seed: Of all draws.
+        evaluate: Unseen clients to evaluate while training, by name; without a name it is `"validation"`.
+        evaluation_split: Support and query set in evaluation.
+        evaluate_every: Rounds between evaluations; the last round is always evaluated.
+        test: Unseen clients to evaluate once, at the end.
+        select: Whether the `"final"` parameters meet the test clients, or those of the `"best"` evaluation
+            of the first clients in `evaluate`.
+        callbacks: Called with `Evaluated` after every evaluated round.
+        out: The run folder; made where it does not exist. None keeps nothing on the disk.
+        checkpoint_every: Rounds between checkpoints: the most that a resume computes again.
+        initial_global_params: Where training starts; by default the model's own start.
+        plan: How cohorts are cut into blocks; by default chosen for the clients, or the run folder's.
+        progress: Who is told of every round; by default nobody.
+
+    Returns:
+        The parameters, the evaluations and every number by round.
+
+    Raises:
+        ValueError: A number is out of its range.
+        RunError: The run folder cannot be written, or belongs to another run.
+        CheckpointError: Its last checkpoint is cut short.
+
+    Example:
+        >>> result = train(algorithm, clients, rounds=100, evaluate=unseen)  # doctest: +SKIP
+    """
+    if sampling is not None and clients_per_round is not None:
+        raise ValueError("either sampling or clients_per_round must be given, got both")
+    if sampling is None:
+        sampling = Uniform(min(100, len(clients)) if clients_per_round is None else clients_per_round)
+    if isinstance(evaluate, Clients):
+        evaluate = {"validation": evaluate}
+    job = Job(
+        algorithm=algorithm,
+        clients=clients,
+        rounds=rounds,
+        sampling=sampling,
+        seed=seed,
+        validation=evaluate or {},
+        test=test,
+        split=evaluation_split,
+        evaluate_every=evaluate_every,
+        select=select,
+        checkpoint_every=checkpoint_every,
+        initial_global_params=initial_global_params,
+    )
+    return run(job, out=out, callbacks=callbacks, plan=plan, progress=progress)
+
+
+def run(
+    job: Job,
+    *,
+    out: str | PathLike[str] | None = None,
+    callbacks: Sequence[Callable[[Evaluated], Any]] = (),
+    plan: Plan | None = None,
+    progress: Progress | None = None,
+    started: float | None = None,
+    title: str = "Run",
+    notes: Mapping[str, str] | None = None,
+) -> Result:
+    """Does a job; see `train`.
+
+    Args:
+        job: What to do.
+        out: The run folder.
+        callbacks: Called with `Evaluated`.
+        plan: How cohorts are cut into blocks.
+        progress: Who is told of every round.
+        started: When the run began, by `time.monotonic`.
+        title: Of the summary and the figures.
+        notes: What else the summary says.
+    """
+    with ExitStack() as stack:
+        folder = None
+        if out is not None:
+            folder = RunFolder(Path(out), job.configuration(), job.fingerprint())
+            stack.callback(folder.close)
+        watch = Stopwatch(started)
+        stack.callback(watch.close)
+        shown = stack.enter_context(progress or Progress())
+        simulation = Simulation(
+            job.algorithm, job.clients, job.sampling, seed=job.seed, plan=_plan(folder, plan)
+        )
+        if folder is not None:
+            _describe(folder, simulation.plan, job.seed)
+        loop = Loop(
+            job,
+            simulation,
+            Records(None if folder is None else folder.path / METRICS),
+            None if folder is None else Checkpoints(folder.path / folders.CHECKPOINTS),
+            watch,
+            shown,
+            callbacks,
+        )
+        loop.restore()
+        if loop.resumed_from is not None:
+            shown.note(_resumed(loop))
+        loop.run()
+        selected_round, state = loop.selected()
+        evaluations = _final_evaluations(loop, selected_round, state)
+        if folder is not None:
+            figures = _write_figures(folder, loop.records, evaluations, title)
+        result = Result(
+            algorithm=job.algorithm,
+            state=loop.state,
+            global_params=state.global_params,
+            evaluations=evaluations,
+            records=loop.records,
+            rounds=loop.done,
+            asked=job.rounds,
+            selected_round=selected_round,
+            interrupted=loop.interrupted,
+            seconds={
+                "total": watch.seconds(),
+                "compilation": watch.compilation(),
+                "to_first_round": watch.first_round,
+            },
+            peak_memory=peak_memory(),
+            device_memory=device_memory(),
+            compilations=simulation.compilations,
+            resumed_from=loop.resumed_from,
+            recomputed=loop.recomputed,
+            out=None if folder is None else folder.path,
+        )
+        if folder is not None:
+            folder.write(folders.SUMMARY, report.summary(result, title, notes or {}, figures))
+            folder.write(folders.RESULT, report.dumps(report.result_values(result)))
+    return result
+
+
+def _final_evaluations(loop: Loop, selected_round: int, state: Any) -> dict[str, Evaluation]:
+    if loop.interrupted:
+        return dict(loop.evaluations)
+    evaluations = dict(loop.evaluate())
+    if loop.job.test is not None:
+        evaluations["test"] = loop.evaluated(state, loop.job.test)
+        loop.records.append(rows(selected_round, "test", RECON_EVAL, evaluations["test"].summary()))
+        loop.records.commit()
+    return evaluations
+
+
+def _write_figures(
+    folder: RunFolder, records: Records, evaluations: Mapping[str, Evaluation], title: str
+) -> list[Path]:
+    from fedrecon.experiment import plots  # takes a second
+
+    for name, evaluation in evaluations.items():
+        report.write_clients(folder.path / f"clients-{name}.parquet", evaluation)
+    values = {name: evaluation.values() for name, evaluation in evaluations.items()}
+    return plots.write(folder.path / folders.PLOTS, [plots.Curves(title, records, values)])
+
+
+def _plan(folder: RunFolder | None, plan: Plan | None) -> Plan | None:
+    """The run folder's plan if it has one: only under the same plan are the bits the same."""
+    saved = None if folder is None else folder.read(folders.PLAN)
+    return plan if saved is None else Plan.from_json(saved)
+
+
+def _describe(folder: RunFolder, plan: Plan, seed: int) -> None:
+    if folder.read(folders.ENVIRONMENT) is None:
+        folder.write_json(folders.ENVIRONMENT, environment(seed))
+    if folder.read(folders.PLAN) is None:
+        folder.write(folders.PLAN, plan.to_json() + "\n")
+
+
+def _resumed(loop: Loop) -> str:
+    again = f"; {loop.recomputed} rounds recorded after it are computed again" if loop.recomputed else ""
+    return f"going on from the checkpoint of round {loop.resumed_from}{again}"
