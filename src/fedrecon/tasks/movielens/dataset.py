@@ -9,7 +9,7 @@ from fedrecon.tasks.movielens.download import MOVIELENS_1M, download
 from fedrecon.tasks.movielens.prepare import prepare
 
 ORDERS = ("shuffled", "time", "file")
-FRACTIONS: Mapping[str, float] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+FRACTIONS: Mapping[str, float | int] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 _SHUFFLE = 1 << 63
 
 
@@ -19,9 +19,9 @@ def load(
     seed: int,
     cap: int | None = 300,
     order: str = "shuffled",
-    fractions: Mapping[str, float] = FRACTIONS,
+    fractions: Mapping[str, float | int] = FRACTIONS,
     columns: Mapping[str, str] | None = None,
-    scale: Sequence[float] | None = None,
+    scale: Sequence[float | int] | None = None,
     duplicates: str = "error",
     cache: str | os.PathLike[str] | None = None,
 ) -> dict[str, Clients]:
@@ -64,7 +64,7 @@ def arrange(
     seed: int,
     cap: int | None = 300,
     order: str = "shuffled",
-    fractions: Mapping[str, float] = FRACTIONS,
+    fractions: Mapping[str, float | int] = FRACTIONS,
 ) -> dict[str, Clients]:
     """Orders, caps and splits clients; see `load`."""
     if order == "shuffled":

@@ -23,7 +23,7 @@ def read_ratings(
     path: str | os.PathLike[str],
     *,
     columns: Mapping[str, str] | None = None,
-    scale: Sequence[float] | None = None,
+    scale: Sequence[float | int] | None = None,
     duplicates: str = "error",
 ) -> Ratings:
     """Reads a rating file.

@@ -36,10 +36,13 @@ def first_fault(source: Source, found: Format, columns: Columns, otherwise: str)
     places = {
         role: names.index(column if header else role) for role, column in roles.items() if column is not None
     }
-    for record in records:
-        fault = _fault(record, len(names), found, places)
+    last = header
+    for last in records:
+        fault = _fault(last, len(names), found, places)
         if fault is not None:
-            return DataError(f"{source.where}, line {record.line}: {fault if record.ended else _CUT}")
+            return DataError(f"{source.where}, line {last.line}: {fault if last.ended else _CUT}")
+    if last is not None and not last.ended:
+        return DataError(f"{source.where}, line {last.line}: {_CUT}")
     return DataError(f"{source.where}: cannot be read as {found.name}: {otherwise}")
 
 

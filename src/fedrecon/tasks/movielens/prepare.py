@@ -21,7 +21,7 @@ def prepare(
     path: str | os.PathLike[str],
     *,
     columns: Mapping[str, str] | None = None,
-    scale: Sequence[float] | None = None,
+    scale: Sequence[float | int] | None = None,
     duplicates: str = "error",
     cache: str | os.PathLike[str] | None = None,
 ) -> Clients:

@@ -51,7 +51,9 @@ class Reading(NamedTuple):
     duplicates: str
 
     @staticmethod
-    def of(columns: Mapping[str, str] | None, scale: Sequence[float] | None, duplicates: str) -> "Reading":
+    def of(
+        columns: Mapping[str, str] | None, scale: Sequence[float | int] | None, duplicates: str
+    ) -> "Reading":
         """The checked parameters.
 
         Raises:

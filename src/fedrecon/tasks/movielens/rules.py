@@ -16,6 +16,11 @@ def quoted(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
 
 
+def shown(text: str) -> str:
+    """`text` on one line, in characters that print."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """`; the nearest is 'x'` for the name most like `name`, or ""."""
     lower = {other.lower(): other for other in known}

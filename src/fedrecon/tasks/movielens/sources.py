@@ -4,19 +4,22 @@ import hashlib
 import io
 import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from fedrecon.errors import DataError
+from fedrecon.tasks.movielens.rules import shown
 
 _NAMES = ("ratings.dat", "ratings.csv", "ratings.tsv", "ratings.parquet", "u.data")
 _SUFFIXES = (".csv", ".tsv", ".dat", ".data", ".parquet", ".pq")
 _CHECKED = 128 << 20
+_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, struct.error, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Source:
     @property
     def where(self) -> str:
         """What messages call it."""
-        return str(self.path) if self.member is None else f"{self.path}/{self.member}"
+        return str(self.path) if self.member is None else f"{self.path}/{shown(self.member)}"
 
     def open(self) -> "Stream":
         """The file's bytes, from the start.
@@ -73,7 +76,7 @@ class Source:
 class Stream(io.RawIOBase):
     """A file's bytes that remembers the last one read, and whose errors are `DataError`s."""
 
-    def __init__(self, inner: IO[bytes], where: str):
+    def __init__(self, inner: Any, where: str):
         super().__init__()
         self._inner = inner
         self._where = where
@@ -102,11 +105,11 @@ def translated(where: str) -> Iterator[None]:
     """Turns what reading a file or an archive may raise into a `DataError` that names it."""
     try:
         yield
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+    except _DAMAGE as error:
         raise DataError(f"{where}: cannot be read: {reason(error)}") from error
 
 
-def _checksum(stream: IO[bytes], value: int) -> int:
+def _checksum(stream: Any, value: int) -> int:
     for _ in range(_CHECKED >> 20):
         value = zlib.crc32(stream.read(1 << 20), value)
     return value
@@ -139,8 +142,8 @@ def find(path: str | os.PathLike[str], any_table: bool = False) -> Source:
         return Source(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+            members = [name for name in archive.namelist() if name and not name.endswith("/")]
+    except (*_DAMAGE, ValueError, NotImplementedError) as error:
         raise DataError(f"{path}: cannot be read as a zip archive: {reason(error)}") from error
     return Source(path, _only(str(path), members, any_table))
 
@@ -174,10 +177,10 @@ def _only(where: str, names: Sequence[str], any_table: bool) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return ", ".join(map(shown, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def reason(error: BaseException) -> str:
     """What went wrong, on one line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:300] or type(error).__name__
+    return shown(" ".join(text.split()))[:300] or type(error).__name__
