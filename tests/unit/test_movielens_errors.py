@@ -5,6 +5,8 @@ import re
 import zipfile
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from fedrecon.errors import DataError
@@ -273,6 +275,16 @@ def test_wrong_parquet(tmp_path, frame, message):
         table = table.astype({"who": "int64", "what": "int64", "stars": "float64"})
     table.to_parquet(path)
     with pytest.raises(DataError, match=re.escape(f"{path}{message}")):
+        read_ratings(path, columns=OWN)
+
+
+def test_parquet_ids_that_are_not_utf_8(tmp_path):
+    path = tmp_path / "own.parquet"
+    names = pa.array([b"a", b"caf\xe9"]).view(pa.string())
+    pa.parquet.write_table(pa.table({"who": names, "what": [1, 2], "stars": [1.0, 2.0]}), path)
+    with pytest.raises(
+        DataError, match=re.escape(f"{path}, row 2: client id must be UTF-8, got 'caf\\udce9'")
+    ):
         read_ratings(path, columns=OWN)
 
 

@@ -90,7 +90,7 @@ def synthetic(
         ("item_deviation", item_deviation),
     ):
         if not 0 < size < np.inf:
-            raise ValueError(f"{name} must be positive, got {size}")
+            raise ValueError(f"{name} must be positive and finite, got {size}")
     random = np.random.default_rng(seed)
     counts = _counts(random, num_clients, num_items)
     items = _choices(random, counts, num_items)

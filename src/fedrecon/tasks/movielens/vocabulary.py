@@ -49,14 +49,15 @@ def vocabulary(role: str, column: Any, *, integer: bool, parse: bool) -> Vocabul
             usual way ("07" is not: it may be another id than "7").
 
     Raises:
-        FaultyRow: An id is empty, is not a whole number though it must be, or does not fit in 64 bits.
+        FaultyRow: An id is empty or not UTF-8, is not a whole number though it must be, or does not fit in
+            64 bits.
     """
     words, codes = column.dictionary, flat(column.indices, np.int32)
     if pa.types.is_integer(words.type) or integer or (parse and _all_whole(words)):
         ids = _whole_numbers(role, words, codes)
         order = np.argsort(ids)
     else:
-        if pyarrow.compute.index(words, "").as_py() >= 0:
+        if pyarrow.compute.index(words, "").as_py() >= 0 or not _is_utf_8(words):
             raise _first_fault(words, codes, lambda word: id_fault(role, word, integer=False))
         ids = np.array(words.to_pylist(), dtype=object)
         order = flat(pyarrow.compute.array_sort_indices(words), np.uint64)
@@ -79,9 +80,22 @@ def _all_whole(words: Any) -> bool:
     return bool(pyarrow.compute.all(pyarrow.compute.match_substring_regex(words, f"^(?:{WHOLE})$")).as_py())
 
 
+def _is_utf_8(words: Any) -> bool:
+    try:
+        words.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def _first_fault(
     words: Any, codes: Int32[np.ndarray, "rating"], fault: Callable[[str], str | None]
 ) -> FaultyRow:
-    faults = [fault(str(word)) for word in words.to_pylist()]
+    if not pa.types.is_integer(words.type):
+        words = words.cast(pa.large_binary())  # as it may not be UTF-8
+    faults = [
+        fault(word.decode(errors="surrogateescape") if isinstance(word, bytes) else str(word))
+        for word in words.to_pylist()
+    ]
     row = int(np.argmax(np.array([message is not None for message in faults])[codes]))
     return FaultyRow(row, str(faults[codes[row]]))
