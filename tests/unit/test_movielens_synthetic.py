@@ -124,6 +124,8 @@ def test_more_support_comes_nearer_to_the_noise(generated):
 def test_without_query_examples_there_is_no_error(generated):
     clients, planted = generated
     assert np.isnan(ridge_rmse(planted, clients.cap(5)))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        ridge_rmse(planted, clients, batch_size=0)
 
 
 @pytest.mark.parametrize("size", [(1, 2), (3, 5), (7, 33)])

@@ -138,7 +138,12 @@ def ridge_rmse(planted: Planted, clients: Clients, batch_size: int = 5) -> float
 
     Returns:
         The root of the mean squared error over all query examples; nan if there are none.
+
+    Raises:
+        ValueError: `batch_size` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     strength = planted.effective_noise**2 / np.array(
         [planted.factor_deviation**2] * planted.item_factors.shape[1] + [planted.bias_deviation**2]
     )
