@@ -1,6 +1,6 @@
 """Settings of the algorithms, and what is built from them.
 
-A new algorithm is a section with a `build`, listed in `AlgorithmSettings`.
+A new algorithm is a section with `parts` and `build`, listed in `AlgorithmSettings`.
 """
 
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from fedrecon.experiment.settings import Section, setting
 from fedrecon.experiment.splits import AlternateBatches, Split
-from fedrecon.experiment.stages import Limit, Optimizer, Reconstruct, Solver
+from fedrecon.experiment.stages import Optimizer, Reconstruct, Solver
 
 ClientWeight = Literal["examples", "uniform"]
 
@@ -25,23 +25,26 @@ class FedRecon(Section):
     update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
     server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
 
-    def build(self, model: Any) -> Any:
-        """The algorithm.
+    def parts(self) -> dict[str, Any]:
+        """All but the model.
 
         Raises:
             SettingError: A setting that only Optax knows is unknown to it.
         """
+        return {
+            "reconstruct": self.reconstruct.build("algorithm.reconstruct"),
+            "update": self.update.build("algorithm.update"),
+            "server_optimizer": self.server_optimizer.build("algorithm.server_optimizer", scheduled=True),
+            "split": self.split.build(),
+            "joint": self.joint,
+            "client_weight": _client_weight(self.client_weight),
+        }
+
+    def build(self, model: Any) -> Any:
+        """The algorithm."""
         from fedrecon.algorithms.fedrecon import fedrecon
 
-        return fedrecon(
-            model,
-            self.reconstruct.build("algorithm.reconstruct"),
-            self.update.build("algorithm.update"),
-            self.server_optimizer.build("algorithm.server_optimizer", scheduled=True),
-            split=self.split.build(),
-            joint=self.joint,
-            client_weight=_client_weight(self.client_weight),
-        )
+        return fedrecon(model, **self.parts())
 
 
 class FedAvg(Section):
@@ -52,20 +55,23 @@ class FedAvg(Section):
     update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
     server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
 
-    def build(self, model: Any) -> Any:
-        """The algorithm.
+    def parts(self) -> dict[str, Any]:
+        """All but the model.
 
         Raises:
             SettingError: A setting that only Optax knows is unknown to it.
         """
+        return {
+            "update": self.update.build("algorithm.update"),
+            "server_optimizer": self.server_optimizer.build("algorithm.server_optimizer", scheduled=True),
+            "client_weight": _client_weight(self.client_weight),
+        }
+
+    def build(self, model: Any) -> Any:
+        """The algorithm."""
         from fedrecon.algorithms.fedavg import fedavg
 
-        return fedavg(
-            model,
-            self.update.build("algorithm.update"),
-            self.server_optimizer.build("algorithm.server_optimizer", scheduled=True),
-            client_weight=_client_weight(self.client_weight),
-        )
+        return fedavg(model, **self.parts())
 
 
 AlgorithmSettings = Annotated[FedRecon | FedAvg, Field(discriminator="name")]

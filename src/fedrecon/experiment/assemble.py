@@ -16,7 +16,12 @@ from fedrecon.experiment.task import Task
 from fedrecon.federation.sampling import Passes, Poisson, Sampling, Uniform, Weighted
 from fedrecon.model import Model
 
-SAMPLINGS = {"uniform": Uniform, "poisson": Poisson, "weighted": Weighted, "passes": Passes}
+SAMPLINGS: dict[str, type[Any]] = {
+    "uniform": Uniform,
+    "poisson": Poisson,
+    "weighted": Weighted,
+    "passes": Passes,
+}
 
 
 def task_of(config: Config) -> Task:
@@ -53,7 +58,7 @@ def job_of(config: Config, task: Task) -> Job:
     """
     training, evaluation = config.training, config.evaluation
     if evaluation.select == "best" and task.validation is None:
-        raise SettingError('evaluation.select must be "final" where there are no validation clients, got "best"')
+        raise SettingError('evaluation.select must be "final" without validation clients, got "best"')
     initial = None
     if training.initial_global_params:
         initial = global_params_at(Path(training.initial_global_params), task.model)
@@ -85,13 +90,14 @@ def global_params_at(path: Path, model: Model) -> Any:
     Raises:
         RunError: There is no such file, or it lacks a leaf or has it in another shape.
     """
+    what = "training.initial_global_params"
     like = jax.eval_shape(model.init_global, jax.random.key(0))
     paths = [path for path, _ in jax.tree.leaves_with_path(like)]
     if path.is_dir():
         checkpoints = Checkpoints(path / CHECKPOINTS)
         latest = checkpoints.latest()
         if latest is None:
-            raise RunError(f"{path}: training.initial_global_params must name a run with a checkpoint, this has none")
+            raise RunError(f"{path}: {what} must name a run with a checkpoint, this has none")
         arrays = checkpoints.arrays(latest)
         best = any(name.startswith("['best']") for name in arrays)
         prefix = "['best']" if best else "['state'].global_params"
@@ -102,12 +108,12 @@ def global_params_at(path: Path, model: Model) -> Any:
                 arrays = dict(file)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is no .npz file"
-            raise RunError(f"{path}: training.initial_global_params cannot be read: {reason}") from None
+            raise RunError(f"{path}: {what} cannot be read: {reason}") from None
         names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
     leaves = []
     for name, wanted in zip(names, jax.tree.leaves(like), strict=True):
         if name not in arrays:
-            raise RunError(f"{path}: training.initial_global_params must hold the array {name!r}, it has {sorted(arrays)}")
+            raise RunError(f"{path}: {what} must hold the array {name!r}, it has {sorted(arrays)}")
         if arrays[name].shape != wanted.shape:
             raise RunError(f"{path}: {name} must be of shape {wanted.shape}, got {arrays[name].shape}")
         leaves.append(arrays[name].astype(wanted.dtype))

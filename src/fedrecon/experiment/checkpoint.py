@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedrecon.experiment.files import RunError, leftovers, remove, sync_folder, sync_tree, write_atomically
@@ -54,7 +55,7 @@ class Checkpoints:
         return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal() and p.is_dir())
 
     def latest(self) -> int | None:
-        """The round of the last committed checkpoint; None if there is none. Half-written ones do not count."""
+        """The round of the last committed checkpoint, half-written ones left aside; None if there is none."""
         return max(self.rounds(), default=None)
 
     def clean(self) -> None:
@@ -111,8 +112,9 @@ class Checkpoints:
         for name in [*saved, *wanted]:
             here = _describe(wanted[name]) if name in wanted else None
             if saved.get(name) != here:
+                there = _show(saved.get(name))
                 raise CheckpointError(
-                    f"{path}: the array {name} is {_show(saved.get(name))} in the checkpoint and {_show(here)} in this run"
+                    f"{path}: the array {name} is {there} there and {_show(here)} in this run"
                 )
         full = self._read(path, saved)
         flat, structure = jax.tree.flatten(target)
@@ -186,11 +188,15 @@ def _plain(leaf: Any) -> Any:
 
 
 def _as(like: Any, array: np.ndarray) -> Any:
-    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)) if _is_key(like) else array
+    return (
+        jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
+        if _is_key(like)
+        else array
+    )
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _describe(leaf: Any) -> list[Any]:

@@ -23,8 +23,8 @@ metrics.csv, checkpoints, plots, summary.md and result.json.
 Without EXPERIMENT it runs an embedded one, on ratings that are generated.
 
 Any setting can be changed from here:
-  fedrecon run experiments/movielens.toml --set training.rounds=100 --set algorithm.server_optimizer.name=adam \\
-      --set algorithm.server_optimizer.learning_rate=0.01
+  fedrecon run experiments/movielens.toml --set training.rounds=100 \\
+      --set algorithm.server_optimizer.name=adam --set algorithm.server_optimizer.learning_rate=0.01
 `fedrecon settings` lists them all, with what they mean and their defaults.
 
 If the run folder already holds this run, it goes on from its last checkpoint.
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser; each command's function is imported when it is called."""
     raw = argparse.RawDescriptionHelpFormatter
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--traceback", action="store_true", help="show where in the program an error came from")
+    common.add_argument("--traceback", action="store_true", help="show where an error came from")
     top = argparse.ArgumentParser("fedrecon", description=OVERVIEW, formatter_class=raw)
     top.add_argument("--version", action="store_true", help="print the version")
     commands = top.add_subparsers(metavar="COMMAND", dest="command")
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         )
 
     def with_experiment(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a TOML file; default: an embedded one")
+        sub.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="a TOML file; default: embedded")
         sub.add_argument(
             "--set",
             action="append",
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--out", metavar="DIR", help="the run folder; default: runs/NAME-DATE-TIME")
     run.add_argument("--seed", type=int, metavar="N", help="the seed (setting seed)")
     run.add_argument(
-        "--seeds", type=int, metavar="COUNT", help="run so many seeds, from the seed on; report mean and deviation"
+        "--seeds", type=int, metavar="COUNT", help="run so many seeds; report mean and deviation"
     )
     resume = command("resume", "go on with a run that was killed or interrupted")
     resume.add_argument("run", metavar="RUN", help="its folder")
@@ -88,9 +88,13 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", metavar="PATH", help="where the data are, or other data")
     plot = command("plot", "draw runs, several in one figure to compare them")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    plot.add_argument("--out", metavar="DIR", help="where to; default: plots/ in the run, or here for several")
+    plot.add_argument(
+        "--out", metavar="DIR", help="where to; default: plots/ in the run or, for several, here"
+    )
     describe = command("describe", "what is in a data file: clients, examples, histograms")
-    describe.add_argument("data", metavar="DATA", help="a rating file or its folder or archive, or a client file")
+    describe.add_argument(
+        "data", metavar="DATA", help="a rating file, its folder or archive, or a client file"
+    )
     describe.add_argument("--client", metavar="COLUMN", help="in Parquet: the column that names the client")
     settings = command("settings", "list all settings, with meanings and defaults", SETTINGS)
     with_experiment(settings)

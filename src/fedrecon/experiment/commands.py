@@ -2,18 +2,14 @@
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli import STARTED
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.files import RunError
 from fedrecon.experiment.settings import SettingError
-
-if TYPE_CHECKING:
-    from fedrecon.experiment.training import Result
 
 
 def run(options: argparse.Namespace) -> int:
@@ -24,9 +20,11 @@ def run(options: argparse.Namespace) -> int:
         return _train(config, out)
     if options.seeds < 2:
         raise SettingError(f"--seeds must be at least 2, got {options.seeds}")
+    _prepare_jax()
+    from fedrecon.experiment.running import console
     from fedrecon.experiment.seeds import train_seeds
 
-    return train_seeds(config, out, options.seeds)
+    return 0 if train_seeds(config, out, options.seeds, console()) else 130
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -38,8 +36,9 @@ def evaluate(options: argparse.Namespace) -> int:
     """Evaluates a run's parameters."""
     _prepare_jax()
     from fedrecon.experiment.evaluating import evaluate_run
+    from fedrecon.experiment.running import console
 
-    evaluate_run(Path(options.run), _saved(options.run), options.data)
+    evaluate_run(Path(options.run), _saved(options.run), _place(options.data), console())
     return 0
 
 
@@ -81,10 +80,15 @@ def _train(config: Config, out: Path) -> int:
 def _above(data: str | None, seed: int | None) -> dict[str, Any]:
     above: dict[str, Any] = {}
     if data is not None:
-        above["data"] = {"path": str(Path(data).resolve())}
+        above["data"] = {"path": _place(data)}
     if seed is not None:
         above["seed"] = seed
     return above
+
+
+def _place(path: str | None) -> str | None:
+    """A path that still holds when the run is resumed from another folder."""
+    return None if path is None else str(Path(path).absolute())
 
 
 def _saved(run: str, data: str | None = None) -> Config:
@@ -112,6 +116,7 @@ def _prepare_jax() -> None:
     import platformdirs
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("fedrecon") / "compiled"))
+        folder = platformdirs.user_cache_path("fedrecon") / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -34,11 +34,13 @@ class Training(Section):
     clients_per_round: int = setting(100, "clients in a cohort; in expectation, under poisson sampling", ge=1)
     sampling: Literal["uniform", "poisson", "weighted", "passes"] = setting(
         "uniform",
-        "cohorts: uniform (without replacement), poisson, weighted (by examples), passes (each client once a pass)",
+        "uniform without replacement, poisson, weighted by examples, or passes: each client once in each",
     )
-    checkpoint_every: int = setting(50, "rounds between checkpoints: the most that a resume computes again", ge=1)
+    checkpoint_every: int = setting(
+        50, "rounds between checkpoints: what a resume computes again at most", ge=1
+    )
     initial_global_params: str = setting(
-        "", 'start from these: a run folder, or an .npz file with an array per leaf; "" for the model\'s own start'
+        "", 'a run folder or an .npz file with an array per leaf to start from; "" for the model\'s own start'
     )
 
 
@@ -47,7 +49,7 @@ class Evaluating(Section):
 
     every: int = setting(50, "rounds between evaluations of the validation clients", ge=1)
     select: Literal["final", "best"] = setting(
-        "final", "test clients are evaluated after the final round, or with the parameters of the best validation"
+        "final", "test clients meet the parameters of the final round, or those of the best validation"
     )
     split: Split = setting(AlternateBatches(), "support and query set in evaluation:")
 
@@ -91,10 +93,9 @@ def task_module(name: str) -> ModuleType:
 def schema(task: str) -> type[Config]:
     """The class of a task's configurations."""
     module = task_module(task)
-    made = create_model(
+    return create_model(
         "Config", __base__=Config, data=(module.Data, module.Data()), model=(module.Model, module.Model())
     )
-    return cast(type[Config], made)
 
 
 def load(

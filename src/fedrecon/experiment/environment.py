@@ -30,7 +30,7 @@ def environment(seed: int) -> dict[str, Any]:
 
 
 def revision(folder: Path) -> dict[str, Any]:
-    """The git revision of a folder's files, and whether they were changed since; `{}` if git does not track them."""
+    """The git revision of a folder's files and whether they changed since; `{}` if git knows none."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]

@@ -13,6 +13,7 @@ CONFIG = "config.toml"
 FINGERPRINT = "fingerprint.json"
 ENVIRONMENT = "environment.json"
 PLAN = "plan.json"
+VOCABULARIES = "vocabularies.json"
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 RESULT = "result.json"
@@ -104,9 +105,8 @@ def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> No
         if name not in there or name not in here or there[name] != here[name]:
             saved = repr(there[name]) if name in there else "not set"
             given = repr(here[name]) if name in here else "not set"
-            raise RunError(
-                f"{path}: this run folder belongs to another configuration: {name} is {saved} there and {given} here"
-            )
+            difference = f"{name} is {saved} there and {given} here"
+            raise RunError(f"{path}: this run folder belongs to another configuration: {difference}")
 
 
 def _locked(path: Path) -> IO:

@@ -96,7 +96,7 @@ def digest(clients: Clients) -> str:
     for name in sorted(clients.fields):
         column = np.ascontiguousarray(clients.column(name))
         state.update(f"{name} {column.dtype} {column.shape}".encode())
-        state.update(memoryview(column).cast("B") if column.size else b"")
+        state.update(column.tobytes())
     return state.hexdigest()
 
 

@@ -32,9 +32,8 @@ def listing(config: Config) -> str:
         if parent != table:
             table = parent
             lines += ["", f"[{table}]"]
-        item = described.get(path)
-        if item is not None:
-            lines += _comment(item, values[path])
+        if path in described:
+            lines += _comment(described[path], values[path])
         lines.append(tomli_w.dumps({name: values[path]}).strip())
     if others:
         lines += ["", "# Settings of what is not chosen above:"]
@@ -48,7 +47,7 @@ def _order(path: str, values: Mapping[str, Any]) -> tuple[int, ...]:
     """Keeps the order of the settings, but puts what is directly in a table before its subtables."""
     names = list(values)
     parent = path.rpartition(".")[0]
-    first = [i for i, name in enumerate(names) if name.rpartition(".")[0] == parent][0]
+    first = next(i for i, name in enumerate(names) if name.rpartition(".")[0] == parent)
     return (0 if not parent else 1, _depth_first(parent, names), first, names.index(path))
 
 

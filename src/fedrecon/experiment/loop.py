@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +137,9 @@ class Loop:
     def evaluate(self) -> dict[str, Evaluation]:
         """Evaluates the validation clients under the parameters of now, where that was not just done."""
         if not self.evaluations:
-            self.evaluations = {name: self.evaluated(self.state, x) for name, x in self.job.validation.items()}
+            self.evaluations = {
+                name: self.evaluated(self.state, x) for name, x in self.job.validation.items()
+            }
         return self.evaluations
 
     def evaluated(self, state: Any, clients: Any) -> Evaluation:
@@ -156,7 +158,7 @@ class Loop:
     def _after(self, round: Round) -> None:
         number, last = round.number, round.number == self.job.rounds
         self.state, self.evaluations = round.state, {}
-        self._pending.append(round._replace(state=None))
+        self._pending.append(round._replace(state=cast(Any, None)))
         if self.watch.first_round is None:
             jax.block_until_ready(self.state)
             self.watch.first()
@@ -213,7 +215,8 @@ class Loop:
         self.records.commit()
         if self.checkpoints is None or not self.done:
             return
-        best = None if self.best is None else {k: v for k, v in self.best._asdict().items() if k != "global_params"}
+        kept = self.best if self.job.select == "best" else None
+        best = None if kept is None else {k: v for k, v in kept._asdict().items() if k != "global_params"}
         self.checkpoints.save(self.done, self._tree(), {"seconds": self.watch.seconds(), "best": best})
 
     def _tree(self) -> dict[str, Any]:

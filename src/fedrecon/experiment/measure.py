@@ -51,10 +51,10 @@ class Stopwatch:
             end = max(end, stop)
         return total
 
-    def _heard(self, event: str, duration: float, **_: Any) -> None:
+    def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
         if event in _COMPILING:
             now = time.monotonic()
-            self._compiling.append((now - duration, now))
+            self._compiling.append((now - duration_secs, now))
 
 
 def peak_memory() -> int | None:

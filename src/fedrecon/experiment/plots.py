@@ -10,6 +10,7 @@ mpl.use("Agg")
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fedrecon.experiment.files import write_atomically
 from fedrecon.experiment.records import Records
@@ -18,7 +19,7 @@ PROGRESS, CLIENTS = "progress", "clients"
 
 NAMES = {"rmse": "RMSE", "accuracy": "accuracy", "perplexity": "perplexity", "loss": "loss"}
 COLORS = ("#1f5a92", "#c8702a", "#3c8a5b", "#8a4f9e", "#a83c46", "#5d6b74", "#b29a24", "#2b8c9c")
-STYLE = {
+STYLE: Any = {
     "font.size": 9.5,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -77,11 +78,13 @@ def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
 def progress(runs: Sequence[Curves]) -> Figure | None:
     """The evaluated metrics by round, by bytes sent and by wall time; None before the first evaluation."""
     split = _split(runs)
-    metrics = _metrics({r.metric for run in runs for r in run.records if r.split == split and r.weighting == "examples"})
+    metrics = _metrics(
+        {r.metric for run in runs for r in run.records if r.split == split and r.weighting == "examples"}
+    )
     if not metrics:
         return None
     figure = Figure(figsize=(10.5, 2.9 * len(metrics) + 0.7), layout="constrained")
-    axes = figure.subplots(len(metrics), 3, sharey="row", squeeze=False)
+    axes = figure.subplots(len(metrics), 3, sharex="col", sharey="row", squeeze=False)
     scale, unit = _bytes_unit(max((_last(_sent(run.records)) for run in runs), default=0.0))
     for run, color in zip(runs, _colors(len(runs)), strict=True):
         sent = _sent(run.records)
@@ -119,7 +122,7 @@ def clients(runs: Sequence[Curves]) -> Figure | None:
         everything = np.concatenate(values)
         if not everything.size:
             continue
-        edges = np.linspace(everything.min(), np.quantile(everything, 0.995), 41)
+        edges = _edges(everything, max(len(v) for v in values))
         for run, color, v in zip(runs, _colors(len(runs)), values, strict=True):
             filled = len(runs) == 1
             axis.hist(
@@ -135,8 +138,17 @@ def clients(runs: Sequence[Curves]) -> Figure | None:
                 axis.axvline(float(np.median(v)), color=color, linewidth=1.4, linestyle=(0, (4, 2)))
         axis.set_xlabel(f"{NAMES.get(metric, metric)} of a client (dashed: median)")
         axis.set_ylabel(f"{name} clients")
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     _head(figure, axes[0], runs)
     return figure
+
+
+def _edges(values: Any, clients: int) -> Any:
+    """Bins of a histogram: more for more clients; a few far clients share the last one."""
+    low, high = float(values.min()), float(np.quantile(values, 0.995))
+    if high <= low:
+        low, high = low - 0.5, low + 0.5
+    return np.linspace(low, high, round(np.clip(1.6 * np.sqrt(clients), 6, 40)) + 1)
 
 
 def _head(figure: Figure, axis: Any, runs: Sequence[Curves]) -> None:
@@ -154,7 +166,7 @@ def _split(runs: Sequence[Curves]) -> str:
 
 
 def _metrics(found: set[str]) -> list[str]:
-    known = [m for m in ("rmse", "perplexity", "accuracy") if m in found]
+    known: list[str] = [m for m in ("rmse", "perplexity", "accuracy") if m in found]
     return known[:2] or sorted(found)[:2]
 
 
@@ -169,7 +181,7 @@ def _sent(records: Records) -> dict[int, float]:
 
 
 def _last(series: Mapping[int, float]) -> float:
-    return next(reversed(series.values()), 0.0) if series else 0.0
+    return series[max(series)] if series else 0.0
 
 
 def _bytes_unit(most: float) -> tuple[float, str]:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -34,30 +35,37 @@ class Progress:
 
 
 class Pace:
-    """Rounds per second of this process, and the time left.
+    """Rounds per second over the last few seconds, and the time left.
 
     The first round, which compiles, does not count.
     """
 
+    WINDOW = 15.0
+
     def __init__(self) -> None:
-        self._first: tuple[int, float] | None = None
+        self._seen: deque[tuple[int, float]] = deque()
 
     def at(self, number: int, rounds: int) -> tuple[float | None, float | None]:
         """Rounds per second and seconds left after a round; None while they are not known."""
         now = time.monotonic()
-        if self._first is None:
-            self._first = (number, now)
-        number0, start = self._first
-        if number == number0 or now <= start:
+        if not self._seen or number > self._seen[-1][0]:
+            self._seen.append((number, now))
+        while len(self._seen) > 2 and now - self._seen[1][1] > self.WINDOW:
+            self._seen.popleft()
+        first, start = self._seen[0]
+        if number == first or now <= start:
             return None, None
-        speed = (number - number0) / (now - start)
+        speed = (number - first) / (now - start)
         return speed, (rounds - number) / speed
 
 
 def describe(report: Any, pace: Pace) -> str:
     """One line about an evaluation."""
     width = len(str(report.rounds))
-    parts = [f"round {report.round:{width}d}/{report.rounds}", f"loss {report.training.get('loss', float('nan')):.4f}"]
+    parts = [
+        f"round {report.round:{width}d}/{report.rounds}",
+        f"loss {report.training.get('loss', float('nan')):.4f}",
+    ]
     for name, evaluation in report.evaluations.items():
         metrics = evaluation.summary()["examples"]
         shown = [m for m in ("rmse", "accuracy", "perplexity", "loss") if m in metrics][:2]
@@ -101,7 +109,7 @@ class Live(Progress):
         from rich.progress import Progress as Bar
 
         self._pace = Pace()
-        self._best = ""
+        self._best, self._rounds = "", 0
         self._bar = Bar(
             TextColumn("rounds"),
             BarColumn(),
@@ -115,12 +123,12 @@ class Live(Progress):
         self._task: Any = None
 
     def start(self, done: int, rounds: int) -> None:
+        self._rounds = rounds
         self._task = self._bar.add_task("", total=rounds, completed=done, numbers="compiling …")
         self._bar.start()
 
     def round(self, number: int, loss: float) -> None:
-        rounds = self._bar.tasks[0].total
-        speed, left = self._pace.at(number, int(rounds))
+        speed, left = self._pace.at(number, self._rounds)
         numbers = [f"loss {loss:.4f}", self._best]
         if speed is not None and left is not None:
             numbers += [f"{speed:.1f} rounds/s", f"{duration(left)} left"]

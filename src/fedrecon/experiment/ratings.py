@@ -59,7 +59,9 @@ def task_of(config: Any, sets: Mapping[str, Any], notes: Mapping[str, str]) -> "
     if bias == "mean":
         bias = float(sets["train"].column("rating").mean(dtype="float64"))
     model = matrix_factorization(
-        len(sets["train"].vocabularies["item"]), global_bias=None if bias == "none" else float(bias), **settings
+        len(sets["train"].vocabularies["item"]),
+        global_bias=None if bias == "none" else float(bias),
+        **settings,
     )
     # Other fields would travel to the device for nothing.
     fields = ["item", "rating"]

@@ -68,7 +68,7 @@ class Records:
         self._unwritten = 0
 
     def restart(self, round: int) -> int:
-        """Goes back to the end of a round: later rows leave the table and the file, and so does a torn last line.
+        """Goes back to the end of a round: later rows leave the table and the file, as does a torn line.
 
         The test's rows leave as well: they are made after the last round.
 
@@ -102,9 +102,7 @@ class Records:
         return len(self.rows)
 
 
-def rows(
-    round: int, split: str, protocol: str, summary: Mapping[str, Mapping[str, float]]
-) -> Iterator[Row]:
+def rows(round: int, split: str, protocol: str, summary: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
     """The rows of `{weighting: {metric: value}}`; what else is in it is left out."""
     for weighting in WEIGHTINGS:
         for metric, value in summary.get(weighting, {}).items():

@@ -2,20 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedrecon.experiment.records import RECON_EVAL, Records
-
-if TYPE_CHECKING:
-    from fedrecon.experiment.training import Result
-
-# What a person reads first; other metrics follow in their own order.
-FIRST = ("rmse", "accuracy", "perplexity", "loss")
+from fedrecon.experiment.result import FIRST, Result
 
 
-def result_values(result: "Result") -> dict[str, Any]:
+def result_values(result: Result) -> dict[str, Any]:
     """The run's numbers: final metrics by split, protocol and weighting, and what they cost."""
     values: dict[str, Any] = {}
     for name, evaluation in result.evaluations.items():
@@ -49,7 +44,7 @@ def dumps(values: Any) -> str:
     return json.dumps(_finite(values), indent=2) + "\n"
 
 
-def table(values: Mapping[str, Any]) -> list[list[str]]:
+def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".format) -> list[list[str]]:
     """The metrics of `result_values` as rows of text, the first of which is the header."""
     splits = {k: v[RECON_EVAL] for k, v in values.items() if isinstance(v, Mapping) and RECON_EVAL in v}
     names = list(dict.fromkeys(m for v in splits.values() for m in v["examples"]))
@@ -57,8 +52,8 @@ def table(values: Mapping[str, Any]) -> list[list[str]]:
     lines = [["clients", "weighted by", *names]]
     for split, evaluated in splits.items():
         for weighting in ("examples", "clients"):
-            numbers = [evaluated[weighting].get(m, math.nan) for m in names]
-            lines.append([split, weighting, *(f"{x:.4f}" for x in numbers)])
+            found = evaluated[weighting]
+            lines.append([split, weighting, *(shown(found[m]) if m in found else "" for m in names)])
     return lines
 
 
@@ -69,7 +64,7 @@ def markdown(rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def summary(result: "Result", title: str, notes: Mapping[str, str], figures: list[Path]) -> str:
+def summary(result: Result, title: str, figures: list[Path]) -> str:
     """The run as a page of Markdown."""
     values = result_values(result)
     seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
@@ -77,9 +72,13 @@ def summary(result: "Result", title: str, notes: Mapping[str, str], figures: lis
     if result.interrupted:
         lines += [f"Interrupted after {result.rounds} of {result.asked} rounds; resume it to go on.", ""]
     if result.evaluations:
-        lines += [f"Parameters after round {result.selected_round} for the test clients.", ""] if "test" in values else []
+        lines += (
+            [f"Parameters after round {result.selected_round} for the test clients.", ""]
+            if "test" in values
+            else []
+        )
         lines += [markdown(table(values)), ""]
-    for name, text in notes.items():
+    for name, text in result.notes.items():
         lines.append(f"- {name}: {text}")
     lines += [
         f"- Algorithm: `{result.algorithm!r}`",
@@ -91,9 +90,8 @@ def summary(result: "Result", title: str, notes: Mapping[str, str], figures: lis
         f" (whole parameters: {size(sent['dense_down'])} down, {size(sent['dense_up'])} up)",
     ]
     if result.resumed_from is not None:
-        lines.append(
-            f"- Resumed from round {result.resumed_from}; {result.recomputed} recorded rounds were computed again"
-        )
+        again = f"{result.recomputed} recorded rounds were computed again"
+        lines.append(f"- Resumed from round {result.resumed_from}; {again}")
     lines += ["", *(f"![{path.stem}]({path.as_posix()})" for path in figures if path.suffix == ".png")]
     return "\n".join(lines).rstrip() + "\n"
 

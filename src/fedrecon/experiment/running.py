@@ -1,8 +1,6 @@
 """An experiment from its configuration to its last table on the screen."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +10,8 @@ from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.folder import PLOTS
 from fedrecon.experiment.progress import progress_for
-from fedrecon.experiment.training import Result, run
+from fedrecon.experiment.result import Result
+from fedrecon.experiment.training import run
 
 
 def console() -> Console:
@@ -33,19 +32,19 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
     Raises:
         ValueError: The data, a setting or the run folder cannot be used.
     """
-    screen.print(f"{config.name}: task {config.task}, {config.algorithm.name}, seed {config.seed}, folder {out}")
+    screen.print(
+        f"{config.name}: task {config.task}, {config.algorithm.name}, seed {config.seed}, folder {out}"
+    )
+    config.algorithm.parts()  # what only Optax knows to be wrong is found before the data are read
     task = task_of(config)
     job = job_of(config, task)
-    sets = {"train": task.train, "validation": task.validation, "test": task.test}
-    screen.print("  ".join(f"{n} {len(x):,} clients" for n, x in sets.items() if x is not None))
-    for name, text in task.notes.items():
-        screen.print(f"{name}: {text}")
+    screen.print("  ".join(f"{name} {len(x):,} clients" for name, x in task.sets().items()))
     return run(
         job, out=out, progress=progress_for(screen), started=started, title=config.name, notes=task.notes
     )
 
 
-def show(result: Result, screen: Console, notes: Mapping[str, str] | None = None) -> None:
+def show(result: Result, screen: Console) -> None:
     """Prints the table of a result, and where everything is."""
     values = report.result_values(result)
     if result.interrupted:
@@ -53,11 +52,11 @@ def show(result: Result, screen: Console, notes: Mapping[str, str] | None = None
         screen.print(f"To go on: fedrecon resume {result.out}")
         return
     screen.print(rich_table(report.table(values)))
-    for name, text in (notes or {}).items():
+    for name, text in result.notes.items():
         screen.print(f"{name}: {text}")
     seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
     screen.print(
-        f"{result.rounds} rounds in {seconds['total']:.1f} s, of which {seconds['compilation']:.1f} s compiling; "
+        f"{result.rounds} rounds in {seconds['total']:.1f} s, {seconds['compilation']:.1f} s of it compiling; "
         f"{report.size(sent['down'])} down and {report.size(sent['up'])} up per client and round; "
         f"peak memory {report.size(values['peak_memory_bytes'])}"
     )

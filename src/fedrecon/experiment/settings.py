@@ -78,7 +78,7 @@ def known(section: type[Section], prefix: str = "", only: str = "") -> Iterator[
 
 
 def overlay(section: type[Section], base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the settings of `top`: where `top` chooses another variant, that one starts from its own defaults."""
+    """`base` with the settings of `top`; another variant, chosen in `top`, starts from its own defaults."""
     result = dict(base)
     for name, value in top.items():
         if name not in section.model_fields or not isinstance(value, Mapping):
@@ -183,7 +183,7 @@ def _explain(section: type[Section], values: Mapping[str, Any], error: ErrorDeta
     if error["type"] == "extra_forbidden":
         value = error["input"]
         while isinstance(value, Mapping) and len(value) == 1:
-            (name, value), = value.items()
+            ((name, value),) = value.items()
             path += f".{name}"
         return unknown(section, path)
     if error["type"] == "missing":

@@ -35,7 +35,9 @@ class Schedule(Section):
         name = next((n for n in (self.name, f"{self.name}_schedule") if n in known), None)
         if name is None:
             near = nearest(self.name, ["constant", *known])
-            raise SettingError(f"{path}.name: {self.name!r} is no schedule of Optax; the nearest one is {near!r}")
+            raise SettingError(
+                f"{path}.name: {self.name!r} is no schedule of Optax; the nearest one is {near!r}"
+            )
         given = dict(self.__pydantic_extra__ or {})
         takes = _check_arguments(getattr(optax, name), given, path)
         start = {"init_value": 0.0, "peak_value": peak} if "peak_value" in takes else {"init_value": peak}
@@ -79,7 +81,9 @@ class Solver(Section):
     epochs: int = setting(1, "passes over the examples", ge=1)
     max_steps: Limit = setting("none", 'limit on the steps over all epochs, or "none"')
     shuffle: bool = setting(False, "whether each epoch takes the examples in a new random order")
-    reduction: Literal["mean", "sum"] = setting("mean", "whether a step descends the batch's mean loss or its sum")
+    reduction: Literal["mean", "sum"] = setting(
+        "mean", "whether a step descends the batch's mean loss or its sum"
+    )
     growing_epochs: bool = setting(False, "whether round r makes only min(r, epochs) passes")
     optimizer: Optimizer = Optimizer()
 

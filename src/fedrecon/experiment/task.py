@@ -24,3 +24,8 @@ class Task:
     validation: Clients | None
     test: Clients | None
     notes: Mapping[str, str] = field(default_factory=dict)
+
+    def sets(self) -> dict[str, Clients]:
+        """The clients by the name of their set, where there are such."""
+        found = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: clients for name, clients in found.items() if clients is not None}

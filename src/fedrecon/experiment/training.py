@@ -1,11 +1,13 @@
 """Training with evaluation, records, checkpoints and a report: what the command line calls."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fedrecon.algorithm import Algorithm
 from fedrecon.data import AlternateBatches, Split
@@ -20,65 +22,13 @@ from fedrecon.experiment.loop import Evaluated, Loop
 from fedrecon.experiment.measure import Stopwatch, device_memory, peak_memory
 from fedrecon.experiment.progress import Progress
 from fedrecon.experiment.records import METRICS, RECON_EVAL, Records, rows
+from fedrecon.experiment.result import Result
+from fedrecon.federation.blocks import Plan
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.sampling import Sampling, Uniform
-from fedrecon.federation.blocks import Plan
 from fedrecon.simulation import Simulation
 
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What a training run gave.
-
-    Attributes:
-        algorithm: What was trained.
-        state: The server's, after the last round.
-        global_params: Those that met the test clients: of `selected_round`.
-        evaluations: By the name of their clients: the validation clients after the last round, and `"test"`.
-        records: Every number by round.
-        rounds: Rounds done; fewer than `asked` after Ctrl-C.
-        asked: Rounds asked for.
-        selected_round: The round of `global_params`.
-        interrupted: Whether Ctrl-C ended it.
-        seconds: `"total"`, `"compilation"` and `"to_first_round"` (None if no round was run).
-        peak_memory: Bytes that this process held at most.
-        device_memory: Bytes that a device held at most; None where it does not say.
-        compilations: Programs that the rounds compiled.
-        resumed_from: The round of the checkpoint it went on from; None if it started afresh.
-        recomputed: Recorded rounds that were computed again after that checkpoint.
-        out: The run folder, if any.
-    """
-
-    algorithm: Algorithm
-    state: Any
-    global_params: Any
-    evaluations: Mapping[str, Evaluation]
-    records: Records
-    rounds: int
-    asked: int
-    selected_round: int
-    interrupted: bool
-    seconds: Mapping[str, float | None]
-    peak_memory: int | None
-    device_memory: int | None
-    compilations: int
-    resumed_from: int | None
-    recomputed: int
-    out: Path | None
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """The final metrics: `{split: {"recon_eval": {"examples": {metric: value}, "clients": …}}}`."""
-        return {name: {RECON_EVAL: x.summary()} for name, x in self.evaluations.items()}
-
-    def __repr__(self) -> str:
-        from fedrecon.experiment.report import FIRST
-
-        parts = [f"{self.rounds} of {self.asked} rounds"]
-        for name, evaluation in self.evaluations.items():
-            found = evaluation.summary()["examples"]
-            parts.append(f"{name} " + " ".join(f"{m}={found[m]:.4f}" for m in FIRST if m in found))
-        return f"Result({', '.join(parts)})"
+ALTERNATE_BATCHES = AlternateBatches(5)
 
 
 def train(
@@ -90,7 +40,7 @@ def train(
     clients_per_round: int | None = None,
     seed: int = 0,
     evaluate: Mapping[str, Clients] | Clients | None = None,
-    evaluation_split: Split = AlternateBatches(5),
+    evaluation_split: Split = ALTERNATE_BATCHES,
     evaluate_every: int = 50,
     test: Clients | None = None,
     select: str = "final",
@@ -196,7 +146,7 @@ def run(
             job.algorithm, job.clients, job.sampling, seed=job.seed, plan=_plan(folder, plan)
         )
         if folder is not None:
-            _describe(folder, simulation.plan, job.seed)
+            _describe(folder, simulation.plan, job)
         loop = Loop(
             job,
             simulation,
@@ -235,9 +185,10 @@ def run(
             resumed_from=loop.resumed_from,
             recomputed=loop.recomputed,
             out=None if folder is None else folder.path,
+            notes=notes or {},
         )
-        if folder is not None:
-            folder.write(folders.SUMMARY, report.summary(result, title, notes or {}, figures))
+        if folder is not None and not _complete(folder, loop):
+            folder.write(folders.SUMMARY, report.summary(result, title, figures))
             folder.write(folders.RESULT, report.dumps(report.result_values(result)))
     return result
 
@@ -251,6 +202,12 @@ def _final_evaluations(loop: Loop, selected_round: int, state: Any) -> dict[str,
         loop.records.append(rows(selected_round, "test", RECON_EVAL, evaluations["test"].summary()))
         loop.records.commit()
     return evaluations
+
+
+def _complete(folder: RunFolder, loop: Loop) -> bool:
+    """Whether the run was over before: then its report tells what it took, and stays."""
+    saved = folder.read(folders.RESULT)
+    return loop.resumed_from == loop.job.rounds and saved is not None and json.loads(saved)["finished"]
 
 
 def _write_figures(
@@ -270,11 +227,14 @@ def _plan(folder: RunFolder | None, plan: Plan | None) -> Plan | None:
     return plan if saved is None else Plan.from_json(saved)
 
 
-def _describe(folder: RunFolder, plan: Plan, seed: int) -> None:
+def _describe(folder: RunFolder, plan: Plan, job: Job) -> None:
     if folder.read(folders.ENVIRONMENT) is None:
-        folder.write_json(folders.ENVIRONMENT, environment(seed))
+        folder.write_json(folders.ENVIRONMENT, environment(job.seed))
     if folder.read(folders.PLAN) is None:
         folder.write(folders.PLAN, plan.to_json() + "\n")
+    vocabularies = {name: np.asarray(ids).tolist() for name, ids in job.clients.vocabularies.items()}
+    if vocabularies and folder.read(folders.VOCABULARIES) is None:
+        folder.write(folders.VOCABULARIES, json.dumps(vocabularies) + "\n")
 
 
 def _resumed(loop: Loop) -> str:

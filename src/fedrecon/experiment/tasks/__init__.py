@@ -1,5 +1,6 @@
 """The tasks of experiments: every module of this package is one, under its own name.
 
-A task's module has two sections of settings, `Data` and `Model`, and
-`build(config, progress) -> fedrecon.experiment.task.Task`. It imports what is heavy inside functions.
+A task's module has two sections of settings, `Data` and `Model`, and `build(config)`, which returns a
+`fedrecon.experiment.task.Task`. Where `everyone(config)` gives all clients of the data, runs can be
+evaluated on other data. A task's module imports what is heavy inside functions.
 """

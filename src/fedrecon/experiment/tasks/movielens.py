@@ -8,6 +8,7 @@ from fedrecon.experiment.stages import Limit
 
 if TYPE_CHECKING:
     from fedrecon.experiment.task import Task
+    from fedrecon.federation.clients import Clients
 
 
 class Columns(Section):
@@ -22,10 +23,14 @@ class Columns(Section):
 class Data(Section):
     """The ratings."""
 
-    path: str = setting("", 'a rating file, or the folder or archive it is in; "" downloads MovieLens 1M once')
+    path: str = setting(
+        "", 'a rating file, or the folder or archive it is in; "" downloads MovieLens 1M once'
+    )
     cap: Limit = setting(300, 'ratings of a user that are kept, the first in their order, or "none"')
     order: Literal["shuffled", "time", "file"] = setting("shuffled", "order of a user's ratings")
-    duplicates: Literal["error", "last", "all"] = setting("error", "what to do when a user rated an item twice")
+    duplicates: Literal["error", "last", "all"] = setting(
+        "error", "what to do when a user rated an item twice"
+    )
     scale: list[float] = setting(
         [], "lowest and highest rating; [] for what the file holds", min_length=0, max_length=2
     )
@@ -42,18 +47,30 @@ def build(config: Any) -> "Task":
     Raises:
         DataError: They cannot be read.
     """
+    return task_of(config, _load(config, fractions_of(config.data.fractions)), {})
+
+
+def everyone(config: Any) -> "Clients":
+    """All clients of the data, ordered and capped as for training.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    return _load(config, {"all": 1.0})["all"]
+
+
+def _load(config: Any, fractions: dict[str, float]) -> "dict[str, Clients]":
     from fedrecon.tasks.movielens.dataset import load
 
     data = config.data
     columns = {name: column for name, column in data.columns.model_dump().items() if column}
-    sets = load(
+    return load(
         data.path or None,
         seed=config.seed,
         cap=None if data.cap == "none" else data.cap,
         order=data.order,
-        fractions=fractions_of(data.fractions),
+        fractions=fractions,
         columns=columns or None,
         scale=data.scale or None,
         duplicates=data.duplicates,
     )
-    return task_of(config, sets, {})

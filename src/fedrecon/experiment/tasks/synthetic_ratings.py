@@ -20,8 +20,12 @@ class Data(Section):
     factor_deviation: float = setting(
         0.5, "deviation of the product of a user's and an item's factors, in stars", gt=0, allow_inf_nan=False
     )
-    bias_deviation: float = setting(0.35, "deviation of the users' biases, in stars", gt=0, allow_inf_nan=False)
-    item_deviation: float = setting(0.5, "deviation of the items' biases, in stars", gt=0, allow_inf_nan=False)
+    bias_deviation: float = setting(
+        0.35, "deviation of the users' biases, in stars", gt=0, allow_inf_nan=False
+    )
+    item_deviation: float = setting(
+        0.5, "deviation of the items' biases, in stars", gt=0, allow_inf_nan=False
+    )
     cap: Limit = setting(300, 'ratings of a user that are kept, the first in their order, or "none"')
     fractions: Fractions = Fractions()
 
@@ -47,13 +51,13 @@ def build(config: Any) -> "Task":
     clients = clients if data.cap == "none" else clients.cap(data.cap)
     sets = clients.split(fractions_of(data.fractions), config.seed)
     notes = {
-        "Noise in the ratings": f"{planted.effective_noise:.4f} (root mean square, rounding to stars included):"
-        " what a predictor that knows everything would reach",
+        "Noise in the ratings": f"{planted.effective_noise:.4f}, rounding to stars included:"
+        " the RMSE of a predictor that knows everything",
     }
     if "test" in sets:
         batch = getattr(config.evaluation.split, "batch_size", 5)
         notes["Ridge under the true items"] = (
-            f"RMSE {ridge_rmse(planted, sets['test'], batch):.4f} on the test clients, reconstructed from alternate"
-            f" batches of {batch}: what a model that must learn the items cannot beat by much"
+            f"{ridge_rmse(planted, sets['test'], batch):.4f}: the RMSE on the test clients of a predictor"
+            f" that knows the items and reconstructs the users from alternate batches of {batch}"
         )
     return task_of(config, sets, notes)

@@ -1,0 +1,78 @@
+"""What is in a data file, for a person: clients, examples, histograms."""
+
+from pathlib import Path
+from typing import Any
+
+WIDTH = 40
+
+
+def describe_data(path: str, client: str | None = None) -> str:
+    """A page about the clients in a file.
+
+    Args:
+        path: A rating file, or the folder or archive it is in; a client file (`.arrow`); with `client`, a
+            Parquet file.
+        client: The Parquet file's column that names the client.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    from fedrecon.federation.clients import Clients
+
+    if client is not None:
+        clients = Clients.from_parquet(path, client)
+    elif Path(path).suffix == ".arrow":
+        clients = Clients.open(path)
+    else:
+        from fedrecon.tasks.movielens.prepare import prepare
+
+        # A look at a file, not a use of it: that a user rated an item twice shows in the counts.
+        clients = prepare(path, duplicates="all")
+    return page(path, clients)
+
+
+def page(title: str, clients: Any) -> str:
+    """Counts, the histogram of examples per client, and one of each field with few values."""
+    import numpy as np
+
+    counts = np.asarray(clients.num_examples)
+    lines = [title, "", f"clients    {len(clients):>12,}", f"examples   {int(counts.sum()):>12,}"]
+    for name, ids in clients.vocabularies.items():
+        lines.append(f"{name:<10} {len(ids):>12,} known, {len(np.unique(clients.column(name))):,} used")
+    if len(counts):
+        names = {"least": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "most": 1.0}
+        shown = "  ".join(f"{name} {round(np.quantile(counts, q)):,}" for name, q in names.items())
+        lines += ["", f"Examples per client: {shown}", *_lengths(counts)]
+    for name in clients.fields:
+        column = clients.column(name)
+        if not column.size or column.ndim > 1:
+            lines += ["", f"{name}: {column.dtype}, of shape {column.shape}"]
+            continue
+        values, found = np.unique(column, return_counts=True)
+        if len(values) <= 20:
+            bars = _bars([f"{v:g}" for v in values.tolist()], found.tolist())
+            lines += ["", f"{name}: {column.dtype}", *bars]
+        else:
+            lines += ["", f"{name}: {column.dtype}, {values[0]:,} to {values[-1]:,}, {len(values):,} values"]
+    return "\n".join(lines)
+
+
+def _lengths(counts: Any) -> list[str]:
+    """Clients by examples, in bins that double."""
+    import numpy as np
+
+    bins = np.where(counts > 0, np.floor(np.log2(np.maximum(counts, 1))).astype(int) + 1, 0)
+    labels, found = [], []
+    for b in range(int(bins.min()), int(bins.max()) + 1):
+        low, high = (0, 0) if b == 0 else (2 ** (b - 1), 2**b - 1)
+        labels.append(f"{low:,}" if low == high else f"{low:,} to {high:,}")
+        found.append(int((bins == b).sum()))
+    return _bars(labels, found)
+
+
+def _bars(labels: list[str], counts: list[int]) -> list[str]:
+    left, right, most = max(map(len, labels)), max(len(f"{c:,}") for c in counts), max(counts)
+    return [
+        f"  {label:>{left}}  {count:>{right},}  {'█' * round(WIDTH * count / most)}".rstrip()
+        for label, count in zip(labels, counts, strict=True)
+    ]

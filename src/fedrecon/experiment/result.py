@@ -1,0 +1,68 @@
+"""What a training run gives back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedrecon.algorithm import Algorithm
+from fedrecon.evaluation import Evaluation
+from fedrecon.experiment.records import RECON_EVAL, Records
+
+# What a person reads first; other metrics follow in their own order.
+FIRST = ("rmse", "accuracy", "perplexity", "loss")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a training run gave.
+
+    Attributes:
+        algorithm: What was trained.
+        state: The server's, after the last round.
+        global_params: Those that met the test clients: of `selected_round`.
+        evaluations: By the name of their clients: the validation clients after the last round, and `"test"`.
+        records: Every number by round.
+        rounds: Rounds done; fewer than `asked` after Ctrl-C.
+        asked: Rounds asked for.
+        selected_round: The round of `global_params`.
+        interrupted: Whether Ctrl-C ended it.
+        seconds: `"total"`, `"compilation"` and `"to_first_round"` (None if no round was run).
+        peak_memory: Bytes that this process held at most.
+        device_memory: Bytes that a device held at most; None where it does not say.
+        compilations: Programs that the rounds compiled.
+        resumed_from: The round of the checkpoint it went on from; None if it started afresh.
+        recomputed: Recorded rounds that were computed again after that checkpoint.
+        out: The run folder, if any.
+        notes: What else a reader should know, by what it is.
+    """
+
+    algorithm: Algorithm
+    state: Any
+    global_params: Any
+    evaluations: Mapping[str, Evaluation]
+    records: Records
+    rounds: int
+    asked: int
+    selected_round: int
+    interrupted: bool
+    seconds: Mapping[str, float | None]
+    peak_memory: int | None
+    device_memory: int | None
+    compilations: int
+    resumed_from: int | None
+    recomputed: int
+    out: Path | None
+    notes: Mapping[str, str]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The final metrics: `{split: {"recon_eval": {"examples": {metric: value}, "clients": …}}}`."""
+        return {name: {RECON_EVAL: x.summary()} for name, x in self.evaluations.items()}
+
+    def __repr__(self) -> str:
+        parts = [f"{self.rounds} of {self.asked} rounds"]
+        for name, evaluation in self.evaluations.items():
+            found = evaluation.summary()["examples"]
+            parts.append(f"{name} " + " ".join(f"{m}={found[m]:.4f}" for m in FIRST if m in found))
+        return f"Result({', '.join(parts)})"

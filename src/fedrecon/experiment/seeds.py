@@ -1,0 +1,72 @@
+"""One experiment under several seeds: mean and deviation of its metrics."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedrecon.experiment import report
+from fedrecon.experiment.comparing import plot_runs
+from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.files import write_atomically
+from fedrecon.experiment.folder import PLOTS, RESULT, SUMMARY
+from fedrecon.experiment.records import RECON_EVAL, WEIGHTINGS
+from fedrecon.experiment.running import rich_table, run_experiment
+
+
+def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
+    """Runs an experiment with `count` seeds, from its own on, each in a folder of its own.
+
+    Args:
+        config: What to do.
+        out: The folder of the runs, of their `result.json`, `summary.md` and figure.
+        count: How many seeds.
+        screen: Where progress is shown.
+
+    Returns:
+        Whether all were finished; Ctrl-C ends it.
+    """
+    results, folders = [], []
+    for seed in range(config.seed, config.seed + count):
+        folders.append(out / f"seed-{seed}")
+        result = run_experiment(override(config, {"seed": seed}), folders[-1], screen)
+        if result.interrupted:
+            screen.print(f"Interrupted at seed {seed}; the same command goes on from there.")
+            return False
+        results.append(report.result_values(result))
+    values = {"seeds": [config.seed + i for i in range(count)], **statistics(results)}
+    figures = plot_runs(folders, out / PLOTS)
+    table = report.table(values, lambda x: f"{x['mean']:.4f} ± {x['deviation']:.4f}")
+    lines = [f"# {config.name}: {count} seeds", "", "Mean ± standard deviation over the seeds.", ""]
+    lines += [report.markdown(table), ""]
+    lines += [f"![{p.stem}]({PLOTS}/{p.name})" for p in figures if p.suffix == ".png"]
+    write_atomically(out / SUMMARY, "\n".join(lines) + "\n")
+    write_atomically(out / RESULT, report.dumps(values))
+    screen.print(rich_table(table))
+    screen.print(f"Plot:    {out / PLOTS / 'progress.png'}")
+    screen.print(f"Summary: {out / SUMMARY}")
+    return True
+
+
+def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each metric as `{"mean", "deviation", "values"}`, under the same names as in one run's result."""
+    combined: dict[str, Any] = {}
+    for split, protocols in results[0].items():
+        if not isinstance(protocols, Mapping) or RECON_EVAL not in protocols:
+            continue
+        combined[split] = {RECON_EVAL: {}}
+        for weighting in WEIGHTINGS:
+            combined[split][RECON_EVAL][weighting] = {
+                metric: _spread([r[split][RECON_EVAL][weighting][metric] for r in results])
+                for metric in protocols[RECON_EVAL][weighting]
+            }
+    combined["seconds"] = {"total": sum(r["seconds"]["total"] for r in results)}
+    return combined
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    mean = math.fsum(values) / len(values)
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return {"mean": mean, "deviation": deviation, "values": list(values)}
