@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +95,7 @@ class Algorithm:
         return f"{self.name}({inside})"
 
 
+@runtime_checkable
 class Aggregator(Protocol):
     """Turns the sum of a cohort's updates into the server optimiser's pseudo-gradient."""
 
@@ -124,6 +125,11 @@ def by_examples(loss: Mean) -> Float[Array, ""]:
 def uniform(loss: Mean) -> Float[Array, ""]:
     """Client weight: 1 for every client with a query example, so that others do not dilute the mean."""
     return jnp.where(loss.weight > 0, 1.0, 0.0)
+
+
+def subkeys(key: Any, count: int) -> list[Any]:
+    """Independent keys. Unlike those of `jax.random.split`, one that is not used costs nothing to compile."""
+    return [jax.random.fold_in(key, i) for i in range(count)]
 
 
 def keeps_nothing(global_params: Params, key: Any) -> tuple[()]:

@@ -3,15 +3,16 @@
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Int, PyTree
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["distinct"]
+    jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["positional"]
 )
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -20,13 +21,14 @@ class Examples:
     Attributes:
         data: Pytree of arrays `[example, ...]`; padding rows hold anything finite.
         mask: `[example]`, true on valid rows, which come before the padding.
-        distinct: Fields, one number per example, that are known to hold no number twice among the valid
-            rows of a client. It changes the speed only.
+        positional: Fields that hold every row's own position in the client's list, which says that no two
+            examples of the client share a row of a table. Where they are NumPy arrays the positions are
+            known before tracing, and splits that move nothing keep them so. It changes the speed only.
     """
 
     data: PyTree[Any]
-    mask: Bool[Array, "*batch example"]
-    distinct: tuple[str, ...] = ()
+    mask: Bool[Any, "*batch example"]
+    positional: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -40,16 +42,22 @@ class Examples:
     def take(self, rows: Int[Any, "*row"], mask: Bool[Array, "*row"]) -> "Examples":
         """The examples at `rows` (clipped to the range), valid where `mask`; no row may be valid twice."""
         rows = jnp.minimum(rows, self.size - 1)
-        return Examples(jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data), mask, self.distinct)
+        return Examples(jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data), mask, self.positional)
 
     def padded(self, size: int) -> "Examples":
         """The same examples with at least `size` rows."""
         short = size - self.size
         if short <= 0:
             return self
-        return jax.tree.map(lambda x: jnp.pad(x, [(0, short)] + [(0, 0)] * (jnp.ndim(x) - 1)), self)
+        padded = jax.tree.map(lambda x: jnp.pad(x, [(0, short)] + [(0, 0)] * (jnp.ndim(x) - 1)), self)
+        for name in self.positional:  # the positions count on
+            x = self.data[name]
+            if isinstance(x, np.ndarray):
+                padded.data[name] = np.concatenate([x, np.arange(self.size, size, dtype=x.dtype)])
+        return padded
 
 
+@runtime_checkable
 class Split(Protocol):
     """Cuts a client's examples into a support and a query set: `(examples, key) -> (support, query)`."""
 
@@ -85,7 +93,7 @@ class AlternateBatches:
         examples = examples.padded(math.ceil(examples.size / pair) * pair)
 
         def batches(start: int) -> Any:
-            def cut(x: Array) -> Array:
+            def cut(x: Any) -> Any:
                 return x.reshape(-1, 2, self.batch_size, *x.shape[1:])[:, start].reshape(-1, *x.shape[1:])
 
             return jax.tree.map(cut, examples)
@@ -189,12 +197,8 @@ def random_order(key: Any, mask: Bool[Array, "example"]) -> Int[Array, "example"
 
     Every row draws a number keyed by its index, so that more padding changes nothing.
     """
-    return jnp.argsort(jnp.where(mask, _draws(key, mask.shape[0]), jnp.inf), stable=True)
-
-
-def _draws(key: Any, size: int) -> Float[Array, "example"]:
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(size))
-    return jax.vmap(jax.random.uniform)(keys)
+    draws = jax.random.uniform(key, mask.shape)  # the i-th depends on the key and on i alone
+    return jnp.argsort(jnp.where(mask, draws, jnp.inf), stable=True)
 
 
 def _ceil_share(share: float, examples: Examples) -> Int[Array, ""]:

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .algorithm import Algorithm, Broadcast, ServerState
+from .algorithm import Algorithm, Broadcast, ServerState, subkeys
 from .data import AlternateBatches, Split
-from .federation.batches import Batch, Layout, examples_of
+from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_blocks
 from .federation.clients import Clients
+from .federation.hashing import round_keys
 from .stats import Mean
 
 # Reported beside the mean that it comes from: a function of one client's mean or of the pooled one.
@@ -20,6 +21,8 @@ DERIVED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "rmse": ("mse", np.sqrt),
     "perplexity": ("cross_entropy", np.exp),
 }
+
+_EVALUATION = 4  # purpose of draws
 
 
 class Evaluation:
@@ -107,27 +110,31 @@ def evaluate(
     """
     layout = Layout(algorithm.personal_model, clients, state.global_params)
     plan = plan or plan_blocks(clients.num_examples, max(len(clients), 1), most_slots=3, sampled=False)
-    key = jax.random.fold_in(jax.random.key(seed % 2**32), 2)
+    keys = round_keys(seed, _EVALUATION, 0, clients.keys)
     positions, found = [], []
     for slots in plan.passes(clients.num_examples):
         for slot, chosen in zip(plan.slots, slots, strict=True):
             for start in range(0, len(chosen), slot.clients):
                 block = chosen[start : start + slot.clients]
-                batch = layout.batch(slot._replace(blocks=1), block, by_rows=False)
-                sums = _evaluate_block(algorithm, split, state.global_params, state.round, batch, key)
+                batch = layout.batch(slot._replace(blocks=1), block, keys[block], by_rows=False)
+                sums = _evaluate_block(algorithm, split, state.global_params, state.round, batch, slot.length)
                 positions.append(block)
                 found.append((len(block), sums))
     return Evaluation(clients.ids, _joined(positions, found, len(clients)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 5))
 def _evaluate_block(
-    algorithm: Algorithm, split: Split, global_params: Any, round: Any, block: Batch, key: Any
+    algorithm: Algorithm,
+    split: Split,
+    global_params: Any,
+    round: Any,
+    block: Batch,
+    length: int,
 ) -> dict[str, Mean]:
     def client(batch: Batch) -> dict[str, Mean]:
-        own = jax.random.fold_in(jax.random.fold_in(key, batch.key[0]), batch.key[1])
-        k_split, k_personal = jax.random.split(own)
-        support, query = split(examples_of(batch.data, batch.count, ()), k_split)
+        k_split, k_personal = subkeys(key_of(batch.key), 2)
+        support, query = split(examples_of(batch.data, batch.count, length), k_split)
         local = algorithm.personalize(Broadcast(global_params, round), batch.kept, support, k_personal)
         metrics = algorithm.personal_model.metrics(global_params, local, query.data)
         return {name: mean.where(query.mask).sum() for name, mean in metrics.items()}

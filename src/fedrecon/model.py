@@ -2,16 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .stats import Mean
 
-Params = PyTree[Any]
-Batch = PyTree[Any]
+Params: TypeAlias = PyTree[Any]
+Batch: TypeAlias = PyTree[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +150,7 @@ def path_of(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def leaf_at(params: Params, name: str) -> Array:
+def leaf_at(params: Params, name: str) -> Any:
     """The leaf at a path.
 
     Raises:

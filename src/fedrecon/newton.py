@@ -69,6 +69,10 @@ class Newton:
         return unravel(solution), {name: jax.tree.map(lambda x: x[0], mean) for name, mean in metrics.items()}
 
 
+# One client after the other: jaxlib's batched factorisations wait, on a thread of XLA's pool, for tasks in that
+# same pool, and two of them at once stop the process for good (jaxlib 0.10, CPU). Single ones do not, and on a
+# CPU they are as fast.
+@jax.custom_batching.sequential_vmap
 def _solve(matrix: Any, right: Any) -> Any:
     """Solves a positive semidefinite system; directions without curvature stay as they are."""
     diagonal = jnp.diagonal(matrix)

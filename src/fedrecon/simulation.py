@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from .algorithm import Algorithm, Broadcast, ServerState, Update
-from .federation.batches import Batch, Layout, examples_of
+from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_blocks
 from .federation.clients import Clients
+from .federation.hashing import round_keys
 from .federation.sampling import Sampling
 from .model import Params, leaf_at, path_of, with_leaves
-from .rows import Group
+from .rows import Group, add_rows
 from .stats import Mean
+
+_TRAINING, _START = 3, 5  # purposes of draws
 
 
 class Round(NamedTuple):
@@ -83,21 +86,20 @@ class Simulation:
         shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
         self._layout = Layout(algorithm.model, clients, shapes)
         self._bytes = _Bytes(shapes, self._layout.groups)
-        self._key = jax.random.fold_in(jax.random.key(seed % 2**32), seed // 2**32 % 2**32)
         groups = self._layout.groups
-        cut = tuple(
-            tuple(g for g in groups if self._layout.by_rows(g, slot)) for slot in self.plan.slots
+        views = tuple(
+            _View(slot.length, cut, tuple(f for g in cut for f in g.fields if f in self._layout.positional))
+            for slot in self.plan.slots
+            for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
         )
-        self._accumulate = jax.jit(
-            functools.partial(_accumulate, algorithm, cut, self._layout.distinct), donate_argnums=0
-        )
+        self._cohort = jax.jit(functools.partial(_cohort, algorithm, views))
+        self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
-        self._zeros = jax.jit(lambda: _zero_update(algorithm, shapes))
 
     @property
     def compilations(self) -> int:
         """Programs that the rounds compiled so far."""
-        return sum(f._cache_size() for f in (self._accumulate, self._finish, self._zeros))
+        return sum(f._cache_size() for f in (self._cohort, self._merge, self._finish))
 
     def init(self, global_params: Params | None = None) -> ServerState:
         """The first state, from the seed or from given global parameters.
@@ -105,7 +107,8 @@ class Simulation:
         Raises:
             ValueError: They are not of the model's structure and shapes.
         """
-        state = jax.jit(self.algorithm.init)(jax.random.fold_in(self._key, 0))
+        key = key_of(round_keys(self.seed, _START, 0, np.uint64(0)))
+        state = jax.jit(self.algorithm.init)(key)
         if global_params is None:
             return state
         _check_like(global_params, state.global_params)
@@ -119,85 +122,84 @@ class Simulation:
             count: How many rounds.
         """
         first = int(state.round)
-        key = jax.random.fold_in(self._key, 1)
         for number in range(first, first + count):
             cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
-            acc, metrics = self._zeros(), []
+            keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
+            total, metrics = None, []
             for slots in self.plan.passes(self.clients.num_examples[cohort]):
                 batches = tuple(
-                    self._layout.batch(slot, cohort[positions])
+                    self._layout.batch(slot, cohort[positions], keys[positions])
                     for slot, positions in zip(self.plan.slots, slots, strict=True)
                 )
-                acc, found = self._accumulate(acc, state.global_params, state.round, batches, key)
+                update, found = self._cohort(state.global_params, state.round, batches)
+                total = update if total is None else self._merge(total, update)
                 metrics += found
-            state = self._finish(state, acc)
-            down, up = self._bytes.of(self._layout.touched(cohort))
+            state = self._finish(state, total)
+            down, up = self._bytes.of(len(cohort), self._layout.touched(cohort))
             dense = self._bytes.dense * len(cohort)
             yield Round(number + 1, state, len(cohort), down, up, dense, dense, metrics)
 
 
-def _accumulate(
+class _View(NamedTuple):
+    """How clients of a slot see their data: its length, the groups cut to rows, the positional fields."""
+
+    length: int
+    cut: tuple[Group, ...]
+    positional: tuple[str, ...]
+
+
+def _cohort(
     algorithm: Algorithm,
-    cut: tuple[tuple[Group, ...], ...],
-    distinct: tuple[str, ...],
-    acc: Update,
+    views: tuple[_View, ...],
     global_params: Params,
     round: Any,
     batches: tuple[Batch, ...],
-    key: Any,
 ) -> tuple[Update, list[dict[str, Mean]]]:
-    """Adds a cohort's updates to `acc`; returns each block's metrics beside it."""
-    found = []
-    key = jax.random.fold_in(key, round)
-    for batch, groups in zip(batches, cut, strict=True):
-        run = functools.partial(_block, algorithm, groups, distinct, global_params, round, key)
-        acc, metrics = jax.lax.scan(run, acc, batch)
+    """The sum of a cohort's updates, and each block's metrics."""
+    zeros = jax.tree.map(jnp.zeros_like, global_params)
+    total, found = Update(Mean(zeros, jnp.zeros(())), {}, {}), []
+    for batch, view in zip(batches, views, strict=True):
+        run = functools.partial(_block, algorithm, view, global_params, round)
+        total, metrics = jax.lax.scan(run, total, batch)
         found.append(metrics)
-    return acc, found
+    return total, found
 
 
 def _block(
     algorithm: Algorithm,
-    groups: tuple[Group, ...],
-    distinct: tuple[str, ...],
+    view: _View,
     global_params: Params,
     round: Any,
-    key: Any,
-    acc: Update,
+    total: Update,
     block: Batch,
 ) -> tuple[Update, dict[str, Mean]]:
+    """Adds the updates of the clients of a block, side by side, to `total`."""
+
     def client(batch: Batch) -> Update:
-        params = global_params
-        for group in groups:
-            rows = batch.rows[group.name]
-            params = with_leaves(
-                params, {name: leaf_at(params, name).at[rows].get(mode="clip") for name in group.leaves}
-            )
-        own = jax.random.fold_in(jax.random.fold_in(key, batch.key[0]), batch.key[1])
-        examples = examples_of(batch.data, batch.count, distinct)
-        update, _ = algorithm.client_update(Broadcast(params, round), batch.kept, examples, own)
+        small = {
+            name: leaf_at(global_params, name).at[batch.rows[group.name]].get(mode="clip")
+            for group in view.cut
+            for name in group.leaves
+        }
+        examples = examples_of(batch.data, batch.count, view.length, view.positional)
+        broadcast = Broadcast(with_leaves(global_params, small), round)
+        update, _ = algorithm.client_update(broadcast, batch.kept, examples, key_of(batch.key))
         metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
         return update._replace(metrics=metrics)
 
     update = jax.vmap(client)(block)
-    touched = {name: block.rows[g.name].reshape(-1) for g in groups for name in g.leaves}
+    touched = {name: block.rows[g.name].reshape(-1) for g in view.cut for name in g.leaves}
 
     def add(path: Any, total: Any, part: Any) -> Any:
         rows = touched.get(path_of(path))
         if rows is None:
             return total + jnp.sum(part, 0)
-        return total.at[rows].add(part.reshape(-1, *part.shape[2:]), mode="drop")
+        return add_rows(total, rows, part.reshape(-1, *part.shape[2:]))
 
-    delta = jax.tree_util.tree_map_with_path(add, acc.delta.total, update.delta.total)
-    weight = acc.delta.weight + jnp.sum(update.delta.weight)
-    statistics = jax.tree.map(lambda a, x: a + jnp.sum(x, 0), acc.statistics, update.statistics)
+    delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
+    weight = total.delta.weight + jnp.sum(update.delta.weight)
     metrics = {name: mean.sum() for name, mean in update.metrics.items()}
-    return Update(Mean(delta, weight), {}, {}, statistics), metrics
-
-
-def _zero_update(algorithm: Algorithm, global_params: Params) -> Update:
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), global_params)
-    return Update(Mean(zeros, jnp.zeros(())), {}, {}, ())
+    return Update(Mean(delta, weight), {}, {}), metrics
 
 
 class _Bytes:
@@ -209,10 +211,14 @@ class _Bytes:
         self._row = {g.name: sum(sizes[n][0] // max(sizes[n][1][0], 1) for n in g.leaves) for g in groups}
         self._rest = self.dense - sum(sizes[n][0] for g in groups for n in g.leaves)
 
-    def of(self, touched: dict[str, Any]) -> tuple[int, int]:
-        """Bytes down and up for clients that touch so many rows; a row's number takes four bytes up."""
-        clients = len(next(iter(touched.values()))) if touched else 0
-        return 0, 0
+    def of(self, clients: int, touched: dict[str, Any]) -> tuple[int, int]:
+        """Bytes down and up for clients that touch so many rows of each group; a row's number takes four."""
+        down = up = clients * self._rest
+        for name, counts in touched.items():
+            rows = int(np.sum(counts))
+            down += rows * self._row[name]
+            up += rows * (self._row[name] + 4)
+        return down, up
 
 
 def _check_like(given: Params, wanted: Params) -> None:

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from . import rows
 from .data import Examples
-from .model import Objective, Params, check_loss, with_leaves
+from .folding import fold_lookups
+from .model import Objective, Params, check_loss, leaf_at, path_of, with_leaves
 from .optimizers import describe
 from .stats import Mean
 from .steps import plan_steps
@@ -18,6 +20,7 @@ from .steps import plan_steps
 Metrics = dict[str, Mean]
 
 
+@runtime_checkable
 class Stage(Protocol):
     """Fits the parameters of an objective to examples: `Solver`, `Newton`, or a function of one's own.
 
@@ -95,7 +98,7 @@ class Solver:
         Returns:
             The last parameters, and the means over all steps taken.
         """
-        k_order, k_loss = jax.random.split(key)
+        k_order, k_loss = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
         passes = self.epochs
         if self.growing_epochs:
             passes = jnp.minimum((0 if round is None else round) + 1, self.epochs)
@@ -103,21 +106,16 @@ class Solver:
         batches = plan.batches(examples)
         factor = 1.0 if self.schedule is None else self.schedule(0 if round is None else round)
 
-        frozen_rows, batches = _frozen_rows(objective, batches)
-        cut = rows.groups(objective.tables) if self._cuts(objective, params) else ()
-        cut = tuple(g for g in cut if _num_ids(batches, g) < rows.num_rows(params, g))
-        ids = tuple(_ids(batches, g) for g in cut)
-        for group, i in zip(cut, ids, strict=True):
-            first = jnp.arange(i.shape[1]) if _distinct(batches, group) else jax.vmap(rows.first_occurrence)(i)
-            batches = _renumbered(batches, group, first)
+        frozen_rows, sliced, batches, known = _frozen_rows(objective, batches)
+        cut, batches, more = self._cut(objective, params, batches)
+        known |= more
         count = examples.count()
 
         def descend(params: Params, opt_state: Any, step: Any) -> Any:
-            """One step's updates: of the rows alone where tables are cut."""
-            t, batch, ids, frozen = step
-            frozen = with_leaves(objective.frozen, frozen)
-            for group, i in zip(cut, ids, strict=True):
-                params = rows.gather(params, group, i)
+            """One step's updates; `params` holds the batch's rows where tables are cut."""
+            t, batch, frozen = step
+            batch = Examples({**batch.data, **known}, batch.mask) if known else batch
+            frozen = with_leaves(objective.frozen, frozen | {leaf: s.at(t) for leaf, s in sliced.items()})
             value = lambda p: self._value(objective, p, frozen, batch, count, jax.random.fold_in(k_loss, t))
             grads, metrics = jax.grad(value, has_aux=True)(params)
             updates, new_state = self.optimizer.update(grads, opt_state, params)
@@ -125,31 +123,31 @@ class Solver:
             updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0), updates)
             return updates, jax.tree.map(lambda a, b: jnp.where(taken, a, b), new_state, opt_state), metrics
 
-        def apply(params: Params, updates: Params, ids: Any) -> Params:
-            where = {leaf: i for group, i in zip(cut, ids, strict=True) for leaf in group.leaves}
-            return rows.add(params, updates, where)
-
-        xs = (jnp.arange(plan.valid.shape[0]), batches, ids, frozen_rows)
+        xs = (jnp.arange(plan.valid.shape[0]), batches, frozen_rows)
         opt_state = self.optimizer.init(params)
-        if plan.in_order and cut and self._commutes(objective, params, opt_state, batches, cut):
-            updates, _, metrics = jax.vmap(lambda step: descend(params, opt_state, step))(xs)
-            flat = jax.tree.map(lambda u: u.reshape(-1, *u.shape[2:]), updates)
-            params = apply(params, flat, tuple(i.reshape(-1) for i in ids))
+        if plan.in_order and _commute(params, opt_state, cut):
+            found = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
+            updates, _, metrics = jax.vmap(lambda r, x: descend(with_leaves(params, r), opt_state, x))(found, xs)
+            new = {c.leaf: rows.add(leaf_at(params, c.leaf), c.ids, leaf_at(updates, c.leaf)) for c in cut}
+            params = with_leaves(params, new)
         else:
 
             def step(carry: Any, x: Any) -> Any:
                 params, opt_state = carry
-                updates, opt_state, metrics = descend(params, opt_state, x)
-                return (apply(params, updates, x[2]), opt_state), metrics
+                ids, x = x
+                found = {leaf: leaf_at(params, leaf)[i] for leaf, i in ids.items()}
+                updates, opt_state, metrics = descend(with_leaves(params, found), opt_state, x)
+                return (_added(params, updates, ids), opt_state), metrics
 
-            (params, _), metrics = jax.lax.scan(step, (params, opt_state), xs)
+            ids = {c.leaf: jnp.asarray(c.ids) for c in cut}
+            (params, _), metrics = jax.lax.scan(step, (params, opt_state), (ids, xs))
         return params, {name: mean.sum() for name, mean in metrics.items()}
 
     def _value(self, objective: Objective, params: Params, frozen: Params, batch: Examples, count: Any, key: Any) -> Any:
         """A step's objective: the batch's loss, and its share, by examples, of the stage's penalty."""
-        losses = objective.fn(params, frozen, batch.data, key)
+        losses = fold_lookups(objective.fn)(params, frozen, batch.data, key)
         check_loss(losses, batch.size)
-        metrics = {"loss": losses, **objective.metrics(params, frozen, batch.data)}
+        metrics = {"loss": losses, **fold_lookups(objective.metrics)(params, frozen, batch.data)}
         metrics = {name: mean.where(batch.mask).sum() for name, mean in metrics.items()}
         loss = metrics["loss"]
         value = loss.total
@@ -160,45 +158,96 @@ class Solver:
             value = value / jnp.where(loss.weight == 0, 1, loss.weight)
         return value, metrics
 
-    def _cuts(self, objective: Objective, params: Params) -> bool:
-        """Whether a step may see its batch's rows instead of the tables."""
-        return bool(objective.tables) and self.locality(params, objective.tables) == "step"
+    def _cut(
+        self, objective: Objective, params: Params, batches: Examples
+    ) -> tuple[list["_Cut"], Examples, dict[str, Any]]:
+        """The tables of which a step sees its batch's rows alone, and the batches with ids to match."""
+        cut: list[_Cut] = []
+        known: dict[str, Any] = {}
+        if not objective.tables or self.locality(params, objective.tables) != "step":
+            return cut, batches, known
+        for group in rows.groups(objective.tables):
+            ids = rows.step_ids(batches, group)
+            if ids.shape[1] >= rows.num_rows(params, group):
+                continue
+            apart = rows.positions_known(batches, group)
+            if apart:
+                known |= _counted(batches, group)
+            else:
+                batches = _renumbered(batches, group, jax.vmap(rows.first_occurrence)(jnp.asarray(ids)))
+            cut += [_Cut(leaf, ids, apart) for leaf in group.leaves]
+        return cut, _without(batches, known), known
 
-    def _commutes(self, objective: Objective, params: Params, opt_state: Any, batches: Examples, cut: Any) -> bool:
-        """Whether no step reads what another one writes, so that all can be made at once.
 
-        So it is where all parameters are rows, no row comes in two batches, and nothing else is carried
-        from step to step.
-        """
-        all_rows = len(jax.tree.leaves(params)) == sum(len(g.leaves) for g in cut)
-        return all_rows and not jax.tree.leaves(opt_state) and all(_distinct(batches, g) for g in cut)
+class _Cut(NamedTuple):
+    """A table of which every step sees the rows `ids`, `[step, id]`; `apart` if no row comes in two steps."""
+
+    leaf: str
+    ids: Any
+    apart: bool
 
 
-def _frozen_rows(objective: Objective, batches: Examples) -> tuple[dict[str, Any], Examples]:
-    """The rows of the frozen tables that every step reads, gathered for all steps at once."""
+def _commute(params: Params, opt_state: Any, cut: list[_Cut]) -> bool:
+    """Whether no step reads what another one writes, so that all can be made at once.
+
+    So it is where all parameters are rows, no row comes in two batches, and nothing else is carried from
+    step to step.
+    """
+    all_cut = bool(cut) and len(jax.tree.leaves(params)) == len(cut)
+    return all_cut and all(c.apart for c in cut) and not jax.tree.leaves(opt_state)
+
+
+def _added(params: Params, updates: Params, ids: dict[str, Any]) -> Params:
+    """`params + updates`, where tables that were cut get their updates at the rows `ids`."""
+
+    def leaf(path: Any, x: Any, u: Any) -> Any:
+        name = path_of(path)
+        return x.at[ids[name]].add(u) if name in ids else x + u
+
+    return jax.tree_util.tree_map_with_path(leaf, params, updates)
+
+
+def _frozen_rows(
+    objective: Objective, batches: Examples
+) -> tuple[dict[str, Any], dict[str, rows.Slices], Examples, dict[str, Any]]:
+    """The rows of the frozen tables that every step reads.
+
+    Returns:
+        Rows gathered for all steps at once, `[step, id, ...]`; those that a step can slice out by itself;
+        the batches without the fields that index these rows; and those fields, the same in all steps.
+    """
     found: dict[str, Any] = {}
+    sliced: dict[str, rows.Slices] = {}
+    known: dict[str, Any] = {}
     for group in rows.groups(objective.frozen_tables):
-        ids = _ids(batches, group)
-        for name in group.leaves:
-            found[name] = rows.leaf_at(objective.frozen, name)[ids]
-        batches = _renumbered(batches, group, jnp.arange(ids.shape[1]))
-    return found, batches
+        ids = rows.step_ids(batches, group)
+        for leaf in group.leaves:
+            table = leaf_at(objective.frozen, leaf)
+            slices = rows.slices(table, ids)
+            if slices is None:
+                found[leaf] = rows.take(table, ids)
+            else:
+                sliced[leaf] = slices
+        known |= _counted(batches, group)
+    return found, sliced, _without(batches, known), known
 
 
-def _ids(batches: Examples, group: rows.Group) -> Any:
-    return jax.vmap(lambda data: rows.ids_of(data, group))(batches.data)
+def _counted(batches: Examples, group: rows.Group) -> dict[str, Any]:
+    """A group's fields in one step, their ids counted through: NumPy arrays."""
+    shapes = {f: batches.data[f].shape[1:] for f in group.fields}
+    blank = {f: np.zeros(shape, np.int32) for f, shape in shapes.items()}
+    total = sum(x.size for x in blank.values())
+    counted = rows.renumbered(blank, group, np.arange(total, dtype=np.int32))
+    return {f: counted[f] for f in group.fields}
 
 
-def _num_ids(batches: Examples, group: rows.Group) -> int:
-    return jax.eval_shape(lambda: _ids(batches, group)).shape[1]
+def _without(batches: Examples, fields: dict[str, Any]) -> Examples:
+    data = {f: jnp.asarray(x) for f, x in batches.data.items() if f not in fields} if fields else batches.data
+    return Examples(data, batches.mask, tuple(f for f in batches.positional if f not in fields))
 
 
 def _renumbered(batches: Examples, group: rows.Group, ids: Any) -> Examples:
-    axis = None if ids.ndim == 1 else 0
-    data = jax.vmap(lambda d, i: rows.renumbered(d, group, i), (0, axis))(batches.data, ids)
-    return Examples(data, batches.mask, batches.distinct)
-
-
-def _distinct(batches: Examples, group: rows.Group) -> bool:
-    """Whether the host knows that no row comes twice among a client's examples."""
-    return len(group.fields) == 1 and group.fields[0] in batches.distinct
+    """The batches with a group's ids replaced, `[step, id]`."""
+    data = jax.tree.map(jnp.asarray, batches.data)
+    data = jax.vmap(lambda d, i: rows.renumbered(d, group, i))(data, ids)
+    return Examples(data, batches.mask, batches.positional)

@@ -29,11 +29,11 @@ class Steps(NamedTuple):
         if not self.in_order:
             return examples.take(self.place, self.valid)
 
-        def cut(x: Array) -> Array:
+        def cut(x: Any) -> Any:
             return x[: steps * batch].reshape(steps, batch, *x.shape[1:])
 
         return Examples(
-            jax.tree.map(cut, examples.padded(steps * batch).data), self.valid, examples.distinct
+            jax.tree.map(cut, examples.padded(steps * batch).data), self.valid, examples.positional
         )
 
 

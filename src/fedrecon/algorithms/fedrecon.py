@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
 from ..algorithm import (
@@ -15,6 +14,7 @@ from ..algorithm import (
     by_examples,
     keeps_nothing,
     server,
+    subkeys,
     update_of,
     with_usable_tables,
 )
@@ -63,14 +63,14 @@ def fedrecon(
     init, server_update = server(model, server_optimizer, aggregator)
 
     def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
-        k_init, k_solve = jax.random.split(key)
+        k_init, k_solve = subkeys(key, 2)
         fresh = model.init_local(broadcast.global_params, k_init)
         return reconstruct(
             on_local(model, broadcast.global_params), fresh, support, k_solve, broadcast.round
         )[0]
 
     def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
-        k_split, k_local, k_global = jax.random.split(key, 3)
+        k_split, k_local, k_global = subkeys(key, 3)
         support, query = split(examples, k_split)
         old, local = broadcast.global_params, personalize(broadcast, kept, support, k_local)
         if joint:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt32
 
 from ..data import Examples
 from ..errors import DataError
@@ -21,7 +21,7 @@ class Batch(NamedTuple):
         data: Fields, `[block, client, example, ...]`.
         count: Valid examples of each client.
         real: False where a place is left free.
-        key: The client's key as two 32-bit halves, `[block, client, 2]`.
+        key: Data of the client's random key for this round, `[block, client, 2]`.
         rows: For each group of tables the rows that a client touches, `[block, client, row]`, and from
             there on the number of rows the table has.
         kept: What the clients hold between rounds.
@@ -39,7 +39,8 @@ class Layout:
     """Lays out clients as `Batch`es, their table fields renumbered to the rows that each one touches.
 
     Attributes:
-        distinct: Fields in which no client has a number twice, so that renumbering them needs no search.
+        positional: Fields in which no client has a number twice: renumbered, they hold the examples' own
+            positions, so that they need no search and are not laid out.
         sizes: Rows of each group's tables, by the group's name.
     """
 
@@ -48,14 +49,18 @@ class Layout:
         self.groups = groups(model.tables)
         self.sizes = {g.name: num_rows(global_params, g) for g in self.groups}
         self._check_fields()
-        self.distinct = tuple(g.fields[0] for g in self.groups if len(g.fields) == 1 and clients.distinct(g.fields[0]))
+        single = [g.fields[0] for g in self.groups if len(g.fields) == 1]
+        self.positional = tuple(f for f in single if clients.distinct(f))
 
-    def batch(self, slot: Slot, positions: Int[np.ndarray, "row"], by_rows: bool = True) -> Batch:
+    def batch(
+        self, slot: Slot, positions: Int[np.ndarray, "row"], keys: UInt32[np.ndarray, "row 2"], by_rows: bool = True
+    ) -> Batch:
         """The clients at `positions`, at most the slot's capacity.
 
         Args:
             slot: The shape.
             positions: Among the layout's clients.
+            keys: Data of these clients' random keys.
             by_rows: Whether to renumber table fields; not where whole tables are used, as in evaluation.
         """
         clients, shape = self.clients, (slot.blocks, slot.clients)
@@ -73,13 +78,11 @@ class Layout:
                 found = self._renumber(group, data, count)
                 fill = np.full((free, found.shape[1]), self.sizes[group.name], np.int32)
                 rows[group.name] = np.concatenate([found, fill]).reshape(*shape, -1)
-        keys = clients.keys[positions]
-        halves = np.stack([keys >> np.uint64(32), keys & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)
         return Batch(
             {f: shaped(x) for f, x in data.items()},
             shaped(count),
             shaped(np.ones(len(positions), bool)),
-            shaped(halves),
+            shaped(keys),
             rows,
         )
 
@@ -92,7 +95,7 @@ class Layout:
         counts = self.clients.num_examples[positions]
         found = {}
         for group in self.groups:
-            if group.fields[0] in self.distinct:
+            if group.fields[0] in self.positional:
                 found[group.name] = counts
                 continue
             size = int(counts.max(initial=1))
@@ -108,18 +111,15 @@ class Layout:
         """Renumbers `data` in place and returns the rows that each client touches, `[client, row]`."""
         size, none = self.sizes[group.name], np.int32(self.sizes[group.name])
         field = group.fields[0]
-        if field in self.distinct:
-            length = data[field].shape[1]
-            valid = np.arange(length) < count[:, None]
-            rows = np.where(valid, data[field], none)
-            data[field] = np.broadcast_to(np.arange(length, dtype=np.int32), rows.shape)
-            return rows
-        ids = []
+        if field in self.positional:
+            ids = data.pop(field)
+            return np.where(np.arange(ids.shape[1]) < count[:, None], ids, none)
+        parts = []
         for f in group.fields:
             valid = np.arange(data[f].shape[1]) < count[:, None]
             valid = valid.reshape(*valid.shape, *[1] * (data[f].ndim - 2))
-            ids.append(np.where(valid, data[f], size).reshape(len(count), -1))
-        flat = np.concatenate(ids, axis=1).astype(np.int32)
+            parts.append(np.where(valid, data[f], size).reshape(len(count), -1))
+        flat = np.concatenate(parts, axis=1).astype(np.int32)
         order = np.argsort(flat, axis=1, kind="stable")
         ranked = np.take_along_axis(flat, order, axis=1)
         new = np.ones_like(ranked, bool)
@@ -171,7 +171,12 @@ class Layout:
         )
 
 
-def examples_of(data: dict[str, Any], count: Any, distinct: tuple[str, ...]) -> Examples:
-    """One client's fields, `[example, ...]`, as `Examples`."""
-    size = next(iter(jax.tree.leaves(data))).shape[0]
-    return Examples(data, np.arange(size) < count, distinct)
+def key_of(data: Any) -> Any:
+    """The random key with some data: always of JAX's own default kind, so that runs can be repeated."""
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+
+def examples_of(data: dict[str, Any], count: Any, size: int, positional: tuple[str, ...] = ()) -> Examples:
+    """One client's fields, `[example, ...]`, as `Examples`, with the positional ones that are not laid out."""
+    own = {f: np.arange(size, dtype=np.int32) for f in positional}
+    return Examples({**data, **own}, np.arange(size) < count, positional)

@@ -53,11 +53,19 @@ class Plan(NamedTuple):
         """Pours clients into the slots, over as many passes as it takes (nearly always one).
 
         Args:
-            lengths: Examples of each client of a cohort; none longer than the last slot.
+            lengths: Examples of each client of a cohort.
 
         Returns:
             For each pass and slot, positions in `lengths`, at most the slot's capacity.
+
+        Raises:
+            ValueError: A client is longer than the last slot.
         """
+        if lengths.max(initial=0) > self.slots[-1].length:
+            raise ValueError(
+                f"a plan's last slot must take the longest client, of {lengths.max()} examples, but it takes "
+                f"{self.slots[-1].length}"
+            )
         passes = []
         left = np.argsort(lengths, kind="stable")
         while left.size or not passes:

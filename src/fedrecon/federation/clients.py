@@ -9,6 +9,8 @@ from jaxtyping import Int
 from ..errors import DataError
 from .hashing import client_keys, keyed
 
+_ORDER, _SPLIT = 1, 2  # purposes of draws
+
 
 class Clients:
     """The examples of many clients, immutable.
@@ -120,7 +122,7 @@ class Clients:
         """
         from .columnar import from_rows
 
-        return from_rows(frame, client)
+        return Clients.from_columns(*from_rows(frame, client))
 
     @staticmethod
     def from_parquet(path: Any, client: str = "client") -> "Clients":
@@ -131,7 +133,7 @@ class Clients:
         """
         from .columnar import from_parquet
 
-        return from_parquet(path, client)
+        return Clients.from_columns(*from_parquet(path, client))
 
     @staticmethod
     def open(path: Any) -> "Clients":
@@ -142,13 +144,14 @@ class Clients:
         """
         from .columnar import open_clients
 
-        return open_clients(path)
+        return Clients(*open_clients(path))
 
     def write(self, path: Any) -> None:
         """Writes a client file (Arrow IPC, one row per client), whole or not at all."""
         from .columnar import write_clients
 
-        write_clients(self, path)
+        columns = {name: self.column(name) for name in self.fields}
+        write_clients(path, self.ids, self.keys, self.num_examples, columns, self.vocabularies)
 
     # ---- read ----------------------------------------------------------------------------------------
 
@@ -242,10 +245,12 @@ class Clients:
 
     def shuffled(self, seed: int) -> "Clients":
         """Every client's examples in a random order, fixed by the seed and the client's id alone."""
-        owner = np.repeat(np.arange(len(self)), self.num_examples)
+        owner = np.repeat(np.arange(len(self), dtype=np.uint64), self.num_examples)
         with np.errstate(over="ignore"):
-            draws = keyed(seed, np.repeat(self.keys, self.num_examples) + self._position().astype(np.uint64))
-        return self._reordered(np.lexsort((draws, owner)))
+            own = np.repeat(self.keys, self.num_examples) + self._position().astype(np.uint64)
+        # The owner above, 40 random bits below: one sort, which takes half the time of a sort by two keys.
+        draws = (owner << np.uint64(40)) | (keyed(seed, _ORDER, own) >> np.uint64(24))
+        return self._reordered(np.argsort(draws, kind="stable"))
 
     def sorted_by(self, field: str) -> "Clients":
         """Every client's examples by a field, ascending; equal values keep their order."""
@@ -274,7 +279,7 @@ class Clients:
                 raise DataError(f"fraction {name!r} must lie in (0, 1], got {share!r}")
         if sum(fractions.values()) > 1 + 1e-9:
             raise DataError(f"fractions must sum to at most 1, got {dict(fractions)}, {sum(fractions.values()):g}")
-        order = np.argsort(keyed(seed, self.keys), kind="stable")
+        order = np.argsort(keyed(seed, _SPLIT, self.keys), kind="stable")
         ends = np.round(np.cumsum([0.0, *fractions.values()]) * len(self)).astype(int)
         cuts = zip(fractions, ends[:-1], ends[1:], strict=True)
         return {name: self.take(np.sort(order[a:b])) for name, a, b in cuts}
@@ -299,7 +304,7 @@ class Clients:
         return Clients(self.ids, self.keys, starts, self.num_examples, columns, self.vocabularies)
 
 
-def _ids(ids: Any) -> np.ndarray:
+def _ids(ids: Any) -> Any:
     array = np.asarray(ids)
     if array.dtype.kind in "iu" and array.ndim == 1:
         array = array.astype(np.int64)

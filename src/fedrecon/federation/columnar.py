@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from .clients import Clients
+
+Parts = tuple[Any, Any, dict[str, np.ndarray], dict[str, np.ndarray]]  # ids, offsets, columns, vocabularies
 
 _FORMAT = "fedrecon-clients-1"
 
 
-def from_rows(frame: Any, client: str) -> Clients:
+def from_rows(frame: Any, client: str) -> Parts:
     """See `Clients.from_table`."""
     import pyarrow as pa
 
@@ -47,10 +48,10 @@ def from_rows(frame: Any, client: str) -> Clients:
             vocabularies[name] = np.asarray(values.dictionary.to_pylist(), object)
             values = values.indices
         columns[name] = _values(name, values)[order]
-    return Clients.from_columns(ids[rank], np.concatenate([[0], np.cumsum(counts)]), columns, vocabularies)
+    return ids[rank], np.concatenate([[0], np.cumsum(counts)]), columns, vocabularies
 
 
-def from_parquet(path: Any, client: str) -> Clients:
+def from_parquet(path: Any, client: str) -> Parts:
     """See `Clients.from_parquet`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -76,39 +77,38 @@ def from_parquet(path: Any, client: str) -> Clients:
             raise DataError(f"{path}: the lists of a client must be of one length, {name!r} differs")
         offsets = ends - ends[0]
         columns[name] = _values(name, values.flatten())
-    return Clients.from_columns(ids, offsets, columns)
+    return ids, offsets, columns, {}
 
 
-def write_clients(clients: Clients, path: Any) -> None:
+def write_clients(
+    path: Any,
+    ids: np.ndarray,
+    keys: np.ndarray,
+    num_examples: np.ndarray,
+    columns: dict[str, np.ndarray],
+    vocabularies: dict[str, np.ndarray],
+) -> None:
     """See `Clients.write`."""
     import pyarrow as pa
 
-    total = int(clients.num_examples.sum())
-    offsets = np.concatenate([[0], np.cumsum(clients.num_examples)]).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(num_examples)]).astype(np.int64)
     arrays = {
-        "client": pa.array(clients.ids.tolist(), pa.string() if clients.ids.dtype == object else pa.int64()),
-        "key": pa.array(clients.keys),
+        "client": pa.array(ids.tolist(), pa.string() if ids.dtype == object else pa.int64()),
+        "key": pa.array(keys),
     }
-    for name in clients.fields:
-        column = np.ascontiguousarray(clients.column(name))
-        values = pa.array(column.reshape(-1))
+    for name, column in columns.items():
+        values = pa.array(np.ascontiguousarray(column).reshape(-1))
         for length in reversed(column.shape[1:]):
             values = pa.FixedSizeListArray.from_arrays(values, length)
-        if len(values) != total:  # a field of no numbers per example has none to write
-            raise DataError(f"field {name!r} of shape {column.shape} cannot be written")
         arrays[name] = pa.LargeListArray.from_arrays(pa.array(offsets), values)
-    vocabularies = {
-        name: {"values": v.tolist(), "strings": v.dtype == object} for name, v in clients.vocabularies.items()
-    }
-    table = pa.table(arrays).replace_schema_metadata(
-        {"format": _FORMAT, "vocabularies": json.dumps(vocabularies)}
-    )
+    kept = {name: {"values": v.tolist(), "strings": v.dtype == object} for name, v in vocabularies.items()}
+    table = pa.table(arrays).replace_schema_metadata({"format": _FORMAT, "vocabularies": json.dumps(kept)})
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             with pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table, max_chunksize=len(clients) or None)
+                writer.write_table(table, max_chunksize=len(ids) or None)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -117,7 +117,7 @@ def write_clients(clients: Clients, path: Any) -> None:
         raise
 
 
-def open_clients(path: Any) -> Clients:
+def open_clients(path: Any) -> tuple[Any, ...]:
     """See `Clients.open`."""
     import pyarrow as pa
 
@@ -143,7 +143,7 @@ def open_clients(path: Any) -> Clients:
         for name, v in json.loads(metadata["vocabularies"]).items()
     }
     keys = _np(table["key"].combine_chunks())
-    return Clients(ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies)
+    return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies
 
 
 def _np(array: Any) -> np.ndarray:

@@ -4,15 +4,15 @@ import hashlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import UInt32, UInt64
 
 
 def mix(x: Any) -> UInt64[np.ndarray, "*shape"]:
     """Scrambles 64-bit numbers: the finaliser of SplitMix64 (Steele et al., 2014), a bijection."""
-    x = np.asarray(x, np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = np.asarray(np.asarray(x, np.uint64) + np.uint64(0x9E3779B97F4A7C15))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return np.asarray(x ^ (x >> np.uint64(31)))
 
 
 def client_keys(ids: Any) -> UInt64[np.ndarray, "client"]:
@@ -29,7 +29,25 @@ def client_keys(ids: Any) -> UInt64[np.ndarray, "client"]:
         return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
-def keyed(seed: int, keys: Any) -> UInt64[np.ndarray, "*shape"]:
-    """`keys` hashed with a seed: sorting by it is a random order that depends on no other key."""
+def keyed(seed: int, purpose: int, keys: Any) -> UInt64[np.ndarray, "*shape"]:
+    """`keys` hashed with a seed: sorting by it is a random order in which no key depends on another.
+
+    Args:
+        seed: The experiment's.
+        purpose: Draws for another purpose are independent under the same seed.
+        keys: 64-bit numbers.
+    """
     with np.errstate(over="ignore"):
-        return mix(np.asarray(keys, np.uint64) ^ mix(np.uint64(seed % 2**64)))
+        salt = mix(mix(np.uint64(seed % 2**64)) + np.uint64(purpose))
+        return mix(np.asarray(keys, np.uint64) ^ salt)
+
+
+def round_keys(seed: int, purpose: int, round: int, keys: Any) -> UInt32[np.ndarray, "*shape 2"]:
+    """Key data for what clients draw in a round: from seed, round and client alone.
+
+    Made on the host, where hashing a cohort takes microseconds; compiled into a program, every hash of
+    JAX's takes a large part of a second to compile.
+    """
+    with np.errstate(over="ignore"):
+        drawn = keyed(seed, purpose, np.asarray(keys, np.uint64) ^ mix(np.uint64(round)))
+    return np.stack([drawn >> np.uint64(32), drawn & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)

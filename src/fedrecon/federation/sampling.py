@@ -3,12 +3,13 @@
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
 
+@runtime_checkable
 class Sampling(Protocol):
     """Draws cohorts."""
 

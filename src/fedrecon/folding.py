@@ -1,0 +1,101 @@
+"""Leaves out the look-ups of a function whose indices are known: `table[0, 1, 2, …]` is the table.
+
+A loss that is given the rows of its batch, and ids that count them, still gathers them one by one, and its
+gradient scatters them back. On a CPU that costs more than the arithmetic. Ids that are NumPy arrays while the
+function is traced show which gathers are the identity.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+
+# Evaluated ahead where all their inputs are known: what indexing makes of an index.
+_FOLDED = frozenset(
+    ("lt", "le", "gt", "ge", "add", "sub", "select_n", "broadcast_in_dim", "reshape", "squeeze")
+    + ("convert_element_type", "concatenate", "min", "max", "clamp", "copy", "and", "or", "not")
+)
+# Calls of a traced function, looked into; their parameter that holds it.
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
+
+
+def fold_lookups(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` without the gathers along the first axis whose indices are known to be 0, 1, 2, ….
+
+    Args:
+        fn: A function of pytrees. NumPy arrays among its arguments' leaves are known; all else is not.
+
+    Returns:
+        A function of the same value, to be called while tracing.
+    """
+
+    def folded(*args: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(args)
+        known = {i: x for i, x in enumerate(leaves) if isinstance(x, np.ndarray)}
+        if not known:
+            return fn(*args)
+
+        def flat(*rest: Any) -> Any:
+            free = iter(rest)
+            return fn(*treedef.unflatten(known[i] if i in known else next(free) for i in range(len(leaves))))
+
+        rest = [x for i, x in enumerate(leaves) if i not in known]
+        closed, shape = jax.make_jaxpr(flat, return_shape=True)(*rest)
+        out = _evaluate(closed.jaxpr, [np.asarray(c) if _is_number(c) else c for c in closed.consts], rest)
+        return jax.tree.unflatten(jax.tree.structure(shape), out)
+
+    return folded
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (np.ndarray, np.generic, int, float)) or (
+        isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and jax.numpy.issubdtype(x.dtype, np.number)
+    )
+
+
+def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], args: list[Any]) -> list[Any]:
+    """Evaluates a jaxpr; what is known is carried as NumPy arrays."""
+    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    values.update(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom: Any) -> Any:
+        return np.asarray(atom.val) if isinstance(atom, core.Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        name, inputs = eqn.primitive.name, [read(v) for v in eqn.invars]
+        if name in _CALLS:
+            inner = eqn.params[_CALLS[name]]
+            out = _evaluate(inner.jaxpr, list(inner.consts), inputs)
+        elif name in _FOLDED and all(isinstance(x, np.ndarray) for x in inputs):
+            with jax.ensure_compile_time_eval():
+                out = [np.asarray(x) for x in _apply(jaxpr, eqn, inputs)]
+        elif name == "gather" and _is_identity(eqn, inputs):
+            out = [jax.numpy.reshape(inputs[0], eqn.outvars[0].aval.shape)]
+        else:
+            out = _apply(jaxpr, eqn, inputs)
+        values.update(zip(eqn.outvars, out, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _apply(whole: core.Jaxpr, eqn: Any, inputs: list[Any]) -> list[Any]:
+    """One equation, by JAX's own evaluation of a jaxpr that holds nothing else."""
+    given = {v: x for v, x in zip(eqn.invars, inputs, strict=True) if not isinstance(v, core.Literal)}
+    alone = core.Jaxpr((), list(given), eqn.outvars, [eqn], debug_info=whole.debug_info)
+    return core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*given.values())
+
+
+def _is_identity(eqn: Any, inputs: list[Any]) -> bool:
+    """Whether a gather takes all rows of its operand in their order."""
+    operand, indices = inputs[:2]
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    whole_rows = (
+        tuple(sizes) == (1, *operand.shape[1:])
+        and numbers.collapsed_slice_dims == (0,)
+        and numbers.start_index_map == (0,)
+        and not numbers.operand_batching_dims
+        and eqn.outvars[0].aval.shape[len(eqn.outvars[0].aval.shape) - operand.ndim + 1 :] == operand.shape[1:]
+        and numbers.offset_dims == tuple(range(indices.ndim - 1, indices.ndim - 1 + operand.ndim - 1))
+    )
+    return whole_rows and isinstance(indices, np.ndarray) and np.array_equal(indices.reshape(-1), np.arange(operand.shape[0]))
