@@ -1,7 +1,7 @@
 """Runs a small training job in child processes that are killed, and tells what is left of it.
 
-Called as `python victim.py FOLDER ACTION [ARGUMENT]`; prints JSON. Children are forked from a process that has
-imported everything but has not started JAX, which saves the imports for each of them.
+Called as `python victim.py FOLDER ACTION ARGUMENT`; prints JSON. Children are forked from a process that
+has imported everything but has not started JAX, which saves the imports for each of them.
 """
 
 import hashlib
@@ -25,7 +25,16 @@ from fedrecon.experiment.training import train
 from fedrecon.simulation import Simulation
 
 EVERY = 3
-OPERATIONS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "os.link", "shutil.rmtree")
+OPERATIONS = (
+    "open",
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "os.remove",
+    "os.truncate",
+    "os.link",
+    "shutil.rmtree",
+)
 
 
 def clients(seed, count):
@@ -72,7 +81,7 @@ def run(out, rounds):
 
 
 def child(out, rounds, kill_at, counted):
-    """Runs the job; before file operation number `kill_at` it is dead. Each round writes a byte to `counted`."""
+    """Runs the job, dead before file operation number `kill_at`; each round writes a byte to `counted`."""
     jax.config.update("jax_compilation_cache_dir", str(out.parent / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     original, operations, here = Simulation.rounds, 0, str(out)
@@ -165,7 +174,7 @@ def main(folder, action, argument):
     folder = Path(folder).absolute()
     if action == "undisturbed":
         ran, found = forked(folder / f"whole-{argument}", int(argument))
-        return {"ran": ran, **found}
+        return {"ran": ran, "every": EVERY, **found}
     if action == "operations":
         rounds, *points = map(int, argument.split(","))
         return [kill_and_resume(folder, f"operation-{n}", rounds, kill_at=n) for n in points]

@@ -1,5 +1,6 @@
 """The whole configuration of an experiment: read, checked, overridden and written."""
 
+import functools
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import import_module, resources
@@ -90,6 +91,7 @@ def task_module(name: str) -> ModuleType:
     return import_module(f"{tasks.__name__}.{name}")
 
 
+@functools.cache
 def schema(task: str) -> type[Config]:
     """The class of a task's configurations."""
     module = task_module(task)

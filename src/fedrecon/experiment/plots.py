@@ -68,6 +68,8 @@ def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
         for name, figure in ((PROGRESS, progress(runs)), (CLIENTS, clients(runs))):
             if figure is None:
                 continue
+            figure.draw_without_rendering()  # lays it out, which need not be done again for each format
+            figure.set_layout_engine("none")
             for suffix in ("png", "svg"):
                 path = folder / f"{name}.{suffix}"
                 write_atomically(path, _rendered(figure, suffix))

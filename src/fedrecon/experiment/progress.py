@@ -4,7 +4,7 @@ import sys
 import time
 from collections import deque
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 
 class Progress:
@@ -87,7 +87,7 @@ def duration(seconds: float) -> str:
 class Lines(Progress):
     """A line for each evaluation, for logs."""
 
-    def __init__(self, file: TextIO | None = None):
+    def __init__(self, file: Any = None):
         self._file = file
         self._pace = Pace()
 

@@ -87,14 +87,6 @@ class Records:
         key = (split, weighting, metric)
         return {r.round: r.value for r in self.rows if (r.split, r.weighting, r.metric) == key}
 
-    def latest(self, split: str) -> dict[str, dict[str, float]]:
-        """The last evaluated metrics of a split, by weighting."""
-        result: dict[str, dict[str, float]] = {}
-        for row in self.rows:
-            if row.split == split and row.protocol == RECON_EVAL:
-                result.setdefault(row.weighting, {})[row.metric] = row.value
-        return result
-
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 

@@ -96,7 +96,7 @@ def summary(result: Result, title: str, figures: list[Path]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def size(count: float | None) -> str:
+def size(count: int | float | None) -> str:
     """Bytes as a person reads them: `"1.2 MB"`."""
     if count is None:
         return "unknown"

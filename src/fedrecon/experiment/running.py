@@ -56,7 +56,7 @@ def show(result: Result, screen: Console) -> None:
         screen.print(f"{name}: {text}")
     seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
     screen.print(
-        f"{result.rounds} rounds in {seconds['total']:.1f} s, {seconds['compilation']:.1f} s of it compiling; "
+        f"{result.rounds} rounds in {seconds['total']:.1f} s, {seconds['compilation']:.1f} s to compile; "
         f"{report.size(sent['down'])} down and {report.size(sent['up'])} up per client and round; "
         f"peak memory {report.size(values['peak_memory_bytes'])}"
     )

@@ -2,7 +2,7 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -144,7 +144,7 @@ def validate(section: type[Section], values: Mapping[str, Any], source: str) -> 
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise SettingError(f"{source}: {_explain(section, values, error.errors()[0])}") from None
+        raise SettingError(f"{source}: {_explain(section, values, error.errors())}") from None
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -178,8 +178,10 @@ def unknown(section: type[Section], path: str) -> str:
     return f"there is no setting {path}; the nearest one is {nearest(path, names)}"
 
 
-def _explain(section: type[Section], values: Mapping[str, Any], error: ErrorDetails) -> str:
-    path = _path(values, error["loc"])
+def _explain(section: type[Section], values: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> str:
+    names = {item.path for item in known(section)}
+    error = errors[0]
+    path = _path(values, error["loc"], names)
     if error["type"] == "extra_forbidden":
         value = error["input"]
         while isinstance(value, Mapping) and len(value) == 1:
@@ -188,7 +190,6 @@ def _explain(section: type[Section], values: Mapping[str, Any], error: ErrorDeta
         return unknown(section, path)
     if error["type"] == "missing":
         return f"setting {path} is missing, and has no default"
-    message = error["msg"]
     if error["type"].startswith("union_tag"):
         tag = str(error.get("ctx", {}).get("discriminator", "")).strip("'")
         expected = error.get("ctx", {}).get("expected_tags", "given")
@@ -196,16 +197,20 @@ def _explain(section: type[Section], values: Mapping[str, Any], error: ErrorDeta
         return f"{path}.{tag} must be one of {expected}, got {value!r}"
     if error["type"] == "value_error":
         return f"{path}: {error['ctx']['error']}" if path else str(error["ctx"]["error"])
-    rule = message.removeprefix("Input should be ")
+    # What may be one thing or another has an error for each.
+    same = [e["msg"] for e in errors if _path(values, e["loc"], names) == path]
+    rule = " or ".join(message.removeprefix("Input should be ") for message in dict.fromkeys(same))
     return f"{path} must be {rule}, got {error['input']!r}"
 
 
-def _path(values: Any, location: Sequence[Any]) -> str:
-    """The dotted path of an error; pydantic puts the chosen variants in it, which are no part of the name."""
+def _path(values: Any, location: Sequence[Any], names: Collection[str]) -> str:
+    """The dotted path of an error, without the chosen variants and types that pydantic puts in it."""
     parts, node = [], values
     for part in location:
         if isinstance(node, Mapping) and part not in node and part in node.values():
             continue
+        if ".".join(parts) in names:
+            break
         parts.append(str(part))
         node = node.get(part) if isinstance(node, Mapping) else None
     return ".".join(parts)

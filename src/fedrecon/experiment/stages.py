@@ -31,13 +31,13 @@ class Schedule(Section):
 
         from fedrecon.optimizers import schedule
 
-        known = [n for n in dir(optax) if n.endswith(("_schedule", "_decay")) and n not in _NO_SCHEDULES]
-        name = next((n for n in (self.name, f"{self.name}_schedule") if n in known), None)
+        functions = [n for n in dir(optax) if n.endswith(("_schedule", "_decay")) and n not in _NO_SCHEDULES]
+        known = {n.removesuffix("_schedule"): n for n in functions}
+        name = known.get(self.name.removesuffix("_schedule"))
         if name is None:
             near = nearest(self.name, ["constant", *known])
-            raise SettingError(
-                f"{path}.name: {self.name!r} is no schedule of Optax; the nearest one is {near!r}"
-            )
+            what = f"{self.name!r} is no schedule of Optax; the nearest one is {near!r}"
+            raise SettingError(f"{path}.name: {what}")
         given = dict(self.__pydantic_extra__ or {})
         takes = _check_arguments(getattr(optax, name), given, path)
         start = {"init_value": 0.0, "peak_value": peak} if "peak_value" in takes else {"init_value": peak}
@@ -76,7 +76,7 @@ class Optimizer(Section):
 class Solver(Section):
     """Mini-batch gradient descent."""
 
-    kind: Literal["solver"] = "solver"
+    kind: Literal["solver"] = setting("solver", "mini-batch gradient descent")
     batch_size: BatchSize = setting(5, 'examples per step, or "all"')
     epochs: int = setting(1, "passes over the examples", ge=1)
     max_steps: Limit = setting("none", 'limit on the steps over all epochs, or "none"')

@@ -86,7 +86,24 @@ def train(
         CheckpointError: Its last checkpoint is cut short.
 
     Example:
-        >>> result = train(algorithm, clients, rounds=100, evaluate=unseen)  # doctest: +SKIP
+        >>> import jax.numpy as jnp
+        >>> from fedrecon import Clients, Mean, Model, Solver, fedrecon, optimizer
+        >>> def loss(g, local, batch, key=None):
+        ...     return Mean.of((g + local - batch["y"]) ** 2)
+        >>> model = Model(
+        ...     init_global=lambda key: jnp.zeros(()),
+        ...     init_local=lambda g, key: jnp.zeros(()),
+        ...     loss=loss,
+        ...     metrics=lambda g, local, batch: {"mse": loss(g, local, batch)},
+        ... )
+        >>> sgd = Solver(optimizer("sgd", learning_rate=0.1), batch_size=5)
+        >>> algorithm = fedrecon(model, sgd, sgd, optimizer("sgd", learning_rate=1.0))
+        >>> clients = Clients.from_arrays({i: {"y": [3.0] * 10} for i in range(8)})
+        >>> result = train(algorithm, clients.take(range(6)), rounds=40, evaluate=clients.take([6, 7]))
+        >>> result
+        Result(40 of 40 rounds, validation rmse=0.00...)
+        >>> round(float(result.global_params), 2)
+        3.0
     """
     if sampling is not None and clients_per_round is not None:
         raise ValueError("either sampling or clients_per_round must be given, got both")

@@ -1,0 +1,375 @@
+"""The command line as its user meets it."""
+
+import io
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
+
+import jax
+import pyarrow.parquet
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from fedrecon.experiment import commands
+from fedrecon.experiment.cli import main
+
+SMALL = """
+name = "small"
+task = "synthetic_ratings"
+[data]
+clients = 60
+items = 40
+cap = 40
+fractions = { train = 0.6, validation = 0.2, test = 0.2 }
+[model]
+factors = 4
+[algorithm.reconstruct]
+optimizer = { name = "sgd", learning_rate = 0.1 }
+[training]
+rounds = 6
+clients_per_round = 10
+checkpoint_every = 2
+[evaluation]
+every = 3
+"""
+
+
+class Done(NamedTuple):
+    """What a command left: its exit status, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "small.toml").write_text(SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def process(home, repository):
+    """`process("run", …)` starts the command in a process of its own, as its user does."""
+
+    def start(*arguments):
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(repository / "src"),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "COLUMNS": "100",
+        }
+        command = [sys.executable, "-m", "fedrecon", *map(str, arguments)]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=home)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def fedrecon(home):
+    """`fedrecon("run", …)`: the same in this process, which has loaded everything already."""
+    names = ("min_compile_time_secs", "min_entry_size_bytes")
+    options = ("jax_compilation_cache_dir", *(f"jax_persistent_cache_{name}" for name in names))
+    before = {name: getattr(jax.config, name) for name in options}
+
+    def call(*arguments, check=True):
+        out, errors = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
+            patch.chdir(home)
+            patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+            patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+            patch.setenv("COLUMNS", "100")
+            done = Done(main([*map(str, arguments)]), out.getvalue(), errors.getvalue())
+        if check:
+            assert done.stderr == ""
+            assert done.returncode == 0
+        return Done(done.returncode, out.getvalue(), errors.getvalue())
+
+    yield call
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def run(process, home):
+    """A finished run and what it printed."""
+    started = process("run", "small.toml", "--out", "first")
+    shown, errors = started.communicate(timeout=300)
+    assert started.returncode == 0, errors
+    assert errors == ""
+    return home / "first", shown
+
+
+def ratings(path, users=30, items=40, first=1):
+    """A rating file in the form of MovieLens 1M."""
+    pairs = [(user, item) for user in range(first, first + users) for item in range(1, items + 1)]
+    lines = [
+        f"{user}::{item * 10}::{1 + (user + item) % 5}::{978300000 + item}"
+        for user, item in pairs
+        if (user * 7 + item * 3) % 5 < 3
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_main_job_shows_its_result_and_where_it_is(run):
+    folder, shown = run
+    assert "train 36 clients  validation 12 clients  test 12 clients" in shown
+    assert re.search(r"round 3/6  loss \d+\.\d{4}  validation rmse \d\.\d{4} accuracy 0\.\d{4}", shown)
+    assert re.search(r"test +examples +\d\.\d{4} +0\.\d{4}", shown)
+    assert re.search(r"Noise in the ratings: 0\.\d{4}", shown)
+    assert re.search(r"Ridge under the true items: 0\.\d{4}", shown)
+    assert "Plot:    first/plots/progress.png" in shown
+    assert (folder / "plots" / "progress.png").exists()
+
+
+def test_the_result_is_there_for_scripts(run):
+    folder, shown = run
+    result = json.loads((folder / "result.json").read_text())
+    for split in ("validation", "test"):
+        for weighting in ("examples", "clients"):
+            assert 0 < result[split]["recon_eval"][weighting]["rmse"] < 5
+            assert 0 <= result[split]["recon_eval"][weighting]["accuracy"] <= 1
+    assert f"{result['test']['recon_eval']['examples']['rmse']:.4f}" in shown
+    assert result["rounds"] == 6
+    assert result["seconds"]["total"] > result["seconds"]["to_first_round"] > 0
+    assert result["compilations"] > 0
+
+
+def test_the_configuration_is_whole_and_runs_again(run, fedrecon, home):
+    folder, _ = run
+    config = tomllib.loads((folder / "config.toml").read_text())
+    assert config["algorithm"]["update"]["epochs"] == 1
+    fedrecon("run", folder / "config.toml", "--out", "again")
+    lines = [
+        [x for x in (home / name / "metrics.csv").read_text().splitlines() if ",seconds," not in x]
+        for name in ("first", "again")
+    ]
+    assert lines[0] == lines[1]
+
+
+def test_settings_are_overridden_and_the_folder_has_a_name(fedrecon, home):
+    shown = fedrecon("run", "small.toml", "--set", "training.rounds=1", "--seed", 3).stdout
+    (folder,) = (home / "runs").iterdir()
+    assert re.fullmatch(r"small-\d{8}-\d{6}", folder.name)
+    assert f"runs/{folder.name}/plots/progress.png" in shown
+    config = tomllib.loads((folder / "config.toml").read_text())
+    assert (config["training"]["rounds"], config["seed"]) == (1, 3)
+
+
+def test_a_finished_run_may_be_resumed(run, fedrecon):
+    folder, shown = run
+    again = fedrecon("resume", folder).stdout
+    assert "going on from the checkpoint of round 6" in again
+    assert (
+        re.findall(r"(?:test|validation) .*", shown)[-4:] == re.findall(r"(?:test|validation) .*", again)[-4:]
+    )
+
+
+def test_a_run_is_evaluated_again(run, fedrecon):
+    folder, _ = run
+    before = (folder / "clients-test.parquet").read_bytes()
+    shown = fedrecon("evaluate", folder).stdout
+    result = json.loads((folder / "result.json").read_text())
+    assert "small: parameters after round 6" in shown
+    assert f"{result['test']['recon_eval']['clients']['rmse']:.4f}" in shown
+    assert (folder / "clients-test.parquet").read_bytes() == before
+
+
+def test_runs_are_drawn_together(run, fedrecon, home):
+    folder, _ = run
+    fedrecon("run", "small.toml", "--set", "name=other", "--seed", 1, "--out", "other")
+    shown = fedrecon("plot", folder, "other").stdout.split()
+    assert shown == [f"plots/{n}.{s}" for n in ("progress", "clients") for s in ("png", "svg")]
+    assert ">other<" in (home / "plots" / "progress.svg").read_text()
+
+
+def test_several_seeds(fedrecon, home):
+    shown = fedrecon("run", "small.toml", "--set", "training.rounds=2", "--seeds", 2, "--out", "seeds").stdout
+    assert re.search(r"test +examples +\d\.\d{4} ± 0\.\d{4}", shown)
+    result = json.loads((home / "seeds" / "result.json").read_text())
+    values = [
+        json.loads((home / "seeds" / f"seed-{i}" / "result.json").read_text())["test"]["recon_eval"][
+            "clients"
+        ]["rmse"]
+        for i in (0, 1)
+    ]
+    assert result["test"]["recon_eval"]["clients"]["rmse"]["values"] == values
+    assert result["seeds"] == [0, 1]
+    assert "±" in (home / "seeds" / "summary.md").read_text()
+
+
+def test_rating_files_are_described_trained_on_and_evaluated(fedrecon, home):
+    path = ratings(home / "ratings.dat")
+    shown = fedrecon("describe", path).stdout
+    assert re.search(r"clients +30", shown)
+    assert "Examples per client" in shown
+    settings = ["task=movielens", "name=films", "training.rounds=2", "training.clients_per_round=5"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    fedrecon("run", "small.toml", *sets, "--data", "ratings.dat", "--out", "films")
+    config = tomllib.loads((home / "films" / "config.toml").read_text())
+    assert config["data"]["path"] == str(path)
+
+    moved = home / "elsewhere.dat"
+    path.rename(moved)
+    lost = fedrecon("resume", "films", check=False)
+    assert lost.returncode == 1
+    assert str(path) in lost.stderr
+    same = fedrecon("evaluate", "films", "--data", moved).stdout
+    assert "test" in same
+    assert "going on" in fedrecon("resume", "films", "--data", moved).stdout
+    moved.rename(path)
+
+    other = ratings(home / "other.dat", users=7, items=50, first=500)
+    shown = fedrecon("evaluate", "films", "--data", other).stdout
+    left = sum(int(line.split("::")[1]) > 400 for line in other.read_text().splitlines())
+    assert f"other data: 7 clients; {left} examples left out, of items unknown to the run" in shown
+    table = pyarrow.parquet.read_table(home / "films" / "clients-other.parquet").to_pydict()
+    assert len(table["client"]) == 7
+    assert all(math.isfinite(x) for x in table["rmse"])
+
+
+def test_ctrl_c_saves_and_resume_goes_on(process, home):
+    arguments = ["run", "small.toml", "--set", "training.rounds=100000", "--out", "long"]
+
+    def until(round, started):
+        """Waits for a checkpoint after that round."""
+        deadline = time.monotonic() + 120
+        while max((int(p.name) for p in (home / "long").glob("checkpoints/[0-9]*")), default=0) <= round:
+            assert started.poll() is None, started.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    first = process(*arguments)
+    until(0, first)
+    first.send_signal(signal.SIGINT)
+    shown, errors = first.communicate(timeout=120)
+    assert first.returncode == 130, errors
+    assert errors == ""
+    found = re.search(r"Interrupted after round (\d+) of 100000; all of it is saved\.", shown)
+    assert "To go on: fedrecon resume long" in shown
+    done = int(found[1])
+    second = process("resume", "long")
+    until(done, second)
+    second.kill()
+    shown, _ = second.communicate()
+    assert f"going on from the checkpoint of round {done}" in shown
+
+
+MISTAKES = [
+    (["run", "missing.toml"], 2, "missing.toml: the experiment cannot be read: No such file or directory"),
+    (
+        ["run", "small.toml", "--set", "training.round=3"],
+        2,
+        "--set: there is no setting training.round; the nearest one is training.rounds",
+    ),
+    (
+        ["run", "small.toml", "--set", "training.rounds=0"],
+        2,
+        "--set: training.rounds must be greater than or equal to 1, got 0",
+    ),
+    (["run", "small.toml", "--seeds", "1"], 2, "--seeds must be at least 2, got 1"),
+    (
+        ["run", "small.toml", "--set", "training.clients_per_round=37"],
+        2,
+        "training.clients_per_round: clients_per_round must be at most the 36 training clients, got 37",
+    ),
+    (
+        ["run", "small.toml", "--set", "algorithm.server_optimizer.momentun=0.9"],
+        2,
+        "algorithm.server_optimizer.momentun; the nearest one is algorithm.server_optimizer.momentum",
+    ),
+    (
+        ["run", "small.toml", "--set", "evaluation.select=best", "--set", "data.fractions.validation=0"],
+        2,
+        'evaluation.select must be "final" without validation clients, got "best"',
+    ),
+    (["run", "small.toml", "--data", "x"], 2, "--set: there is no setting data.path"),
+    (
+        ["run", "small.toml", "--out", "small.toml/run"],
+        1,
+        "small.toml/run: the run folder cannot be written: Not a directory",
+    ),
+    (
+        ["run", "small.toml", "--out", "first", "--seed", "1"],
+        1,
+        "first: this run folder belongs to another configuration: seed is 0 there and 1 here",
+    ),
+    (["resume", "nowhere"], 1, "nowhere: a run folder must have a config.toml, this has none"),
+    (["evaluate", "."], 1, ".: a run folder must have a config.toml, this has none"),
+    (["plot", "."], 1, ".: a run folder must have a metrics.csv, this has none"),
+    (["describe", "nowhere.csv"], 1, "nowhere.csv"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), MISTAKES, ids=[" ".join(m[0]) for m in MISTAKES])
+def test_mistakes_are_told_without_a_traceback(run, fedrecon, arguments, status, message):
+    done = fedrecon(*arguments, check=False)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("fedrecon: ")
+
+
+def test_a_traceback_is_shown_only_to_who_asks(process):
+    for arguments, shown in ((["resume", "nowhere"], False), (["resume", "nowhere", "--traceback"], True)):
+        started = process(*arguments)
+        _, errors = started.communicate(timeout=60)
+        assert started.returncode == 1
+        assert ("Traceback" in errors) is shown
+        assert "a run folder must have a config.toml" in errors
+
+
+def test_mistakes_of_the_program_itself_are_said_to_be_such(fedrecon, monkeypatch):
+    def fail(options):
+        raise TypeError("1 + None")
+
+    monkeypatch.setattr(commands, "settings", fail)
+    done = fedrecon("settings", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("fedrecon: TypeError: 1 + None\n(unexpected; --traceback shows where")
+    with pytest.raises(TypeError):
+        fedrecon("settings", "--traceback", check=False)
+
+
+def test_a_checkpoint_that_is_cut_short_is_named(run, fedrecon, home):
+    shutil.copytree(run[0], home / "broken")
+    (path,) = (home / "broken" / "checkpoints" / "6" / "arrays").glob("manifest.ocdbt")
+    path.write_bytes(path.read_bytes()[:10])
+    done = fedrecon("resume", "broken", check=False)
+    assert done.returncode == 1
+    assert (
+        "broken/checkpoints/6: this checkpoint is cut short: arrays/manifest.ocdbt has 10 bytes"
+        in done.stderr
+    )
+
+
+def test_help_is_quick_and_says_what_to_do(fedrecon, process):
+    times = []
+    for _ in range(3):
+        begun = time.monotonic()
+        shown, _ = process("run", "--help").communicate(timeout=60)
+        times.append(time.monotonic() - begun)
+        assert "--set training.rounds=100" in shown
+    assert min(times) < 0.5
+    assert "usage: fedrecon" in fedrecon().stdout
+    assert re.fullmatch(r"fedrecon \d+\.\d+\.\d+\n", fedrecon("--version").stdout)
+
+
+def test_all_settings_are_listed(fedrecon, home):
+    page = fedrecon("settings", "small.toml", "--set", "training.rounds=9").stdout
+    assert tomllib.loads(page)["training"]["rounds"] == 9
+    assert "# rounds between checkpoints" in page

@@ -1,0 +1,92 @@
+"""A run that is killed at any moment goes on to the same bits."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROUNDS, MANY_ROUNDS = 8, 60
+SAME = ("arrays", "csv", "rounds", "metrics", "checkpoints", "hidden", "finished")
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory, repository):
+    """Calls `victim.py` in a process of its own, all calls on one folder."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def call(action, *arguments):
+        command = [sys.executable, str(Path(__file__).with_name("victim.py")), str(folder), action]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(repository / "src")}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        done = subprocess.run(
+            [*command, ",".join(map(str, arguments))],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=1800,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def undisturbed(victim):
+    found = {}
+
+    def whole(rounds):
+        if rounds not in found:
+            found[rounds] = victim("undisturbed", rounds)
+        return found[rounds]
+
+    return whole
+
+
+def check(found, whole):
+    assert {name: found[name] for name in SAME} == {name: whole[name] for name in SAME}
+    assert 0 <= found["again"] <= whole["every"]
+
+
+def test_an_undisturbed_run_runs_every_round_once(undisturbed):
+    whole = undisturbed(ROUNDS)
+    assert whole["ran"] == ROUNDS
+    assert whole["rounds"] == [str(i) for i in range(1, ROUNDS + 1)]
+    assert whole["checkpoints"] == [6, 8]
+    assert whole["hidden"] == []
+    assert whole["finished"]
+
+
+def test_killed_at_some_file_operations(victim, undisturbed):
+    whole = undisturbed(ROUNDS)
+    count = whole["operations"]
+    assert count > 100
+    # While the folder is made, within the first checkpoint, when one is removed, in the report.
+    for found in victim("operations", ROUNDS, 4, count // 4, count // 2, count - 12):
+        assert found["killed"]
+        check(found, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_killed_at_every_file_operation(victim, undisturbed, part):
+    whole = undisturbed(ROUNDS)
+    points = range(1 + part, whole["operations"] + 5, 8)
+    for found in victim("operations", ROUNDS, *points):
+        check(found, whole)
+
+
+def test_killed_at_random_moments(victim, undisturbed):
+    whole = undisturbed(MANY_ROUNDS)
+    for found in victim("random", MANY_ROUNDS, 1, 3):
+        check(found, whole)
+
+
+@pytest.mark.slow
+def test_killed_at_many_random_moments(victim, undisturbed):
+    whole = undisturbed(MANY_ROUNDS)
+    for found in victim("random", MANY_ROUNDS, 2, 40):
+        check(found, whole)
