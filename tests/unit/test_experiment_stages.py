@@ -67,13 +67,16 @@ def test_a_stages_schedule_is_a_factor_over_rounds():
     ("settings", "message"),
     [
         (Optimizer(name="adams"), r"o: .*'adams' is not one of optax's; did you mean 'adam'"),
-        (Optimizer(name="sgd", momentun=0.9), r"no setting o\.momentun; the nearest one is o\.momentum"),
+        (
+            Optimizer.model_validate({"momentun": 0.9}),
+            r"no setting o\.momentun; the nearest one is o\.momentum",
+        ),
         (
             Optimizer(schedule=Schedule(name="cosine")),
             r"o\.schedule\.name: 'cosine' is no schedule of Optax; .*cosine",
         ),
         (
-            Optimizer(schedule=Schedule(name="cosine_decay", decay_step=3)),
+            Optimizer(schedule=Schedule.model_validate({"name": "cosine_decay", "decay_step": 3})),
             r"no setting o\.schedule\.decay_step; the nearest one is o\.schedule\.decay_steps",
         ),
         (Optimizer(schedule=Schedule(name="cosine_decay")), r"o\.schedule: .*decay_steps"),

@@ -6,8 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 
-STARTED = time.monotonic()
-
 OVERVIEW = """\
 Federated Reconstruction: partially local federated learning in JAX.
 
@@ -107,13 +105,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 after an error; 2 if the command line or a setting is wrong; 130 after Ctrl-C.
     """
+    started = time.monotonic()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     top = parser()
     options = top.parse_args(arguments)
+    options.started = started
     if options.version:
-        from fedrecon import __version__
+        from importlib.metadata import version
 
-        print(f"fedrecon {__version__}")
+        print(f"fedrecon {version('fedrecon')}")
         return 0
     if options.command is None:
         top.print_help()

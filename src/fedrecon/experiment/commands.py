@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.experiment import config as configs
-from fedrecon.experiment.cli import STARTED
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.files import RunError
 from fedrecon.experiment.settings import SettingError
@@ -17,7 +16,7 @@ def run(options: argparse.Namespace) -> int:
     config = configs.load(options.experiment, options.overrides, _above(options.data, options.seed))
     out = Path(options.out) if options.out else _fresh(Path("runs"), config.name)
     if options.seeds is None:
-        return _train(config, out)
+        return _train(config, out, options.started)
     if options.seeds < 2:
         raise SettingError(f"--seeds must be at least 2, got {options.seeds}")
     _prepare_jax()
@@ -29,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
 
 def resume(options: argparse.Namespace) -> int:
     """Goes on with a run."""
-    return _train(_saved(options.run, options.data), Path(options.run))
+    return _train(_saved(options.run, options.data), Path(options.run), options.started)
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -67,12 +66,12 @@ def settings(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train(config: Config, out: Path) -> int:
+def _train(config: Config, out: Path, started: float) -> int:
     _prepare_jax()
     from fedrecon.experiment.running import console, run_experiment, show
 
     screen = console()
-    result = run_experiment(config, out, screen, STARTED)
+    result = run_experiment(config, out, screen, started)
     show(result, screen)
     return 130 if result.interrupted else 0
 

@@ -205,7 +205,8 @@ def _explain(section: type[Section], values: Mapping[str, Any], errors: Sequence
 
 def _path(values: Any, location: Sequence[Any], names: Collection[str]) -> str:
     """The dotted path of an error, without the chosen variants and types that pydantic puts in it."""
-    parts, node = [], values
+    parts: list[str] = []
+    node = values
     for part in location:
         if isinstance(node, Mapping) and part not in node and part in node.values():
             continue
