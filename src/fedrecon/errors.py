@@ -1,5 +1,14 @@
-"""What fedrecon raises beside the standard exceptions."""
+"""What fedrecon raises beside the standard exceptions, and how it says what may have been meant."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class DataError(ValueError):
     """Data cannot be used; the message names the file and line or the parameter, the rule and the value."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known one that is nearest, if one is near."""
+    near = difflib.get_close_matches(name, list(known), 1, 0.4)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from .errors import did_you_mean
 from .stats import Mean
 
 Params: TypeAlias = PyTree[Any]
@@ -150,15 +151,23 @@ def path_of(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def leaves_of(params: Params) -> dict[str, Any]:
+    """All leaves by their paths."""
+    return {path_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
+
+
 def leaf_at(params: Params, name: str) -> Any:
     """The leaf at a path.
 
     Raises:
         ValueError: No leaf has that path; the message names those there are.
     """
-    leaves = {path_of(p): x for p, x in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = leaves_of(params)
     if name not in leaves:
-        raise ValueError(f"tables names the leaf {name!r}, but the global parameters have {sorted(leaves)}")
+        raise ValueError(
+            f"tables names the leaf {name!r}, but the global parameters have {sorted(leaves)}"
+            f"{did_you_mean(name, leaves)}"
+        )
     return leaves[name]
 
 

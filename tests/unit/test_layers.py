@@ -15,12 +15,15 @@ LAYERS = (
     ("errors",),
     ("stats",),
     ("model", "data"),
-    ("rows", "steps", "optimizers"),
-    ("solver", "partitions"),
+    ("rows", "steps", "optimizers", "folding"),
+    ("solver", "partitions", "lookups"),
+    ("newton",),
     ("algorithm",),
     ("algorithms", "privacy", "federation", "adapters"),
+    ("checks",),
     ("tasks", "deployment", "ondevice", "simulation", "evaluation"),
-    ("experiment", "__main__"),
+    ("experiment",),
+    ("__main__",),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 NOT_CORE = {"adapters", "deployment", "experiment", "ondevice", "tasks", "__main__"}

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int, UInt32
 
 from ..data import Examples
-from ..errors import DataError
+from ..errors import DataError, did_you_mean
 from ..model import Model, Params
 from ..rows import Group, groups, num_rows
 from .blocks import Slot
@@ -150,7 +150,7 @@ class Layout:
                 if field not in clients.fields:
                     raise DataError(
                         f"tables {group.leaves} are indexed by the field {field!r}, but the clients have "
-                        f"{list(clients.fields)}"
+                        f"{list(clients.fields)}{did_you_mean(field, clients.fields)}"
                     )
                 column = clients.column(field)
                 if column.dtype.kind not in "iu":
