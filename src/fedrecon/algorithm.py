@@ -11,9 +11,9 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .data import Examples
-from .model import Model, Params, leaf_at, without_tables
+from .model import Model, Objective, Params, leaf_at, without_tables
 from .optimizers import describe
-from .solver import Metrics
+from .solver import Metrics, Stage
 from .stats import Mean
 
 
@@ -51,8 +51,9 @@ class Update(NamedTuple):
     """All that leaves a client.
 
     Attributes:
-        delta: New minus old global parameters, weighted; of tables, of the touched rows.
-        rows: Which rows those are, for each group of tables; empty where the delta is dense.
+        delta: New minus old global parameters, weighted; of a table that `rows` names, of the touched rows.
+        rows: For such a table which rows those are; their shape leads that of the table's delta. Empty where
+            the delta is dense.
         metrics: Means over the client's examples, scalars.
         statistics: What an aggregator asks for.
     """
@@ -137,8 +138,21 @@ def keeps_nothing(global_params: Params, key: Any) -> tuple[()]:
     return ()
 
 
+def displacement(
+    stage: Stage, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
+) -> tuple[Params, dict[str, Any], Metrics]:
+    """How a stage changes parameters: see `Solver.displacement`, which stages without that method need not have."""
+    if hasattr(stage, "displacement"):
+        return stage.displacement(objective, params, examples, key, round)
+    new, metrics = stage(objective, params, examples, key, round)
+    return jax.tree.map(jnp.subtract, new, params), {}, metrics
+
+
 def update_of(
-    old: Params, new: Params, metrics: Metrics, client_weight: Callable[[Mean], Any] = by_examples
+    delta: Params,
+    rows: dict[str, Any],
+    metrics: Metrics,
+    client_weight: Callable[[Mean], Any] = by_examples,
 ) -> Update:
     """What a client sends after its update phase.
 
@@ -147,20 +161,19 @@ def update_of(
     that had no query example.
 
     Args:
-        old: The global parameters that the client got.
-        new: Those that it ended with.
+        delta: New minus old global parameters; of a table that `rows` names, of these rows.
+        rows: See `displacement`.
         metrics: What its update stage returned, with `"loss"`.
         client_weight: From the mean of the loss, its weight being the examples processed, to the client's
             weight.
     """
-    delta = jax.tree.map(jnp.subtract, new, old)
     weight = client_weight(metrics["loss"])
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((delta, metrics, weight))]))
-    delta = Mean.of(delta, weight).where(finite)
+    mean = Mean.of(delta, weight).where(finite)
     metrics = {name: mean.where(finite) for name, mean in metrics.items()}
     share = {"dropped": ~finite, "empty": finite & (metrics["loss"].weight == 0)}
     counts = {name: Mean(x.astype(jnp.float32), jnp.ones(())) for name, x in share.items()}
-    return Update(delta, {}, {**metrics, **counts})
+    return Update(mean, rows, {**metrics, **counts})
 
 
 def server(

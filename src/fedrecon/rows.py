@@ -144,8 +144,12 @@ def add(table: Array, ids: Int[Any, "step id"], updates: Array) -> Array:
     start, stride = runs
     steps, width = ids.shape
     rest = [(0, 0)] * (table.ndim - 1)
-    spread = jnp.pad(updates, [(0, 0), (0, stride - width), *rest]).reshape(steps * stride, *table.shape[1:])
-    spread = jnp.pad(spread, [(start, max(table.shape[0] - start - steps * stride, 0)), *rest])
+    lead = start if start + width <= stride else 0  # in the gap that every step leaves, if it is wide enough
+    spread = jnp.pad(updates, [(0, 0), (lead, stride - width - lead), *rest])
+    spread = spread.reshape(steps * stride, *table.shape[1:])
+    before, after = start - lead, table.shape[0] - (start - lead) - steps * stride
+    if before or after > 0:
+        spread = jnp.pad(spread, [(before, max(after, 0)), *rest])
     return table + spread[: table.shape[0]]
 
 

@@ -15,7 +15,7 @@ from .federation.clients import Clients
 from .federation.hashing import round_keys
 from .federation.sampling import Sampling
 from .model import Params, leaf_at, path_of, with_leaves
-from .rows import Group, add_rows
+from .rows import Group, add_rows, take
 from .stats import Mean
 
 _TRAINING, _START = 3, 5  # purposes of draws
@@ -185,16 +185,17 @@ def _block(
         broadcast = Broadcast(with_leaves(global_params, small), round)
         update, _ = algorithm.client_update(broadcast, batch.kept, examples, key_of(batch.key))
         metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
-        return update._replace(metrics=metrics)
+        rows = {name: batch.rows[group.name] for group in view.cut for name in group.leaves}
+        rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}
+        return update._replace(metrics=metrics, rows=rows)
 
     update = jax.vmap(client)(block)
-    touched = {name: block.rows[g.name].reshape(-1) for g in view.cut for name in g.leaves}
 
     def add(path: Any, total: Any, part: Any) -> Any:
-        rows = touched.get(path_of(path))
+        rows = update.rows.get(path_of(path))
         if rows is None:
             return total + jnp.sum(part, 0)
-        return add_rows(total, rows, part.reshape(-1, *part.shape[2:]))
+        return add_rows(total, rows.reshape(-1), part.reshape(-1, *total.shape[1:]))
 
     delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
     weight = total.delta.weight + jnp.sum(update.delta.weight)

@@ -98,6 +98,30 @@ class Solver:
         Returns:
             The last parameters, and the means over all steps taken.
         """
+        new, touched, metrics = self._descend(objective, params, examples, key, round)
+        added = {leaf: rows.add(leaf_at(params, leaf), ids, u) for leaf, (ids, u) in touched.items()}
+        return with_leaves(new, added), metrics
+
+    def displacement(
+        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
+    ) -> tuple[Params, dict[str, Any], Metrics]:
+        """As a call, but the change of the parameters; of tables only the rows that it touched, if those are
+        known before tracing.
+
+        Returns:
+            The change, in which such a table has `[step, id, ...]`; for these tables the rows' numbers,
+            `[step, id]`, none twice but on padding; and the means.
+        """
+        new, touched, metrics = self._descend(objective, params, examples, key, round)
+        delta = jax.tree.map(jnp.subtract, new, params)
+        delta = with_leaves(delta, {leaf: updates for leaf, (_, updates) in touched.items()})
+        return delta, {leaf: ids for leaf, (ids, _) in touched.items()}, metrics
+
+    def _descend(
+        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
+    ) -> tuple[Params, dict[str, tuple[Any, Any]], Metrics]:
+        """The last parameters but for updates of tables that are all made at the end: ids and updates,
+        `[step, id, ...]`, of each."""
         k_order, k_loss = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
         passes = self.epochs
         if self.growing_epochs:
@@ -128,9 +152,9 @@ class Solver:
         if plan.in_order and _commute(params, opt_state, cut):
             found = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
             updates, _, metrics = jax.vmap(lambda r, x: descend(with_leaves(params, r), opt_state, x))(found, xs)
-            new = {c.leaf: rows.add(leaf_at(params, c.leaf), c.ids, leaf_at(updates, c.leaf)) for c in cut}
-            params = with_leaves(params, new)
+            touched = {c.leaf: (c.ids, leaf_at(updates, c.leaf)) for c in cut}
         else:
+            touched = {}
 
             def step(carry: Any, x: Any) -> Any:
                 params, opt_state = carry
@@ -141,7 +165,7 @@ class Solver:
 
             ids = {c.leaf: jnp.asarray(c.ids) for c in cut}
             (params, _), metrics = jax.lax.scan(step, (params, opt_state), (ids, xs))
-        return params, {name: mean.sum() for name, mean in metrics.items()}
+        return params, touched, {name: mean.sum() for name, mean in metrics.items()}
 
     def _value(self, objective: Objective, params: Params, frozen: Params, batch: Examples, count: Any, key: Any) -> Any:
         """A step's objective: the batch's loss, and its share, by examples, of the stage's penalty."""

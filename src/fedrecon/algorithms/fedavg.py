@@ -12,6 +12,7 @@ from ..algorithm import (
     Update,
     WeightedMean,
     by_examples,
+    displacement,
     keeps_nothing,
     server,
     update_of,
@@ -50,9 +51,9 @@ def fedavg(
     init, server_update = server(model, server_optimizer, aggregator)
 
     def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
-        old = broadcast.global_params
-        new, metrics = update(on_global(model, ()), old, examples, key, broadcast.round)
-        return update_of(old, new, metrics, client_weight), kept
+        old, objective = broadcast.global_params, on_global(model, ())
+        delta, rows, metrics = displacement(update, objective, old, examples, key, broadcast.round)
+        return update_of(delta, rows, metrics, client_weight), kept
 
     def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> tuple[()]:
         return ()

@@ -12,6 +12,7 @@ from ..algorithm import (
     Update,
     WeightedMean,
     by_examples,
+    displacement,
     keeps_nothing,
     server,
     subkeys,
@@ -74,10 +75,12 @@ def fedrecon(
         support, query = split(examples, k_split)
         old, local = broadcast.global_params, personalize(broadcast, kept, support, k_local)
         if joint:
-            (new, _), metrics = update(on_both(model), (old, local), query, k_global, broadcast.round)
+            both, params = on_both(model), (old, local)
+            (delta, _), rows, metrics = displacement(update, both, params, query, k_global, broadcast.round)
         else:
-            new, metrics = update(on_global(model, local), old, query, k_global, broadcast.round)
-        return update_of(old, new, metrics, client_weight), kept
+            objective = on_global(model, local)
+            delta, rows, metrics = displacement(update, objective, old, query, k_global, broadcast.round)
+        return update_of(delta, rows, metrics, client_weight), kept
 
     settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}
     settings |= {"split": split, "joint": joint, "client_weight": client_weight, "aggregator": aggregator}

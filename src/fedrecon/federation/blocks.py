@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 # A step of a block costs about as much as this many of its clients' share in it: the overhead of a step's
 # operations, in clients. Measured on a CPU with matrix factorisation (benchmarks/README.md).
-_OVERHEAD = 32
+_OVERHEAD = 16
 _MOST_CLIENTS = 64
 
 
@@ -82,7 +82,7 @@ class Plan(NamedTuple):
 def plan_blocks(
     num_examples: Int[np.ndarray, "client"],
     cohort: int,
-    most_slots: int = 4,
+    most_slots: int = 3,
     clients_per_block: int | None = None,
     sampled: bool = True,
 ) -> Plan:
