@@ -1,0 +1,118 @@
+"""Runs benchmarks, each in a process of its own, and reports them in one table."""
+
+import argparse
+import json
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.options import Options, Row
+
+# What a name runs, and what it says. The modules import JAX: they are imported where they run.
+BENCHMARKS = {
+    "round": ("library_round", "the MovieLens round over a hand-written numba kernel"),
+    "breakdown": ("breakdown", "what such a round is made of"),
+    "cohort": ("cohort", "time per client as the cohort grows"),
+    "dense": ("dense", "the round on whole tables: the library's, and written by hand in JAX"),
+    "torch": ("torch_round", "the round as a PyTorch loop over clients"),
+    "run": ("whole_run", "fedrecon run from process start to end, cold and warm; needs --data"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    for name in given.names:
+        if name not in BENCHMARKS:
+            parser.error(f"NAME must be one of {', '.join(BENCHMARKS)}, got {name!r}")
+    screen = Console(highlight=False)
+    if not screen.is_terminal:
+        screen = Console(highlight=False, width=200)  # in a file lines are as long as they are
+    if given.list:
+        screen.print(_grid([(name, says) for name, (_, says) in BENCHMARKS.items()], ["name", "what"]))
+        return 0
+    options = Options(given.data, given.rounds, given.clients, given.items, given.clients_per_round)
+    results: dict[str, list[Row]] = {}
+    for name in given.names or BENCHMARKS:
+        with screen.status(f"{name}: {BENCHMARKS[name][1]}"):
+            results[name] = _apart(name, options)
+    screen.print(_grid(_cells(results), ["benchmark", "what", "value", "unit", "note"], right=2))
+    if given.json:
+        Path(given.json).write_text(json.dumps(report(options, results), indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def report(options: Options, results: dict[str, list[Row]]) -> dict[str, Any]:
+    """The results for scripts: where they were made, with what, and every row of the table."""
+    from fedrecon.experiment.environment import environment
+
+    return {
+        "environment": environment(seed=0),
+        "options": asdict(options),
+        "rows": [
+            {"benchmark": name, **row._replace(what=row.what.strip())._asdict()}
+            for name, rows in results.items()
+            for row in rows
+        ],
+    }
+
+
+def run(name: str, options: Options) -> list[Row]:
+    """Runs one benchmark in this process."""
+    module: Any = import_module(f"benchmarks.{BENCHMARKS[name][0]}")
+    return list(module.run(options))
+
+
+def _apart(name: str, options: Options) -> list[Row]:
+    """Runs one in a fresh process: none finds another's compiled programs, or its memory."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(run, name, options).result()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
+    parser.add_argument("--list", action="store_true", help="say what there is")
+    parser.add_argument("--json", metavar="FILE", help="write the results there")
+    parser.add_argument("--data", metavar="PATH", help="MovieLens 1M; default: generated data of its shape")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds to time; default: enough")
+    size = parser.add_argument_group("sizes, to try the benchmarks out")
+    for name in ("clients", "items", "clients_per_round"):
+        flag, default = f"--{name.replace('_', '-')}", getattr(Options, name)
+        size.add_argument(flag, type=_positive, default=default, metavar="N", help=f"default: {default}")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _cells(results: dict[str, list[Row]]) -> list[list[str]]:
+    lines = []
+    for name, rows in results.items():
+        for index, row in enumerate(rows):
+            shown = (
+                "" if row.value is None else f"{row.value:,.4g}" if row.value < 1000 else f"{row.value:,.0f}"
+            )
+            lines.append(["" if index else name, row.what, shown, row.unit, row.note])
+    return lines
+
+
+def _grid(lines: Sequence[Sequence[str]], head: Sequence[str], right: int | None = None) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, title in enumerate(head):
+        table.add_column(title, justify="right" if index == right else "left")
+    for line in lines:
+        table.add_row(*line)
+    return table

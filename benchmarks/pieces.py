@@ -1,0 +1,172 @@
+"""The parts of a round, each a call that can be timed alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon import Broadcast, ServerState, Simulation, Update
+from fedrecon.algorithm import subkeys, update_of
+from fedrecon.federation.batches import Batch, Layout, examples_of, key_of
+from fedrecon.federation.blocks import Slot
+from fedrecon.federation.hashing import round_keys
+from fedrecon.model import leaf_at, on_global, with_leaves
+from fedrecon.rows import Group, add_rows
+
+Calls = dict[str, Callable[[], Any]]
+
+
+def of_round(simulation: Simulation) -> Calls:
+    """The parts of the simulation's first round by what they are, in their order.
+
+    Those that compute are compiled alone and take arguments that are on the device. They write down what the
+    whole round may pass on in registers, and each costs a dispatch: their times need not add up to the
+    round's.
+    """
+    state = simulation.init()
+    layout = Layout(simulation.algorithm.model, simulation.clients, state.global_params)
+    batches, calls = _host(simulation, layout)
+    return calls | _device(simulation, layout, state, batches)
+
+
+def _host(simulation: Simulation, layout: Layout) -> tuple[tuple[Batch, ...], Calls]:
+    lengths, plan = simulation.clients.num_examples, simulation.plan
+
+    def draw() -> Any:
+        return simulation.sampling.indices(0, lengths, simulation.seed)
+
+    cohort = draw()
+
+    def hash_keys() -> Any:
+        return round_keys(simulation.seed, 0, 0, simulation.clients.keys[cohort])
+
+    keys = hash_keys()
+
+    def lay_out() -> tuple[Batch, ...]:
+        slots = zip(plan.slots, plan.passes(lengths[cohort])[0], strict=True)
+        return tuple(layout.batch(slot, cohort[positions], keys[positions]) for slot, positions in slots)
+
+    batches = lay_out()
+    return batches, {
+        "host: draw the clients": draw,
+        "host: hash the clients' keys": hash_keys,
+        "host: lay them out in blocks": lay_out,
+        "host: count the bytes sent": lambda: layout.touched(cohort),
+    }
+
+
+def _device(simulation: Simulation, layout: Layout, state: ServerState, batches: tuple[Batch, ...]) -> Calls:
+    views = [_View(simulation, layout, slot) for slot in simulation.plan.slots]
+
+    def program(part: str) -> Any:
+        """A part over all slots, compiled: of the broadcast and tuples of what each slot takes."""
+        return jax.jit(
+            lambda *args: tuple(
+                getattr(v, part)(args[0], *xs) for v, *xs in zip(views, *args[1:], strict=True)
+            )
+        )
+
+    nothing = jax.jit(lambda state, batches: state.round, keep_unused=True)
+    finish = jax.jit(simulation.algorithm.server_update)
+    begin, gather, reconstruct = program("begin"), program("gather"), program("reconstruct")
+    update, delta, scatter = program("update"), program("delta"), program("scatter")
+    given = Broadcast(state.global_params, state.round)
+    laid = jax.device_put(batches)
+    small = gather(given, laid)
+    local = reconstruct(given, laid, small)
+    new = update(given, laid, small, local)
+    sent = delta(given, laid, small, new)
+    total = jax.tree.map(lambda *parts: sum(parts), *scatter(given, laid, sent))
+    return {
+        "dispatch: a program that does nothing, on the host's arrays": lambda: nothing(state, batches),
+        "gather the rows of the clients": lambda: gather(given, laid),
+        "reconstruct": lambda: reconstruct(given, laid, small),
+        "  of it keys and fresh local parameters": lambda: begin(given, laid),
+        "update": lambda: update(given, laid, small, local),
+        "weigh and check the deltas": lambda: delta(given, laid, small, new),
+        "scatter and sum the deltas": lambda: scatter(given, laid, sent),
+        "server step": lambda: finish(state, total),
+    }
+
+
+class _View:
+    """The parts of a round on the blocks of one slot; arguments and results start with `[block, client]`."""
+
+    def __init__(self, simulation: Simulation, layout: Layout, slot: Slot):
+        self.algorithm, self.length, self.positional = simulation.algorithm, slot.length, layout.positional
+        self.cut: list[Group] = [g for g in layout.groups if layout.by_rows(g, slot)]
+        self.leaves = {name: g.name for g in self.cut for name in g.leaves}
+
+    def gather(self, broadcast: Broadcast, batch: Batch) -> Any:
+        def client(batch: Batch) -> Any:
+            tables = {name: leaf_at(broadcast.global_params, name) for name in self.leaves}
+            return {name: x.at[batch.rows[self.leaves[name]]].get(mode="clip") for name, x in tables.items()}
+
+        return _in_blocks(client, batch)
+
+    def begin(self, broadcast: Broadcast, batch: Batch) -> Any:
+        init = self.algorithm.model.init_local
+        return _in_blocks(lambda b: init(broadcast.global_params, subkeys(_keys(b)[1], 2)[0]), batch)
+
+    def reconstruct(self, broadcast: Broadcast, batch: Batch, small: Any) -> Any:
+        def client(batch: Batch, small: Any) -> Any:
+            keys = _keys(batch)
+            support, _ = self._split(batch, keys[0])
+            return self.algorithm.personalize(_with(broadcast, small), batch.kept, support, keys[1])
+
+        return _in_blocks(client, batch, small)
+
+    def update(self, broadcast: Broadcast, batch: Batch, small: Any, local: Any) -> Any:
+        stage = self.algorithm.hyperparameters["update"]
+
+        def client(batch: Batch, small: Any, local: Any) -> Any:
+            keys = _keys(batch)
+            _, query = self._split(batch, keys[0])
+            old = _with(broadcast, small).global_params
+            return stage(on_global(self.algorithm.model, local), old, query, keys[2], broadcast.round)
+
+        return _in_blocks(client, batch, small, local)
+
+    def delta(self, broadcast: Broadcast, batch: Batch, small: Any, new: Any) -> Any:
+        def client(small: Any, new: Any) -> Update:
+            return update_of(_with(broadcast, small).global_params, *new)
+
+        return _in_blocks(client, small, new)
+
+    def scatter(self, broadcast: Broadcast, batch: Batch, sent: Update) -> Any:
+        def add(total: Any, block: tuple[Batch, Update]) -> tuple[Any, None]:
+            batch, update = block
+
+            def leaf(path: Any, total: Any, part: Any) -> Any:
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                if name not in self.leaves:
+                    return total + jnp.sum(part, 0)
+                rows = batch.rows[self.leaves[name]].reshape(-1)
+                return add_rows(total, rows, part.reshape(-1, *part.shape[2:]))
+
+            delta = jax.tree_util.tree_map_with_path(leaf, total.delta.total, update.delta.total)
+            weight = total.delta.weight + jnp.sum(update.delta.weight)
+            return Update(update.delta._replace(total=delta, weight=weight), {}, {}), None
+
+        zeros = jax.tree.map(jnp.zeros_like, broadcast.global_params)
+        start = Update(sent.delta._replace(total=zeros, weight=jnp.zeros(())), {}, {})
+        return jax.lax.scan(add, start, (batch, sent))[0]
+
+    def _split(self, batch: Batch, key: Any) -> Any:
+        examples = examples_of(batch.data, batch.count, self.length, self.positional)
+        return self.algorithm.hyperparameters["split"](examples, key)
+
+
+def _keys(batch: Batch) -> Any:
+    """A client's keys for its split, its reconstruction and its update."""
+    return subkeys(key_of(batch.key), 3)
+
+
+def _with(broadcast: Broadcast, small: Any) -> Broadcast:
+    return broadcast._replace(global_params=with_leaves(broadcast.global_params, small))
+
+
+def _in_blocks(client: Callable[..., Any], *arguments: Any) -> Any:
+    """`client` side by side within blocks, and block after block."""
+    return jax.lax.map(lambda block: jax.vmap(client)(*block), arguments)

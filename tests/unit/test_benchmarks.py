@@ -1,0 +1,92 @@
+"""The benchmarks run at tiny sizes, and what they compare is the same round."""
+
+import json
+import math
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from benchmarks import command, dense_by_hand, library_round, numba_round, recipe
+from benchmarks.kernel import Kernel
+from benchmarks.options import Options, Row
+
+from fedrecon import Simulation, Uniform
+from fedrecon.federation.blocks import Plan, Slot
+
+SMALL = Options(rounds=2, clients=60, items=120, clients_per_round=8)
+FLAGS = ["--rounds=2", "--clients=60", "--items=120", "--clients-per-round=8"]
+
+
+def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
+    path = tmp_path / "results.json"
+    assert command.main(["round", "run", *FLAGS, "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    assert found["options"]["clients_per_round"] == 8 and found["environment"]["devices"]
+    rows = {row["what"]: row for row in found["rows"] if row["benchmark"] == "round"}
+    assert rows["library over kernel"]["value"] > 0 and rows["compilations"]["value"] == 2
+    assert 0 < rows["padding"]["value"] < 100
+    (run,) = (row for row in found["rows"] if row["benchmark"] == "run")
+    assert run["value"] is None and run["note"] == "needs --data"
+    shown = capsys.readouterr().out
+    assert "library over kernel" in shown and "needs --data" in shown
+
+
+@pytest.mark.parametrize("name", ["breakdown", "cohort", "dense", "torch"])
+def test_benchmark_gives_finite_numbers(name):
+    rows = command.run(name, SMALL)
+    assert all(isinstance(row, Row) for row in rows)
+    missing = [row for row in rows if row.value is None]
+    assert missing == (
+        [row for row in rows if row.note == "torch is not installed"] if name == "torch" else []
+    )
+    assert all(math.isfinite(row.value) and row.value > 0 for row in rows if row.value is not None)
+
+
+def test_list_names_every_benchmark(capsys):
+    assert command.main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in command.BENCHMARKS)
+
+
+def test_unknown_name_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["rounds"])
+    assert "NAME must be one of round, breakdown" in capsys.readouterr().err
+
+
+def test_padding_is_what_the_slots_leave_free():
+    clients = recipe.training_clients(SMALL)
+    longest = -(-int(clients.num_examples.max()) // 10) * 10
+    plan = Plan((Slot(2, 4, longest),))
+    simulation = Simulation(recipe.algorithm(recipe.model(clients)), clients, Uniform(7), plan=plan)
+    cohorts = [simulation.sampling.indices(number, clients.num_examples, 0) for number in (0, 1)]
+    real = sum(int(clients.num_examples[cohort].sum()) for cohort in cohorts)
+    assert library_round.padding(simulation, 2) == pytest.approx(1 - real / (2 * 8 * longest))
+
+
+def test_library_kernel_and_dense_round_are_the_same_round():
+    clients, sampling = recipe.training_clients(SMALL), Uniform(8)
+    random = np.random.default_rng(0)
+    table = random.uniform(-0.3, 0.3, (120, recipe.FACTORS)).astype(np.float32)
+    user = random.uniform(-0.3, 0.3, recipe.FACTORS).astype(np.float32)
+
+    same_start = replace(
+        recipe.model(clients), init_local=lambda *_: {"user": {"factors": jnp.asarray(user)}}
+    )
+    simulation = Simulation(recipe.algorithm(same_start), clients, sampling)
+    (last,) = simulation.rounds(simulation.init({"item": {"factors": table}}), 1)
+
+    cohort = sampling.indices(0, clients.num_examples, 0)
+    kernel, by_kernel = Kernel(clients, sampling), table.copy()
+    work = numba_round.scratch(*table.shape)
+    numba_round.round_kernel(by_kernel, *kernel.cohort(cohort), user, work)
+
+    longest = -(-int(clients.num_examples.max()) // 10) * 10
+    items, ratings = (clients.padded(field, cohort, longest) for field in ("item", "rating"))
+    users = np.tile(user, (8, 1))
+    by_hand = dense_by_hand.round_by_hand(table, users, items, ratings, clients.num_examples[cohort])
+
+    np.testing.assert_allclose(last.state.global_params["item"]["factors"], by_kernel, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(by_hand, by_kernel, rtol=0, atol=1e-5)
+    assert np.abs(by_kernel - table).max() > 0.01
