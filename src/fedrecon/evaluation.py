@@ -11,7 +11,7 @@ import numpy as np
 from .algorithm import Algorithm, Broadcast, ServerState, subkeys
 from .data import AlternateBatches, Split
 from .federation.batches import Batch, Layout, examples_of, key_of
-from .federation.blocks import Plan, plan_blocks
+from .federation.blocks import Plan, plan_evaluation
 from .federation.clients import Clients
 from .federation.hashing import round_keys
 from .stats import Mean
@@ -109,7 +109,7 @@ def evaluate(
         The metrics of `personal_model` per client.
     """
     layout = Layout(algorithm.personal_model, clients, state.global_params)
-    plan = plan or plan_blocks(clients.num_examples, max(len(clients), 1), most_slots=3, sampled=False)
+    plan = plan or plan_evaluation(clients.num_examples)
     keys = round_keys(seed, _EVALUATION, 0, clients.keys)
     positions, found = [], []
     for slots in plan.passes(clients.num_examples):

@@ -5,6 +5,7 @@ cohort is sorted by length and poured into them.
 """
 
 import json
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +85,6 @@ def plan_blocks(
     cohort: int,
     most_slots: int = 3,
     clients_per_block: int | None = None,
-    sampled: bool = True,
 ) -> Plan:
     """Chooses slots for cohorts of some clients.
 
@@ -93,19 +93,13 @@ def plan_blocks(
         cohort: Clients per round.
         most_slots: Shapes to compile at most.
         clients_per_block: Clients side by side; None leaves the choice to the plan.
-        sampled: Whether a cohort is drawn at random from the population, or all of it.
 
     Returns:
         A plan whose last slot takes the longest client.
     """
     longest = max(int(num_examples.max(initial=0)), 1)
-    if sampled:
-        draw = np.random.default_rng(0)
-        cohorts = draw.choice(num_examples, (min(max(200_000 // cohort, 50), 1000), cohort))
-        cohorts = np.sort(cohorts, axis=1)
-        lengths = cohorts.max(axis=0)  # of the k-th shortest client, hardly ever exceeded
-    else:
-        lengths = np.sort(num_examples)
+    cohorts = np.random.default_rng(0).choice(num_examples, (min(max(200_000 // cohort, 50), 1000), cohort))
+    lengths = np.sort(cohorts, axis=1).max(axis=0)  # of the k-th shortest client, hardly ever exceeded
     lengths = np.minimum(-(-np.maximum(lengths, 1) // 10) * 10, -(-longest // 10) * 10)
     lengths[-1] = max(lengths[-1], -(-longest // 10) * 10)
     width = clients_per_block or _MOST_CLIENTS
@@ -127,3 +121,16 @@ def plan_blocks(
             kept.setdefault(len(p), (c, p))
         best[end] = list(kept.values())
     return Plan(min(best[cohort], key=lambda o: o[0])[1])
+
+
+def plan_evaluation(num_examples: Int[np.ndarray, "client"]) -> Plan:
+    """Slots for going through all clients once: two shapes, and the same ones for any part of a population.
+
+    The shorter clients, about half, have a slot of their own. Its length is a power of two, so that the
+    validation and the test clients need no programs of their own.
+    """
+    longest = max(int(num_examples.max(initial=1)), 1)
+    longest = -(-longest // 10) * 10
+    short = 2 ** math.ceil(math.log2(max(float(np.median(num_examples)) if num_examples.size else 1.0, 1.0)))
+    lengths = (short, longest) if short < longest else (longest,)
+    return Plan(tuple(Slot(1, _MOST_CLIENTS, length) for length in lengths))

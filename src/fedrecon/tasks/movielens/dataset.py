@@ -10,7 +10,6 @@ from fedrecon.tasks.movielens.prepare import prepare
 
 ORDERS = ("shuffled", "time", "file")
 FRACTIONS: Mapping[str, float | int] = {"train": 0.8, "validation": 0.1, "test": 0.1}
-_SHUFFLE = 1 << 63
 
 
 def load(
@@ -68,9 +67,7 @@ def arrange(
 ) -> dict[str, Clients]:
     """Orders, caps and splits clients; see `load`."""
     if order == "shuffled":
-        # Another seed than the split's: under one seed a user's place in the split would be the draw of
-        # the user's first rating.
-        clients = clients.shuffled(seed + _SHUFFLE)
+        clients = clients.shuffled(seed)
     elif order == "time":
         if "time" not in clients.fields:
             fields = ", ".join(clients.fields)
