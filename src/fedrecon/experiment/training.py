@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -156,6 +158,9 @@ def run(
         if out is not None:
             folder = RunFolder(Path(out), job.configuration(), job.fingerprint())
             stack.callback(folder.close)
+            loading = Thread(target=_load_ahead)
+            loading.start()
+            stack.callback(loading.join)
         watch = Stopwatch(started)
         stack.callback(watch.close)
         shown = stack.enter_context(progress or Progress())
@@ -236,6 +241,12 @@ def _write_figures(
         report.write_clients(folder.path / f"clients-{name}.parquet", evaluation)
     values = {name: evaluation.values() for name, evaluation in evaluations.items()}
     return plots.write(folder.path / folders.PLOTS, [plots.Curves(title, records, values)])
+
+
+def _load_ahead() -> None:
+    """Loads what writes checkpoints and figures, which takes a second, while the first round compiles."""
+    for name in ("orbax.checkpoint", "pyarrow.parquet", "fedrecon.experiment.plots"):
+        import_module(name)
 
 
 def _plan(folder: RunFolder | None, plan: Plan | None) -> Plan | None:
