@@ -128,9 +128,13 @@ def uniform(loss: Mean) -> Float[Array, ""]:
     return jnp.where(loss.weight > 0, 1.0, 0.0)
 
 
-def subkeys(key: Any, count: int) -> list[Any]:
-    """Independent keys. Unlike those of `jax.random.split`, one that is not used costs nothing to compile."""
-    return [jax.random.fold_in(key, i) for i in range(count)]
+def subkeys(key: Any, count: int, first: int = 0) -> list[Any]:
+    """Independent keys, those numbered `first` and on.
+
+    Unlike those of `jax.random.split`, one that is not used costs nothing: each that is used takes a large
+    part of a second to compile. For the same reason they are numbered rather than derived from each other.
+    """
+    return [jax.random.fold_in(key, first + i) for i in range(count)]
 
 
 def keeps_nothing(global_params: Params, key: Any) -> tuple[()]:

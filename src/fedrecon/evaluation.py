@@ -133,9 +133,9 @@ def _evaluate_block(
     length: int,
 ) -> dict[str, Mean]:
     def client(batch: Batch) -> dict[str, Mean]:
-        k_split, k_personal = subkeys(key_of(batch.key), 2)
-        support, query = split(examples_of(batch.data, batch.count, length), k_split)
-        local = algorithm.personalize(Broadcast(global_params, round), batch.kept, support, k_personal)
+        key = key_of(batch.key)
+        support, query = split(examples_of(batch.data, batch.count, length), *subkeys(key, 1))
+        local = algorithm.personalize(Broadcast(global_params, round), batch.kept, support, key)
         metrics = algorithm.personal_model.metrics(global_params, local, query.data)
         return {name: mean.where(query.mask).sum() for name, mean in metrics.items()}
 

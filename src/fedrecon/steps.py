@@ -55,13 +55,13 @@ def plan_steps(
     slots = -(-examples.size // batch)
     most = slots * epochs if max_steps is None else min(slots * epochs, max_steps)
     count = examples.count()
-    own = -(-count // batch)  # the client's number of batches
+    own = jax.lax.div(count + batch - 1, batch)  # the client's number of batches
     step, column = jnp.arange(most), jnp.arange(batch)
     active = step < own * passes
     if epochs == 1:
         within, epoch = step, jnp.zeros_like(step)
     else:
-        within, epoch = step % jnp.maximum(own, 1), step // jnp.maximum(own, 1)
+        within, epoch = jax.lax.rem(step, jnp.maximum(own, 1)), jax.lax.div(step, jnp.maximum(own, 1))
     place = within[:, None] * batch + column
     valid = (place < count) & active[:, None]
     if shuffle:

@@ -64,16 +64,16 @@ def fedrecon(
     init, server_update = server(model, server_optimizer, aggregator)
 
     def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
-        k_init, k_solve = subkeys(key, 2)
+        k_init, k_solve = subkeys(key, 2, first=2)
         fresh = model.init_local(broadcast.global_params, k_init)
         return reconstruct(
             on_local(model, broadcast.global_params), fresh, support, k_solve, broadcast.round
         )[0]
 
     def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
-        k_split, k_local, k_global = subkeys(key, 3)
+        k_split, k_global = subkeys(key, 2)
         support, query = split(examples, k_split)
-        old, local = broadcast.global_params, personalize(broadcast, kept, support, k_local)
+        old, local = broadcast.global_params, personalize(broadcast, kept, support, key)
         if joint:
             both, params = on_both(model), (old, local)
             (delta, _), rows, metrics = displacement(update, both, params, query, k_global, broadcast.round)

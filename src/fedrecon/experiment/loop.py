@@ -145,9 +145,7 @@ class Loop:
     def evaluated(self, state: Any, clients: Any) -> Evaluation:
         """ReconEval on all of some clients."""
         job = self.job
-        return evaluate(
-            job.algorithm, state, clients, split=job.split, seed=job.seed, plan=self.simulation.plan
-        )
+        return evaluate(job.algorithm, state, clients, split=job.split, seed=job.seed)
 
     def selected(self) -> tuple[int, Any]:
         """The round whose parameters meet the test clients, and a state with them."""
@@ -186,6 +184,7 @@ class Loop:
                 before = self._since.get(name, (0.0, 0.0))
                 self._since[name] = (before[0] + total, before[1] + weight)
             self.progress.round(round.number, _value(*means["loss"]))
+        self.records.write()
         self._looked = time.monotonic()
 
     def _evaluate(self, number: int) -> Evaluated:
@@ -196,6 +195,7 @@ class Loop:
             self.records.append(rows(number, name, RECON_EVAL, summary))
         seconds = self.watch.seconds()
         self.records.append([Row(number, "train", TRAINING, "total", "seconds", seconds)])
+        self.records.write()
         if self.evaluations:
             self._compare(number)
         training = {name: _value(*mean) for name, mean in self._since.items()}

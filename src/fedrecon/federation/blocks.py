@@ -5,7 +5,6 @@ cohort is sorted by length and poured into them.
 """
 
 import json
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from jaxtyping import Int
 # operations, in clients. Measured on a CPU with matrix factorisation (benchmarks/README.md).
 _OVERHEAD = 16
 _MOST_CLIENTS = 64
+_MANY_CLIENTS = 5000  # from here on an evaluation is worth a second program
 
 
 class Slot(NamedTuple):
@@ -83,7 +83,7 @@ class Plan(NamedTuple):
 def plan_blocks(
     num_examples: Int[np.ndarray, "client"],
     cohort: int,
-    most_slots: int = 3,
+    most_slots: int = 2,
     clients_per_block: int | None = None,
 ) -> Plan:
     """Chooses slots for cohorts of some clients.
@@ -124,13 +124,14 @@ def plan_blocks(
 
 
 def plan_evaluation(num_examples: Int[np.ndarray, "client"]) -> Plan:
-    """Slots for going through all clients once: two shapes, and the same ones for any part of a population.
+    """Slots for going through all clients once.
 
-    The shorter clients, about half, have a slot of their own. Its length is a power of two, so that the
-    validation and the test clients need no programs of their own.
+    One shape, the same for any part of a population, since a second program takes longer to compile than
+    it saves, unless the clients are many: then the shorter half has a slot of its own.
     """
     longest = max(int(num_examples.max(initial=1)), 1)
     longest = -(-longest // 10) * 10
-    short = 2 ** math.ceil(math.log2(max(float(np.median(num_examples)) if num_examples.size else 1.0, 1.0)))
-    lengths = (short, longest) if short < longest else (longest,)
-    return Plan(tuple(Slot(1, _MOST_CLIENTS, length) for length in lengths))
+    if len(num_examples) < _MANY_CLIENTS:
+        return Plan((Slot(1, _MOST_CLIENTS, longest),))
+    short = -(-max(int(np.median(num_examples)), 1) // 10) * 10
+    return Plan(tuple(Slot(1, _MOST_CLIENTS, length) for length in sorted({short, longest})))
