@@ -196,9 +196,13 @@ def locality(optimizer: optax.GradientTransformation, params: Params, tables: Se
     against the rows alone. Zero updates for zero gradients would not show it: LAMB has that and mixes rows.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda: params))
-    shapes = tuple((x.shape, np.dtype(x.dtype)) for _, x in leaves)
     names = frozenset(t.leaf for t in tables)
     is_table = tuple(path_of(path) in names for path, _ in leaves)
+    # Whatever a table's number of rows, the trial has six: a client's small table needs no trial of its own.
+    shapes = tuple(
+        ((6, *x.shape[1:]) if table else x.shape, np.dtype(x.dtype))
+        for (_, x), table in zip(leaves, is_table, strict=True)
+    )
     return _probe(optimizer, treedef, shapes, is_table)
 
 
@@ -206,9 +210,9 @@ def locality(optimizer: optax.GradientTransformation, params: Params, tables: Se
 def _probe(optimizer: Any, treedef: Any, shapes: Any, is_table: Any) -> Locality:
     rng = np.random.default_rng(0)
 
-    def tree(rows: int | None, draw: Any) -> list[Any]:
+    def tree(rows: int, draw: Any) -> list[Any]:
         return [
-            draw((rows, *shape[1:]) if table and rows is not None else shape).astype(dtype)
+            draw((rows, *shape[1:]) if table else shape).astype(dtype)
             for (shape, dtype), table in zip(shapes, is_table, strict=True)
         ]
 
