@@ -63,10 +63,11 @@ if TYPE_CHECKING:
     from fedrecon.federation.clients import Clients
     from fedrecon.federation.sampling import Passes, Poisson, Uniform, Weighted
     from fedrecon.model import Model, Table
+    from fedrecon.newton import Newton
     from fedrecon.optimizers import optimizer
     from fedrecon.partitions import is_local, partition
     from fedrecon.simulation import Round, Simulation
-    from fedrecon.solver import Newton, Solver
+    from fedrecon.solver import Solver
     from fedrecon.stats import Mean
 else:
     # Hidden from type checkers: a module's `__getattr__` would let them accept any misspelt name.
@@ -89,10 +90,11 @@ else:
         "federation.clients": ("Clients",),
         "federation.sampling": ("Passes", "Poisson", "Uniform", "Weighted"),
         "model": ("Model", "Table"),
+        "newton": ("Newton",),
         "optimizers": ("optimizer",),
         "partitions": ("is_local", "partition"),
         "simulation": ("Round", "Simulation"),
-        "solver": ("Newton", "Solver"),
+        "solver": ("Solver",),
         "stats": ("Mean",),
     }
     _MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
