@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedrecon import Broadcast, ServerState, Simulation, Update
-from fedrecon.algorithm import subkeys, update_of
+from fedrecon import Broadcast, Mean, ServerState, Simulation, Update
+from fedrecon.algorithm import displacement, subkeys, update_of
 from fedrecon.federation.batches import Batch, Layout, examples_of, key_of
 from fedrecon.federation.blocks import Slot
 from fedrecon.federation.hashing import round_keys
-from fedrecon.model import leaf_at, on_global, with_leaves
-from fedrecon.rows import Group, add_rows
+from fedrecon.model import leaf_at, on_global, path_of, with_leaves
+from fedrecon.rows import Group, add_rows, take
 
 Calls = dict[str, Callable[[], Any]]
 
@@ -70,23 +70,24 @@ def _device(simulation: Simulation, layout: Layout, state: ServerState, batches:
     nothing = jax.jit(lambda state, batches: state.round, keep_unused=True)
     finish = jax.jit(simulation.algorithm.server_update)
     begin, gather, reconstruct = program("begin"), program("gather"), program("reconstruct")
-    update, delta, scatter = program("update"), program("delta"), program("scatter")
+    update, weigh, scatter = program("update"), program("weigh"), program("scatter")
     given = Broadcast(state.global_params, state.round)
     laid = jax.device_put(batches)
     small = gather(given, laid)
     local = reconstruct(given, laid, small)
     new = update(given, laid, small, local)
-    sent = delta(given, laid, small, new)
+    sent = weigh(given, laid, new)
     total = jax.tree.map(lambda *parts: sum(parts), *scatter(given, laid, sent))
+    summed = Update(total, {}, {})
     return {
         "dispatch: a program that does nothing, on the host's arrays": lambda: nothing(state, batches),
         "gather the rows of the clients": lambda: gather(given, laid),
         "reconstruct": lambda: reconstruct(given, laid, small),
         "  of it keys and fresh local parameters": lambda: begin(given, laid),
         "update": lambda: update(given, laid, small, local),
-        "weigh and check the deltas": lambda: delta(given, laid, small, new),
+        "weigh and check the deltas": lambda: weigh(given, laid, new),
         "scatter and sum the deltas": lambda: scatter(given, laid, sent),
-        "server step": lambda: finish(state, total),
+        "server step": lambda: finish(state, summed),
     }
 
 
@@ -121,37 +122,30 @@ class _View:
         stage = self.algorithm.hyperparameters["update"]
 
         def client(batch: Batch, small: Any, local: Any) -> Any:
-            keys = _keys(batch)
-            _, query = self._split(batch, keys[0])
-            old = _with(broadcast, small).global_params
-            return stage(on_global(self.algorithm.model, local), old, query, keys[2], broadcast.round)
+            keys, old = _keys(batch), _with(broadcast, small).global_params
+            objective, (_, query) = on_global(self.algorithm.model, local), self._split(batch, keys[0])
+            delta, ids, metrics = displacement(stage, objective, old, query, keys[2], broadcast.round)
+            rows = {name: batch.rows[group] for name, group in self.leaves.items()}
+            return delta, rows | {name: take(rows[name], x) for name, x in ids.items()}, metrics
 
         return _in_blocks(client, batch, small, local)
 
-    def delta(self, broadcast: Broadcast, batch: Batch, small: Any, new: Any) -> Any:
-        def client(small: Any, new: Any) -> Update:
-            return update_of(_with(broadcast, small).global_params, *new)
-
-        return _in_blocks(client, small, new)
+    def weigh(self, broadcast: Broadcast, batch: Batch, new: Any) -> Any:
+        return _in_blocks(update_of, *new)
 
     def scatter(self, broadcast: Broadcast, batch: Batch, sent: Update) -> Any:
-        def add(total: Any, block: tuple[Batch, Update]) -> tuple[Any, None]:
-            batch, update = block
-
+        def add(total: Mean, update: Update) -> tuple[Mean, None]:
             def leaf(path: Any, total: Any, part: Any) -> Any:
-                name = jax.tree_util.keystr(path, simple=True, separator="/")
-                if name not in self.leaves:
+                rows = update.rows.get(path_of(path))
+                if rows is None:
                     return total + jnp.sum(part, 0)
-                rows = batch.rows[self.leaves[name]].reshape(-1)
-                return add_rows(total, rows, part.reshape(-1, *part.shape[2:]))
+                return add_rows(total, rows.reshape(-1), part.reshape(-1, *total.shape[1:]))
 
-            delta = jax.tree_util.tree_map_with_path(leaf, total.delta.total, update.delta.total)
-            weight = total.delta.weight + jnp.sum(update.delta.weight)
-            return Update(update.delta._replace(total=delta, weight=weight), {}, {}), None
+            delta = jax.tree_util.tree_map_with_path(leaf, total.total, update.delta.total)
+            return Mean(delta, total.weight + jnp.sum(update.delta.weight)), None
 
         zeros = jax.tree.map(jnp.zeros_like, broadcast.global_params)
-        start = Update(sent.delta._replace(total=zeros, weight=jnp.zeros(())), {}, {})
-        return jax.lax.scan(add, start, (batch, sent))[0]
+        return jax.lax.scan(add, Mean(zeros, jnp.zeros(())), sent)[0]
 
     def _split(self, batch: Batch, key: Any) -> Any:
         examples = examples_of(batch.data, batch.count, self.length, self.positional)
