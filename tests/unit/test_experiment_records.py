@@ -23,6 +23,8 @@ def test_rows_are_written_at_a_commit_and_read_back_exactly(records):
     values = [0.1 + 0.2, 1e-300, -0.0, math.inf, 12345678901234.5]
     records.append(row(i, v) for i, v in enumerate(values, 1))
     assert read(records.path) == []
+    records.write()
+    assert [r.value for r in read(records.path)] == values
     records.commit()
     assert [r.value for r in read(records.path)] == values
     assert records.path.read_text().splitlines()[:2] == [

@@ -312,6 +312,20 @@ def test_ctrl_c_between_checkpoints_saves_that_round(finished, tmp_path, no_figu
     assert lines(tmp_path) == lines(finished.out)
 
 
+def test_rounds_after_the_checkpoint_are_counted_and_computed_again(finished, tmp_path, no_figures):
+    def fail(report):
+        raise RuntimeError("mine")
+
+    # The first evaluation comes at round 4, and the first checkpoint would come at round 6.
+    with pytest.raises(RuntimeError, match="mine"):
+        run(out=tmp_path, callbacks=[fail], evaluate_every=4, checkpoint_every=6)
+    assert {row.round for row in read(tmp_path / "metrics.csv")} == {1, 2, 3, 4}
+    second = run(out=tmp_path, evaluate_every=4, checkpoint_every=6)
+    assert (second.resumed_from, second.recomputed) == (None, 4)
+    assert list(second.records.series("train", "loss")) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(second.global_params["w"], finished.global_params["w"])
+
+
 def test_a_callback_that_fails_is_not_hidden_and_the_run_goes_on_later(finished, tmp_path, no_figures):
     def fail(report):
         if report.round == 4:

@@ -52,20 +52,26 @@ class Records:
         self._unwritten = 0
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Adds rows; `commit` writes them."""
+        """Adds rows; `write` and `commit` put them in the file."""
         new = list(rows)
         self.rows += new
         self._unwritten += len(new)
 
-    def commit(self) -> None:
-        """Waits until all rows are on the disk."""
+    def write(self) -> None:
+        """Appends new rows to the file, where others can read them; a power cut may still take them."""
         if self.path is None or not self._unwritten:
             return
         new = self.rows[len(self.rows) - self._unwritten :]
         with open(self.path, "a", encoding="utf-8", newline="") as file:
             file.write(_text(new))
-            sync(file)
         self._unwritten = 0
+
+    def commit(self) -> None:
+        """Waits until all rows are on the disk."""
+        self.write()
+        if self.path is not None:
+            with open(self.path, "r+b") as file:
+                sync(file)
 
     def restart(self, round: int) -> int:
         """Goes back to the end of a round: later rows leave the table and the file, as does a torn line.

@@ -179,7 +179,7 @@ def run(
             callbacks,
         )
         loop.restore()
-        if loop.resumed_from is not None:
+        if loop.resumed_from is not None or loop.recomputed:
             shown.note(_resumed(loop))
         loop.run()
         selected_round, state = loop.selected()
@@ -266,5 +266,7 @@ def _describe(folder: RunFolder, plan: Plan, job: Job) -> None:
 
 
 def _resumed(loop: Loop) -> str:
-    again = f"; {loop.recomputed} rounds recorded after it are computed again" if loop.recomputed else ""
-    return f"going on from the checkpoint of round {loop.resumed_from}{again}"
+    start = "there is no checkpoint yet: starting again"
+    if loop.resumed_from is not None:
+        start = f"going on from the checkpoint of round {loop.resumed_from}"
+    return f"{start}; recorded rounds computed again: {loop.recomputed}"
