@@ -11,9 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["positional"]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["positional"])
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Padded examples of one client or of one batch.
@@ -39,7 +37,7 @@ class Examples:
         """Number of valid rows."""
         return jnp.sum(self.mask, dtype=jnp.int32)
 
-    def take(self, rows: Int[Any, "*row"], mask: Bool[Array, "*row"]) -> "Examples":
+    def take(self, rows: Int[Any, "*row"], mask: Bool[Any, "*row"]) -> "Examples":
         """The examples at `rows` (clipped to the range), valid where `mask`; no row may be valid twice."""
         rows = jnp.minimum(rows, self.size - 1)
         return Examples(jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data), mask, self.positional)
@@ -143,7 +141,9 @@ class Fraction:
         _share("support", self.support)
 
     def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
-        return _cut(examples, _ceil_share(self.support, examples), math.ceil(self.support * examples.size) + 1)
+        return _cut(
+            examples, _ceil_share(self.support, examples), math.ceil(self.support * examples.size) + 1
+        )
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class ByTime:
         return Fraction(self.support)(examples.take(order, examples.mask), key)
 
 
-def random_order(key: Any, mask: Bool[Array, "example"]) -> Int[Array, "example"]:
+def random_order(key: Any, mask: Bool[Any, "example"]) -> Int[Array, "example"]:
     """A random order of the rows with the valid ones first.
 
     Every row draws a number keyed by its index, so that more padding changes nothing.
