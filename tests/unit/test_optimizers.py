@@ -1,0 +1,70 @@
+"""Optimisers by name: what they refuse, and how they print."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedrecon.optimizers import describe, optimizer, schedule
+
+
+def test_it_is_the_one_of_optax():
+    ours, theirs = optimizer("yogi", learning_rate=0.1, b1=0.8), optax.yogi(0.1, b1=0.8)
+    params, grads = jnp.ones(2), jnp.array([1.0, -2.0])
+    found, _ = ours.update(grads, ours.init(params), params)
+    wanted, _ = theirs.update(grads, theirs.init(params), params)
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("made", "shown"),
+    [
+        (optimizer("sgd", learning_rate=0.5), "sgd(learning_rate=0.5)"),
+        (optimizer("sgd", learning_rate=0.5, momentum=0.9), "sgd(learning_rate=0.5, momentum=0.9)"),
+        (
+            optimizer("adam", learning_rate=schedule("cosine_decay_schedule", init_value=0.1, decay_steps=9)),
+            "adam(learning_rate=cosine_decay_schedule(init_value=0.1, decay_steps=9))",
+        ),
+        (optax.adam(0.1), "optax:chain"),
+    ],
+)
+def test_records_show_what_it_was_made_of(made, shown):
+    assert describe(made) == shown
+
+
+@pytest.mark.parametrize("rate", [0, 0.0, -0.1, float("nan"), float("inf")])
+def test_learning_rate_must_be_positive(rate):
+    with pytest.raises(ValueError, match=f"learning_rate of sgd must be positive and finite, got {rate!r}"):
+        optimizer("sgd", learning_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("adm", "optimizer 'adm' is not one of optax's; did you mean 'adam"),
+        ("GradientTransformation", "is not one of optax's"),
+        ("_src", "is not one of optax's"),
+    ],
+)
+def test_unknown_name(name, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer(name, learning_rate=0.1)
+
+
+def test_unknown_argument():
+    with pytest.raises(ValueError, match=r"optimizer 'sgd': .*'momentun'"):
+        optimizer("sgd", learning_rate=0.1, momentun=0.9)
+
+
+def test_missing_learning_rate():
+    with pytest.raises(ValueError, match=r"optimizer 'sgd': .*learning_rate"):
+        optimizer("sgd")
+
+
+def test_schedule():
+    falling = schedule("linear_schedule", init_value=1.0, end_value=0.0, transition_steps=4)
+    assert float(falling(2)) == 0.5
+    with pytest.raises(ValueError, match=r"schedule 'linear_schedul' is not .* did you mean 'linear_schedule"):
+        schedule("linear_schedul")
+    with pytest.raises(ValueError, match=r"schedule 'linear_schedule': .*'init'"):
+        schedule("linear_schedule", init=1.0)
