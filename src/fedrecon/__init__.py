@@ -59,7 +59,8 @@ if TYPE_CHECKING:
         RandomFraction,
     )
     from fedrecon.evaluation import Evaluation, evaluate
-    from fedrecon.experiment.training import Result, train
+    from fedrecon.experiment.result import Result
+    from fedrecon.experiment.training import train
     from fedrecon.federation.clients import Clients
     from fedrecon.federation.sampling import Passes, Poisson, Uniform, Weighted
     from fedrecon.model import Model, Table
@@ -86,7 +87,8 @@ else:
             "RandomFraction",
         ),
         "evaluation": ("Evaluation", "evaluate"),
-        "experiment.training": ("Result", "train"),
+        "experiment.result": ("Result",),
+        "experiment.training": ("train",),
         "federation.clients": ("Clients",),
         "federation.sampling": ("Passes", "Poisson", "Uniform", "Weighted"),
         "model": ("Model", "Table"),

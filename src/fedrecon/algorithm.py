@@ -145,7 +145,7 @@ def keeps_nothing(global_params: Params, key: Any) -> tuple[()]:
 def displacement(
     stage: Stage, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
 ) -> tuple[Params, dict[str, Any], Metrics]:
-    """How a stage changes parameters: see `Solver.displacement`, which stages without that method need not have."""
+    """How a stage changes parameters: `Solver.displacement`, or for stages without it the difference."""
     if hasattr(stage, "displacement"):
         return stage.displacement(objective, params, examples, key, round)
     new, metrics = stage(objective, params, examples, key, round)
@@ -197,10 +197,10 @@ def server(
         gradient, aggregator_state = aggregator(state.aggregator_state, update)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.global_params)
         params = optax.apply_updates(state.global_params, updates)
-        old, new = tuple(state[:3]), (params, opt_state, aggregator_state)
+        new = ServerState(params, opt_state, aggregator_state, state.round)
         some = update.delta.weight > 0
-        kept = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, old)
-        return ServerState(*kept, state.round + 1)
+        kept = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
+        return kept._replace(round=state.round + 1)
 
     return init, server_update
 

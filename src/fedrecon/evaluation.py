@@ -56,7 +56,10 @@ class Evaluation:
     def values(self) -> dict[str, np.ndarray]:
         """Each client's own metrics, `[client]`; NaN where it has no test example."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            means = {name: np.asarray(total) / np.asarray(weight) for name, (total, weight) in self.per_client.items()}
+            means = {
+                name: np.asarray(total) / np.asarray(weight)
+                for name, (total, weight) in self.per_client.items()
+            }
             return _with_derived(means)
 
     def distribution(self) -> dict[str, dict[str, float]]:
@@ -144,9 +147,10 @@ def _evaluate_block(
 
 def _joined(positions: list[Any], found: list[Any], num_clients: int) -> dict[str, Mean]:
     fetched = jax.device_get([sums for _, sums in found])
-    joined = {}
+    joined: dict[str, Mean] = {}
     for name in fetched[0] if fetched else ():
-        total, weight = np.zeros(num_clients), np.zeros(num_clients)
+        total: Any = np.zeros(num_clients)
+        weight: Any = np.zeros(num_clients)
         for where, (size, _), sums in zip(positions, found, fetched, strict=True):
             total[where], weight[where] = sums[name].total[:size], sums[name].weight[:size]
         joined[name] = Mean(total, weight)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-# What indexing makes of an index, in NumPy: evaluated ahead where all inputs are known, without a compilation.
+# What indexing makes of an index, in NumPy: evaluated ahead where all inputs are known, compiling nothing.
 _FOLDED: dict[str, Callable[..., Any]] = {
     "lt": lambda params, a, b: np.less(a, b),
     "add": lambda params, a, b: np.add(a, b),
@@ -44,7 +44,8 @@ def fold_lookups(fn: Callable[..., Any]) -> Callable[..., Any]:
 
         def flat(*rest: Any) -> Any:
             free = iter(rest)
-            return fn(*treedef.unflatten(known[i] if i in known else next(free) for i in range(len(leaves))))
+            given = [known[i] if i in known else next(free) for i in range(len(leaves))]
+            return fn(*jax.tree.unflatten(treedef, given))
 
         rest = [x for i, x in enumerate(leaves) if i not in known]
         closed, shape = jax.make_jaxpr(flat, return_shape=True)(*rest)
@@ -56,7 +57,9 @@ def fold_lookups(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def _is_number(x: Any) -> bool:
     return isinstance(x, (np.ndarray, np.generic, int, float)) or (
-        isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and jax.numpy.issubdtype(x.dtype, np.number)
+        isinstance(x, jax.Array)
+        and not isinstance(x, jax.core.Tracer)
+        and jax.numpy.issubdtype(x.dtype, np.number)
     )
 
 
@@ -70,13 +73,14 @@ def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], args: list[Any]) -> list[Any
 
     for eqn in jaxpr.eqns:
         name, inputs = eqn.primitive.name, [read(v) for v in eqn.invars]
+        first: Any = eqn.outvars[0].aval if eqn.outvars else None
         if name in _CALLS:
             inner = eqn.params[_CALLS[name]]
             out = _evaluate(inner.jaxpr, list(inner.consts), inputs)
         elif name in _FOLDED and all(isinstance(x, np.ndarray) for x in inputs):
-            out = [np.asarray(_FOLDED[name](eqn.params, *inputs)).astype(eqn.outvars[0].aval.dtype)]
+            out = [np.asarray(_FOLDED[name](eqn.params, *inputs)).astype(first.dtype)]
         elif name == "gather" and _is_identity(eqn, inputs):
-            out = [jax.numpy.reshape(inputs[0], eqn.outvars[0].aval.shape)]
+            out = [jax.numpy.reshape(inputs[0], first.shape)]
         else:
             out = _apply(jaxpr, eqn, inputs)
         values.update(zip(eqn.outvars, out, strict=True))
@@ -84,7 +88,9 @@ def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], args: list[Any]) -> list[Any
 
 
 def _broadcast(x: Any, shape: Any, dimensions: Any) -> Any:
-    spread = np.reshape(x, [x.shape[dimensions.index(i)] if i in dimensions else 1 for i in range(len(shape))])
+    spread = np.reshape(
+        x, [x.shape[dimensions.index(i)] if i in dimensions else 1 for i in range(len(shape))]
+    )
     return np.broadcast_to(spread, shape)
 
 
@@ -104,7 +110,12 @@ def _is_identity(eqn: Any, inputs: list[Any]) -> bool:
         and numbers.collapsed_slice_dims == (0,)
         and numbers.start_index_map == (0,)
         and not numbers.operand_batching_dims
-        and eqn.outvars[0].aval.shape[len(eqn.outvars[0].aval.shape) - operand.ndim + 1 :] == operand.shape[1:]
+        and eqn.outvars[0].aval.shape[len(eqn.outvars[0].aval.shape) - operand.ndim + 1 :]
+        == operand.shape[1:]
         and numbers.offset_dims == tuple(range(indices.ndim - 1, indices.ndim - 1 + operand.ndim - 1))
     )
-    return whole_rows and isinstance(indices, np.ndarray) and np.array_equal(indices.reshape(-1), np.arange(operand.shape[0]))
+    return (
+        whole_rows
+        and isinstance(indices, np.ndarray)
+        and np.array_equal(indices.reshape(-1), np.arange(operand.shape[0]))
+    )

@@ -47,7 +47,9 @@ class Newton:
         """Fits `params`; arguments and result as for `Solver`, metrics at the start."""
         start, unravel = ravel_pytree(params)
         if start.size > _MOST_PARAMETERS:
-            raise ValueError(f"Newton takes at most {_MOST_PARAMETERS:,} parameters, got {start.size:,}; use a Solver")
+            raise ValueError(
+                f"Newton takes at most {_MOST_PARAMETERS:,} parameters, got {start.size:,}; use a Solver"
+            )
 
         def total(flat: Any) -> Any:
             local = unravel(flat)
@@ -69,12 +71,18 @@ class Newton:
         return unravel(solution), {name: jax.tree.map(lambda x: x[0], mean) for name, mean in metrics.items()}
 
 
-# One client after the other: jaxlib's batched factorisations wait, on a thread of XLA's pool, for tasks in that
-# same pool, and two of them at once stop the process for good (jaxlib 0.10, CPU). Single ones do not, and on a
-# CPU they are as fast.
-@jax.custom_batching.sequential_vmap
+# One client after the other: jaxlib's batched factorisations wait, on a thread of XLA's pool, for tasks in
+# that same pool, and two of them at once stop the process for good (jaxlib 0.10, CPU). Single ones do not,
+# and on a CPU they are as fast.
+_one_by_one: Any = jax.custom_batching.sequential_vmap
+
+
 def _solve(matrix: Any, right: Any) -> Any:
     """Solves a positive semidefinite system; directions without curvature stay as they are."""
+    return _one_by_one(_solve_one)(matrix, right)
+
+
+def _solve_one(matrix: Any, right: Any) -> Any:
     diagonal = jnp.diagonal(matrix)
     # Relative to the largest entry, so small that it is lost in float32 unless the matrix is singular.
     ridge = 1e-7 * jnp.max(diagonal) + jnp.where(jnp.max(diagonal) > 0, 0, 1)

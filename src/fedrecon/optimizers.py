@@ -59,7 +59,9 @@ def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
         init, update = make(**hyperparameters)
     except TypeError as error:
         raise ValueError(f"optimizer {name!r}: {error}") from error
-    named = NamedOptimizer(init, optax.with_extra_args_support(optax.GradientTransformation(init, update)).update)
+    named = NamedOptimizer(
+        init, optax.with_extra_args_support(optax.GradientTransformation(init, update)).update
+    )
     named.name, named.hyperparameters = name, dict(hyperparameters)
     return named
 

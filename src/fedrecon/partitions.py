@@ -86,11 +86,15 @@ def partition(
             raise ValueError(f"local names the path {path!r}, but the model has the leaves {names}{hint}")
     if all(local(name) for name in names):
         raise ValueError(f"local must leave a leaf to federate, but it selects all of {names}")
+
+    def whole_metrics(g: Params, x: Params, batch: Batch) -> dict[str, Mean]:
+        return {} if metrics is None else metrics(merge(g, x), batch)
+
     return Model(
         init_global=lambda key: split(init(key), local)[0],
         init_local=lambda global_params, key: split(init(key), local)[1],
         loss=lambda g, x, batch, key: loss(merge(g, x), batch, key),
-        metrics=lambda g, x, batch: {} if metrics is None else metrics(merge(g, x), batch),
+        metrics=whole_metrics,
         predict=predict and (lambda g, x, features: predict(merge(g, x), features)),
         penalty=(lambda g, x: penalty(merge(g, x))) if penalty else (lambda g, x: 0.0),
         tables=tables,
@@ -102,13 +106,13 @@ def _check_leaves(shapes: Params) -> None:
         for name in _MUTABLE:
             if name in shapes:
                 raise ValueError(
-                    f"the parameters hold the mutable collection {name!r}, which a forward pass changes; only "
-                    "stateless models can be trained: replace such layers (batch by layer or group "
+                    f"the parameters hold the mutable collection {name!r}, which a forward pass changes; "
+                    "only stateless models can be trained: replace such layers (batch by layer or group "
                     "normalisation) or freeze them"
                 )
     for path, x in jax.tree_util.tree_leaves_with_path(shapes):
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
-                f"parameters must be floating-point arrays, {path_of(path)!r} is of {x.dtype}; keep counters and "
-                "other state out of the parameters"
+                f"parameters must be floating-point arrays, {path_of(path)!r} is of {x.dtype}; keep counters "
+                "and other state out of the parameters"
             )

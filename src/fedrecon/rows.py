@@ -112,7 +112,9 @@ class Slices(NamedTuple):
     def all(self, steps: int) -> Array:
         """The rows of the first steps, `[step, id, ...]`."""
         stop = self.start + steps * self.stride
-        return self.table[self.start : stop].reshape(steps, self.stride, *self.table.shape[1:])[:, : self.width]
+        return self.table[self.start : stop].reshape(steps, self.stride, *self.table.shape[1:])[
+            :, : self.width
+        ]
 
 
 def slices(table: Array, ids: Int[Any, "step id"]) -> Slices | None:

@@ -48,10 +48,11 @@ class Round(NamedTuple):
         """The cohort's metrics, summed over its blocks in double precision. Waits for the round to end."""
         blocks = jax.device_get(self.block_metrics)
         names = blocks[0]
-        return {
-            name: Mean(*(np.float64(sum(np.sum(b[name][i], dtype=np.float64) for b in blocks)) for i in (0, 1)))
-            for name in names
-        }
+
+        def total(name: str, part: int) -> Any:
+            return np.float64(sum(np.sum(block[name][part], dtype=np.float64) for block in blocks))
+
+        return {name: Mean(total(name, 0), total(name, 1)) for name in names}
 
 
 class Simulation:
@@ -99,7 +100,8 @@ class Simulation:
     @property
     def compilations(self) -> int:
         """Programs that the rounds compiled so far."""
-        return sum(f._cache_size() for f in (self._cohort, self._merge, self._finish))
+        programs: tuple[Any, ...] = (self._cohort, self._merge, self._finish)
+        return sum(program._cache_size() for program in programs)
 
     def init(self, global_params: Params | None = None) -> ServerState:
         """The first state, from the seed or from given global parameters.
@@ -207,7 +209,10 @@ class _Bytes:
     """What a client's part of the global parameters weighs."""
 
     def __init__(self, global_params: Params, groups: tuple[Group, ...]):
-        sizes = {path_of(p): (x.size * x.dtype.itemsize, x.shape) for p, x in jax.tree_util.tree_leaves_with_path(global_params)}
+        sizes = {
+            path_of(p): (x.size * x.dtype.itemsize, x.shape)
+            for p, x in jax.tree_util.tree_leaves_with_path(global_params)
+        }
         self.dense = sum(size for size, _ in sizes.values())
         self._row = {g.name: sum(sizes[n][0] // max(sizes[n][1][0], 1) for n in g.leaves) for g in groups}
         self._rest = self.dense - sum(sizes[n][0] for g in groups for n in g.leaves)
@@ -223,11 +228,13 @@ class _Bytes:
 
 
 def _check_like(given: Params, wanted: Params) -> None:
-    if jax.tree.structure(given) != jax.tree.structure(wanted):
+    structures = [str(jax.tree.structure(x)) for x in (wanted, given)]
+    if structures[0] != structures[1]:
         raise ValueError(
-            f"initial global parameters must have the model's structure {jax.tree.structure(wanted)}, got "
-            f"{jax.tree.structure(given)}"
+            f"initial global parameters must have the model's structure {structures[0]}, got {structures[1]}"
         )
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(given), jax.tree.leaves(wanted), strict=True):
         if jnp.shape(a) != b.shape:
-            raise ValueError(f"initial global parameter {path_of(path)!r} must be of shape {b.shape}, got {jnp.shape(a)}")
+            raise ValueError(
+                f"initial global parameter {path_of(path)!r} must be of shape {b.shape}, got {jnp.shape(a)}"
+            )

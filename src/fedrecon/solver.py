@@ -1,5 +1,6 @@
 """The library's only training loop: mini-batch gradient descent over one client's examples."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -76,7 +77,11 @@ class Solver:
             raise ValueError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}")
 
     def __repr__(self) -> str:
-        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self)[1:] if getattr(self, f.name) != f.default]
+        shown = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)[1:]
+            if getattr(self, f.name) != f.default
+        ]
         return f"Solver({', '.join([describe(self.optimizer), *shown])})"
 
     def locality(self, params: Params, tables: Any) -> rows.Locality:
@@ -120,13 +125,17 @@ class Solver:
     def _descend(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
     ) -> tuple[Params, dict[str, tuple[Any, Any]], Metrics]:
-        """The last parameters but for updates of tables that are all made at the end: ids and updates,
-        `[step, id, ...]`, of each."""
+        """The last parameters, but for tables whose updates are all made at the end: of each ids and updates.
+
+        Both are `[step, id, ...]`.
+        """
         k_order, k_loss = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-        passes = self.epochs
+        passes: Any = self.epochs
         if self.growing_epochs:
             passes = jnp.minimum((0 if round is None else round) + 1, self.epochs)
-        plan = plan_steps(examples, self.batch_size, self.epochs, passes, self.max_steps, self.shuffle, k_order)
+        plan = plan_steps(
+            examples, self.batch_size, self.epochs, passes, self.max_steps, self.shuffle, k_order
+        )
         batches = plan.batches(examples)
         factor = 1.0 if self.schedule is None else self.schedule(0 if round is None else round)
 
@@ -140,8 +149,9 @@ class Solver:
             t, batch, frozen = step
             batch = Examples({**batch.data, **known}, batch.mask) if known else batch
             frozen = with_leaves(objective.frozen, frozen | {leaf: s.at(t) for leaf, s in sliced.items()})
-            value = lambda p: self._value(objective, p, frozen, batch, count, jax.random.fold_in(k_loss, t))
-            grads, metrics = jax.grad(value, has_aux=True)(params)
+            k_step = jax.random.fold_in(k_loss, t)
+            value = functools.partial(self._value, objective)
+            grads, metrics = jax.grad(value, has_aux=True)(params, frozen, batch, count, k_step)
             updates, new_state = self.optimizer.update(grads, opt_state, params)
             taken = batch.mask[0]  # valid rows come first
             updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0), updates)
@@ -151,7 +161,9 @@ class Solver:
         opt_state = self.optimizer.init(params)
         if plan.in_order and _commute(params, opt_state, cut):
             found = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
-            updates, _, metrics = jax.vmap(lambda r, x: descend(with_leaves(params, r), opt_state, x))(found, xs)
+            updates, _, metrics = jax.vmap(lambda r, x: descend(with_leaves(params, r), opt_state, x))(
+                found, xs
+            )
             touched = {c.leaf: (c.ids, leaf_at(updates, c.leaf)) for c in cut}
         else:
             touched = {}
@@ -167,7 +179,9 @@ class Solver:
             (params, _), metrics = jax.lax.scan(step, (params, opt_state), (ids, xs))
         return params, touched, {name: mean.sum() for name, mean in metrics.items()}
 
-    def _value(self, objective: Objective, params: Params, frozen: Params, batch: Examples, count: Any, key: Any) -> Any:
+    def _value(
+        self, objective: Objective, params: Params, frozen: Params, batch: Examples, count: Any, key: Any
+    ) -> Any:
         """A step's objective: the batch's loss, and its share, by examples, of the stage's penalty."""
         losses = fold_lookups(objective.fn)(params, frozen, batch.data, key)
         check_loss(losses, batch.size)

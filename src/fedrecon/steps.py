@@ -62,7 +62,7 @@ def plan_steps(
         within, epoch = step, jnp.zeros_like(step)
     else:
         within, epoch = jax.lax.rem(step, jnp.maximum(own, 1)), jax.lax.div(step, jnp.maximum(own, 1))
-    place = within[:, None] * batch + column
+    place: Any = within[:, None] * batch + column
     valid = (place < count) & active[:, None]
     if shuffle:
         keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(jnp.arange(epochs))

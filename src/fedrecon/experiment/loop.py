@@ -118,7 +118,7 @@ class Loop:
         self.recomputed = self.records.restart(self.done)
 
     def run(self) -> None:
-        """Runs the rounds that are left. After Ctrl-C it saves and returns."""
+        """Runs the rounds that are left. After Ctrl-C it saves the last round that is complete, and returns."""
         job = self.job
         self.progress.start(self.done, job.rounds)
         try:
@@ -131,7 +131,10 @@ class Loop:
         except KeyboardInterrupt:
             self.interrupted = True
         if self.interrupted:
+            # A second Ctrl-C may come at any place, also in the middle of a round's evaluation.
+            self._pending = deque(round for round in self._pending if round.number <= self.done)
             self._look(0)
+            self.records.forget(self.done)
             self._save()
 
     def evaluate(self) -> dict[str, Evaluation]:
@@ -155,10 +158,9 @@ class Loop:
 
     def _after(self, round: Round) -> None:
         number, last = round.number, round.number == self.job.rounds
-        self.state, self.evaluations = round.state, {}
         self._pending.append(round._replace(state=cast(Any, None)))
         if self.watch.first_round is None:
-            jax.block_until_ready(self.state)
+            jax.block_until_ready(round.state)
             self.watch.first()
         evaluating = last or number % self.job.evaluate_every == 0
         saving = last or number % self.job.checkpoint_every == 0
@@ -166,8 +168,9 @@ class Loop:
             self._look(0)
         elif time.monotonic() - self._looked > LOOK_EVERY:
             self._look(LAG)
-        report = self._evaluate(number) if evaluating else None
-        self.done = number
+        report = self._evaluate(number, round.state) if evaluating else None
+        self.evaluations = report.evaluations if report is not None else {}
+        self.done, self.state = number, round.state
         if saving:
             self._save()
         if report is not None:
@@ -177,8 +180,9 @@ class Loop:
     def _look(self, leave: int) -> None:
         """Fetches the metrics of all but the last few rounds."""
         while len(self._pending) > leave:
-            round = self._pending.popleft()
+            round = self._pending[0]
             means = {name: _numbers(mean) for name, mean in round.metrics().items()}
+            self._pending.popleft()
             self.records.append(_rows(round, means))
             for name, (total, weight) in means.items():
                 before = self._since.get(name, (0.0, 0.0))
@@ -187,28 +191,23 @@ class Loop:
         self.records.write()
         self._looked = time.monotonic()
 
-    def _evaluate(self, number: int) -> Evaluated:
-        for name, clients in self.job.validation.items():
-            evaluation = self.evaluated(self.state, clients)
-            self.evaluations[name] = evaluation
-            summary = evaluation.summary()
-            self.records.append(rows(number, name, RECON_EVAL, summary))
+    def _evaluate(self, number: int, state: Any) -> Evaluated:
+        evaluations = {name: self.evaluated(state, x) for name, x in self.job.validation.items()}
+        for name, evaluation in evaluations.items():
+            self.records.append(rows(number, name, RECON_EVAL, evaluation.summary()))
         seconds = self.watch.seconds()
         self.records.append([Row(number, "train", TRAINING, "total", "seconds", seconds)])
         self.records.write()
-        if self.evaluations:
-            self._compare(number)
+        if evaluations:
+            # The first clients decide which parameters are the best.
+            metric, value = score(next(iter(evaluations.values())).over_examples())
+            if self.best is None or value < self.best.value:
+                self.best = Best(number, metric, value, state.global_params)
         training = {name: _value(*mean) for name, mean in self._since.items()}
         self._since = {}
-        report = Evaluated(number, self.job.rounds, self.state, training, dict(self.evaluations), seconds)
+        report = Evaluated(number, self.job.rounds, state, training, evaluations, seconds)
         self.progress.evaluated(report)
         return report
-
-    def _compare(self, number: int) -> None:
-        """Keeps the parameters if the first evaluation is the best so far."""
-        metric, value = score(next(iter(self.evaluations.values())).summary()["examples"])
-        if self.best is None or value < self.best.value:
-            self.best = Best(number, metric, value, self.state.global_params)
 
     def _save(self) -> None:
         """Commits the records and then the state: a state never lacks its records."""

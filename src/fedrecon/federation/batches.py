@@ -53,7 +53,11 @@ class Layout:
         self.positional = tuple(f for f in single if clients.distinct(f))
 
     def batch(
-        self, slot: Slot, positions: Int[np.ndarray, "row"], keys: UInt32[np.ndarray, "row 2"], by_rows: bool = True
+        self,
+        slot: Slot,
+        positions: Int[np.ndarray, "row"],
+        keys: UInt32[np.ndarray, "row 2"],
+        by_rows: bool = True,
     ) -> Batch:
         """The clients at `positions`, at most the slot's capacity.
 
@@ -142,8 +146,8 @@ class Layout:
             kind = clients.blank(field).dtype
             if kind.itemsize > 4:
                 raise DataError(
-                    f"field {field!r} holds 64-bit numbers that do not fit 32 bits, as JAX needs them; leave it "
-                    f"out with clients.select(...) or make its numbers smaller"
+                    f"field {field!r} holds 64-bit numbers that do not fit 32 bits, as JAX needs them; leave "
+                    f"it out with clients.select(...) or make its numbers smaller"
                 )
         for group in self.groups:
             for field in group.fields:
@@ -154,7 +158,9 @@ class Layout:
                     )
                 column = clients.column(field)
                 if column.dtype.kind not in "iu":
-                    raise DataError(f"field {field!r} indexes a table, so it must hold whole numbers, got {column.dtype}")
+                    raise DataError(
+                        f"field {field!r} indexes a table, so it must hold whole numbers, got {column.dtype}"
+                    )
                 wrong = column[(column < 0) | (column >= self.sizes[group.name])]
                 if wrong.size:
                     raise DataError(self._out_of_range(group, field))
@@ -167,7 +173,8 @@ class Layout:
         place = int(bad - (ends[owner] - self.clients.num_examples[owner]))
         return (
             f"field {field!r} must hold numbers from 0 to {self.sizes[group.name] - 1}, the rows of "
-            f"{group.leaves[0]!r}; client {self.clients.ids[owner]!r} has {column[bad].tolist()} at example {place}"
+            f"{group.leaves[0]!r}; client {self.clients.ids[owner]!r} has {column[bad].tolist()} at "
+            f"example {place}"
         )
 
 
@@ -177,6 +184,6 @@ def key_of(data: Any) -> Any:
 
 
 def examples_of(data: dict[str, Any], count: Any, size: int, positional: tuple[str, ...] = ()) -> Examples:
-    """One client's fields, `[example, ...]`, as `Examples`, with the positional ones that are not laid out."""
+    """One client's fields, `[example, ...]`, as `Examples`, with the positional ones made here."""
     own = {f: np.arange(size, dtype=np.int32) for f in positional}
     return Examples({**data, **own}, np.arange(size) < count, positional)

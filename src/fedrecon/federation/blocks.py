@@ -67,7 +67,7 @@ class Plan(NamedTuple):
                 f"a plan's last slot must take the longest client, of {lengths.max()} examples, but it takes "
                 f"{self.slots[-1].length}"
             )
-        passes = []
+        passes: list[list[Int[np.ndarray, "row"]]] = []
         left = np.argsort(lengths, kind="stable")
         while left.size or not passes:
             slots = []
@@ -116,7 +116,7 @@ def plan_blocks(
             cost = slot.length * blocks * (clients + _OVERHEAD)
             options += [(c + cost, (*p, slot)) for c, p in plans if len(p) < most_slots]
         # For every number of slots the cheapest way to get here.
-        kept = {}
+        kept: dict[int, tuple[float, tuple[Slot, ...]]] = {}
         for c, p in sorted(options, key=lambda o: o[0]):
             kept.setdefault(len(p), (c, p))
         best[end] = list(kept.values())

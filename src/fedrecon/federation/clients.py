@@ -25,8 +25,8 @@ class Clients:
         vocabularies: For fields that were mapped to dense ids, the original id of each.
 
     Example:
-        >>> clients = Clients.from_arrays({"ann": {"item": [3, 1], "rating": [4.0, 5.0]}, "bob": {"item": [2], "rating": [1.0]}})
-        >>> clients
+        >>> ann, bob = {"item": [3, 1], "rating": [4.0, 5.0]}, {"item": [2], "rating": [1.0]}
+        >>> Clients.from_arrays({"ann": ann, "bob": bob})
         Clients(2 clients, 3 examples, fields item, rating)
     """
 
@@ -75,10 +75,15 @@ class Clients:
         if len(set(rows.values())) > 1:
             raise DataError(f"all fields must have as many rows, got {rows}")
         total = next(iter(rows.values()))
-        if len(offsets) != len(ids) + 1 or offsets[0] != 0 or offsets[-1] != total or np.any(np.diff(offsets) < 0):
+        if (
+            len(offsets) != len(ids) + 1
+            or offsets[0] != 0
+            or offsets[-1] != total
+            or np.any(np.diff(offsets) < 0)
+        ):
             raise DataError(
-                f"offsets must run from 0 to the number of rows ({total}) in {len(ids) + 1} steps that do not "
-                f"decrease, got {len(offsets)} from {offsets[:1].tolist()} to {offsets[-1:].tolist()}"
+                f"offsets must run from 0 to the number of rows ({total}) in {len(ids) + 1} steps that do "
+                f"not decrease, got {len(offsets)} from {offsets[:1].tolist()} to {offsets[-1:].tolist()}"
             )
         return Clients(ids, client_keys(ids), offsets[:-1], np.diff(offsets), narrow, vocabularies or {})
 
@@ -96,7 +101,9 @@ class Clients:
         lengths = []
         for client, fields in arrays.items():
             if set(fields) != set(names):
-                raise DataError(f"client {client!r} has the fields {sorted(fields)}, the first has {sorted(names)}")
+                raise DataError(
+                    f"client {client!r} has the fields {sorted(fields)}, the first has {sorted(names)}"
+                )
             sizes = {name: len(np.atleast_1d(np.asarray(fields[name]))) for name in names}
             if len(set(sizes.values())) > 1:
                 raise DataError(f"the fields of client {client!r} must be of one length, got {sizes}")
@@ -118,7 +125,7 @@ class Clients:
             client: The column that names the client.
 
         Raises:
-            DataError: The column is missing, or a column has missing values or is neither numbers nor strings.
+            DataError: The column is missing, or a column lacks values or is neither numbers nor strings.
         """
         from .columnar import from_rows
 
@@ -278,7 +285,9 @@ class Clients:
             if not 0 < share <= 1:
                 raise DataError(f"fraction {name!r} must lie in (0, 1], got {share!r}")
         if sum(fractions.values()) > 1 + 1e-9:
-            raise DataError(f"fractions must sum to at most 1, got {dict(fractions)}, {sum(fractions.values()):g}")
+            raise DataError(
+                f"fractions must sum to at most 1, got {dict(fractions)}, {sum(fractions.values()):g}"
+            )
         order = np.argsort(keyed(seed, _SPLIT, self.keys), kind="stable")
         ends = np.round(np.cumsum([0.0, *fractions.values()]) * len(self)).astype(int)
         cuts = zip(fractions, ends[:-1], ends[1:], strict=True)
@@ -338,7 +347,9 @@ def _numbers(name: str, column: Any) -> np.ndarray:
 def _joined(name: str, clients: Iterable[Any], parts: list[np.ndarray]) -> np.ndarray:
     shapes = {x.shape[1:] for x in parts if x.size} or {parts[0].shape[1:]}
     if len(shapes) > 1:
-        raise DataError(f"field {name!r} must have one shape per example at all clients, got {sorted(shapes)}")
+        raise DataError(
+            f"field {name!r} must have one shape per example at all clients, got {sorted(shapes)}"
+        )
     (shape,) = shapes
     filled = [x for x in parts if x.size]
     return np.concatenate(filled) if filled else np.zeros((0, *shape), np.float32)

@@ -22,13 +22,17 @@ def from_rows(frame: Any, client: str) -> Parts:
     try:
         table = frame if isinstance(frame, pa.Table) else pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise DataError(f"a table must be of pandas, Polars or Arrow, got {type(frame).__name__}: {error}") from error
+        raise DataError(
+            f"a table must be of pandas, Polars or Arrow, got {type(frame).__name__}: {error}"
+        ) from error
     _require(table.column_names, client)
     views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
     table = table.cast(pa.schema([f.with_type(views.get(f.type, f.type)) for f in table.schema]))
     for name in table.column_names:
         if table[name].null_count:
-            raise DataError(f"column {name!r} must have a value in every row, {table[name].null_count} are missing")
+            raise DataError(
+                f"column {name!r} must have a value in every row, {table[name].null_count} are missing"
+            )
     owners = table[client].combine_chunks()
     encoded = owners.dictionary_encode() if not pa.types.is_dictionary(owners.type) else owners
     codes, ids = _np(encoded.indices), _id_array(client, encoded.dictionary)
@@ -43,7 +47,11 @@ def from_rows(frame: Any, client: str) -> Parts:
         if name == client:
             continue
         values = table[name].combine_chunks()
-        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_dictionary(values.type):
+        if (
+            pa.types.is_string(values.type)
+            or pa.types.is_large_string(values.type)
+            or pa.types.is_dictionary(values.type)
+        ):
             values = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
             vocabularies[name] = np.asarray(values.dictionary.to_pylist(), object)
             values = values.indices
@@ -158,7 +166,11 @@ def _values(name: str, values: Any) -> np.ndarray:
     while pa.types.is_fixed_size_list(values.type):
         shape.append(values.type.list_size)
         values = values.flatten()
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)):
+    if not (
+        pa.types.is_integer(values.type)
+        or pa.types.is_floating(values.type)
+        or pa.types.is_boolean(values.type)
+    ):
         raise DataError(f"column {name!r} must hold numbers or strings, got {values.type}")
     return _np(values).reshape(-1, *shape)
 

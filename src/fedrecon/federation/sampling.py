@@ -13,7 +13,9 @@ from jaxtyping import Int
 class Sampling(Protocol):
     """Draws cohorts."""
 
-    def indices(self, round: int, num_examples: Int[np.ndarray, "client"], seed: int) -> Int[np.ndarray, "row"]:
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
         """Positions of the clients of a round, none of them twice.
 
         Args:
@@ -42,7 +44,9 @@ class Uniform:
     def __post_init__(self) -> None:
         _positive(self.clients_per_round)
 
-    def indices(self, round: int, num_examples: Int[np.ndarray, "client"], seed: int) -> Int[np.ndarray, "row"]:
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
         return _generator(seed, round).choice(len(num_examples), self.clients_per_round, replace=False)
 
     def most(self, num_clients: int) -> int:
@@ -65,7 +69,9 @@ class Poisson:
     def __post_init__(self) -> None:
         _positive(self.clients_per_round)
 
-    def indices(self, round: int, num_examples: Int[np.ndarray, "client"], seed: int) -> Int[np.ndarray, "row"]:
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
         generator, n = _generator(seed, round), len(num_examples)
         # The number first, then which: the same law, without a draw for each client of the population.
         return generator.choice(n, generator.binomial(n, self.clients_per_round / n), replace=False)
@@ -92,7 +98,9 @@ class Weighted:
     def __post_init__(self) -> None:
         _positive(self.clients_per_round)
 
-    def indices(self, round: int, num_examples: Int[np.ndarray, "client"], seed: int) -> Int[np.ndarray, "row"]:
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
         weights = num_examples / num_examples.sum()
         most = min(self.clients_per_round, int(np.count_nonzero(weights)))
         return _generator(seed, round).choice(len(num_examples), most, replace=False, p=weights)
@@ -117,7 +125,9 @@ class Passes:
     def __post_init__(self) -> None:
         _positive(self.clients_per_round)
 
-    def indices(self, round: int, num_examples: Int[np.ndarray, "client"], seed: int) -> Int[np.ndarray, "row"]:
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
         per_pass = -(-len(num_examples) // self.clients_per_round)
         order = _permutation(seed, round // per_pass, len(num_examples))
         start = round % per_pass * self.clients_per_round
@@ -146,4 +156,6 @@ def _positive(value: Any) -> None:
 
 def _enough(asked: int, num_clients: int) -> None:
     if asked > num_clients:
-        raise ValueError(f"clients_per_round must be at most the {num_clients:,} training clients, got {asked:,}")
+        raise ValueError(
+            f"clients_per_round must be at most the {num_clients:,} training clients, got {asked:,}"
+        )

@@ -97,7 +97,8 @@ def matrix_factorization(
         }
 
     def penalty(global_params: Any, local_params: Any) -> Any:
-        user, total = local_params["user"], 0.0
+        user = local_params["user"]
+        total: Any = 0.0
         if user_penalty:
             total = total + user_penalty * jnp.sum(jnp.square(user["factors"]))
         if user_bias and user_bias_penalty:
