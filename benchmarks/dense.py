@@ -12,7 +12,7 @@ WARM_UP = 2
 def run(options: Options) -> list[Row]:
     clients = recipe.training_clients(options)
     rows, whole = (
-        timing.Rounds(recipe.simulation(clients, options.clients_per_round, tables))
+        timing.Rounds(recipe.simulation(clients, options.clients_per_round, tables=tables))
         for tables in (True, False)
     )
     by_hand = dense_by_hand.rounds(clients, rows.simulation.sampling, recipe.SEED)

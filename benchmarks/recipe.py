@@ -61,7 +61,9 @@ def algorithm(model: Model) -> Algorithm:
     return fedrecon(model, reconstruct, update, server_optimizer, AlternateBatches(numba_round.BATCH))
 
 
-def simulation(clients: Clients, clients_per_round: int, tables: bool = True) -> Simulation:
+def simulation(
+    clients: Clients, clients_per_round: int, *, tables: bool = True, clients_per_block: int | None = None
+) -> Simulation:
     """The library's rounds."""
-    trained = algorithm(model(clients, tables))
-    return Simulation(trained, clients, Uniform(clients_per_round), seed=SEED)
+    trained, sampling = algorithm(model(clients, tables)), Uniform(clients_per_round)
+    return Simulation(trained, clients, sampling, seed=SEED, clients_per_block=clients_per_block)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks import command, dense_by_hand, library_round, numba_round, recipe
+from benchmarks import blocks, command, dense_by_hand, library_round, numba_round, recipe
 from benchmarks.kernel import Kernel
 from benchmarks.options import Options, Row
 
@@ -32,7 +32,7 @@ def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "library over kernel" in shown and "needs --data" in shown
 
 
-@pytest.mark.parametrize("name", ["breakdown", "cohort", "dense", "torch"])
+@pytest.mark.parametrize("name", ["breakdown", "blocks", "cohort", "dense", "torch"])
 def test_benchmark_gives_finite_numbers(name):
     rows = command.run(name, SMALL)
     assert all(isinstance(row, Row) for row in rows)
@@ -40,7 +40,8 @@ def test_benchmark_gives_finite_numbers(name):
     assert missing == (
         [row for row in rows if row.note == "torch is not installed"] if name == "torch" else []
     )
-    assert all(math.isfinite(row.value) and row.value > 0 for row in rows if row.value is not None)
+    assert all(math.isfinite(row.value) for row in rows if row.value is not None)
+    assert all(row.value > 0 for row in rows if row.unit == "ms" and row.value is not None)
 
 
 def test_list_names_every_benchmark(capsys):
@@ -63,6 +64,16 @@ def test_padding_is_what_the_slots_leave_free():
     cohorts = [simulation.sampling.indices(number, clients.num_examples, 0) for number in (0, 1)]
     real = sum(int(clients.num_examples[cohort].sum()) for cohort in cohorts)
     assert library_round.padding(simulation, 2) == pytest.approx(1 - real / (2 * 8 * longest))
+
+
+def test_price_of_a_place_is_recovered():
+    clients = recipe.training_clients(SMALL)
+    simulations = [recipe.simulation(clients, 24, clients_per_block=width) for width in (2, 4, 8, 24)]
+
+    def milliseconds(simulation: Simulation) -> float:
+        return 5 + sum(s.length * s.blocks * (0.1 * s.clients + 0.7) for s in simulation.plan.slots)
+
+    assert blocks.overhead(simulations, [milliseconds(s) for s in simulations]) == pytest.approx(7, rel=1e-6)
 
 
 def test_library_kernel_and_dense_round_are_the_same_round():
