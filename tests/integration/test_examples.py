@@ -1,5 +1,6 @@
 """The examples, and the code of the pages, run as they are."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,24 +8,39 @@ import sys
 
 import pytest
 
+TASK = "# mine/slopes.py\n"
+
 
 @pytest.fixture
 def run(repository, tmp_path):
-    """Runs a file in a fresh interpreter, in an empty folder, and gives what it prints."""
+    """Runs Python in a fresh interpreter, in an empty folder, and gives what it prints."""
 
-    def run(path):
-        environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "PYTHONWARNINGS": "error"}
+    def run(*arguments):
+        path = os.pathsep.join([str(repository / "src"), str(tmp_path)])
         done = subprocess.run(
-            [sys.executable, str(path)],
+            [sys.executable, "-W", "error", *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": path},
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def blocks(repository):
+    """`blocks(page, language)`: the code of a page, block by block."""
+
+    def blocks(page, language):
+        text = (repository / "docs" / page).read_text()
+        found = re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        assert found
+        return found
+
+    return blocks
 
 
 def number(text, pattern):
@@ -45,9 +61,9 @@ def test_fedrecon_in_50_lines(repository, run):
 
 def test_own_model(repository, run):
     printed = run(repository / "examples/own_model.py")
-    one_for_all = number(printed, r"one head for all: .*test rmse=")
+    one_for_all = number(printed, "one head for all: .*test rmse=")
     early, late = (number(printed, rf"round {n}: .* rmse ") for n in (100, 200))
-    own = number(printed, r"a head of its own:.*test rmse=")
+    own = number(printed, "a head of its own:.*test rmse=")
     # Heads are drawn from N(0, 1) and their mean says nothing; the noise is 0.1.
     assert one_for_all > 1
     assert 0.1 < own < 0.15
@@ -57,11 +73,19 @@ def test_own_model(repository, run):
 
 
 @pytest.mark.parametrize("page", ["extending.md", "moving_from_tff.md"])
-def test_code_of_a_page_runs(repository, run, tmp_path, page):
-    blocks = re.findall(
-        r"^```python\n(.*?)^```$", (repository / "docs" / page).read_text(), re.DOTALL | re.MULTILINE
-    )
-    assert blocks
+def test_code_of_a_page_runs(run, blocks, tmp_path, page):
     code = tmp_path / "page.py"
-    code.write_text("\n".join(blocks))
-    run(code)
+    code.write_text("\n".join(b for b in blocks(page, "python") if not b.startswith(TASK)))
+    assert "test rmse=" in run(code)
+
+
+def test_task_of_a_page_runs(run, blocks, tmp_path):
+    module = tmp_path / TASK.split()[1]
+    module.parent.mkdir()
+    module.write_text(next(b for b in blocks("extending.md", "python") if b.startswith(TASK)))
+    (tmp_path / "slopes.toml").write_text(blocks("extending.md", "toml")[0])
+    assert "homes = 100" in run("-m", "fedrecon", "settings", "slopes.toml")
+    run("-m", "fedrecon", "run", "slopes.toml", "--set", "model.slope=1.0", "--out", "out")
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    # A home's level is from N(0, 1) and its slope 2, which the start is 1 away from.
+    assert result["test"]["recon_eval"]["examples"]["rmse"] < 0.8
