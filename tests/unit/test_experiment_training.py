@@ -312,6 +312,23 @@ def test_ctrl_c_between_checkpoints_saves_that_round(finished, tmp_path, no_figu
     assert lines(tmp_path) == lines(finished.out)
 
 
+def test_ctrl_c_within_a_round_saves_the_one_before(finished, tmp_path, no_figures):
+    class Stop(Progress):
+        def evaluated(self, report):
+            if report.round == 4:
+                raise KeyboardInterrupt  # as a second Ctrl-C does
+
+    first = run(out=tmp_path, progress=Stop(), checkpoint_every=6)
+    assert (first.rounds, first.interrupted) == (3, True)
+    assert list(first.records.series("train", "loss")) == [1, 2, 3]
+    assert list(first.records.series("validation", "rmse")) == [2]
+    assert [tuple(r) for r in read(tmp_path / "metrics.csv")] == [tuple(r) for r in first.records]
+    second = run(out=tmp_path, checkpoint_every=6)
+    assert (second.resumed_from, second.recomputed) == (3, 0)
+    np.testing.assert_array_equal(second.global_params["w"], finished.global_params["w"])
+    assert lines(tmp_path) == lines(finished.out)
+
+
 def test_rounds_after_the_checkpoint_are_counted_and_computed_again(finished, tmp_path, no_figures):
     def fail(report):
         raise RuntimeError("mine")

@@ -118,7 +118,7 @@ class Loop:
         self.recomputed = self.records.restart(self.done)
 
     def run(self) -> None:
-        """Runs the rounds that are left. After Ctrl-C it saves the last round that is complete, and returns."""
+        """Runs the rounds that are left. After Ctrl-C it saves the last complete round, and returns."""
         job = self.job
         self.progress.start(self.done, job.rounds)
         try:
@@ -201,7 +201,7 @@ class Loop:
         if evaluations:
             # The first clients decide which parameters are the best.
             metric, value = score(next(iter(evaluations.values())).over_examples())
-            if self.best is None or value < self.best.value:
+            if self.best is None or math.isnan(self.best.value) or value < self.best.value:
                 self.best = Best(number, metric, value, state.global_params)
         training = {name: _value(*mean) for name, mean in self._since.items()}
         self._since = {}

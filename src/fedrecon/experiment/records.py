@@ -82,11 +82,16 @@ class Records:
             How many later rounds the table had, which are computed again.
         """
         old = read(self.path) if self.path is not None and self.path.exists() else []
-        self.rows = [row for row in old if row.round <= round and row.split != "test"]
+        self.rows = [row for row in old if row.split != "test"]
+        self.forget(round)
+        return len({row.round for row in old if row.round > round})
+
+    def forget(self, round: int) -> None:
+        """Removes the rows of later rounds, here and in the file."""
+        self.rows = [row for row in self.rows if row.round <= round]
         self._unwritten = 0
         if self.path is not None:
             write_atomically(self.path, ",".join(Row._fields) + "\n" + _text(self.rows))
-        return len({row.round for row in old if row.round > round})
 
     def series(self, split: str, metric: str, weighting: str = "examples") -> dict[int, float]:
         """A metric by round."""
