@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .algorithm import Algorithm, Broadcast, ServerState, Update
+from .checks import check_model
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_blocks
 from .federation.clients import Clients
@@ -104,17 +105,19 @@ class Simulation:
         return sum(program._cache_size() for program in programs)
 
     def init(self, global_params: Params | None = None) -> ServerState:
-        """The first state, from the seed or from given global parameters.
+        """The first state, from the seed or from given global parameters; tries the model on a client.
 
         Raises:
-            ValueError: They are not of the model's structure and shapes.
+            TypeError: As `check_model`.
+            ValueError: They are not of the model's structure and shapes, or as `check_model`.
         """
         key = key_of(round_keys(self.seed, _START, 0, np.uint64(0)))
         state = jax.jit(self.algorithm.init)(key)
-        if global_params is None:
-            return state
-        _check_like(global_params, state.global_params)
-        return state._replace(global_params=jax.tree.map(jnp.asarray, global_params))
+        if global_params is not None:
+            _check_like(global_params, state.global_params)
+            state = state._replace(global_params=jax.tree.map(jnp.asarray, global_params))
+        check_model(self.algorithm, self.clients, state.global_params, key)
+        return state
 
     def rounds(self, state: ServerState, count: int) -> Iterator[Round]:
         """Runs rounds from `state` on. The host lays out a cohort while the device works on the one before.
