@@ -1,0 +1,237 @@
+"""What every algorithm owes: however clients are laid out, blocked, cut to rows or ordered, the numbers stay.
+
+A new algorithm is added to `ALGORITHMS`, and nothing else has to be written for it here.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from tests.small import ITEMS, LENGTHS, Given, examples, federation, rating_model, sgd, solver
+
+from fedrecon.algorithm import Broadcast, ServerState, Update, uniform
+from fedrecon.algorithms.fedavg import fedavg
+from fedrecon.algorithms.fedrecon import fedrecon
+from fedrecon.data import AlternateBatches, RandomFraction
+from fedrecon.federation.batches import key_of
+from fedrecon.federation.blocks import Plan, Slot
+from fedrecon.federation.hashing import round_keys
+from fedrecon.model import without_tables
+from fedrecon.newton import Newton
+from fedrecon.optimizers import optimizer
+from fedrecon.simulation import _TRAINING, Simulation
+from fedrecon.solver import Solver
+from fedrecon.stats import Mean
+
+ADAM = optimizer("adam", learning_rate=0.05, eps=0.01)  # a larger eps: tiny gradients would blow rounding up
+MOMENTUM = sgd(0.05, momentum=0.9)
+PAIRS = AlternateBatches(2)
+SERVER = sgd(1.0)
+PLAIN, SHUFFLED, ADAPTIVE = solver(), solver(shuffle=True), Solver(ADAM, 2, epochs=2, max_steps=5)
+WITH_MOMENTUM, FULL = Solver(MOMENTUM, 2), solver(0.01, None, reduction="sum")
+ALGORITHMS = {
+    "sgd": lambda model: fedrecon(model, PLAIN, PLAIN, SERVER, PAIRS),
+    "adam": lambda model: fedrecon(model, ADAPTIVE, ADAPTIVE, ADAM, PAIRS),
+    "joint": lambda model: fedrecon(model, SHUFFLED, WITH_MOMENTUM, SERVER, PAIRS, True, uniform),
+    "newton": lambda model: fedrecon(model, Newton(), FULL, ADAM, RandomFraction(), False, uniform),
+    "fedavg": lambda model: fedavg(model, solver(0.05, 3, epochs=2, shuffle=True), MOMENTUM),
+}
+FEDERATIONS = {"distinct": federation(), "repeats": federation(repeats=True)}
+# Without a parameter that is no table and with one field all steps of an SGD commute; with both, none do.
+MODELS: dict[str, dict[str, Any]] = {"distinct": {}, "repeats": {"two_fields": True, "scale": True}}
+SIDE_BY_SIDE = Plan((Slot(1, len(LENGTHS), 13),))
+THREE_PASSES = Plan((Slot(2, 2, 12),))
+TWO_LENGTHS = Plan((Slot(2, 3, 5), Slot(1, 5, 14)))
+PLANS = {"distinct": SIDE_BY_SIDE, "repeats": THREE_PASSES}
+EVERYBODY = np.arange(len(LENGTHS))
+ROUNDS = 2
+
+
+class Run(NamedTuple):
+    simulation: Simulation
+    start: ServerState
+    rounds: list[Any]
+    metrics: list[dict[str, Mean]]
+    rows_seen: set[int]
+    compilations: int
+
+
+@functools.cache
+def simulated(name: str, kind: str, plan: Plan | None = None) -> Run:
+    """Two rounds of everybody, by rows."""
+    seen: set[int] = set()
+    algorithm = ALGORITHMS[name](rating_model(seen=seen, **MODELS[kind]))
+    seen.clear()
+    simulation = Simulation(
+        algorithm, FEDERATIONS[kind], Given([EVERYBODY]), seed=3, plan=plan or PLANS[kind]
+    )
+    start = simulation.init()
+    seen.clear()
+    rounds = list(simulation.rounds(start, ROUNDS))
+    return Run(simulation, start, rounds, [r.metrics() for r in rounds], set(seen), simulation.compilations)
+
+
+@functools.cache
+def compiled_client(name: str, kind: str) -> tuple[Any, Any]:
+    algorithm = ALGORITHMS[name](without_tables(rating_model(**MODELS[kind])))
+    step = jax.jit(algorithm.server_update)
+
+    @jax.jit
+    def update(broadcast: Broadcast, given: Any, key: Any) -> Update:
+        return algorithm.client_update(broadcast, (), given, key_of(key))[0]
+
+    return step, update
+
+
+def by_hand(
+    name: str, kind: str, start: ServerState, clients: Any = EVERYBODY
+) -> tuple[ServerState, list[dict[str, Mean]]]:
+    """The same with whole tables: one client after the other, sums in double precision, no simulation."""
+    server_update, update = compiled_client(name, kind)
+    federation, state, history = FEDERATIONS[kind], start, []
+    for number in range(ROUNDS):
+        keys = round_keys(3, _TRAINING, number, federation.keys)
+        found = []
+        for i in clients:
+            given = examples(federation, federation.ids[i], 17)
+            found.append(jax.device_get(update(Broadcast(state.global_params, state.round), given, keys[i])))
+        assert all(x.rows == {} and x.statistics == () for x in found)
+        total = jax.tree.map(lambda *xs: np.sum(xs, axis=0, dtype=np.float64).astype(np.float32), *found)
+        state = server_update(state, jax.tree.map(jax.numpy.asarray, total))
+        history.append(total.metrics)
+    return state, history
+
+
+def assert_close(a: Any, b: Any) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=2e-5, atol=2e-6)
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
+every_federation = pytest.mark.parametrize("kind", FEDERATIONS)
+
+
+@every_federation
+@every_algorithm
+def test_blocks_and_passes_by_rows_are_clients_one_by_one_with_whole_tables(name, kind):
+    run = simulated(name, kind)
+    state, history = by_hand(name, kind, run.start)
+    assert_close(run.rounds[-1].state, state)
+    for found, wanted in zip(run.metrics, history, strict=True):
+        assert found["dropped"].total == 0
+        assert_close(found, wanted)
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max() > 0.01, state.global_params, run.start.global_params
+    )
+    assert all(jax.tree.leaves(moved))
+
+
+def test_slots_of_two_lengths():
+    whole, cut = simulated("sgd", "distinct"), simulated("sgd", "distinct", TWO_LENGTHS)
+    assert_close(cut.rounds[-1].state, whole.rounds[-1].state)
+    assert_close(cut.metrics, whole.metrics)
+
+
+@every_algorithm
+def test_clients_without_an_update_change_nothing(name):
+    kind = "distinct"
+    run = simulated(name, kind)
+    counts = FEDERATIONS[kind].num_examples
+    # Alternate batches of 2 leave a client of 2 no query set, one half of one example nobody.
+    idle = {"fedavg": counts == 0, "newton": counts <= 1}.get(name, counts <= 2)
+    state, _ = by_hand(name, kind, run.start, EVERYBODY[~idle])
+    assert_close(run.rounds[-1].state, state)
+    assert run.metrics[0]["empty"] == Mean(idle.sum(), len(counts))
+
+
+@every_algorithm
+def test_order_of_the_clients_changes_nothing(name):
+    run = simulated(name, "repeats")
+    run.simulation.sampling = Given([EVERYBODY[::-1]])
+    rounds = list(run.simulation.rounds(run.start, ROUNDS))
+    run.simulation.sampling = Given([EVERYBODY])
+    assert_close(rounds[-1].state, run.rounds[-1].state)
+    assert_close(rounds[-1].metrics(), run.metrics[-1])
+
+
+@every_algorithm
+def test_same_plan_and_seed_same_bits(name):
+    run = simulated(name, "repeats")
+    again = list(run.simulation.rounds(run.simulation.init(), ROUNDS))
+    assert_equal(again[-1].state, run.rounds[-1].state)
+    assert_equal([r.metrics() for r in again], run.metrics)
+
+
+@every_algorithm
+def test_state_survives_as_arrays(name):
+    run = simulated(name, "repeats")
+    leaves, treedef = jax.tree.flatten(run.rounds[0].state)
+    stored = [np.array(x) for x in leaves]
+    assert all(x.dtype != object for x in stored)
+    (resumed,) = run.simulation.rounds(jax.tree.unflatten(treedef, stored), 1)
+    assert resumed.number == 2
+    assert_equal(resumed.state, run.rounds[-1].state)
+    assert_equal(resumed.metrics(), run.metrics[-1])
+
+
+@every_algorithm
+def test_programs_are_compiled_once(name):
+    assert simulated(name, "distinct").compilations == 2  # a cohort, the server's step
+    run = simulated(name, "repeats")
+    assert run.compilations == 3  # and the merging of passes
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
+    run.simulation.sampling = Given([[3, 0], EVERYBODY, [8]])
+    list(run.simulation.rounds(run.start, 3))
+    run.simulation.sampling = Given([EVERYBODY])
+    assert not [event for event in compiled if "backend_compile" in event]
+
+
+@every_federation
+@every_algorithm
+def test_rows_are_used(name, kind):
+    """The loss never sees a whole table, and where the optimiser lets it be cut only a batch's rows."""
+    run = simulated(name, kind)
+    width = len(MODELS[kind].get("two_fields", False) * "x") + 1
+    steps = {"sgd": 2, "joint": 13, "adam": 13, "newton": 13, "fedavg": 3}[name] * width
+    # The stages of `newton` take a client's examples all at once, whose rows are those of the client.
+    assert max(run.rows_seen) <= steps
+    assert run.rounds[0].bytes_down < run.rounds[0].dense_bytes_down / 2
+    assert run.rounds[0].bytes_up < run.rounds[0].dense_bytes_up / 2
+
+
+def test_an_optimizer_that_mixes_rows_gets_whole_tables():
+    seen: set[int] = set()
+    model = rating_model(seen=seen, **MODELS["repeats"])
+    lamb = optimizer("lamb", learning_rate=0.05)
+    with pytest.warns(
+        UserWarning, match=r"lamb\(.* does not treat the rows of a table \(item/factors, item/bias\)"
+    ) as caught:
+        algorithm = fedrecon(model, PLAIN, Solver(lamb, 2), SERVER, PAIRS)
+    assert len(caught) == 1
+    simulation = Simulation(algorithm, FEDERATIONS["repeats"], Given([EVERYBODY]), plan=SIDE_BY_SIDE)
+    seen.clear()
+    (done,) = simulation.rounds(simulation.init(), 1)
+    assert seen == {ITEMS}
+    assert done.bytes_up == done.dense_bytes_up
+    assert np.isfinite(done.metrics()["loss"].value())
+
+
+def test_state_of_the_optimizer_is_left_alone_by_padding():
+    """A step without an example must not count: Adam's bias correction would change with the padding."""
+    update = Solver(ADAM, 2, epochs=3)
+    algorithm = fedavg(without_tables(rating_model()), update, SERVER)
+    params = jax.jit(algorithm.model.init_global)(jax.random.key(0))
+    run = jax.jit(
+        lambda given: algorithm.client_update(Broadcast(params, np.int32(0)), (), given, jax.random.key(1))[0]
+    )
+    short, long = (run(examples(FEDERATIONS["distinct"], "c3", size)) for size in (4, 16))
+    assert_close(short, long)
