@@ -38,7 +38,10 @@ __all__ = [
     "evaluate",
     "fedavg",
     "fedrecon",
+    "finetuning",
+    "full_gradient",
     "is_local",
+    "local_only",
     "optimizer",
     "partition",
     "train",
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from fedrecon.algorithm import Algorithm, Broadcast, ServerState, Update
     from fedrecon.algorithms.fedavg import fedavg
     from fedrecon.algorithms.fedrecon import fedrecon
+    from fedrecon.algorithms.finetuning import finetuning
+    from fedrecon.algorithms.full_gradient import full_gradient
+    from fedrecon.algorithms.local_only import local_only
     from fedrecon.data import (
         AlternateBatches,
         AlternateExamples,
@@ -76,6 +82,9 @@ else:
         "algorithm": ("Algorithm", "Broadcast", "ServerState", "Update"),
         "algorithms.fedavg": ("fedavg",),
         "algorithms.fedrecon": ("fedrecon",),
+        "algorithms.finetuning": ("finetuning",),
+        "algorithms.full_gradient": ("full_gradient",),
+        "algorithms.local_only": ("local_only",),
         "data": (
             "AlternateBatches",
             "AlternateExamples",

@@ -50,6 +50,8 @@ class Model:
             examples. It must not read a leaf that is declared as a table: what belongs to a table's rows
             goes into the loss of the examples that touch them.
         tables: Embedding tables among the global leaves.
+        local_tables: Embedding tables among the local leaves, as a copy of global ones has them. They share
+            no field with `tables`.
     """
 
     init_global: Callable[..., Params]
@@ -59,6 +61,7 @@ class Model:
     predict: Callable[..., Any] | None = None
     penalty: Callable[..., Any] = _no_penalty
     tables: tuple[Table, ...] = ()
+    local_tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,7 @@ def on_local(model: Model, global_params: Params) -> Objective:
     return Objective(
         fn=lambda local, frozen, batch, key: model.loss(frozen, local, batch, key),
         frozen=global_params,
+        tables=model.local_tables,
         frozen_tables=model.tables,
         penalty=lambda local, frozen: model.penalty(frozen, local),
         metrics=lambda local, frozen, batch: model.metrics(frozen, local, batch),
@@ -99,6 +103,7 @@ def on_global(model: Model, local_params: Params) -> Objective:
         fn=model.loss,
         frozen=local_params,
         tables=model.tables,
+        frozen_tables=model.local_tables,
         penalty=model.penalty,
         metrics=model.metrics,
     )
@@ -108,7 +113,7 @@ def on_both(model: Model) -> Objective:
     """The loss as a function of `(global_params, local_params)`."""
     return Objective(
         fn=lambda params, _, batch, key: model.loss(*params, batch, key),
-        tables=_below("0", model.tables),
+        tables=_below("0", model.tables) + _below("1", model.local_tables),
         penalty=lambda params, _: model.penalty(*params),
         metrics=lambda params, _, batch: model.metrics(*params, batch),
     )
@@ -133,17 +138,71 @@ def fully_global(model: Model) -> Model:
         metrics=lambda params, _, batch: model.metrics(*params, batch),
         predict=predict and (lambda params, _, features: predict(*params, features)),
         penalty=lambda params, _: model.penalty(*params),
-        tables=_below("0", model.tables),
+        tables=_below("0", model.tables) + _below("1", model.local_tables),
+    )
+
+
+def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
+    """The view in which every client has a copy of its own of the global parameters, or of a part of them.
+
+    Its local parameters are `(copy, local_params)`, where `copy` is the global parameters with None for
+    what is not copied; they start from the server's values. Tables that are copied go along.
+
+    Args:
+        model: Any model.
+        part: Paths of the global leaves that are copied, or of what they lie below; None for all.
+
+    Raises:
+        ValueError: `part` is empty or names a path that no global leaf has.
+    """
+    if part is not None:
+        _check_part(part, model)
+
+    def own(path: str) -> bool:
+        return part is None or any(path == p or path.startswith(p + "/") for p in part)
+
+    def copied(params: Params) -> Params:
+        return jax.tree_util.tree_map_with_path(lambda p, x: x if own(path_of(p)) else None, params)
+
+    def merged(params: Params, copy: Params) -> Params:
+        return jax.tree.map(lambda x, c: x if c is None else c, params, copy, is_leaf=lambda x: x is None)
+
+    predict = model.predict
+    tables = tuple(t for t in model.tables if not own(t.leaf))
+    copies = _below("1", model.local_tables) + _below("0", tuple(t for t in model.tables if own(t.leaf)))
+    if {f for t in tables for f in t.fields} & {f for t in copies for f in t.fields}:
+        tables = copies = ()  # a field cannot be renumbered for tables of two trees
+    return Model(
+        init_global=model.init_global,
+        init_local=lambda params, key: (copied(params), model.init_local(params, key)),
+        loss=lambda g, x, batch, key: model.loss(merged(g, x[0]), x[1], batch, key),
+        metrics=lambda g, x, batch: model.metrics(merged(g, x[0]), x[1], batch),
+        predict=predict and (lambda g, x, features: predict(merged(g, x[0]), x[1], features)),
+        penalty=lambda g, x: model.penalty(merged(g, x[0]), x[1]),
+        tables=tables,
+        local_tables=copies,
     )
 
 
 def without_tables(model: Model) -> Model:
     """The same model with its tables dense."""
-    return replace(model, tables=())
+    return replace(model, tables=(), local_tables=())
 
 
 def _below(prefix: str, tables: tuple[Table, ...]) -> tuple[Table, ...]:
     return tuple(Table(f"{prefix}/{t.leaf}", t.fields) for t in tables)
+
+
+def _check_part(part: tuple[str, ...], model: Model) -> None:
+    names = leaves_of(jax.eval_shape(model.init_global, jax.random.key(0)))
+    if isinstance(part, str) or not part:
+        raise ValueError(f"part must be a tuple of paths of global leaves, {sorted(names)}, got {part!r}")
+    for path in part:
+        if not any(name == path or name.startswith(path + "/") for name in names):
+            raise ValueError(
+                f"part names the path {path!r}, but the global parameters have {sorted(names)}"
+                f"{did_you_mean(path, names)}"
+            )
 
 
 def path_of(path: tuple[Any, ...]) -> str:
@@ -184,7 +243,9 @@ def check_loss(mean: Any, examples: int) -> None:
         ValueError: It has not one entry per example.
     """
     if not isinstance(mean, Mean):
-        raise TypeError(f"a model's loss must return a Mean with one entry per example, got {type(mean).__name__}")
+        raise TypeError(
+            f"a model's loss must return a Mean with one entry per example, got {type(mean).__name__}"
+        )
     for name in ("total", "weight"):
         shape = jnp.shape(getattr(mean, name))
         if shape != (examples,):
