@@ -198,6 +198,8 @@ class Clients:
             column = self.column(field)
             owner = np.repeat(np.arange(len(self)), self.num_examples)
             single = column.ndim == 1 and column.dtype.kind in "iu"
+            if single and column.dtype.itemsize > 4:
+                column = np.unique(column, return_inverse=True)[1]
             if single and column.size:
                 span = int(column.max()) - int(column.min()) + 1
                 pairs = owner * span + (column.astype(np.int64) - int(column.min()))
@@ -315,6 +317,8 @@ class Clients:
 
 def _ids(ids: Any) -> Any:
     array = np.asarray(ids)
+    if array.dtype.kind == "U" and not isinstance(ids, np.ndarray):
+        array = np.asarray(list(ids), object)  # else numbers among strings had become strings
     if array.dtype.kind in "iu" and array.ndim == 1:
         array = array.astype(np.int64)
     elif array.ndim == 1 and all(isinstance(x, str) for x in array.tolist()):

@@ -26,15 +26,16 @@ def from_rows(frame: Any, client: str) -> Parts:
             f"a table must be of pandas, Polars or Arrow, got {type(frame).__name__}: {error}"
         ) from error
     _require(table.column_names, client)
-    views = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
-    table = table.cast(pa.schema([f.with_type(views.get(f.type, f.type)) for f in table.schema]))
+    table = table.cast(pa.schema([f.with_type(_without_views(f.type)) for f in table.schema]))
     for name in table.column_names:
         if table[name].null_count:
             raise DataError(
                 f"column {name!r} must have a value in every row, {table[name].null_count} are missing"
             )
     owners = table[client].combine_chunks()
-    encoded = owners.dictionary_encode() if not pa.types.is_dictionary(owners.type) else owners
+    if pa.types.is_dictionary(owners.type):
+        owners = owners.dictionary_decode()  # a category that no row has is no client
+    encoded = owners.dictionary_encode()
     codes, ids = _np(encoded.indices), _id_array(client, encoded.dictionary)
     rank = np.argsort(ids, kind="stable")  # by id, so that the order of the rows decides nothing
     place = np.empty_like(rank)
@@ -80,6 +81,8 @@ def from_parquet(path: Any, client: str) -> Parts:
         if name not in lists:
             raise DataError(f"{path}: where a row is a client, every column must be a list, {name!r} is not")
         values = table[name].combine_chunks()
+        if values.null_count or values.values.null_count:
+            raise DataError(f"{path}: column {name!r} must have a value in every list, some are missing")
         ends = _np(values.offsets).astype(np.int64)
         if offsets is not None and not np.array_equal(np.diff(ends), np.diff(offsets)):
             raise DataError(f"{path}: the lists of a client must be of one length, {name!r} differs")
@@ -152,6 +155,15 @@ def open_clients(path: Any) -> tuple[Any, ...]:
     }
     keys = _np(table["key"].combine_chunks())
     return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies
+
+
+def _without_views(kind: Any) -> Any:
+    """The type as older parts of Arrow know it, also of a dictionary's values."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _without_views(kind.value_type), kind.ordered)
+    return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(kind, kind)
 
 
 def _np(array: Any) -> np.ndarray:
