@@ -49,5 +49,7 @@ def round_keys(seed: int, purpose: int, round: int, keys: Any) -> UInt32[np.ndar
     JAX's takes a large part of a second to compile.
     """
     with np.errstate(over="ignore"):
-        drawn = keyed(seed, purpose, np.asarray(keys, np.uint64) ^ mix(np.uint64(round)))
+        # Twice, since the key of the client whose id is a number is that number, mixed once: client 3 in
+        # round 5 must not draw what client 5 draws in round 3.
+        drawn = keyed(seed, purpose, np.asarray(keys, np.uint64) ^ mix(mix(np.uint64(round))))
     return np.stack([drawn >> np.uint64(32), drawn & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)

@@ -1,0 +1,69 @@
+"""Plans: whatever they are, every client is poured once; those that are chosen waste little."""
+
+import numpy as np
+import pytest
+
+from fedrecon.federation.blocks import Plan, Slot, plan_blocks, plan_evaluation
+
+LONG_TAILED = np.minimum(np.random.default_rng(0).pareto(1.2, 2000) * 20 + 20, 300).astype(int)
+
+
+def test_json_and_back():
+    plan = Plan((Slot(2, 3, 10), Slot(1, 5, 40)))
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan.slots[0].capacity == 6
+
+
+def test_the_shortest_go_first():
+    plan = Plan((Slot(1, 2, 3), Slot(1, 1, 9)))
+    lengths = np.array([9, 1, 3, 8, 0, 2])
+    passes = [[p.tolist() for p in slots] for slots in plan.passes(lengths)]
+    assert passes == [[[4, 1], [5]], [[2], [3]], [[], [0]]]
+
+
+def test_an_empty_cohort_takes_an_empty_pass():
+    (slots,) = Plan((Slot(1, 2, 3), Slot(1, 1, 9))).passes(np.zeros(0, int))
+    assert [len(p) for p in slots] == [0, 0]
+
+
+def test_a_client_that_is_too_long():
+    with pytest.raises(
+        ValueError, match="last slot must take the longest client, of 10 examples, but it takes 9"
+    ):
+        Plan((Slot(1, 2, 9),)).passes(np.array([1, 10]))
+
+
+@pytest.mark.parametrize("cohort", [1, 7, 100, 2000])
+@pytest.mark.parametrize("clients_per_block", [None, 1, 5])
+def test_chosen_plans(cohort, clients_per_block):
+    plan = plan_blocks(LONG_TAILED, cohort, clients_per_block=clients_per_block)
+    assert len(plan.slots) <= 2
+    assert plan.slots[-1].length >= LONG_TAILED.max()
+    assert sum(s.capacity for s in plan.slots) >= cohort
+    assert all(s.clients <= (clients_per_block or 64) for s in plan.slots)
+    assert plan == plan_blocks(LONG_TAILED, cohort, clients_per_block=clients_per_block)
+    rng = np.random.default_rng(1)
+    passes = [len(plan.passes(rng.choice(LONG_TAILED, cohort, replace=False))) for _ in range(20)]
+    assert np.mean(passes) < 1.3
+
+
+def test_slots_save_padding():
+    one, two = (
+        sum(s.capacity * s.length for s in plan_blocks(LONG_TAILED, 100, most_slots=n).slots) for n in (1, 2)
+    )
+    assert two < 0.8 * one
+
+
+@pytest.mark.parametrize("lengths", [[0, 0, 0], [5], [0, 1]])
+def test_little_populations(lengths):
+    plan = plan_blocks(np.array(lengths), len(lengths))
+    assert sorted(np.concatenate([p for slots in plan.passes(np.array(lengths)) for p in slots])) == list(
+        range(len(lengths))
+    )
+
+
+def test_evaluation_has_one_shape_unless_clients_are_many():
+    assert plan_evaluation(LONG_TAILED).slots == (Slot(1, 64, 300),)
+    assert plan_evaluation(np.zeros(0, int)).slots == (Slot(1, 64, 10),)
+    many = plan_evaluation(np.tile(LONG_TAILED, 3))
+    assert [s.length for s in many.slots] == [-(-int(np.median(LONG_TAILED)) // 10) * 10, 300]
