@@ -92,11 +92,13 @@ def stage(given: dict[str, Any] | None, side: int) -> Any:
     return (Solver, Stage)[side](**made)
 
 
-@pytest.mark.parametrize("repeated", [False, True], ids=["distinct", "repeated"])
+REPEATED = ("examples split, epochs and limits", "adam rows", "joint, biases, penalty")
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore:.*does not treat the rows:UserWarning")
-def test_knob(name: str, repeated: bool) -> None:
-    case = CASES[name]
+def test_knob(name: str) -> None:
+    case, repeated = CASES[name], name in REPEATED
     clients, cohorts = draw(repeated)
     rng = np.random.default_rng(2)
     start = {"item_factors": rng.normal(0, 0.3, (ITEMS, FACTORS)).astype(np.float32)}
