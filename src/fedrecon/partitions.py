@@ -90,13 +90,16 @@ def partition(
     def whole_metrics(g: Params, x: Params, batch: Batch) -> dict[str, Mean]:
         return {} if metrics is None else metrics(merge(g, x), batch)
 
+    def whole_penalty(g: Params, x: Params) -> Any:
+        return 0.0 if penalty is None else penalty(merge(g, x))
+
     return Model(
         init_global=lambda key: split(init(key), local)[0],
         init_local=lambda global_params, key: split(init(key), local)[1],
         loss=lambda g, x, batch, key: loss(merge(g, x), batch, key),
         metrics=whole_metrics,
         predict=predict and (lambda g, x, features: predict(merge(g, x), features)),
-        penalty=(lambda g, x: penalty(merge(g, x))) if penalty else (lambda g, x: 0.0),
+        penalty=whole_penalty,
         tables=tables,
     )
 

@@ -105,7 +105,7 @@ def by_hand(
 
 
 def assert_close(a: Any, b: Any) -> None:
-    assert jax.tree.structure(a) == jax.tree.structure(b)
+    assert str(jax.tree.structure(a)) == str(jax.tree.structure(b))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(x, y, rtol=2e-5, atol=2e-6)
 

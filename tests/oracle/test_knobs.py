@@ -101,8 +101,8 @@ def test_knob(name: str) -> None:
     case, repeated = CASES[name], name in REPEATED
     clients, cohorts = draw(repeated)
     rng = np.random.default_rng(2)
-    start = {"item_factors": rng.normal(0, 0.3, (ITEMS, FACTORS)).astype(np.float32)}
-    local = {"user_factors": rng.normal(0, 0.3, FACTORS).astype(np.float32)}
+    start: dict[str, Any] = {"item_factors": rng.normal(0, 0.3, (ITEMS, FACTORS)).astype(np.float32)}
+    local: dict[str, Any] = {"user_factors": rng.normal(0, 0.3, FACTORS).astype(np.float32)}
     item, user = {"factors": start["item_factors"]}, {"factors": jnp.asarray(local["user_factors"])}
     if case.biases:
         start["item_bias"], local["user_bias"] = np.zeros(ITEMS), np.zeros(())

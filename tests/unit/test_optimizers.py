@@ -64,7 +64,7 @@ def test_missing_learning_rate():
 def test_schedule():
     falling = schedule("linear_schedule", init_value=1.0, end_value=0.0, transition_steps=4)
     assert float(falling(2)) == 0.5
-    with pytest.raises(ValueError, match=r"schedule 'linear_schedul' is not .* did you mean 'linear_schedule"):
+    with pytest.raises(ValueError, match=r"'linear_schedul' is not .* did you mean 'linear_schedule"):
         schedule("linear_schedul")
     with pytest.raises(ValueError, match=r"schedule 'linear_schedule': .*'init'"):
         schedule("linear_schedule", init=1.0)
