@@ -93,12 +93,15 @@ def partition(
     def whole_penalty(g: Params, x: Params) -> Any:
         return 0.0 if penalty is None else penalty(merge(g, x))
 
+    def whole_predict(g: Params, x: Params, features: Any) -> Any:
+        return None if predict is None else predict(merge(g, x), features)
+
     return Model(
         init_global=lambda key: split(init(key), local)[0],
         init_local=lambda global_params, key: split(init(key), local)[1],
         loss=lambda g, x, batch, key: loss(merge(g, x), batch, key),
         metrics=whole_metrics,
-        predict=predict and (lambda g, x, features: predict(merge(g, x), features)),
+        predict=None if predict is None else whole_predict,
         penalty=whole_penalty,
         tables=tables,
     )
