@@ -1,0 +1,177 @@
+"""The engine's own promises: its records of a round, its errors, and what it lets others do meanwhile."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.small import FACTORS, ITEMS, Given, federation, rating_model, sgd, solver
+
+from fedrecon.algorithms.fedrecon import fedrecon
+from fedrecon.data import AlternateBatches
+from fedrecon.errors import DataError
+from fedrecon.federation.blocks import Plan, Slot
+from fedrecon.federation.clients import Clients
+from fedrecon.federation.sampling import Passes, Poisson, Uniform
+from fedrecon.model import without_tables
+from fedrecon.simulation import Simulation
+from fedrecon.stats import Mean
+
+CLIENTS = federation(lengths=(0, 3, 5, 8))
+ALGORITHM = fedrecon(rating_model(), solver(), solver(), sgd(1.0), AlternateBatches(2))
+PLAN = Plan((Slot(1, 3, 8),))
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    return Simulation(ALGORITHM, CLIENTS, Passes(3), seed=1, plan=PLAN)
+
+
+@pytest.fixture(scope="module")
+def start(simulation):
+    return simulation.init()
+
+
+@pytest.fixture(scope="module")
+def rounds(simulation, start):
+    return list(simulation.rounds(start, 4))
+
+
+def test_rounds_are_counted_from_one(rounds):
+    assert [r.number for r in rounds] == [1, 2, 3, 4]
+    assert [int(r.state.round) for r in rounds] == [1, 2, 3, 4]
+    assert [r.clients for r in rounds] == [3, 1, 3, 1]
+
+
+def test_a_round_goes_on_from_any_state(simulation, rounds):
+    (again,) = simulation.rounds(rounds[1].state, 1)
+    assert again.number == 3
+    jax.tree.map(np.testing.assert_array_equal, again.state, rounds[2].state)
+
+
+def test_no_rounds(simulation, start):
+    assert list(simulation.rounds(start, 0)) == []
+
+
+def test_metrics_of_a_round(simulation, start, rounds):
+    cohort = Passes(3).indices(0, CLIENTS.num_examples, 1)
+    metrics = rounds[0].metrics()
+    assert set(metrics) == {"loss", "mse", "hits", "dropped", "empty"}
+    assert metrics["dropped"] == Mean(0, 3)
+    assert metrics["empty"] == Mean(np.sum(CLIENTS.num_examples[cohort] <= 2), 3)
+    # Alternate batches of two: of 3, 5 and 8 examples 1, 2 and 4 are query.
+    query = np.array([0, 1, 2, 4])[cohort].sum()
+    assert metrics["mse"].weight == metrics["loss"].weight == query
+    assert all(isinstance(x, np.float64) for mean in metrics.values() for x in mean)
+
+
+def test_bytes_of_a_round(rounds):
+    cohort = Passes(3).indices(0, CLIENTS.num_examples, 1)
+    rows, row = CLIENTS.num_examples[cohort].sum(), 4 * (FACTORS + 1)
+    assert rounds[0].bytes_down == rows * row
+    assert rounds[0].bytes_up == rows * (row + 4)
+    assert rounds[0].dense_bytes_down == rounds[0].dense_bytes_up == 3 * ITEMS * row
+
+
+def test_bytes_without_tables_are_those_of_everything():
+    model = rating_model(scale=True)
+    algorithm = fedrecon(without_tables(model), solver(), solver(), sgd(1.0))
+    simulation = Simulation(algorithm, CLIENTS, Given([[]]), plan=PLAN)
+    weight = 4 * (ITEMS * (FACTORS + 1) + 1)
+    assert simulation._bytes.dense == weight
+    assert simulation._bytes.of(3, {}) == (3 * weight, 3 * weight)
+
+
+def test_an_empty_cohort_changes_nothing_but_the_number(simulation, start):
+    sampling, simulation.sampling = simulation.sampling, Given([np.zeros(0, int)])
+    (done,) = simulation.rounds(start, 1)
+    simulation.sampling = sampling
+    assert done.clients == done.bytes_down == 0
+    assert done.metrics()["loss"] == Mean(0, 0)
+    assert done.state.round == 1
+    jax.tree.map(np.testing.assert_array_equal, done.state.global_params, start.global_params)
+
+
+def test_start_from_the_seed_or_from_given_parameters(simulation, start):
+    jax.tree.map(np.testing.assert_array_equal, simulation.init(), start)
+    given = jax.tree.map(lambda x: np.asarray(x) + 1, start.global_params)
+    jax.tree.map(np.testing.assert_array_equal, simulation.init(given).global_params, given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"item": {"factors": np.ones((ITEMS, FACTORS))}}, "must have the model's structure"),
+        (
+            {"item": {"factors": np.ones((ITEMS, 3)), "bias": np.ones(ITEMS)}},
+            r"initial global parameter 'item/factors' must be of shape \(40, 2\), got \(40, 3\)",
+        ),
+        (
+            {"item": {"factors": np.full((ITEMS, FACTORS), np.nan), "bias": np.ones(ITEMS)}},
+            "must be finite at the start",
+        ),
+    ],
+    ids=["structure", "shape", "value"],
+)
+def test_given_parameters_that_are_refused(simulation, given, message):
+    with pytest.raises(ValueError, match=message):
+        simulation.init(jax.tree.map(np.float32, given))
+
+
+def test_the_model_is_tried_before_the_first_round():
+    model = replace(
+        rating_model(), loss=lambda g, x, batch, key: Mean.of(jnp.full(batch["rating"].shape, jnp.inf))
+    )
+    algorithm = fedrecon(model, solver(), solver(), sgd(1.0))
+    with pytest.raises(
+        ValueError, match="the loss must be finite at the start, got inf at example 0 of client 'c1'"
+    ):
+        Simulation(algorithm, CLIENTS, Uniform(2), plan=PLAN).init()
+
+
+@pytest.mark.parametrize("sampling", [Uniform, Poisson, Passes])
+def test_more_clients_per_round_than_there_are(sampling):
+    with pytest.raises(ValueError, match="clients_per_round must be at most the 4 training clients, got 5"):
+        Simulation(ALGORITHM, CLIENTS, sampling(5))
+
+
+def test_no_clients():
+    with pytest.raises(ValueError, match="at most the 0 training clients"):
+        Simulation(ALGORITHM, CLIENTS.take([]), Uniform(1))
+
+
+def test_ids_out_of_range():
+    clients = Clients.from_arrays({"ann": {"item": [3, ITEMS], "rating": [1.0, 2.0]}})
+    with pytest.raises(DataError, match=r"client 'ann' has \[40\] at example 1"):
+        Simulation(ALGORITHM, clients, Uniform(1))
+
+
+def test_a_plan_for_shorter_clients(start):
+    simulation = Simulation(ALGORITHM, CLIENTS, Given([[3]]), plan=Plan((Slot(1, 1, 7),)))
+    with pytest.raises(ValueError, match="must take the longest client, of 8 examples, but it takes 7"):
+        next(simulation.rounds(start, 1))
+
+
+def test_a_plan_is_chosen_and_recorded():
+    simulation = Simulation(ALGORITHM, CLIENTS, Uniform(4), clients_per_block=2)
+    assert simulation.plan.slots[-1].length >= 8
+    assert max(s.clients for s in simulation.plan.slots) <= 2
+    assert Plan.from_json(simulation.plan.to_json()) == simulation.plan
+
+
+def test_a_client_that_diverges_is_dropped_and_counted(simulation, start):
+    """A huge rating makes one client's delta overflow; the others' mean stays."""
+    ratings = {i: CLIENTS[i] for i in CLIENTS.ids}
+    ratings["c2"] = ratings["c2"] | {"rating": np.full(5, 3e38, np.float32)}
+    sampling, clients = simulation.sampling, simulation._layout.clients
+    simulation.sampling = Given([[1, 2, 3]])
+    simulation._layout.clients = Clients.from_arrays(ratings)
+    (spoilt,) = simulation.rounds(start, 1)
+    simulation._layout.clients = clients
+    simulation.sampling = Given([[1, 3]])
+    (without,) = simulation.rounds(start, 1)
+    simulation.sampling = sampling
+    assert spoilt.metrics()["dropped"] == Mean(1, 3)
+    assert spoilt.metrics()["mse"] == without.metrics()["mse"]
+    jax.tree.map(np.testing.assert_array_equal, spoilt.state.global_params, without.state.global_params)
