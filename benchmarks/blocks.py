@@ -40,13 +40,13 @@ def run(options: Options) -> list[Row]:
 def overhead(simulations: list[Simulation], milliseconds: list[float]) -> float:
     """What a place for an example costs a block whatever its clients, over what it costs each client.
 
-    Least squares of a round's time as a sum over slots of `length * blocks * (a * clients + b)`, plus a
-    constant: `b / a`.
+    Least squares of a round's time as a sum over slots of `length * blocks * (a * clients + b)`: `b / a`.
+    What a round costs whatever its blocks is in `a`, since plans differ little in their places: `b / a`
+    is rather too small.
     """
     plans = [simulation.plan.slots for simulation in simulations]
-    terms = [
-        [sum(s.length * s.capacity for s in plan), sum(s.length * s.blocks for s in plan), 1.0]
-        for plan in plans
+    places = [
+        [sum(s.length * s.capacity for s in plan), sum(s.length * s.blocks for s in plan)] for plan in plans
     ]
-    (each, block, _), *_ = np.linalg.lstsq(np.array(terms, float), np.array(milliseconds), rcond=None)
+    (each, block), *_ = np.linalg.lstsq(np.array(places, float), np.array(milliseconds), rcond=None)
     return float(block / each)
