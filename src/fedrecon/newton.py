@@ -91,8 +91,12 @@ def _solve_one(matrix: Any, right: Any) -> Any:
 
 
 def _fraction(value: Any, flat: Any, step: Any) -> Any:
-    """The largest of 1, 1/2, … 1/128, and 0, at which the objective is below its value at the start."""
+    """The largest of 1, 1/2, … 1/128, and 0, at which the objective is not above its value at the start.
+
+    Up to rounding: close to the minimum a good step changes the objective by less than that.
+    """
     fractions = 0.5 ** jnp.arange(8)
-    values = jax.vmap(lambda f: value(flat + f * step))(fractions)
-    falls = values < value(flat)
+    start, values = value(flat), jax.vmap(lambda f: value(flat + f * step))(fractions)
+    bound = start + 4 * jnp.finfo(values.dtype).eps * jnp.abs(start)
+    falls = jnp.isfinite(values) & (values <= bound)
     return jnp.where(jnp.any(falls), fractions[jnp.argmax(falls)], 0.0)
