@@ -172,7 +172,8 @@ def update_of(
             weight.
     """
     weight = client_weight(metrics["loss"])
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves((delta, metrics, weight))]))
+    # 0 times a number is 0 unless it is infinite or none. A sum takes half the time of a check of each.
+    finite = jnp.isfinite(sum(jnp.sum(0 * x) for x in jax.tree.leaves((delta, metrics, weight))))
     mean = Mean.of(delta, weight).where(finite)
     metrics = {name: mean.where(finite) for name, mean in metrics.items()}
     share = {"dropped": ~finite, "empty": finite & (metrics["loss"].weight == 0)}
