@@ -1,159 +1,247 @@
-"""The library against the NumPy transcription, for the settings that the reference runs lack."""
+"""The library against the NumPy transcription of Algorithm 1, for what the reference runs lack."""
 
-from dataclasses import replace
-from typing import Any, NamedTuple
+import functools
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tests.oracle import algorithm1, optimizers
-from tests.oracle.algorithm1 import Ridge, Settings, Stage
 from tests.oracle.factorization import Penalty, Ratings
-from tests.oracle.test_library import Given
+from tests.small import Given
 
 from fedrecon.algorithm import by_examples, uniform
 from fedrecon.algorithms.fedrecon import fedrecon
 from fedrecon.data import AlternateBatches, AlternateExamples, Fraction, NoSplit
 from fedrecon.evaluation import evaluate
+from fedrecon.federation.blocks import Plan, Slot
 from fedrecon.federation.clients import Clients
 from fedrecon.model import without_tables
 from fedrecon.newton import Newton
-from fedrecon.optimizers import optimizer
+from fedrecon.optimizers import optimizer, schedule
 from fedrecon.simulation import Simulation
 from fedrecon.solver import Solver
 from fedrecon.tasks.movielens.model import matrix_factorization
 
-ITEMS, FACTORS, OFFSET = 30, 4, 3.5
-SPLITS: dict[str, tuple[Any, Any]] = {
-    "batches": (AlternateBatches(3), algorithm1.alternate_batches(3)),
+ITEMS, FACTORS, OFFSET = 50, 3, 3.0
+LENGTHS = (0, 1, 4, 6, 7, 9, 12)
+COHORTS = [[0, 6, 3, 5, 1], [4, 2, 6, 5, 3], [6, 3, 0, 1, 4]]
+PLAN = Plan((Slot(2, 3, 12),))
+RNG = np.random.default_rng(0)
+# Even clients rate an item at most once, odd ones again and again.
+RATINGS = [
+    Ratings(
+        RNG.choice(ITEMS, n, replace=False) if n % 2 == 0 else RNG.choice([0, 3, ITEMS - 1], n),
+        RNG.integers(1, 6, n).astype(np.float64),
+    )
+    for n in LENGTHS
+]
+CLIENTS = Clients.from_arrays(
+    {i: {"item": np.int32(r.items), "rating": r.ratings} for i, r in enumerate(RATINGS)}
+)
+DISTINCT = [0, 2, 3, 6]  # clients that never repeat an item
+START = {"item_factors": RNG.normal(size=(ITEMS, FACTORS)), "item_bias": RNG.normal(size=ITEMS)}
+LOCAL = {"user_factors": RNG.normal(size=FACTORS), "user_bias": np.asarray(0.25)}
+
+# name: (ours, theirs). Their steps are small: rounding would grow with the numbers.
+OPTIMIZERS = {
+    "sgd": (optimizer("sgd", learning_rate=0.05), optimizers.sgd(0.05)),
+    "momentum": (optimizer("sgd", learning_rate=0.02, momentum=0.9), optimizers.momentum(0.02)),
+    "nesterov": (
+        optimizer("sgd", learning_rate=0.02, momentum=0.9, nesterov=True),
+        optimizers.momentum(0.02, nesterov=True),
+    ),
+    "adam": (optimizer("adam", learning_rate=0.05, eps=1e-3), optimizers.adam(0.05, epsilon=1e-3)),
+    "adagrad": (optimizer("adagrad", learning_rate=0.05), optimizers.adagrad(0.05)),
+    "yogi": (optimizer("yogi", learning_rate=0.05), optimizers.yogi(0.05)),
+    "scheduled": (
+        optimizer(
+            "sgd",
+            learning_rate=schedule("linear_schedule", init_value=0.5, end_value=0.0, transition_steps=4),
+        ),
+        optimizers.sgd(lambda t: 0.5 * (1 - t / 4)),
+    ),
+    "one": (optimizer("sgd", learning_rate=1.0), optimizers.sgd(1.0)),
+}
+SPLITS = {
+    "batches of 2": (AlternateBatches(2), algorithm1.alternate_batches(2)),
     "examples": (AlternateExamples(), algorithm1.alternate_examples()),
-    "fraction": (Fraction(0.5), lambda n: (np.arange(-(-n // 2)), np.arange(-(-n // 2), n))),
+    "fraction": (Fraction(0.3), lambda n: algorithm1._by(np.arange(n) < np.ceil(0.3 * n - 1e-6))),
     "none": (NoSplit(), algorithm1.no_split()),
 }
-OPTIMIZERS: dict[str, tuple[Any, Any]] = {
-    "sgd": (optimizer("sgd", learning_rate=0.1), optimizers.sgd(0.1)),
-    "momentum": (optimizer("sgd", learning_rate=0.05, momentum=0.9), optimizers.momentum(0.05)),
-    "adam": (optimizer("adam", learning_rate=0.02), optimizers.adam(0.02)),
-    "adagrad": (optimizer("adagrad", learning_rate=0.1), optimizers.adagrad(0.1)),
-    "yogi": (optimizer("yogi", learning_rate=0.02), optimizers.yogi(0.02)),
-}
 
 
-class Case(NamedTuple):
-    """Settings of both; stages are keyword arguments that both share, with an optimiser's name."""
+@dataclass(frozen=True)
+class Knobs:
+    """One setting, told once for both; stages are `(optimizer, batch_size, others)`."""
 
-    split: str = "batches"
-    reconstruct: dict[str, Any] | None = None  # None is exact
-    update: dict[str, Any] = {"optimizer": "sgd", "batch_size": 3}  # noqa: RUF012 - never changed
-    server: str = "sgd"
+    reconstruct: tuple[str, int | None, dict[str, Any]] | None = ("sgd", 2, {})  # None for the exact one
+    update: tuple[str, int | None, dict[str, Any]] = ("sgd", 2, {})
+    server: str = "one"
+    split: str = "batches of 2"
     joint: bool = False
-    uniform: bool = False
+    weight: str = "examples"
+    penalty: Penalty = field(default_factory=Penalty)
     biases: bool = False
-    penalty: float = 0.0
 
 
-SGD = {"optimizer": "sgd", "batch_size": 3}
-CASES = {
-    "examples split, epochs and limits": Case(
-        "examples", {**SGD, "epochs": 3, "max_steps": 5}, {**SGD, "epochs": 2, "max_steps": 4}
+TWICE = {"epochs": 2}
+EXACT = Knobs(reconstruct=None, penalty=Penalty(2.0, 0.5), biases=True)
+KNOBS = {
+    "alternate examples": Knobs(split="examples"),
+    "fraction, update epochs, step limits": Knobs(
+        split="fraction",
+        reconstruct=("sgd", 2, TWICE | {"max_steps": 3}),
+        update=("sgd", 2, {"epochs": 3, "max_steps": 4}),
     ),
-    "fraction, growing epochs": Case("fraction", {**SGD, "epochs": 3, "growing_epochs": True}, SGD),
-    "unsplit, momentum, uniform": Case(
-        "none", {"optimizer": "momentum", "batch_size": 3}, SGD, "momentum", uniform=True
+    "growing epochs, server with momentum": Knobs(
+        reconstruct=("sgd", 3, {"epochs": 2, "growing_epochs": True}), server="momentum"
     ),
-    "sums of whole sets": Case(
-        "batches",
-        {"optimizer": "sgd", "batch_size": None, "reduction": "sum", "epochs": 2},
-        {"optimizer": "sgd", "batch_size": None, "reduction": "sum"},
-        "adam",
+    "sums of whole sets, Yogi at the server, uniform weights": Knobs(
+        reconstruct=("sgd", None, {"reduction": "sum"}),
+        update=("sgd", None, {"reduction": "sum"}),
+        server="yogi",
+        weight="uniform",
     ),
-    "adam rows": Case("batches", SGD, {"optimizer": "adam", "batch_size": 3}, "yogi"),
-    "adagrad": Case("batches", {"optimizer": "adagrad", "batch_size": 3}, SGD, "adagrad"),
-    "joint, biases, penalty": Case("batches", SGD, SGD, joint=True, biases=True, penalty=0.3),
-    "exact": Case("batches", None, SGD, biases=True, penalty=2.0),
+    "momentum in both stages": Knobs(("momentum", 2, TWICE), ("nesterov", 2, TWICE), server="adagrad"),
+    "Adam in both stages": Knobs(("adam", 2, TWICE), ("adam", 2, TWICE), server="adam"),
+    "Adagrad and Yogi": Knobs(("yogi", 2, {}), ("adagrad", 2, {}), split="examples"),
+    "schedules of the server and of steps": Knobs(
+        ("scheduled", 2, {}), ("scheduled", 2, {}), server="scheduled"
+    ),
+    "joint": Knobs(joint=True, update=("sgd", 2, TWICE), biases=True, penalty=Penalty(0.5, 0.2)),
+    "joint, unsplit, momentum": Knobs(joint=True, split="none", update=("momentum", 3, {})),
+    "penalties and biases": Knobs(biases=True, penalty=Penalty(1.0, 0.3), reconstruct=("sgd", 2, TWICE)),
+    "penalties in sums": Knobs(
+        biases=True, penalty=Penalty(0.3, 0.1), reconstruct=("sgd", 2, {"reduction": "sum"})
+    ),
+    "ridge": EXACT,
+    "ridge, joint, sums, Adam at the server": replace(
+        EXACT, joint=True, update=("sgd", None, {"reduction": "sum"}), server="adam", weight="uniform"
+    ),
 }
 
 
-def draw(repeated: bool) -> tuple[list[Ratings], np.ndarray]:
-    """Clients of 1 to 17 ratings, some items rated twice where `repeated`; and four cohorts of six."""
-    rng = np.random.default_rng(1)
-    clients = []
-    for size in (1, 2, 5, 7, 12, 17, 9, 14):
-        items = rng.choice(ITEMS, size, replace=repeated)
-        clients.append(Ratings(items, rng.integers(1, 6, size).astype(np.float64)))
-    return clients, np.stack([rng.choice(len(clients), 6, replace=False) for _ in range(4)])
+def theirs(knobs: Knobs) -> algorithm1.Settings:
+    def stage(made: Any) -> Any:
+        if made is None:
+            return algorithm1.Ridge()
+        name, batch_size, others = made
+        return algorithm1.Stage(OPTIMIZERS[name][1], batch_size, **others)
 
-
-def stage(given: dict[str, Any] | None, side: int) -> Any:
-    """The library's stage or the transcription's."""
-    if given is None:
-        return (Newton(), Ridge())[side]
-    made = {**given, "optimizer": OPTIMIZERS[given["optimizer"]][side]}
-    return (Solver, Stage)[side](**made)
-
-
-REPEATED = ("examples split, epochs and limits", "adam rows", "joint, biases, penalty")
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.filterwarnings("ignore:.*does not treat the rows:UserWarning")
-def test_knob(name: str) -> None:
-    case, repeated = CASES[name], name in REPEATED
-    clients, cohorts = draw(repeated)
-    rng = np.random.default_rng(2)
-    start: dict[str, Any] = {"item_factors": rng.normal(0, 0.3, (ITEMS, FACTORS)).astype(np.float32)}
-    local: dict[str, Any] = {"user_factors": rng.normal(0, 0.3, FACTORS).astype(np.float32)}
-    item, user = {"factors": start["item_factors"]}, {"factors": jnp.asarray(local["user_factors"])}
-    if case.biases:
-        start["item_bias"], local["user_bias"] = np.zeros(ITEMS), np.zeros(())
-        item["bias"], user["bias"] = np.zeros(ITEMS, np.float32), jnp.zeros(())
-
-    ours, theirs = SPLITS[case.split]
-    settings = Settings(
-        stage(case.reconstruct, 1),
-        stage(case.update, 1),
-        OPTIMIZERS[case.server][1],
-        split=theirs,
-        evaluation_split=theirs,
-        joint=case.joint,
-        client_weight="uniform" if case.uniform else "examples",
-        penalty=Penalty(case.penalty, case.penalty),
+    return algorithm1.Settings(
+        reconstruct=stage(knobs.reconstruct),
+        update=stage(knobs.update),
+        server=OPTIMIZERS[knobs.server][1],
+        split=SPLITS[knobs.split][1],
+        evaluation_split=SPLITS["examples"][1],
+        joint=knobs.joint,
+        client_weight=knobs.weight,
+        penalty=knobs.penalty,
         offset=OFFSET,
     )
-    wanted, metrics = algorithm1.run(settings, start, cohorts, clients, lambda round, client: local)
+
+
+def ours(knobs: Knobs, tables: bool) -> Any:
+    def stage(made: Any) -> Any:
+        if made is None:
+            return Newton()
+        name, batch_size, others = made
+        return Solver(OPTIMIZERS[name][0], batch_size, **others)
 
     model = matrix_factorization(
         ITEMS,
         FACTORS,
-        item_bias=case.biases,
-        user_bias=case.biases,
+        item_bias=knobs.biases,
+        user_bias=knobs.biases,
         global_bias=OFFSET,
-        user_penalty=case.penalty,
-        user_bias_penalty=case.penalty,
+        user_penalty=knobs.penalty.factors,
+        user_bias_penalty=knobs.penalty.bias,
     )
-    model = replace(model, init_local=lambda global_params, key: {"user": user})
-    algorithm = fedrecon(
-        model if name != "adagrad" else without_tables(model),
-        stage(case.reconstruct, 0),
-        stage(case.update, 0),
-        OPTIMIZERS[case.server][0],
-        ours,
-        case.joint,
-        uniform if case.uniform else by_examples,
+    local = {"factors": jnp.float32(LOCAL["user_factors"])}
+    local |= {"bias": jnp.float32(LOCAL["user_bias"])} if knobs.biases else {}
+    model = replace(model, init_local=lambda global_params, key: {"user": local})
+    return fedrecon(
+        model if tables else without_tables(model),
+        stage(knobs.reconstruct),
+        stage(knobs.update),
+        OPTIMIZERS[knobs.server][0],
+        SPLITS[knobs.split][0],
+        knobs.joint,
+        by_examples if knobs.weight == "examples" else uniform,
     )
-    data = Clients.from_arrays({i: {"item": x.items, "rating": x.ratings} for i, x in enumerate(clients)})
-    simulation = Simulation(algorithm, data, Given(cohorts))
-    result: Any = None
-    for result, want in zip(simulation.rounds(simulation.init({"item": item}), 4), metrics, strict=True):
-        found = result.metrics()
-        assert found["mse"].weight == want["examples"]
-        for metric in ("mse", "accuracy"):
-            np.testing.assert_allclose(found[metric].value(), want[metric], rtol=1e-4, atol=1e-6)
-    for leaf, x in result.state.global_params["item"].items():
-        np.testing.assert_allclose(x, wanted[f"item_{leaf}"], rtol=1e-4, atol=2e-5)
 
-    scores = [algorithm1.evaluate(settings, wanted, x, 4, local) for x in clients]
-    over = evaluate(algorithm, result.state, data, split=ours).over_examples()
-    for metric, value in algorithm1.pooled(scores).items():
-        if metric in over:
-            np.testing.assert_allclose(over[metric], value, rtol=1e-4, atol=1e-6)
+
+def leaves(knobs: Knobs) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Global and local leaves that the transcription starts from."""
+    if knobs.biases:
+        return START, LOCAL
+    return {"item_factors": START["item_factors"]}, {"user_factors": LOCAL["user_factors"]}
+
+
+@functools.cache
+def transcribed(name: str, clients: tuple[int, ...]) -> Any:
+    knobs = KNOBS[name]
+    start, local = leaves(knobs)
+    cohorts = [[c for c in cohort if c in clients] for cohort in COHORTS]
+    params, history = algorithm1.run(theirs(knobs), start, cohorts, RATINGS, lambda round, client: local)
+    scored = [algorithm1.evaluate(theirs(knobs), params, r, len(cohorts), local) for r in RATINGS]
+    return cohorts, params, history, scored
+
+
+# By rows with items that repeat; by rows with items that do not, whose positions are known; whole tables.
+WAYS = {
+    "rows": (True, range(len(LENGTHS))),
+    "rows, distinct": (True, DISTINCT),
+    "dense": (False, range(len(LENGTHS))),
+}
+
+
+def check(name: str, way: str) -> None:
+    knobs, (tables, clients) = KNOBS[name], WAYS[way]
+    cohorts, params, history, scored = transcribed(name, tuple(clients))
+    start = {"factors": np.float32(START["item_factors"])}
+    start |= {"bias": np.float32(START["item_bias"])} if knobs.biases else {}
+    kept = CLIENTS.take(list(clients))
+    place = {c: i for i, c in enumerate(clients)}
+    sampling = Given([[place[c] for c in cohort] for cohort in cohorts])
+    algorithm = ours(knobs, tables)
+    simulation = Simulation(algorithm, kept, sampling, plan=PLAN)
+    state = simulation.init({"item": start})
+    for done, wanted in zip(simulation.rounds(state, len(cohorts)), history, strict=True):
+        found = done.metrics()
+        for metric in ("mse", "accuracy"):
+            np.testing.assert_allclose(found[metric].value(), wanted[metric], rtol=1e-4)
+            assert found[metric].weight == wanted["examples"]
+        assert (found["empty"].total, found["dropped"].total) == (wanted["empty"], wanted["dropped"])
+    for leaf in start:
+        result = done.state.global_params["item"][leaf]
+        np.testing.assert_allclose(result, params[f"item_{leaf}"], rtol=1e-4, atol=1e-5)
+    if way == "rows":
+        found = evaluate(
+            algorithm, done.state, CLIENTS, split=AlternateExamples(), plan=Plan((Slot(1, 7, 12),))
+        )
+        totals = np.array([x.squared_error for x in scored])
+        np.testing.assert_allclose(found.per_client["mse"].total, totals, rtol=1e-4, atol=1e-5)
+        assert found.per_client["accuracy"].total.tolist() == [x.hits for x in scored]
+        assert found.per_client["mse"].weight.tolist() == [x.examples for x in scored]
+
+
+@pytest.mark.parametrize("name", KNOBS)
+def test_by_rows(name):
+    check(name, "rows")
+
+
+@pytest.mark.parametrize("name", ["alternate examples", "joint", "ridge"])
+@pytest.mark.parametrize("way", ["rows, distinct", "dense"])
+def test_other_ways(name, way):
+    check(name, way)
+
+
+def test_the_metrics_are_not_all_alike():
+    """Accuracies that were always 0 would show nothing."""
+    found = [h["accuracy"] for name in KNOBS for h in transcribed(name, tuple(range(len(LENGTHS))))[2]]
+    assert len({round(x, 3) for x in found if x > 0}) > 10
+    assert jax.tree.leaves(found)
