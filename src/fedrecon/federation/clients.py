@@ -273,7 +273,7 @@ class Clients:
         counts = np.minimum(self.num_examples, most)
         return Clients(self.ids, self.keys, self._starts, counts, self._columns, self.vocabularies)
 
-    def split(self, fractions: Mapping[str, float], seed: int) -> dict[str, "Clients"]:
+    def split(self, fractions: Mapping[str, float | int], seed: int) -> dict[str, "Clients"]:
         """Cuts the clients into disjoint sets, at random by the seed and the clients' ids.
 
         Args:
