@@ -12,7 +12,9 @@ from hypothesis import settings
 # Before the first import of jax: numbers are compared on the CPU unless somebody asks for another platform.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile far longer than they compute.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

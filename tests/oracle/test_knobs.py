@@ -65,7 +65,7 @@ OPTIMIZERS = {
     ),
     "one": (optimizer("sgd", learning_rate=1.0), optimizers.sgd(1.0)),
 }
-SPLITS = {
+SPLITS: dict[str, Any] = {
     "batches of 2": (AlternateBatches(2), algorithm1.alternate_batches(2)),
     "examples": (AlternateExamples(), algorithm1.alternate_examples()),
     "fraction": (Fraction(0.3), lambda n: algorithm1._by(np.arange(n) < np.ceil(0.3 * n - 1e-6))),
@@ -82,7 +82,7 @@ class Knobs:
     server: str = "one"
     split: str = "batches of 2"
     joint: bool = False
-    weight: str = "examples"
+    weight: Any = "examples"
     penalty: Penalty = field(default_factory=Penalty)
     biases: bool = False
 
@@ -144,7 +144,7 @@ def theirs(knobs: Knobs) -> algorithm1.Settings:
     )
 
 
-def ours(knobs: Knobs, tables: bool) -> Any:
+def ours(knobs: Knobs, tables: bool, start: dict[str, Any]) -> Any:
     def stage(made: Any) -> Any:
         if made is None:
             return Newton()
@@ -162,7 +162,10 @@ def ours(knobs: Knobs, tables: bool) -> Any:
     )
     local = {"factors": jnp.float32(LOCAL["user_factors"])}
     local |= {"bias": jnp.float32(LOCAL["user_bias"])} if knobs.biases else {}
-    model = replace(model, init_local=lambda global_params, key: {"user": local})
+    given = {"item": start}
+    model = replace(
+        model, init_global=lambda key: given, init_local=lambda global_params, key: {"user": local}
+    )
     return fedrecon(
         model if tables else without_tables(model),
         stage(knobs.reconstruct),
@@ -191,6 +194,7 @@ def transcribed(name: str, clients: tuple[int, ...]) -> Any:
     return cohorts, params, history, scored
 
 
+EVALUATED = ("fraction, update epochs, step limits", "growing epochs, server with momentum", "ridge")
 # By rows with items that repeat; by rows with items that do not, whose positions are known; whole tables.
 WAYS = {
     "rows": (True, range(len(LENGTHS))),
@@ -202,15 +206,15 @@ WAYS = {
 def check(name: str, way: str) -> None:
     knobs, (tables, clients) = KNOBS[name], WAYS[way]
     cohorts, params, history, scored = transcribed(name, tuple(clients))
-    start = {"factors": np.float32(START["item_factors"])}
-    start |= {"bias": np.float32(START["item_bias"])} if knobs.biases else {}
+    start = {"factors": jnp.float32(START["item_factors"])}
+    start |= {"bias": jnp.float32(START["item_bias"])} if knobs.biases else {}
     kept = CLIENTS.take(list(clients))
     place = {c: i for i, c in enumerate(clients)}
     sampling = Given([[place[c] for c in cohort] for cohort in cohorts])
-    algorithm = ours(knobs, tables)
+    algorithm = ours(knobs, tables, start)
     simulation = Simulation(algorithm, kept, sampling, plan=PLAN)
-    state = simulation.init({"item": start})
-    for done, wanted in zip(simulation.rounds(state, len(cohorts)), history, strict=True):
+    rounds = simulation.rounds(algorithm.init(None), len(cohorts))
+    for done, wanted in zip(rounds, history, strict=True):
         found = done.metrics()
         for metric in ("mse", "accuracy"):
             np.testing.assert_allclose(found[metric].value(), wanted[metric], rtol=1e-4)
@@ -220,13 +224,13 @@ def check(name: str, way: str) -> None:
         result = done.state.global_params["item"][leaf]
         np.testing.assert_allclose(result, params[f"item_{leaf}"], rtol=1e-4, atol=1e-5)
     if way == "rows":
-        found = evaluate(
+        scores = evaluate(
             algorithm, done.state, CLIENTS, split=AlternateExamples(), plan=Plan((Slot(1, 7, 12),))
         )
         totals = np.array([x.squared_error for x in scored])
-        np.testing.assert_allclose(found.per_client["mse"].total, totals, rtol=1e-4, atol=1e-5)
-        assert found.per_client["accuracy"].total.tolist() == [x.hits for x in scored]
-        assert found.per_client["mse"].weight.tolist() == [x.examples for x in scored]
+        np.testing.assert_allclose(scores.per_client["mse"].total, totals, rtol=1e-4, atol=1e-5)
+        assert scores.per_client["accuracy"].total.tolist() == [x.hits for x in scored]
+        assert scores.per_client["mse"].weight.tolist() == [x.examples for x in scored]
 
 
 @pytest.mark.parametrize("name", KNOBS)

@@ -1,5 +1,7 @@
 """ReconEval: who is scored on what, and the numbers that follow."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,11 +96,12 @@ def test_ids_out_of_range(state):
 
 # ---- numbers ---------------------------------------------------------------------------------------------
 
+WEIGHTS: Any = np.array([1.0, 0.0, 3.0])
 FOUND = Evaluation(
     np.array(["ann", "bob", "cid"], object),
     {
-        "mse": Mean(np.array([4.0, 0.0, 3.0]), np.array([1.0, 0.0, 3.0])),
-        "cross_entropy": Mean(np.array([0.0, 0.0, 6.0]), np.array([1.0, 0.0, 3.0])),
+        "mse": Mean(np.array([4.0, 0.0, 3.0]), WEIGHTS),
+        "cross_entropy": Mean(np.array([0.0, 0.0, 6.0]), WEIGHTS),
     },
 )
 

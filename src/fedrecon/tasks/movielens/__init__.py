@@ -1,1 +1,1 @@
-"""Ratings: the paper's first task. Files of every MovieLens format, generated ratings, matrix factorisation."""
+"""Ratings, the first task: files of every MovieLens format, generated ratings, matrix factorisation."""
