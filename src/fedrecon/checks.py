@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .algorithm import Algorithm
+from .compilation import quick_options
 from .errors import did_you_mean
 from .federation.clients import Clients
 from .lookups import Found, Trial, check_lookups, check_no_look
@@ -50,9 +51,9 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
     for group in tables:
         for f in group.fields:
             batch[f][-1] = batch[f][0]
-    k_local, k_loss = jax.random.split(key)
-    local = _quickly(model.init_local)(global_params, k_local)
-    run = _quickly(lambda params, batch: _evaluate(model, params, local, batch, count, k_loss))
+    # One key for both: nothing hangs on these draws, and each split of a key is one more program to compile.
+    local = _quickly(model.init_local)(global_params, key)
+    run = _quickly(lambda params, batch: _evaluate(model, params, local, batch, count, key))
     start = run(global_params, batch)
     _check_finite({f"local parameter {leaf!r}": x for leaf, x in leaves_of(local).items()}, name)
     _check_finite(start.values, name)
@@ -64,7 +65,7 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
 
 def _quickly(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn`, compiled with as little effort as it is used."""
-    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(fn, compiler_options=quick_options())
 
 
 def _evaluate(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .algorithm import Algorithm, Broadcast, ServerState, subkeys
+from .compilation import engine_options
 from .data import AlternateBatches, Split
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_evaluation
@@ -120,13 +121,18 @@ def evaluate(
             for start in range(0, len(chosen), slot.clients):
                 block = chosen[start : start + slot.clients]
                 batch = layout.batch(slot._replace(blocks=1), block, keys[block], by_rows=False)
-                sums = _evaluate_block(algorithm, split, state.global_params, state.round, batch, slot.length)
+                sums = _program()(algorithm, split, state.global_params, state.round, batch, slot.length)
                 positions.append(block)
                 found.append((len(block), sums))
     return Evaluation(clients.ids, _joined(positions, found, len(clients)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 5))
+@functools.cache
+def _program() -> Any:
+    """`_evaluate_block`, compiled; not before it is used, since that is when the devices are looked for."""
+    return jax.jit(_evaluate_block, static_argnums=(0, 1, 5), compiler_options=engine_options())
+
+
 def _evaluate_block(
     algorithm: Algorithm,
     split: Split,

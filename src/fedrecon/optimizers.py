@@ -14,6 +14,15 @@ class NamedOptimizer(optax.GradientTransformationExtraArgs):
     name: str
     hyperparameters: dict[str, Any]
 
+    @property
+    def plain(self) -> bool:
+        """Whether a step is the gradient times a constant: then rows need no trial (see `rows.locality`)."""
+        return (
+            self.name == "sgd"
+            and set(self.hyperparameters) <= {"learning_rate"}
+            and not callable(self.hyperparameters.get("learning_rate"))
+        )
+
     def __repr__(self) -> str:
         inside = ", ".join(f"{k}={_show(v)}" for k, v in self.hyperparameters.items())
         return f"{self.name}({inside})"

@@ -10,6 +10,7 @@ import numpy as np
 
 from .algorithm import Algorithm, Broadcast, ServerState, Update
 from .checks import check_model
+from .compilation import engine_options
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_blocks
 from .federation.clients import Clients
@@ -94,7 +95,7 @@ class Simulation:
             for slot in self.plan.slots
             for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
         )
-        self._cohort = jax.jit(functools.partial(_cohort, algorithm, views))
+        self._cohort = jax.jit(functools.partial(_cohort, algorithm, views), compiler_options=engine_options())
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
 

@@ -13,7 +13,7 @@ import pytest
 # know each other.
 LAYERS = (
     ("errors",),
-    ("stats",),
+    ("stats", "compilation"),
     ("model", "data"),
     ("rows", "steps", "optimizers", "folding"),
     ("solver", "partitions", "lookups"),

@@ -183,6 +183,27 @@ def test_locality(wanted, name):
         )
 
 
+@pytest.mark.parametrize(
+    ("wanted", "arguments"),
+    [
+        ("step", {}),
+        ("step", {"momentum": None}),
+        ("client", {"momentum": 0.9}),
+        ("client", {"nesterov": True}),
+    ],
+    ids=str,
+)
+def test_locality_of_gradient_descent_by_name_is_what_a_trial_finds(wanted, arguments):
+    table = (Table("table", ("i",)),)
+    if "nesterov" in arguments:
+        arguments = {**arguments, "momentum": 0.5}
+    named = optimizer("sgd", learning_rate=0.5, **arguments)
+    tried = optax.sgd(0.5, **arguments)
+    assert named.plain == (not arguments)
+    for found in (named, tried):
+        assert locality(found, {"table": jnp.ones((9, 2))}, table) == wanted
+
+
 def test_locality_is_found_while_tracing_and_once():
     tries = []
     sgd = optax.sgd(0.1)

@@ -4,6 +4,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from threading import Thread
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -16,6 +18,7 @@ from fedrecon.experiment.job import Job
 from fedrecon.experiment.measure import Stopwatch
 from fedrecon.experiment.progress import Progress
 from fedrecon.experiment.records import COUNTS, RECON_EVAL, TRAINING, Records, Row, rows
+from fedrecon.federation.blocks import plan_evaluation
 from fedrecon.simulation import Round, Simulation
 
 # Seconds between two looks at the results of past rounds, and how many rounds the device keeps to work on
@@ -94,6 +97,7 @@ class Loop:
         self.best: Best | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.interrupted = False
+        self._ahead = Thread(target=self._compile_evaluation)
         self._pending: deque[Round] = deque()
         self._looked = time.monotonic()
         self._since: dict[str, tuple[float, float]] = {}
@@ -121,6 +125,7 @@ class Loop:
         """Runs the rounds that are left. After Ctrl-C it saves the last complete round, and returns."""
         job = self.job
         self.progress.start(self.done, job.rounds)
+        self._ahead.start()
         try:
             with Interrupt() as interrupt:
                 for round in self.simulation.rounds(self.state, job.rounds - self.done):
@@ -136,6 +141,7 @@ class Loop:
             self._look(0)
             self.records.forget(self.done)
             self._save()
+        self._ahead.join()
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Evaluates the validation clients under the parameters of now, where that was not just done."""
@@ -148,6 +154,8 @@ class Loop:
     def evaluated(self, state: Any, clients: Any) -> Evaluation:
         """ReconEval on all of some clients."""
         job = self.job
+        if self._ahead.is_alive():
+            self._ahead.join()
         return evaluate(job.algorithm, state, clients, split=job.split, seed=job.seed)
 
     def selected(self) -> tuple[int, Any]:
@@ -155,6 +163,18 @@ class Loop:
         if self.job.select == "best" and self.best is not None:
             return self.best.round, self.state._replace(global_params=self.best.global_params)
         return self.done, self.state
+
+    def _compile_evaluation(self) -> None:
+        """Evaluates one client of each validation set for the program that it compiles, beside the first
+        round's compilation.
+
+        What goes wrong here does so again where the evaluation is wanted, and is told there.
+        """
+        job = self.job
+        with suppress(Exception):
+            for clients in job.validation.values():
+                plan = plan_evaluation(clients.num_examples)
+                evaluate(job.algorithm, self.state, clients.take([0]), split=job.split, plan=plan)
 
     def _after(self, round: Round) -> None:
         number, last = round.number, round.number == self.job.rounds
