@@ -172,8 +172,10 @@ def update_of(
             weight.
     """
     weight = client_weight(metrics["loss"])
-    # 0 times a number is 0 unless it is infinite or none. A sum takes half the time of a check of each.
-    finite = jnp.isfinite(sum(jnp.sum(0 * x) for x in jax.tree.leaves((delta, metrics, weight))))
+    # A sum is finite only if all its terms are; it takes a fraction of the time of a look at each. One that
+    # overflows although its terms are finite would spoil the cohort's sum as well.
+    sums = [jnp.sum(x) for x in jax.tree.leaves((delta, metrics, weight))]
+    finite = jnp.all(jnp.isfinite(jnp.stack(sums)))
     mean = Mean.of(delta, weight).where(finite)
     metrics = {name: mean.where(finite) for name, mean in metrics.items()}
     share = {"dropped": ~finite, "empty": finite & (metrics["loss"].weight == 0)}

@@ -10,7 +10,7 @@ import numpy as np
 
 from .algorithm import Algorithm, Broadcast, ServerState, Update
 from .checks import check_model
-from .compilation import engine_options
+from .compilation import engine_options, quick_options
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_blocks
 from .federation.clients import Clients
@@ -113,7 +113,7 @@ class Simulation:
             ValueError: They are not of the model's structure and shapes, or as `check_model`.
         """
         key = key_of(round_keys(self.seed, _START, 0, np.uint64(0)))
-        state = jax.jit(self.algorithm.init)(key)
+        state = jax.jit(self.algorithm.init, compiler_options=quick_options())(key)
         if global_params is not None:
             _check_like(global_params, state.global_params)
             state = state._replace(global_params=jax.tree.map(jnp.asarray, global_params))
