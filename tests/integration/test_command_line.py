@@ -196,6 +196,15 @@ def test_runs_are_drawn_together(run, fedrecon, home):
     assert shown == [f"plots/{n}.{s}" for n in ("progress", "clients") for s in ("png", "svg")]
     assert ">other<" in (home / "plots" / "progress.svg").read_text()
 
+    shown = fedrecon("compare", folder, "other", "--target", "rmse=5").stdout
+    assert "Note: small and other share no seed: nothing is paired." in shown
+    result = json.loads((home / "other" / "result.json").read_text())["test"]["recon_eval"]
+    row = r"test +recon_eval +RMSE +other +1 +(\S+) +(\S+) +(\S+)"
+    values = [result["examples"]["rmse"], result["clients"]["rmse"], result["distribution"]["rmse"]["p90"]]
+    assert re.search(row, shown).groups() == tuple(f"{x:.4f}" for x in values)
+    assert re.search(r"other +1 +6 .* 3 +30\n", shown)  # rounds and clients to the target
+    assert (home / "comparison" / "comparison.md").exists()
+
 
 def test_several_seeds(fedrecon, home):
     shown = fedrecon("run", "small.toml", "--set", "training.rounds=2", "--seeds", 2, "--out", "seeds").stdout
@@ -311,6 +320,9 @@ MISTAKES = [
     (["resume", "nowhere"], 1, "nowhere: a run folder must have a config.toml, this has none"),
     (["evaluate", "."], 1, ".: a run folder must have a config.toml, this has none"),
     (["plot", "."], 1, ".: a run folder must have a metrics.csv, this has none"),
+    (["compare", "first", "."], 1, ".: a run folder must have a config.toml, this has none"),
+    (["compare", "first", "--target", "0.9"], 2, "--target takes METRIC=VALUE, for instance rmse=0.93, got"),
+    (["compare", "first", "--target", "auc=1"], 2, "no run recorded auc while training, only accuracy, mse"),
     (["describe", "nowhere.csv"], 1, "nowhere.csv"),
 ]
 

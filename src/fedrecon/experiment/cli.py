@@ -45,6 +45,17 @@ are left out, and counted.
 """
 
 
+COMPARE = """\
+Puts runs side by side: prints tables of quality, cost and paired differences, and writes them as Markdown,
+CSV and LaTeX, with the runs in one figure.
+
+  fedrecon compare runs/paper runs/newton --target rmse=0.93
+
+The folder that `fedrecon run --seeds N` left is one method, and so are runs that differ in their seed only.
+Others are compared with the first. Where the data or their splits differ, it says so and pairs nothing.
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser; each command's function is imported when it is called."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -88,6 +99,16 @@ def parser() -> argparse.ArgumentParser:
     plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     plot.add_argument(
         "--out", metavar="DIR", help="where to; default: plots/ in the run or, for several, here"
+    )
+    compare = command("compare", "tables and figures of several runs side by side", COMPARE)
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of several seeds")
+    compare.add_argument("--out", metavar="DIR", default="comparison", help="where to; default: comparison")
+    compare.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="METRIC=VALUE",
+        help="count the rounds and clients it took to get there; may be given many times",
     )
     describe = command("describe", "what is in a data file: clients, examples, histograms")
     describe.add_argument(

@@ -50,6 +50,17 @@ def plot(options: argparse.Namespace) -> int:
     return 0
 
 
+def compare(options: argparse.Namespace) -> int:
+    """Puts runs side by side."""
+    from fedrecon.experiment.comparing import compare_runs
+    from fedrecon.experiment.comparison import Target
+    from fedrecon.experiment.running import console
+
+    targets = [Target.parse(text) for text in options.target]
+    compare_runs([Path(run) for run in options.runs], Path(options.out), console(), targets)
+    return 0
+
+
 def describe(options: argparse.Namespace) -> int:
     """Shows what is in a data file."""
     from fedrecon.experiment.describing import describe_data

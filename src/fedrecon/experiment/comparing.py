@@ -1,17 +1,71 @@
-"""Several runs in one figure, from what their folders hold."""
+"""Several runs side by side, from what their folders hold: figures, and tables."""
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedrecon.experiment.files import RunError
-from fedrecon.experiment.folder import CONFIG, PLOTS
-from fedrecon.experiment.records import METRICS, RECON_EVAL, Records, read
+from rich.console import Console
+
+from fedrecon.experiment import tables
+from fedrecon.experiment.comparability import comparable, warnings
+from fedrecon.experiment.comparison import Target, cost, differences, quality
+from fedrecon.experiment.files import RunError, write_atomically
+from fedrecon.experiment.folder import PLOTS
+from fedrecon.experiment.records import TRAINING
+from fedrecon.experiment.running import rich_table
+from fedrecon.experiment.runs import Method, Run, columns, labels, methods, seed_folders
+
+PAGE = "comparison.md"
+
+
+def compare_runs(
+    runs: Sequence[Path], out: Path, screen: Console, targets: Sequence[Target] = ()
+) -> list[tables.Table]:
+    """Compares runs: prints tables, and writes them with the figures.
+
+    Args:
+        runs: Their folders, finished; one of several seeds is one method. The first is what others are
+            compared with.
+        out: Gets `comparison.md`, each table as CSV and LaTeX, and `plots`.
+        screen: Where the tables are shown.
+        targets: Qualities to count rounds and clients to.
+
+    Returns:
+        The tables.
+
+    Raises:
+        RunError: A folder holds no run, or one that has no result yet.
+        SettingError: A target's metric was not recorded.
+    """
+    compared = methods(runs)
+    made, said = comparison(compared, targets)
+    figures = plot_runs(runs, out / PLOTS)
+    for text in said:
+        screen.print(f"Note: {text}", markup=False)
+    for table in made:
+        screen.print(f"\n{table.title}", style="bold")
+        screen.print(rich_table(table.text(), sum(column.shown is None for column in table.columns[:5])))
+    tables.write(out, made)
+    lines = [f"# {', '.join(method.label for method in compared)}", "", *(f"- {text}" for text in said)]
+    lines += ["", *map(tables.section, made)]
+    lines += [f"![{p.stem}]({PLOTS}/{p.name})" for p in figures if p.suffix == ".png"]
+    write_atomically(out / PAGE, "\n".join(lines) + "\n")
+    screen.print(f"\nPage:    {out / PAGE}")
+    screen.print(f"Tables:  {', '.join(f'{table.name}.csv, {table.name}.tex' for table in made)}")
+    return made
+
+
+def comparison(
+    compared: Sequence[Method], targets: Sequence[Target] = ()
+) -> tuple[list[tables.Table], list[str]]:
+    """The tables of methods, and what their reader must be told first."""
+    made = [quality(compared), cost(compared, targets)]
+    paired = differences(compared, comparable)
+    return [*made, paired] if paired.rows else made, warnings(compared)
 
 
 def plot_runs(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
-    """Draws runs, finished or not.
+    """Draws runs, finished or not; those of several seeds in one colour.
 
     Args:
         runs: Their folders.
@@ -25,40 +79,32 @@ def plot_runs(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
     """
     from fedrecon.experiment import plots  # takes a second
 
-    curves = [_curves(run, label) for run, label in zip(runs, _labels(runs), strict=True)]
+    names = labels([(_name(run), run) for run in runs])
+    curves = [
+        _curves(x, name) for run, name in zip(runs, names, strict=True) for x in seed_folders(run) or [run]
+    ]
     target = out or (runs[0] / PLOTS if len(runs) == 1 else Path(PLOTS))
+    target.parent.mkdir(parents=True, exist_ok=True)
     return [target / path.name for path in plots.write(target, curves)]
 
 
-def _curves(run: Path, label: str) -> Any:
+def _curves(path: Path, label: str) -> Any:
     from fedrecon.experiment.plots import Curves
 
-    records = Records()
-    if not (run / METRICS).is_file():
-        raise RunError(f"{run}: a run folder must have a {METRICS}, this has none")
-    records.append(read(run / METRICS))
-    if not any(row.protocol == RECON_EVAL for row in records):
-        raise RunError(f"{run}: a run must have reached an evaluation to be drawn, this one has not")
-    tables = sorted(run.glob("clients-*.parquet"))
-    return Curves(label, records, {p.stem.removeprefix("clients-"): _clients(p) for p in tables})
+    records = Run(path).records
+    if not any(row.protocol != TRAINING for row in records):
+        raise RunError(f"{path}: a run must have reached an evaluation to be drawn, this one has not")
+    files = sorted(path.glob("clients-*.parquet"))
+    return Curves(label, records, {p.stem.removeprefix("clients-"): _metrics(p) for p in files})
 
 
-def _clients(path: Path) -> dict[str, Any]:
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(path)
-    return {name: table[name].to_numpy() for name in table.column_names if name not in ("client", "weight")}
+def _metrics(path: Path) -> dict[str, Any]:
+    return {name: values for name, values in columns(path).items() if name not in ("client", "weight")}
 
 
-def _labels(runs: Sequence[Path]) -> list[str]:
-    """The runs' names where these tell them apart, and else their folders."""
-    names = []
-    for run in runs:
-        try:
-            names.append(str(tomllib.loads((run / CONFIG).read_text(encoding="utf-8")).get("name", run.name)))
-        except (OSError, ValueError):
-            names.append(run.name)
-    if len(set(names)) == len(names):
-        return names
-    folders = [run.name for run in runs]
-    return folders if len(set(folders)) == len(folders) else [str(run) for run in runs]
+def _name(path: Path) -> str:
+    """The name of a run, or of the first of its seeds; a folder's own where its settings give none."""
+    try:
+        return str(Run((seed_folders(path) or [path])[0]).config.get("name", path.name))
+    except RunError:
+        return path.name

@@ -42,7 +42,7 @@ class Curves(NamedTuple):
     """A run to draw.
 
     Attributes:
-        label: Its name.
+        label: Its name; runs of one name, such as several seeds, share a colour.
         records: Its numbers by round.
         clients: Metric values per client, by split.
     """
@@ -88,7 +88,9 @@ def progress(runs: Sequence[Curves]) -> Figure | None:
     figure = Figure(figsize=(10.5, 2.9 * len(metrics) + 0.7), layout="constrained")
     axes = figure.subplots(len(metrics), 3, sharex="col", sharey="row", squeeze=False)
     scale, unit = _bytes_unit(max((_last(_sent(run.records)) for run in runs), default=0.0))
-    for run, color in zip(runs, _colors(len(runs)), strict=True):
+    colors = _colors(runs)
+    alone = len(colors) == len(runs)
+    for run in runs:
         sent = _sent(run.records)
         seconds = run.records.series("train", "seconds", "total")
         for row, metric in zip(axes, metrics, strict=True):
@@ -99,7 +101,14 @@ def progress(runs: Sequence[Curves]) -> Figure | None:
             for axis, x in zip(
                 row, (rounds, [sent[r] / scale for r in rounds], [seconds[r] for r in rounds]), strict=True
             ):
-                axis.plot(x, values, color=color, linewidth=1.6, label=run.label, **marker)
+                axis.plot(
+                    x,
+                    values,
+                    color=colors[run.label],
+                    linewidth=1.6 if alone else 1.1,
+                    label=run.label,
+                    **marker,
+                )
     for row, metric in zip(axes, metrics, strict=True):
         row[0].set_ylabel(f"{NAMES.get(metric, metric)}, {split} clients")
     for axis, label in zip(axes[-1], ("rounds", f"{unit} sent by and to clients", "seconds"), strict=True):
@@ -118,15 +127,15 @@ def clients(runs: Sequence[Curves]) -> Figure | None:
         return None
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    colors = _colors(runs)
     for axis, metric in zip(axes, metrics, strict=True):
-        values = [np.asarray(run.clients[name][metric], np.float64) for run in runs]
-        values = [v[np.isfinite(v)] for v in values]
-        everything = np.concatenate(values)
+        values = {label: _values(runs, label, name, metric) for label in colors}
+        everything = np.concatenate(list(values.values()))
         if not everything.size:
             continue
-        edges = _edges(everything, max(len(v) for v in values))
-        for run, color, v in zip(runs, _colors(len(runs)), values, strict=True):
-            filled = len(runs) == 1
+        edges = _edges(everything, max(len(v) for v in values.values()))
+        for label, v in values.items():
+            color, filled = colors[label], len(colors) == 1
             axis.hist(
                 np.clip(v, edges[0], edges[-1]),
                 edges,
@@ -134,7 +143,7 @@ def clients(runs: Sequence[Curves]) -> Figure | None:
                 color=color,
                 alpha=0.55 if filled else 1.0,
                 linewidth=1.4,
-                label=run.label,
+                label=label,
             )
             if v.size:
                 axis.axvline(float(np.median(v)), color=color, linewidth=1.4, linestyle=(0, (4, 2)))
@@ -154,11 +163,13 @@ def _edges(values: Any, clients: int) -> Any:
 
 
 def _head(figure: Figure, axis: Any, runs: Sequence[Curves]) -> None:
-    if len(runs) == 1:
+    names = _colors(runs)
+    if len(names) == 1:
         figure.suptitle(runs[0].label, fontsize=11, color="#333333")
     else:
         handles, labels = axis.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(runs), 4))
+        drawn = dict(zip(labels, handles, strict=True))
+        figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", ncols=min(len(names), 4))
 
 
 def _split(runs: Sequence[Curves]) -> str:
@@ -193,8 +204,17 @@ def _bytes_unit(most: float) -> tuple[float, str]:
     return 1e3, "kB"
 
 
-def _colors(count: int) -> list[str]:
-    return [COLORS[i % len(COLORS)] for i in range(count)]
+def _colors(runs: Sequence[Curves]) -> dict[str, str]:
+    """A colour for each label."""
+    names = dict.fromkeys(run.label for run in runs)
+    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
+
+
+def _values(runs: Sequence[Curves], label: str, split: str, metric: str) -> Any:
+    """A metric of every client of the runs with a label, where it is a number."""
+    found = [np.asarray(run.clients[split][metric], np.float64) for run in runs if run.label == label]
+    values = np.concatenate(found)
+    return values[np.isfinite(values)]
 
 
 def _rendered(figure: Figure, suffix: str) -> bytes:

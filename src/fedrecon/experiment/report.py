@@ -10,6 +10,7 @@ import numpy as np
 
 from fedrecon.experiment.records import RECON_EVAL, Records
 from fedrecon.experiment.result import FIRST, Result
+from fedrecon.experiment.tables import markdown
 
 
 def result_values(result: Result) -> dict[str, Any]:
@@ -57,13 +58,6 @@ def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".form
             found = evaluated[weighting]
             lines.append([split, weighting, *(shown(found[m]) if m in found else "" for m in names)])
     return lines
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """Rows of text as a Markdown table."""
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def summary(result: Result, title: str, figures: list[Path]) -> str:

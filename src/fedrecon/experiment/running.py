@@ -13,11 +13,14 @@ from fedrecon.experiment.progress import progress_for
 from fedrecon.experiment.result import Result
 from fedrecon.experiment.training import run
 
+# Of tables in a file, which has no edge.
+WIDTH = 200
+
 
 def console() -> Console:
     """The screen; in a file lines are as long as they are."""
     screen = Console(highlight=False)
-    return screen if screen.is_terminal else Console(highlight=False, soft_wrap=True)
+    return screen if screen.is_terminal else Console(highlight=False, soft_wrap=True, width=WIDTH)
 
 
 def run_experiment(config: Config, out: Path, screen: Console, started: float | None = None) -> Result:
@@ -65,12 +68,17 @@ def show(result: Result, screen: Console) -> None:
         screen.print(f"Summary: {result.out / 'summary.md'}")
 
 
-def rich_table(rows: list[list[str]]) -> Table:
-    """Rows of text, the first of which is the header, as a table for the screen."""
+def rich_table(rows: list[list[str]], words: int = 2) -> Table:
+    """Rows of text, the first of which is the header, as a table for the screen.
+
+    Args:
+        rows: As many cells in each.
+        words: How many columns, from the left, hold words rather than numbers.
+    """
     head, *body = rows
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(head):
-        table.add_column(name, justify="left" if index < 2 else "right")
+        table.add_column(name, justify="left" if index < words else "right", overflow="fold")
     for row in body:
         table.add_row(*row)
     return table

@@ -1,6 +1,5 @@
 """One experiment under several seeds: mean and deviation of its metrics."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from fedrecon.experiment.files import write_atomically
 from fedrecon.experiment.folder import PLOTS, RESULT, SUMMARY
 from fedrecon.experiment.records import RECON_EVAL, WEIGHTINGS
 from fedrecon.experiment.running import rich_table, run_experiment
+from fedrecon.experiment.tables import Spread, markdown
 
 
 def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
@@ -40,7 +40,7 @@ def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
     figures = plot_runs(folders, out / PLOTS)
     table = report.table(values, lambda x: f"{x['mean']:.4f} ± {x['deviation']:.4f}")
     lines = [f"# {config.name}: {count} seeds", "", "Mean ± standard deviation over the seeds.", ""]
-    lines += [report.markdown(table), ""]
+    lines += [markdown(table), ""]
     lines += [f"![{p.stem}]({PLOTS}/{p.name})" for p in figures if p.suffix == ".png"]
     write_atomically(out / SUMMARY, "\n".join(lines) + "\n")
     write_atomically(out / RESULT, report.dumps(values))
@@ -67,6 +67,5 @@ def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    mean = math.fsum(values) / len(values)
-    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return {"mean": mean, "deviation": deviation, "values": list(values)}
+    spread = Spread.of(values)
+    return {"mean": spread.mean, "deviation": spread.deviation, "values": list(values)}

@@ -1,0 +1,73 @@
+"""Whether runs measured the same thing: the same clients, split in the same way."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fedrecon.experiment.runs import Method, Run
+
+
+def comparable(a: Run, b: Run, split: str) -> bool:
+    """Whether two runs evaluated the same clients of a split on the same support and query sets."""
+    return not _reasons(a, b, split)
+
+
+def warnings(methods: Sequence[Method]) -> list[str]:
+    """What keeps methods from being compared as they stand, each against the first, in sentences."""
+    return list(dict.fromkeys(_warnings(methods)))
+
+
+def _warnings(methods: Sequence[Method]) -> Iterator[str]:
+    first = methods[0]
+    for method in methods:
+        for run in method.runs:
+            if not run.result.get("finished", True):
+                yield f"{run.path} is not finished: its numbers are of round {run.result['rounds']}."
+    for method in methods[1:]:
+        names = f"{first.label} and {method.label}"
+        if first.runs[0].config.get("task") != method.runs[0].config.get("task"):
+            yield f"{names} are of different tasks: their numbers have nothing to do with each other."
+            continue
+        shared = [seed for seed in first.seeds if seed in method.seeds]
+        if not shared:
+            yield f"{names} share no seed: nothing is paired."
+            yield from _of_data(names, first.runs[0], method.runs[0])
+        elif set(first.seeds) != set(method.seeds):
+            yield f"{names} share the seeds {_listed(shared)} only: these are paired."
+        for seed in shared:
+            a, b = first.of_seed(seed), method.of_seed(seed)
+            splits = dict.fromkeys(s for run in (a, b) for s, _, _ in run.evaluations())
+            for split in splits:
+                reasons = _reasons(a, b, split)
+                if reasons:
+                    yield f"{names}, {split} clients: {' and '.join(reasons)}; they are not paired."
+            if _digest(a, "train") != _digest(b, "train"):
+                yield f"{names} were trained on different clients or examples."
+
+
+def _reasons(a: Run, b: Run, split: str) -> list[str]:
+    """Why two runs are not comparable on a split."""
+    reasons = []
+    if _digest(a, split) != _digest(b, split):
+        reasons.append("other clients or examples")
+    one, two = (run.fingerprint.get("evaluation", {}).get("split") for run in (a, b))
+    if one != two:
+        reasons.append(f"other support and query sets ({one} against {two})")
+    return reasons
+
+
+def _of_data(names: str, a: Run, b: Run) -> Iterator[str]:
+    """Settings of the data that differ, where no seed is shared whose digests would tell."""
+    one, two = (
+        {name: value for name, value in run.config.items() if name.startswith("data.")} for run in (a, b)
+    )
+    for name in dict.fromkeys([*one, *two]):
+        if name != "data.path" and one.get(name) != two.get(name):
+            yield f"{names} are of other data: {name} is {one.get(name)!r} and {two.get(name)!r}."
+
+
+def _digest(run: Run, split: str) -> Any:
+    return run.fingerprint.get("clients", {}).get(split)
+
+
+def _listed(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))

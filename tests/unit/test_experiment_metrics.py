@@ -1,0 +1,38 @@
+import pytest
+
+from fedrecon.experiment.metrics import higher_is_better, shown_first, worst_decile, written
+
+
+@pytest.mark.parametrize(
+    ("metric", "higher"),
+    [
+        ("rmse", False),
+        ("val_loss", False),
+        ("cross_entropy", False),
+        ("perplexity", False),
+        ("accuracy", True),
+        ("top_accuracy", True),
+        ("ndcg@10", True),
+        ("recall@50", True),
+        ("zeal", None),
+    ],
+)
+def test_which_way_is_better(metric, higher):
+    assert higher_is_better(metric) is higher
+    assert worst_decile(metric) == {False: "p90", True: "p10", None: None}[higher]
+
+
+def test_metrics_that_others_say_better_are_left_out():
+    assert shown_first(["accuracy", "mse", "rmse"]) == ["rmse", "accuracy"]
+    assert shown_first(["loss", "mse"]) == ["mse"]
+    assert shown_first(["loss"]) == ["loss"]
+    assert shown_first(["ndcg@10", "hr@10", "loss"]) == ["ndcg@10", "hr@10"]
+
+
+def test_names_for_readers():
+    assert [written(m) for m in ("rmse", "hr@10", "ndcg@100", "accuracy")] == [
+        "RMSE",
+        "HR@10",
+        "NDCG@100",
+        "accuracy",
+    ]
