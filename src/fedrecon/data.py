@@ -192,6 +192,30 @@ class ByTime:
         return Fraction(self.support)(examples.take(order, examples.mask), key)
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Marked examples are query, the others support: for clients of whom `hold_out` kept examples back.
+
+    Attributes:
+        field: Name of the batch field that holds the mark, true or not 0 where an example is held out.
+    """
+
+    field: str = "held_out"
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        if self.field not in examples.data:
+            raise ValueError(
+                f"HeldOut splits by the field {self.field!r}, but the examples have {sorted(examples.data)}"
+            )
+        marked = examples.data[self.field] != 0
+
+        def where(chosen: Any) -> Examples:
+            chosen = chosen & examples.mask
+            return examples.take(jnp.argsort(~chosen, stable=True), jnp.sort(~chosen) == 0)
+
+        return where(~marked), where(marked)
+
+
 def random_order(key: Any, mask: Bool[Any, "example"]) -> Int[Array, "example"]:
     """A random order of the rows with the valid ones first.
 

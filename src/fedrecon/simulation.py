@@ -95,7 +95,8 @@ class Simulation:
             for slot in self.plan.slots
             for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
         )
-        self._cohort = jax.jit(functools.partial(_cohort, algorithm, views), compiler_options=engine_options())
+        cohort = functools.partial(_cohort, algorithm, views)
+        self._cohort = jax.jit(cohort, compiler_options=engine_options())
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
 

@@ -1,5 +1,6 @@
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -144,3 +145,10 @@ def test_ids_are_matched_by_what_they_stand_for():
     assert found["bob"]["item"].tolist() == [0]
     nothing, unknown = matched(other, {"item": [99]})
     assert (unknown, nothing.num_examples.tolist()) == (4, [0, 0])
+
+
+def test_files_of_clients_are_told_apart_by_split_and_protocol():
+    names = ["test", "seen test", "validation", "seen validation", "my-own"]
+    files = [report.clients_file(name) for name in names]
+    assert files[:2] == ["clients-test.parquet", "clients-test-standard_eval.parquet"]
+    assert [report.clients_of(Path(file)) for file in files] == names

@@ -20,6 +20,7 @@ from fedrecon.experiment.progress import Progress
 from fedrecon.experiment.records import read
 from fedrecon.experiment.training import train
 from fedrecon.federation.clients import Clients
+from fedrecon.federation.holding import hold_out
 from fedrecon.federation.sampling import Poisson
 from fedrecon.model import Model
 from fedrecon.optimizers import optimizer
@@ -406,3 +407,31 @@ def test_the_public_name_is_this_function():
 
 def test_arrays_of_the_result_are_those_of_jax(finished):
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(finished.state))
+
+
+def test_held_out_examples_of_training_clients_are_scored_under_standard_eval(tmp_path):
+    sets = hold_out(clients(5).take(range(6)), {"validation": 0.2, "test": 0.2})
+    result = train(
+        ALGORITHM,
+        sets["train"],
+        rounds=2,
+        clients_per_round=3,
+        evaluate=clients(5).take([6]),
+        evaluate_every=1,
+        held_out={name: sets[name] for name in ("validation", "test")},
+        out=tmp_path / "run",
+    )
+    assert set(result.evaluations) == {"validation", "seen validation", "seen test"}
+    saved = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert set(saved["validation"]) == {"recon_eval", "standard_eval"}
+    assert set(saved["test"]) == {"standard_eval"}
+    held = sum(int(sets["test"][x]["held_out"].sum()) for x in sets["test"].ids.tolist())
+    assert result.evaluations["seen test"].table()["weight"].sum() == held
+    both = [set(result.records.series(name, "mse")) for name in ("validation", "seen validation")]
+    assert both == [{1, 2}, {1, 2}]
+
+
+def test_other_names_of_held_out_sets_are_refused():
+    sets = hold_out(clients(5), {"later": 0.2})
+    with pytest.raises(ValueError, match="'later'"):
+        train(ALGORITHM, sets["train"], rounds=1, clients_per_round=2, held_out={"later": sets["later"]})

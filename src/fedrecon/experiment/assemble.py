@@ -57,7 +57,7 @@ def job_of(config: Config, task: Task) -> Job:
         SettingError: A setting does not fit the data or the others.
     """
     training, evaluation = config.training, config.evaluation
-    if evaluation.select == "best" and task.validation is None:
+    if evaluation.select == "best" and task.validation is None and "validation" not in task.held_out:
         raise SettingError('evaluation.select must be "final" without validation clients, got "best"')
     initial = None
     if training.initial_global_params:
@@ -70,6 +70,7 @@ def job_of(config: Config, task: Task) -> Job:
         seed=config.seed,
         validation={} if task.validation is None else {"validation": task.validation},
         test=task.test,
+        held_out=task.held_out,
         split=evaluation.split.build(),
         evaluate_every=evaluation.every,
         select=evaluation.select,

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fedrecon.experiment import tables
+from fedrecon.experiment import report, tables
 from fedrecon.experiment.comparability import comparable, warnings
 from fedrecon.experiment.comparison import Target, cost, differences, quality
 from fedrecon.experiment.files import RunError, write_atomically
@@ -95,7 +95,7 @@ def _curves(path: Path, label: str) -> Any:
     if not any(row.protocol != TRAINING for row in records):
         raise RunError(f"{path}: a run must have reached an evaluation to be drawn, this one has not")
     files = sorted(path.glob("clients-*.parquet"))
-    return Curves(label, records, {p.stem.removeprefix("clients-"): _metrics(p) for p in files})
+    return Curves(label, records, {report.clients_of(p): _metrics(p) for p in files})
 
 
 def _metrics(path: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fedrecon.experiment.config import Config, override, task_module
 from fedrecon.experiment.files import RunError
 from fedrecon.experiment.folder import CHECKPOINTS, FINGERPRINT, PLAN, VOCABULARIES
 from fedrecon.experiment.job import Job, digest
-from fedrecon.experiment.records import RECON_EVAL
+from fedrecon.experiment.result import by_protocol
 from fedrecon.experiment.running import rich_table
 from fedrecon.experiment.settings import SettingError
 from fedrecon.federation.blocks import Plan
@@ -59,13 +59,13 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         left = f"{unknown:,} examples left out, of items unknown to the run"
         screen.print(f"other data: {len(other):,} clients; {left}")
     evaluations = {
-        name: evaluate(job.algorithm, state, clients, split=job.split, seed=job.seed)
+        name: evaluate(job.algorithm, state, clients, split=job.split_of(name), seed=job.seed)
         for name, clients in sets.items()
     }
-    values = {name: {RECON_EVAL: x.summary()} for name, x in evaluations.items()}
+    values = by_protocol({name: x.summary() for name, x in evaluations.items()})
     screen.print(rich_table(report.table(values)))
     for name, evaluation in evaluations.items():
-        path = run / f"clients-{name}.parquet"
+        path = run / report.clients_file(name)
         report.write_clients(path, evaluation)
         screen.print(f"Clients: {path}")
     return evaluations

@@ -1,5 +1,6 @@
 """What a training run is asked to do, and by what it is told from others."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ import jax
 import numpy as np
 
 from fedrecon.algorithm import Algorithm
+from fedrecon.data import HeldOut
+from fedrecon.experiment.records import SEEN
 from fedrecon.federation.clients import Clients
 
 
@@ -24,7 +27,9 @@ class Job:
         seed: Of all draws.
         validation: Unseen clients to evaluate while training, by the name of their split.
         test: Unseen clients to evaluate once at the end; None for none.
-        split: Support and query set in evaluation.
+        held_out: Training clients with marked examples that are not trained on, `"validation"` to evaluate
+            while training, `"test"` at the end.
+        split: Support and query set of unseen clients in evaluation.
         evaluate_every: Rounds between evaluations; the last round is always evaluated.
         select: Whether the `"final"` parameters meet the test clients, or those of the `"best"` validation.
         checkpoint_every: Rounds between checkpoints; the last round always has one.
@@ -44,6 +49,7 @@ class Job:
     select: str
     checkpoint_every: int
     initial_global_params: Any = None
+    held_out: Mapping[str, Clients] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,20 +59,39 @@ class Job:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
         if self.select not in ("final", "best"):
             raise ValueError(f"select must be 'final' or 'best', got {self.select!r}")
-        if self.select == "best" and not self.validation:
+        if self.select == "best" and not self.while_training():
             raise ValueError("select='best' needs clients to evaluate, got none")
-        for name, clients in (*self.validation.items(), ("test", self.test)):
-            if clients is not None and not len(clients):
+        for name, clients in self.evaluated.items():
+            if not len(clients):
                 raise ValueError(f"the clients to evaluate must be at least 1, got 0 in {name!r}")
-        for name in ("train", "test"):
-            if name in self.validation:
+        for name in self.validation:
+            if name in ("train", "test") or name.startswith(SEEN):
                 raise ValueError(f"clients that are evaluated while training cannot be called {name!r}")
+        for name in self.held_out:
+            if name not in ("validation", "test"):
+                raise ValueError(f"held-out examples must be called 'validation' or 'test', got {name!r}")
+
+    @functools.cached_property
+    def evaluated(self) -> dict[str, Clients]:
+        """All clients that are evaluated, by the name of their set."""
+        test = {} if self.test is None else {"test": self.test}
+        return {**self.validation, **test, **{SEEN + name: x for name, x in self.held_out.items()}}
+
+    def while_training(self) -> list[str]:
+        """Names of the sets that are evaluated while training; the first decides which round is the best."""
+        return [name for name in self.evaluated if name not in self.at_the_end()]
+
+    def at_the_end(self) -> list[str]:
+        """Names of the sets that are evaluated once, at the end."""
+        return [name for name in ("test", SEEN + "test") if name in self.evaluated]
+
+    def split_of(self, name: str) -> Any:
+        """Support and query set in the evaluation of a set."""
+        return HeldOut() if name.startswith(SEEN) else self.split
 
     def fingerprint(self) -> dict[str, Any]:
         """What is equal in two runs only if they compute the same, as JSON values."""
-        clients = {"train": self.clients, **self.validation}
-        if self.test is not None:
-            clients["test"] = self.test
+        clients = {"train": self.clients, **self.evaluated}
         return {
             "algorithm": repr(self.algorithm),
             "sampling": repr(self.sampling),

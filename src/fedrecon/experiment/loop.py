@@ -17,7 +17,7 @@ from fedrecon.experiment.interrupt import Interrupt
 from fedrecon.experiment.job import Job
 from fedrecon.experiment.measure import Stopwatch
 from fedrecon.experiment.progress import Progress
-from fedrecon.experiment.records import COUNTS, RECON_EVAL, TRAINING, Records, Row, rows
+from fedrecon.experiment.records import COUNTS, TRAINING, Records, Row, place, rows
 from fedrecon.federation.blocks import plan_evaluation
 from fedrecon.simulation import Round, Simulation
 
@@ -146,17 +146,15 @@ class Loop:
     def evaluate(self) -> dict[str, Evaluation]:
         """Evaluates the validation clients under the parameters of now, where that was not just done."""
         if not self.evaluations:
-            self.evaluations = {
-                name: self.evaluated(self.state, x) for name, x in self.job.validation.items()
-            }
+            self.evaluations = {name: self.evaluated(self.state, name) for name in self.job.while_training()}
         return self.evaluations
 
-    def evaluated(self, state: Any, clients: Any) -> Evaluation:
-        """ReconEval on all of some clients."""
+    def evaluated(self, state: Any, name: str) -> Evaluation:
+        """All clients of a set, under the protocol that its name tells."""
         job = self.job
         if self._ahead.is_alive():
             self._ahead.join()
-        return evaluate(job.algorithm, state, clients, split=job.split, seed=job.seed)
+        return evaluate(job.algorithm, state, job.evaluated[name], split=job.split_of(name), seed=job.seed)
 
     def selected(self) -> tuple[int, Any]:
         """The round whose parameters meet the test clients, and a state with them."""
@@ -172,9 +170,10 @@ class Loop:
         """
         job = self.job
         with suppress(Exception):
-            for clients in job.validation.values():
+            for name in job.while_training():
+                clients, split = job.evaluated[name], job.split_of(name)
                 plan = plan_evaluation(clients.num_examples)
-                evaluate(job.algorithm, self.state, clients.take([0]), split=job.split, plan=plan)
+                evaluate(job.algorithm, self.state, clients.take([0]), split=split, plan=plan)
 
     def _after(self, round: Round) -> None:
         number, last = round.number, round.number == self.job.rounds
@@ -212,9 +211,9 @@ class Loop:
         self._looked = time.monotonic()
 
     def _evaluate(self, number: int, state: Any) -> Evaluated:
-        evaluations = {name: self.evaluated(state, x) for name, x in self.job.validation.items()}
+        evaluations = {name: self.evaluated(state, name) for name in self.job.while_training()}
         for name, evaluation in evaluations.items():
-            self.records.append(rows(number, name, RECON_EVAL, evaluation.summary()))
+            self.records.append(rows(number, *place(name), evaluation.summary()))
         seconds = self.watch.seconds()
         self.records.append([Row(number, "train", TRAINING, "total", "seconds", seconds)])
         self.records.write()

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedrecon.experiment.files import write_atomically
-from fedrecon.experiment.records import Records
+from fedrecon.experiment.records import PROTOCOLS, Records, name_of, place
 
 PROGRESS, CLIENTS = "progress", "clients"
 
@@ -81,7 +81,12 @@ def progress(runs: Sequence[Curves]) -> Figure | None:
     """The evaluated metrics by round, by bytes sent and by wall time; None before the first evaluation."""
     split = _split(runs)
     metrics = _metrics(
-        {r.metric for run in runs for r in run.records if r.split == split and r.weighting == "examples"}
+        {
+            r.metric
+            for run in runs
+            for r in run.records
+            if (r.split, r.protocol) == place(split) and r.weighting == "examples"
+        }
     )
     if not metrics:
         return None
@@ -120,7 +125,8 @@ def progress(runs: Sequence[Curves]) -> Figure | None:
 
 def clients(runs: Sequence[Curves]) -> Figure | None:
     """How the metrics are distributed over the clients; None if no client was evaluated."""
-    name = "test" if any("test" in run.clients for run in runs) else _split(runs)
+    tested = (name for name in ("test", "seen test") if any(name in run.clients for run in runs))
+    name = next(tested, None) or _split(runs)
     runs = [run for run in runs if name in run.clients]
     metrics = _metrics({m for run in runs for m in run.clients[name]})
     if not metrics:
@@ -174,7 +180,9 @@ def _head(figure: Figure, axis: Any, runs: Sequence[Curves]) -> None:
 
 def _split(runs: Sequence[Curves]) -> str:
     """The clients that are evaluated while training: `"validation"`, or what the runs call them."""
-    names = dict.fromkeys(r.split for run in runs for r in run.records if r.protocol == "recon_eval")
+    names = dict.fromkeys(
+        name_of(r.split, r.protocol) for run in runs for r in run.records if r.protocol in PROTOCOLS
+    )
     return next((n for n in ("validation", *names) if n in names), "validation")
 
 

@@ -26,6 +26,21 @@ class Fractions(Section):
         return self
 
 
+class HeldOutShares(Section):
+    """Shares of each training user's ratings, the last in their order, that are held out: StandardEval."""
+
+    validation: float = setting(0.0, "share to evaluate while training; 0 for none", ge=0, lt=1)
+    test: float = setting(0.0, "share to evaluate at the end; 0 for none", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _less_than_one(self) -> "HeldOutShares":
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation and test must sum to less than 1, got {self.validation + self.test:g}"
+            )
+        return self
+
+
 class MatrixFactorization(Section):
     """Ratings as products of item factors (global) and user factors (local)."""
 
@@ -52,26 +67,27 @@ def task_of(config: Any, sets: Mapping[str, Any], notes: Mapping[str, str]) -> "
         notes: For the reader.
     """
     from fedrecon.experiment.task import Task
+    from fedrecon.federation.holding import hold_out
     from fedrecon.tasks.movielens.model import matrix_factorization
 
-    settings = config.model.model_dump()
-    bias = settings.pop("global_bias")
-    if bias == "mean":
-        bias = float(sets["train"].column("rating").mean(dtype="float64"))
-    model = matrix_factorization(
-        len(sets["train"].vocabularies["item"]),
-        global_bias=None if bias == "none" else float(bias),
-        **settings,
-    )
     # Other fields would travel to the device for nothing.
     fields = ["item", "rating"]
     for split in (getattr(config.algorithm, "split", None), config.evaluation.split):
         if split is not None and split.name == "by_time" and split.field not in fields:
             fields.append(split.field)
     sets = {name: clients.select(*fields) for name, clients in sets.items()}
-    return Task(model, sets["train"], sets.get("validation"), sets.get("test"), notes)
+    held_out = hold_out(sets["train"], shares_of(config.data.held_out))
+    train = held_out.pop("train")
+    settings = config.model.model_dump()
+    bias = settings.pop("global_bias")
+    if bias == "mean":
+        bias = float(train.column("rating").mean(dtype="float64"))
+    model = matrix_factorization(
+        len(train.vocabularies["item"]), global_bias=None if bias == "none" else float(bias), **settings
+    )
+    return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out)
 
 
-def fractions_of(settings: Fractions) -> dict[str, float]:
+def shares_of(settings: Fractions | HeldOutShares) -> dict[str, float]:
     """The sets that have a share."""
     return {name: share for name, share in settings.model_dump().items() if share > 0}

@@ -11,12 +11,23 @@ from fedrecon.experiment.files import RunError, sync, write_atomically
 METRICS = "metrics.csv"
 
 TRAINING = "training"
-RECON_EVAL = "recon_eval"
+RECON_EVAL, STANDARD_EVAL = PROTOCOLS = "recon_eval", "standard_eval"
+SEEN = "seen "  # before the name of a set of clients that were trained on
 
 WEIGHTINGS = ("examples", "clients")
 
 # Training metrics of which the total over the cohort tells more than the mean.
 COUNTS = ("dropped", "empty")
+
+
+def place(name: str) -> tuple[str, str]:
+    """Split and protocol of the clients called so: StandardEval where they were seen in training."""
+    return (name.removeprefix(SEEN), STANDARD_EVAL) if name.startswith(SEEN) else (name, RECON_EVAL)
+
+
+def name_of(split: str, protocol: str) -> str:
+    """Inverse of `place`."""
+    return SEEN + split if protocol == STANDARD_EVAL else split
 
 
 class Row(NamedTuple):
@@ -25,7 +36,8 @@ class Row(NamedTuple):
     Attributes:
         round: Rounds done.
         split: `"train"`, `"validation"`, `"test"`, …
-        protocol: `"training"` (query predictions before each step of the update phase) or `"recon_eval"`.
+        protocol: `"training"` (query predictions before each step of the update phase), `"recon_eval"`
+            (unseen clients) or `"standard_eval"` (held-out examples of seen ones).
         weighting: `"examples"`, `"clients"`, or `"total"` for what is counted over the round's cohort.
         metric: For instance `"rmse"`.
         value: In the metric's unit; `seconds` count from the start of the run.
@@ -93,10 +105,11 @@ class Records:
         if self.path is not None:
             write_atomically(self.path, ",".join(Row._fields) + "\n" + _text(self.rows))
 
-    def series(self, split: str, metric: str, weighting: str = "examples") -> dict[int, float]:
-        """A metric by round."""
-        key = (split, weighting, metric)
-        return {r.round: r.value for r in self.rows if (r.split, r.weighting, r.metric) == key}
+    def series(self, name: str, metric: str, weighting: str = "examples") -> dict[int, float]:
+        """A metric of `"train"` or of a set of evaluated clients by round."""
+        split, protocol = place(name)
+        key = (split, TRAINING if split == "train" else protocol, weighting, metric)
+        return {r.round: r.value for r in self.rows if r[1:5] == key}
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)

@@ -2,25 +2,21 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedrecon.experiment.records import RECON_EVAL, Records
+from fedrecon.experiment.records import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
 from fedrecon.experiment.result import FIRST, Result
 from fedrecon.experiment.tables import markdown
 
 
 def result_values(result: Result) -> dict[str, Any]:
     """The run's numbers: final metrics by split, protocol and weighting, and what they cost."""
-    values: dict[str, Any] = {}
-    for name, evaluation in result.evaluations.items():
-        summary = evaluation.summary()
-        values[name] = {RECON_EVAL: {k: summary[k] for k in ("examples", "clients", "distribution")}}
     return {
-        **values,
+        **result.metrics,
         "rounds": result.rounds,
         "selected_round": result.selected_round,
         "finished": not result.interrupted,
@@ -49,15 +45,24 @@ def dumps(values: Any) -> str:
 
 def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".format) -> list[list[str]]:
     """The metrics of `result_values` as rows of text, the first of which is the header."""
-    splits = {k: v[RECON_EVAL] for k, v in values.items() if isinstance(v, Mapping) and RECON_EVAL in v}
+    splits = dict(evaluated(values))
     names = list(dict.fromkeys(m for v in splits.values() for m in v["examples"]))
     names = [m for m in FIRST if m in names] + [m for m in names if m not in FIRST]
     lines = [["clients", "weighted by", *names]]
-    for split, evaluated in splits.items():
+    for split, metrics in splits.items():
         for weighting in ("examples", "clients"):
-            found = evaluated[weighting]
+            found = metrics[weighting]
             lines.append([split, weighting, *(shown(found[m]) if m in found else "" for m in names)])
     return lines
+
+
+def evaluated(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Of `result_values` the evaluations, by the name of their clients."""
+    for split, protocols in values.items():
+        if isinstance(protocols, Mapping):
+            for protocol in PROTOCOLS:
+                if protocol in protocols:
+                    yield name_of(split, protocol), protocols[protocol]
 
 
 def summary(result: Result, title: str, figures: list[Path]) -> str:
@@ -101,6 +106,18 @@ def size(count: int | float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
+
+
+def clients_file(name: str) -> str:
+    """The file with the metrics of every client of a set."""
+    split, protocol = place(name)
+    return f"clients-{split}.parquet" if name == split else f"clients-{split}-{protocol}.parquet"
+
+
+def clients_of(file: Path) -> str:
+    """Inverse of `clients_file`."""
+    split, _, protocol = file.stem.removeprefix("clients-").rpartition(f"-{STANDARD_EVAL}")
+    return name_of(split, STANDARD_EVAL) if split and not protocol else file.stem.removeprefix("clients-")
 
 
 def write_clients(path: Path, evaluation: Any) -> None:

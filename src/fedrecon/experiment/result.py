@@ -7,7 +7,7 @@ from typing import Any
 
 from fedrecon.algorithm import Algorithm
 from fedrecon.evaluation import Evaluation
-from fedrecon.experiment.records import RECON_EVAL, Records
+from fedrecon.experiment.records import Records, place
 
 # What a person reads first; other metrics follow in their own order.
 FIRST = ("rmse", "accuracy", "perplexity", "loss")
@@ -21,7 +21,8 @@ class Result:
         algorithm: What was trained.
         state: The server's, after the last round.
         global_params: Those that met the test clients: of `selected_round`.
-        evaluations: By the name of their clients: the validation clients after the last round, and `"test"`.
+        evaluations: By the name of their clients: the validation clients after the last round, and `"test"`;
+            `"seen validation"` and `"seen test"` for held-out examples of training clients.
         records: Every number by round.
         rounds: Rounds done; fewer than `asked` after Ctrl-C.
         asked: Rounds asked for.
@@ -57,8 +58,11 @@ class Result:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The final metrics: `{split: {"recon_eval": {"examples": {metric: value}, "clients": …}}}`."""
-        return {name: {RECON_EVAL: x.summary()} for name, x in self.evaluations.items()}
+        """The final metrics: `{split: {protocol: {"examples": {metric: value}, "clients": …}}}`.
+
+        The protocol is `"recon_eval"` or `"standard_eval"`.
+        """
+        return by_protocol({name: x.summary() for name, x in self.evaluations.items()})
 
     def __repr__(self) -> str:
         parts = [f"{self.rounds} of {self.asked} rounds"]
@@ -66,3 +70,12 @@ class Result:
             found = evaluation.summary()["examples"]
             parts.append(f"{name} " + " ".join(f"{m}={found[m]:.4f}" for m in FIRST if m in found))
         return f"Result({', '.join(parts)})"
+
+
+def by_protocol(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by the name of their clients as `{split: {protocol: value}}`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        split, protocol = place(name)
+        found.setdefault(split, {})[protocol] = value
+    return found

@@ -11,7 +11,7 @@ from fedrecon.experiment.comparing import plot_runs
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.files import write_atomically
 from fedrecon.experiment.folder import PLOTS, RESULT, SUMMARY
-from fedrecon.experiment.records import RECON_EVAL, WEIGHTINGS
+from fedrecon.experiment.records import WEIGHTINGS, place
 from fedrecon.experiment.running import rich_table, run_experiment
 from fedrecon.experiment.tables import Spread, markdown
 
@@ -53,15 +53,15 @@ def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
 def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Each metric as `{"mean", "deviation", "values"}`, under the same names as in one run's result."""
     combined: dict[str, Any] = {}
-    for split, protocols in results[0].items():
-        if not isinstance(protocols, Mapping) or RECON_EVAL not in protocols:
-            continue
-        combined[split] = {RECON_EVAL: {}}
-        for weighting in WEIGHTINGS:
-            combined[split][RECON_EVAL][weighting] = {
-                metric: _spread([r[split][RECON_EVAL][weighting][metric] for r in results])
-                for metric in protocols[RECON_EVAL][weighting]
+    for name, evaluation in report.evaluated(results[0]):
+        split, protocol = place(name)
+        combined.setdefault(split, {})[protocol] = {
+            weighting: {
+                metric: _spread([r[split][protocol][weighting][metric] for r in results])
+                for metric in evaluation[weighting]
             }
+            for weighting in WEIGHTINGS
+        }
     combined["seconds"] = {"total": sum(r["seconds"]["total"] for r in results)}
     return combined
 

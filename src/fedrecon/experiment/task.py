@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fedrecon.experiment.records import SEEN
 from fedrecon.federation.clients import Clients
 from fedrecon.model import Model
 
@@ -17,6 +18,8 @@ class Task:
         validation: Unseen clients, evaluated while training; None for none.
         test: Unseen clients, evaluated at the end; None for none.
         notes: What else the reader of the result should know, by what it is.
+        held_out: The clients to train on with marked examples that are not trained on: `"validation"` and
+            `"test"`, where there are such.
     """
 
     model: Model
@@ -24,8 +27,10 @@ class Task:
     validation: Clients | None
     test: Clients | None
     notes: Mapping[str, str] = field(default_factory=dict)
+    held_out: Mapping[str, Clients] = field(default_factory=dict)
 
     def sets(self) -> dict[str, Clients]:
         """The clients by the name of their set, where there are such."""
         found = {"train": self.train, "validation": self.validation, "test": self.test}
+        found |= {SEEN + name: clients for name, clients in self.held_out.items()}
         return {name: clients for name, clients in found.items() if clients is not None}

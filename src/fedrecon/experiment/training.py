@@ -23,7 +23,7 @@ from fedrecon.experiment.job import Job
 from fedrecon.experiment.loop import Evaluated, Loop
 from fedrecon.experiment.measure import Stopwatch, device_memory, peak_memory
 from fedrecon.experiment.progress import Progress
-from fedrecon.experiment.records import METRICS, RECON_EVAL, Records, rows
+from fedrecon.experiment.records import METRICS, Records, place, rows
 from fedrecon.experiment.result import Result
 from fedrecon.federation.blocks import Plan
 from fedrecon.federation.clients import Clients
@@ -45,6 +45,7 @@ def train(
     evaluation_split: Split = ALTERNATE_BATCHES,
     evaluate_every: int = 50,
     test: Clients | None = None,
+    held_out: Mapping[str, Clients] | None = None,
     select: str = "final",
     callbacks: Sequence[Callable[[Evaluated], Any]] = (),
     out: str | PathLike[str] | None = None,
@@ -70,6 +71,8 @@ def train(
         evaluation_split: Support and query set in evaluation.
         evaluate_every: Rounds between evaluations; the last round is always evaluated.
         test: Unseen clients to evaluate once, at the end.
+        held_out: Training clients with marked examples that are not trained on, as `hold_out` makes them:
+            `"validation"` to evaluate while training, `"test"` at the end.
         select: Whether the `"final"` parameters meet the test clients, or those of the `"best"` evaluation
             of the first clients in `evaluate`.
         callbacks: Called with `Evaluated` after every evaluated round.
@@ -121,6 +124,7 @@ def train(
         seed=seed,
         validation=evaluate or {},
         test=test,
+        held_out=held_out or {},
         split=evaluation_split,
         evaluate_every=evaluate_every,
         select=select,
@@ -219,10 +223,10 @@ def _final_evaluations(loop: Loop, selected_round: int, state: Any) -> dict[str,
     if loop.interrupted:
         return dict(loop.evaluations)
     evaluations = dict(loop.evaluate())
-    if loop.job.test is not None:
-        evaluations["test"] = loop.evaluated(state, loop.job.test)
-        loop.records.append(rows(selected_round, "test", RECON_EVAL, evaluations["test"].summary()))
-        loop.records.commit()
+    for name in loop.job.at_the_end():
+        evaluations[name] = loop.evaluated(state, name)
+        loop.records.append(rows(selected_round, *place(name), evaluations[name].summary()))
+    loop.records.commit()
     return evaluations
 
 
@@ -238,7 +242,7 @@ def _write_figures(
     from fedrecon.experiment import plots  # takes a second
 
     for name, evaluation in evaluations.items():
-        report.write_clients(folder.path / f"clients-{name}.parquet", evaluation)
+        report.write_clients(folder.path / report.clients_file(name), evaluation)
     values = {name: evaluation.values() for name, evaluation in evaluations.items()}
     return plots.write(folder.path / folders.PLOTS, [plots.Curves(title, records, values)])
 

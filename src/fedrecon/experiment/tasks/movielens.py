@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedrecon.experiment.ratings import Fractions, MatrixFactorization, fractions_of, task_of
+from fedrecon.experiment.ratings import Fractions, HeldOutShares, MatrixFactorization, shares_of, task_of
 from fedrecon.experiment.settings import Section, setting
 from fedrecon.experiment.stages import Limit
 
@@ -36,6 +36,7 @@ class Data(Section):
     )
     columns: Columns = Columns()
     fractions: Fractions = Fractions()
+    held_out: HeldOutShares = HeldOutShares()
 
 
 Model = MatrixFactorization
@@ -47,7 +48,7 @@ def build(config: Any) -> "Task":
     Raises:
         DataError: They cannot be read.
     """
-    return task_of(config, _load(config, fractions_of(config.data.fractions)), {})
+    return task_of(config, _load(config, shares_of(config.data.fractions)), {})
 
 
 def everyone(config: Any) -> "Clients":

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.experiment.ratings import Fractions, MatrixFactorization, fractions_of, task_of
+from fedrecon.experiment.ratings import Fractions, HeldOutShares, MatrixFactorization, shares_of, task_of
 from fedrecon.experiment.settings import Section, setting
 from fedrecon.experiment.stages import Limit
 
@@ -28,6 +28,7 @@ class Data(Section):
     )
     cap: Limit = setting(300, 'ratings of a user that are kept, the first in their order, or "none"')
     fractions: Fractions = Fractions()
+    held_out: HeldOutShares = HeldOutShares()
 
 
 Model = MatrixFactorization
@@ -49,7 +50,7 @@ def build(config: Any) -> "Task":
         seed=config.seed,
     )
     clients = clients if data.cap == "none" else clients.cap(data.cap)
-    sets = clients.split(fractions_of(data.fractions), config.seed)
+    sets = clients.split(shares_of(data.fractions), config.seed)
     notes = {
         "Noise in the ratings": f"{planted.effective_noise:.4f}, rounding to stars included:"
         " the RMSE of a predictor that knows everything",
