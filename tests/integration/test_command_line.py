@@ -204,6 +204,8 @@ def test_runs_are_drawn_together(run, fedrecon, home):
     assert re.search(row, shown).groups() == tuple(f"{x:.4f}" for x in values)
     assert re.search(r"other +1 +6 .* 3 +30\n", shown)  # rounds and clients to the target
     assert (home / "comparison" / "comparison.md").exists()
+    assert fedrecon("report", folder, "other").stdout == "report.html\n"
+    assert f"{result['examples']['rmse']:.4f}" in (home / "report.html").read_text(encoding="utf-8")
 
 
 def test_several_seeds(fedrecon, home):
@@ -321,6 +323,7 @@ MISTAKES = [
     (["evaluate", "."], 1, ".: a run folder must have a config.toml, this has none"),
     (["plot", "."], 1, ".: a run folder must have a metrics.csv, this has none"),
     (["compare", "first", "."], 1, ".: a run folder must have a config.toml, this has none"),
+    (["report", "nowhere"], 1, "nowhere: a run folder must have a config.toml, this has none"),
     (["compare", "first", "--target", "0.9"], 2, "--target takes METRIC=VALUE, for instance rmse=0.93, got"),
     (["compare", "first", "--target", "auc=1"], 2, "no run recorded auc while training, only accuracy, mse"),
     (["describe", "nowhere.csv"], 1, "nowhere.csv"),

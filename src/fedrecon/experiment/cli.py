@@ -56,6 +56,14 @@ Others are compared with the first. Where the data or their splits differ, it sa
 """
 
 
+REPORT = """\
+Makes one page of HTML of runs, to look at or to send: curves to hover over, tables, how the clients fare,
+the settings and where they differ, and how to make the runs again. It needs no other file and no network.
+
+  fedrecon report runs/paper runs/newton --out report.html
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser; each command's function is imported when it is called."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -81,6 +89,15 @@ def parser() -> argparse.ArgumentParser:
             help="change a setting, by its dotted name; may be given many times",
         )
 
+    def with_targets(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--target",
+            action="append",
+            default=[],
+            metavar="METRIC=VALUE",
+            help="count the rounds and clients it took to get there; may be given many times",
+        )
+
     run = command("run", "train and evaluate", RUN)
     with_experiment(run)
     run.add_argument("--data", metavar="PATH", help="the data (setting data.path)")
@@ -103,13 +120,11 @@ def parser() -> argparse.ArgumentParser:
     compare = command("compare", "tables and figures of several runs side by side", COMPARE)
     compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of several seeds")
     compare.add_argument("--out", metavar="DIR", default="comparison", help="where to; default: comparison")
-    compare.add_argument(
-        "--target",
-        action="append",
-        default=[],
-        metavar="METRIC=VALUE",
-        help="count the rounds and clients it took to get there; may be given many times",
-    )
+    with_targets(compare)
+    report = command("report", "a page of HTML of one or several runs", REPORT)
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders of several seeds")
+    report.add_argument("--out", metavar="FILE", default="report.html", help="default: report.html")
+    with_targets(report)
     describe = command("describe", "what is in a data file: clients, examples, histograms")
     describe.add_argument(
         "data", metavar="DATA", help="a rating file, its folder or archive, or a client file"

@@ -61,6 +61,16 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    """Makes a page of runs."""
+    from fedrecon.experiment.comparing import report_runs
+    from fedrecon.experiment.comparison import Target
+
+    targets = [Target.parse(text) for text in options.target]
+    print(report_runs([Path(run) for run in options.runs], Path(options.out), targets))
+    return 0
+
+
 def describe(options: argparse.Namespace) -> int:
     """Shows what is in a data file."""
     from fedrecon.experiment.describing import describe_data

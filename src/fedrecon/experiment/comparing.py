@@ -14,6 +14,7 @@ from fedrecon.experiment.folder import PLOTS
 from fedrecon.experiment.records import TRAINING
 from fedrecon.experiment.running import rich_table
 from fedrecon.experiment.runs import Method, Run, columns, labels, methods, seed_folders
+from fedrecon.experiment.webpage import page
 
 PAGE = "comparison.md"
 
@@ -53,6 +54,27 @@ def compare_runs(
     screen.print(f"\nPage:    {out / PAGE}")
     screen.print(f"Tables:  {', '.join(f'{table.name}.csv, {table.name}.tex' for table in made)}")
     return made
+
+
+def report_runs(runs: Sequence[Path], out: Path, targets: Sequence[Target] = ()) -> Path:
+    """Writes a page of HTML of runs.
+
+    Args:
+        runs: Their folders, finished, as for `compare_runs`.
+        out: The file.
+        targets: Qualities to count rounds and clients to.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: A folder holds no run, or one that has no result yet.
+        SettingError: A target's metric was not recorded.
+    """
+    compared = methods(runs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page(compared, *comparison(compared, targets)))
+    return out
 
 
 def comparison(
