@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fedrecon.experiment.records import RECON_EVAL, name_of
 from fedrecon.experiment.runs import Method, Run
 
 
-def comparable(a: Run, b: Run, split: str) -> bool:
+def comparable(a: Run, b: Run, split: str, protocol: str) -> bool:
     """Whether two runs evaluated the same clients of a split on the same support and query sets."""
-    return not _reasons(a, b, split)
+    return not _reasons(a, b, split, protocol)
 
 
 def warnings(methods: Sequence[Method]) -> list[str]:
@@ -35,22 +36,26 @@ def _warnings(methods: Sequence[Method]) -> Iterator[str]:
             yield f"{names} share the seeds {_listed(shared)} only: these are paired."
         for seed in shared:
             a, b = first.of_seed(seed), method.of_seed(seed)
-            splits = dict.fromkeys(s for run in (a, b) for s, _, _ in run.evaluations())
-            for split in splits:
-                reasons = _reasons(a, b, split)
+            both = [{(s, p) for s, p, _ in run.evaluations()} for run in (a, b)]
+            for split, protocol in sorted(both[0] & both[1]):
+                reasons = _reasons(a, b, split, protocol)
                 if reasons:
-                    yield f"{names}, {split} clients: {' and '.join(reasons)}; they are not paired."
+                    what = f"{name_of(split, protocol)} clients"
+                    yield f"{names}, {what}: {' and '.join(reasons)}; they are not paired."
+            for split, protocol in sorted(both[0] ^ both[1]):
+                only = first if (split, protocol) in both[0] else method
+                yield f"{name_of(split, protocol)} clients were evaluated by {only.label} and not by both."
             if _digest(a, "train") != _digest(b, "train"):
                 yield f"{names} were trained on different clients or examples."
 
 
-def _reasons(a: Run, b: Run, split: str) -> list[str]:
-    """Why two runs are not comparable on a split."""
+def _reasons(a: Run, b: Run, split: str, protocol: str) -> list[str]:
+    """Why two runs are not comparable on the clients of a split."""
     reasons = []
-    if _digest(a, split) != _digest(b, split):
+    if _digest(a, name_of(split, protocol)) != _digest(b, name_of(split, protocol)):
         reasons.append("other clients or examples")
     one, two = (run.fingerprint.get("evaluation", {}).get("split") for run in (a, b))
-    if one != two:
+    if protocol == RECON_EVAL and one != two:
         reasons.append(f"other support and query sets ({one} against {two})")
     return reasons
 
@@ -65,8 +70,8 @@ def _of_data(names: str, a: Run, b: Run) -> Iterator[str]:
             yield f"{names} are of other data: {name} is {one.get(name)!r} and {two.get(name)!r}."
 
 
-def _digest(run: Run, split: str) -> Any:
-    return run.fingerprint.get("clients", {}).get(split)
+def _digest(run: Run, name: str) -> Any:
+    return run.fingerprint.get("clients", {}).get(name)
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedrecon.experiment.inference import Paired, paired
 from fedrecon.experiment.metrics import higher_is_better, shown_first, worst_decile, written
-from fedrecon.experiment.records import TRAINING, WEIGHTINGS
+from fedrecon.experiment.records import TRAINING, WEIGHTINGS, name_of
 from fedrecon.experiment.report import size
 from fedrecon.experiment.runs import Method, Run
 from fedrecon.experiment.settings import SettingError
@@ -113,11 +113,11 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
         rows[-1].append(Spread.of([_cohort(run) for run in method.runs]))
         rows[-1] += [Spread.of([x[name] for x in sent]) for name in ("down", "up", "dense_down", "dense_up")]
     for target in targets:
-        split = _watched(methods, target.metric)
+        name = _watched(methods, target.metric)
         aim = f"{written(target.metric)} {target.value:g}"
         columns += [Column(f"rounds to {aim}", WHOLE), Column(f"clients to {aim}", WHOLE)]
         for method, row in zip(methods, rows, strict=True):
-            found = [first_reached(run, split, target) for run in method.runs]
+            found = [first_reached(run, name, target) for run in method.runs]
             known = [x for x in found if x is not None]
             if len(known) < len(found):
                 row += [f"{len(known)} of {len(found)} seeds" if len(found) > 1 else "not reached"] * 2
@@ -127,12 +127,12 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
     return Table("cost", "Cost", tuple(columns), tuple(map(tuple, rows)), note)
 
 
-def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str], bool]) -> Table:
+def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str, str], bool]) -> Table:
     """Every method against the first: paired over shared seeds, and over the clients that both evaluated.
 
     Args:
         methods: At least one.
-        comparable: Whether two runs evaluated the same clients of a split in the same way.
+        comparable: Whether two runs evaluated the same clients of a split in the same way, under a protocol.
     """
     rows: list[tuple[Cell, ...]] = []
     first = methods[0]
@@ -141,7 +141,7 @@ def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str],
             pairs = [
                 (first.of_seed(seed), method.of_seed(seed)) for seed in first.seeds if seed in method.seeds
             ]
-            pairs = [(a, b) for a, b in pairs if comparable(a, b, split)]
+            pairs = [(a, b) for a, b in pairs if comparable(a, b, split, protocol)]
             for metric, over, found in _tested(pairs, split, protocol):
                 measured = (found.pairs, found.mean, found.error, found.low, found.high, found.p)
                 rows.append((split, protocol, written(metric), method.label, over, *measured))
@@ -163,11 +163,11 @@ def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str],
     return Table("differences", f"Differences from {first.label}", columns, tuple(rows), note)
 
 
-def first_reached(run: Run, split: str, target: Target) -> tuple[float, float] | None:
+def first_reached(run: Run, name: str, target: Target) -> tuple[float, float] | None:
     """The round at which a run first reached a quality, and the clients that had taken part until then."""
     cohorts = run.records.series("train", "clients", "total")
     clients = dict(zip(cohorts, accumulate(cohorts.values()), strict=True))
-    for round, value in sorted(run.records.series(split, target.metric).items()):
+    for round, value in sorted(run.records.series(name, target.metric).items()):
         if target.reached(value):
             return float(round), clients.get(round, math.nan)
     return None
@@ -223,11 +223,11 @@ def _of(run: Run, split: str, protocol: str) -> Any:
 def _watched(methods: Sequence[Method], metric: str) -> str:
     """The clients whose metric by round is recorded."""
     rows = [r for m in methods for run in m.runs for r in run.records if r.protocol != TRAINING]
-    splits = dict.fromkeys(r.split for r in rows if r.metric == metric and r.split != "test")
-    if not splits:
+    names = dict.fromkeys(name_of(*r[1:3]) for r in rows if r.metric == metric and r.split != "test")
+    if not names:
         known = ", ".join(sorted({r.metric for r in rows}))
         raise SettingError(f"--target: no run recorded {metric} while training, only {known}")
-    return "validation" if "validation" in splits else next(iter(splits))
+    return "validation" if "validation" in names else next(iter(names))
 
 
 def _cohort(run: Run) -> float:
