@@ -15,7 +15,7 @@ LAYERS = (
     ("errors",),
     ("stats", "compilation"),
     ("model", "data"),
-    ("rows", "steps", "optimizers", "folding"),
+    ("rows", "steps", "optimizers", "folding", "pooling"),
     ("solver", "partitions", "lookups"),
     ("newton",),
     ("algorithm",),

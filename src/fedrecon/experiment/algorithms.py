@@ -3,6 +3,7 @@
 A new algorithm is a section whose settings are its arguments, with `build`, listed in `AlgorithmSettings`.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -15,6 +16,22 @@ ClientWeight = Literal["examples", "uniform"]
 
 
 class _Approach(Section):
+    def prepare(self, task: Any, seed: int) -> Any:
+        """The task as this approach wants its data."""
+        return task
+
+    def prepare_unseen(self, clients: Any) -> Any:
+        """Clients that were not trained on, likewise."""
+        return clients
+
+    def build_for(self, task: Any) -> Any:
+        """The algorithm for a prepared task."""
+        return self.build(task.model)
+
+    def build(self, model: Any) -> Any:
+        """The algorithm for a model."""
+        raise TypeError(f"{type(self).__name__} cannot be built from a model alone")
+
     def parts(self) -> dict[str, Any]:
         """All but the model, each setting built.
 
@@ -183,6 +200,47 @@ class LocalOnly(_Approach):
         return local_only(model, **self.parts())
 
 
+class Centralized(_Approach):
+    """Mini-batch training on the pooled data of all clients, which then are no longer private."""
+
+    name: Literal["centralized"] = "centralized"
+    batch_size: int = setting(
+        64, "examples in a mini-batch; training.clients_per_round of them make a step of the server", ge=1
+    )
+    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters of an unseen client:")
+    server_optimizer: Optimizer = Optimizer(name="adam", learning_rate=0.001)
+
+    def prepare(self, task: Any, seed: int) -> Any:
+        """Mini-batches that mix the clients' examples."""
+        from fedrecon.federation.pooling import in_batches, numbered
+
+        def unseen(clients: Any) -> Any:
+            return None if clients is None else numbered(clients, seen=False)
+
+        return replace(
+            task,
+            train=in_batches(numbered(task.train), self.batch_size, seed),
+            validation=unseen(task.validation),
+            test=unseen(task.test),
+            held_out={name: numbered(clients) for name, clients in task.held_out.items()},
+            num_clients=len(task.train),
+        )
+
+    def prepare_unseen(self, clients: Any) -> Any:
+        """Clients without a row on the server."""
+        from fedrecon.federation.pooling import numbered
+
+        return numbered(clients, seen=False)
+
+    def build_for(self, task: Any) -> Any:
+        """The algorithm, which has a row for each of the task's clients."""
+        from fedrecon.algorithms.centralized import centralized
+
+        parts = self.parts()
+        del parts["batch_size"]
+        return centralized(task.model, task.num_clients, **parts)
+
+
 AlgorithmSettings = Annotated[
     FedRecon
     | FedAvg
@@ -192,7 +250,8 @@ AlgorithmSettings = Annotated[
     | MAML
     | FirstOrderMAML
     | Reptile
-    | LocalOnly,
+    | LocalOnly
+    | Centralized,
     Field(discriminator="name"),
 ]
 

@@ -1,7 +1,7 @@
 """From a configuration to a job: the task's data and model, the algorithm, the sampling."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -32,7 +32,7 @@ def task_of(config: Config) -> Task:
         SettingError: The data lack what the settings ask for.
     """
     task: Task = task_module(config.task).build(config)
-    return task
+    return cast(Task, config.algorithm.prepare(task, config.seed))
 
 
 def sampling_of(config: Config, num_clients: int) -> Sampling:
@@ -63,7 +63,7 @@ def job_of(config: Config, task: Task) -> Job:
     if training.initial_global_params:
         initial = global_params_at(Path(training.initial_global_params), task.model)
     return Job(
-        algorithm=config.algorithm.build(task.model),
+        algorithm=config.algorithm.build_for(task),
         clients=task.train,
         rounds=training.rounds,
         sampling=sampling_of(config, len(task.train)),

@@ -55,6 +55,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     else:
         known = json.loads((run / VOCABULARIES).read_text(encoding="utf-8"))
         other, unknown = matched(other, known)
+        other = config.algorithm.prepare_unseen(other)
         sets = {"other": other.select(*task.train.fields)}
         left = f"{unknown:,} examples left out, of items unknown to the run"
         screen.print(f"other data: {len(other):,} clients; {left}")

@@ -20,6 +20,7 @@ class Task:
         notes: What else the reader of the result should know, by what it is.
         held_out: The clients to train on with marked examples that are not trained on: `"validation"` and
             `"test"`, where there are such.
+        num_clients: Whose examples `train` holds; as many as it has clients, unless they are pooled.
     """
 
     model: Model
@@ -28,6 +29,11 @@ class Task:
     test: Clients | None
     notes: Mapping[str, str] = field(default_factory=dict)
     held_out: Mapping[str, Clients] = field(default_factory=dict)
+    num_clients: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.num_clients:
+            object.__setattr__(self, "num_clients", len(self.train))
 
     def sets(self) -> dict[str, Clients]:
         """The clients by the name of their set, where there are such."""
