@@ -157,12 +157,13 @@ def update_of(
     rows: dict[str, Any],
     metrics: Metrics,
     client_weight: Callable[[Mean], Any] = by_examples,
+    kept: Any = (),
 ) -> Update:
     """What a client sends after its update phase.
 
-    A delta or a metric that is not finite drops the client from the mean and from the metrics, and is
-    counted: `metrics["dropped"]` is the share of clients it happened to, `metrics["empty"]` the share
-    that had no query example.
+    A delta, a metric or something to keep that is not finite drops the client from the mean and from the
+    metrics, and is counted: `metrics["dropped"]` is the share of clients it happened to,
+    `metrics["empty"]` the share that had no query example.
 
     Args:
         delta: New minus old global parameters; of a table that `rows` names, of these rows.
@@ -170,17 +171,23 @@ def update_of(
         metrics: What its update stage returned, with `"loss"`.
         client_weight: From the mean of the loss, its weight being the examples processed, to the client's
             weight.
+        kept: What the client would keep; see `kept_after`.
     """
     weight = client_weight(metrics["loss"])
     # A sum is finite only if all its terms are; it takes a fraction of the time of a look at each. One that
     # overflows although its terms are finite would spoil the cohort's sum as well.
-    sums = [jnp.sum(x) for x in jax.tree.leaves((delta, metrics, weight))]
+    sums = [jnp.sum(x) for x in jax.tree.leaves((delta, metrics, weight, kept))]
     finite = jnp.all(jnp.isfinite(jnp.stack(sums)))
     mean = Mean.of(delta, weight).where(finite)
     metrics = {name: mean.where(finite) for name, mean in metrics.items()}
     share = {"dropped": ~finite, "empty": finite & (metrics["loss"].weight == 0)}
     counts = {name: Mean(x.astype(jnp.float32), jnp.ones(())) for name, x in share.items()}
     return Update(mean, rows, {**metrics, **counts})
+
+
+def kept_after(update: Update, new: Any, old: Any) -> Any:
+    """What a client keeps: `new`, or `old` if `update_of` dropped it."""
+    return jax.tree.map(lambda a, b: jnp.where(update.metrics["dropped"].total > 0, b, a), new, old)
 
 
 def server(

@@ -15,6 +15,7 @@ from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_evaluation
 from .federation.clients import Clients
 from .federation.hashing import round_keys
+from .federation.kept import Kept, held
 from .stats import Mean
 
 # Reported beside the mean that it comes from: a function of one client's mean or of the pooled one.
@@ -96,6 +97,7 @@ def evaluate(
     split: Split = AlternateBatches(5),
     seed: int = 0,
     plan: Plan | None = None,
+    kept: Kept | None = None,
 ) -> Evaluation:
     """ReconEval: every client personalises on its support set and is scored on all of its query set.
 
@@ -108,6 +110,8 @@ def evaluate(
         split: Support and query set, a setting apart from the training's.
         seed: Of what clients draw.
         plan: How they are cut into blocks.
+        kept: What seen clients keep, as `Simulation.kept`; a client without an entry, as every unseen one,
+            starts as in its first round. None for all to start so.
 
     Returns:
         The metrics of `personal_model` per client.
@@ -115,12 +119,16 @@ def evaluate(
     layout = Layout(algorithm.personal_model, clients, state.global_params)
     plan = plan or plan_evaluation(clients.num_examples)
     keys = round_keys(seed, _EVALUATION, 0, clients.keys)
+    known = kept if kept is not None and kept.knows(clients.keys) else None
     positions, found = [], []
     for slots in plan.passes(clients.num_examples):
         for slot, chosen in zip(plan.slots, slots, strict=True):
             for start in range(0, len(chosen), slot.clients):
                 block = chosen[start : start + slot.clients]
                 batch = layout.batch(slot._replace(blocks=1), block, keys[block], by_rows=False)
+                if known is not None:
+                    stored = known.get(clients.keys[block], slot.clients)
+                    batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
                 sums = _program()(algorithm, split, state.global_params, state.round, batch, slot.length)
                 positions.append(block)
                 found.append((len(block), sums))
@@ -144,7 +152,8 @@ def _evaluate_block(
     def client(batch: Batch) -> dict[str, Mean]:
         key = key_of(batch.key)
         support, query = split(examples_of(batch.data, batch.count, length), *subkeys(key, 1))
-        local = algorithm.personalize(Broadcast(global_params, round), batch.kept, support, key)
+        kept = held(algorithm, global_params, batch.kept, key)
+        local = algorithm.personalize(Broadcast(global_params, round), kept, support, key)
         metrics = algorithm.personal_model.metrics(global_params, local, query.data)
         return {name: mean.where(query.mask).sum() for name, mean in metrics.items()}
 

@@ -156,7 +156,7 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
         ValueError: `part` is empty or names a path that no global leaf has.
     """
     if part is not None:
-        _check_part(part, model)
+        check_part(part, model)
 
     def own(path: str) -> bool:
         return part is None or any(path == p or path.startswith(p + "/") for p in part)
@@ -193,7 +193,12 @@ def _below(prefix: str, tables: tuple[Table, ...]) -> tuple[Table, ...]:
     return tuple(Table(f"{prefix}/{t.leaf}", t.fields) for t in tables)
 
 
-def _check_part(part: tuple[str, ...], model: Model) -> None:
+def check_part(part: tuple[str, ...], model: Model) -> None:
+    """Refuses paths that no global leaf of a model has.
+
+    Raises:
+        ValueError: Naming the path and the leaves there are.
+    """
     names = leaves_of(jax.eval_shape(model.init_global, jax.random.key(0)))
     if isinstance(part, str) or not part:
         raise ValueError(f"part must be a tuple of paths of global leaves, {sorted(names)}, got {part!r}")

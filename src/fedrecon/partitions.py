@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .model import Batch, Model, Params, Table, path_of
+from .model import Batch, Model, Params, Table, check_part, fully_global, path_of
 from .stats import Mean
 
 # Collections in which Flax keeps what a forward pass changes.
@@ -105,6 +105,57 @@ def partition(
         penalty=whole_penalty,
         tables=tables,
     )
+
+
+def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
+    """The view of a model in which other leaves are the local ones.
+
+    Args:
+        model: Any model.
+        part: Paths of the leaves that shall be local, or of what they lie below, in the model's parameters
+            taken together, `(global_params, local_params)`: `"0/head/bias"` is the leaf `head/bias` of the
+            global ones, `"1"` are all that are local now. None leaves the model as it is.
+
+    Returns:
+        A model whose global and local parameters are both of the structure of that pair, with None for the
+        other's leaves. Its local parameters start as the model's own do.
+
+    Raises:
+        ValueError: `part` names a path that no leaf has, or selects all or none of them.
+    """
+    if part is None:
+        return model
+    whole, own = fully_global(model), is_local(*part)
+    check_part(part, whole)
+    names = [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(_shapes(whole))]
+    if all(own(name) for name in names):
+        raise ValueError(f"part must leave a leaf to federate, but it selects all of {names}")
+
+    def init_local(global_params: Params, key: Any) -> Params:
+        k_global, k_local = jax.random.split(key)
+        fresh = split((model.init_global(k_global), ()), own)[1]
+        known, _ = merge((global_params[0], ()), fresh)
+        return split((known, model.init_local(known, k_local)), own)[1]
+
+    tables = tuple(t for t in whole.tables if not own(t.leaf))
+    copies = tuple(t for t in whole.tables if own(t.leaf))
+    if {f for t in tables for f in t.fields} & {f for t in copies for f in t.fields}:
+        tables = copies = ()  # a field cannot be renumbered for tables of two trees
+    predict = model.predict
+    return Model(
+        init_global=lambda key: split(whole.init_global(key), own)[0],
+        init_local=init_local,
+        loss=lambda g, x, batch, key: model.loss(*merge(g, x), batch, key),
+        metrics=lambda g, x, batch: model.metrics(*merge(g, x), batch),
+        predict=predict and (lambda g, x, features: predict(*merge(g, x), features)),
+        penalty=lambda g, x: model.penalty(*merge(g, x)),
+        tables=tables,
+        local_tables=copies,
+    )
+
+
+def _shapes(model: Model) -> Params:
+    return jax.eval_shape(model.init_global, jax.random.key(0))
 
 
 def _check_leaves(shapes: Params) -> None:

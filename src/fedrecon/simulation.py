@@ -2,6 +2,8 @@
 
 import functools
 from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +17,7 @@ from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_blocks
 from .federation.clients import Clients
 from .federation.hashing import round_keys
+from .federation.kept import Kept, held
 from .federation.sampling import Sampling
 from .model import Params, leaf_at, path_of, with_leaves
 from .rows import Group, add_rows, take
@@ -69,6 +72,11 @@ class Simulation:
         sampling: How a round's cohort is drawn.
         seed: Of the cohorts and of what clients draw; never of noise for privacy.
         plan: How cohorts are cut into blocks.
+        kept: What clients keep between rounds; None for a stateless algorithm. It follows `rounds`, and
+            goes back where they go on from an earlier state.
+
+    Args:
+        kept_in: Folder for what clients keep; None for a temporary one.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class Simulation:
         seed: int = 0,
         plan: Plan | None = None,
         clients_per_block: int | None = None,
+        kept_in: str | PathLike[str] | None = None,
     ):
         sampling.check(len(clients))
         self.algorithm, self.clients, self.sampling, self.seed = algorithm, clients, sampling, seed
@@ -87,6 +96,7 @@ class Simulation:
             clients.num_examples, sampling.most(len(clients)), clients_per_block=clients_per_block
         )
         shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
+        self.kept = Kept.of(algorithm, clients, None if kept_in is None else Path(kept_in))
         self._layout = Layout(algorithm.model, clients, shapes)
         self._bytes = _Bytes(shapes, self._layout.groups)
         groups = self._layout.groups
@@ -129,6 +139,8 @@ class Simulation:
             count: How many rounds.
         """
         first = int(state.round)
+        if self.kept is not None:
+            self.kept.rewind(first)
         for number in range(first, first + count):
             cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
             keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
@@ -138,13 +150,26 @@ class Simulation:
                     self._layout.batch(slot, cohort[positions], keys[positions])
                     for slot, positions in zip(self.plan.slots, slots, strict=True)
                 )
-                update, found = self._cohort(state.global_params, state.round, batches)
+                names = [self.clients.keys[cohort[positions]] for positions in slots]
+                if self.kept is not None:
+                    batches = tuple(map(self._with_kept, batches, names))
+                update, found, kept = self._cohort(state.global_params, state.round, batches)
+                if self.kept is not None:
+                    for chosen, value in zip(names, kept, strict=True):
+                        self.kept.put(number, chosen, value)
                 total = update if total is None else self._merge(total, update)
                 metrics += found
             state = self._finish(state, total)
             down, up = self._bytes.of(len(cohort), self._layout.touched(cohort))
             dense = self._bytes.dense * len(cohort)
             yield Round(number + 1, state, len(cohort), down, up, dense, dense, metrics)
+
+    def _with_kept(self, batch: Batch, names: Any) -> Batch:
+        """A batch with what its clients hold, once the round before has computed it."""
+        assert self.kept is not None
+        shape = batch.real.shape
+        stored = self.kept.get(names, shape[0] * shape[1])
+        return batch._replace(kept=jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), stored))
 
 
 class _View(NamedTuple):
@@ -161,15 +186,16 @@ def _cohort(
     global_params: Params,
     round: Any,
     batches: tuple[Batch, ...],
-) -> tuple[Update, list[dict[str, Mean]]]:
-    """The sum of a cohort's updates, and each block's metrics."""
+) -> tuple[Update, list[dict[str, Mean]], list[Any]]:
+    """The sum of a cohort's updates, each block's metrics, and what clients keep."""
     zeros = jax.tree.map(jnp.zeros_like, global_params)
-    total, found = Update(Mean(zeros, jnp.zeros(())), {}, {}), []
+    total, found, kept = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
     for batch, view in zip(batches, views, strict=True):
         run = functools.partial(_block, algorithm, view, global_params, round)
-        total, metrics = jax.lax.scan(run, total, batch)
+        total, (metrics, new) = jax.lax.scan(run, total, batch)
         found.append(metrics)
-    return total, found
+        kept.append(new)
+    return total, found, kept
 
 
 def _block(
@@ -179,24 +205,25 @@ def _block(
     round: Any,
     total: Update,
     block: Batch,
-) -> tuple[Update, dict[str, Mean]]:
+) -> tuple[Update, tuple[dict[str, Mean], Any]]:
     """Adds the updates of the clients of a block, side by side, to `total`."""
 
-    def client(batch: Batch) -> Update:
+    def client(batch: Batch) -> tuple[Update, Any]:
         small = {
             name: leaf_at(global_params, name).at[batch.rows[group.name]].get(mode="clip")
             for group in view.cut
             for name in group.leaves
         }
         examples = examples_of(batch.data, batch.count, view.length, view.positional)
-        broadcast = Broadcast(with_leaves(global_params, small), round)
-        update, _ = algorithm.client_update(broadcast, batch.kept, examples, key_of(batch.key))
+        broadcast, key = Broadcast(with_leaves(global_params, small), round), key_of(batch.key)
+        kept = held(algorithm, broadcast.global_params, batch.kept, key)
+        update, kept = algorithm.client_update(broadcast, kept, examples, key)
         metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
         rows = {name: batch.rows[group.name] for group in view.cut for name in group.leaves}
         rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}
-        return update._replace(metrics=metrics, rows=rows)
+        return update._replace(metrics=metrics, rows=rows), kept
 
-    update = jax.vmap(client)(block)
+    update, kept = jax.vmap(client)(block)
 
     def add(path: Any, total: Any, part: Any) -> Any:
         rows = update.rows.get(path_of(path))
@@ -207,7 +234,7 @@ def _block(
     delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
     weight = total.delta.weight + jnp.sum(update.delta.weight)
     metrics = {name: mean.sum() for name, mean in update.metrics.items()}
-    return Update(Mean(delta, weight), {}, {}), metrics
+    return Update(Mean(delta, weight), {}, {}), (metrics, kept)
 
 
 class _Bytes:

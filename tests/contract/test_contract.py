@@ -12,12 +12,20 @@ import pytest
 from tests.small import ITEMS, LENGTHS, Given, examples, federation, rating_model, sgd, solver
 
 from fedrecon.algorithm import Broadcast, ServerState, Update, uniform
+from fedrecon.algorithms.ditto import ditto
+from fedrecon.algorithms.fedalt import fedalt
 from fedrecon.algorithms.fedavg import fedavg
+from fedrecon.algorithms.fedper import fedper
 from fedrecon.algorithms.fedrecon import fedrecon
+from fedrecon.algorithms.fedrep import fedrep
+from fedrecon.algorithms.fedsim import fedsim
+from fedrecon.algorithms.lg_fedavg import lg_fedavg
+from fedrecon.algorithms.pfedme import pfedme
 from fedrecon.data import AlternateBatches, RandomFraction
 from fedrecon.federation.batches import key_of
 from fedrecon.federation.blocks import Plan, Slot
 from fedrecon.federation.hashing import round_keys
+from fedrecon.federation.kept import Stored, held
 from fedrecon.model import without_tables
 from fedrecon.newton import Newton
 from fedrecon.optimizers import optimizer
@@ -30,14 +38,26 @@ MOMENTUM = sgd(0.05, momentum=0.9)
 PAIRS = AlternateBatches(2)
 SERVER = sgd(1.0)
 PLAIN, SHUFFLED, ADAPTIVE = solver(), solver(shuffle=True), Solver(ADAM, 2, epochs=2, max_steps=5)
-WITH_MOMENTUM, FULL = Solver(MOMENTUM, 2), solver(0.01, None, reduction="sum")
+SLOW, WITH_MOMENTUM, FULL = solver(0.05), Solver(MOMENTUM, 2), solver(0.01, None, reduction="sum")
 ALGORITHMS = {
     "sgd": lambda model: fedrecon(model, PLAIN, PLAIN, SERVER, PAIRS),
     "adam": lambda model: fedrecon(model, ADAPTIVE, ADAPTIVE, ADAM, PAIRS),
     "joint": lambda model: fedrecon(model, SHUFFLED, WITH_MOMENTUM, SERVER, PAIRS, True, uniform),
     "newton": lambda model: fedrecon(model, Newton(), FULL, ADAM, RandomFraction(), False, uniform),
     "fedavg": lambda model: fedavg(model, solver(0.05, 3, epochs=2, shuffle=True), MOMENTUM),
+    "fedalt": lambda model: fedalt(model, SHUFFLED, PLAIN, SERVER),
+    "fedsim": lambda model: fedsim(model, WITH_MOMENTUM, PLAIN, SERVER),
+    # Its head takes a table of the two that share a field, so that both are whole ones.
+    "fedper": lambda model: fedper(model, PLAIN, PLAIN, SERVER, ("1", "0/item/bias")),
+    "fedrep": lambda model: fedrep(model, Newton(), PLAIN, ADAM, ("1/user",), uniform),
+    "lg_fedavg": lambda model: lg_fedavg(model, SLOW, SLOW, SERVER, ("0/item",)),
+    "ditto": lambda model: ditto(model, PLAIN, ADAPTIVE, SERVER, 0.5),
+    "pfedme": lambda model: pfedme(model, solver(0.05, None, epochs=2), PLAIN, SERVER, 2.0),
 }
+WHOLE_TABLES = ("fedper", "ditto")
+# Kin of what is tried on both federations are tried on one.
+ONLY_REPEATS = ("fedsim", "fedper", "fedrep", "lg_fedavg", "ditto", "pfedme")
+STATELESS = ("sgd", "adam", "joint", "newton", "fedavg", "pfedme")
 FEDERATIONS = {"distinct": federation(), "repeats": federation(repeats=True)}
 # Without a parameter that is no table and with one field all steps of an SGD commute; with both, none do.
 MODELS: dict[str, dict[str, Any]] = {"distinct": {}, "repeats": {"two_fields": True, "scale": True}}
@@ -56,6 +76,7 @@ class Run(NamedTuple):
     metrics: list[dict[str, Mean]]
     rows_seen: set[int]
     compilations: int
+    kept: Any
 
 
 @functools.cache
@@ -70,38 +91,53 @@ def simulated(name: str, kind: str, plan: Plan | None = None) -> Run:
     start = algorithm.init(jax.random.key(0))  # the simulation's own would try the model first
     seen.clear()
     rounds = list(simulation.rounds(start, ROUNDS))
-    return Run(simulation, start, rounds, [r.metrics() for r in rounds], set(seen), simulation.compilations)
+    metrics, compilations = [r.metrics() for r in rounds], simulation.compilations
+    return Run(simulation, start, rounds, metrics, set(seen), compilations, kept_by_all(simulation))
+
+
+def kept_by_all(simulation: Simulation, clients: Any = EVERYBODY) -> Any:
+    """What each of the clients keeps."""
+    kept, keys = simulation.kept, simulation.clients.keys[clients]
+    return () if kept is None else kept.get(keys, len(keys))
 
 
 @functools.cache
-def compiled_client(name: str, kind: str) -> tuple[Any, Any]:
+def compiled_client(name: str, kind: str) -> tuple[Any, Any, Stored]:
     algorithm = ALGORITHMS[name](without_tables(rating_model(**MODELS[kind])))
     step = jax.jit(algorithm.server_update)
 
     @jax.jit
-    def update(broadcast: Broadcast, given: Any, key: Any) -> Update:
-        return algorithm.client_update(broadcast, (), given, key_of(key))[0]
+    def update(broadcast: Broadcast, stored: Stored, given: Any, key: Any) -> tuple[Update, Any]:
+        kept = held(algorithm, broadcast.global_params, stored, key_of(key))
+        return algorithm.client_update(broadcast, kept, given, key_of(key))
 
-    return step, update
+    shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
+    like = jax.eval_shape(algorithm.init_kept, shapes, jax.random.key(0))
+    nothing = Stored(np.bool_(False), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like))
+    return step, update, nothing
 
 
 def by_hand(
     name: str, kind: str, start: ServerState, clients: Any = EVERYBODY
-) -> tuple[ServerState, list[dict[str, Mean]]]:
+) -> tuple[ServerState, list[dict[str, Mean]], Any]:
     """The same with whole tables: one client after the other, sums in double precision, no simulation."""
-    server_update, update = compiled_client(name, kind)
+    server_update, update, nothing = compiled_client(name, kind)
     federation, state, history = FEDERATIONS[kind], start, []
+    kept = dict.fromkeys(clients.tolist(), nothing)
     for number in range(ROUNDS):
         keys = round_keys(3, _TRAINING, number, federation.keys)
         found = []
         for i in clients:
             given = examples(federation, federation.ids[i], 17)
-            found.append(jax.device_get(update(Broadcast(state.global_params, state.round), given, keys[i])))
+            broadcast = Broadcast(state.global_params, state.round)
+            sent, new = jax.device_get(update(broadcast, kept[i], given, keys[i]))
+            found.append(sent)
+            kept[i] = Stored(np.bool_(True), new)
         assert all(x.rows == {} and x.statistics == () for x in found)
         total = jax.tree.map(lambda *xs: np.sum(xs, axis=0, dtype=np.float64).astype(np.float32), *found)
         state = server_update(state, jax.tree.map(jax.numpy.asarray, total))
         history.append(total.metrics)
-    return state, history
+    return state, history, jax.tree.map(lambda *xs: np.stack(xs), *kept.values())
 
 
 def assert_close(a: Any, b: Any) -> None:
@@ -116,18 +152,23 @@ def assert_equal(a: Any, b: Any) -> None:
 
 
 every_algorithm = pytest.mark.parametrize("name", ALGORITHMS)
-every_federation = pytest.mark.parametrize("kind", FEDERATIONS)
+every_case = pytest.mark.parametrize(
+    ("name", "kind"),
+    [(n, k) for n in ALGORITHMS for k in FEDERATIONS if k == "repeats" or n not in ONLY_REPEATS],
+)
 
 
-@every_federation
-@every_algorithm
+@every_case
 def test_blocks_and_passes_by_rows_are_clients_one_by_one_with_whole_tables(name, kind):
     run = simulated(name, kind)
-    state, history = by_hand(name, kind, run.start)
+    state, history, kept = by_hand(name, kind, run.start)
     assert_close(run.rounds[-1].state, state)
     for found, wanted in zip(run.metrics, history, strict=True):
         assert found["dropped"].total == 0
         assert_close(found, wanted)
+    assert (run.kept == ()) == (name in STATELESS)
+    if name not in STATELESS:
+        assert_close(run.kept, kept)
     moved = jax.tree.map(
         lambda a, b: np.abs(a - b).max() > 1e-3, state.global_params, run.start.global_params
     )
@@ -142,13 +183,16 @@ def test_slots_of_two_lengths():
 
 @every_algorithm
 def test_clients_without_an_update_change_nothing(name):
-    kind = "distinct"
+    kind = "repeats" if name in ONLY_REPEATS else "distinct"
     run = simulated(name, kind)
     counts = FEDERATIONS[kind].num_examples
     # Alternate batches of 2 leave a client of 2 no query set, one half of one example nobody.
-    idle = {"fedavg": counts == 0, "newton": counts <= 1}.get(name, counts <= 2)
-    state, _ = by_hand(name, kind, run.start, EVERYBODY[~idle])
+    split = {"newton": 1, "sgd": 2, "adam": 2, "joint": 2}.get(name, 0)
+    idle = counts <= split
+    state, _, kept = by_hand(name, kind, run.start, EVERYBODY[~idle])
     assert_close(run.rounds[-1].state, state)
+    if name not in STATELESS:
+        assert_close(jax.tree.map(lambda x: x[~idle], run.kept), kept)
     assert run.metrics[0]["empty"] == Mean(idle.sum(), len(counts))
 
 
@@ -160,6 +204,7 @@ def test_order_of_the_clients_changes_nothing(name):
     run.simulation.sampling = Given([EVERYBODY])
     assert_close(rounds[-1].state, run.rounds[-1].state)
     assert_close(rounds[-1].metrics(), run.metrics[-1])
+    assert_close(kept_by_all(run.simulation), run.kept)
 
 
 @every_algorithm
@@ -168,23 +213,27 @@ def test_same_plan_and_seed_same_bits(name):
     again = list(run.simulation.rounds(run.start, ROUNDS))
     assert_equal(again[-1].state, run.rounds[-1].state)
     assert_equal([r.metrics() for r in again], run.metrics)
+    assert_equal(kept_by_all(run.simulation), run.kept)
 
 
 @every_algorithm
 def test_state_survives_as_arrays(name):
     run = simulated(name, "repeats")
-    leaves, treedef = jax.tree.flatten(run.rounds[0].state)
+    (first,) = run.simulation.rounds(run.start, 1)  # which what clients keep goes on from
+    leaves, treedef = jax.tree.flatten(first.state)
     stored = [np.array(x) for x in leaves]
     assert all(x.dtype != object for x in stored)
     (resumed,) = run.simulation.rounds(jax.tree.unflatten(treedef, stored), 1)
     assert resumed.number == 2
     assert_equal(resumed.state, run.rounds[-1].state)
     assert_equal(resumed.metrics(), run.metrics[-1])
+    assert_equal(kept_by_all(run.simulation), run.kept)
 
 
 @every_algorithm
 def test_programs_are_compiled_once(name):
-    assert simulated(name, "distinct").compilations == 2  # a cohort, the server's step
+    if name not in ONLY_REPEATS:
+        assert simulated(name, "distinct").compilations == 2  # a cohort, the server's step
     run = simulated(name, "repeats")
     assert run.compilations == 3  # and the merging of passes
     compiled: list[str] = []
@@ -195,15 +244,22 @@ def test_programs_are_compiled_once(name):
     assert not [event for event in compiled if "backend_compile" in event]
 
 
-@every_federation
-@every_algorithm
+@every_case
 def test_rows_are_used(name, kind):
     """The loss never sees a whole table, and where the optimiser lets it be cut only a batch's rows."""
     run = simulated(name, kind)
+    if name in WHOLE_TABLES:
+        assert run.rows_seen == {ITEMS}
+        assert run.rounds[0].bytes_up == run.rounds[0].dense_bytes_up
+        return
     width = len(MODELS[kind].get("two_fields", False) * "x") + 1
-    steps = {"sgd": 2, "joint": 13, "adam": 13, "newton": 13, "fedavg": 3}[name] * width
+    steps = {"joint": 13, "adam": 13, "newton": 13, "fedavg": 3, "fedsim": 13, "fedrep": 13}
+    most = steps.get(name, 2) * width
     # The stages of `newton` take a client's examples all at once, whose rows are those of the client.
-    assert max(run.rows_seen) <= steps
+    assert max(run.rows_seen) <= most
+    if name == "lg_fedavg":  # its tables are local
+        assert run.rounds[0].bytes_up == run.rounds[0].dense_bytes_up == len(LENGTHS) * 3 * 4
+        return
     assert run.rounds[0].bytes_down < run.rounds[0].dense_bytes_down / 2
     assert run.rounds[0].bytes_up < run.rounds[0].dense_bytes_up / 2
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROUNDS, MANY_ROUNDS = 8, 45
-SAME = ("arrays", "csv", "rounds", "metrics", "checkpoints", "hidden", "finished")
+SAME = ("arrays", "csv", "rounds", "metrics", "checkpoints", "hidden", "kept", "finished")
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +17,8 @@ def victim(tmp_path_factory, repository):
     """Calls `victim.py` in a process of its own, all calls on one folder."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def call(action, *arguments):
-        command = [sys.executable, str(Path(__file__).with_name("victim.py")), str(folder), action]
+    def call(action, *arguments, algorithm="fedrecon"):
+        command = [sys.executable, str(Path(__file__).with_name("victim.py")), str(folder), algorithm, action]
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(repository / "src")}
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         done = subprocess.run(
@@ -38,10 +38,10 @@ def victim(tmp_path_factory, repository):
 def undisturbed(victim):
     found = {}
 
-    def whole(rounds):
-        if rounds not in found:
-            found[rounds] = victim("undisturbed", rounds)
-        return found[rounds]
+    def whole(rounds, algorithm="fedrecon"):
+        if (rounds, algorithm) not in found:
+            found[rounds, algorithm] = victim("undisturbed", rounds, algorithm=algorithm)
+        return found[rounds, algorithm]
 
     return whole
 
@@ -57,6 +57,7 @@ def test_an_undisturbed_run_runs_every_round_once(undisturbed):
     assert whole["rounds"] == [str(i) for i in range(1, ROUNDS + 1)]
     assert whole["checkpoints"] == [6, 8]
     assert whole["hidden"] == []
+    assert whole["kept"] == {}
     assert whole["finished"]
 
 
@@ -76,6 +77,28 @@ def test_killed_at_every_file_operation(victim, undisturbed, part):
     whole = undisturbed(ROUNDS)
     points = range(1 + part, whole["operations"] + 5, 8)
     for found in victim("operations", ROUNDS, *points):
+        check(found, whole)
+
+
+def test_clients_that_keep_something_survive_kills(victim, undisturbed):
+    whole = undisturbed(ROUNDS, "fedalt")
+    assert list(whole["kept"]) == ["0.log", "1.log"]  # each of the two checkpoints needs one
+    count = whole["operations"]
+    for found in victim("operations", ROUNDS, count // 3, 2 * count // 3, algorithm="fedalt"):
+        assert found["killed"]
+        check(found, whole)
+    many = undisturbed(MANY_ROUNDS, "fedalt")
+    assert "0.log" not in many["kept"]
+    for found in victim("random", MANY_ROUNDS, 3, 2, algorithm="fedalt"):
+        check(found, many)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_clients_that_keep_something_survive_a_kill_at_every_file_operation(victim, undisturbed, part):
+    whole = undisturbed(ROUNDS, "fedalt")
+    points = range(1 + part, whole["operations"] + 5, 8)
+    for found in victim("operations", ROUNDS, *points, algorithm="fedalt"):
         check(found, whole)
 
 

@@ -1,7 +1,7 @@
 """Runs a small training job in child processes that are killed, and tells what is left of it.
 
-Called as `python victim.py FOLDER ACTION ARGUMENT`; prints JSON. Children are forked from a process that
-has imported everything but has not started JAX, which saves the imports for each of them.
+Called as `python victim.py FOLDER ALGORITHM ACTION ARGUMENT`; prints JSON. Children are forked from a process
+that has imported everything but has not started JAX, which saves the imports for each of them.
 """
 
 import hashlib
@@ -20,8 +20,11 @@ import numpy as np
 import orbax.checkpoint  # noqa: F401 - imported before the forks
 
 from fedrecon import Clients, Mean, Model, Solver, fedrecon, optimizer
+from fedrecon.algorithms.fedalt import fedalt
 from fedrecon.experiment import plots  # noqa: F401 - likewise
 from fedrecon.experiment.training import train
+from fedrecon.federation import kept
+from fedrecon.federation.holding import hold_out
 from fedrecon.simulation import Simulation
 
 EVERY = 3
@@ -47,11 +50,11 @@ def clients(seed, count):
     return Clients.from_arrays({f"{seed}-{i}": one() for i in range(count)})
 
 
-def algorithm():
+def algorithm(name):
     def predict(g, local, batch):
         return batch["x"] @ g["w"] + local
 
-    return fedrecon(
+    return {"fedrecon": fedrecon, "fedalt": fedalt}[name](
         Model(
             init_global=lambda key: {"w": jax.random.normal(key, (3,))},
             init_local=lambda g, key: jnp.zeros(()),
@@ -66,12 +69,15 @@ def algorithm():
 
 
 def run(out, rounds):
+    seen = hold_out(clients(0, 30), {"validation": 0.2, "test": 0.2})
+    kept._WORTH = 1  # logs are written anew as soon as most of them is outdated
     return train(
-        algorithm(),
-        clients(0, 30),
+        algorithm(out.parent.name),
+        seen.pop("train"),
         rounds,
         clients_per_round=8,
         evaluate=clients(1, 12),
+        held_out=seen if out.parent.name == "fedalt" else None,
         test=clients(2, 12),
         evaluate_every=2,
         checkpoint_every=EVERY,
@@ -146,8 +152,9 @@ def left(out):
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode() + arrays[name].tobytes())
-    for name in ("clients-validation.parquet", "clients-test.parquet"):
-        digest.update((out / name).read_bytes())
+    for path in sorted(out.glob("clients-*.parquet")):
+        digest.update(f"{path.name} ".encode() + path.read_bytes())
+    logs = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((out / "kept").glob("*"))}
     result = json.loads((out / "result.json").read_text())
     metrics = json.dumps([result["validation"], result["test"], result["selected_round"]], sort_keys=True)
     hidden = [p.relative_to(out).as_posix() for p in out.rglob(".*") if p.name != ".lock"]
@@ -158,6 +165,7 @@ def left(out):
         "metrics": hashlib.sha256(metrics.encode()).hexdigest(),
         "checkpoints": checkpoints.rounds(),
         "hidden": hidden,
+        "kept": logs,
         "finished": result["finished"],
     }
 
@@ -170,8 +178,9 @@ def kill_and_resume(folder, name, rounds, **how):
     return {"again": before + after - rounds, "killed": lived is None, **found}
 
 
-def main(folder, action, argument):
-    folder = Path(folder).absolute()
+def main(folder, algorithm, action, argument):
+    folder = Path(folder).absolute() / algorithm
+    folder.mkdir(exist_ok=True)
     if action == "undisturbed":
         ran, found = forked(folder / f"whole-{argument}", int(argument))
         return {"ran": ran, "every": EVERY, **found}

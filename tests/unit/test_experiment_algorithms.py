@@ -1,5 +1,8 @@
 """Every algorithm can be named in an experiment, and is built from its settings."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from tests.small import rating_model
 
@@ -13,7 +16,9 @@ TUNED = {"finetuned_fedrecon": "finetuning"}
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_algorithm_by_its_name(name):
-    algorithm = configs.load(None, [f"algorithm.name={name}"]).algorithm.build(rating_model())
+    model = replace(rating_model(), penalty=lambda global_params, local_params: 0.0)
+    task = SimpleNamespace(model=model, num_clients=3)
+    algorithm = configs.load(None, [f"algorithm.name={name}"]).algorithm.build_for(task)
     assert algorithm.name == TUNED.get(name, name)
 
 
@@ -25,3 +30,15 @@ def test_settings_reach_the_algorithm():
     assert made["tune"].epochs == 7
     assert made["trained"].name == "fedavg"
     assert made["trained"].hyperparameters["client_weight"].__name__ == "uniform"
+
+
+@pytest.mark.parametrize(("name", "part"), [("fedper", "head"), ("fedrep", "head"), ("lg_fedavg", "body")])
+def test_the_local_part_is_named_by_paths(name, part):
+    for given, wanted in (("[]", None), ("['0/item', '1']", ("0/item", "1"))):
+        overrides = [f"algorithm.name={name}", f"algorithm.{part}={given}"]
+        if wanted is None:
+            made = configs.load(None, overrides).algorithm.build(rating_model())
+            assert made.hyperparameters[part] is None
+        else:
+            with pytest.raises(ValueError, match="part must leave a leaf to federate"):
+                configs.load(None, overrides).algorithm.build(rating_model())

@@ -50,6 +50,10 @@ def test_a_round_goes_on_from_any_state(simulation, rounds):
     jax.tree.map(np.testing.assert_array_equal, again.state, rounds[2].state)
 
 
+def test_stateless_clients_keep_nothing(simulation):
+    assert simulation.kept is None
+
+
 def test_no_rounds(simulation, start):
     assert list(simulation.rounds(start, 0)) == []
 

@@ -1,10 +1,12 @@
 """Settings of the algorithms, and what is built from them.
 
-A new algorithm is a section whose settings are its arguments, with `build`, listed in `AlgorithmSettings`.
+A new algorithm is a section whose settings are its arguments, listed in `AlgorithmSettings`. Its name is that
+of its function, and of the function's module in `fedrecon.algorithms`.
 """
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from importlib import import_module
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,9 +15,17 @@ from fedrecon.experiment.splits import AlternateBatches, Split
 from fedrecon.experiment.stages import Newton, Optimizer, Reconstruct, Solver
 
 ClientWeight = Literal["examples", "uniform"]
+_PARTS = ("part", "head", "body")  # paths of leaves; none for what the algorithm takes by itself
+_LOCAL = (
+    'paths of its leaves among (global, local) parameters, such as "0/item/bias" or "1", or of what they lie '
+    "below; none for the model's local ones"
+)
 
 
 class _Approach(Section):
+    module: ClassVar[str] = ""  # of the function, where it is not called like it
+    name: str
+
     def prepare(self, task: Any, seed: int) -> Any:
         """The task as this approach wants its data."""
         return task
@@ -28,10 +38,6 @@ class _Approach(Section):
         """The algorithm for a prepared task."""
         return self.build(task.model)
 
-    def build(self, model: Any) -> Any:
-        """The algorithm for a model."""
-        raise TypeError(f"{type(self).__name__} cannot be built from a model alone")
-
     def parts(self) -> dict[str, Any]:
         """All but the model, each setting built.
 
@@ -40,51 +46,58 @@ class _Approach(Section):
         """
         return {name: _built(name, value) for name, value in self if name != "name"}
 
+    def build(self, model: Any) -> Any:
+        """The algorithm."""
+        module = import_module(f"fedrecon.algorithms.{self.module or self.name}")
+        return getattr(module, self.name)(model, **self.parts())
 
-class FedRecon(_Approach):
+
+class _Federated(_Approach):
+    client_weight: ClientWeight = setting(
+        "examples", "weight of a client's delta: the examples that its update processed, or 1"
+    )
+    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
+    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
+
+
+class _Split(_Federated):
+    split: Split = setting(AlternateBatches(), "support and query set in training:")
+
+
+class _Tuned(_Federated):
+    part: list[str] = setting(
+        [], "paths of the global leaves to tune, or of what they lie below; none for all"
+    )
+    tune: Solver = setting(Solver(), "tunes a copy of them when a client is served:")
+
+
+class _Reconstructed(_Split):
+    joint: bool = setting(False, "whether the update phase also trains the local parameters")
+    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters on the support set:")
+
+
+class _Kept(_Federated):
+    reconstruct: Reconstruct = setting(
+        Solver(), "fits the local parameters, from what a client kept, the global ones frozen:"
+    )
+
+
+class FedRecon(_Reconstructed):
     """Federated Reconstruction."""
 
     name: Literal["fedrecon"] = "fedrecon"
-    client_weight: ClientWeight = setting("examples", "weight of a client's delta: its query examples, or 1")
-    joint: bool = setting(False, "whether the update phase also trains the local parameters")
-    split: Split = setting(AlternateBatches(), "support and query set in training:")
-    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters on the support set:")
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
-    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
-
-    def build(self, model: Any) -> Any:
-        """The algorithm."""
-        from fedrecon.algorithms.fedrecon import fedrecon
-
-        return fedrecon(model, **self.parts())
 
 
-class FedAvg(_Approach):
+class FedAvg(_Federated):
     """Federated averaging; with another server optimiser FedAdam, FedYogi, FedAdagrad."""
 
     name: Literal["fedavg"] = "fedavg"
-    client_weight: ClientWeight = setting("examples", "weight of a client's delta: its examples, or 1")
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
-    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
-
-    def build(self, model: Any) -> Any:
-        """The algorithm."""
-        from fedrecon.algorithms.fedavg import fedavg
-
-        return fedavg(model, **self.parts())
 
 
-class FineTuning(_Approach):
+class FineTuning(_Tuned):
     """Federated averaging; every client then tunes a copy of its own."""
 
     name: Literal["finetuning"] = "finetuning"
-    client_weight: ClientWeight = setting("examples", "weight of a client's delta: its examples, or 1")
-    part: list[str] = setting(
-        [], "paths of the global leaves to tune, or of what they lie below; none for all"
-    )
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
-    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
-    tune: Solver = setting(Solver(), "tunes a copy of them when a client is served:")
 
     def build(self, model: Any) -> Any:
         """The algorithm."""
@@ -92,24 +105,14 @@ class FineTuning(_Approach):
         from fedrecon.algorithms.finetuning import finetuning
 
         parts = self.parts()
-        tune, part = parts.pop("tune"), tuple(parts.pop("part"))
-        return finetuning(fedavg(model, **parts), tune, part or None)
+        tune, part = parts.pop("tune"), parts.pop("part")
+        return finetuning(fedavg(model, **parts), tune, part)
 
 
-class FineTunedFedRecon(_Approach):
+class FineTunedFedRecon(_Tuned, _Reconstructed):
     """Federated Reconstruction; every client then tunes all parameters."""
 
     name: Literal["finetuned_fedrecon"] = "finetuned_fedrecon"
-    client_weight: ClientWeight = setting("examples", "weight of a client's delta: its query examples, or 1")
-    joint: bool = setting(False, "whether the update phase also trains the local parameters")
-    part: list[str] = setting(
-        [], "paths of the global leaves to tune, or of what they lie below; none for all"
-    )
-    split: Split = setting(AlternateBatches(), "support and query set in training:")
-    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters on the support set:")
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
-    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
-    tune: Solver = setting(Solver(), "tunes a copy of them when a client is served:")
 
     def build(self, model: Any) -> Any:
         """The algorithm."""
@@ -117,59 +120,30 @@ class FineTunedFedRecon(_Approach):
         from fedrecon.algorithms.finetuning import finetuning
 
         parts = self.parts()
-        tune, part = parts.pop("tune"), tuple(parts.pop("part"))
-        return finetuning(fedrecon(model, **parts), tune, part or None)
+        tune, part = parts.pop("tune"), parts.pop("part")
+        return finetuning(fedrecon(model, **parts), tune, part)
 
 
-class FullGradient(_Approach):
+class FullGradient(_Split):
     """Federated Reconstruction, differentiated through the reconstruction."""
 
     name: Literal["full_gradient"] = "full_gradient"
-    client_weight: ClientWeight = setting("examples", "weight of a client's delta: its query examples, or 1")
-    split: Split = setting(AlternateBatches(), "support and query set in training:")
     reconstruct: Reconstruct = setting(Solver(), "fits the local parameters on the support set:")
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
-    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
-
-    def build(self, model: Any) -> Any:
-        """The algorithm."""
-        from fedrecon.algorithms.full_gradient import full_gradient
-
-        return full_gradient(model, **self.parts())
 
 
-class MAML(_Approach):
+class MAML(_Split):
     """Model-agnostic meta-learning."""
 
     name: Literal["maml"] = "maml"
-    client_weight: ClientWeight = setting("examples", "weight of a client's delta: its query examples, or 1")
-    split: Split = setting(AlternateBatches(), "support and query set in training:")
     tune: Solver = setting(Solver(), "tunes all parameters on the support set:")
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
-    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
-
-    def build(self, model: Any) -> Any:
-        """The algorithm."""
-        from fedrecon.algorithms.maml import maml
-
-        return maml(model, **self.parts())
 
 
-class FirstOrderMAML(_Approach):
+class FirstOrderMAML(_Split):
     """Model-agnostic meta-learning without second derivatives."""
 
+    module: ClassVar[str] = "maml"
     name: Literal["first_order_maml"] = "first_order_maml"
-    client_weight: ClientWeight = setting("examples", "weight of a client's delta: its query examples, or 1")
-    split: Split = setting(AlternateBatches(), "support and query set in training:")
     tune: Solver = setting(Solver(), "tunes all parameters on the support set:")
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
-    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
-
-    def build(self, model: Any) -> Any:
-        """The algorithm."""
-        from fedrecon.algorithms.maml import first_order_maml
-
-        return first_order_maml(model, **self.parts())
 
 
 class Reptile(_Approach):
@@ -180,24 +154,12 @@ class Reptile(_Approach):
     tune: Solver = setting(Solver(), "tunes all parameters:")
     server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
 
-    def build(self, model: Any) -> Any:
-        """The algorithm."""
-        from fedrecon.algorithms.reptile import reptile
-
-        return reptile(model, **self.parts())
-
 
 class LocalOnly(_Approach):
     """Every client fits all parameters on its own."""
 
     name: Literal["local_only"] = "local_only"
     fit: Solver = setting(Solver(), "fits a copy of the initial parameters on the support set:")
-
-    def build(self, model: Any) -> Any:
-        """The algorithm."""
-        from fedrecon.algorithms.local_only import local_only
-
-        return local_only(model, **self.parts())
 
 
 class Centralized(_Approach):
@@ -241,6 +203,60 @@ class Centralized(_Approach):
         return centralized(task.model, task.num_clients, **parts)
 
 
+class FedAlt(_Kept):
+    """Clients keep their local parameters; they fit these and then the global ones."""
+
+    name: Literal["fedalt"] = "fedalt"
+
+
+class FedSim(_Kept):
+    """Clients keep their local parameters, and fit them together with the global ones."""
+
+    name: Literal["fedsim"] = "fedsim"
+
+
+class FedPer(_Kept):
+    """FedSim whose head is local."""
+
+    name: Literal["fedper"] = "fedper"
+    head: list[str] = setting([], _LOCAL)
+
+
+class FedRep(_Kept):
+    """FedAlt whose head is local."""
+
+    name: Literal["fedrep"] = "fedrep"
+    head: list[str] = setting([], _LOCAL)
+
+
+class LGFedAvg(_Kept):
+    """FedSim whose body is local."""
+
+    name: Literal["lg_fedavg"] = "lg_fedavg"
+    body: list[str] = setting([], _LOCAL)
+
+
+class Ditto(_Federated):
+    """Federated averaging; every client keeps a model of its own that stays near the shared one."""
+
+    name: Literal["ditto"] = "ditto"
+    strength: float = setting(1.0, "how much a client's own model is drawn to the shared one", ge=0)
+    fit: Solver = setting(Solver(), "trains a client's own model:")
+
+
+class PFedMe(_Federated):
+    """The global parameters descend the Moreau envelopes of the clients' losses."""
+
+    name: Literal["pfedme"] = "pfedme"
+    client_weight: ClientWeight = setting("uniform", "weight of a client's delta: its examples, or 1")
+    strength: float = setting(15.0, "how much a personal model is drawn to the global one", ge=0)
+    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.05))
+    solve: Solver = setting(
+        Solver(batch_size="all", epochs=5, optimizer=Optimizer(learning_rate=0.05)),
+        "finds the personal model on a batch, and on the support set of who is served:",
+    )
+
+
 AlgorithmSettings = Annotated[
     FedRecon
     | FedAvg
@@ -251,7 +267,14 @@ AlgorithmSettings = Annotated[
     | FirstOrderMAML
     | Reptile
     | LocalOnly
-    | Centralized,
+    | Centralized
+    | FedAlt
+    | FedSim
+    | FedPer
+    | FedRep
+    | LGFedAvg
+    | Ditto
+    | PFedMe,
     Field(discriminator="name"),
 ]
 
@@ -259,6 +282,8 @@ AlgorithmSettings = Annotated[
 def _built(name: str, value: Any) -> Any:
     if name == "client_weight":
         return _client_weight(value)
+    if name in _PARTS:
+        return tuple(value) or None
     if isinstance(value, Optimizer):
         return value.build(f"algorithm.{name}", scheduled=True)
     if isinstance(value, Solver | Newton):

@@ -129,6 +129,14 @@ class Checkpoints:
         """
         return self._read(self.folder / str(round), self.describe(round)["leaves"])
 
+    def info(self, round: int) -> dict[str, Any]:
+        """What was saved beside the arrays of a round, its files unread; `{}` if that cannot be read."""
+        try:
+            info: dict[str, Any] = json.loads((self.folder / str(round) / INFO).read_text())["info"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return info
+
     def describe(self, round: int) -> dict[str, Any]:
         """What a checkpoint says of itself, after its files were found as they were written.
 

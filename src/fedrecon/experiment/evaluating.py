@@ -16,13 +16,14 @@ from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.checkpoint import Checkpoints
 from fedrecon.experiment.config import Config, override, task_module
 from fedrecon.experiment.files import RunError
-from fedrecon.experiment.folder import CHECKPOINTS, FINGERPRINT, PLAN, VOCABULARIES
+from fedrecon.experiment.folder import CHECKPOINTS, FINGERPRINT, KEPT, PLAN, VOCABULARIES
 from fedrecon.experiment.job import Job, digest
 from fedrecon.experiment.result import by_protocol
 from fedrecon.experiment.running import rich_table
 from fedrecon.experiment.settings import SettingError
 from fedrecon.federation.blocks import Plan
 from fedrecon.federation.clients import Clients
+from fedrecon.federation.kept import Kept
 from fedrecon.simulation import Simulation
 
 
@@ -48,7 +49,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         other = _everyone(moved)
         task = task_of(config)
     job = job_of(config, task)
-    round, state = _restored(run, job)
+    round, state, kept = _restored(run, job)
     screen.print(f"{config.name}: parameters after round {round}")
     if other is None:
         sets = {name: x for name, x in task.sets().items() if name != "train"}
@@ -60,7 +61,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         left = f"{unknown:,} examples left out, of items unknown to the run"
         screen.print(f"other data: {len(other):,} clients; {left}")
     evaluations = {
-        name: evaluate(job.algorithm, state, clients, split=job.split_of(name), seed=job.seed)
+        name: evaluate(job.algorithm, state, clients, split=job.split_of(name), seed=job.seed, kept=kept)
         for name, clients in sets.items()
     }
     values = by_protocol({name: x.summary() for name, x in evaluations.items()})
@@ -100,18 +101,23 @@ def _everyone(config: Config) -> Clients:
     return clients
 
 
-def _restored(run: Path, job: Job) -> tuple[int, Any]:
-    """The round and the state of the parameters that a run ends with, so far."""
+def _restored(run: Path, job: Job) -> tuple[int, Any, Kept | None]:
+    """The round and the state of the parameters that a run ends with, so far, and what clients keep."""
     checkpoints = Checkpoints(run / CHECKPOINTS)
     latest = checkpoints.latest()
     if latest is None:
         raise RunError(f"{run}: a run must have a checkpoint to be evaluated, this one has none")
     plan = Plan.from_json((run / PLAN).read_text(encoding="utf-8"))
-    simulation = Simulation(job.algorithm, job.clients, job.sampling, seed=job.seed, plan=plan)
+    simulation = Simulation(
+        job.algorithm, job.clients, job.sampling, seed=job.seed, plan=plan, kept_in=run / KEPT
+    )
     like = simulation.init(job.initial_global_params)
     best = {"best": like.global_params} if job.select == "best" else {}
     saved = checkpoints.restore(latest, {"state": like, **best})
     tree = jax.tree.map(jnp.asarray, saved.tree)
-    if saved.info["best"] is None:
-        return latest, tree["state"]
-    return saved.info["best"]["round"], tree["state"]._replace(global_params=tree["best"])
+    found, kept = saved.info["best"], simulation.kept
+    if kept is not None:
+        kept.restore(saved.info["kept"] if found is None else found["kept"])
+    if found is None:
+        return latest, tree["state"], kept
+    return found["round"], tree["state"]._replace(global_params=tree["best"]), kept

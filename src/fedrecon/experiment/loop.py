@@ -3,7 +3,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from threading import Thread
 from typing import Any, NamedTuple, cast
@@ -11,14 +11,16 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
+from fedrecon.errors import DataError
 from fedrecon.evaluation import DERIVED, Evaluation, evaluate
-from fedrecon.experiment.checkpoint import Checkpoints
+from fedrecon.experiment.checkpoint import CheckpointError, Checkpoints
 from fedrecon.experiment.interrupt import Interrupt
 from fedrecon.experiment.job import Job
 from fedrecon.experiment.measure import Stopwatch
 from fedrecon.experiment.progress import Progress
 from fedrecon.experiment.records import COUNTS, TRAINING, Records, Row, place, rows
 from fedrecon.federation.blocks import plan_evaluation
+from fedrecon.federation.kept import Kept
 from fedrecon.simulation import Round, Simulation
 
 # Seconds between two looks at the results of past rounds, and how many rounds the device keeps to work on
@@ -54,12 +56,14 @@ class Best(NamedTuple):
         metric: What it was the best in, and `value` its value over examples.
         value: That value.
         global_params: The parameters.
+        kept: What goes back to what clients kept then, where they keep something and it will be asked for.
     """
 
     round: int
     metric: str
     value: float
     global_params: Any
+    kept: Mapping[str, Any] | None = None
 
 
 class Loop:
@@ -108,7 +112,7 @@ class Loop:
         Raises:
             CheckpointError: The checkpoint is cut short or another run's.
         """
-        latest = None
+        latest, mark = None, None
         if self.checkpoints is not None:
             self.checkpoints.clean()
             latest = self.checkpoints.latest()
@@ -119,6 +123,13 @@ class Loop:
             self.watch.before = saved.info["seconds"]
             if saved.info["best"] is not None:
                 self.best = Best(**saved.info["best"], global_params=tree["best"])
+            mark = saved.info.get("kept")
+        if self.simulation.kept is not None:
+            try:
+                self.simulation.kept.restore(mark)
+                self.simulation.kept.hold(None if self.best is None else self.best.kept)
+            except DataError as error:
+                raise CheckpointError(str(error)) from None
         self.recomputed = self.records.restart(self.done)
 
     def run(self) -> None:
@@ -146,21 +157,28 @@ class Loop:
     def evaluate(self) -> dict[str, Evaluation]:
         """Evaluates the validation clients under the parameters of now, where that was not just done."""
         if not self.evaluations:
-            self.evaluations = {name: self.evaluated(self.state, name) for name in self.job.while_training()}
+            self.evaluations = self._evaluations(self.state)
         return self.evaluations
 
-    def evaluated(self, state: Any, name: str) -> Evaluation:
+    def evaluated(self, state: Any, kept: Kept | None, name: str) -> Evaluation:
         """All clients of a set, under the protocol that its name tells."""
         job = self.job
         if self._ahead.is_alive():
             self._ahead.join()
-        return evaluate(job.algorithm, state, job.evaluated[name], split=job.split_of(name), seed=job.seed)
+        clients, split = job.evaluated[name], job.split_of(name)
+        return evaluate(job.algorithm, state, clients, split=split, seed=job.seed, kept=kept)
 
-    def selected(self) -> tuple[int, Any]:
-        """The round whose parameters meet the test clients, and a state with them."""
+    def selected(self) -> tuple[int, Any, Kept | None]:
+        """The round whose parameters meet the test clients, a state with them, and what clients kept then."""
+        kept = self.simulation.kept
         if self.job.select == "best" and self.best is not None:
-            return self.best.round, self.state._replace(global_params=self.best.global_params)
-        return self.done, self.state
+            state = self.state._replace(global_params=self.best.global_params)
+            return self.best.round, state, kept and kept.at(self.best.kept)
+        return self.done, self.state, kept
+
+    def _evaluations(self, state: Any) -> dict[str, Evaluation]:
+        kept = self.simulation.kept
+        return {name: self.evaluated(state, kept, name) for name in self.job.while_training()}
 
     def _compile_evaluation(self) -> None:
         """Evaluates one client of each validation set for the program that it compiles, beside the first
@@ -170,8 +188,11 @@ class Loop:
         """
         job = self.job
         with suppress(Exception):
+            kept = self.simulation.kept
             for name in job.while_training():
                 clients, split = job.evaluated[name], job.split_of(name)
+                if kept is not None and kept.knows(clients.keys):
+                    continue  # what they keep is read by another program, and not while rounds change it
                 plan = plan_evaluation(clients.num_examples)
                 evaluate(job.algorithm, self.state, clients.take([0]), split=split, plan=plan)
 
@@ -211,7 +232,7 @@ class Loop:
         self._looked = time.monotonic()
 
     def _evaluate(self, number: int, state: Any) -> Evaluated:
-        evaluations = {name: self.evaluated(state, name) for name in self.job.while_training()}
+        evaluations = self._evaluations(state)
         for name, evaluation in evaluations.items():
             self.records.append(rows(number, *place(name), evaluation.summary()))
         seconds = self.watch.seconds()
@@ -221,7 +242,12 @@ class Loop:
             # The first clients decide which parameters are the best.
             metric, value = score(next(iter(evaluations.values())).over_examples())
             if self.best is None or math.isnan(self.best.value) or value < self.best.value:
-                self.best = Best(number, metric, value, state.global_params)
+                kept = self.simulation.kept
+                mark = None
+                if kept is not None and self.job.select == "best":
+                    mark = kept.commit(number)
+                    kept.hold(mark)
+                self.best = Best(number, metric, value, state.global_params, mark)
         training = {name: _value(*mean) for name, mean in self._since.items()}
         self._since = {}
         report = Evaluated(number, self.job.rounds, state, training, evaluations, seconds)
@@ -233,9 +259,17 @@ class Loop:
         self.records.commit()
         if self.checkpoints is None or not self.done:
             return
-        kept = self.best if self.job.select == "best" else None
-        best = None if kept is None else {k: v for k, v in kept._asdict().items() if k != "global_params"}
-        self.checkpoints.save(self.done, self._tree(), {"seconds": self.watch.seconds(), "best": best})
+        found = self.best if self.job.select == "best" else None
+        best = None if found is None else {k: v for k, v in found._asdict().items() if k != "global_params"}
+        info = {"seconds": self.watch.seconds(), "best": best}
+        kept = self.simulation.kept
+        if kept is not None:
+            info["kept"] = kept.commit(self.done)
+        self.checkpoints.save(self.done, self._tree(), info)
+        if kept is not None:
+            saved = [self.checkpoints.info(round) for round in self.checkpoints.rounds()]
+            marks = [x.get("kept") for x in saved] + [(x.get("best") or {}).get("kept") for x in saved]
+            kept.remove_all_but([mark for mark in marks if mark is not None])
 
     def _tree(self) -> dict[str, Any]:
         tree = {"state": self.state}

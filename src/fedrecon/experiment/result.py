@@ -8,6 +8,7 @@ from typing import Any
 from fedrecon.algorithm import Algorithm
 from fedrecon.evaluation import Evaluation
 from fedrecon.experiment.records import Records, place
+from fedrecon.federation.kept import Kept
 
 # What a person reads first; other metrics follow in their own order.
 FIRST = ("rmse", "accuracy", "perplexity", "loss")
@@ -36,6 +37,8 @@ class Result:
         recomputed: Recorded rounds that were computed again after that checkpoint.
         out: The run folder, if any.
         notes: What else a reader should know, by what it is.
+        kept: What the training clients kept after `selected_round`, for `evaluate`; None for a stateless
+            algorithm.
     """
 
     algorithm: Algorithm
@@ -55,6 +58,7 @@ class Result:
     recomputed: int
     out: Path | None
     notes: Mapping[str, str]
+    kept: Kept | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from fedrecon.experiment.records import METRICS, Records, place, rows
 from fedrecon.experiment.result import Result
 from fedrecon.federation.blocks import Plan
 from fedrecon.federation.clients import Clients
+from fedrecon.federation.kept import Kept
 from fedrecon.federation.sampling import Sampling, Uniform
 from fedrecon.simulation import Simulation
 
@@ -169,7 +170,12 @@ def run(
         stack.callback(watch.close)
         shown = stack.enter_context(progress or Progress())
         simulation = Simulation(
-            job.algorithm, job.clients, job.sampling, seed=job.seed, plan=_plan(folder, plan)
+            job.algorithm,
+            job.clients,
+            job.sampling,
+            seed=job.seed,
+            plan=_plan(folder, plan),
+            kept_in=None if folder is None else folder.path / folders.KEPT,
         )
         if folder is not None:
             _describe(folder, simulation.plan, job)
@@ -186,8 +192,8 @@ def run(
         if loop.resumed_from is not None or loop.recomputed:
             shown.note(_resumed(loop))
         loop.run()
-        selected_round, state = loop.selected()
-        evaluations = _final_evaluations(loop, selected_round, state)
+        selected_round, state, kept = loop.selected()
+        evaluations = _final_evaluations(loop, selected_round, state, kept)
         if folder is not None:
             figures = _write_figures(folder, loop.records, evaluations, title)
         result = Result(
@@ -212,6 +218,7 @@ def run(
             recomputed=loop.recomputed,
             out=None if folder is None else folder.path,
             notes=notes or {},
+            kept=kept,
         )
         if folder is not None and not _complete(folder, loop):
             folder.write(folders.SUMMARY, report.summary(result, title, figures))
@@ -219,12 +226,14 @@ def run(
     return result
 
 
-def _final_evaluations(loop: Loop, selected_round: int, state: Any) -> dict[str, Evaluation]:
+def _final_evaluations(
+    loop: Loop, selected_round: int, state: Any, kept: Kept | None
+) -> dict[str, Evaluation]:
     if loop.interrupted:
         return dict(loop.evaluations)
     evaluations = dict(loop.evaluate())
     for name in loop.job.at_the_end():
-        evaluations[name] = loop.evaluated(state, name)
+        evaluations[name] = loop.evaluated(state, kept, name)
         loop.records.append(rows(selected_round, *place(name), evaluations[name].summary()))
     loop.records.commit()
     return evaluations

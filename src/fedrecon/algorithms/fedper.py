@@ -1,0 +1,48 @@
+"""FedPer: the head is the client's own, and all layers are trained at once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optax
+
+from ..algorithm import Aggregator, Algorithm, WeightedMean, by_examples
+from ..model import Model
+from ..partitions import with_local
+from ..solver import Stage
+from ..stats import Mean
+from .fedsim import fedsim
+
+
+def fedper(
+    model: Model,
+    update: Stage,
+    reconstruct: Stage,
+    server_optimizer: optax.GradientTransformation,
+    head: tuple[str, ...] | None = None,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """`fedsim` with a local head: the base layers are averaged, the personalisation layers are kept.
+
+    Args:
+        model: Any model.
+        update: Changes base and head together.
+        reconstruct: Fits the head of who is served, on which the paper is silent.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        head: Paths of the head's leaves, as `part` in `with_local`; None for what the model has local.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep the head.
+
+    Raises:
+        ValueError: As `with_local`.
+
+    References:
+        Arivazhagan et al., Federated Learning with Personalization Layers, 2019.
+    """
+    view = with_local(model, head)
+    made = fedsim(view, update, reconstruct, server_optimizer, client_weight, aggregator)
+    return replace(made, name="fedper", hyperparameters={**made.hyperparameters, "head": head})

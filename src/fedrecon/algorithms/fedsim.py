@@ -1,0 +1,100 @@
+"""FedSim: clients keep their local parameters, and fit local and global ones at once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from .. import rows as by_rows
+from ..algorithm import (
+    Aggregator,
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    by_examples,
+    displacement,
+    kept_after,
+    server,
+    subkeys,
+    update_of,
+    with_usable_tables,
+)
+from ..data import Examples
+from ..model import Model, Params, on_both, on_local, path_of
+from ..solver import Stage
+from ..stats import Mean
+
+
+def fedsim(
+    model: Model,
+    update: Stage,
+    reconstruct: Stage,
+    server_optimizer: optax.GradientTransformation,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """Simultaneous updates: (g', l') = update((g, l); examples); a client sends g' - g and keeps l'.
+
+    Without local parameters it is `fedavg`.
+
+    Args:
+        model: A model with global and local parameters; `with_local` chooses others.
+        update: Changes global and local parameters together, on all examples.
+        reconstruct: Fits the local parameters of who is served, the global ones frozen.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep their local parameters, which start as the model's own do in their
+        first round. Who is served fits them to its support set: a client that was seen from what it kept,
+        an unseen one from a start.
+
+    References:
+        Pillutla et al., Federated Learning with Partial Model Personalization, ICML 2022, Algorithm 3.
+    """
+    model = with_usable_tables(model, update, joint=True)
+    init, server_update = server(model, server_optimizer, aggregator)
+
+    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+        (k_solve,) = subkeys(key, 1, first=3)
+        return reconstruct(on_local(model, broadcast.global_params), kept, support, k_solve, broadcast.round)[
+            0
+        ]
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        start = broadcast.global_params, kept
+        found = displacement(update, on_both(model), start, examples, key, broadcast.round)
+        (delta, change), rows, metrics = found
+        local = _moved(kept, change, _of("1", rows))
+        sent = update_of(delta, _of("0", rows), metrics, client_weight, local)
+        return sent, kept_after(sent, local, kept)
+
+    settings = {"update": update, "reconstruct": reconstruct, "server_optimizer": server_optimizer}
+    settings |= {"client_weight": client_weight, "aggregator": aggregator}
+    return Algorithm(
+        model,
+        model,
+        init,
+        model.init_local,
+        client_update,
+        server_update,
+        personalize,
+        "fedsim",
+        settings,
+    )
+
+
+def _of(part: str, rows: dict[str, Any]) -> dict[str, Any]:
+    """Of tables among `(global_params, local_params)` those of one of them."""
+    return {leaf.removeprefix(f"{part}/"): ids for leaf, ids in rows.items() if leaf.startswith(f"{part}/")}
+
+
+def _moved(params: Params, change: Params, rows: dict[str, Any]) -> Params:
+    def leaf(path: Any, x: Any, dx: Any) -> Any:
+        ids = rows.get(path_of(path))
+        return x + dx if ids is None else by_rows.add(x, ids, dx)
+
+    return jax.tree_util.tree_map_with_path(leaf, params, change)

@@ -1,0 +1,52 @@
+"""LG-FedAvg: the body is the client's own representation, and the head is shared."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optax
+
+from ..algorithm import Aggregator, Algorithm, WeightedMean, by_examples
+from ..model import Model
+from ..partitions import with_local
+from ..solver import Stage
+from ..stats import Mean
+from .fedsim import fedsim
+
+
+def lg_fedavg(
+    model: Model,
+    update: Stage,
+    reconstruct: Stage,
+    server_optimizer: optax.GradientTransformation,
+    body: tuple[str, ...] | None = None,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """`fedsim` with a local body: the head is averaged, the representation below it is kept.
+
+    The paper serves an unseen client by an ensemble of the other clients' bodies, which here never leave
+    them: it fits a body of its own to its support set instead.
+
+    Args:
+        model: Any model.
+        update: Changes body and head together.
+        reconstruct: Fits the body of who is served.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        body: Paths of the body's leaves, as `part` in `with_local`; None for what the model has local.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep the body.
+
+    Raises:
+        ValueError: As `with_local`.
+
+    References:
+        Liang et al., Think Locally, Act Globally: Federated Learning with Local and Global
+        Representations, 2020, Algorithm 1.
+    """
+    view = with_local(model, body)
+    made = fedsim(view, update, reconstruct, server_optimizer, client_weight, aggregator)
+    return replace(made, name="lg_fedavg", hyperparameters={**made.hyperparameters, "body": body})

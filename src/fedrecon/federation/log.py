@@ -1,0 +1,110 @@
+"""A file of records of one size that only grows, so that one can go back to any of its beginnings."""
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+_CHUNK = 2**24  # bytes that are held in memory where all of a file is gone through
+
+
+class Log:
+    """The first `count` records of a file.
+
+    What lies behind them, after a kill or `cut`, is left alone until the next records are added: whoever
+    only reads changes nothing.
+
+    Attributes:
+        path: The file; made when the first records are added.
+        dtype: Of a record: a structured type.
+        count: Records.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype, count: int = 0):
+        self.path, self.dtype, self.count = path, dtype, count
+        self._known = (0, 0)  # a number of records, and the checksum of those
+
+    def append(self, records: Any) -> None:
+        """Adds records, `[record]` of the log's type."""
+        with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
+            file.truncate(self.count * self.dtype.itemsize)
+            file.seek(0, os.SEEK_END)
+            file.write(_bytes(np.ascontiguousarray(records, self.dtype)))
+        self.count += len(records)
+
+    def read(self, numbers: Int[np.ndarray, "record"]) -> Any:
+        """The records of these numbers, in their order."""
+        found = np.empty(len(numbers), self.dtype)
+        if not len(numbers):
+            return found
+        # Not mapped: a system may map megabytes around every record into the process's memory.
+        with open(self.path, "rb", buffering=0) as file:
+            for number, place in zip(numbers.tolist(), _bytes(found), strict=True):
+                file.seek(number * self.dtype.itemsize)
+                file.readinto(place)
+        return found
+
+    def column(self, field: str) -> Any:
+        """A field of all records, `[record, ...]`."""
+        found = np.empty((self.count, *self.dtype[field].shape), self.dtype[field].base)
+        step = max(_CHUNK // self.dtype.itemsize, 1)
+        part = np.empty(min(step, self.count), self.dtype)
+        with open(self.path if self.count else os.devnull, "rb") as file:
+            for start in range(0, self.count, step):
+                some = part[: self.count - start]
+                file.readinto(_bytes(some))
+                found[start : start + len(some)] = some[field]
+        return found
+
+    def cut(self, count: int) -> None:
+        """Goes back to the first `count` records."""
+        self.count = count
+        if count < self._known[0]:
+            self._known = (0, 0)
+
+    def checksum(self) -> int:
+        """CRC-32 of the records. Reads those that were added since it was last asked for."""
+        done, value = self._known
+        size = self.dtype.itemsize
+        if done < self.count:
+            with open(self.path, "rb") as file:
+                file.seek(done * size)
+                left = (self.count - done) * size
+                while left:
+                    data = file.read(min(left, _CHUNK))
+                    if not data:
+                        raise OSError(f"{self.path} has fewer than {self.count:,} records of {size:,} bytes")
+                    value, left = zlib.crc32(data, value), left - len(data)
+        self._known = self.count, value
+        return value
+
+    def copied(self, path: Path, numbers: Int[np.ndarray, "record"]) -> "Log":
+        """A new log of some of the records, on the disk when this returns."""
+        temporary = Log(path.with_name(f".{path.name}.writing"), self.dtype)
+        temporary.path.unlink(missing_ok=True)
+        step = max(_CHUNK // self.dtype.itemsize, 1)
+        for start in range(0, max(len(numbers), 1), step):
+            temporary.append(self.read(numbers[start : start + step]))
+        temporary.sync()
+        os.replace(temporary.path, path)
+        return Log(path, self.dtype, temporary.count)
+
+    def sync(self) -> None:
+        """Waits until the records, and the file's name, are on the disk."""
+        if not self.path.exists():
+            return
+        with open(self.path, "r+b") as file:  # Windows syncs only what was opened for writing
+            os.fsync(file.fileno())
+        if os.name != "nt":  # it keeps names without being asked, and opens no folder
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def _bytes(records: Any) -> Any:
+    return records.view(np.uint8).reshape(len(records), records.dtype.itemsize)
