@@ -253,6 +253,36 @@ def test_rating_files_are_described_trained_on_and_evaluated(fedrecon, home):
     assert all(math.isfinite(x) for x in table["rmse"])
 
 
+def test_a_sweep_in_processes_is_interrupted_and_goes_on(process, fedrecon, home):
+    (home / "space.toml").write_text(
+        "model.factors = { low = 2, high = 5 }\nmodel.item_bias = [true, false]\n"
+    )
+    settings = ["--set", "training.rounds=2", "--set", "evaluation.every=1"]
+    arguments = ["sweep", "small.toml", "space.toml", *settings, "--out", "sweep"]
+    started = process(*arguments, "--trials", 1000, "--jobs", 2)
+    deadline = time.monotonic() + 240
+    while not (home / "sweep" / "best.toml").exists():
+        assert started.poll() is None, started.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    started.send_signal(signal.SIGINT)
+    shown, errors = started.communicate(timeout=120)
+    assert started.returncode == 130, errors
+    assert "Traceback" not in errors
+    kept = int(re.search(r"Interrupted; (\d+) trials are kept, the same command goes on\.", shown)[1])
+    assert kept >= 1
+    shown = fedrecon(*arguments, "--trials", kept + 1).stdout
+    assert f"small: {kept + 1} trials ({kept} there), RMSE on the validation clients, folder sweep" in shown
+    best = float(re.search(r"Best: trial \d+, RMSE (\S+)", shown)[1])
+    values = re.findall(r"^\| \d+ \| done \| (\S+)", (home / "sweep" / "sweep.md").read_text(), re.MULTILINE)
+    assert best == min(map(float, values))
+    assert len(values) == kept + 1
+    fedrecon("run", "sweep/best.toml", "--out", "best")
+    result = json.loads((home / "best" / "result.json").read_text())
+    assert f"{result['validation']['recon_eval']['examples']['rmse']:.4f}" == f"{best:.4f}"
+    assert "test" in result
+
+
 def test_ctrl_c_saves_and_resume_goes_on(process, home):
     arguments = ["run", "small.toml", "--set", "training.rounds=100000", "--out", "long"]
 
@@ -323,6 +353,9 @@ MISTAKES = [
     (["evaluate", "."], 1, ".: a run folder must have a config.toml, this has none"),
     (["plot", "."], 1, ".: a run folder must have a metrics.csv, this has none"),
     (["compare", "first", "."], 1, ".: a run folder must have a config.toml, this has none"),
+    (["sweep", "small.toml", "nowhere.toml"], 2, "nowhere.toml: the space cannot be read"),
+    (["sweep", "small.toml", "small.toml", "--jobs", "0"], 2, "--jobs must be at least 1, got 0"),
+    (["sweep", "small.toml", "small.toml"], 2, "small.toml: name must be a range such as { low = 0.1,"),
     (["report", "nowhere"], 1, "nowhere: a run folder must have a config.toml, this has none"),
     (["compare", "first", "--target", "0.9"], 2, "--target takes METRIC=VALUE, for instance rmse=0.93, got"),
     (["compare", "first", "--target", "auc=1"], 2, "no run recorded auc while training, only accuracy, mse"),

@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> int:
         return _train(config, out, options.started)
     if options.seeds < 2:
         raise SettingError(f"--seeds must be at least 2, got {options.seeds}")
-    _prepare_jax()
+    prepare_jax()
     from fedrecon.experiment.running import console
     from fedrecon.experiment.seeds import train_seeds
 
@@ -33,7 +33,7 @@ def resume(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluates a run's parameters."""
-    _prepare_jax()
+    prepare_jax()
     from fedrecon.experiment.evaluating import evaluate_run
     from fedrecon.experiment.running import console
 
@@ -71,6 +71,24 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def sweep(options: argparse.Namespace) -> int:
+    """Tunes an experiment."""
+    from fedrecon.experiment import space
+
+    config = configs.load(options.experiment, options.overrides, _above(options.data, options.seed))
+    for name in ("trials", "jobs"):
+        if getattr(options, name) < 1:
+            raise SettingError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    dimensions = space.load(options.space, config)
+    prepare_jax()
+    from fedrecon.experiment.running import console
+    from fedrecon.experiment.sweeping import sweep as run_sweep
+
+    out = Path(options.out) if options.out else Path("runs") / f"{config.name}-sweep"
+    chosen = (options.trials, options.jobs, options.metric, options.prune)
+    return 0 if run_sweep(config, dimensions, out, console(), *chosen) else 130
+
+
 def describe(options: argparse.Namespace) -> int:
     """Shows what is in a data file."""
     from fedrecon.experiment.describing import describe_data
@@ -88,7 +106,7 @@ def settings(options: argparse.Namespace) -> int:
 
 
 def _train(config: Config, out: Path, started: float) -> int:
-    _prepare_jax()
+    prepare_jax()
     from fedrecon.experiment.running import console, run_experiment, show
 
     screen = console()
@@ -128,7 +146,7 @@ def _fresh(parent: Path, name: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def _prepare_jax() -> None:
+def prepare_jax() -> None:
     """Keeps compiled programs on the disk, so that the next run compiles nothing again."""
     import os
 
