@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.experiment import config as configs
+from fedrecon.experiment.compiled import keep_compiled
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.files import RunError
 from fedrecon.experiment.settings import SettingError
@@ -19,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
         return _train(config, out, options.started)
     if options.seeds < 2:
         raise SettingError(f"--seeds must be at least 2, got {options.seeds}")
-    prepare_jax()
+    keep_compiled()
     from fedrecon.experiment.running import console
     from fedrecon.experiment.seeds import train_seeds
 
@@ -33,7 +34,7 @@ def resume(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluates a run's parameters."""
-    prepare_jax()
+    keep_compiled()
     from fedrecon.experiment.evaluating import evaluate_run
     from fedrecon.experiment.running import console
 
@@ -80,7 +81,7 @@ def sweep(options: argparse.Namespace) -> int:
         if getattr(options, name) < 1:
             raise SettingError(f"--{name} must be at least 1, got {getattr(options, name)}")
     dimensions = space.load(options.space, config)
-    prepare_jax()
+    keep_compiled()
     from fedrecon.experiment.running import console
     from fedrecon.experiment.sweeping import sweep as run_sweep
 
@@ -106,7 +107,7 @@ def settings(options: argparse.Namespace) -> int:
 
 
 def _train(config: Config, out: Path, started: float) -> int:
-    prepare_jax()
+    keep_compiled()
     from fedrecon.experiment.running import console, run_experiment, show
 
     screen = console()
@@ -144,17 +145,3 @@ def _fresh(parent: Path, name: str) -> Path:
     base = parent / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 100))]
     return next(path for path in candidates if not path.exists())
-
-
-def prepare_jax() -> None:
-    """Keeps compiled programs on the disk, so that the next run compiles nothing again."""
-    import os
-
-    import jax
-    import platformdirs
-
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = platformdirs.user_cache_path("fedrecon") / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

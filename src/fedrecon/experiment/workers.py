@@ -93,11 +93,11 @@ class Workers:
 def _work(boss: Connection) -> None:
     import signal
 
-    from fedrecon.experiment.commands import prepare_jax
+    from fedrecon.experiment.compiled import keep_compiled
     from fedrecon.experiment.config import resolve
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
-    prepare_jax()
+    keep_compiled()
 
     def watch(round: int, value: float) -> bool:
         boss.send((round, value))
