@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from .data import Examples
+from .linear import solve
 from .model import Objective, Params, check_loss
 from .solver import Metrics
 
@@ -62,32 +63,13 @@ class Newton:
         def iterate(flat: Any, _: Any) -> Any:
             gradient, metrics = jax.grad(total, has_aux=True)(flat)
             hessian = jax.hessian(lambda x: total(x)[0])(flat)
-            step = _solve(hessian + self.damping * jnp.eye(flat.size), -gradient)
+            step = solve(hessian + self.damping * jnp.eye(flat.size), -gradient)
             if self.iterations > 1:
                 step = step * _fraction(lambda x: total(x)[0], flat, step)
             return jnp.where(jnp.all(jnp.isfinite(step)), flat + step, flat), metrics
 
         solution, metrics = jax.lax.scan(iterate, start, length=self.iterations)
         return unravel(solution), {name: jax.tree.map(lambda x: x[0], mean) for name, mean in metrics.items()}
-
-
-# One client after the other: jaxlib's batched factorisations wait, on a thread of XLA's pool, for tasks in
-# that same pool, and two of them at once stop the process for good (jaxlib 0.10, CPU). Single ones do not,
-# and on a CPU they are as fast.
-_one_by_one: Any = jax.custom_batching.sequential_vmap
-
-
-def _solve(matrix: Any, right: Any) -> Any:
-    """Solves a positive semidefinite system; directions without curvature stay as they are."""
-    return _one_by_one(_solve_one)(matrix, right)
-
-
-def _solve_one(matrix: Any, right: Any) -> Any:
-    diagonal = jnp.diagonal(matrix)
-    # Relative to the largest entry, so small that it is lost in float32 unless the matrix is singular.
-    ridge = 1e-7 * jnp.max(diagonal) + jnp.where(jnp.max(diagonal) > 0, 0, 1)
-    factor = jax.scipy.linalg.cho_factor(matrix + ridge * jnp.eye(diagonal.size), lower=True)
-    return jax.scipy.linalg.cho_solve(factor, right)
 
 
 def _fraction(value: Any, flat: Any, step: Any) -> Any:

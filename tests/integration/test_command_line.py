@@ -19,8 +19,9 @@ import pyarrow.parquet
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from fedrecon.experiment import commands
+from fedrecon.experiment import commands, personalizing
 from fedrecon.experiment.cli import main
+from fedrecon.tasks.movielens.synthetic import synthetic
 
 SMALL = """
 name = "small"
@@ -62,7 +63,7 @@ def home(tmp_path_factory):
 def process(home, repository):
     """`process("run", …)` starts the command in a process of its own, as its user does."""
 
-    def start(*arguments):
+    def start(*arguments, program=("-m", "fedrecon")):
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
@@ -70,7 +71,7 @@ def process(home, repository):
             "XDG_CACHE_HOME": str(home / "cache"),
             "COLUMNS": "100",
         }
-        command = [sys.executable, "-m", "fedrecon", *map(str, arguments)]
+        command = [sys.executable, *program, *map(str, arguments)]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=home)
 
@@ -189,6 +190,53 @@ def test_a_run_is_evaluated_again(run, fedrecon):
     assert (folder / "clients-test.parquet").read_bytes() == before
 
 
+KILLED = """
+import os, signal
+from pathlib import Path
+from fedrecon.experiment import commands, parts, personalizing
+from fedrecon.experiment.running import console
+
+written = []
+
+def write(path, content):
+    whole(path, content)
+    written.append(path)
+    if len(written) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+whole, parts.write_atomically = parts.write_atomically, write
+arguments = Path("first"), commands._saved("first"), "clients.arrow", Path("killed.parquet"), console()
+personalizing.PER_PART = 8
+personalizing.personalize_run(*arguments, personalizing.Wanted())
+"""
+
+
+def test_a_killed_inference_goes_on_to_the_same_file(run, fedrecon, process, home, monkeypatch):
+    clients, _ = synthetic(50, 40, seed=3)
+    clients.write(home / "clients.arrow")
+    killed = process("-c", KILLED, program=[])
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (home / "killed.parquet").exists()
+    (folder,) = home.glob(".killed*")
+    there = len(list(folder.glob("0*.parquet")))
+    assert 2 <= there < 7
+
+    monkeypatch.setattr(personalizing, "PER_PART", 8)
+    asked = ("personalize", "first", "--data", "clients.arrow", "--out")
+    shown = fedrecon(*asked, "killed.parquet").stdout
+    assert "small: parameters after round 6; 50 clients" in shown
+    assert f"{there} of 7 parts are there already" in shown
+    fedrecon(*asked, "whole.parquet")
+    assert (home / "killed.parquet").read_bytes() == (home / "whole.parquet").read_bytes()
+    table = pyarrow.parquet.read_table(home / "killed.parquet")
+    assert table["client"].to_pylist() == list(range(50))
+    assert table.schema.field("user/factors").type.list_size == 4
+    assert "7 of 7 parts are there already" in fedrecon(*asked, "killed.parquet").stdout
+    other = fedrecon(*asked, "killed.parquet", "--top", 3, check=False)
+    assert "belongs to another request: wanted.top is None there and 3 here" in other.stderr
+
+
 def test_runs_are_drawn_together(run, fedrecon, home):
     folder, _ = run
     fedrecon("run", "small.toml", "--set", "name=other", "--seed", 1, "--out", "other")
@@ -248,6 +296,18 @@ def test_rating_files_are_described_trained_on_and_evaluated(fedrecon, home):
     shown = fedrecon("evaluate", "films", "--data", other).stdout
     left = sum(int(line.split("::")[1]) > 400 for line in other.read_text().splitlines())
     assert f"other data: 7 clients; {left} examples left out, of items unknown to the run" in shown
+    asked = ("personalize", "films", "--data", other, "--out", "top.parquet")
+    shown = fedrecon(*asked, "--top", 3).stdout
+    assert f"{left} examples left out, of items unknown to the run" in shown
+    best = pyarrow.parquet.read_table(home / "top.parquet").to_pydict()
+    assert best["client"] == list(range(500, 507))
+    rated = {tuple(map(int, line.split("::")[:2])) for line in other.read_text().splitlines()}
+    assert all(
+        len(items) == 3 and set(items) <= set(range(10, 401, 10)) and not {(user, i) for i in items} & rated
+        for user, items in zip(best["client"], best["item"], strict=True)
+    )
+    wrong = fedrecon(*asked, "--top", 41, check=False)
+    assert "--top must be from 1 to the 40 items, got 41" in wrong.stderr
     table = pyarrow.parquet.read_table(home / "films" / "clients-other.parquet").to_pydict()
     assert len(table["client"]) == 7
     assert all(math.isfinite(x) for x in table["rmse"])

@@ -9,7 +9,7 @@ import pytest
 from fedrecon.evaluation import Evaluation
 from fedrecon.experiment import report
 from fedrecon.experiment.describing import page
-from fedrecon.experiment.evaluating import matched
+from fedrecon.experiment.matching import Matching
 from fedrecon.experiment.records import Records, Row
 from fedrecon.experiment.seeds import statistics
 from fedrecon.federation.clients import Clients
@@ -138,12 +138,12 @@ def test_ids_are_matched_by_what_they_stand_for():
         {"item": [0, 1, 2, 1], "rating": [1.0, 2.0, 3.0, 4.0]},
         {"item": np.array([30, 10, 20])},
     )
-    found, unknown = matched(other, {"item": [10, 20, 40]})
+    found, unknown = Matching(other.vocabularies, {"item": [10, 20, 40]})(other)
     assert unknown == 1
     assert found.vocabularies["item"].tolist() == [10, 20, 40]
     assert {name: x.tolist() for name, x in found["ann"].items()} == {"item": [0, 1], "rating": [2.0, 3.0]}
     assert found["bob"]["item"].tolist() == [0]
-    nothing, unknown = matched(other, {"item": [99]})
+    nothing, unknown = Matching(other.vocabularies, {"item": [99]})(other)
     assert (unknown, nothing.num_examples.tolist()) == (4, [0, 0])
 
 

@@ -13,7 +13,7 @@ import pytest
 # know each other.
 LAYERS = (
     ("errors",),
-    ("stats", "compilation"),
+    ("stats", "compilation", "linear"),
     ("model", "data"),
     ("rows", "steps", "optimizers", "folding", "pooling"),
     ("solver", "partitions", "lookups"),
@@ -21,7 +21,7 @@ LAYERS = (
     ("algorithm",),
     ("algorithms", "privacy", "federation", "adapters"),
     ("checks",),
-    ("tasks", "deployment", "ondevice", "simulation", "evaluation"),
+    ("tasks", "deployment", "ondevice", "simulation", "evaluation", "personalization"),
     ("experiment",),
     ("__main__",),
 )

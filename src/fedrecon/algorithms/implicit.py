@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ..data import Examples
+from ..linear import solve
 from ..model import Objective, Params
-from ..newton import _solve
 from ..solver import Metrics, Stage
 
 
@@ -59,7 +59,7 @@ def _forward(x: Any, hessian: Any, gradient: Any) -> tuple[Any, Any]:
 
 
 def _backward(hessian: Any, cotangent: Any) -> tuple[Any, Any, Any]:
-    return jnp.zeros_like(cotangent), jnp.zeros_like(hessian), -_solve(hessian, cotangent)
+    return jnp.zeros_like(cotangent), jnp.zeros_like(hessian), -solve(hessian, cotangent)
 
 
 _optimum.defvjp(_forward, _backward)

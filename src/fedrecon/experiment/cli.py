@@ -44,6 +44,17 @@ clients are evaluated; there, items are matched by their ids and ratings of item
 are left out, and counted.
 """
 
+PERSONALIZE = """\
+Personalises every client of some data with a run's parameters, all of a client's examples being its support
+set, and writes a Parquet file with a row for each: its id, and its local parameters or, with --top, the items
+with the highest scores that it has not rated yet. Ids are those of the data.
+
+  fedrecon personalize runs/mine --data clients.arrow --out users.parquet
+  fedrecon personalize runs/mine --data ratings.csv --out recommended.parquet --top 20
+
+Killed and started again, it goes on where it was.
+"""
+
 
 COMPARE = """\
 Puts runs side by side: prints tables of quality, cost and paired differences, and writes them as Markdown,
@@ -131,6 +142,15 @@ def parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", "evaluate a run's parameters", EVALUATE)
     evaluate.add_argument("run", metavar="RUN", help="its folder")
     evaluate.add_argument("--data", metavar="PATH", help="where the data are, or other data")
+    personalize = command("personalize", "reconstruct every client, or recommend to it", PERSONALIZE)
+    personalize.add_argument("run", metavar="RUN", help="its folder")
+    personalize.add_argument(
+        "--data", required=True, metavar="CLIENTS", help="a client file, or what the run's task reads"
+    )
+    personalize.add_argument("--out", required=True, metavar="FILE", help="the Parquet file")
+    personalize.add_argument("--top", type=int, metavar="K", help="recommend so many items to each client")
+    personalize.add_argument("--seen", action="store_true", help="also items that the client has rated")
+    personalize.add_argument("--field", metavar="NAME", help="the field of the items, where it is not clear")
     plot = command("plot", "draw runs, several in one figure to compare them")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     plot.add_argument(

@@ -42,6 +42,18 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+def personalize(options: argparse.Namespace) -> int:
+    """Reconstructs every client, or recommends to it."""
+    _prepare_jax()
+    from fedrecon.experiment.personalizing import Wanted, personalize_run
+    from fedrecon.experiment.running import console
+
+    wanted = Wanted(options.top, options.field, options.seen)
+    config, data = _saved(options.run), str(_place(options.data))
+    personalize_run(Path(options.run), config, data, Path(options.out), console(), wanted)
+    return 0
+
+
 def plot(options: argparse.Namespace) -> int:
     """Draws runs."""
     from fedrecon.experiment.comparing import plot_runs

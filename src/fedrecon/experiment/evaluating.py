@@ -1,13 +1,11 @@
 """Evaluating the parameters of a run again, on its own data or on others."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich.console import Console
 
 from fedrecon.evaluation import Evaluation, evaluate
@@ -16,15 +14,14 @@ from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.checkpoint import Checkpoints
 from fedrecon.experiment.config import Config, override, task_module
 from fedrecon.experiment.files import RunError
-from fedrecon.experiment.folder import CHECKPOINTS, FINGERPRINT, KEPT, PLAN, VOCABULARIES
+from fedrecon.experiment.folder import CHECKPOINTS, FINGERPRINT, KEPT, VOCABULARIES
 from fedrecon.experiment.job import Job, digest
+from fedrecon.experiment.matching import Matching
 from fedrecon.experiment.result import by_protocol
 from fedrecon.experiment.running import rich_table
 from fedrecon.experiment.settings import SettingError
-from fedrecon.federation.blocks import Plan
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
-from fedrecon.simulation import Simulation
 
 
 def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -> dict[str, Evaluation]:
@@ -46,16 +43,16 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     if {name: digest(x) for name, x in task.sets().items()} != saved:
         if data is None:
             raise RunError(f"{run}: its data are no longer what they were; give data with --data PATH")
-        other = _everyone(moved)
+        other = everyone(moved)
         task = task_of(config)
     job = job_of(config, task)
-    round, state, kept = _restored(run, job)
+    round, state, kept = restored(run, job)
     screen.print(f"{config.name}: parameters after round {round}")
     if other is None:
         sets = {name: x for name, x in task.sets().items() if name != "train"}
     else:
         known = json.loads((run / VOCABULARIES).read_text(encoding="utf-8"))
-        other, unknown = matched(other, known)
+        other, unknown = Matching(other.vocabularies, known)(other)
         other = config.algorithm.prepare_unseen(other)
         sets = {"other": other.select(*task.train.fields)}
         left = f"{unknown:,} examples left out, of items unknown to the run"
@@ -73,27 +70,13 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     return evaluations
 
 
-def matched(clients: Clients, known: Mapping[str, list[Any]]) -> tuple[Clients, int]:
-    """Clients with the dense ids of other vocabularies, and the number of examples that have none."""
-    columns = {name: np.asarray(clients.column(name)) for name in clients.fields}
-    keep = np.ones(int(clients.num_examples.sum()), bool)
-    for name, ids in known.items():
-        place = {identity: i for i, identity in enumerate(ids)}
-        dense = np.array([place.get(x, -1) for x in np.asarray(clients.vocabularies[name]).tolist()] or [-1])
-        columns[name] = dense[columns[name]]
-        keep &= columns[name] >= 0
-    owner = np.repeat(np.arange(len(clients)), clients.num_examples)[keep]
-    counts = np.bincount(owner, minlength=len(clients))
-    made = Clients.from_columns(
-        clients.ids,
-        np.concatenate([[0], np.cumsum(counts)]),
-        {name: column[keep] for name, column in columns.items()},
-        {name: np.asarray(ids) for name, ids in known.items()},
-    )
-    return made, int((~keep).sum())
+def everyone(config: Config) -> Clients:
+    """All clients of a task's data.
 
-
-def _everyone(config: Config) -> Clients:
+    Raises:
+        SettingError: The task has no data but its own.
+        DataError: They cannot be read.
+    """
     module = task_module(config.task)
     if not hasattr(module, "everyone"):
         raise SettingError(f"--data: task {config.task} can be evaluated on its own data only")
@@ -101,21 +84,21 @@ def _everyone(config: Config) -> Clients:
     return clients
 
 
-def _restored(run: Path, job: Job) -> tuple[int, Any, Kept | None]:
-    """The round and the state of the parameters that a run ends with, so far, and what clients keep."""
+def restored(run: Path, job: Job) -> tuple[int, Any, Kept | None]:
+    """The round and the state of the parameters that a run ends with, so far, and what clients keep.
+
+    Raises:
+        RunError: The run has no checkpoint, or a broken one.
+    """
     checkpoints = Checkpoints(run / CHECKPOINTS)
     latest = checkpoints.latest()
     if latest is None:
         raise RunError(f"{run}: a run must have a checkpoint to be evaluated, this one has none")
-    plan = Plan.from_json((run / PLAN).read_text(encoding="utf-8"))
-    simulation = Simulation(
-        job.algorithm, job.clients, job.sampling, seed=job.seed, plan=plan, kept_in=run / KEPT
-    )
-    like = simulation.init(job.initial_global_params)
+    like = jax.jit(job.algorithm.init)(jax.random.key(0))
     best = {"best": like.global_params} if job.select == "best" else {}
     saved = checkpoints.restore(latest, {"state": like, **best})
     tree = jax.tree.map(jnp.asarray, saved.tree)
-    found, kept = saved.info["best"], simulation.kept
+    found, kept = saved.info["best"], Kept.of(job.algorithm, job.clients, run / KEPT)
     if kept is not None:
         kept.restore(saved.info["kept"] if found is None else found["kept"])
     if found is None:

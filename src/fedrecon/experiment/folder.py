@@ -42,7 +42,7 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(path)
+            self._lock = locked(path)
         except OSError as error:
             raise RunError(f"{path}: the run folder cannot be written: {error.strerror}") from None
         try:
@@ -110,7 +110,12 @@ def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> No
             raise RunError(f"{path}: this run folder belongs to another configuration: {difference}")
 
 
-def _locked(path: Path) -> IO:
+def locked(path: Path, what: str = "run folder") -> IO:
+    """A file of a folder that no other process can lock until it is closed.
+
+    Raises:
+        RunError: Another process has locked it.
+    """
     file = open(path / LOCK, "a")  # noqa: SIM115 - held until the run ends
     try:
         import fcntl
@@ -120,5 +125,5 @@ def _locked(path: Path) -> IO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise RunError(f"{path}: another process is using this run folder") from None
+        raise RunError(f"{path}: another process is using this {what}") from None
     return file

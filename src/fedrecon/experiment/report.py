@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon.experiment.arrow import column
 from fedrecon.experiment.records import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
 from fedrecon.experiment.result import FIRST, Result
 from fedrecon.experiment.tables import markdown
@@ -128,14 +129,6 @@ def write_clients(path: Path, evaluation: Any) -> None:
     import pyarrow.parquet
 
     from fedrecon.experiment.files import write_atomically
-
-    def column(values: Any) -> Any:
-        values = np.ascontiguousarray(values)
-        if values.dtype == object:
-            return pyarrow.array(values.tolist())
-        # Where pandas is installed, pyarrow.array loads it first: half a second.
-        kind = pyarrow.from_numpy_dtype(values.dtype)
-        return pyarrow.Array.from_buffers(kind, len(values), [None, pyarrow.py_buffer(values)])
 
     buffer = io.BytesIO()
     table = pyarrow.table({name: column(values) for name, values in evaluation.table().items()})

@@ -1,5 +1,6 @@
 """A cohort's examples as the arrays that a compiled round takes."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -49,8 +50,12 @@ class Layout:
         self.groups = groups(model.tables)
         self.sizes = {g.name: num_rows(global_params, g) for g in self.groups}
         self._check_fields()
+
+    @functools.cached_property
+    def positional(self) -> tuple[str, ...]:
+        """See the class."""
         single = [g.fields[0] for g in self.groups if len(g.fields) == 1]
-        self.positional = tuple(f for f in single if clients.distinct(f))
+        return tuple(f for f in single if self.clients.distinct(f))
 
     def batch(
         self,

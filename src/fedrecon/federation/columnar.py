@@ -13,6 +13,7 @@ from ..errors import DataError
 Parts = tuple[Any, Any, dict[str, np.ndarray], dict[str, np.ndarray]]  # ids, offsets, columns, vocabularies
 
 _FORMAT = "fedrecon-clients-1"
+_MAGIC = b"ARROW1"
 
 
 def from_rows(frame: Any, client: str) -> Parts:
@@ -126,6 +127,15 @@ def write_clients(
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def is_client_file(path: Any) -> bool:
+    """Whether a file looks like one that `write_clients` made."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 def open_clients(path: Any) -> tuple[Any, ...]:

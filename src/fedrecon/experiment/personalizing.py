@@ -1,0 +1,185 @@
+"""Inference with the parameters of a run: every client's local parameters or recommendations, in a file."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from fedrecon.experiment.arrow import column, ragged
+from fedrecon.experiment.assemble import job_of, task_of
+from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.evaluating import everyone, restored
+from fedrecon.experiment.folder import FINGERPRINT, VOCABULARIES
+from fedrecon.experiment.job import digest
+from fedrecon.experiment.matching import Matching
+from fedrecon.experiment.parts import Parts
+from fedrecon.experiment.progress import duration
+from fedrecon.experiment.settings import SettingError
+from fedrecon.federation.clients import Clients
+from fedrecon.federation.columnar import is_client_file
+from fedrecon.personalization import Personalization, TopK
+
+PER_PART = 8192  # clients: what a kill loses per thread, and what is in memory at a time
+MOST_THREADS = 8
+_EVERY = 5.0  # seconds between two lines where there is no terminal
+
+
+class Wanted(NamedTuple):
+    """What is written of each client.
+
+    Attributes:
+        top: So many recommended items; None for the local parameters.
+        field: The field that names items; None for the only one that has original ids.
+        seen: Whether a client's own items may be recommended.
+    """
+
+    top: int | None = None
+    field: str | None = None
+    seen: bool = False
+
+
+def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Console, wanted: Wanted) -> None:
+    """Personalises all clients of some data with a run's last (or best) parameters, and writes a Parquet file.
+
+    Killed and started again, it goes on where it was, and ends with the same file.
+
+    Args:
+        run: The run's folder.
+        config: Its configuration.
+        data: The clients: a client file, or what the task reads.
+        out: The file: a row for each client, in the order of the data.
+        screen: Where progress is shown.
+        wanted: What is written.
+
+    Raises:
+        ValueError: The run has no checkpoint, the data cannot be used, or `out` holds something else.
+    """
+    begun = time.monotonic()
+    task = task_of(config)
+    job = job_of(config, task)
+    round, state = restored(run, job)
+    vocabularies = run / VOCABULARIES
+    known = json.loads(vocabularies.read_text(encoding="utf-8")) if vocabularies.exists() else {}
+    clients = _clients_of(config, data).select(*task.train.fields)
+    matching, top = Matching(clients.vocabularies, known), _top(wanted, known)
+    if top is None and not jax.tree.leaves(
+        jax.eval_shape(job.algorithm.personal_model.init_local, state.global_params, jax.random.key(0))
+    ):
+        raise SettingError("the run's model has no local parameters to write; --top K writes recommendations")
+    personalization = Personalization(job.algorithm, state, clients.num_examples, seed=job.seed, top=top)
+    screen.print(f"{config.name}: parameters after round {round}; {len(clients):,} clients")
+    request = {
+        "run": json.loads((run / FINGERPRINT).read_text(encoding="utf-8")),
+        "round": round,
+        "data": digest(clients),
+        "wanted": {name: value for name, value in wanted._asdict().items() if value is not None},
+        "clients_per_part": PER_PART,
+    }
+    unknown, total = 0, len(clients)
+
+    def part(number: int) -> Any:
+        nonlocal unknown
+        some = clients.take(np.arange(number * PER_PART, min((number + 1) * PER_PART, total)))
+        matched, left_out = matching(some)
+        unknown += left_out
+        return _table(matched, personalization(matched), top, known)
+
+    with Parts(out, request, max(1, -(-total // PER_PART))) as parts:
+        missing = parts.missing()
+        if len(missing) < parts.count:
+            screen.print(f"{parts.count - len(missing)} of {parts.count} parts are there already")
+        left, started = _size(missing, total), time.monotonic()
+        with _progress(screen, total, total - left) as shown:
+            for number in parts.make(part, _threads()):
+                shown(_size([number], total))
+        seconds = time.monotonic() - started
+    if unknown:
+        screen.print(f"{unknown:,} examples left out, of items unknown to the run")
+    if left:
+        speed = f"{left:,} clients in {seconds:.1f} s, {left / seconds:,.0f} per second"
+        screen.print(f"{speed}, compilation included; {started - begun:.1f} s to start")
+    screen.print(f"Clients: {out}")
+
+
+def _clients_of(config: Config, data: str) -> Clients:
+    if is_client_file(data):
+        return Clients.open(data)
+    return everyone(override(config, {"data": {"path": data}}))
+
+
+def _top(wanted: Wanted, known: dict[str, Any]) -> TopK | None:
+    if wanted.top is None:
+        return None
+    field = wanted.field
+    if field is None:
+        if len(known) != 1:
+            raise SettingError(
+                f"--field must name the field of the items: the run knows original ids of {sorted(known)}"
+            )
+        (field,) = known
+    if field not in known:
+        raise SettingError(
+            f"--field must be one of {sorted(known)}, of which the run knows ids, got {field!r}"
+        )
+    try:
+        return TopK(wanted.top, field, len(known[field]), wanted.seen)
+    except ValueError as error:
+        raise SettingError(f"--{error}") from None
+
+
+def _table(clients: Clients, found: dict[str, np.ndarray], top: TopK | None, known: dict[str, Any]) -> Any:
+    import pyarrow as pa
+
+    columns = {"client": column(clients.ids)}
+    if top is None:
+        return pa.table(columns | {name: column(values) for name, values in found.items()})
+    there = found["score"] > -np.inf
+    ids = np.asarray(known[top.field])
+    ids = ids.astype(object) if ids.dtype.kind == "U" else ids
+    counts = there.sum(axis=1)
+    columns[top.field] = ragged(ids[found[top.field][there]], counts)
+    columns["score"] = ragged(found["score"][there], counts)
+    return pa.table(columns)
+
+
+def _threads() -> int:
+    """Threads that lay out clients and wait for the device: on a CPU each keeps a core busy."""
+    if jax.default_backend() != "cpu":
+        return 2
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST_THREADS)
+
+
+def _size(numbers: list[int], total: int) -> int:
+    return sum(min(PER_PART, total - number * PER_PART) for number in numbers)
+
+
+@contextmanager
+def _progress(screen: Console, total: int, done: int) -> Iterator[Any]:
+    """A function that is told of so many more clients: a bar on a terminal, lines elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if screen.is_terminal:
+        shown = (TextColumn("clients"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*shown, console=screen, transient=True) as bar:
+            task = bar.add_task("", total=total, completed=done)
+            yield lambda more: bar.advance(task, more)
+        return
+    begun, last, first = time.monotonic(), time.monotonic(), done
+
+    def tell(more: int) -> None:
+        nonlocal done, last
+        done, now = done + more, time.monotonic()
+        if now - last > _EVERY and done < total:
+            speed, last = (done - first) / (now - begun), now
+            left = duration((total - done) / speed)
+            screen.print(f"{done:,} of {total:,} clients  {speed:,.0f} per second  {left} left")
+
+    yield tell

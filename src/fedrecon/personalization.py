@@ -1,0 +1,206 @@
+"""Inference: the local parameters of any number of clients, and what is recommended with them."""
+
+import functools
+import itertools
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from .algorithm import Algorithm, Broadcast, ServerState
+from .compilation import engine_options
+from .errors import did_you_mean
+from .federation.batches import Batch, Layout, examples_of, key_of
+from .federation.blocks import Slot
+from .federation.clients import Clients
+from .federation.hashing import round_keys
+from .model import leaves_of
+
+_EVALUATION = 4  # purpose of draws: a client gets what it gets when it is evaluated
+# Clients from which on so many shapes of blocks are worth their compilation.
+_SHAPES = ((0, 1), (5_000, 2), (50_000, 4))
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The items with the highest scores under each client's local parameters.
+
+    Attributes:
+        count: How many, at least 1.
+        field: The field that names items; the model's `predict` gets all of them at once, in this field.
+        items: How many items there are: the field's numbers are below it.
+        seen: Whether a client's own items may be among them.
+    """
+
+    count: int
+    field: str
+    items: int
+    seen: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= self.items:
+            raise ValueError(f"top must be from 1 to the {self.items:,} items, got {self.count}")
+
+
+class Personalization:
+    """Personalises clients with all of their examples as support set.
+
+    The clients are laid out in blocks of one of a few lengths, each of which is compiled when it is first
+    met. A client's numbers do not depend on its block, up to rounding, and are the same to the bit where the
+    same clients are asked for together. Calls may come from several threads.
+
+    Args:
+        algorithm: Whose `personalize` is used.
+        state: The server's; its round drives schedules and adaptive epochs.
+        num_examples: Examples of all clients that will be asked for, or of many like them.
+        seed: Of what clients draw.
+        top: What to recommend; None returns the local parameters themselves.
+        clients_per_block: Clients side by side; by default 64 on a CPU and 1,024 elsewhere.
+
+    Raises:
+        ValueError: Items are to be recommended and the model has no `predict`.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        state: ServerState,
+        num_examples: Int[np.ndarray, "client"],
+        *,
+        seed: int = 0,
+        top: TopK | None = None,
+        clients_per_block: int | None = None,
+    ):
+        if top is not None and algorithm.personal_model.predict is None:
+            raise ValueError("items can be recommended where a model has `predict`, this model has None")
+        self._algorithm, self._state, self._seed, self._top = algorithm, state, seed, top
+        self._width = clients_per_block or (64 if jax.default_backend() == "cpu" else 1024)
+        self.lengths = block_lengths(num_examples)
+        self._compiling = {length: Lock() for length in self.lengths}
+        self._compiled: set[int] = set()
+
+    def __call__(self, clients: Clients) -> dict[str, np.ndarray]:
+        """The local parameters of some clients, or the items recommended to them.
+
+        Args:
+            clients: At most so many that their examples and results fit in memory several times over.
+
+        Returns:
+            Each leaf by its path, `[client, ...]`; or `top.field`, the numbers of the items, best first,
+            and `"score"`, both `[client, count]`, where a score of -inf says that there is no such item.
+
+        Raises:
+            ValueError: A client has more examples than any of `num_examples`, or a field does not fit the
+                model.
+        """
+        layout = Layout(self._algorithm.personal_model, clients, self._state.global_params)
+        keys = round_keys(self._seed, _EVALUATION, 0, clients.keys)
+        found = []
+        for length, positions in self._blocks(clients.num_examples):
+            slot = Slot(1, self._width, length)
+            batch = layout.batch(slot, positions, keys[positions], by_rows=False)
+            found.append((positions, self._run(length, batch)))
+        return _in_order(found, len(clients))
+
+    def _blocks(self, lengths: Int[np.ndarray, "client"]) -> Any:
+        """Cuts clients into blocks: the length and the clients' positions of each."""
+        if lengths.max(initial=0) > self.lengths[-1]:
+            raise ValueError(
+                f"blocks are laid out for at most {self.lengths[-1]} examples per client, got {lengths.max()}"
+            )
+        order = np.argsort(lengths, kind="stable")
+        ends = np.searchsorted(lengths[order], self.lengths, side="right")
+        for length, start, end in zip(self.lengths, [0, *ends[:-1]], ends, strict=True):
+            for first in range(start, end, self._width):
+                yield length, order[first : min(first + self._width, end)]
+
+    def _run(self, length: int, batch: Batch) -> Any:
+        run = functools.partial(_program(), self._algorithm, self._top, length)
+        args = (self._state.global_params, self._state.round, batch)
+        if length in self._compiled:
+            return run(*args)
+        with self._compiling[length]:  # else two threads would compile the same program
+            result = run(*args)
+            self._compiled.add(length)
+        return result
+
+
+def block_lengths(num_examples: Int[np.ndarray, "client"]) -> list[int]:
+    """Lengths that clients are padded to, ascending, chosen so that few places stay empty."""
+    longest = _rounded(num_examples.max(initial=1))
+    if not len(num_examples):
+        return [longest]
+    most = max(shapes for clients, shapes in _SHAPES if len(num_examples) >= clients)
+    shares = [*(np.arange(1, 20) / 20), 0.98, 0.99]
+    known = sorted({_rounded(x) for x in np.quantile(num_examples, shares)} - {longest})
+    below = np.cumsum(np.bincount(-(-np.maximum(num_examples, 1) // 10)))  # of at most ten times the index
+
+    def places(lengths: tuple[int, ...]) -> int:
+        upto = [0, *(int(below[length // 10]) for length in lengths)]
+        return sum(length * (b - a) for length, a, b in zip(lengths, upto[:-1], upto[1:], strict=True))
+
+    cuts = itertools.combinations(known, min(most - 1, len(known)))
+    choices: list[tuple[int, ...]] = [(*lengths, longest) for lengths in cuts]
+    return list(min(choices, key=places))
+
+
+def _rounded(length: Any) -> int:
+    return -(-max(int(np.ceil(length)), 1) // 10) * 10
+
+
+@functools.cache
+def _program() -> Any:
+    """`_personalize_block`, compiled; not before it is used, since that is when devices are looked for."""
+    return jax.jit(_personalize_block, static_argnums=(0, 1, 2), compiler_options=engine_options())
+
+
+def _personalize_block(
+    algorithm: Algorithm, top: TopK | None, length: int, global_params: Any, round: Any, block: Batch
+) -> dict[str, Any]:
+    def client(batch: Batch) -> dict[str, Any]:
+        examples = examples_of(batch.data, batch.count, length)
+        broadcast = Broadcast(global_params, round)
+        local = algorithm.personalize(broadcast, batch.kept, examples, key_of(batch.key))
+        if top is None:
+            return leaves_of(local)
+        scores = _scores(algorithm, top, global_params, local)
+        if not top.seen:
+            own = jnp.where(examples.mask, examples.data[top.field], top.items)
+            scores = scores.at[own].set(-jnp.inf, mode="drop")
+        best, items = jax.lax.top_k(scores, top.count)
+        return {top.field: items, "score": best}
+
+    return jax.vmap(client)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
+
+
+def _scores(algorithm: Algorithm, top: TopK, global_params: Any, local: Any) -> Any:
+    features = {top.field: jnp.arange(top.items)}
+    predict: Any = algorithm.personal_model.predict
+    try:
+        scores = predict(global_params, local, features)
+    except KeyError as error:
+        missing = error.args[0]
+        raise ValueError(
+            f"items are scored by the field {top.field!r} alone, but the model's predict looks up {missing!r}"
+            f"{did_you_mean(str(missing), features)}"
+        ) from error
+    if jnp.shape(scores) != (top.items,):
+        raise ValueError(
+            f"predict must return a score for each of the {top.items:,} items, got the shape {jnp.shape(scores)}"
+        )
+    return scores
+
+
+def _in_order(found: list[tuple[Any, Any]], num_clients: int) -> dict[str, np.ndarray]:
+    joined: dict[str, np.ndarray] = {}
+    for positions, values in found:
+        for name, x in values.items():
+            x = np.asarray(x)
+            if name not in joined:
+                joined[name] = np.zeros((num_clients, *x.shape[1:]), x.dtype)
+            joined[name][positions] = x[: len(positions)]
+    return joined

@@ -1,0 +1,153 @@
+"""Inference: local parameters and recommendations of many clients."""
+
+import jax
+import numpy as np
+import pytest
+
+from fedrecon import Clients, Model, Newton, fedavg, fedrecon, finetuning
+from fedrecon.evaluation import evaluate
+from fedrecon.data import NoSplit
+from fedrecon.personalization import Personalization, TopK, block_lengths
+from fedrecon.tasks.movielens.model import matrix_factorization
+from tests.small import rating_model, sgd, solver
+
+ITEMS, FACTORS = 30, 4
+
+
+def ratings(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return Clients.from_arrays(
+        {
+            i: {
+                "item": rng.choice(ITEMS, n, replace=False).astype(np.int32),
+                "rating": rng.integers(1, 6, n).astype(np.float32),
+            }
+            for i, n in enumerate(lengths)
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = matrix_factorization(ITEMS, FACTORS, init="normal", init_scale=0.7, user_penalty=0.3)
+    algorithm = fedrecon(model, Newton(), solver(), sgd())
+    return algorithm, jax.jit(algorithm.init)(jax.random.key(3))
+
+
+CLIENTS = ratings([3, 0, 12, 1, 30, 29, 7, 8, 25, 2])
+
+
+def ridge(table, clients):
+    found = []
+    for client in clients.ids.tolist():
+        data = clients[client]
+        x = table[data["item"]].astype(float)
+        found.append(np.linalg.solve(x.T @ x + 0.3 * np.eye(FACTORS), x.T @ data["rating"]))
+    return np.array(found)
+
+
+def test_newton_is_ridge_regression_on_all_examples(trained):
+    algorithm, state = trained
+    found = Personalization(algorithm, state, CLIENTS.num_examples, clients_per_block=4)(CLIENTS)
+    wanted = ridge(np.asarray(state.global_params["item"]["factors"]), CLIENTS)
+    np.testing.assert_allclose(found["user/factors"], wanted, rtol=1e-5, atol=1e-5)
+    assert np.abs(found["user/factors"][1]).max() < 1e-6  # without examples the penalty decides
+
+
+def test_neither_parts_nor_lengths_of_blocks_change_a_client(trained):
+    algorithm, state = trained
+    whole = Personalization(algorithm, state, CLIENTS.num_examples, clients_per_block=4)
+    one = whole(CLIENTS)["user/factors"]
+    parts = [whole(CLIENTS.take(rows))["user/factors"] for rows in (range(7), range(7, 10))]
+    np.testing.assert_allclose(np.concatenate(parts), one, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(whole(CLIENTS)["user/factors"], one)
+    longer = Personalization(algorithm, state, np.array([1, 5, 40]), clients_per_block=4)
+    np.testing.assert_allclose(longer(CLIENTS)["user/factors"], one, rtol=1e-5, atol=1e-6)
+
+
+def test_the_best_items_that_a_client_has_not_rated(trained):
+    algorithm, state = trained
+    top = TopK(4, "item", ITEMS)
+    found = Personalization(algorithm, state, CLIENTS.num_examples, top=top, clients_per_block=4)(CLIENTS)
+    table = np.asarray(state.global_params["item"]["factors"])
+    for i, user in enumerate(ridge(table, CLIENTS)):
+        scores = table @ user
+        own = CLIENTS[i]["item"]
+        scores[own] = -np.inf
+        left = min(4, ITEMS - len(own))
+        best = np.argsort(-scores, kind="stable")[:left]
+        np.testing.assert_allclose(found["score"][i, :left], scores[best], rtol=1e-4, atol=1e-5)
+        assert np.all(found["score"][i, left:] == -np.inf)
+        if len(own):
+            np.testing.assert_array_equal(found["item"][i, :left], best)
+
+
+def test_items_that_a_client_has_rated_come_by_setting(trained):
+    algorithm, state = trained
+    top = TopK(ITEMS, "item", ITEMS, seen=True)
+    found = Personalization(algorithm, state, CLIENTS.num_examples, top=top, clients_per_block=4)(CLIENTS)
+    assert np.all(np.sort(found["item"], axis=1) == np.arange(ITEMS))
+    assert np.all(np.isfinite(found["score"]))
+
+
+def test_any_algorithm_personalises():
+    model = rating_model()
+    clients = ratings([4, 9])
+    clients = Clients.from_arrays(
+        {i: {**clients[i], "previous": clients[i]["item"]} for i in clients.ids.tolist()}
+    )
+    for algorithm, leaves in (
+        (fedavg(model, solver(), sgd()), []),
+        (
+            finetuning(fedavg(model, solver(), sgd()), solver()),
+            ["0/0/item/bias", "0/0/item/factors", "0/1/user"],
+        ),
+    ):
+        state = jax.jit(algorithm.init)(jax.random.key(0))
+        found = Personalization(algorithm, state, clients.num_examples)(clients)
+        assert sorted(found) == leaves
+        assert all(len(x) == 2 and np.all(np.isfinite(x)) for x in found.values())
+
+
+def test_a_client_gets_what_it_gets_in_evaluation(trained):
+    algorithm, state = trained
+    found = Personalization(algorithm, state, CLIENTS.num_examples)(CLIENTS)["user/factors"]
+    table = np.asarray(state.global_params["item"]["factors"])
+    errors = [
+        np.sum((table[CLIENTS[i]["item"]] @ found[i] - CLIENTS[i]["rating"]) ** 2)
+        for i in range(len(CLIENTS))
+    ]
+    measured = evaluate(algorithm, state, CLIENTS, split=NoSplit()).per_client["mse"].total
+    np.testing.assert_allclose(errors, measured, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "wanted"),
+    [
+        ([], [10]),
+        ([0], [10]),
+        ([3, 20, 21], [30]),
+        ([5] * 4000 + [95] * 998 + [1000], [1000]),
+        ([5] * 4000 + [95] * 1999 + [1000], [100, 1000]),
+        ([5] * 40_000 + [95] * 9_000 + [200] * 1_999 + [1000], [10, 100, 200, 1000]),
+    ],
+)
+def test_lengths_leave_few_places_empty(lengths, wanted):
+    assert block_lengths(np.array(lengths, int)) == wanted
+
+
+def test_longer_clients_than_were_announced_are_refused(trained):
+    algorithm, state = trained
+    with pytest.raises(ValueError, match="laid out for at most 10 examples per client, got 30"):
+        Personalization(algorithm, state, np.array([3]))(CLIENTS)
+
+
+def test_what_cannot_be_recommended_is_said(trained):
+    algorithm, state = trained
+    with pytest.raises(ValueError, match="top must be from 1 to the 30 items, got 31"):
+        TopK(31, "item", ITEMS)
+    broken = fedrecon(Model(**{**vars(algorithm.model), "predict": None}), Newton(), solver(), sgd())
+    with pytest.raises(ValueError, match="where a model has `predict`"):
+        Personalization(broken, state, CLIENTS.num_examples, top=TopK(3, "item", ITEMS))
+    with pytest.raises(ValueError, match=r"by the field 'rating' alone, .* looks up 'item'"):
+        Personalization(algorithm, state, CLIENTS.num_examples, top=TopK(3, "rating", ITEMS))(CLIENTS)
