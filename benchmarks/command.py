@@ -23,6 +23,7 @@ BENCHMARKS = {
     "cohort": ("cohort", "time per client as the cohort grows"),
     "dense": ("dense", "the round on whole tables: the library's, and written by hand in JAX"),
     "torch": ("torch_round", "the round as a PyTorch loop over clients"),
+    "personalize": ("inference", "clients reconstructed per second, over the matrix products alone"),
     "run": ("whole_run", "fedrecon run from process start to end, cold and warm; needs --data"),
 }
 

@@ -145,7 +145,8 @@ def block_lengths(num_examples: Int[np.ndarray, "client"]) -> list[int]:
 
     cuts = itertools.combinations(known, min(most - 1, len(known)))
     choices: list[tuple[int, ...]] = [(*lengths, longest) for lengths in cuts]
-    return list(min(choices, key=places))
+    best: tuple[int, ...] = min(choices, key=places)
+    return list(best)
 
 
 def _rounded(length: Any) -> int:
@@ -190,7 +191,8 @@ def _scores(algorithm: Algorithm, top: TopK, global_params: Any, local: Any) -> 
         ) from error
     if jnp.shape(scores) != (top.items,):
         raise ValueError(
-            f"predict must return a score for each of the {top.items:,} items, got the shape {jnp.shape(scores)}"
+            f"predict must return a score for each of the {top.items:,} items, "
+            f"got the shape {jnp.shape(scores)}"
         )
     return scores
 

@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from tests.small import rating_model, sgd, solver
 
 from fedrecon import Clients, Model, Newton, fedavg, fedrecon, finetuning
-from fedrecon.evaluation import evaluate
 from fedrecon.data import NoSplit
+from fedrecon.evaluation import evaluate
 from fedrecon.personalization import Personalization, TopK, block_lengths
 from fedrecon.tasks.movielens.model import matrix_factorization
-from tests.small import rating_model, sgd, solver
 
 ITEMS, FACTORS = 30, 4
 

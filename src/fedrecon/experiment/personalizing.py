@@ -46,7 +46,7 @@ class Wanted(NamedTuple):
 
 
 def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Console, wanted: Wanted) -> None:
-    """Personalises all clients of some data with a run's last (or best) parameters, and writes a Parquet file.
+    """Personalises all clients of some data with a run's last (or best) parameters, into a Parquet file.
 
     Killed and started again, it goes on where it was, and ends with the same file.
 
@@ -67,7 +67,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     round, state = restored(run, job)
     vocabularies = run / VOCABULARIES
     known = json.loads(vocabularies.read_text(encoding="utf-8")) if vocabularies.exists() else {}
-    clients = _clients_of(config, data).select(*task.train.fields)
+    clients = _clients_of(config, data)
+    clients = clients.select(*(name for name in task.train.fields if name in clients.fields))
     matching, top = Matching(clients.vocabularies, known), _top(wanted, known)
     if top is None and not jax.tree.leaves(
         jax.eval_shape(job.algorithm.personal_model.init_local, state.global_params, jax.random.key(0))
@@ -89,7 +90,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         some = clients.take(np.arange(number * PER_PART, min((number + 1) * PER_PART, total)))
         matched, left_out = matching(some)
         unknown += left_out
-        return _table(matched, personalization(matched), top, known)
+        ready = config.algorithm.prepare_unseen(matched).select(*task.train.fields)
+        return _table(ready, personalization(ready), top, known)
 
     with Parts(out, request, max(1, -(-total // PER_PART))) as parts:
         missing = parts.missing()
@@ -97,7 +99,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
             screen.print(f"{parts.count - len(missing)} of {parts.count} parts are there already")
         left, started = _size(missing, total), time.monotonic()
         with _progress(screen, total, total - left) as shown:
-            for number in parts.make(part, _threads()):
+            for number in parts.make(part, threads()):
                 shown(_size([number], total))
         seconds = time.monotonic() - started
     if unknown:
@@ -149,7 +151,7 @@ def _table(clients: Clients, found: dict[str, np.ndarray], top: TopK | None, kno
     return pa.table(columns)
 
 
-def _threads() -> int:
+def threads() -> int:
     """Threads that lay out clients and wait for the device: on a CPU each keeps a core busy."""
     if jax.default_backend() != "cpu":
         return 2

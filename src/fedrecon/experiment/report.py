@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fedrecon.experiment.arrow import column
 from fedrecon.experiment.records import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
 from fedrecon.experiment.result import FIRST, Result
