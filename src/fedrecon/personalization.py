@@ -18,6 +18,7 @@ from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Slot
 from .federation.clients import Clients
 from .federation.hashing import round_keys
+from .federation.kept import Kept, held
 from .model import leaves_of
 
 _EVALUATION = 4  # purpose of draws: a client gets what it gets when it is evaluated
@@ -59,6 +60,7 @@ class Personalization:
         num_examples: Examples of all clients that will be asked for, or of many like them.
         seed: Of what clients draw.
         top: What to recommend; None returns the local parameters themselves.
+        kept: What clients keep; those without an entry start anew.
         clients_per_block: Clients side by side; by default 64 on a CPU and 1,024 elsewhere.
 
     Raises:
@@ -73,15 +75,17 @@ class Personalization:
         *,
         seed: int = 0,
         top: TopK | None = None,
+        kept: Kept | None = None,
         clients_per_block: int | None = None,
     ):
         if top is not None and algorithm.personal_model.predict is None:
             raise ValueError("items can be recommended where a model has `predict`, this model has None")
-        self._algorithm, self._state, self._seed, self._top = algorithm, state, seed, top
+        self._algorithm, self._state, self._seed, self._top, self._kept = algorithm, state, seed, top, kept
         self._width = clients_per_block or (64 if jax.default_backend() == "cpu" else 1024)
         self.lengths = block_lengths(num_examples)
         self._compiling = {length: Lock() for length in self.lengths}
         self._compiled: set[int] = set()
+        self._reading = Lock()
 
     def __call__(self, clients: Clients) -> dict[str, np.ndarray]:
         """The local parameters of some clients, or the items recommended to them.
@@ -103,6 +107,10 @@ class Personalization:
         for length, positions in self._blocks(clients.num_examples):
             slot = Slot(1, self._width, length)
             batch = layout.batch(slot, positions, keys[positions], by_rows=False)
+            if self._kept is not None:
+                with self._reading:
+                    stored = self._kept.get(clients.keys[positions], self._width)
+                batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
             found.append((positions, self._run(length, batch)))
         return _in_order(found, len(clients))
 
@@ -164,8 +172,9 @@ def _personalize_block(
 ) -> dict[str, Any]:
     def client(batch: Batch) -> dict[str, Any]:
         examples = examples_of(batch.data, batch.count, length)
-        broadcast = Broadcast(global_params, round)
-        local = algorithm.personalize(broadcast, batch.kept, examples, key_of(batch.key))
+        key = key_of(batch.key)
+        kept = held(algorithm, global_params, batch.kept, key)
+        local = algorithm.personalize(Broadcast(global_params, round), kept, examples, key)
         if top is None:
             return leaves_of(local)
         scores = _scores(algorithm, top, global_params, local)

@@ -64,7 +64,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     begun = time.monotonic()
     task = task_of(config)
     job = job_of(config, task)
-    round, state = restored(run, job)
+    round, state, kept = restored(run, job)
     vocabularies = run / VOCABULARIES
     known = json.loads(vocabularies.read_text(encoding="utf-8")) if vocabularies.exists() else {}
     clients = _clients_of(config, data)
@@ -74,7 +74,9 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         jax.eval_shape(job.algorithm.personal_model.init_local, state.global_params, jax.random.key(0))
     ):
         raise SettingError("the run's model has no local parameters to write; --top K writes recommendations")
-    personalization = Personalization(job.algorithm, state, clients.num_examples, seed=job.seed, top=top)
+    personalization = Personalization(
+        job.algorithm, state, clients.num_examples, seed=job.seed, top=top, kept=kept
+    )
     screen.print(f"{config.name}: parameters after round {round}; {len(clients):,} clients")
     request = {
         "run": json.loads((run / FINGERPRINT).read_text(encoding="utf-8")),
