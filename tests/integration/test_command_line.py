@@ -271,6 +271,33 @@ def test_several_seeds(fedrecon, home):
     assert "±" in (home / "seeds" / "summary.md").read_text()
 
 
+def test_what_clients_keep_is_part_of_a_run(fedrecon, home):
+    """Seen clients are evaluated with what they kept, unseen ones without; and again from the run's folder."""
+    given = [
+        "algorithm.name=fedrep",
+        "algorithm.head=['1/user']",
+        "data.held_out.test=0.2",
+        "evaluation.select=best",
+    ]
+    shown = fedrecon(
+        "run", "small.toml", *(x for g in given for x in ("--set", g)), "--out", "keeping"
+    ).stdout
+    assert "fedrep" in shown
+    files = sorted(home.glob("keeping/clients-*.parquet"))
+    assert {"clients-test.parquet", "clients-test-standard_eval.parquet"} <= {p.name for p in files}
+    before = [p.read_bytes() for p in files]
+    logs = [p.read_bytes() for p in home.glob("keeping/kept/*")]
+    assert len(logs[0]) >= 6 * 10 * (16 + 4 * 4)  # six rounds of ten clients, each with its four factors
+    fedrecon("evaluate", "keeping")
+    assert [p.read_bytes() for p in files] == before
+    assert [p.read_bytes() for p in home.glob("keeping/kept/*")] == logs
+    for log in home.glob("keeping/kept/*"):
+        log.write_bytes(logs[0][:-1])
+    failed = fedrecon("evaluate", "keeping", check=False)
+    assert failed.returncode == 1
+    assert "0.log: what clients keep is cut short" in failed.stderr
+
+
 def test_rating_files_are_described_trained_on_and_evaluated(fedrecon, home):
     path = ratings(home / "ratings.dat")
     shown = fedrecon("describe", path).stdout

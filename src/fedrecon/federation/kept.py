@@ -197,28 +197,33 @@ class Kept:
                 path.unlink()
 
     def _flush(self) -> None:
-        for round, keys, value in self._pending:
+        if not self._pending:
+            return
+        fetched = jax.device_get([value for _, _, value in self._pending])
+        for (round, keys, _), value in zip(self._pending, fetched, strict=True):
             where, known = self._positions(keys)
             if not known.all():
                 raise ValueError("only clients of the population can keep something")
             records = np.empty(len(keys), self.dtype)
             records[_ROUND], records[_CLIENT] = round, keys
-            for name, leaf in zip(self._names, jax.tree.leaves(jax.device_get(value)), strict=True):
+            for name, leaf in zip(self._names, jax.tree.leaves(value), strict=True):
                 records[name] = np.reshape(leaf, (-1, *self.dtype[name].shape))[: len(keys)]
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="fedrecon-kept-"))
                 self._log.path = self._path(self._log.path.name)
                 weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._last[where] = self._log.count + np.arange(len(keys))
             self._log.append(records)
+            self._last[where] = self._log.count - len(keys) + np.arange(len(keys))
             self._newest = round
-        if self._pending and self._temporary:
-            self._tidy(self._newest + 1)
         self._pending = []
+        if self._temporary:
+            self._tidy(self._newest + 1)
 
     def _tidy(self, done: int) -> None:
         """Writes the log anew if most of it is outdated; it then remembers nothing from before now."""
+        if self._log.count * self.dtype.itemsize < _WORTH:
+            return
         excess = self._log.count - _OUTDATED * np.count_nonzero(self._last >= 0)
         if excess * self.dtype.itemsize < _WORTH:
             return
