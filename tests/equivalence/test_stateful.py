@@ -78,7 +78,7 @@ GLOBAL, LOCAL = np.array([1, 1, 0]), np.array([0, 0, 1])
 
 
 def alternating(w: Any, kept: Any, client: int) -> Any:
-    """Pillutla et al., Algorithm 2."""
+    """Pillutla et al., FedAlt."""
     p = w * GLOBAL + kept * LOCAL
     for batch in batches(client):
         p = p - FAST * slopes(p, batch) * LOCAL
@@ -89,7 +89,7 @@ def alternating(w: Any, kept: Any, client: int) -> Any:
 
 
 def simultaneous(w: Any, kept: Any, client: int) -> Any:
-    """Pillutla et al., Algorithm 3."""
+    """Pillutla et al., FedSim."""
     p = w * GLOBAL + kept * LOCAL
     for batch in batches(client):
         p = p - SLOW * slopes(p, batch)

@@ -272,7 +272,7 @@ def test_several_seeds(fedrecon, home):
 
 
 def test_what_clients_keep_is_part_of_a_run(fedrecon, home):
-    """Seen clients are evaluated with what they kept, unseen ones without; and again from the run's folder."""
+    """Seen clients are evaluated with what they kept, unseen ones without; and so from the run's folder."""
     given = [
         "algorithm.name=fedrep",
         "algorithm.head=['1/user']",

@@ -22,6 +22,11 @@ def test_an_algorithm_by_its_name(name):
     assert algorithm.name == TUNED.get(name, name)
 
 
+def test_every_algorithm_is_in_the_documentation(repository):
+    rows = (repository / "docs/algorithms.md").read_text().splitlines()
+    assert sorted(row.split("`")[1] for row in rows if row.startswith("| `")) == NAMES
+
+
 def test_settings_reach_the_algorithm():
     given = ["name=finetuning", "part=['0/item/bias']", "tune.epochs=7", "client_weight=uniform"]
     config = configs.load(None, [f"algorithm.{x}" for x in given])

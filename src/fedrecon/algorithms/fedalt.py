@@ -53,7 +53,7 @@ def fedalt(
         seen from what it kept, an unseen one from a start.
 
     References:
-        Pillutla et al., Federated Learning with Partial Model Personalization, ICML 2022, Algorithm 2.
+        Pillutla et al., Federated Learning with Partial Model Personalization, ICML 2022.
     """
     model = with_usable_tables(model, update)
     init, server_update = server(model, server_optimizer, aggregator)

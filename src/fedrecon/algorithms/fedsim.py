@@ -53,7 +53,7 @@ def fedsim(
         an unseen one from a start.
 
     References:
-        Pillutla et al., Federated Learning with Partial Model Personalization, ICML 2022, Algorithm 3.
+        Pillutla et al., Federated Learning with Partial Model Personalization, ICML 2022.
     """
     model = with_usable_tables(model, update, joint=True)
     init, server_update = server(model, server_optimizer, aggregator)
