@@ -133,17 +133,29 @@ class Fraction:
 
     Attributes:
         support: Share of the examples that are support, in (0, 1); their number is rounded up.
+        query: Share of the examples, the last ones, that are query; None for all that are not support.
     """
 
     support: float = 0.5
+    query: float | None = None
 
     def __post_init__(self) -> None:
         _share("support", self.support)
+        if self.query is not None:
+            _share("query", self.query)
+            if self.support + self.query > 1 + 1e-9:
+                raise ValueError(
+                    f"support and query must sum to at most 1, got {self.support} and {self.query}"
+                )
 
     def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
-        return _cut(
-            examples, _ceil_share(self.support, examples), math.ceil(self.support * examples.size) + 1
-        )
+        number, most = _ceil_share(self.support, examples), math.ceil(self.support * examples.size) + 1
+        if self.query is None:
+            return _cut(examples, number, most)
+        rest = examples.count() - _ceil_share(1 - self.query, examples)
+        support, _ = _cut(examples, jnp.minimum(number, examples.count() - rest), most)
+        _, query = _cut(examples, examples.count() - rest, most)
+        return support, query
 
 
 @dataclass(frozen=True)

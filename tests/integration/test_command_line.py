@@ -1,5 +1,6 @@
 """The command line as its user meets it."""
 
+import csv
 import io
 import json
 import math
@@ -235,6 +236,24 @@ def test_a_killed_inference_goes_on_to_the_same_file(run, fedrecon, process, hom
     assert "7 of 7 parts are there already" in fedrecon(*asked, "killed.parquet").stdout
     other = fedrecon(*asked, "killed.parquet", "--top", 3, check=False)
     assert "belongs to another request: wanted.top is None there and 3 here" in other.stderr
+
+
+def test_a_run_is_drawn_along_curves(run, fedrecon, monkeypatch):
+    from fedrecon.experiment import curves
+
+    monkeypatch.setattr(curves, "STEPS", (2, 100))
+    monkeypatch.setattr(curves, "SHARES", (0.1, 1.0))
+    folder, _ = run
+    shown = fedrecon("curves", folder).stdout
+    with open(folder / "curves.csv", newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["metric"] == "rmse"]
+    names = [row["curve"] for row in found]
+    assert names == ["steps"] * 2 + ["support"] * 2 + ["examples"] * curves.GROUPS
+    assert sum(int(row["clients"]) for row in found[4:]) == int(found[0]["clients"])
+    assert all(0 < float(row["value"]) < 5 for row in found)
+    assert f"rmse {float(found[1]['value']):.4f}" in shown
+    assert (folder / "plots" / "curves.png").stat().st_size > 10_000
+    assert "validation" in fedrecon("curves", folder, "--split", "tests", check=False).stderr
 
 
 def test_runs_are_drawn_together(run, fedrecon, home):

@@ -164,3 +164,16 @@ def test_batch_size_out_of_range(kind, value):
 def test_share_out_of_range(kind, value):
     with pytest.raises(ValueError, match=f"support must lie between 0 and 1, both excluded, got {value!r}"):
         kind(value)
+
+
+@pytest.mark.parametrize("support", [0.08, 0.4, 0.8])
+def test_the_query_share_is_the_end_whatever_the_support_share(support):
+    support, query = Fraction(support, query=0.2)(client(30, 40), None)
+    assert numbers(query) == list(range(24, 30))
+    assert numbers(support) == list(range(len(numbers(support))))
+    assert len(numbers(support)) in (3, 12, 24)
+
+
+def test_support_and_query_share_must_fit():
+    with pytest.raises(ValueError, match="at most 1"):
+        Fraction(0.9, query=0.2)

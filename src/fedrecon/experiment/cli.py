@@ -56,6 +56,13 @@ Killed and started again, it goes on where it was.
 """
 
 
+CURVES = """\
+Evaluates a run's parameters again and again: with 1 to 100 reconstruction steps; with more and more support
+examples, scored on the same last fifth of a client's; and by how many examples a client has. Writes
+curves.csv and a figure into the run folder.
+"""
+
+
 COMPARE = """\
 Puts runs side by side: prints tables of quality, cost and paired differences, and writes them as Markdown,
 CSV and LaTeX, with the runs in one figure.
@@ -151,6 +158,10 @@ def parser() -> argparse.ArgumentParser:
     personalize.add_argument("--top", type=int, metavar="K", help="recommend so many items to each client")
     personalize.add_argument("--seen", action="store_true", help="also items that the client has rated")
     personalize.add_argument("--field", metavar="NAME", help="the field of the items, where it is not clear")
+    curves = command("curves", "quality by reconstruction steps, support share and examples", CURVES)
+    curves.add_argument("run", metavar="RUN", help="its folder")
+    curves.add_argument("--data", metavar="PATH", help="where its data are now")
+    curves.add_argument("--split", metavar="NAME", default="test", help="of the clients; default: test")
     plot = command("plot", "draw runs, several in one figure to compare them")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     plot.add_argument(

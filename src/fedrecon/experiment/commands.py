@@ -44,13 +44,23 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def personalize(options: argparse.Namespace) -> int:
     """Reconstructs every client, or recommends to it."""
-    _prepare_jax()
+    keep_compiled()
     from fedrecon.experiment.personalizing import Wanted, personalize_run
     from fedrecon.experiment.running import console
 
     wanted = Wanted(options.top, options.field, options.seen)
     config, data = _saved(options.run), str(_place(options.data))
     personalize_run(Path(options.run), config, data, Path(options.out), console(), wanted)
+    return 0
+
+
+def curves(options: argparse.Namespace) -> int:
+    """Evaluates a run along curves."""
+    keep_compiled()
+    from fedrecon.experiment.curves import draw
+    from fedrecon.experiment.running import console
+
+    draw(Path(options.run), _saved(options.run), _place(options.data), options.split, console())
     return 0
 
 

@@ -72,7 +72,7 @@ def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
             figure.set_layout_engine("none")
             for suffix in ("png", "svg"):
                 path = folder / f"{name}.{suffix}"
-                write_atomically(path, _rendered(figure, suffix))
+                write_atomically(path, rendered(figure, suffix))
                 written.append(Path(folder.name) / path.name)
     return written
 
@@ -80,7 +80,7 @@ def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
 def progress(runs: Sequence[Curves]) -> Figure | None:
     """The evaluated metrics by round, by bytes sent and by wall time; None before the first evaluation."""
     split = _split(runs)
-    metrics = _metrics(
+    metrics = shown_metrics(
         {
             r.metric
             for run in runs
@@ -128,7 +128,7 @@ def clients(runs: Sequence[Curves]) -> Figure | None:
     tested = (name for name in ("test", "seen test") if any(name in run.clients for run in runs))
     name = next(tested, None) or _split(runs)
     runs = [run for run in runs if name in run.clients]
-    metrics = _metrics({m for run in runs for m in run.clients[name]})
+    metrics = shown_metrics({m for run in runs for m in run.clients[name]})
     if not metrics:
         return None
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
@@ -186,7 +186,8 @@ def _split(runs: Sequence[Curves]) -> str:
     return next((n for n in ("validation", *names) if n in names), "validation")
 
 
-def _metrics(found: set[str]) -> list[str]:
+def shown_metrics(found: set[str]) -> list[str]:
+    """The metrics that are worth a figure, at most two."""
     known: list[str] = [m for m in ("rmse", "perplexity", "accuracy") if m in found]
     return known[:2] or sorted(found)[:2]
 
@@ -225,7 +226,8 @@ def _values(runs: Sequence[Curves], label: str, split: str, metric: str) -> Any:
     return values[np.isfinite(values)]
 
 
-def _rendered(figure: Figure, suffix: str) -> bytes:
+def rendered(figure: Figure, suffix: str) -> bytes:
+    """A figure as the contents of a file."""
     import io
 
     buffer = io.BytesIO()

@@ -1,0 +1,118 @@
+"""How well a run serves clients by what it is given: reconstruction steps, support examples, all examples."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from fedrecon.algorithm import Algorithm
+from fedrecon.data import Fraction, Split
+from fedrecon.evaluation import Evaluation, evaluate
+from fedrecon.experiment.assemble import job_of, task_of
+from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.evaluating import restored
+from fedrecon.experiment.files import write_atomically
+from fedrecon.experiment.settings import SettingError
+
+STEPS = (1, 2, 5, 10, 20, 50, 100)
+SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+HELD = 0.2  # of a client's examples, its last ones: the query set whatever the support set is
+GROUPS = 8
+_STAGES = ("tune", "reconstruct", "fit")  # what serves a client, the last one first
+
+
+class Point(NamedTuple):
+    """A point of a curve.
+
+    Attributes:
+        curve: `"steps"`, `"support"` or `"examples"`.
+        x: Steps; share of the examples that are not query; a client's examples, the mean of its group.
+        metrics: Over examples.
+        clients: How many were scored.
+    """
+
+    curve: str
+    x: float
+    metrics: Mapping[str, float]
+    clients: int
+
+
+def draw(run: Path, config: Config, data: str | None, split: str, screen: Console) -> list[Point]:
+    """Evaluates a run along the three curves; writes `curves.csv` and a figure into its folder.
+
+    Args:
+        run: Its folder.
+        config: Its configuration.
+        data: Where its data are now; None for where it found them.
+        split: Which of its unseen clients are evaluated.
+        screen: Where the points are shown.
+
+    Raises:
+        ValueError: The run has no checkpoint or no such clients, or its clients are not served by steps.
+    """
+    from fedrecon.experiment import curve_plots
+
+    moved = config if data is None else override(config, {"data": {"path": data}})
+    task = task_of(moved)
+    job = job_of(config, task)
+    if split not in job.evaluated:
+        raise SettingError(f"--split must be one of {', '.join(job.evaluated)}, got {split!r}")
+    clients, (round, state, kept) = job.evaluated[split], restored(run, job)
+    screen.print(f"{config.name}: parameters after round {round}, {len(clients):,} {split} clients")
+    points = []
+
+    def evaluated(algorithm: Algorithm, cut: Split) -> Evaluation:
+        return evaluate(algorithm, state, clients, split=cut, seed=job.seed, kept=kept)
+
+    def add(curve: str, x: float, found: Evaluation) -> None:
+        counts = next(iter(found.per_client.values())).weight
+        points.append(Point(curve, x, found.over_examples(), int(np.count_nonzero(counts))))
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in points[-1].metrics.items())
+        screen.print(f"{curve} {x:g}: {shown}")
+
+    stage = _stage(config)
+    for steps in STEPS if stage else ():
+        # As many passes as steps: every client that has an example then takes them all.
+        more = override(config, {"algorithm": {stage: {"epochs": steps, "max_steps": steps}}})
+        algorithm = more.algorithm.build_for(task)
+        add(
+            "steps",
+            float(steps),
+            evaluate(algorithm, state, clients, split=job.split_of(split), seed=job.seed),
+        )
+    for share in SHARES:
+        add("support", share, evaluated(job.algorithm, Fraction(share * (1 - HELD), query=HELD)))
+    whole = evaluated(job.algorithm, job.split_of(split))
+    for group in np.array_split(np.argsort(clients.num_examples, kind="stable"), min(GROUPS, len(clients))):
+        part = {
+            name: type(mean)(mean.total[group], mean.weight[group]) for name, mean in whole.per_client.items()
+        }
+        add("examples", float(np.mean(clients.num_examples[group])), Evaluation(clients.ids[group], part))
+    write_atomically(run / "curves.csv", _csv(points))
+    for path in curve_plots.write(run, config.name, points):
+        screen.print(f"Plot:    {path}")
+    screen.print(f"Numbers: {run / 'curves.csv'}")
+    return points
+
+
+def _stage(config: Config) -> str | None:
+    """The solver that serves a client, whose steps can be limited; None if nothing does or it is `Newton`."""
+    for name in _STAGES:
+        section = getattr(config.algorithm, name, None)
+        if section is not None:
+            return name if getattr(section, "kind", "solver") == "solver" else None
+    return None
+
+
+def _csv(points: Sequence[Point]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["curve", "x", "metric", "value", "clients"])
+    for point in points:
+        for name, value in point.metrics.items():
+            writer.writerow([point.curve, repr(point.x), name, repr(value), point.clients])
+    return file.getvalue()
