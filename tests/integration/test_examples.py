@@ -49,6 +49,14 @@ def number(text, pattern):
     return float(found[1])
 
 
+def test_own_algorithm(repository, run):
+    path = repository / "examples/own_algorithm.py"
+    assert len(path.read_text().splitlines()) <= 40
+    mine, theirs = run(path).splitlines()
+    assert mine.startswith("mine Result(150 of 150 rounds")
+    assert number(mine, "test rmse=") < number(theirs, "test rmse=") < 1.1
+
+
 def test_fedrecon_in_50_lines(repository, run):
     path = repository / "examples/fedrecon_in_50_lines.py"
     assert len(path.read_text().splitlines()) <= 50
