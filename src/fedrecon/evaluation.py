@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,13 @@ import numpy as np
 
 from .algorithm import Algorithm, Broadcast, ServerState, subkeys
 from .compilation import engine_options
-from .data import AlternateBatches, Split
+from .data import AlternateBatches, Examples, Split
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_evaluation
 from .federation.clients import Clients
 from .federation.hashing import round_keys
 from .federation.kept import Kept, held
+from .model import Model, Params
 from .stats import Mean
 
 # Reported beside the mean that it comes from: a function of one client's mean or of the pooled one.
@@ -25,6 +26,35 @@ DERIVED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
 }
 
 _EVALUATION = 4  # purpose of draws
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """What is measured of a personalised client; hashable, so that it can be compiled in."""
+
+    def __call__(
+        self,
+        model: Model,
+        global_params: Params,
+        local_params: Params,
+        support: Examples,
+        query: Examples,
+        key: Any,
+    ) -> dict[str, Mean]:
+        """The client's metrics, scalars; of weight 0 where it has nothing to be scored on."""
+
+
+def model_metrics(
+    model: Model, global_params: Params, local_params: Params, support: Examples, query: Examples, key: Any
+) -> dict[str, Mean]:
+    """The model's own metrics over the query set."""
+    metrics = model.metrics(global_params, local_params, query.data)
+    return {name: mean.where(query.mask).sum() for name, mean in metrics.items()}
+
+
+def evaluation_keys(seed: int, clients: Clients) -> np.ndarray:
+    """Data of the keys that clients draw with while they are evaluated, `[client, 2]`."""
+    return np.asarray(round_keys(seed, _EVALUATION, 0, clients.keys))
 
 
 class Evaluation:
@@ -98,6 +128,7 @@ def evaluate(
     seed: int = 0,
     plan: Plan | None = None,
     kept: Kept | None = None,
+    scoring: Scoring = model_metrics,
 ) -> Evaluation:
     """ReconEval: every client personalises on its support set and is scored on all of its query set.
 
@@ -112,38 +143,40 @@ def evaluate(
         plan: How they are cut into blocks.
         kept: What seen clients keep, as `Simulation.kept`; a client without an entry, as every unseen one,
             starts as in its first round. None for all to start so.
+        scoring: What is measured, by default the metrics of `personal_model`.
 
     Returns:
-        The metrics of `personal_model` per client.
+        The metrics per client.
     """
     layout = Layout(algorithm.personal_model, clients, state.global_params)
     plan = plan or plan_evaluation(clients.num_examples)
-    keys = round_keys(seed, _EVALUATION, 0, clients.keys)
+    keys = evaluation_keys(seed, clients)
     known = kept if kept is not None and kept.knows(clients.keys) else None
     positions, found = [], []
-    for slots in plan.passes(clients.num_examples):
-        for slot, chosen in zip(plan.slots, slots, strict=True):
-            for start in range(0, len(chosen), slot.clients):
-                block = chosen[start : start + slot.clients]
-                batch = layout.batch(slot._replace(blocks=1), block, keys[block], by_rows=False)
-                if known is not None:
-                    stored = known.get(clients.keys[block], slot.clients)
-                    batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
-                sums = _program()(algorithm, split, state.global_params, state.round, batch, slot.length)
-                positions.append(block)
-                found.append((len(block), sums))
+    for slot, chosen in plan.fitting(clients.num_examples):
+        for start in range(0, len(chosen), slot.clients):
+            block = chosen[start : start + slot.clients]
+            batch = layout.batch(slot._replace(blocks=1), block, keys[block], by_rows=False)
+            if known is not None:
+                stored = known.get(clients.keys[block], slot.clients)
+                batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
+            now = (state.global_params, state.round)
+            sums = _program()(algorithm, split, scoring, *now, batch, slot.length)
+            positions.append(block)
+            found.append((len(block), sums))
     return Evaluation(clients.ids, _joined(positions, found, len(clients)))
 
 
 @functools.cache
 def _program() -> Any:
     """`_evaluate_block`, compiled; not before it is used, since that is when the devices are looked for."""
-    return jax.jit(_evaluate_block, static_argnums=(0, 1, 5), compiler_options=engine_options())
+    return jax.jit(_evaluate_block, static_argnums=(0, 1, 2, 6), compiler_options=engine_options())
 
 
 def _evaluate_block(
     algorithm: Algorithm,
     split: Split,
+    scoring: Scoring,
     global_params: Any,
     round: Any,
     block: Batch,
@@ -154,8 +187,7 @@ def _evaluate_block(
         support, query = split(examples_of(batch.data, batch.count, length), *subkeys(key, 1))
         kept = held(algorithm, global_params, batch.kept, key)
         local = algorithm.personalize(Broadcast(global_params, round), kept, support, key)
-        metrics = algorithm.personal_model.metrics(global_params, local, query.data)
-        return {name: mean.where(query.mask).sum() for name, mean in metrics.items()}
+        return scoring(algorithm.personal_model, global_params, local, support, query, key)
 
     return jax.vmap(client)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
 

@@ -25,6 +25,10 @@ from .stats import Mean
 
 _TRAINING, _START = 3, 5  # purposes of draws
 
+# Where a client's delta is larger, apart from rows of tables, a CPU takes one client after the other: XLA
+# scatters into many whole tables side by side sixty times as slowly as into one (benchmarks/README.md).
+_MANY_BYTES = 2**18
+
 
 class Round(NamedTuple):
     """What a round left behind; its arrays are on the device until they are asked for.
@@ -92,13 +96,15 @@ class Simulation:
     ):
         sampling.check(len(clients))
         self.algorithm, self.clients, self.sampling, self.seed = algorithm, clients, sampling, seed
-        self.plan = plan or plan_blocks(
-            clients.num_examples, sampling.most(len(clients)), clients_per_block=clients_per_block
-        )
         shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
         self.kept = Kept.of(algorithm, clients, None if kept_in is None else Path(kept_in))
         self._layout = Layout(algorithm.model, clients, shapes)
         self._bytes = _Bytes(shapes, self._layout.groups)
+        if clients_per_block is None and self._bytes.rest > _MANY_BYTES and jax.default_backend() == "cpu":
+            clients_per_block = 1
+        self.plan = plan or plan_blocks(
+            clients.num_examples, sampling.most(len(clients)), clients_per_block=clients_per_block
+        )
         groups = self._layout.groups
         views = tuple(
             _View(slot.length, cut, tuple(f for g in cut for f in g.fields if f in self._layout.positional))
@@ -247,11 +253,11 @@ class _Bytes:
         }
         self.dense = sum(size for size, _ in sizes.values())
         self._row = {g.name: sum(sizes[n][0] // max(sizes[n][1][0], 1) for n in g.leaves) for g in groups}
-        self._rest = self.dense - sum(sizes[n][0] for g in groups for n in g.leaves)
+        self.rest = self.dense - sum(sizes[n][0] for g in groups for n in g.leaves)
 
     def of(self, clients: int, touched: dict[str, Any]) -> tuple[int, int]:
         """Bytes down and up for clients that touch so many rows of each group; a row's number takes four."""
-        down = up = clients * self._rest
+        down = up = clients * self.rest
         for name, counts in touched.items():
             rows = int(np.sum(counts))
             down += rows * self._row[name]

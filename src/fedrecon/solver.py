@@ -103,7 +103,7 @@ class Solver:
         Returns:
             The last parameters, and the means over all steps taken.
         """
-        new, touched, metrics = self._descend(objective, params, examples, key, round)
+        new, _, touched, metrics = self._descend(objective, params, examples, key, round)
         added = {leaf: rows.add(leaf_at(params, leaf), ids, u) for leaf, (ids, u) in touched.items()}
         return with_leaves(new, added), metrics
 
@@ -117,17 +117,16 @@ class Solver:
             The change, in which such a table has `[step, id, ...]`; for these tables the rows' numbers,
             `[step, id]`, none twice but on padding; and the means.
         """
-        new, touched, metrics = self._descend(objective, params, examples, key, round)
-        delta = jax.tree.map(jnp.subtract, new, params)
-        delta = with_leaves(delta, {leaf: updates for leaf, (_, updates) in touched.items()})
+        _, change, touched, metrics = self._descend(objective, params, examples, key, round)
+        delta = with_leaves(change, {leaf: updates for leaf, (_, updates) in touched.items()})
         return delta, {leaf: ids for leaf, (ids, _) in touched.items()}, metrics
 
     def _descend(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
-    ) -> tuple[Params, dict[str, tuple[Any, Any]], Metrics]:
-        """The last parameters, but for tables whose updates are all made at the end: of each ids and updates.
+    ) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
+        """The last parameters and their change, but for tables whose updates are all made at the end.
 
-        Both are `[step, id, ...]`.
+        Of each of these the ids and the updates, both `[step, id, ...]`.
         """
         k_order, k_loss = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
         passes: Any = self.epochs
@@ -165,6 +164,12 @@ class Solver:
                 found, xs
             )
             touched = {c.leaf: (c.ids, leaf_at(updates, c.leaf)) for c in cut}
+            new, change = params, jax.tree.map(jnp.zeros_like, params)
+        elif plan.valid.shape[0] == 1 and not cut:
+            # Its updates are the change: nothing is rounded, and whole tables are passed over less often.
+            change, _, metrics = descend(params, opt_state, jax.tree.map(lambda x: x[0], xs))
+            metrics = jax.tree.map(lambda x: x[None], metrics)
+            new, touched = jax.tree.map(jnp.add, params, change), {}
         else:
             touched = {}
 
@@ -176,8 +181,9 @@ class Solver:
                 return (_added(params, updates, ids), opt_state), metrics
 
             ids = {c.leaf: jnp.asarray(c.ids) for c in cut}
-            (params, _), metrics = jax.lax.scan(step, (params, opt_state), (ids, xs))
-        return params, touched, {name: mean.sum() for name, mean in metrics.items()}
+            (new, _), metrics = jax.lax.scan(step, (params, opt_state), (ids, xs))
+            change = jax.tree.map(jnp.subtract, new, params)
+        return new, change, touched, {name: mean.sum() for name, mean in metrics.items()}
 
     def _value(
         self, objective: Objective, params: Params, frozen: Params, batch: Examples, count: Any, key: Any

@@ -66,4 +66,13 @@ def test_evaluation_has_one_shape_unless_clients_are_many():
     assert plan_evaluation(LONG_TAILED).slots == (Slot(1, 64, 300),)
     assert plan_evaluation(np.zeros(0, int)).slots == (Slot(1, 64, 10),)
     many = plan_evaluation(np.tile(LONG_TAILED, 3))
-    assert [s.length for s in many.slots] == [-(-int(np.median(LONG_TAILED)) // 10) * 10, 300]
+    shares = np.quantile(LONG_TAILED, [0.5, 0.8, 0.95])
+    assert [s.length for s in many.slots] == [*(-(-int(x) // 10) * 10 for x in shares), 300]
+
+
+def test_every_client_gets_the_shortest_slot_that_takes_it():
+    plan, lengths = Plan((Slot(1, 2, 3), Slot(1, 1, 9), Slot(2, 1, 20))), np.array([9, 4, 3, 0, 1, 3, 3])
+    found = [(slot.length, positions.tolist()) for slot, positions in plan.fitting(lengths)]
+    assert found == [(3, [3, 4, 2, 5, 6]), (9, [1, 0]), (20, [])]
+    with pytest.raises(ValueError, match="longest client, of 21"):
+        plan.fitting(np.array([21]))

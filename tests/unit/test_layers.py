@@ -15,7 +15,7 @@ LAYERS = (
     ("errors",),
     ("stats", "compilation", "linear"),
     ("model", "data"),
-    ("rows", "steps", "optimizers", "folding", "pooling"),
+    ("rows", "steps", "optimizers", "folding", "ranking", "pooling"),
     ("solver", "partitions", "lookups"),
     ("newton",),
     ("algorithm",),

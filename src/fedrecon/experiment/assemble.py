@@ -71,6 +71,7 @@ def job_of(config: Config, task: Task) -> Job:
         validation={} if task.validation is None else {"validation": task.validation},
         test=task.test,
         held_out=task.held_out,
+        scoring=task.scoring,
         split=evaluation.split.build(),
         evaluate_every=evaluation.every,
         select=evaluation.select,

@@ -58,7 +58,15 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         left = f"{unknown:,} examples left out, of items unknown to the run"
         screen.print(f"other data: {len(other):,} clients; {left}")
     evaluations = {
-        name: evaluate(job.algorithm, state, clients, split=job.split_of(name), seed=job.seed, kept=kept)
+        name: evaluate(
+            job.algorithm,
+            state,
+            clients,
+            split=job.split_of(name),
+            seed=job.seed,
+            kept=kept,
+            scoring=job.scoring,
+        )
         for name, clients in sets.items()
     }
     values = by_protocol({name: x.summary() for name, x in evaluations.items()})

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedrecon.algorithm import Algorithm
 from fedrecon.data import HeldOut
+from fedrecon.evaluation import Scoring, model_metrics
 from fedrecon.experiment.records import SEEN
 from fedrecon.federation.clients import Clients
 
@@ -34,6 +35,7 @@ class Job:
         select: Whether the `"final"` parameters meet the test clients, or those of the `"best"` validation.
         checkpoint_every: Rounds between checkpoints; the last round always has one.
         initial_global_params: Where training starts; None for the model's own start.
+        scoring: What is measured of evaluated clients.
         settings: What to write as the run folder's configuration; `{}` for what is above.
     """
 
@@ -50,6 +52,7 @@ class Job:
     checkpoint_every: int
     initial_global_params: Any = None
     held_out: Mapping[str, Clients] = field(default_factory=dict)
+    scoring: Scoring = model_metrics
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,7 +100,12 @@ class Job:
             "sampling": repr(self.sampling),
             "seed": self.seed,
             "rounds": self.rounds,
-            "evaluation": {"split": repr(self.split), "every": self.evaluate_every, "select": self.select},
+            "evaluation": {
+                "split": repr(self.split),
+                "every": self.evaluate_every,
+                "select": self.select,
+                "scoring": getattr(self.scoring, "__name__", None) or repr(self.scoring),
+            },
             "clients": {name: digest(x) for name, x in clients.items()},
             "initial_global_params": arrays_digest(self.initial_global_params),
         }

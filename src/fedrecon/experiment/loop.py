@@ -17,9 +17,11 @@ from fedrecon.experiment.checkpoint import CheckpointError, Checkpoints
 from fedrecon.experiment.interrupt import Interrupt
 from fedrecon.experiment.job import Job
 from fedrecon.experiment.measure import Stopwatch
+from fedrecon.experiment.metrics import higher_is_better
 from fedrecon.experiment.progress import Progress
 from fedrecon.experiment.records import COUNTS, TRAINING, Records, Row, place, rows
-from fedrecon.federation.blocks import plan_evaluation
+from fedrecon.federation.blocks import Plan, plan_evaluation
+from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
 from fedrecon.simulation import Round, Simulation
 
@@ -165,8 +167,7 @@ class Loop:
         job = self.job
         if self._ahead.is_alive():
             self._ahead.join()
-        clients, split = job.evaluated[name], job.split_of(name)
-        return evaluate(job.algorithm, state, clients, split=split, seed=job.seed, kept=kept)
+        return self._evaluate_some(state, kept, name, job.evaluated[name])
 
     def selected(self) -> tuple[int, Any, Kept | None]:
         """The round whose parameters meet the test clients, a state with them, and what clients kept then."""
@@ -190,11 +191,27 @@ class Loop:
         with suppress(Exception):
             kept = self.simulation.kept
             for name in job.while_training():
-                clients, split = job.evaluated[name], job.split_of(name)
+                clients = job.evaluated[name]
                 if kept is not None and kept.knows(clients.keys):
                     continue  # what they keep is read by another program, and not while rounds change it
                 plan = plan_evaluation(clients.num_examples)
-                evaluate(job.algorithm, self.state, clients.take([0]), split=split, plan=plan)
+                self._evaluate_some(self.state, None, name, clients.take([0]), plan)
+
+    def _evaluate_some(
+        self, state: Any, kept: Kept | None, name: str, clients: Clients, plan: Plan | None = None
+    ) -> Evaluation:
+        """Clients of a set, under the protocol that its name tells."""
+        job, split = self.job, self.job.split_of(name)
+        return evaluate(
+            job.algorithm,
+            state,
+            clients,
+            split=split,
+            seed=job.seed,
+            plan=plan,
+            kept=kept,
+            scoring=job.scoring,
+        )
 
     def _after(self, round: Round) -> None:
         number, last = round.number, round.number == self.job.rounds
@@ -241,7 +258,7 @@ class Loop:
         if evaluations:
             # The first clients decide which parameters are the best.
             metric, value = score(next(iter(evaluations.values())).over_examples())
-            if self.best is None or math.isnan(self.best.value) or value < self.best.value:
+            if self.best is None or math.isnan(self.best.value) or better(metric, value, self.best.value):
                 kept = self.simulation.kept
                 mark = None
                 if kept is not None and self.job.select == "best":
@@ -279,12 +296,17 @@ class Loop:
 
 
 def score(metrics: dict[str, float]) -> tuple[str, float]:
-    """The metric that decides which evaluation is the best, and its value: the lower the better."""
+    """The metric that decides which evaluation is the best, and its value."""
     for name in ("rmse", "perplexity", "loss"):
         if name in metrics:
             return name, metrics[name]
     name = next(iter(metrics))
     return name, metrics[name]
+
+
+def better(metric: str, value: float, than: float) -> bool:
+    """Whether a value of a metric is better than another; of a metric that is not known, the lower one is."""
+    return value > than if higher_is_better(metric) else value < than
 
 
 def _rows(round: Round, means: dict[str, tuple[float, float]]) -> Iterator[Row]:

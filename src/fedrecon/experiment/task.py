@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fedrecon.evaluation import Scoring, model_metrics
 from fedrecon.experiment.records import SEEN
 from fedrecon.federation.clients import Clients
 from fedrecon.model import Model
@@ -20,6 +21,7 @@ class Task:
         notes: What else the reader of the result should know, by what it is.
         held_out: The clients to train on with marked examples that are not trained on: `"validation"` and
             `"test"`, where there are such.
+        scoring: What is measured of clients, see `evaluation.Scoring`.
         num_clients: Whose examples `train` holds; as many as it has clients, unless they are pooled.
     """
 
@@ -29,6 +31,7 @@ class Task:
     test: Clients | None
     notes: Mapping[str, str] = field(default_factory=dict)
     held_out: Mapping[str, Clients] = field(default_factory=dict)
+    scoring: Scoring = model_metrics
     num_clients: int = 0
 
     def __post_init__(self) -> None:

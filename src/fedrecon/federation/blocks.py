@@ -14,7 +14,8 @@ from jaxtyping import Int
 # operations, in clients. Measured on a CPU with matrix factorisation (benchmarks/README.md).
 _OVERHEAD = 16
 _MOST_CLIENTS = 64
-_MANY_CLIENTS = 5000  # from here on an evaluation is worth a second program
+_MANY_CLIENTS = 5000  # from here on an evaluation is worth more than one program,
+_SHORTER = (0.5, 0.8, 0.95)  # for these shares of the clients, and the rest
 
 
 class Slot(NamedTuple):
@@ -62,11 +63,7 @@ class Plan(NamedTuple):
         Raises:
             ValueError: A client is longer than the last slot.
         """
-        if lengths.max(initial=0) > self.slots[-1].length:
-            raise ValueError(
-                f"a plan's last slot must take the longest client, of {lengths.max()} examples, but it takes "
-                f"{self.slots[-1].length}"
-            )
+        self._check(lengths)
         passes: list[list[Int[np.ndarray, "row"]]] = []
         left = np.argsort(lengths, kind="stable")
         while left.size or not passes:
@@ -78,6 +75,31 @@ class Plan(NamedTuple):
                 left = left[taken:]
             passes.append(slots)
         return passes
+
+    def fitting(self, lengths: Int[np.ndarray, "client"]) -> list[tuple[Slot, Int[np.ndarray, "row"]]]:
+        """For each slot the clients, any number of them, that it is the shortest to take.
+
+        Args:
+            lengths: Examples of each client.
+
+        Returns:
+            Slots and positions in `lengths`, from the shortest client to the longest.
+
+        Raises:
+            ValueError: A client is longer than the last slot.
+        """
+        self._check(lengths)
+        slots = sorted(self.slots, key=lambda slot: slot.length)
+        order = np.argsort(lengths, kind="stable")
+        ends = np.searchsorted(lengths[order], [slot.length for slot in slots], side="right")
+        return list(zip(slots, np.split(order, ends[:-1]), strict=True))
+
+    def _check(self, lengths: Int[np.ndarray, "client"]) -> None:
+        if lengths.max(initial=0) > self.slots[-1].length:
+            raise ValueError(
+                f"a plan's last slot must take the longest client, of {lengths.max()} examples, but it takes "
+                f"{self.slots[-1].length}"
+            )
 
 
 def plan_blocks(
@@ -127,11 +149,12 @@ def plan_evaluation(num_examples: Int[np.ndarray, "client"]) -> Plan:
     """Slots for going through all clients once.
 
     One shape, the same for any part of a population, since a second program takes longer to compile than
-    it saves, unless the clients are many: then the shorter half has a slot of its own.
+    it saves, unless the clients are many: then the shorter ones have slots of their own.
     """
     longest = max(int(num_examples.max(initial=1)), 1)
     longest = -(-longest // 10) * 10
     if len(num_examples) < _MANY_CLIENTS:
         return Plan((Slot(1, _MOST_CLIENTS, longest),))
-    short = -(-max(int(np.median(num_examples)), 1) // 10) * 10
-    return Plan(tuple(Slot(1, _MOST_CLIENTS, length) for length in sorted({short, longest})))
+    shares = np.quantile(num_examples, _SHORTER)
+    short = {-(-max(int(length), 1) // 10) * 10 for length in shares}
+    return Plan(tuple(Slot(1, _MOST_CLIENTS, length) for length in sorted({*short, longest})))

@@ -1,0 +1,131 @@
+"""Which items users will interact with, from those they have: MovieLens and other files of ratings."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from fedrecon.experiment.ratings import Fractions, shares_of
+from fedrecon.experiment.settings import Section, SettingError, setting
+from fedrecon.experiment.tasks.movielens import Columns
+
+if TYPE_CHECKING:
+    from fedrecon.experiment.task import Task
+    from fedrecon.federation.clients import Clients
+
+
+class LeaveOneOut(Section):
+    """Users are trained on, but for one interaction each, which is to be found among the others."""
+
+    name: Literal["leave_one_out"] = "leave_one_out"
+    held_out: Literal["latest", "second_latest"] = setting(
+        "latest", "which; second_latest, to tune on: a validation, from which the latest is left out"
+    )
+    k: list[int] = setting([10], "the K of HR@K and NDCG@K", min_length=1)
+    sampled: int = setting(
+        99, "items that a user does not have, drawn as the others of sampled_hr@K and sampled_ndcg@K", ge=1
+    )
+
+
+class Unseen(Section):
+    """Users are split; those not trained on are asked for what they have beside their support set."""
+
+    name: Literal["unseen"] = "unseen"
+    recall: list[int] = setting([20, 50], "the K of Recall@K")
+    ndcg: list[int] = setting([100], "the K of NDCG@K")
+    fractions: Fractions = Fractions()
+
+
+class Recency(Section):
+    """How much more an interaction counts the later it was: 1 + extra exp(-later interactions / items)."""
+
+    extra: float = setting(0.0, "of the latest interaction; 0 for no weights", ge=0, allow_inf_nan=False)
+    items: float = setting(5.0, "how fast it is forgotten, in interactions", gt=0, allow_inf_nan=False)
+    training: bool = setting(False, "whether also in training, and not only when users are served")
+
+
+class Data(Section):
+    """The interactions: ratings, whatever they say, or those that are high enough."""
+
+    path: str = setting(
+        "", 'a rating file, or the folder or archive it is in; "" downloads MovieLens 1M once'
+    )
+    least_rating: float = setting(0.0, "ratings below it are no interactions", allow_inf_nan=False)
+    least_items: int = setting(5, "users with fewer interactions are left out", ge=1)
+    duplicates: Literal["error", "last"] = setting("error", "what to do when a user rated an item twice")
+    columns: Columns = Columns()
+    protocol: Annotated[LeaveOneOut | Unseen, Field(discriminator="name")] = setting(
+        LeaveOneOut(), "who is asked for what:"
+    )
+    recency: Recency = Recency()
+    negatives: int = setting(0, "items drawn for each interaction, for the losses that need them", ge=0)
+
+
+class Model(Section):
+    """Matrix factorisation of interactions, the item factors global and the user's local."""
+
+    factors: int = setting(64, "length of a factor vector", ge=1)
+    loss: Literal["squared", "softmax", "sampled_softmax", "binary", "bpr"] = setting(
+        "squared", "over the whole catalogue: squared, softmax; over drawn items: the others"
+    )
+    unobserved: float = setting(0.1, "weight of every item as unobserved, with loss = squared", ge=0)
+    penalty: float = setting(0.003, "times |u|² + |v|², added for every observation", ge=0)
+    init_scale: float = setting(0.1, "factors start from N(0, init_scale² / factors)", ge=0)
+
+
+def build(config: Any) -> "Task":
+    """The task of an experiment: reads the ratings, or downloads them.
+
+    Raises:
+        DataError: They cannot be read, or nobody has enough of them.
+        SettingError: The loss needs drawn items, and none are drawn.
+    """
+    from fedrecon.experiment.task import Task
+    from fedrecon.ranking import Ranking
+    from fedrecon.tasks.movielens.implicit import SAMPLED, implicit_factorization
+    from fedrecon.tasks.movielens.interactions import leave_one_out
+
+    data, protocol = config.data, config.data.protocol
+    if config.model.loss in SAMPLED and not data.negatives:
+        raise SettingError(f"data.negatives must be at least 1 with model.loss = {config.model.loss}, got 0")
+    clients = _interactions(config)
+    num_items = len(clients.vocabularies["item"])
+    model = implicit_factorization(num_items, **config.model.model_dump())
+    if protocol.name == "leave_one_out":
+        back = {"latest": 1, "second_latest": 2}[protocol.held_out]
+        cut = leave_one_out(clients, back)
+        scoring = Ranking(
+            num_items, tuple((kind, k) for k in protocol.k for kind in ("hr", "ndcg")), protocol.sampled
+        )
+        held_out = {"test" if back == 1 else "validation": _fielded(config, cut["held_out"], served=True)}
+        train = _fielded(config, cut["train"], served=False)
+        return Task(model, train, None, None, held_out=held_out, scoring=scoring)
+    metrics = [("recall", k) for k in protocol.recall] + [("ndcg", k) for k in protocol.ndcg]
+    scoring = Ranking(num_items, tuple(metrics))
+    sets = clients.split(shares_of(protocol.fractions), config.seed)
+    made = {name: _fielded(config, x, served=name != "train") for name, x in sets.items()}
+    return Task(model, made["train"], made.get("validation"), made.get("test"), scoring=scoring)
+
+
+def _interactions(config: Any) -> "Clients":
+    from fedrecon.tasks.movielens.download import MOVIELENS_1M, download
+    from fedrecon.tasks.movielens.interactions import interactions
+    from fedrecon.tasks.movielens.prepare import prepare
+
+    data = config.data
+    columns = {name: column for name, column in data.columns.model_dump().items() if column}
+    path = data.path or download(MOVIELENS_1M)
+    ratings = prepare(path, columns=columns or None, duplicates=data.duplicates)
+    return interactions(ratings, least_rating=data.least_rating, least_items=data.least_items)
+
+
+def _fielded(config: Any, clients: "Clients", served: bool) -> "Clients":
+    """The clients with the fields that the settings ask for."""
+    from fedrecon.tasks.movielens.interactions import with_negatives, with_recency
+
+    data = config.data
+    if data.recency.extra and (served or data.recency.training):
+        clients = with_recency(clients, data.recency.extra, data.recency.items)
+    if data.negatives:
+        num_items = len(clients.vocabularies["item"])
+        clients = with_negatives(clients, data.negatives, num_items, config.seed)
+    return clients
