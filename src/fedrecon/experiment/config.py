@@ -24,6 +24,7 @@ from fedrecon.experiment.settings import (
     validate,
 )
 from fedrecon.experiment.splits import AlternateBatches, Split
+from fedrecon.experiment.trackers.settings import Tracking, Untracked
 
 DEFAULT = "default.toml"
 
@@ -66,6 +67,7 @@ class Config(Section):
     algorithm: AlgorithmSettings = setting(FedRecon(), "the algorithm:")
     training: Training = Training()
     evaluation: Evaluating = Evaluating()
+    tracking: Tracking = setting(Untracked(), "where numbers go beside the run folder:")
 
 
 def task_names() -> list[str]:

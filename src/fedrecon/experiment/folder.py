@@ -21,8 +21,9 @@ RESULT = "result.json"
 SUMMARY = "summary.md"
 LOCK = ".lock"
 
-# Where a setting may differ without making another run: the data themselves are compared by their digests.
-PLACES = ("data.path",)
+# Settings, and tables of them, that may differ without making another run: where the data are, which are
+# themselves compared by their digests, and where numbers go.
+PLACES = ("data.path", "tracking")
 
 
 class RunFolder:
@@ -101,7 +102,7 @@ def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> No
         RunError: Naming the first setting that differs.
     """
     for name in [*there, *here]:
-        if name in PLACES:
+        if is_place(name):
             continue
         if name not in there or name not in here or there[name] != here[name]:
             saved = repr(there[name]) if name in there else "not set"
@@ -127,3 +128,8 @@ def locked(path: Path, what: str = "run folder") -> IO:
         file.close()
         raise RunError(f"{path}: another process is using this {what}") from None
     return file
+
+
+def is_place(name: str) -> bool:
+    """Whether a setting says where something is, and nothing about what the run computes."""
+    return any(name == place or name.startswith(f"{place}.") for place in PLACES)

@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedrecon.experiment.files import RunError, sync, write_atomically
 
@@ -56,10 +56,11 @@ class Records:
 
     Args:
         path: A CSV file; None to keep the rows in memory only.
+        listener: Told of new rows.
     """
 
-    def __init__(self, path: Path | None = None):
-        self.path = path
+    def __init__(self, path: Path | None = None, listener: Callable[[list[Row]], Any] | None = None):
+        self.path, self.listener = path, listener
         self.rows: list[Row] = []
         self._unwritten = 0
 
@@ -68,6 +69,8 @@ class Records:
         new = list(rows)
         self.rows += new
         self._unwritten += len(new)
+        if self.listener is not None:
+            self.listener(new)
 
     def write(self) -> None:
         """Appends new rows to the file, where others can read them; a power cut may still take them."""

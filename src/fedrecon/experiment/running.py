@@ -1,5 +1,6 @@
 """An experiment from its configuration to its last table on the screen."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from fedrecon.experiment.config import Config
 from fedrecon.experiment.folder import PLOTS
 from fedrecon.experiment.progress import progress_for
 from fedrecon.experiment.result import Result
+from fedrecon.experiment.trackers.follower import follower
 from fedrecon.experiment.training import run
 
 # Of tables in a file, which has no edge.
@@ -38,13 +40,27 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
     screen.print(
         f"{config.name}: task {config.task}, {config.algorithm.name}, seed {config.seed}, folder {out}"
     )
+    progress = progress_for(screen)
+    followed = follower(config, out, progress.note)
     config.algorithm.parts()  # what only Optax knows to be wrong is found before the data are read
     task = task_of(config)
     job = job_of(config, task)
     screen.print("  ".join(f"{name} {len(x):,} clients" for name, x in task.sets().items()))
-    return run(
-        job, out=out, progress=progress_for(screen), started=started, title=config.name, notes=task.notes
-    )
+    with ExitStack() as stack:
+        if followed is not None:
+            stack.enter_context(followed)
+        result = run(
+            job,
+            out=out,
+            progress=progress,
+            listener=followed,
+            started=started,
+            title=config.name,
+            notes=task.notes,
+        )
+        if followed is not None:
+            followed.finished = not result.interrupted
+    return result
 
 
 def show(result: Result, screen: Console) -> None:

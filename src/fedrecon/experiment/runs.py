@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.experiment.files import RunError
-from fedrecon.experiment.folder import CONFIG, ENVIRONMENT, FINGERPRINT, PLACES, RESULT
+from fedrecon.experiment.folder import CONFIG, ENVIRONMENT, FINGERPRINT, RESULT, is_place
 from fedrecon.experiment.records import METRICS, Records, read
 from fedrecon.experiment.settings import flat
 
@@ -172,8 +172,7 @@ def columns(path: Path) -> dict[str, Any]:
 
 def _identity(run: Run) -> str:
     """Equal in runs that differ in their seed, and in where things are, only."""
-    apart = {"seed", *PLACES}
-    kept = {name: value for name, value in run.config.items() if name not in apart}
+    kept = {k: v for k, v in run.config.items() if k != "seed" and not is_place(k)}
     return json.dumps(kept, sort_keys=True, default=str)
 
 

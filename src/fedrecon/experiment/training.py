@@ -23,7 +23,7 @@ from fedrecon.experiment.job import Job
 from fedrecon.experiment.loop import Evaluated, Loop
 from fedrecon.experiment.measure import Stopwatch, device_memory, peak_memory
 from fedrecon.experiment.progress import Progress
-from fedrecon.experiment.records import METRICS, Records, place, rows
+from fedrecon.experiment.records import METRICS, Records, Row, place, rows
 from fedrecon.experiment.result import Result
 from fedrecon.federation.blocks import Plan
 from fedrecon.federation.clients import Clients
@@ -142,6 +142,7 @@ def run(
     callbacks: Sequence[Callable[[Evaluated], Any]] = (),
     plan: Plan | None = None,
     progress: Progress | None = None,
+    listener: Callable[[list[Row]], Any] | None = None,
     started: float | None = None,
     title: str = "Run",
     notes: Mapping[str, str] | None = None,
@@ -154,6 +155,7 @@ def run(
         callbacks: Called with `Evaluated`.
         plan: How cohorts are cut into blocks.
         progress: Who is told of every round.
+        listener: Who is told of every number that is recorded.
         started: When the run began, by `time.monotonic`.
         title: Of the summary and the figures.
         notes: What else the summary says.
@@ -182,7 +184,7 @@ def run(
         loop = Loop(
             job,
             simulation,
-            Records(None if folder is None else folder.path / METRICS),
+            Records(None if folder is None else folder.path / METRICS, listener),
             None if folder is None else Checkpoints(folder.path / folders.CHECKPOINTS),
             watch,
             shown,
