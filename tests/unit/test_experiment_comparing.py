@@ -77,6 +77,9 @@ def test_differences_are_paired_over_seeds_and_over_clients(folders):
     assert (row["pairs"], row["difference"]) == (30, pytest.approx(changes.mean()))
     assert row["standard error"] == pytest.approx(stats.sem(changes))
     assert row["95 % from"] < row["difference"] < row["to"] < 0
+    assert row["share that gains"] == np.mean(changes < 0)
+    accurate = of(differences, clients="test", metric="accuracy", paired_over="seeds")
+    assert accurate["share that gains"] == float(accurate["difference"] > 0)
 
 
 def test_what_it_cost_and_took_to_get_there(folders):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedrecon.experiment.inference import Paired, paired
+from fedrecon.experiment.inference import paired
 from fedrecon.experiment.metrics import higher_is_better, shown_first, worst_decile, written
 from fedrecon.experiment.records import TRAINING, WEIGHTINGS, name_of
 from fedrecon.experiment.report import size
@@ -142,9 +142,11 @@ def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str, 
                 (first.of_seed(seed), method.of_seed(seed)) for seed in first.seeds if seed in method.seeds
             ]
             pairs = [(a, b) for a, b in pairs if comparable(a, b, split, protocol)]
-            for metric, over, found in _tested(pairs, split, protocol):
+            for metric, over, changes in _changes(pairs, split, protocol):
+                found = paired(changes)
                 measured = (found.pairs, found.mean, found.error, found.low, found.high, found.p)
-                rows.append((split, protocol, written(metric), method.label, over, *measured))
+                gains = _gains(metric, changes)
+                rows.append((split, protocol, written(metric), method.label, over, *measured, gains))
     columns = (
         *map(Column, ("clients", "protocol", "metric", "method", "paired over")),
         Column("pairs", WHOLE),
@@ -153,12 +155,15 @@ def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str, 
         Column("95 % from", SIGNED),
         Column("to", SIGNED),
         Column("p", _probability),
+        Column("share that gains", "{:.3f}".format),
     )
     note = (
         "Two-sided paired t-tests, not adjusted for their number. Over seeds: of the metric over examples, a"
         " pair is a seed. Over clients: of the clients' own metrics; a client that several seeds evaluated is"
         " one pair, by its mean difference. The first says how methods differ under new splits and draws, the"
-        " second how they differ for clients, given these trained parameters."
+        " second how they differ for clients, given these trained parameters. The share that gains is of the"
+        " pairs in which the method is better: of the clients that personalisation serves, if the first is a"
+        " global model."
     )
     return Table("differences", f"Differences from {first.label}", columns, tuple(rows), note)
 
@@ -199,17 +204,25 @@ def client_differences(
     return np.array([math.fsum(values) / len(values) for values in sums.values()])
 
 
-def _tested(pairs: Sequence[tuple[Run, Run]], split: str, protocol: str) -> Iterator[tuple[str, str, Paired]]:
+def _gains(metric: str, changes: Sequence[float]) -> float:
+    """The share of pairs in which the second is better."""
+    better = [x > 0 if higher_is_better(metric) else x < 0 for x in changes]
+    return sum(better) / len(better)
+
+
+def _changes(
+    pairs: Sequence[tuple[Run, Run]], split: str, protocol: str
+) -> Iterator[tuple[str, str, list[float]]]:
     found = [(_of(a, split, protocol), _of(b, split, protocol)) for a, b in pairs]
     both = [(x["examples"], y["examples"]) for x, y in found if x is not None and y is not None]
     for metric in shown_first(name for x, y in both for name in x if name in y):
         changes = [_number(y[metric]) - _number(x[metric]) for x, y in both if metric in x and metric in y]
         changes = [x for x in changes if math.isfinite(x)]
         if changes:
-            yield metric, "seeds", paired(changes)
+            yield metric, "seeds", changes
         clients = client_differences(pairs, split, protocol, metric)
         if clients.size:
-            yield metric, "clients", paired(clients.tolist())
+            yield metric, "clients", clients.tolist()
 
 
 def _found(method: Method, split: str, protocol: str) -> list[Any]:
