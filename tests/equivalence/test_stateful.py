@@ -1,5 +1,6 @@
 """Algorithms whose clients keep something, and their kin, against their papers' pseudocode in NumPy."""
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -88,11 +89,11 @@ def alternating(w: Any, kept: Any, client: int) -> Any:
     return (p - w) * GLOBAL, v
 
 
-def simultaneous(w: Any, kept: Any, client: int) -> Any:
+def simultaneous(w: Any, kept: Any, client: int, local_rate: float = 1.0) -> Any:
     """Pillutla et al., FedSim."""
     p = w * GLOBAL + kept * LOCAL
     for batch in batches(client):
-        p = p - SLOW * slopes(p, batch)
+        p = p - SLOW * slopes(p, batch) * (GLOBAL + local_rate * LOCAL)
     return (p - w) * GLOBAL, p
 
 
@@ -150,7 +151,11 @@ SERVER, QUICK, STEPS = sgd(BETA), solver(FAST), solver(SLOW)
         (fedalt(linear(), QUICK, STEPS, SERVER), alternating, LOCAL),
         (fedrep(linear(), QUICK, STEPS, SERVER, head=("1",)), alternating, LOCAL),
         (fedsim(linear(), STEPS, QUICK, SERVER), simultaneous, LOCAL),
-        (fedper(linear(), STEPS, QUICK, SERVER), simultaneous, LOCAL),
+        (
+            fedper(linear(), STEPS, QUICK, SERVER, local_rate=1.5),
+            functools.partial(simultaneous, local_rate=1.5),
+            LOCAL,
+        ),
         (ditto(linear(), STEPS, QUICK, SERVER, LAMBDA), near, GLOBAL + LOCAL),
     ],
     ids=lambda x: getattr(x, "name", ""),
@@ -291,6 +296,18 @@ def test_without_local_parameters_fedsim_is_federated_averaging():
     _, wanted = rounds(fedavg(rating_model(), update, SERVER), RATINGS, ALL)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found[-1].state, wanted[-1].state)
     assert simulation.kept is None
+
+
+def test_rates_that_cannot_be():
+    for rate, update in ((0.0, STEPS), (-1.0, STEPS), (0.5, lambda *args: args)):
+        with pytest.raises(ValueError, match=f"local_rate must be positive, .* got {rate}"):
+            fedsim(linear(), update, QUICK, SERVER, local_rate=rate)
+    for make in (
+        lambda: ditto(linear(), STEPS, QUICK, SERVER, -0.1),
+        lambda: pfedme(linear(), QUICK, STEPS, SERVER, -0.1),
+    ):
+        with pytest.raises(ValueError, match=r"strength must be at least 0, got -0\.1"):
+            make()
 
 
 @pytest.mark.parametrize("name", ["fedalt", "ditto"])

@@ -20,6 +20,7 @@ def fedper(
     reconstruct: Stage,
     server_optimizer: optax.GradientTransformation,
     head: tuple[str, ...] | None = None,
+    local_rate: float = 1.0,
     client_weight: Callable[[Mean], Any] = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
@@ -31,6 +32,7 @@ def fedper(
         reconstruct: Fits the head of who is served, on which the paper is silent.
         server_optimizer: Applied to the negative weighted mean of the deltas.
         head: Paths of the head's leaves, as `part` in `with_local`; None for what the model has local.
+        local_rate: Factor on the steps of the head.
         client_weight: A client's weight in the mean, from the mean of its loss.
         aggregator: How the cohort's deltas become the pseudo-gradient.
 
@@ -38,11 +40,11 @@ def fedper(
         The algorithm; its clients keep the head.
 
     Raises:
-        ValueError: As `with_local`.
+        ValueError: As `with_local` and `fedsim`.
 
     References:
         Arivazhagan et al., Federated Learning with Personalization Layers, 2019.
     """
     view = with_local(model, head)
-    made = fedsim(view, update, reconstruct, server_optimizer, client_weight, aggregator)
+    made = fedsim(view, update, reconstruct, server_optimizer, local_rate, client_weight, aggregator)
     return replace(made, name="fedper", hyperparameters={**made.hyperparameters, "head": head})

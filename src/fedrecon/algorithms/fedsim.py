@@ -1,6 +1,7 @@
 """FedSim: clients keep their local parameters, and fit local and global ones at once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from ..algorithm import (
 )
 from ..data import Examples
 from ..model import Model, Params, on_both, on_local, path_of
-from ..solver import Stage
+from ..solver import Solver, Stage
 from ..stats import Mean
 
 
@@ -32,6 +33,7 @@ def fedsim(
     update: Stage,
     reconstruct: Stage,
     server_optimizer: optax.GradientTransformation,
+    local_rate: float = 1.0,
     client_weight: Callable[[Mean], Any] = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
@@ -44,6 +46,8 @@ def fedsim(
         update: Changes global and local parameters together, on all examples.
         reconstruct: Fits the local parameters of who is served, the global ones frozen.
         server_optimizer: Applied to the negative weighted mean of the deltas.
+        local_rate: Factor on the steps of the local parameters, so that they have a learning rate of their
+            own, as in the paper; positive. Other than 1 for a `Solver` only.
         client_weight: A client's weight in the mean, from the mean of its loss.
         aggregator: How the cohort's deltas become the pseudo-gradient.
 
@@ -52,10 +56,14 @@ def fedsim(
         first round. Who is served fits them to its support set: a client that was seen from what it kept,
         an unseen one from a start.
 
+    Raises:
+        ValueError: `local_rate` is not positive, or is not 1 and `update` is no `Solver`.
+
     References:
         Pillutla et al., Federated Learning with Partial Model Personalization, ICML 2022.
     """
-    model = with_usable_tables(model, update, joint=True)
+    both = _at_rates(update, local_rate)
+    model = with_usable_tables(model, both, joint=True)
     init, server_update = server(model, server_optimizer, aggregator)
 
     def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
@@ -66,14 +74,14 @@ def fedsim(
 
     def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
         start = broadcast.global_params, kept
-        found = displacement(update, on_both(model), start, examples, key, broadcast.round)
+        found = displacement(both, on_both(model), start, examples, key, broadcast.round)
         (delta, change), rows, metrics = found
         local = _moved(kept, change, _of("1", rows))
         sent = update_of(delta, _of("0", rows), metrics, client_weight, local)
         return sent, kept_after(sent, local, kept)
 
     settings = {"update": update, "reconstruct": reconstruct, "server_optimizer": server_optimizer}
-    settings |= {"client_weight": client_weight, "aggregator": aggregator}
+    settings |= {"local_rate": local_rate, "client_weight": client_weight, "aggregator": aggregator}
     return Algorithm(
         model,
         model,
@@ -85,6 +93,21 @@ def fedsim(
         "fedsim",
         settings,
     )
+
+
+def _at_rates(update: Stage, local_rate: float) -> Stage:
+    """The stage with its steps in the second of two trees of parameters scaled."""
+    if local_rate == 1:
+        return update
+    if not local_rate > 0 or not isinstance(update, Solver):
+        raise ValueError(
+            f"local_rate must be positive, and 1 for what is no Solver, got {local_rate!r} for {update!r}"
+        )
+
+    def scaled(updates: Any, params: Any) -> Any:
+        return updates[0], jax.tree.map(lambda u: local_rate * u, updates[1])
+
+    return replace(update, optimizer=optax.chain(update.optimizer, optax.stateless(scaled)))
 
 
 def _of(part: str, rows: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ def lg_fedavg(
     reconstruct: Stage,
     server_optimizer: optax.GradientTransformation,
     body: tuple[str, ...] | None = None,
+    local_rate: float = 1.0,
     client_weight: Callable[[Mean], Any] = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
@@ -34,6 +35,7 @@ def lg_fedavg(
         reconstruct: Fits the body of who is served.
         server_optimizer: Applied to the negative weighted mean of the deltas.
         body: Paths of the body's leaves, as `part` in `with_local`; None for what the model has local.
+        local_rate: Factor on the steps of the body.
         client_weight: A client's weight in the mean, from the mean of its loss.
         aggregator: How the cohort's deltas become the pseudo-gradient.
 
@@ -41,12 +43,12 @@ def lg_fedavg(
         The algorithm; its clients keep the body.
 
     Raises:
-        ValueError: As `with_local`.
+        ValueError: As `with_local` and `fedsim`.
 
     References:
         Liang et al., Think Locally, Act Globally: Federated Learning with Local and Global
         Representations, 2020, Algorithm 1.
     """
     view = with_local(model, body)
-    made = fedsim(view, update, reconstruct, server_optimizer, client_weight, aggregator)
+    made = fedsim(view, update, reconstruct, server_optimizer, local_rate, client_weight, aggregator)
     return replace(made, name="lg_fedavg", hyperparameters={**made.hyperparameters, "body": body})

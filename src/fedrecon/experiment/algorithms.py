@@ -82,6 +82,11 @@ class _Kept(_Federated):
     )
 
 
+class _Together(_Kept):
+    update: Solver = setting(Solver(), "fits global and local parameters:")
+    local_rate: float = setting(1.0, "factor on the steps of the local parameters", gt=0, allow_inf_nan=False)
+
+
 class FedRecon(_Reconstructed):
     """Federated Reconstruction."""
 
@@ -209,13 +214,13 @@ class FedAlt(_Kept):
     name: Literal["fedalt"] = "fedalt"
 
 
-class FedSim(_Kept):
+class FedSim(_Together):
     """Clients keep their local parameters, and fit them together with the global ones."""
 
     name: Literal["fedsim"] = "fedsim"
 
 
-class FedPer(_Kept):
+class FedPer(_Together):
     """FedSim whose head is local."""
 
     name: Literal["fedper"] = "fedper"
@@ -229,7 +234,7 @@ class FedRep(_Kept):
     head: list[str] = setting([], _LOCAL)
 
 
-class LGFedAvg(_Kept):
+class LGFedAvg(_Together):
     """FedSim whose body is local."""
 
     name: Literal["lg_fedavg"] = "lg_fedavg"
@@ -250,7 +255,7 @@ class PFedMe(_Federated):
     name: Literal["pfedme"] = "pfedme"
     client_weight: ClientWeight = setting("uniform", "weight of a client's delta: its examples, or 1")
     strength: float = setting(15.0, "how much a personal model is drawn to the global one", ge=0)
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.05))
+    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.005))
     solve: Solver = setting(
         Solver(batch_size="all", epochs=5, optimizer=Optimizer(learning_rate=0.05)),
         "finds the personal model on a batch, and on the support set of who is served:",
