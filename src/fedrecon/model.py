@@ -52,6 +52,9 @@ class Model:
         tables: Embedding tables among the global leaves.
         local_tables: Embedding tables among the local leaves, as a copy of global ones has them. They share
             no field with `tables`.
+        loss_and_metrics: `(global_params, local_params, batch, key) -> (Mean, dict of Mean)`: what a step
+            measures, for a model whose loss and metrics share work that a compiler does not find, or that
+            measures less while it is trained. None for `loss` and `metrics`.
     """
 
     init_global: Callable[..., Params]
@@ -62,6 +65,7 @@ class Model:
     penalty: Callable[..., Any] = _no_penalty
     tables: tuple[Table, ...] = ()
     local_tables: tuple[Table, ...] = ()
+    loss_and_metrics: Callable[..., tuple[Mean, dict[str, Mean]]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,8 @@ class Objective:
         frozen_tables: Tables among the leaves of `frozen`.
         penalty: `(params, frozen) -> scalar`, added to the sum of the loss over the stage's examples.
         metrics: `(params, frozen, batch) -> dict of Mean`, one entry per example.
+        both: `(params, frozen, batch, key) -> (Mean, dict of Mean)`: `fn` and metrics in one; None where they
+            share nothing.
     """
 
     fn: Callable[..., Mean]
@@ -83,10 +89,18 @@ class Objective:
     frozen_tables: tuple[Table, ...] = ()
     penalty: Callable[..., Any] = _no_penalty
     metrics: Callable[..., dict[str, Mean]] = lambda params, frozen, batch: {}
+    both: Callable[..., tuple[Mean, dict[str, Mean]]] | None = None
+
+    def measure(self, params: Params, frozen: Params, batch: Batch, key: Any) -> tuple[Mean, dict[str, Mean]]:
+        """The loss and the metrics of a batch."""
+        if self.both is not None:
+            return self.both(params, frozen, batch, key)
+        return self.fn(params, frozen, batch, key), self.metrics(params, frozen, batch)
 
 
 def on_local(model: Model, global_params: Params) -> Objective:
     """The loss as a function of the local parameters, the global ones frozen."""
+    both = model.loss_and_metrics
     return Objective(
         fn=lambda local, frozen, batch, key: model.loss(frozen, local, batch, key),
         frozen=global_params,
@@ -94,6 +108,7 @@ def on_local(model: Model, global_params: Params) -> Objective:
         frozen_tables=model.tables,
         penalty=lambda local, frozen: model.penalty(frozen, local),
         metrics=lambda local, frozen, batch: model.metrics(frozen, local, batch),
+        both=both and (lambda local, frozen, batch, key: both(frozen, local, batch, key)),
     )
 
 
@@ -106,16 +121,19 @@ def on_global(model: Model, local_params: Params) -> Objective:
         frozen_tables=model.local_tables,
         penalty=model.penalty,
         metrics=model.metrics,
+        both=model.loss_and_metrics,
     )
 
 
 def on_both(model: Model) -> Objective:
     """The loss as a function of `(global_params, local_params)`."""
+    both = model.loss_and_metrics
     return Objective(
         fn=lambda params, _, batch, key: model.loss(*params, batch, key),
         tables=_below("0", model.tables) + _below("1", model.local_tables),
         penalty=lambda params, _: model.penalty(*params),
         metrics=lambda params, _, batch: model.metrics(*params, batch),
+        both=both and (lambda params, _, batch, key: both(*params, batch, key)),
     )
 
 
@@ -130,7 +148,7 @@ def fully_global(model: Model) -> Model:
         global_params = model.init_global(k_global)
         return global_params, model.init_local(global_params, k_local)
 
-    predict = model.predict
+    predict, both = model.predict, model.loss_and_metrics
     return Model(
         init_global=init_global,
         init_local=lambda params, key: (),
@@ -139,6 +157,7 @@ def fully_global(model: Model) -> Model:
         predict=predict and (lambda params, _, features: predict(*params, features)),
         penalty=lambda params, _: model.penalty(*params),
         tables=_below("0", model.tables) + _below("1", model.local_tables),
+        loss_and_metrics=both and (lambda params, _, batch, key: both(*params, batch, key)),
     )
 
 
@@ -167,7 +186,7 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
     def merged(params: Params, copy: Params) -> Params:
         return jax.tree.map(lambda x, c: x if c is None else c, params, copy, is_leaf=lambda x: x is None)
 
-    predict = model.predict
+    predict, both = model.predict, model.loss_and_metrics
     tables = tuple(t for t in model.tables if not own(t.leaf))
     copies = _below("1", model.local_tables) + _below("0", tuple(t for t in model.tables if own(t.leaf)))
     if {f for t in tables for f in t.fields} & {f for t in copies for f in t.fields}:
@@ -181,6 +200,7 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
         penalty=lambda g, x: model.penalty(merged(g, x[0]), x[1]),
         tables=tables,
         local_tables=copies,
+        loss_and_metrics=both and (lambda g, x, batch, key: both(merged(g, x[0]), x[1], batch, key)),
     )
 
 

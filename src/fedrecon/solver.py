@@ -189,9 +189,9 @@ class Solver:
         self, objective: Objective, params: Params, frozen: Params, batch: Examples, count: Any, key: Any
     ) -> Any:
         """A step's objective: the batch's loss, and its share, by examples, of the stage's penalty."""
-        losses = fold_lookups(objective.fn)(params, frozen, batch.data, key)
+        losses, metrics = fold_lookups(objective.measure)(params, frozen, batch.data, key)
         check_loss(losses, batch.size)
-        metrics = {"loss": losses, **fold_lookups(objective.metrics)(params, frozen, batch.data)}
+        metrics = {"loss": losses, **metrics}
         metrics = {name: mean.where(batch.mask).sum() for name, mean in metrics.items()}
         loss = metrics["loss"]
         value = loss.total

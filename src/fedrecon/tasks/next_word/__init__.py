@@ -1,0 +1,1 @@
+"""Next-word prediction: a client is a writer, with words of its own."""

@@ -1,0 +1,50 @@
+"""The next-word task's data: writers, each with their sentences in order of time, in disjoint sets."""
+
+import os
+from collections.abc import Mapping
+
+from fedrecon.federation.clients import Clients
+from fedrecon.tasks.next_word.vocabulary import Vocabulary
+
+FRACTIONS: Mapping[str, float | int] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+def arrange(
+    texts: Clients,
+    *,
+    seed: int,
+    words: int,
+    buckets: int,
+    fractions: Mapping[str, float | int] = FRACTIONS,
+    vocabulary: str | os.PathLike[str] | None = None,
+) -> tuple[dict[str, Clients], Vocabulary]:
+    """Splits clients, counts the words of those in the set `"train"`, and numbers all texts by them.
+
+    Args:
+        texts: As `prepare` makes them.
+        seed: Decides which client is in which set, by the clients' names alone.
+        words: Shared words at most: the most frequent of the training clients'.
+        buckets: For all other words.
+        fractions: The name of each set and its share of the clients, in (0, 1], together at most 1.
+        vocabulary: A run folder whose vocabulary is used instead; its number of words must be `words` or,
+            as in that run, fewer.
+
+    Returns:
+        For each set its clients, with the fields of `Vocabulary.encode`; and the vocabulary.
+
+    Raises:
+        DataError: A fraction is out of its range, or the vocabulary cannot be read or has more words.
+    """
+    from fedrecon.errors import DataError
+
+    sets = texts.split(fractions, seed)
+    if vocabulary is None:
+        shared = Vocabulary.most_frequent(sets["train"], words, buckets)
+    else:
+        shared = Vocabulary.read(vocabulary, buckets)
+        if len(shared.words) > words:
+            raise DataError(
+                f"{vocabulary}: the vocabulary must have at most data.words = {words:,} words, it has "
+                f"{len(shared.words):,}"
+            )
+    return {name: shared.encode(clients) for name, clients in sets.items()}, shared

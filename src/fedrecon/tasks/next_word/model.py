@@ -1,0 +1,107 @@
+"""The paper's model: an LSTM that predicts the next word, the embeddings of a client's own words local."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from ...model import Model, Table
+from ...stats import Mean
+from .lstm import lstm
+from .readings import accuracy, cross_entropy, in_chunks, readings
+
+CHUNK = 16  # sentences whose scores are held at a time when nothing is trained
+
+
+def next_word_lstm(
+    words: int,
+    buckets: int,
+    *,
+    embedding: int = 96,
+    hidden: int = 670,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Model:
+    """Embedding → LSTM → dense → dense to all ids, of `vocabulary`'s layout.
+
+    Global are the embeddings of padding, begin, end and the shared words, the LSTM and both dense layers
+    (the second's outputs for the buckets included); local are the embeddings of the buckets. An example
+    is a sentence; losses and metrics are sums over its tokens, so that a client's weight is its tokens.
+
+    Batches have the fields `word`, `bucket` and `target`, int `[position]`: see `Vocabulary.encode`. The
+    embedding of an input is the local row where there is one, and else the global one.
+
+    Args:
+        words: Shared words.
+        buckets: Local rows, for all other words.
+        embedding: Length of an embedding, and width of the dense layer before the last. 96 is the paper's.
+        hidden: Units of the LSTM. 670 is the paper's.
+        precision: Of the matrix products' factors; sums, states and parameters have 32 bits.
+
+    Returns:
+        A model with the metrics of `readings`; while training it reports `accuracy` alone. `predict` takes
+        `word` and `bucket` and returns scores, `[sentence, position, id]`.
+
+    References:
+        Singhal et al., Federated Reconstruction, NeurIPS 2021, section 5.1, and Reddi et al., Adaptive
+        Federated Optimization, 2021, for the network; starts are those of Keras' layers.
+    """
+    rows, classes = words + 3, words + 3 + buckets
+    dtype = jnp.dtype(precision)
+
+    def init_global(key: Any) -> Any:
+        keys = jax.random.split(key, 5)
+        glorot, orthogonal = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.orthogonal()
+        # The forget gate starts open.
+        bias = jnp.zeros(4 * hidden).at[hidden : 2 * hidden].set(1.0)
+        return {
+            "embedding": _uniform(keys[0], (rows, embedding)),
+            "lstm": {
+                "kernel": glorot(keys[1], (embedding, 4 * hidden)),
+                "recurrent": orthogonal(keys[2], (hidden, 4 * hidden)),
+                "bias": bias,
+            },
+            "dense": {"kernel": glorot(keys[3], (hidden, embedding)), "bias": jnp.zeros(embedding)},
+            "output": {"kernel": glorot(keys[4], (embedding, classes)), "bias": jnp.zeros(classes)},
+        }
+
+    def init_local(global_params: Any, key: Any) -> Any:
+        return {"embedding": _uniform(key, (buckets, embedding))}
+
+    def predict(g: Any, x: Any, batch: Any) -> Any:
+        shared = g["embedding"][batch["word"]]
+        own = x["embedding"][jnp.maximum(batch["bucket"], 0)]
+        inputs = jnp.where(batch["bucket"][..., None] >= 0, own, shared).astype(dtype)
+        weights = g["lstm"]
+        h = lstm(weights["kernel"], weights["recurrent"], weights["bias"], jnp.swapaxes(inputs, 0, 1))
+        return jnp.swapaxes(_dense(g["output"], _dense(g["dense"], h)), 0, 1)
+
+    def _dense(layer: Any, x: Any) -> Any:
+        product = jnp.matmul(
+            x.astype(dtype), layer["kernel"].astype(dtype), preferred_element_type=jnp.float32
+        )
+        return product + layer["bias"]
+
+    def loss(g: Any, x: Any, batch: Any, key: Any) -> Mean:
+        return cross_entropy(predict(g, x, batch), batch["target"])
+
+    def loss_and_metrics(g: Any, x: Any, batch: Any, key: Any) -> tuple[Mean, dict[str, Mean]]:
+        logits = predict(g, x, batch)
+        return cross_entropy(logits, batch["target"]), {"accuracy": accuracy(logits, batch["target"])}
+
+    def metrics(g: Any, x: Any, batch: Any) -> dict[str, Mean]:
+        return in_chunks(lambda b: readings(predict(g, x, b), b["target"], rows), dict(batch), CHUNK)
+
+    return Model(
+        init_global,
+        init_local,
+        loss,
+        metrics,
+        predict,
+        loss_and_metrics=loss_and_metrics,
+        tables=(Table("embedding", ("word",)),),
+    )
+
+
+def _uniform(key: Any, shape: tuple[int, ...]) -> Any:
+    """Keras' start of an embedding."""
+    return jax.random.uniform(key, shape, minval=-0.05, maxval=0.05)

@@ -1,0 +1,88 @@
+"""What is measured of a model's predictions: losses and accuracies per token."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fedrecon.stats import Mean
+from fedrecon.tasks.next_word.vocabulary import END
+
+Logits = Float[Array, "sentence position id"]
+Targets = Int[Array, "sentence position"]
+
+
+def cross_entropy(logits: Logits, target: Targets) -> Mean:
+    """Of each sentence the sum over its tokens of -log p(target), and their number; 0 is padding."""
+    picked = _at(logits, target)
+    return _tokens(jax.nn.logsumexp(logits, -1) - picked, target > 0)
+
+
+def accuracy(logits: Logits, target: Targets) -> Mean:
+    """Tokens whose id scores highest; a tie for the first place counts as a hit, padding does not count."""
+    return _tokens(_at(logits, target) >= jnp.max(logits, -1), target > 0)
+
+
+def readings(logits: Logits, target: Targets, rows: int) -> dict[str, Mean]:
+    """All metrics, of each sentence.
+
+    Args:
+        logits: Scores of all ids; 32 bits.
+        target: What followed; 0 where nothing did.
+        rows: Ids below are shared words and the like, those from there on are buckets.
+
+    Returns:
+        `cross_entropy`, `accuracy` and `top_3_accuracy` over all tokens; `accuracy_no_oov` over those that
+        are no bucket; `accuracy_no_oov_no_end` over those that are no end of a sentence either;
+        `accuracy_restricted`, `accuracy_restricted_no_end` and `cross_entropy_restricted` over the same,
+        with the choice among shared words and the end alone, so that the number of buckets changes
+        neither what is asked nor what can be answered; `oov`, the share of tokens that are a bucket.
+    """
+    real, shared = target > 0, (target > 0) & (target < rows)
+    words = shared & (target != END)
+    picked, most = _at(logits, target), jnp.max(logits, -1)
+    hit = picked >= most
+    known = logits[..., END:rows]
+    known_most, known_sum = jnp.max(known, -1), jax.nn.logsumexp(known, -1)
+    above = jnp.sum(logits > picked[..., None], -1)
+    return {
+        "cross_entropy": _tokens(jax.nn.logsumexp(logits, -1) - picked, real),
+        "accuracy": _tokens(hit, real),
+        "top_3_accuracy": _tokens(above < 3, real),
+        "accuracy_no_oov": _tokens(hit, shared),
+        "accuracy_no_oov_no_end": _tokens(hit, words),
+        "cross_entropy_restricted": _tokens(known_sum - picked, shared),
+        "accuracy_restricted": _tokens(picked >= known_most, shared),
+        "accuracy_restricted_no_end": _tokens(picked >= known_most, words),
+        "oov": _tokens(target >= rows, real),
+    }
+
+
+def in_chunks(fn: Any, batch: Any, most: int) -> Any:
+    """`fn` of a batch of sentences, at most `most` at a time: scores of a whole client may not fit in memory.
+
+    Args:
+        fn: Pytree of arrays `[sentence, ...]` to one of such arrays.
+        batch: Its argument.
+        most: Sentences at a time.
+    """
+    size = jax.tree.leaves(batch)[0].shape[0]
+    chunks = math.ceil(size / most)
+    if chunks <= 1:
+        return fn(batch)
+    spare = chunks * most - size
+    padded = jax.tree.map(lambda x: jnp.pad(x, [(0, spare)] + [(0, 0)] * (x.ndim - 1)), batch)
+    parts = jax.tree.map(lambda x: x.reshape(chunks, most, *x.shape[1:]), padded)
+    found = jax.lax.map(fn, parts)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
+
+
+def _at(logits: Any, target: Any) -> Any:
+    return jnp.take_along_axis(logits, target[..., None], -1)[..., 0]
+
+
+def _tokens(values: Any, count: Any) -> Mean:
+    weight = count.astype(jnp.float32)
+    return Mean(jnp.sum(jnp.where(count, values, 0), -1).astype(jnp.float32), jnp.sum(weight, -1))

@@ -1,0 +1,89 @@
+"""Where texts by client come from: files of several forms, or a package."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedrecon.errors import DataError
+from fedrecon.tasks.next_word.lines import decoded, read_lines
+from fedrecon.tasks.next_word.text import Writer
+
+LINES, PARQUET, SQLITE = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), (".parquet",), (".sqlite", ".sqlite3", ".db")
+FORMS = "JSON Lines (.jsonl, .jsonl.gz), Parquet, SQLite, or a folder with a text file (.txt) for each client"
+
+
+def find(path: str | os.PathLike[str]) -> Path:
+    """The file at `path`, or the one file in that folder; the folder itself if it has a text file per client.
+
+    Raises:
+        DataError: There is none, or more than one.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder")
+    if not path.is_dir():
+        if not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
+            raise DataError(f"{path}: must be {FORMS}")
+        return path
+    files = sorted(p for p in path.iterdir() if p.name.lower().endswith((*LINES, *PARQUET, *SQLITE)))
+    texts = _texts(path)
+    if len(files) + bool(texts) != 1:
+        names = [p.name for p in (*files, *texts[:1])]
+        raise DataError(f"{path}: must hold one source, {FORMS}; it holds {names or 'none'}")
+    return files[0] if files else path
+
+
+def fingerprint(path: Path) -> str:
+    """A digest that changes whenever the files do: of their names, sizes, and times of change."""
+    facts = []
+    for file in _texts(path) if path.is_dir() else [path]:
+        status = file.stat()
+        facts.append((str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+    return hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()[:32]
+
+
+def writers(path: Path, part: str) -> Iterator[Writer]:
+    """The clients of what `find` found.
+
+    Args:
+        path: A file or a folder.
+        part: Of an SQLite file.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    name = path.name.lower()
+    if path.is_dir():
+        return _folder(path)
+    if name.endswith(LINES):
+        return read_lines(path)
+    if name.endswith(PARQUET):
+        from fedrecon.tasks.next_word.parquet import read_parquet
+
+        return read_parquet(path)
+    from fedrecon.tasks.next_word.sqlite import read_sqlite
+
+    return read_sqlite(path, part)
+
+
+def read_text(path: Path) -> list[str]:
+    """The lines of a text file: a sentence each.
+
+    Raises:
+        DataError: It cannot be read, or a line is not UTF-8.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return [decoded(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+
+
+def _texts(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".txt" and p.is_file())
+
+
+def _folder(folder: Path) -> Iterator[Writer]:
+    for path in _texts(folder):
+        yield Writer(path.stem, read_text(path), str(path))

@@ -1,0 +1,68 @@
+"""The SQLite form in which TensorFlow Federated distributes federated data: Stack Overflow among them.
+
+The table `examples` has the columns `split_name`, `client_id` and `serialized_example_proto`, a
+`tf.train.Example`. Of each the feature `tokens` is the text, its words apart, and `creation_date` the time.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedrecon.errors import DataError
+from fedrecon.tasks.next_word.lines import decoded
+from fedrecon.tasks.next_word.protobuf import example
+from fedrecon.tasks.next_word.text import Writer
+
+TEXT, TIME = "tokens", "creation_date"
+
+
+def read_sqlite(path: Path, part: str) -> Iterator[Writer]:
+    """The clients of one part of a file, each one's sentences in order of time.
+
+    Args:
+        path: The file.
+        part: Which `split_name`: "train", "heldout" or "test" in Stack Overflow.
+
+    Raises:
+        DataError: It is no such file, lacks the part, or an example cannot be read.
+    """
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        try:
+            yield from _clients(connection, path, part)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise DataError(f"{path}: cannot be read as SQLite: {error}") from error
+
+
+def _clients(connection: sqlite3.Connection, path: Path, part: str) -> Iterator[Writer]:
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(examples)")}
+    wanted = {"split_name", "client_id", "serialized_example_proto"}
+    if not wanted <= columns:
+        raise DataError(f"{path}: must have a table 'examples' with {sorted(wanted)}, it has {sorted(columns)}")
+    query = "SELECT DISTINCT client_id FROM examples WHERE split_name = ? ORDER BY client_id"
+    clients = [row[0] for row in connection.execute(query, (part,))]
+    if not clients:
+        parts = [row[0] for row in connection.execute("SELECT DISTINCT split_name FROM examples")]
+        raise DataError(f"{path}: part must be one of {sorted(map(str, parts))}, got {part!r}")
+    for client in clients:
+        yield Writer(str(client), _sentences(connection, path, part, client), f"{path}, client {client!r}")
+
+
+def _sentences(connection: sqlite3.Connection, path: Path, part: str, client: str) -> list[str]:
+    query = (
+        "SELECT rowid, serialized_example_proto FROM examples WHERE split_name = ? AND client_id = ? ORDER BY rowid"
+    )
+    timed = []
+    for number, data in connection.execute(query, (part, client)):
+        where = f"{path}, table examples, row {number}"
+        try:
+            features = example(data)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{where}: must hold a tf.train.Example: {error}") from None
+        text, time = features.get(TEXT, []), features.get(TIME, [b""])
+        if len(text) != 1 or not isinstance(text[0], bytes) or len(time) != 1:
+            raise DataError(f"{where}: feature {TEXT!r} must hold one text, it holds {len(text)} values")
+        timed.append((time[0], decoded(text[0], where)))
+    return [text for _, text in sorted(timed, key=lambda pair: pair[0])]  # stable: equal times keep their order
