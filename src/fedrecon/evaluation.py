@@ -23,6 +23,8 @@ from .stats import Mean
 DERIVED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "rmse": ("mse", np.sqrt),
     "perplexity": ("cross_entropy", np.exp),
+    "perplexity_restricted": ("cross_entropy_restricted", np.exp),
+    "perplexity_restricted_after_oov": ("cross_entropy_restricted_after_oov", np.exp),
 }
 
 _EVALUATION = 4  # purpose of draws

@@ -91,8 +91,8 @@ class Objective:
     metrics: Callable[..., dict[str, Mean]] = lambda params, frozen, batch: {}
     both: Callable[..., tuple[Mean, dict[str, Mean]]] | None = None
 
-    def measure(self, params: Params, frozen: Params, batch: Batch, key: Any) -> tuple[Mean, dict[str, Mean]]:
-        """The loss and the metrics of a batch."""
+    def measure(self, params: Params, frozen: Params, batch: Batch, key: Any) -> tuple[Any, Any]:
+        """The loss and the metrics of a batch, as the functions give them."""
         if self.both is not None:
             return self.both(params, frozen, batch, key)
         return self.fn(params, frozen, batch, key), self.metrics(params, frozen, batch)

@@ -2,9 +2,11 @@
 
 import difflib
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -48,7 +50,8 @@ def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
     its hyperparameters, so that a run's record shows them.
 
     Args:
-        name: A function of `optax` that returns an optimiser: `"sgd"`, `"adam"`, `"yogi"`, `"adagrad"`, …
+        name: A function of `optax` that returns an optimiser: `"sgd"`, `"adam"`, `"yogi"`, `"adagrad"`, …; or
+            one of `OWN`.
         **hyperparameters: Its arguments. `learning_rate` is a positive number or a schedule, which for the
             server's optimiser counts rounds.
 
@@ -60,7 +63,7 @@ def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
         >>> optimizer("sgd", learning_rate=0.5)
         sgd(learning_rate=0.5)
     """
-    make = _named(name, "optimizer")
+    make = OWN.get(name) or _named(name, "optimizer")
     rate = hyperparameters.get("learning_rate")
     if isinstance(rate, (int, float)) and not (rate > 0 and math.isfinite(rate)):
         raise ValueError(f"learning_rate of {name} must be positive and finite, got {rate!r}")
@@ -73,6 +76,52 @@ def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
     )
     named.name, named.hyperparameters = name, dict(hyperparameters)
     return named
+
+
+class YogiState(NamedTuple):
+    """Steps taken, and the moving means of the gradient and of its square."""
+
+    count: Any
+    m: Any
+    v: Any
+
+
+def yogi_zero(
+    learning_rate: float | Callable[[Any], Any], b1: float = 0.9, b2: float = 0.99, eps: float = 1e-3
+) -> optax.GradientTransformation:
+    """Yogi from zero accumulators, the bias corrected in the step's length and not before epsilon.
+
+    m ← β₁ m + (1 - β₁) g and v ← v - (1 - β₂) sign(v - g²) g², both from 0; step t = 1, 2, … is
+    -rate · √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√v + ε). Optax's `yogi` divides by the corrected √v plus ε, which
+    makes the first steps up to 1/√(1 - β₂) = 10 times as long where gradients are small.
+
+    Args:
+        learning_rate: Positive, or a schedule of the steps done.
+        b1: Decay of m.
+        b2: Decay of v. 0.99 is that of Federated Reconstruction's authors.
+        eps: ε. 1e-3 is theirs too.
+
+    References:
+        Zaheer et al., Adaptive Methods for Nonconvex Optimization, 2018; Reddi et al., Adaptive Federated
+        Optimization, ICLR 2021, for its use on a server.
+    """
+
+    def init(params: Any) -> YogiState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return YogiState(jnp.zeros((), jnp.int32), zeros, zeros)
+
+    def update(grads: Any, state: YogiState, params: Any = None) -> tuple[Any, YogiState]:
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        count = state.count + 1
+        m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.m, grads)
+        v = jax.tree.map(lambda v, g: v - (1 - b2) * jnp.sign(v - g * g) * g * g, state.v, grads)
+        length = rate * jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        return jax.tree.map(lambda m, v: -length * m / (jnp.sqrt(v) + eps), m, v), YogiState(count, m, v)
+
+    return optax.GradientTransformation(init, update)
+
+
+OWN: Mapping[str, Callable[..., optax.GradientTransformation]] = {"yogi_zero": yogi_zero}
 
 
 def schedule(name: str, **arguments: Any) -> Schedule:

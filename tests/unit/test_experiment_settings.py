@@ -91,7 +91,7 @@ def test_an_unknown_setting_names_the_nearest_one(override, near):
             "data.fractions: train, validation and test must sum to at most 1, got 1.1",
         ),
         ("evaluation.select=last", "evaluation.select must be 'final' or 'best', got 'last'"),
-        ("task=movielenz", "task must be one of movielens, synthetic_ratings"),
+        ("task=movielenz", "task must be one of movielens, next_word, synthetic_ratings"),
         ("seed=-1", "seed must be greater than or equal to 0, got -1"),
         ("training=3", "training must be"),
     ],
@@ -197,7 +197,12 @@ def test_every_default_of_every_section_is_valid(task):
 
 def test_experiments_in_the_repository_are_valid(repository):
     paths = sorted((repository / "experiments").glob("*.toml"))
-    assert [p.name for p in paths] == ["movielens-newton.toml", "movielens.toml"]
+    assert [p.name for p in paths] == [
+        "movielens-newton.toml",
+        "movielens.toml",
+        "next_word-paper.toml",
+        "next_word.toml",
+    ]
     for path in paths:
         config = configs.load(path)
         assert tomllib.loads(configs.text(config))["name"] == path.stem

@@ -1,5 +1,6 @@
 """Optimisers by name: what they refuse, and how they print."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,6 +15,41 @@ def test_it_is_the_one_of_optax():
     found, _ = ours.update(grads, ours.init(params), params)
     wanted, _ = theirs.update(grads, theirs.init(params), params)
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_yogi_from_zero_is_the_one_of_the_authors():
+    rng = np.random.default_rng(0)
+    made = optimizer("yogi_zero", learning_rate=0.1)
+    params = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
+    state = made.init(params)
+    step = jax.jit(made.update)
+    m = {k: np.zeros(x.shape) for k, x in params.items()}
+    v = {k: np.zeros(x.shape) for k, x in params.items()}
+    for t in range(1, 6):
+        grads = {
+            k: (10.0 ** rng.integers(-5, 1) * rng.normal(size=x.shape)).astype(np.float32)
+            for k, x in params.items()
+        }
+        found, state = step(grads, state, params)
+        for k, g in grads.items():
+            g = g.astype(np.float64)
+            m[k] = 0.9 * m[k] + 0.1 * g
+            v[k] = v[k] - 0.01 * np.sign(v[k] - g**2) * g**2
+            rate = 0.1 * np.sqrt(1 - 0.99**t) / (1 - 0.9**t)
+            np.testing.assert_allclose(found[k], -rate * m[k] / (np.sqrt(v[k]) + 1e-3), rtol=1e-5, atol=1e-9)
+
+
+def test_yogi_from_zero_takes_schedules_and_its_own_arguments():
+    falling = schedule("linear_schedule", init_value=0.2, end_value=0.0, transition_steps=2)
+    made = optimizer("yogi_zero", learning_rate=falling, eps=0.5)
+    grads = jnp.array([1.0])
+    first, state = made.update(grads, made.init(grads), grads)
+    np.testing.assert_allclose(first, [-0.2 * 0.1 / 0.1 * 0.1 / 0.6], rtol=1e-5)
+    second, _ = made.update(0 * grads, state, grads)
+    np.testing.assert_allclose(second, [-0.1 * np.sqrt(1 - 0.99**2) / 0.19 * 0.09 / 0.6], rtol=1e-5)
+    assert describe(made).startswith("yogi_zero(learning_rate=linear_schedule(")
+    with pytest.raises(ValueError, match=r"optimizer 'yogi_zero': .*initial"):
+        optimizer("yogi_zero", learning_rate=0.1, initial=1)
 
 
 @pytest.mark.parametrize(

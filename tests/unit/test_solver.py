@@ -120,3 +120,22 @@ def test_loss_of_the_wrong_form(fn, kind, message):
         jax.eval_shape(
             lambda a: Solver(SGD, 2)(Objective(fn), a, examples, jax.random.key(0)), jnp.float32(0)
         )
+
+
+def test_clients_that_take_a_stage_one_after_the_other_end_where_they_would_side_by_side():
+    def loss(a, frozen, batch, key):
+        return Mean.of(jnp.square(a * frozen - batch["x"]))
+
+    def run(one_by_one):
+        solver = Solver(SGD, 2, one_by_one=one_by_one)
+
+        def client(start, frozen, x, count):
+            given = Examples({"x": x}, jnp.arange(5) < count)
+            return solver.displacement(Objective(loss, frozen), start, given, jax.random.key(0))
+
+        starts, data = jnp.array([1.0, -2.0, 0.5]), jnp.sin(jnp.arange(15.0)).reshape(3, 5)
+        return jax.jit(jax.vmap(client, (0, None, 0, 0)))(starts, jnp.array(0.7), data, jnp.array([5, 0, 3]))
+
+    for a, b in zip(*map(jax.tree.leaves, (run(False), run(True))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert repr(Solver(SGD, 2, one_by_one=True)).endswith("one_by_one=True)")

@@ -77,6 +77,7 @@ def job_of(config: Config, task: Task) -> Job:
         select=evaluation.select,
         checkpoint_every=training.checkpoint_every,
         initial_global_params=initial,
+        clients_per_block=None if training.clients_per_block == "auto" else training.clients_per_block,
         settings=config.model_dump(),
     )
 

@@ -7,9 +7,9 @@ from importlib import import_module, resources
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from fedrecon.experiment import tasks
 from fedrecon.experiment.algorithms import AlgorithmSettings, FedRecon
@@ -40,6 +40,9 @@ class Training(Section):
     )
     checkpoint_every: int = setting(
         50, "rounds between checkpoints: what a resume computes again at most", ge=1
+    )
+    clients_per_block: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
+        "auto", 'clients side by side in training; "auto" is right for small models'
     )
     initial_global_params: str = setting(
         "", 'a run folder or an .npz file with an array per leaf to start from; "" for the model\'s own start'

@@ -1,6 +1,7 @@
 """Evaluating the parameters of a run again, on its own data or on others."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,19 +44,16 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     if {name: digest(x) for name, x in task.sets().items()} != saved:
         if data is None:
             raise RunError(f"{run}: its data are no longer what they were; give data with --data PATH")
-        other = everyone(moved)
         task = task_of(config)
+        other, left = _others(moved, json.loads((run / VOCABULARIES).read_text(encoding="utf-8")))
     job = job_of(config, task)
     round, state, kept = restored(run, job)
     screen.print(f"{config.name}: parameters after round {round}")
     if other is None:
         sets = {name: x for name, x in task.sets().items() if name != "train"}
     else:
-        known = json.loads((run / VOCABULARIES).read_text(encoding="utf-8"))
-        other, unknown = Matching(other.vocabularies, known)(other)
         other = config.algorithm.prepare_unseen(other)
         sets = {"other": other.select(*task.train.fields)}
-        left = f"{unknown:,} examples left out, of items unknown to the run"
         screen.print(f"other data: {len(other):,} clients; {left}")
     evaluations = {
         name: evaluate(
@@ -90,6 +88,16 @@ def everyone(config: Config) -> Clients:
         raise SettingError(f"--data: task {config.task} can be evaluated on its own data only")
     clients: Clients = module.everyone(config)
     return clients
+
+
+def _others(config: Config, known: Mapping[str, list[Any]]) -> tuple[Clients, str]:
+    """All clients of other data in a run's vocabularies, and what there is to say about them."""
+    module = task_module(config.task)
+    if hasattr(module, "matched"):
+        return module.matched(config, known)
+    found = everyone(config)
+    clients, unknown = Matching(found.vocabularies, known)(found)
+    return clients, f"{unknown:,} examples left out, of items unknown to the run"
 
 
 def restored(run: Path, job: Job) -> tuple[int, Any, Kept | None]:

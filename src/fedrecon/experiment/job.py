@@ -36,6 +36,7 @@ class Job:
         checkpoint_every: Rounds between checkpoints; the last round always has one.
         initial_global_params: Where training starts; None for the model's own start.
         scoring: What is measured of evaluated clients.
+        clients_per_block: Clients side by side in training; None leaves them to the plan.
         settings: What to write as the run folder's configuration; `{}` for what is above.
     """
 
@@ -53,6 +54,7 @@ class Job:
     initial_global_params: Any = None
     held_out: Mapping[str, Clients] = field(default_factory=dict)
     scoring: Scoring = model_metrics
+    clients_per_block: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

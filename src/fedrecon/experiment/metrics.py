@@ -6,7 +6,13 @@ from collections.abc import Iterable
 FIRST = ("rmse", "accuracy", "perplexity")
 
 # What another metric says in a better unit; the loss, what any other says.
-BEHIND = {"mse": "rmse", "cross_entropy": "perplexity", "loss": None}
+BEHIND = {
+    "mse": "rmse",
+    "cross_entropy": "perplexity",
+    "cross_entropy_restricted": "perplexity_restricted",
+    "cross_entropy_restricted_after_oov": "perplexity_restricted_after_oov",
+    "loss": None,
+}
 
 NAMES = {"rmse": "RMSE", "mse": "MSE", "mae": "MAE", "hr": "HR", "ndcg": "NDCG", "auc": "AUC", "mrr": "MRR"}
 
@@ -17,7 +23,7 @@ HIGHER = {"accuracy", "hr", "ndcg", "recall", "precision", "auc", "mrr", "f1", "
 def higher_is_better(metric: str) -> bool | None:
     """Whether more of a metric is better; None if its name, up to an `@`, does not say."""
     stem = metric.partition("@")[0]
-    words = {stem, stem.rpartition("_")[2], stem.partition("_")[0]}
+    words = {stem, stem.rpartition("_")[2], stem.partition("_")[0], "_".join(stem.split("_")[:2])}
     if words & LOWER:
         return False
     return True if words & HIGHER else None

@@ -50,7 +50,8 @@ class Optimizer(Section):
     model_config = ConfigDict(extra="allow")
 
     name: str = setting(
-        "sgd", "optimiser of Optax: sgd, adam, yogi, adagrad, …; its further hyperparameters by their names"
+        "sgd",
+        "optimiser of Optax: sgd, adam, adagrad, …, or yogi_zero; its other hyperparameters by their names",
     )
     learning_rate: float = setting(0.1, "learning rate, before its schedule", gt=0, allow_inf_nan=False)
     schedule: Schedule = Schedule()
@@ -63,11 +64,12 @@ class Optimizer(Section):
         """
         import optax
 
-        from fedrecon.optimizers import optimizer
+        from fedrecon.optimizers import OWN, optimizer
 
         given = dict(self.__pydantic_extra__ or {})
-        if hasattr(optax, self.name):
-            _check_arguments(getattr(optax, self.name), given, path)
+        made = OWN.get(self.name) or getattr(optax, self.name, None)
+        if made is not None:
+            _check_arguments(made, given, path)
         rate = self.schedule.build(self.learning_rate, f"{path}.schedule") if scheduled else None
         given = {"learning_rate": self.learning_rate if rate is None else rate, **given}
         return _made(path, optimizer, self.name, given)
@@ -85,6 +87,9 @@ class Solver(Section):
         "mean", "whether a step descends the batch's mean loss or its sum"
     )
     growing_epochs: bool = setting(False, "whether round r makes only min(r, epochs) passes")
+    one_by_one: bool = setting(
+        False, "whether clients of a block take the stage in turn: faster where they change large matrices"
+    )
     optimizer: Optimizer = Optimizer()
 
     def build(self, path: str) -> Any:
@@ -102,6 +107,7 @@ class Solver(Section):
             reduction=self.reduction,
             growing_epochs=self.growing_epochs,
             schedule=None if rates is None else Relative(rates, rate),
+            one_by_one=self.one_by_one,
         )
 
 

@@ -178,6 +178,7 @@ def run(
             seed=job.seed,
             plan=_plan(folder, plan),
             kept_in=None if folder is None else folder.path / folders.KEPT,
+            clients_per_block=job.clients_per_block,
         )
         if folder is not None:
             _describe(folder, simulation.plan, job)

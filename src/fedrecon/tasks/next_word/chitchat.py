@@ -23,8 +23,6 @@ def find_chitchat() -> Path:
     return Path(spec.origin).parent / "dataset.json"
 
 
-
-
 def read_chitchat(path: Path) -> Iterator[Writer]:
     """The speakers, each one's messages in order of time."""
     said: dict[str, list[tuple[str, str]]] = {}

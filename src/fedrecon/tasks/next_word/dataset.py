@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 
+from fedrecon.errors import DataError
 from fedrecon.federation.clients import Clients
 from fedrecon.tasks.next_word.vocabulary import Vocabulary
 
@@ -16,7 +17,7 @@ def arrange(
     words: int,
     buckets: int,
     fractions: Mapping[str, float | int] = FRACTIONS,
-    vocabulary: str | os.PathLike[str] | None = None,
+    vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
 ) -> tuple[dict[str, Clients], Vocabulary]:
     """Splits clients, counts the words of those in the set `"train"`, and numbers all texts by them.
 
@@ -26,8 +27,7 @@ def arrange(
         words: Shared words at most: the most frequent of the training clients'.
         buckets: For all other words.
         fractions: The name of each set and its share of the clients, in (0, 1], together at most 1.
-        vocabulary: A run folder whose vocabulary is used instead; its number of words must be `words` or,
-            as in that run, fewer.
+        vocabulary: One that is used instead, or a run folder with one; it must have `words` words or fewer.
 
     Returns:
         For each set its clients, with the fields of `Vocabulary.encode`; and the vocabulary.
@@ -35,13 +35,11 @@ def arrange(
     Raises:
         DataError: A fraction is out of its range, or the vocabulary cannot be read or has more words.
     """
-    from fedrecon.errors import DataError
-
     sets = texts.split(fractions, seed)
     if vocabulary is None:
         shared = Vocabulary.most_frequent(sets["train"], words, buckets)
     else:
-        shared = Vocabulary.read(vocabulary, buckets)
+        shared = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.read(vocabulary, buckets)
         if len(shared.words) > words:
             raise DataError(
                 f"{vocabulary}: the vocabulary must have at most data.words = {words:,} words, it has "

@@ -1,8 +1,8 @@
 """A long short-term memory over whole sentences, with a gradient of its own.
 
 Automatic differentiation of a scan makes the gradient by the weights step by step: a small product and an
-addition over the whole matrix at each. Here the backward scan carries the state's gradient alone; those by the
-weights are one product over all steps afterwards, which XLA leaves out where nobody asks for it.
+addition over the whole matrix at each. Here the backward scan carries the state's gradient alone; those by
+the weights are one product over all steps afterwards, which XLA leaves out where nobody asks for it.
 """
 
 from typing import Any

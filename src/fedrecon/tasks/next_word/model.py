@@ -5,12 +5,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from ...model import Model, Table
-from ...stats import Mean
+from ...model import Model
 from .lstm import lstm
-from .readings import accuracy, cross_entropy, in_chunks, readings
-
-CHUNK = 16  # sentences whose scores are held at a time when nothing is trained
+from .readings import predicts_words
 
 
 def next_word_lstm(
@@ -81,25 +78,7 @@ def next_word_lstm(
         )
         return product + layer["bias"]
 
-    def loss(g: Any, x: Any, batch: Any, key: Any) -> Mean:
-        return cross_entropy(predict(g, x, batch), batch["target"])
-
-    def loss_and_metrics(g: Any, x: Any, batch: Any, key: Any) -> tuple[Mean, dict[str, Mean]]:
-        logits = predict(g, x, batch)
-        return cross_entropy(logits, batch["target"]), {"accuracy": accuracy(logits, batch["target"])}
-
-    def metrics(g: Any, x: Any, batch: Any) -> dict[str, Mean]:
-        return in_chunks(lambda b: readings(predict(g, x, b), b["target"], rows), dict(batch), CHUNK)
-
-    return Model(
-        init_global,
-        init_local,
-        loss,
-        metrics,
-        predict,
-        loss_and_metrics=loss_and_metrics,
-        tables=(Table("embedding", ("word",)),),
-    )
+    return predicts_words(init_global, init_local, predict, rows)
 
 
 def _uniform(key: Any, shape: tuple[int, ...]) -> Any:

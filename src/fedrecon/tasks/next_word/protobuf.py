@@ -1,8 +1,8 @@
 """`tf.train.Example` without TensorFlow: the part of the protocol-buffer wire format that it uses.
 
     message Example  { Features features = 1; }
-    message Features { map<string, Feature> feature = 1; }     # an entry is { string key = 1; Feature value = 2; }
-    message Feature  { oneof { BytesList bytes_list = 1; FloatList float_list = 2; Int64List int64_list = 3; } }
+    message Features { map<string, Feature> feature = 1; }  # of { string key = 1; Feature value = 2; }
+    message Feature  { BytesList bytes_list = 1; FloatList float_list = 2; Int64List int64_list = 3; }
     message BytesList { repeated bytes value = 1; }
     message FloatList { repeated float value = 1 [packed]; }
     message Int64List { repeated int64 value = 1 [packed]; }
@@ -39,7 +39,8 @@ def example(data: bytes) -> dict[str, Values]:
 
 
 def _entry(data: bytes) -> tuple[str, Values]:
-    name, values = "", []
+    name: str = ""
+    values: Values = []
     for number, value in _fields(data):
         if number == 1:
             name = _sub(value).decode("utf-8")

@@ -1,14 +1,18 @@
 """What is measured of a model's predictions: losses and accuracies per token."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fedrecon.model import Model, Table
 from fedrecon.stats import Mean
 from fedrecon.tasks.next_word.vocabulary import END
+
+CHUNK = 16  # sentences whose scores are held at a time when nothing is trained
 
 Logits = Float[Array, "sentence position id"]
 Targets = Int[Array, "sentence position"]
@@ -25,12 +29,13 @@ def accuracy(logits: Logits, target: Targets) -> Mean:
     return _tokens(_at(logits, target) >= jnp.max(logits, -1), target > 0)
 
 
-def readings(logits: Logits, target: Targets, rows: int) -> dict[str, Mean]:
+def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dict[str, Mean]:
     """All metrics, of each sentence.
 
     Args:
         logits: Scores of all ids; 32 bits.
         target: What followed; 0 where nothing did.
+        bucket: The input's local row; -1 where it has none.
         rows: Ids below are shared words and the like, those from there on are buckets.
 
     Returns:
@@ -38,7 +43,9 @@ def readings(logits: Logits, target: Targets, rows: int) -> dict[str, Mean]:
         are no bucket; `accuracy_no_oov_no_end` over those that are no end of a sentence either;
         `accuracy_restricted`, `accuracy_restricted_no_end` and `cross_entropy_restricted` over the same,
         with the choice among shared words and the end alone, so that the number of buckets changes
-        neither what is asked nor what can be answered; `oov`, the share of tokens that are a bucket.
+        neither what is asked nor what can be answered; `accuracy_restricted_after_oov` and
+        `cross_entropy_restricted_after_oov` over those of these that follow a bucket, where its embedding
+        says most; `oov`, the share of tokens that are a bucket.
     """
     real, shared = target > 0, (target > 0) & (target < rows)
     words = shared & (target != END)
@@ -56,8 +63,42 @@ def readings(logits: Logits, target: Targets, rows: int) -> dict[str, Mean]:
         "cross_entropy_restricted": _tokens(known_sum - picked, shared),
         "accuracy_restricted": _tokens(picked >= known_most, shared),
         "accuracy_restricted_no_end": _tokens(picked >= known_most, words),
+        "cross_entropy_restricted_after_oov": _tokens(known_sum - picked, shared & (bucket >= 0)),
+        "accuracy_restricted_after_oov": _tokens(picked >= known_most, shared & (bucket >= 0)),
         "oov": _tokens(target >= rows, real),
     }
+
+
+def predicts_words(
+    init_global: Callable[..., Any], init_local: Callable[..., Any], predict: Callable[..., Any], rows: int
+) -> Model:
+    """A model of next words by its scores.
+
+    Args:
+        init_global: See `Model`; the table of the shared words is its leaf `embedding`.
+        init_local: Likewise.
+        predict: `(global_params, local_params, batch) -> scores`, `[sentence, position, id]`.
+        rows: Of that table.
+
+    Returns:
+        A model with the metrics of `readings`; while it is trained it reports `accuracy` alone.
+    """
+
+    def loss(g: Any, x: Any, batch: Any, key: Any) -> Mean:
+        return cross_entropy(predict(g, x, batch), batch["target"])
+
+    def loss_and_metrics(g: Any, x: Any, batch: Any, key: Any) -> tuple[Mean, dict[str, Mean]]:
+        logits = predict(g, x, batch)
+        return cross_entropy(logits, batch["target"]), {"accuracy": accuracy(logits, batch["target"])}
+
+    def metrics(g: Any, x: Any, batch: Any) -> dict[str, Mean]:
+        fields = {name: batch[name] for name in ("word", "bucket", "target")}
+        return in_chunks(lambda b: readings(predict(g, x, b), b["target"], b["bucket"], rows), fields, CHUNK)
+
+    tables = (Table("embedding", ("word",)),)
+    return Model(
+        init_global, init_local, loss, metrics, predict, tables=tables, loss_and_metrics=loss_and_metrics
+    )
 
 
 def in_chunks(fn: Any, batch: Any, most: int) -> Any:

@@ -9,7 +9,11 @@ from fedrecon.errors import DataError
 from fedrecon.tasks.next_word.lines import decoded, read_lines
 from fedrecon.tasks.next_word.text import Writer
 
-LINES, PARQUET, SQLITE = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), (".parquet",), (".sqlite", ".sqlite3", ".db")
+LINES, PARQUET, SQLITE = (
+    (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
+    (".parquet",),
+    (".sqlite", ".sqlite3", ".db"),
+)
 FORMS = "JSON Lines (.jsonl, .jsonl.gz), Parquet, SQLite, or a folder with a text file (.txt) for each client"
 
 
@@ -39,7 +43,9 @@ def fingerprint(path: Path) -> str:
     facts = []
     for file in _texts(path) if path.is_dir() else [path]:
         status = file.stat()
-        facts.append((str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+        facts.append(
+            (str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        )
     return hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()[:32]
 
 

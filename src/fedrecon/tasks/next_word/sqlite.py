@@ -40,7 +40,9 @@ def _clients(connection: sqlite3.Connection, path: Path, part: str) -> Iterator[
     columns = {row[1] for row in connection.execute("PRAGMA table_info(examples)")}
     wanted = {"split_name", "client_id", "serialized_example_proto"}
     if not wanted <= columns:
-        raise DataError(f"{path}: must have a table 'examples' with {sorted(wanted)}, it has {sorted(columns)}")
+        raise DataError(
+            f"{path}: must have a table 'examples' with {sorted(wanted)}, it has {sorted(columns)}"
+        )
     query = "SELECT DISTINCT client_id FROM examples WHERE split_name = ? ORDER BY client_id"
     clients = [row[0] for row in connection.execute(query, (part,))]
     if not clients:
@@ -51,9 +53,10 @@ def _clients(connection: sqlite3.Connection, path: Path, part: str) -> Iterator[
 
 
 def _sentences(connection: sqlite3.Connection, path: Path, part: str, client: str) -> list[str]:
-    query = (
-        "SELECT rowid, serialized_example_proto FROM examples WHERE split_name = ? AND client_id = ? ORDER BY rowid"
-    )
+    query = """
+        SELECT rowid, serialized_example_proto FROM examples
+        WHERE split_name = ? AND client_id = ? ORDER BY rowid
+    """
     timed = []
     for number, data in connection.execute(query, (part, client)):
         where = f"{path}, table examples, row {number}"
@@ -65,4 +68,6 @@ def _sentences(connection: sqlite3.Connection, path: Path, part: str, client: st
         if len(text) != 1 or not isinstance(text[0], bytes) or len(time) != 1:
             raise DataError(f"{where}: feature {TEXT!r} must hold one text, it holds {len(text)} values")
         timed.append((time[0], decoded(text[0], where)))
-    return [text for _, text in sorted(timed, key=lambda pair: pair[0])]  # stable: equal times keep their order
+    return [
+        text for _, text in sorted(timed, key=lambda pair: pair[0])
+    ]  # stable: equal times keep their order

@@ -48,11 +48,13 @@ def to_clients(
     """
     numbers: dict[str, int] = {}
     flat, lengths = array("i"), array("i")
-    ids, counts, seen = [], [], {}
+    ids, counts = [], []
+    seen: dict[str, str] = {}
     for writer in writers:
         if writer.client in seen:
             raise DataError(
-                f"{writer.where}: client {writer.client!r} must come once, it is also at {seen[writer.client]}"
+                f"{writer.where}: client {writer.client!r} must come once, it is also at "
+                f"{seen[writer.client]}"
             )
         seen[writer.client] = writer.where
         before = len(lengths)

@@ -14,6 +14,7 @@ Ids are those of targets and of the model's output. Only buckets have local rows
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ class Vocabulary:
         return Vocabulary(tuple(named[FIRST_WORD:]), buckets)
 
     @staticmethod
-    def read(path: str | Path, buckets: int) -> "Vocabulary":
+    def read(path: str | os.PathLike[str], buckets: int) -> "Vocabulary":
         """The vocabulary that a run saved: of a run folder, or its `vocabularies.json`.
 
         Raises:
@@ -149,8 +150,8 @@ class Vocabulary:
         """
         lexicon = clients.vocabularies["token"]
         rows = np.array([self.row_of(word) for word in lexicon], np.int32)
-        buckets = np.array([-1 if row else bucket_of(w, self.buckets) for w, row in zip(lexicon, rows, strict=True)],
-                           np.int32)  # fmt: skip
+        pairs = zip(lexicon, rows, strict=True)
+        buckets = np.array([-1 if row else bucket_of(w, self.buckets) for w, row in pairs], np.int32)
         rows[0], buckets[0] = PADDING, -1  # of the lexicon's entry for "no word"
         tokens = clients.column("token")
         columns = self.columns(tokens, rows, buckets)

@@ -1,0 +1,161 @@
+"""Table 2 of the paper on another text, with a model small enough for two cores.
+
+    python experiments/next_word_table.py PATH --out FOLDER
+
+Each approach is trained once, and evaluated with every way of serving it. What is done is kept in
+`FOLDER/rows.json`, so that a second call goes on; `--rows` takes some rows only, `--rounds` other lengths.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from fedrecon import (
+    AlternateBatches,
+    NoSplit,
+    Simulation,
+    Solver,
+    Uniform,
+    evaluate,
+    fedavg,
+    fedrecon,
+    finetuning,
+    optimizer,
+)
+from fedrecon.data import HalfBatches
+from fedrecon.tasks.next_word.dataset import arrange
+from fedrecon.tasks.next_word.model import next_word_lstm
+from fedrecon.tasks.next_word.prepare import prepare
+
+SENTENCES, BATCH, COHORT, BLOCK, SEED = 64, 16, 8, 8, 0
+EMBEDDING, HIDDEN = 48, 128
+LOCAL_EPOCHS = 2
+METRICS = (
+    "accuracy",
+    "accuracy_no_oov",
+    "accuracy_no_oov_no_end",
+    "accuracy_restricted",
+    "accuracy_restricted_no_end",
+    "perplexity_restricted",
+    "accuracy_restricted_after_oov",
+    "perplexity_restricted_after_oov",
+    "top_3_accuracy",
+    "oov",
+)
+
+
+class Training(NamedTuple):
+    """What is trained once: its name, its number of buckets, the algorithm, and the ways to serve it."""
+
+    name: str
+    buckets: int
+    algorithm: Callable[[Any], Any]
+    served: dict[str, Callable[[Any], Any]]
+
+
+def stage(rate: float, epochs: int = 1, one_by_one: bool = True) -> Solver:
+    """Gradient descent in the experiment's batches."""
+    return Solver(optimizer("sgd", learning_rate=rate), BATCH, epochs, max_steps=100, one_by_one=one_by_one)
+
+
+def trainings() -> Iterator[Training]:
+    """The approaches; the paper's table first."""
+    server = optimizer("yogi_zero", learning_rate=0.1)
+    reconstruct, update, tune = (
+        stage(0.1, LOCAL_EPOCHS, one_by_one=False),
+        stage(0.3),
+        stage(0.1, LOCAL_EPOCHS),
+    )
+    alternate = AlternateBatches(BATCH)
+    itself = {"": lambda a: a}
+
+    def reconstructed(split: Any = alternate, joint: bool = False) -> Callable[[Any], Any]:
+        return lambda model: fedrecon(model, reconstruct, update, server, split=split, joint=joint)
+
+    yield Training("FedRecon, 1 bucket", 1, reconstructed(), itself)
+    tuned = {"": itself[""], " + fine-tuning": lambda a: finetuning(a, tune)}
+    yield Training("FedRecon, 500 buckets", 500, reconstructed(), tuned)
+    yield Training(
+        "FedYogi",
+        500,
+        lambda model: fedavg(model, update, server),
+        {
+            "": itself[""],
+            ", OOV fine-tuning": lambda a: finetuning(a, tune, part=("1/embedding",)),
+            ", full fine-tuning": lambda a: finetuning(a, tune),
+        },
+    )
+    yield Training("FedYogi, 1 bucket", 1, lambda model: fedavg(model, update, server), itself)
+    for buckets in (1, 500):
+        yield Training(f"FedRecon, joint, {buckets} bucket(s)", buckets, reconstructed(joint=True), itself)
+        yield Training(f"FedRecon, no split, {buckets} bucket(s)", buckets, reconstructed(NoSplit()), itself)
+
+
+def row(training: Training, texts: Any, words: int, rounds: int) -> dict[str, Any]:
+    """Trains, and evaluates on all test clients."""
+    started = time.process_time()
+    sets, vocabulary = arrange(texts, seed=SEED, words=words, buckets=training.buckets)
+    model = next_word_lstm(len(vocabulary.words), training.buckets, embedding=EMBEDDING, hidden=HIDDEN)
+    algorithm = training.algorithm(model)
+    simulation = Simulation(algorithm, sets["train"], Uniform(COHORT), seed=SEED, clients_per_block=BLOCK)
+    state, sent = simulation.init(), []
+    for done in simulation.rounds(state, rounds):
+        state = done.state
+        sent.append((done.bytes_down + done.bytes_up) / done.clients)
+        if done.number % 10 == 0:
+            jax.block_until_ready(state)
+            print(
+                f"{training.name}, round {done.number}, {time.process_time() - started:.0f} s of CPU",
+                flush=True,
+            )
+    found = {}
+    for served, way in training.served.items():
+        measured = evaluate(way(algorithm), state, sets["test"], split=HalfBatches(BATCH)).over_examples()
+        found[training.name + served] = {m: measured[m] for m in METRICS}
+        print(training.name + served, found[training.name + served], flush=True)
+    return {"cpu_seconds": time.process_time() - started, "bytes": sum(sent) / len(sent), "found": found}
+
+
+def table(rows: dict[str, Any]) -> str:
+    """All rows in Markdown: percent, perplexities, and bytes down and up per client and round."""
+    head = ["words", "rounds", "approach", *METRICS, "kB per client and round"]
+    lines = [head, ["---"] * len(head)]
+    for key, done in rows.items():
+        words, rounds, _ = key.split("/", 2)
+        for name, found in done["found"].items():
+            shown = [f"{found[m]:.1f}" if "perplexity" in m else f"{100 * found[m]:.1f}" for m in METRICS]
+            lines.append([words, rounds, name, *shown, f"{done['bytes'] / 1e3:,.0f}"])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main() -> None:
+    """Trains what is asked for and not done, and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--words", type=int, nargs="+", default=[1000, 5000])
+    parser.add_argument("--rows", nargs="+", help="names of trainings; default: all")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "rows.json"
+    rows = json.loads(file.read_text()) if file.exists() else {}
+    texts = prepare(options.data, sentences=SENTENCES)
+    for words in options.words:
+        for training in trainings():
+            key = f"{words}/{options.rounds}/{training.name}"
+            if key not in rows and (options.rows is None or training.name in options.rows):
+                rows[key] = row(training, texts, words, options.rounds)
+                file.write_text(json.dumps(rows, indent=1))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Next-word prediction: a client is a writer, whose own words have local embeddings."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from fedrecon.experiment.ratings import Fractions, fractions_of
+from fedrecon.experiment.settings import Section, setting
+from fedrecon.experiment.stages import Limit
+
+if TYPE_CHECKING:
+    from fedrecon.experiment.task import Task
+    from fedrecon.federation.clients import Clients
+    from fedrecon.tasks.next_word.vocabulary import Vocabulary
+
+
+class Generated(Section):
+    """The corpus that is generated where there is no path: clients with words of their own."""
+
+    clients: int = setting(400, "writers", ge=10)
+    sentences: int = setting(60, "sentences of a writer", ge=2)
+    kinds: int = setting(8, "kinds of words, which say what kind follows", ge=2)
+    words: int = setting(25, "shared words of a kind", ge=1)
+    own_words: int = setting(1, "words of its own that a writer has of each kind", ge=1)
+    private: float = setting(0.25, "share of words that are a writer's own", ge=0, lt=1)
+
+
+class Data(Section):
+    """The texts."""
+
+    path: str = setting(
+        "",
+        "JSON Lines, Parquet, SQLite as TensorFlow Federated has it, or a folder of text files; "
+        '"chitchat" for the data set of that package; "" generates texts',
+    )
+    part: str = setting("train", "which part of an SQLite file: its split_name")
+    tokenizer: str = setting("whitespace", 'whitespace, pieces, or a function of your own, "module:name"')
+    sentences: Limit = setting(1024, 'sentences of a client that are kept, the first in time, or "none"')
+    length: int = setting(20, "words of a sentence that are kept, the first ones", ge=1)
+    words: int = setting(10_000, "shared words: the most frequent of the training clients", ge=1)
+    buckets: int = setting(500, "buckets for all other words, which have local embeddings", ge=1)
+    vocabulary: str = setting("", 'a run folder whose vocabulary is used; "" counts words')
+    fractions: Fractions = Fractions()
+    generated: Generated = Generated()
+
+
+class LSTM(Section):
+    """The paper's network; the buckets' embeddings are local."""
+
+    kind: Literal["lstm"] = "lstm"
+    embedding: int = setting(96, "length of an embedding", ge=1)
+    hidden: int = setting(670, "units of the LSTM", ge=1)
+
+    def build(self, words: int, buckets: int, precision: Any) -> Any:
+        from fedrecon.tasks.next_word.model import next_word_lstm
+
+        return next_word_lstm(
+            words, buckets, embedding=self.embedding, hidden=self.hidden, precision=precision
+        )
+
+
+class Transformer(Section):
+    """A small Transformer; low-rank changes of its attention are local."""
+
+    kind: Literal["transformer"] = "transformer"
+    embedding: int = setting(64, "length of an embedding, a multiple of heads", ge=2)
+    heads: int = setting(4, "attention heads", ge=1)
+    layers: int = setting(2, "layers", ge=1)
+    rank: int = setting(4, "rank of the local change of each attention matrix", ge=1)
+
+    def build(self, words: int, buckets: int, precision: Any) -> Any:
+        from fedrecon.tasks.next_word.transformer import next_word_transformer
+
+        return next_word_transformer(
+            words,
+            buckets,
+            embedding=self.embedding,
+            heads=self.heads,
+            layers=self.layers,
+            rank=self.rank,
+            precision=precision,
+        )
+
+
+class Model(Section):
+    """The network."""
+
+    precision: Literal["float32", "bfloat16"] = setting("float32", "of the factors of matrix products")
+    network: Annotated[LSTM | Transformer, Field(discriminator="kind")] = setting(LSTM(), "the network:")
+
+
+def build(config: Any) -> "Task":
+    """The task of an experiment: reads or generates the texts.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    from fedrecon.experiment.task import Task
+    from fedrecon.tasks.next_word.dataset import arrange
+
+    data = config.data
+    texts, known, notes = _texts(config)
+    sets, vocabulary = arrange(
+        texts,
+        seed=config.seed,
+        words=data.words,
+        buckets=data.buckets,
+        fractions=fractions_of(data.fractions),
+        vocabulary=data.vocabulary or known,
+    )
+    target = sets["train"].column("target")
+    share = float((target >= vocabulary.rows).sum() / (target > 0).sum())
+    notes = {"Vocabulary": f"{len(vocabulary.words):,} words, {data.buckets:,} buckets", **notes}
+    notes["Training tokens outside the vocabulary"] = f"{100 * share:.1f}%"
+    model = network(config, len(vocabulary.words))
+    return Task(model, sets["train"], sets.get("validation"), sets.get("test"), notes)
+
+
+def network(config: Any, words: int) -> Any:
+    """The model of an experiment with that many shared words."""
+    return config.model.network.build(words, config.data.buckets, config.model.precision)
+
+
+def matched(config: Any, vocabularies: Any) -> "tuple[Clients, str]":
+    """All clients of the data, in the vocabulary of a run, and what there is to say about them.
+
+    Raises:
+        DataError: The data cannot be read, or the vocabulary is none of words.
+    """
+    from fedrecon.tasks.next_word.vocabulary import FIELD, Vocabulary
+
+    vocabulary = Vocabulary.from_named(vocabularies.get(FIELD, []), config.data.buckets)
+    clients = vocabulary.encode(_texts(config)[0])
+    target = clients.column("target")
+    share = (target >= vocabulary.rows).sum() / max((target > 0).sum(), 1)
+    return clients, f"{100 * share:.1f}% of their tokens are outside the run's vocabulary"
+
+
+def _texts(config: Any) -> "tuple[Clients, Vocabulary | None, dict[str, str]]":
+    """The texts, the vocabulary if it is known, and notes for the reader."""
+    data = config.data
+    if data.path:
+        from fedrecon.tasks.next_word.prepare import prepare
+
+        sentences = None if data.sentences == "none" else data.sentences
+        texts = prepare(
+            data.path, tokenizer=data.tokenizer, sentences=sentences, length=data.length, part=data.part
+        )
+        return texts, None, {}
+    from fedrecon.tasks.next_word.synthetic import synthetic
+    from fedrecon.tasks.next_word.vocabulary import Vocabulary
+
+    made = data.generated.model_dump()
+    texts, grammar = synthetic(made.pop("clients"), length=data.length, seed=config.seed, **made)
+    best = [f"{grammar.cross_entropy(knows):.3f}" for knows in (True, False)]
+    text = f"{best[0]} by who knows the kinds of the writers' own words, {best[1]} by who does not"
+    known = Vocabulary(grammar.words()[: data.words], data.buckets)
+    return texts, known, {"Least cross-entropy of shared words inside a sentence": text}

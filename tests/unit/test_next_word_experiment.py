@@ -1,0 +1,58 @@
+"""The task of experiments: its settings, its data and its model."""
+
+import numpy as np
+import pytest
+
+from fedrecon.experiment import config as configs
+from fedrecon.experiment.assemble import task_of
+from fedrecon.experiment.tasks import next_word
+
+SMALL = [
+    "task=next_word",
+    "data.generated.clients=20",
+    "data.generated.sentences=6",
+    "data.generated.kinds=3",
+    "data.generated.words=5",
+    "data.buckets=7",
+    "model.network.embedding=4",
+]
+
+
+def test_a_generated_corpus_has_the_shared_words_as_vocabulary_and_own_words_in_buckets():
+    task = task_of(configs.load(None, [*SMALL, "model.network.hidden=5"]))
+    assert {name: len(x) for name, x in task.sets().items()} == {"train": 16, "validation": 2, "test": 2}
+    named = task.train.vocabularies["word"]
+    assert named[:3].tolist() == ["<padding>", "<begin>", "<end>"] and len(named) == 3 + 15
+    assert not any(word.startswith("~") for word in named)
+    share = np.mean(task.test.column("bucket")[task.test.column("target") > 0] >= 0)
+    assert 0.1 < share < 0.4
+    known, unknown = [float(x.split()[0]) for x in task.notes[NOTE].split(", ")]
+    assert known < unknown
+
+
+NOTE = "Least cross-entropy of shared words inside a sentence"
+
+
+def test_other_data_come_in_the_vocabulary_of_the_run(tmp_path):
+    (tmp_path / "ann.txt").write_text("0.1 ~3.1\nnever 0.2 never")
+    config = configs.load(None, [*SMALL, f"data.path={tmp_path}"])
+    clients, said = next_word.matched(config, {"word": ["<padding>", "<begin>", "<end>", "0.1", "0.2"]})
+    assert clients["ann"]["word"][:, :4].tolist() == [[1, 3, 0, 0], [1, 0, 4, 0]]
+    assert said == "42.9% of their tokens are outside the run's vocabulary"  # 3 of 7, ends included
+    with pytest.raises(ValueError, match="the vocabulary must begin with <padding>"):
+        next_word.matched(config, {"item": [1]})
+
+
+def test_the_networks_are_variants():
+    config = configs.load(None, [*SMALL, "model.network.kind=transformer", "model.network.heads=2"])
+    assert config.model.network.rank == 4
+    with pytest.raises(ValueError, match=r"model\.network\.kind must be one of 'lstm', 'transformer'"):
+        configs.load(None, [*SMALL, "model.network.kind=rnn"])
+
+
+@pytest.mark.parametrize("name", ["next_word.toml", "next_word-paper.toml"])
+def test_the_experiments_that_ship_are_whole(repository, name):
+    config = configs.load(repository / "experiments" / name)
+    assert config.task == "next_word"
+    parts = config.algorithm.parts()
+    assert "yogi_zero" in repr(parts["server_optimizer"]) and parts["update"].one_by_one

@@ -1,0 +1,241 @@
+"""The models of next words: gradients, padding, metrics, and what reconstruction computes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.interpreters import partial_eval as pe
+
+from fedrecon.algorithm import Broadcast
+from fedrecon.algorithms.fedrecon import fedrecon
+from fedrecon.data import AlternateBatches, Examples
+from fedrecon.federation.sampling import Uniform
+from fedrecon.model import fully_global, on_both, on_global, on_local, personal_copy
+from fedrecon.optimizers import optimizer
+from fedrecon.simulation import Simulation
+from fedrecon.solver import Solver
+from fedrecon.tasks.next_word.dataset import arrange
+from fedrecon.tasks.next_word.lstm import lstm
+from fedrecon.tasks.next_word.model import next_word_lstm
+from fedrecon.tasks.next_word.readings import in_chunks, readings
+from fedrecon.tasks.next_word.synthetic import synthetic
+from fedrecon.tasks.next_word.transformer import next_word_transformer
+
+WORDS, BUCKETS = 6, 4
+LSTM = next_word_lstm(WORDS, BUCKETS, embedding=4, hidden=5)
+TRANSFORMER = next_word_transformer(WORDS, BUCKETS, embedding=8, heads=2, layers=1, rank=2)
+MODELS = {"lstm": LSTM, "transformer": TRANSFORMER}
+
+
+def quickly(fn):
+    """Compiled as a whole, with little effort: operation by operation takes ten times as long."""
+    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.cache
+def params_of(name):
+    """Larger than a start, so that differences show."""
+
+    def made():
+        g = MODELS[name].init_global(jax.random.key(0))
+        g = jax.tree.map(lambda x: x + 0.3 * jnp.sin(7.0 * jnp.arange(x.size)).reshape(x.shape), g)
+        x = MODELS[name].init_local(g, jax.random.key(1))
+        return g, jax.tree.map(lambda x: x + 0.2 * jnp.cos(3.0 * jnp.arange(x.size)).reshape(x.shape), x)
+
+    return quickly(made)()
+
+
+def batch_of(sentences=3, length=5, seed=0):
+    rng = np.random.default_rng(seed)
+    bucket = np.where(
+        rng.random((sentences, length)) < 0.4, rng.integers(BUCKETS, size=(sentences, length)), -1
+    )
+    word = np.where(bucket < 0, rng.integers(1, WORDS + 3, (sentences, length)), 0)
+    target = rng.integers(2, WORDS + 3 + BUCKETS, (sentences, length))
+    ends = rng.integers(2, length + 1, sentences)
+    target[np.arange(length) >= ends[:, None]] = 0
+    return {k: np.asarray(x, np.int32) for k, x in (("word", word), ("bucket", bucket), ("target", target))}
+
+
+def total(model, g, x, batch):
+    return jnp.sum(model.loss(g, x, batch, None).total)
+
+
+def test_gradient_of_local_rows_is_that_of_one_dense_table():
+    g, x = params_of("lstm")
+    batch = jax.tree.map(jnp.asarray, batch_of())
+
+    def dense(table):
+        ids = jnp.where(batch["bucket"] >= 0, WORDS + 3 + batch["bucket"], batch["word"])
+        inputs = jnp.swapaxes(jax.nn.one_hot(ids, len(table)) @ table, 0, 1)
+        h = lstm(g["lstm"]["kernel"], g["lstm"]["recurrent"], g["lstm"]["bias"], inputs)
+        for layer in ("dense", "output"):
+            h = h @ g[layer]["kernel"] + g[layer]["bias"]
+        scores = jax.nn.log_softmax(jnp.swapaxes(h, 0, 1))
+        picked = jnp.take_along_axis(scores, batch["target"][..., None], -1)[..., 0]
+        return -jnp.sum(jnp.where(batch["target"] > 0, picked, 0))
+
+    wanted = quickly(jax.grad(dense))(np.concatenate([g["embedding"], x["embedding"]]))
+    by_global, by_local = quickly(jax.grad(lambda g, x: total(LSTM, g, x, batch), argnums=(0, 1)))(g, x)
+    assert np.abs(wanted[WORDS + 3 :]).max() > 1e-3
+    np.testing.assert_allclose(by_local["embedding"], wanted[WORDS + 3 :], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(by_global["embedding"], wanted[: WORDS + 3], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(by_global["embedding"][0], 0)  # read where there is a bucket, and not used
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_and_views_change_neither_loss_nor_gradient(name):
+    model, batch = MODELS[name], batch_of()
+    g, x = params_of(name)
+    fill = {"bucket": -1, "word": WORDS, "target": 0}  # whatever inputs stand where no target does
+    wide = {k: np.pad(v, [(0, 2), (0, 3)], constant_values=fill[k]) for k, v in batch.items()}
+    views = {
+        "fully_global": (fully_global(model), lambda g, x: ((g, x), ())),
+        "personal_copy": (personal_copy(model), lambda g, x: (g, (g, x))),
+    }
+
+    @quickly
+    def run(g, x, batch, wide):
+        def value(p, b):
+            loss = model.loss(*p, b, None)
+            return jnp.sum(loss.total), loss
+
+        found = [jax.value_and_grad(value, has_aux=True)((g, x), b) for b in (batch, wide)]
+        measured = [view.loss_and_metrics(*see(g, x), batch, None) for view, see in views.values()]
+        objectives = ((on_local(model, g), x), (on_global(model, x), g), (on_both(model), (g, x)))
+        measured += [o.measure(params, o.frozen, batch, None) for o, params in objectives]
+        return found, measured, model.metrics(g, x, batch)
+
+    (((_, loss), gradient), ((_, padded), again)), measured, metrics = run(g, x, batch, wide)
+    np.testing.assert_allclose(padded.total[:3], loss.total, rtol=1e-5)
+    np.testing.assert_array_equal(loss.weight, (batch["target"] > 0).sum(1))
+    np.testing.assert_array_equal(padded.weight, [*loss.weight, 0, 0])
+    np.testing.assert_array_equal(padded.total[3:], 0)
+    for a, b in zip(*map(jax.tree.leaves, (again, gradient)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for value, others in measured:
+        np.testing.assert_allclose(value.total, loss.total, rtol=1e-5)
+        np.testing.assert_array_equal(others["accuracy"].total, metrics["accuracy"].total)
+        assert set(others) == {"accuracy"}
+    np.testing.assert_allclose(metrics["cross_entropy"].total, loss.total, rtol=1e-5)
+
+
+def test_padding_changes_no_step_of_a_stateful_optimiser():
+    params = params_of("lstm")
+    batch = batch_of(sentences=5)
+    adam = Solver(optimizer("adam", learning_rate=0.1), batch_size=2, epochs=2)
+
+    @quickly
+    def run(params, batch):
+        results = []
+        for spare in (0, 7):
+            data = {k: jnp.pad(v, [(0, spare), (0, 0)]) for k, v in batch.items()}
+            examples = Examples(data, np.arange(5 + spare) < 5)
+            results.append(adam(on_both(LSTM), params, examples, jax.random.key(0)))
+        return results
+
+    for a, b in zip(*map(jax.tree.leaves, run(params, batch)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_readings_by_hand():
+    rows = 5  # padding, begin, end, two words; two buckets
+    scores = [
+        [0, 9, 1, 3, 2, 4, 0],  # bucket 0 wins among what can come; of shared words, word 3
+        [0, 0, 5, 1, 2, 0, 0],  # the end wins
+        [0, 0, 1, 2, 3, 4, 5],  # bucket 1 wins
+        [9, 9, 9, 9, 9, 9, 9],  # padding
+    ]
+    scores[0][1] = -1
+    logits = jnp.asarray([scores], jnp.float32)
+    target, bucket = jnp.asarray([[3, 2, 6, 0]]), jnp.asarray([[-1, 0, 1, -1]])
+    found = {
+        k: (float(v.total[0]), float(v.weight[0]))
+        for k, v in quickly(lambda *a: readings(*a, rows))(logits, target, bucket).items()
+    }
+    assert found["accuracy"] == (2, 3)
+    assert found["top_3_accuracy"] == (3, 3)
+    assert found["accuracy_no_oov"] == (1, 2)
+    assert found["accuracy_no_oov_no_end"] == (0, 1)
+    assert found["accuracy_restricted"] == (2, 2)
+    assert found["accuracy_restricted_no_end"] == (1, 1)
+    assert found["accuracy_restricted_after_oov"] == (1, 1)
+    assert found["oov"] == (1, 3)
+
+    def cross_entropy(place, ids):
+        own = np.asarray(scores[place], float)
+        return np.log(np.exp(own[ids]).sum()) - own[int(target[0, place])]
+
+    np.testing.assert_allclose(
+        found["cross_entropy"][0], sum(cross_entropy(i, slice(None)) for i in range(3)), rtol=1e-5
+    )
+    shared = [cross_entropy(i, slice(2, 5)) for i in (0, 1)]
+    np.testing.assert_allclose(found["cross_entropy_restricted"], (sum(shared), 2), rtol=1e-5)
+    np.testing.assert_allclose(found["cross_entropy_restricted_after_oov"], (shared[1], 1), rtol=1e-5)
+
+
+def test_chunks_change_nothing():
+    x = {"a": jnp.arange(14.0).reshape(7, 2)}
+    run = quickly(lambda x: [in_chunks(lambda b: b["a"].sum(1), x, most) for most in (2, 3, 7, 50)])
+    for found in run(x):
+        np.testing.assert_array_equal(found, x["a"].sum(1))
+
+
+def dots(jaxpr):
+    """Of every matrix product in a program: the shapes of its factors, and how many axes they share."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (_, _), (batched, _) = equation.params["dimension_numbers"]
+            yield tuple(v.aval.shape for v in equation.invars), len(batched)
+        for value in equation.params.values():
+            for inner in jax.tree.leaves(value, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from dots(getattr(inner, "jaxpr", inner))
+
+
+def test_reconstruction_shares_products_over_clients_and_makes_no_global_gradient():
+    solver = Solver(optimizer("sgd", learning_rate=0.1), batch_size=2)
+    algorithm = fedrecon(LSTM, solver, solver, optimizer("sgd", learning_rate=1.0), split=AlternateBatches(2))
+    g, _ = params_of("lstm")
+    data = jax.tree.map(lambda x: np.stack([x] * 3), batch_of(sentences=4))
+
+    def personalize(g, data):
+        support = Examples(data, jnp.ones(4, bool))
+        return algorithm.personalize(Broadcast(g, jnp.int32(0)), (), support, jax.random.key(0))
+
+    program = jax.make_jaxpr(lambda g, data: jax.vmap(lambda d: personalize(g, d))(data))(g, data)
+    needed, _ = pe.dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+    found = list(dots(needed))
+    assert found and all(batched == 0 for _, batched in found)
+    # A gradient by weights multiplies two matrices of which neither is a weight.
+    weights = {x.shape for x in jax.tree.leaves(g)}
+    assert all(weights & {f for shape in shapes for f in (shape, shape[::-1])} for shapes, _ in found)
+
+
+def test_a_transformer_learns_on_generated_text():
+    texts, _ = synthetic(10, sentences=20, kinds=3, words=4, length=8, seed=0)
+    sets, vocabulary = arrange(texts, seed=0, words=12, buckets=3, fractions={"train": 1.0})
+    model = next_word_transformer(len(vocabulary.words), 3, embedding=8, heads=2, layers=1, rank=2)
+    solver = Solver(optimizer("sgd", learning_rate=0.5), batch_size=5)
+    algorithm = fedrecon(model, solver, solver, optimizer("sgd", learning_rate=1.0))
+    simulation = Simulation(algorithm, sets["train"], Uniform(5))
+    losses = [float(r.metrics()["loss"].value()) for r in simulation.rounds(simulation.init(), 8)]
+    assert losses[-1] < losses[0] - 0.2
+
+
+def test_bfloat16_is_close():
+    small = next_word_lstm(WORDS, BUCKETS, embedding=4, hidden=5, precision="bfloat16")
+    batch = batch_of()
+    run = quickly(lambda p, b: [jax.value_and_grad(lambda p, m=m: total(m, *p, b))(p) for m in (LSTM, small)])
+    (wanted, exact), (found, rounded) = run(params_of("lstm"), batch)
+    assert 0 < abs(found - wanted) < 0.02 * wanted
+    for a, b in zip(*map(jax.tree.leaves, (exact, rounded)), strict=True):
+        assert b.dtype == jnp.float32
+        np.testing.assert_allclose(b, a, atol=0.05 * float(jnp.abs(a).max()) + 1e-3)
+
+
+def test_a_transformer_refuses_heads_that_do_not_fit():
+    with pytest.raises(ValueError, match="embedding must be even and a multiple of heads = 3, got 8"):
+        next_word_transformer(4, 1, embedding=8, heads=3)

@@ -1,0 +1,126 @@
+"""The layout of ids, buckets, and what a vocabulary makes of texts."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fedrecon.errors import DataError
+from fedrecon.tasks.next_word.dataset import arrange
+from fedrecon.tasks.next_word.text import Writer, to_clients
+from fedrecon.tasks.next_word.vocabulary import BEGIN, END, PADDING, Vocabulary, bucket_of
+
+
+def clients_of(texts, length=4):
+    return to_clients((Writer(c, t, c) for c, t in texts.items()), str.split, None, length, "test")
+
+
+def test_layout():
+    vocabulary = Vocabulary(["the", "court"], buckets=3)
+    assert (PADDING, BEGIN, END) == (0, 1, 2)
+    assert (vocabulary.rows, vocabulary.classes) == (5, 8)
+    assert [vocabulary.id_of(w) for w in ("the", "court")] == [3, 4]
+    ids = {vocabulary.id_of(f"word{i}") for i in range(60)}
+    assert ids == {5, 6, 7}  # buckets come after all else: neither begin nor end is among them
+    assert vocabulary.row_of("word1") == PADDING
+
+
+def test_buckets_are_the_same_in_every_process_and_version():
+    words = ["certiorari", "naïve", "", "\ud800", "x" * 1000]
+    here = [bucket_of(w, 500) for w in words]
+    module = "fedrecon.tasks.next_word.vocabulary"
+    code = f"from {module} import bucket_of; print([bucket_of(w, 500) for w in {words!r}])"
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           env={"PYTHONHASHSEED": "7", "PYTHONPATH": ":".join(sys.path)})  # fmt: skip
+    assert json.loads(there.stdout) == here
+    assert here == [FROZEN[w] for w in words]
+    counts = np.bincount([bucket_of(f"w{i}", 10) for i in range(5000)], minlength=10)
+    assert counts.min() > 400 and counts.max() < 600
+
+
+FROZEN = {"certiorari": 255, "naïve": 6, "": 256, "\ud800": 481, "x" * 1000: 110}
+
+
+def test_inputs_and_targets():
+    vocabulary = Vocabulary(["the", "court"], buckets=500)
+    own = bucket_of("motley", 500)
+    clients = clients_of({"a": ["the motley court", "motley the motley the court", "court"]})
+    encoded = vocabulary.encode(clients)["a"]
+    assert {x.dtype for x in encoded.values()} == {np.dtype(np.int32)}
+    # Sentence by sentence: room for an end; cut at four words, without one; a single word.
+    np.testing.assert_array_equal(encoded["word"], [[1, 3, 0, 4], [1, 0, 3, 0], [1, 4, 0, 0]])
+    np.testing.assert_array_equal(
+        encoded["bucket"], [[-1, -1, own, -1], [-1, own, -1, own], [-1, -1, -1, -1]]
+    )
+    bucket = 5 + own
+    np.testing.assert_array_equal(
+        encoded["target"], [[3, bucket, 4, 2], [bucket, 3, bucket, 3], [4, 2, 0, 0]]
+    )
+    assert clients.vocabularies["token"][0] == ""  # not a word, though it is an entry of the lexicon
+
+
+def test_words_are_counted_over_training_clients_only():
+    texts = {f"c{i}": ["common common rare"] for i in range(30)}
+    texts |= {f"d{i}": [" ".join(["loud"] * 4)] * 9 for i in range(10)}
+    clients = clients_of(texts)
+    sets, vocabulary = arrange(clients, seed=1, words=2, buckets=1)
+    trained = set(sets["train"].ids.tolist())
+    loud = sum(36 for c in trained if c[0] == "d")
+    common = sum(2 for c in trained if c[0] == "c")
+    assert set(vocabulary.words) == {"loud", "common"} and (loud > common) == (vocabulary.words[0] == "loud")
+    assert {name: len(x) for name, x in sets.items()} == {"train": 32, "validation": 4, "test": 4}
+    quiet = clients.take([i for i, c in enumerate(clients.ids) if c in trained and c[0] == "c"])
+    _, vocabulary = arrange(quiet, seed=1, words=5, buckets=1, fractions={"train": 1.0})
+    assert vocabulary.words == ("common", "rare")
+
+
+def test_ties_go_by_alphabet():
+    clients = clients_of({"a": ["b a", "c d"]})
+    assert Vocabulary.most_frequent(clients, 3, 1).words == ("a", "b", "c")
+
+
+def test_a_client_whose_every_token_is_unknown_and_one_without_text():
+    clients = clients_of({"a": ["x y"], "b": [], "c": ["u v", "w"]})
+    encoded = Vocabulary(["z"], buckets=7).encode(clients)
+    assert encoded.num_examples.tolist() == [1, 0, 2]
+    assert (encoded["a"]["target"][0, :2] >= 4).all() and encoded["a"]["target"][0, 2:].tolist() == [
+        END,
+        PADDING,
+    ]
+
+
+def test_saved_with_a_run_and_read_again(tmp_path):
+    vocabulary = Vocabulary(["the", "<end>"], buckets=2)  # a word of the text that looks like ours
+    (tmp_path / "vocabularies.json").write_text(json.dumps({"word": vocabulary.named().tolist()}))
+    assert Vocabulary.read(tmp_path, 2).words == ("the", "<end>")
+    assert repr(vocabulary) == "Vocabulary(2 words, 2 buckets)"
+    clients = clients_of({"a": ["x the"]})
+    _, kept = arrange(clients, seed=0, words=2, buckets=2, fractions={"train": 1.0}, vocabulary=tmp_path)
+    assert kept.words == ("the", "<end>")
+    with pytest.raises(DataError, match=r"must have at most data\.words = 1 words, it has 2"):
+        arrange(clients, seed=0, words=1, buckets=2, fractions={"train": 1.0}, vocabulary=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ("[", "must be a run's vocabularies.json with an entry 'word'"),
+        ('{"item": [1]}', "must be a run's vocabularies.json with an entry 'word'"),
+        ('{"word": [1]}', "must be a list of words"),
+        ('{"word": ["the"]}', "must begin with <padding>, <begin>, <end>"),
+        ('{"word": ["<padding>", "<begin>", "<end>", "a", "a"]}', "'a' comes more than once"),
+    ],
+)
+def test_a_vocabulary_that_is_none(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "vocabularies.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        Vocabulary.read(tmp_path, 1)
+
+
+def test_buckets_must_be_some():
+    with pytest.raises(DataError, match="buckets must be at least 1, got 0"):
+        Vocabulary(["a"], 0)
