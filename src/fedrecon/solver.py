@@ -145,7 +145,7 @@ class Solver:
 
     def _steps(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
-    ) -> tuple[Params, dict[str, tuple[Any, Any]], Metrics]:
+    ) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
         k_order, k_loss = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
         passes: Any = self.epochs
         if self.growing_epochs:

@@ -91,7 +91,7 @@ def test_an_unknown_setting_names_the_nearest_one(override, near):
             "data.fractions: train, validation and test must sum to at most 1, got 1.1",
         ),
         ("evaluation.select=last", "evaluation.select must be 'final' or 'best', got 'last'"),
-        ("task=movielenz", "task must be one of movielens, next_word, synthetic_ratings"),
+        ("task=movielenz", "task must be one of movielens, next_word, ranking, synthetic_ratings"),
         ("seed=-1", "seed must be greater than or equal to 0, got -1"),
         ("training=3", "training must be"),
     ],
@@ -202,6 +202,7 @@ def test_experiments_in_the_repository_are_valid(repository):
         "movielens.toml",
         "next_word-paper.toml",
         "next_word.toml",
+        "ranking.toml",
     ]
     for path in paths:
         config = configs.load(path)

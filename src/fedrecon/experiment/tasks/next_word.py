@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedrecon.experiment.ratings import Fractions, fractions_of
+from fedrecon.experiment.ratings import Fractions, HeldOutShares, shares_of
 from fedrecon.experiment.settings import Section, setting
 from fedrecon.experiment.stages import Limit
 
@@ -41,6 +41,7 @@ class Data(Section):
     buckets: int = setting(500, "buckets for all other words, which have local embeddings", ge=1)
     vocabulary: str = setting("", 'a run folder whose vocabulary is used; "" counts words')
     fractions: Fractions = Fractions()
+    held_out: HeldOutShares = HeldOutShares()
     generated: Generated = Generated()
 
 
@@ -96,6 +97,7 @@ def build(config: Any) -> "Task":
         DataError: They cannot be read.
     """
     from fedrecon.experiment.task import Task
+    from fedrecon.federation.holding import hold_out
     from fedrecon.tasks.next_word.dataset import arrange
 
     data = config.data
@@ -105,15 +107,17 @@ def build(config: Any) -> "Task":
         seed=config.seed,
         words=data.words,
         buckets=data.buckets,
-        fractions=fractions_of(data.fractions),
+        fractions=shares_of(data.fractions),
         vocabulary=data.vocabulary or known,
     )
-    target = sets["train"].column("target")
+    held_out = hold_out(sets["train"], shares_of(data.held_out))
+    train = held_out.pop("train")
+    target = train.column("target")
     share = float((target >= vocabulary.rows).sum() / (target > 0).sum())
     notes = {"Vocabulary": f"{len(vocabulary.words):,} words, {data.buckets:,} buckets", **notes}
     notes["Training tokens outside the vocabulary"] = f"{100 * share:.1f}%"
     model = network(config, len(vocabulary.words))
-    return Task(model, sets["train"], sets.get("validation"), sets.get("test"), notes)
+    return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out)
 
 
 def network(config: Any, words: int) -> Any:
