@@ -24,6 +24,7 @@ BENCHMARKS = {
     "dense": ("dense", "the round on whole tables: the library's, and written by hand in JAX"),
     "torch": ("torch_round", "the round as a PyTorch loop over clients"),
     "personalize": ("inference", "clients reconstructed per second, over the matrix products alone"),
+    "population": ("population", "a million clients on the disk: writing, opening, rounds (minutes)"),
     "run": ("whole_run", "fedrecon run from process start to end, cold and warm; needs --data"),
 }
 

@@ -32,7 +32,9 @@ def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "library over kernel" in shown and "needs --data" in shown
 
 
-@pytest.mark.parametrize("name", ["breakdown", "blocks", "cohort", "dense", "torch", "personalize"])
+@pytest.mark.parametrize(
+    "name", ["breakdown", "blocks", "cohort", "dense", "torch", "personalize", "population"]
+)
 def test_benchmark_gives_finite_numbers(name):
     rows = command.run(name, SMALL)
     assert all(isinstance(row, Row) for row in rows)

@@ -97,6 +97,15 @@ SPACE names settings and between which values they may be:
 After Ctrl-C or a kill the same command goes on. It needs an extra: pip install 'fedrecon[sweep]'.
 """
 
+GENERATE = """\
+Writes a client file of generated ratings, of any size: what a large product's data look like, to try out what
+grows with clients and what does not.
+
+  fedrecon generate --clients 1000000 --items 100000 --out population.arrow
+  fedrecon run experiments/movielens.toml --data population.arrow --set data.order=file \\
+      --set training.clients_per_round=1000
+"""
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser; each command's function is imported when it is called."""
@@ -162,6 +171,14 @@ def parser() -> argparse.ArgumentParser:
     curves.add_argument("run", metavar="RUN", help="its folder")
     curves.add_argument("--data", metavar="PATH", help="where its data are now")
     curves.add_argument("--split", metavar="NAME", default="test", help="of the clients; default: test")
+    generate = command("generate", "write generated ratings, of any size", GENERATE)
+    generate.add_argument("--out", required=True, metavar="FILE", help="the client file")
+    generate.add_argument("--clients", type=int, default=10_000, metavar="N", help="default: 10000")
+    generate.add_argument("--items", type=int, default=10_000, metavar="N", help="default: 10000")
+    generate.add_argument(
+        "--ratings", type=float, default=100.0, metavar="MEAN", help="per client, above 20; default: 100"
+    )
+    generate.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     plot = command("plot", "draw runs, several in one figure to compare them")
     plot.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     plot.add_argument(

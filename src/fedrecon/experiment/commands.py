@@ -64,6 +64,16 @@ def curves(options: argparse.Namespace) -> int:
     return 0
 
 
+def generate(options: argparse.Namespace) -> int:
+    """Writes generated ratings."""
+    from fedrecon.experiment import generating
+    from fedrecon.experiment.running import console
+
+    out, seed = Path(options.out), options.seed
+    generating.generate(out, console(), options.clients, options.items, options.ratings, seed)
+    return 0
+
+
 def plot(options: argparse.Namespace) -> int:
     """Draws runs."""
     from fedrecon.experiment.comparing import plot_runs

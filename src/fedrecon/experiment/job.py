@@ -129,9 +129,11 @@ def digest(clients: Clients) -> str:
     state.update(np.ascontiguousarray(clients.keys).tobytes())
     state.update(np.asarray(clients.num_examples, np.int64).tobytes())
     for name in sorted(clients.fields):
-        column = np.ascontiguousarray(clients.column(name))
-        state.update(f"{name} {column.dtype} {column.shape}".encode())
-        state.update(column.tobytes())
+        like = clients.blank(name, 0)
+        shape = (int(clients.num_examples.sum()), *like.shape[1:])
+        state.update(f"{name} {like.dtype} {shape}".encode())
+        for piece in clients.pieces():
+            state.update(np.ascontiguousarray(piece.column(name)).data)
     return state.hexdigest()
 
 

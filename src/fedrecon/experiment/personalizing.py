@@ -3,8 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +13,12 @@ from rich.console import Console
 from fedrecon.experiment.arrow import column, ragged
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.counting import counted
 from fedrecon.experiment.evaluating import everyone, restored
 from fedrecon.experiment.folder import FINGERPRINT, VOCABULARIES
 from fedrecon.experiment.job import digest
 from fedrecon.experiment.matching import Matching
 from fedrecon.experiment.parts import Parts
-from fedrecon.experiment.progress import duration
 from fedrecon.experiment.settings import SettingError
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.columnar import is_client_file
@@ -28,7 +26,6 @@ from fedrecon.personalization import Personalization, TopK
 
 PER_PART = 8192  # clients: what a kill loses per thread, and what is in memory at a time
 MOST_THREADS = 8
-_EVERY = 5.0  # seconds between two lines where there is no terminal
 
 
 class Wanted(NamedTuple):
@@ -100,7 +97,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         if len(missing) < parts.count:
             screen.print(f"{parts.count - len(missing)} of {parts.count} parts are there already")
         left, started = _size(missing, total), time.monotonic()
-        with _progress(screen, total, total - left) as shown:
+        with counted(screen, "clients", total, total - left) as shown:
             for number in parts.make(part, threads()):
                 shown(_size([number], total))
         seconds = time.monotonic() - started
@@ -163,27 +160,3 @@ def threads() -> int:
 
 def _size(numbers: list[int], total: int) -> int:
     return sum(min(PER_PART, total - number * PER_PART) for number in numbers)
-
-
-@contextmanager
-def _progress(screen: Console, total: int, done: int) -> Iterator[Any]:
-    """A function that is told of so many more clients: a bar on a terminal, lines elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if screen.is_terminal:
-        shown = (TextColumn("clients"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*shown, console=screen, transient=True) as bar:
-            task = bar.add_task("", total=total, completed=done)
-            yield lambda more: bar.advance(task, more)
-        return
-    begun, last, first = time.monotonic(), time.monotonic(), done
-
-    def tell(more: int) -> None:
-        nonlocal done, last
-        done, now = done + more, time.monotonic()
-        if now - last > _EVERY and done < total:
-            speed, last = (done - first) / (now - begun), now
-            left = duration((total - done) / speed)
-            screen.print(f"{done:,} of {total:,} clients  {speed:,.0f} per second  {left} left")
-
-    yield tell

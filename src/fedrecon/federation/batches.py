@@ -161,26 +161,29 @@ class Layout:
                         f"tables {group.leaves} are indexed by the field {field!r}, but the clients have "
                         f"{list(clients.fields)}{did_you_mean(field, clients.fields)}"
                     )
-                column = clients.column(field)
-                if column.dtype.kind not in "iu":
+                kind = clients.blank(field).dtype
+                if kind.kind not in "iu":
                     raise DataError(
-                        f"field {field!r} indexes a table, so it must hold whole numbers, got {column.dtype}"
+                        f"field {field!r} indexes a table, so it must hold whole numbers, got {kind}"
                     )
-                wrong = column[(column < 0) | (column >= self.sizes[group.name])]
-                if wrong.size:
-                    raise DataError(self._out_of_range(group, field))
+                facts, size = clients.facts(field), self.sizes[group.name]
+                if facts.least < 0 or facts.most >= size:  # or only clients do that are not among these
+                    for piece in clients.pieces():
+                        column = piece.column(field)
+                        if np.any((column < 0) | (column >= size)):
+                            raise DataError(_out_of_range(piece, group, field, size))
 
-    def _out_of_range(self, group: Group, field: str) -> str:
-        column = self.clients.column(field).reshape(int(self.clients.num_examples.sum()), -1)
-        bad = np.nonzero(((column < 0) | (column >= self.sizes[group.name])).any(axis=1))[0][0]
-        ends = np.cumsum(self.clients.num_examples)
-        owner = int(np.searchsorted(ends, bad, side="right"))
-        place = int(bad - (ends[owner] - self.clients.num_examples[owner]))
-        return (
-            f"field {field!r} must hold numbers from 0 to {self.sizes[group.name] - 1}, the rows of "
-            f"{group.leaves[0]!r}; client {self.clients.ids[owner]!r} has {column[bad].tolist()} at "
-            f"example {place}"
-        )
+
+def _out_of_range(clients: Clients, group: Group, field: str, size: int) -> str:
+    column = clients.column(field).reshape(int(clients.num_examples.sum()), -1)
+    bad = np.nonzero(((column < 0) | (column >= size)).any(axis=1))[0][0]
+    ends = np.cumsum(clients.num_examples)
+    owner = int(np.searchsorted(ends, bad, side="right"))
+    place = int(bad - (ends[owner] - clients.num_examples[owner]))
+    return (
+        f"field {field!r} must hold numbers from 0 to {size - 1}, the rows of {group.leaves[0]!r}; "
+        f"client {clients.ids[owner]!r} has {column[bad].tolist()} at example {place}"
+    )
 
 
 def key_of(data: Any) -> Any:

@@ -1,15 +1,17 @@
 """The clients' examples: columnar, ragged, one row per client, in memory or mapped from a file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from ..errors import DataError
+from .facts import NONE, Facts, measured, merged
 from .hashing import client_keys, keyed
 
 _ORDER, _SPLIT = 1, 2  # purposes of draws
+_PIECE = 1 << 22  # examples that are looked at together: what bounds the memory that it takes
 
 
 class Clients:
@@ -38,13 +40,14 @@ class Clients:
         num_examples: Int[np.ndarray, "client"],
         columns: Mapping[str, np.ndarray],
         vocabularies: Mapping[str, np.ndarray],
+        facts: Mapping[str, Facts] | None = None,
     ):
         self.ids, self.keys = ids, keys
         self.num_examples = num_examples
         self.vocabularies = dict(vocabularies)
         self._starts, self._columns = starts, dict(columns)
         self._index: dict[Any, int] | None = None
-        self._distinct: dict[str, bool] = {}
+        self._facts = dict(facts or {})
 
     # ---- made from -----------------------------------------------------------------------------------
 
@@ -158,7 +161,8 @@ class Clients:
         from .columnar import write_clients
 
         columns = {name: self.column(name) for name in self.fields}
-        write_clients(path, self.ids, self.keys, self.num_examples, columns, self.vocabularies)
+        facts = {name: self.facts(name) for name in self.fields}
+        write_clients(path, self.ids, self.keys, self.num_examples, columns, self.vocabularies, facts)
 
     # ---- read ----------------------------------------------------------------------------------------
 
@@ -192,21 +196,32 @@ class Clients:
             return column[start : start + int(self.num_examples.sum())]
         return column[self._rows()]
 
+    def facts(self, field: str) -> Facts:
+        """The range of a field's numbers, and whether they repeat at a client; read where it is not known.
+
+        Of a part of other clients it may be their range.
+        """
+        if field not in self._facts:
+            found = NONE._replace(distinct=self.blank(field, 0).ndim == 1)
+            for piece in self.pieces():
+                owner = np.repeat(np.arange(len(piece)), piece.num_examples)
+                found = merged(found, measured(piece.column(field), owner))
+            self._facts[field] = found
+        return self._facts[field]
+
     def distinct(self, field: str) -> bool:
         """Whether a field holds one whole number per example, and no number twice at any client."""
-        if field not in self._distinct:
-            column = self.column(field)
-            owner = np.repeat(np.arange(len(self)), self.num_examples)
-            single = column.ndim == 1 and column.dtype.kind in "iu"
-            if single and column.dtype.itemsize > 4:
-                column = np.unique(column, return_inverse=True)[1]
-            if single and column.size:
-                span = int(column.max()) - int(column.min()) + 1
-                pairs = owner * span + (column.astype(np.int64) - int(column.min()))
-                pairs.sort()
-                single = not np.any(pairs[1:] == pairs[:-1])
-            self._distinct[field] = single
-        return self._distinct[field]
+        return self.facts(field).distinct
+
+    def pieces(self, examples: int = _PIECE) -> Iterator["Clients"]:
+        """The clients in consecutive pieces of about so many examples, one client at least."""
+        ends = np.cumsum(self.num_examples)
+        start = 0
+        while start < len(self):
+            before = int(ends[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, before + examples, side="right")))
+            yield self if stop - start == len(self) else self._at(slice(start, stop))
+            start = stop
 
     def blank(self, field: str, *shape: int) -> np.ndarray:
         """Zeros of a field's type, `[*shape, ...]`."""
@@ -234,7 +249,9 @@ class Clients:
 
     def take(self, clients: Any) -> "Clients":
         """Some of the clients, by position and in that order; the examples are shared, not copied."""
-        clients = np.asarray(clients, np.int64)
+        return self._at(np.asarray(clients, np.int64))
+
+    def _at(self, clients: Any) -> "Clients":
         return Clients(
             self.ids[clients],
             self.keys[clients],
@@ -242,6 +259,7 @@ class Clients:
             self.num_examples[clients],
             self._columns,
             self.vocabularies,
+            self._facts,
         )
 
     def select(self, *fields: str) -> "Clients":
@@ -250,28 +268,41 @@ class Clients:
         if missing:
             raise DataError(f"the clients have the fields {list(self.fields)}, not {missing[0]!r}")
         columns = {f: self._columns[f] for f in fields}
-        return Clients(self.ids, self.keys, self._starts, self.num_examples, columns, self.vocabularies)
+        facts = {f: x for f, x in self._facts.items() if f in columns}
+        return Clients(
+            self.ids, self.keys, self._starts, self.num_examples, columns, self.vocabularies, facts
+        )
 
     def shuffled(self, seed: int) -> "Clients":
         """Every client's examples in a random order, fixed by the seed and the client's id alone."""
-        owner = np.repeat(np.arange(len(self), dtype=np.uint64), self.num_examples)
-        with np.errstate(over="ignore"):
-            own = np.repeat(self.keys, self.num_examples) + self._position().astype(np.uint64)
-        # The owner above, 40 random bits below: one sort, which takes half the time of a sort by two keys.
-        draws = (owner << np.uint64(40)) | (keyed(seed, _ORDER, own) >> np.uint64(24))
-        return self._reordered(np.argsort(draws, kind="stable"))
+
+        def order(piece: Clients) -> np.ndarray:
+            owner = np.repeat(np.arange(len(piece), dtype=np.uint64), piece.num_examples)
+            with np.errstate(over="ignore"):
+                own = np.repeat(piece.keys, piece.num_examples) + piece._position().astype(np.uint64)
+            # The owner above, 40 random bits below: one sort, which takes half the time of one by two keys.
+            draws = (owner << np.uint64(40)) | (keyed(seed, _ORDER, own) >> np.uint64(24))
+            return np.argsort(draws, kind="stable")
+
+        return self._reordered(order)
 
     def sorted_by(self, field: str) -> "Clients":
         """Every client's examples by a field, ascending; equal values keep their order."""
-        owner = np.repeat(np.arange(len(self)), self.num_examples)
-        return self._reordered(np.lexsort((self.column(field), owner)))
+
+        def order(piece: Clients) -> np.ndarray:
+            owner = np.repeat(np.arange(len(piece)), piece.num_examples)
+            return np.lexsort((piece.column(field), owner))
+
+        return self._reordered(order)
 
     def cap(self, most: int) -> "Clients":
         """The first `most` examples of every client."""
         if most < 1:
             raise DataError(f"a cap must be at least 1 example per client, got {most}")
         counts = np.minimum(self.num_examples, most)
-        return Clients(self.ids, self.keys, self._starts, counts, self._columns, self.vocabularies)
+        return Clients(
+            self.ids, self.keys, self._starts, counts, self._columns, self.vocabularies, self._facts
+        )
 
     def split(self, fractions: Mapping[str, float | int], seed: int) -> dict[str, "Clients"]:
         """Cuts the clients into disjoint sets, at random by the seed and the clients' ids.
@@ -307,12 +338,19 @@ class Clients:
     def _rows(self) -> np.ndarray:
         return np.repeat(self._starts, self.num_examples) + self._position()
 
-    def _reordered(self, order: np.ndarray) -> "Clients":
-        """The examples, seen one client after the other, in another order; copies them."""
-        rows = self._rows()[order]
-        columns = {name: column[rows] for name, column in self._columns.items()}
+    def _reordered(self, order: Callable[["Clients"], np.ndarray]) -> "Clients":
+        """The examples, seen one client after the other, in an order for each piece; copies them."""
+        columns = {name: self.blank(name, int(self.num_examples.sum())) for name in self.fields}
+        at = 0
+        for piece in self.pieces():
+            rows = piece._rows()[order(piece)]
+            for name, column in columns.items():
+                column[at : at + len(rows)] = self._columns[name][rows]
+            at += len(rows)
         starts = np.cumsum(self.num_examples) - self.num_examples
-        return Clients(self.ids, self.keys, starts, self.num_examples, columns, self.vocabularies)
+        return Clients(
+            self.ids, self.keys, starts, self.num_examples, columns, self.vocabularies, self._facts
+        )
 
 
 def _ids(ids: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from .facts import Facts
 
 Parts = tuple[Any, Any, dict[str, np.ndarray], dict[str, np.ndarray]]  # ids, offsets, columns, vocabularies
 
@@ -99,13 +100,14 @@ def write_clients(
     num_examples: np.ndarray,
     columns: dict[str, np.ndarray],
     vocabularies: dict[str, np.ndarray],
+    facts: dict[str, Facts],
 ) -> None:
     """See `Clients.write`."""
     import pyarrow as pa
 
     offsets = np.concatenate([[0], np.cumsum(num_examples)]).astype(np.int64)
     arrays = {
-        "client": pa.array(ids.tolist(), pa.string() if ids.dtype == object else pa.int64()),
+        "client": pa.array(ids.tolist(), pa.string()) if ids.dtype == object else pa.array(ids),
         "key": pa.array(keys),
     }
     for name, column in columns.items():
@@ -114,7 +116,8 @@ def write_clients(
             values = pa.FixedSizeListArray.from_arrays(values, length)
         arrays[name] = pa.LargeListArray.from_arrays(pa.array(offsets), values)
     kept = {name: {"values": v.tolist(), "strings": v.dtype == object} for name, v in vocabularies.items()}
-    table = pa.table(arrays).replace_schema_metadata({"format": _FORMAT, "vocabularies": json.dumps(kept)})
+    metadata = {"format": _FORMAT, "vocabularies": json.dumps(kept), "facts": json.dumps(facts)}
+    table = pa.table(arrays).replace_schema_metadata(metadata)
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -164,7 +167,8 @@ def open_clients(path: Any) -> tuple[Any, ...]:
         for name, v in json.loads(metadata["vocabularies"]).items()
     }
     keys = _np(table["key"].combine_chunks())
-    return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies
+    facts = {name: Facts(*values) for name, values in json.loads(metadata.get("facts", "{}")).items()}
+    return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies, facts
 
 
 def _without_views(kind: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from fedrecon.errors import DataError
 from fedrecon.federation.clients import Clients
+from fedrecon.federation.columnar import is_client_file
 from fedrecon.tasks.movielens.download import MOVIELENS_1M, download
 from fedrecon.tasks.movielens.prepare import prepare
 
@@ -27,8 +28,8 @@ def load(
     """The clients of each set, split by user.
 
     Args:
-        path: As for `read_ratings`, like `columns`, `scale` and `duplicates`; by default MovieLens 1M, which
-            is downloaded once.
+        path: As for `read_ratings`, like `columns`, `scale` and `duplicates`, which a client file with the
+            fields of `prepare` does without; by default MovieLens 1M, which is downloaded once.
         seed: Decides the order of a user's ratings, and which users are in which set, both by the users' ids
             alone.
         cap: Ratings of a user that are kept: the first in their order. 300 is the paper's; None keeps all.
@@ -53,6 +54,12 @@ def load(
     if path is None:
         path = download(MOVIELENS_1M, cache)
         scale = (1, 5) if scale is None else scale
+    if is_client_file(path):
+        clients = Clients.open(path)
+        for field in ("item", "rating"):
+            if field not in clients.fields:
+                raise DataError(f"{path}: a client file of ratings must have the field {field!r}")
+        return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
     clients = prepare(path, columns=columns, scale=scale, duplicates=duplicates, cache=cache)
     return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
 

@@ -92,8 +92,8 @@ def synthetic(
         if not 0 < size < np.inf:
             raise ValueError(f"{name} must be positive and finite, got {size}")
     random = np.random.default_rng(seed)
-    counts = _counts(random, num_clients, num_items)
-    items = _choices(random, counts, num_items)
+    counts = draw_counts(random, num_clients, num_items)
+    items = draw_items(random, counts, draw_popularity(random, num_items))
     owners = np.repeat(np.arange(num_clients), counts)
 
     item_factors = random.standard_normal((num_items, num_factors), np.float32)
@@ -157,21 +157,26 @@ def ridge_rmse(planted: Planted, clients: Clients, batch_size: int = 5) -> float
     return float(np.sqrt(total / count)) if count else float("nan")
 
 
-def _counts(random: np.random.Generator, num_clients: int, num_items: int) -> Int[np.ndarray, "client"]:
-    """How many items each client rates."""
-    beyond = random.lognormal(np.log(_MEDIAN - _LEAST), _SPREAD, num_clients)
+def draw_counts(
+    random: np.random.Generator, num_clients: int, num_items: int, median: float = _MEDIAN
+) -> Int[np.ndarray, "client"]:
+    """How many items each client rates: at least 20, at the median so many."""
+    beyond = random.lognormal(np.log(median - _LEAST), _SPREAD, num_clients)
     most = max(1, int(_MOST * num_items))
     return np.minimum(_LEAST + beyond.astype(np.int64), most)
 
 
-def _choices(
-    random: np.random.Generator, counts: Int[np.ndarray, "client"], num_items: int
+def draw_popularity(random: np.random.Generator, num_items: int) -> Float[np.ndarray, "item"]:
+    """The logarithm of each item's weight in the draws."""
+    uniform = random.uniform(0, _POPULARITY_RANGE, num_items)
+    return uniform + random.normal(0, _POPULARITY_SPREAD, num_items)
+
+
+def draw_items(
+    random: np.random.Generator, counts: Int[np.ndarray, "client"], popularity: Float[np.ndarray, "item"]
 ) -> Int[np.ndarray, "rating"]:
-    """The items each client rates, one client after the other, each client's in random order."""
-    popularity = random.uniform(0, _POPULARITY_RANGE, num_items) + random.normal(
-        0, _POPULARITY_SPREAD, num_items
-    )
-    chosen = []
+    """For each client so many different items by popularity, one client after the other, in random order."""
+    num_items, chosen = len(popularity), [np.zeros(0, np.int64)]
     rows = max(1, (1 << 22) // num_items)  # at a time, to bound the memory
     for start in range(0, len(counts), rows):
         count = counts[start : start + rows]

@@ -1,0 +1,52 @@
+"""What is known of a field of many clients without reading it again."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Facts(NamedTuple):
+    """A field's range, and whether numbers repeat.
+
+    They stay true, if less sharp, for any part of the clients and of their examples.
+
+    Attributes:
+        least: No number is below it.
+        most: No number is above it.
+        distinct: One whole number per example, and no number twice at any client.
+    """
+
+    least: float
+    most: float
+    distinct: bool
+
+
+NONE = Facts(np.inf, -np.inf, True)  # of no example at all
+
+
+def merged(one: Facts, other: Facts) -> Facts:
+    """What holds for two sets of clients together."""
+    least, most = min(one.least, other.least), max(one.most, other.most)
+    return Facts(least, most, one.distinct and other.distinct)
+
+
+def measured(column: np.ndarray, owner: np.ndarray) -> Facts:
+    """Reads a field.
+
+    Args:
+        column: `[example, ...]`.
+        owner: The client of each example, ascending, `[example]`.
+    """
+    single = column.ndim == 1 and column.dtype.kind in "iu"
+    if not column.size:
+        return NONE._replace(distinct=single)
+    least, most = column.min(), column.max()
+    if single:
+        if column.dtype.itemsize > 4:
+            column = np.unique(column, return_inverse=True)[1]
+        start = int(column.min())
+        pairs = owner.astype(np.int64) * (int(column.max()) - start + 1) + (column.astype(np.int64) - start)
+        pairs.sort()
+        single = not np.any(pairs[1:] == pairs[:-1])
+    # As numbers of Python, of which whole ones have no limit.
+    return Facts(least.item(), most.item(), single)

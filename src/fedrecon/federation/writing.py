@@ -1,0 +1,103 @@
+"""Client files written piece by piece, for federations that do not fit in memory."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from ..errors import DataError
+from .clients import Clients
+from .columnar import write_clients
+from .facts import Facts, merged
+from .hashing import client_keys
+
+
+class ClientWriter:
+    """Writes a client file from pieces, whole or not at all.
+
+    The columns grow side by side in files of their own, in the folder of the client file, and are joined at
+    the end: on the way the disk holds them twice, and the memory a piece.
+
+    Args:
+        path: Of the client file.
+        vocabularies: For fields that hold dense ids, the original id of each.
+
+    Example:
+        >>> import tempfile
+        >>> from fedrecon import Clients
+        >>> path = tempfile.mkdtemp() + "/clients.arrow"
+        >>> with ClientWriter(path) as writer:
+        ...     for i in range(3):
+        ...         writer.add(Clients.from_arrays({i: {"rating": [4.0, 5.0]}}))
+        >>> Clients.open(path)
+        Clients(3 clients, 6 examples, fields rating)
+    """
+
+    def __init__(self, path: Any, vocabularies: Mapping[str, Any] | None = None):
+        self._path, self._vocabularies = Path(path), dict(vocabularies or {})
+        self._ids: list[np.ndarray] = []
+        self._counts: list[np.ndarray] = []
+        self._files: dict[str, IO] = {}
+        self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        self._facts: dict[str, Facts] = {}
+        self._folder: Path | None = None
+
+    def __enter__(self) -> "ClientWriter":
+        self._folder = Path(tempfile.mkdtemp(dir=self._path.parent, prefix=f".{self._path.name}."))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            for file in self._files.values():
+                file.close()
+            if kind is None:
+                self._join()
+        finally:
+            shutil.rmtree(str(self._folder))
+
+    def add(self, clients: Clients) -> None:
+        """Adds clients after those before.
+
+        Raises:
+            DataError: Their fields are others than those of the first piece.
+        """
+        kinds = {f: (x.dtype, x.shape[1:]) for f in clients.fields for x in [clients.blank(f, 0)]}
+        if not self._kinds:
+            self._kinds = kinds
+            self._files = {f: open(self._column(i), "wb") for i, f in enumerate(kinds)}  # noqa: SIM115
+        if kinds != self._kinds:
+            raise DataError(f"all pieces must have the fields {self._kinds}, got {kinds}")
+        for piece in clients.pieces():
+            for name, file in self._files.items():
+                file.write(np.ascontiguousarray(piece.column(name)).data)
+        for name in kinds:
+            facts = clients.facts(name)
+            self._facts[name] = merged(self._facts[name], facts) if name in self._facts else facts
+        self._ids.append(clients.ids)
+        self._counts.append(clients.num_examples)
+
+    def _column(self, number: int) -> Path:
+        assert self._folder is not None
+        return self._folder / str(number)
+
+    def _join(self) -> None:
+        if not self._kinds:
+            raise DataError(f"{self._path}: a client file must have at least one piece, got none")
+        ids, counts = np.concatenate(self._ids), np.concatenate(self._counts)
+        if len(np.unique(ids)) < len(ids):
+            raise DataError("client ids must be unique over all pieces")
+        columns = {}
+        for number, (name, (dtype, shape)) in enumerate(self._kinds.items()):
+            path = self._column(number)
+            full = (int(counts.sum()), *shape)
+            columns[name] = (
+                np.memmap(path, dtype, "r", shape=full) if 0 not in full else np.zeros(full, dtype)
+            )
+        keys = client_keys(ids)
+        write_clients(self._path, ids, keys, counts, columns, self._vocabularies, self._facts)

@@ -1,0 +1,109 @@
+"""Client files in pieces, and what is known of fields without reading them."""
+
+import numpy as np
+import pytest
+
+from fedrecon import Clients
+from fedrecon.errors import DataError
+from fedrecon.experiment.job import digest
+from fedrecon.federation.columnar import is_client_file
+from fedrecon.federation.facts import NONE, Facts, measured, merged
+from fedrecon.federation.writing import ClientWriter
+
+
+def clients(lengths, first=0, seed=0):
+    rng = np.random.default_rng(seed)
+    return Clients.from_arrays(
+        {
+            first + i: {
+                "item": rng.choice(50, n, replace=False).astype(np.int32) + 3,
+                "image": rng.normal(size=(n, 2, 3)).astype(np.float32),
+            }
+            for i, n in enumerate(lengths)
+        }
+    )
+
+
+def test_pieces_are_one_file(tmp_path):
+    parts = [clients([3, 0, 7]), clients([0, 2], first=3), clients([1], first=5, seed=1)]
+    path = tmp_path / "clients.arrow"
+    with ClientWriter(path, {"item": np.arange(60)}) as writer:
+        for part in parts:
+            writer.add(part)
+    found = Clients.open(path)
+    assert found.ids.tolist() == list(range(6)) and found.num_examples.tolist() == [3, 0, 7, 0, 2, 1]
+    for part in parts:
+        for client in part.ids.tolist():
+            for name, values in part[client].items():
+                np.testing.assert_array_equal(found[client][name], values)
+    assert found.vocabularies["item"].tolist() == list(range(60))
+    assert [p.name for p in tmp_path.iterdir()] == ["clients.arrow"] and is_client_file(path)
+    whole = tmp_path / "whole.arrow"
+    Clients.from_columns(
+        found.ids,
+        np.concatenate([[0], np.cumsum(found.num_examples)]),
+        {name: found.column(name) for name in found.fields},
+        found.vocabularies,
+    ).write(whole)
+    assert whole.read_bytes() == path.read_bytes()
+
+
+def write(path, *parts):
+    with ClientWriter(path) as writer:
+        for part in parts:
+            writer.add(part)
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    path, some = tmp_path / "clients.arrow", clients([4])
+    some.write(path)
+    before = path.read_bytes()
+    for parts, message in (
+        ((some, clients([4], first=1).select("item")), "all pieces must have the fields"),
+        ((some, some), "unique over all pieces"),
+        ((), "at least one piece"),
+    ):
+        with pytest.raises(DataError, match=message):
+            write(path, *parts)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["clients.arrow"]
+
+
+def test_facts_come_with_the_file_and_hold_for_parts(tmp_path, monkeypatch):
+    made = clients([3, 9, 0, 4])
+    made.write(tmp_path / "clients.arrow")
+    opened = Clients.open(tmp_path / "clients.arrow")
+    monkeypatch.setattr(Clients, "column", lambda *_: pytest.fail("the field was read"))
+    for part in (opened, opened.take([1, 0]).cap(2), opened.select("item")):
+        assert part.facts("item") == made.facts("item") and part.distinct("item")
+    assert not opened.distinct("image")
+
+
+def test_facts_are_those_of_all_pieces():
+    made = clients([4, 6, 0, 5])
+    pieces = list(made.pieces(7))
+    assert [len(piece) for piece in pieces] == [1, 2, 1]
+    assert sum(int(piece.num_examples.sum()) for piece in pieces) == 15
+    least, most = made.column("item").min(), made.column("item").max()
+    assert made.facts("item") == Facts(least, most, True)
+    assert merged(NONE, Facts(1, 2, False)) == Facts(1, 2, False)
+    twice = measured(np.array([1, 2, 1], np.int64), np.array([0, 0, 0]))
+    apart = measured(np.array([1, 2, 1], np.int64), np.array([0, 0, 1]))
+    assert (twice.distinct, apart.distinct) == (False, True)
+    wide = measured(np.array([2**40, -(2**41)]), np.array([0, 0]))
+    assert wide == Facts(-(2**41), 2**40, True)
+
+
+def test_pieces_change_neither_orders_nor_digests(monkeypatch):
+    made = clients([4, 6, 0, 5, 9])
+    whole = made.shuffled(3), made.sorted_by("item"), digest(made), made.take([3, 1]).facts("item")
+    monkeypatch.setattr(
+        "fedrecon.federation.clients.Clients.pieces", lambda self, examples=0: PIECES(self, 6)
+    )
+    cut = made.shuffled(3), made.sorted_by("item"), digest(made), made.take([3, 1]).facts("item")
+    for one, other in zip(whole[:2], cut[:2], strict=True):
+        for name in made.fields:
+            np.testing.assert_array_equal(one.column(name), other.column(name))
+    assert whole[2:] == cut[2:]
+
+
+PIECES = Clients.pieces
