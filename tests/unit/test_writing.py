@@ -1,6 +1,7 @@
 """Client files in pieces, and what is known of fields without reading them."""
 
 import numpy as np
+import pyarrow
 import pytest
 
 from fedrecon import Clients
@@ -76,6 +77,18 @@ def test_facts_come_with_the_file_and_hold_for_parts(tmp_path, monkeypatch):
     for part in (opened, opened.take([1, 0]).cap(2), opened.select("item")):
         assert part.facts("item") == made.facts("item") and part.distinct("item")
     assert not opened.distinct("image")
+
+
+def test_opening_copies_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    columns = {"item": rng.integers(0, 9, 200_000).astype(np.int32), "image": rng.normal(size=(200_000, 2))}
+    Clients.from_columns([5, 7], [0, 150_000, 200_000], columns).write(tmp_path / "clients.arrow")
+    before = pyarrow.total_allocated_bytes()
+    opened = Clients.open(tmp_path / "clients.arrow")
+    assert pyarrow.total_allocated_bytes() - before < 50_000
+    np.testing.assert_array_equal(opened[7]["item"], columns["item"][150_000:])
+    np.testing.assert_allclose(opened[7]["image"], columns["image"][150_000:], rtol=1e-6)
+    assert not opened.column("item").flags.owndata
 
 
 def test_facts_are_those_of_all_pieces():

@@ -152,23 +152,28 @@ def open_clients(path: Any) -> tuple[Any, ...]:
         metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
         if metadata.get("format") != _FORMAT:
             raise DataError(f"{path} is no client file of this version ({_FORMAT})")
-        table = reader.read_all().combine_chunks()
+        table = reader.read_all()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no client file, or it is cut short: {error}") from error
-    ids = table["client"].combine_chunks()
+    ids = _mapped(table["client"])
     ids = _np(ids) if pa.types.is_integer(ids.type) else np.asarray(ids.to_pylist(), object)
     columns, offsets = {}, np.zeros(len(ids) + 1, np.int64)
     for name in table.column_names[2:]:
-        values = table[name].combine_chunks()
+        values = _mapped(table[name])
         offsets = _np(values.offsets)
         columns[name] = _values(name, values.values)
     vocabularies = {
         name: np.asarray(v["values"], object if v["strings"] else np.int64)
         for name, v in json.loads(metadata["vocabularies"]).items()
     }
-    keys = _np(table["key"].combine_chunks())
+    keys = _np(_mapped(table["key"]))
     facts = {name: Facts(*values) for name, values in json.loads(metadata.get("facts", "{}")).items()}
     return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies, facts
+
+
+def _mapped(column: Any) -> Any:
+    """A column's only part, where it lies in the file: `combine_chunks` would copy it."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _without_views(kind: Any) -> Any:
