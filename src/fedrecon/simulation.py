@@ -80,7 +80,7 @@ class Simulation:
             goes back where they go on from an earlier state.
 
     Args:
-        kept_in: Folder for what clients keep; None for a temporary one.
+        kept_in: Folder for what clients keep, where a run before it is replaced; None for a temporary one.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Simulation:
                 )
                 names = [self.clients.keys[cohort[positions]] for positions in slots]
                 if self.kept is not None:
-                    batches = tuple(map(self._with_kept, batches, names))
+                    batches = tuple(map(functools.partial(_with_kept, self.kept), batches, names))
                 update, found, kept = self._cohort(state.global_params, state.round, batches)
                 if self.kept is not None:
                     for chosen, value in zip(names, kept, strict=True):
@@ -170,13 +170,6 @@ class Simulation:
             dense = self._bytes.dense * len(cohort)
             yield Round(number + 1, state, len(cohort), down, up, dense, dense, metrics)
 
-    def _with_kept(self, batch: Batch, names: Any) -> Batch:
-        """A batch with what its clients hold, once the round before has computed it."""
-        assert self.kept is not None
-        shape = batch.real.shape
-        stored = self.kept.get(names, shape[0] * shape[1])
-        return batch._replace(kept=jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), stored))
-
 
 class _View(NamedTuple):
     """How clients of a slot see their data: its length, the groups cut to rows, the positional fields."""
@@ -184,6 +177,13 @@ class _View(NamedTuple):
     length: int
     cut: tuple[Group, ...]
     positional: tuple[str, ...]
+
+
+def _with_kept(kept: Kept, batch: Batch, names: Any) -> Batch:
+    """A batch with what its clients hold, once the round before has computed it."""
+    blocks, clients = batch.real.shape
+    stored = kept.get(names, blocks * clients)
+    return batch._replace(kept=jax.tree.map(lambda x: x.reshape(blocks, clients, *x.shape[1:]), stored))
 
 
 def _cohort(

@@ -181,7 +181,7 @@ def test_a_held_state_can_be_read_beside_the_present_one(tmp_path, eager):
         kept = Kept(LIKE, KEYS, folder)
         assert content(kept.at(kept.commit(0))) == [None] * 5
         kept.put(0, KEYS[[0, 1]], value(1, 2))
-        mark = kept.commit(1)
+        mark = kept.mark(1)
         kept.hold(mark)
         for round in range(1, 6):
             kept.put(round, KEYS[[1, 2]], value(round, round))

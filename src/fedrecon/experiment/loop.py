@@ -262,7 +262,7 @@ class Loop:
                 kept = self.simulation.kept
                 mark = None
                 if kept is not None and self.job.select == "best":
-                    mark = kept.commit(number)
+                    mark = kept.mark(number)
                     kept.hold(mark)
                 self.best = Best(number, metric, value, state.global_params, mark)
         training = {name: _value(*mean) for name, mean in self._since.items()}

@@ -136,7 +136,7 @@ class Kept:
         self._since = min(self._since, done)
 
     def commit(self, done: int) -> dict[str, Any]:
-        """Puts the state after so many rounds on the disk.
+        """Puts the state after so many rounds on the disk; states before it may be gone afterwards.
 
         Returns:
             What `restore` needs to come back to it, as JSON values.
@@ -144,6 +144,12 @@ class Kept:
         self.rewind(done)
         self._flush()
         self._tidy(done)
+        return self.mark(done)
+
+    def mark(self, done: int) -> dict[str, Any]:
+        """As `commit`, but one can go back as far as before."""
+        self.rewind(done)
+        self._flush()
         self._log.sync()
         return {
             "file": self._log.path.name,
@@ -192,7 +198,7 @@ class Kept:
     def remove_all_but(self, marks: Collection[Mapping[str, Any]]) -> None:
         """Removes the logs that none of these committed states, the held one, and the present one needs."""
         needed = {mark["file"] for mark in marks} | {self._log.path.name, self._held}
-        for path in self._folder.iterdir() if self._folder is not None and self._folder.exists() else ():
+        for path in () if self._folder is None else self._folder.glob("*.log*"):
             if path.name not in needed:
                 path.unlink()
 
