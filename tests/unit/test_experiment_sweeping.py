@@ -10,6 +10,7 @@ from fedrecon.experiment import config as configs
 from fedrecon.experiment import extras, sweeping, trial
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.files import RunError
+from fedrecon.experiment.loop import Evaluated
 from fedrecon.experiment.search import Sweep
 from fedrecon.experiment.settings import SettingError
 from fedrecon.experiment.space import parse
@@ -243,10 +244,51 @@ def test_a_trial_knows_nothing_of_the_test_clients(tmp_path):
     assert stopped == (STOPPED, seen[1], 1, 0.0, "")
     records = (tmp_path / "run" / "metrics.csv").read_text()
     assert ",validation," in records and ",test," not in records
+    assert not (tmp_path / "run" / "checkpoints").exists()
     wrong = configs.load(None, [*settings, f'data.path="{path}"', "training.clients_per_round=50"])
     failed = run_trial(wrong, tmp_path / "wrong", "rmse", lambda r, v: False)
     assert failed.state == FAILED
     assert "clients_per_round must be at most" in failed.message
+
+
+class Shown:
+    """An evaluation that found this."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def over_examples(self):
+        return {"rmse": self.value}
+
+
+@pytest.mark.parametrize(
+    ("values", "select", "expected"),
+    [
+        ([3.0, math.nan, 1.0], "final", (FAILED, "nan", 2, 0.0, "rmse is nan after round 2")),
+        ([3.0, 2.0, math.inf, 1.0], "best", (DONE, "2.0", 3, 0.0, "")),
+        ([math.nan, 1.0], "best", (FAILED, "nan", 1, 0.0, "rmse is nan after round 1")),
+    ],
+)
+def test_what_diverges_is_not_trained_to_its_end(config, tmp_path, monkeypatch, values, select, expected):
+    def run(job, out, callbacks, title):
+        for round, value in enumerate(values, 1):
+            callbacks[0](Evaluated(round, len(values), None, {}, {"validation": Shown(value)}, 0.0))
+
+    monkeypatch.setattr(trial, "run", run)
+    chosen = configs.load(None, [*SMALL, f"evaluation.select={select}"])
+    outcome = run_trial(chosen, tmp_path, "rmse", lambda r, v: False)
+    assert outcome._replace(value=str(outcome.value)) == expected
+
+
+def test_a_sweep_learns_from_what_diverged(config, space, tmp_path):
+    diverged = Outcome(FAILED, math.nan, 3, 0.0, "rmse is nan after round 3")
+    _, shown = run(config, space, tmp_path / "sweep", 3, [diverged])
+    assert "failed: rmse is nan after round 3" in shown
+    opened = Sweep(config, space, tmp_path / "sweep")
+    opened.close()
+    assert [t.value == math.inf for t in opened.trials()] == [True, False, False]
+    assert opened.best().number in (1, 2)
+    assert [row["RMSE"] == "" for row in rows(tmp_path / "sweep")] == [False, False, True]
 
 
 def test_the_best_of_some_values():

@@ -87,8 +87,6 @@ class Sweep:
 
     def watch(self, trial: Any, round: int, value: float) -> bool:
         """Notes an evaluation, and says whether the trial should stop."""
-        if math.isnan(value):
-            return False
         trial.report(value, round)
         return bool(trial.should_prune())
 
@@ -107,7 +105,10 @@ class Sweep:
             trial.set_user_attr("message", outcome.message)
             if outcome.state == INTERRUPTED:
                 trial.set_user_attr("interrupted", True)
-            self.study.tell(trial, state=TrialState.FAIL)
+            if outcome.rounds:  # it diverged, which is worse than any value and worth knowing
+                self.study.tell(trial, -math.inf if higher_is_better(self.metric) else math.inf)
+            else:
+                self.study.tell(trial, state=TrialState.FAIL)
         self.write()
 
     def write(self) -> None:

@@ -12,7 +12,7 @@ from fedrecon.evaluation import DERIVED
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.files import remove
-from fedrecon.experiment.folder import CHECKPOINTS
+from fedrecon.experiment.folder import CHECKPOINTS, KEPT
 from fedrecon.experiment.job import Job
 from fedrecon.experiment.loop import Evaluated
 from fedrecon.experiment.metrics import higher_is_better, shown_first
@@ -79,7 +79,7 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
 
     Args:
         config: Whose `evaluation.select` decides between the final and the best evaluation.
-        out: Its run folder; it keeps no checkpoints once it is done.
+        out: Its run folder; once it is done, it has no checkpoints any more.
         metric: Of the first validation clients, over examples.
         watch: Told of every evaluation.
     """
@@ -87,10 +87,12 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
 
     def evaluated(report: Evaluated) -> None:
         values[report.round] = next(iter(report.evaluations.values())).over_examples()[metric]
-        if report.round < report.rounds and watch(report.round, values[report.round]):
+        # What is no number now will be none later.
+        broken = not math.isfinite(values[report.round])
+        if report.round < report.rounds and (broken or watch(report.round, values[report.round])):
             raise _Stop
 
-    seconds = 0.0
+    state, seconds = DONE, 0.0
     try:
         _, job = job_without_test(config)
         result = run(job, out=out, callbacks=[evaluated], title=config.name)
@@ -103,20 +105,24 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
         if config.evaluation.select == "best":
             found = best([*result.records.series(name, metric).values(), found], metric)
     except _Stop:
-        rounds = max(values)
-        return Outcome(STOPPED, values[rounds], rounds)
+        rounds, found = max(values), values[max(values)]
+        if math.isfinite(found):
+            state = STOPPED
+        elif config.evaluation.select == "best":
+            found = best(list(values.values()), metric)
     except (ValueError, ArithmeticError) as error:
         return Outcome(FAILED, message=str(error))
-    if (out / CHECKPOINTS).exists():
-        remove(out / CHECKPOINTS)
+    for name in (CHECKPOINTS, KEPT):
+        if (out / name).exists():
+            remove(out / name)
     if not math.isfinite(found):
-        return Outcome(FAILED, found, rounds, seconds, f"{metric} is {found}")
-    return Outcome(DONE, found, rounds, seconds)
+        return Outcome(FAILED, found, rounds, seconds, f"{metric} is {found} after round {rounds}")
+    return Outcome(state, found, rounds, seconds)
 
 
 def best(values: list[float], metric: str) -> float:
-    """The best of some values, those left out that are no number."""
-    known = [value for value in values if not math.isnan(value)]
+    """The best of some values, those left out that are not finite."""
+    known = [value for value in values if math.isfinite(value)]
     return (max if higher_is_better(metric) else min)(known, default=math.nan)
 
 
