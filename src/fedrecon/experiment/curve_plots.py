@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from fedrecon.experiment.curve_points import Point
 from fedrecon.experiment.files import write_atomically
 from fedrecon.experiment.folder import PLOTS
 from fedrecon.experiment.plots import COLORS, NAMES, STYLE, rendered, shown_metrics
-
-if TYPE_CHECKING:
-    from fedrecon.experiment.curves import Point
 
 _LABELS = {
     "steps": "reconstruction steps",
@@ -22,7 +19,7 @@ _LABELS = {
 }
 
 
-def write(run: Path, title: str, points: Sequence["Point"]) -> list[Path]:
+def write(run: Path, title: str, points: Sequence[Point]) -> list[Path]:
     """Draws the curves, a column for each, and writes them as PNG and SVG into the run's plots."""
     curves = [name for name in _LABELS if any(point.curve == name for point in points)]
     metrics = shown_metrics(set().union(*(point.metrics for point in points)))

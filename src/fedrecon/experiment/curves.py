@@ -2,9 +2,8 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +13,7 @@ from fedrecon.data import Fraction, Split
 from fedrecon.evaluation import Evaluation, evaluate
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.curve_points import Point
 from fedrecon.experiment.evaluating import restored
 from fedrecon.experiment.files import write_atomically
 from fedrecon.experiment.settings import SettingError
@@ -23,22 +23,6 @@ SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 HELD = 0.2  # of a client's examples, its last ones: the query set whatever the support set is
 GROUPS = 8
 _STAGES = ("tune", "reconstruct", "fit")  # what serves a client, the last one first
-
-
-class Point(NamedTuple):
-    """A point of a curve.
-
-    Attributes:
-        curve: `"steps"`, `"support"` or `"examples"`.
-        x: Steps; share of the examples that are not query; a client's examples, the mean of its group.
-        metrics: Over examples.
-        clients: How many were scored.
-    """
-
-    curve: str
-    x: float
-    metrics: Mapping[str, float]
-    clients: int
 
 
 def draw(run: Path, config: Config, data: str | None, split: str, screen: Console) -> list[Point]:

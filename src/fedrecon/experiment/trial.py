@@ -1,6 +1,7 @@
 """One trial of a sweep: trains a configuration and measures it on the validation clients."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ class Outcome(NamedTuple):
         state: `DONE`; `STOPPED` by its watch; `FAILED`; `INTERRUPTED` by Ctrl-C.
         value: Of the metric over the validation clients' examples; NaN where it failed.
         rounds: Rounds done.
-        seconds: It took.
+        seconds: It took in this process.
         message: Why it failed.
     """
 
@@ -92,13 +93,13 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
         if report.round < report.rounds and (broken or watch(report.round, values[report.round])):
             raise _Stop
 
-    state, seconds = DONE, 0.0
+    state, started = DONE, time.monotonic()
     try:
         _, job = job_without_test(config)
         result = run(job, out=out, callbacks=[evaluated], title=config.name)
         if result.interrupted:
             return Outcome(INTERRUPTED)
-        rounds, seconds = result.rounds, result.seconds["total"] or 0.0
+        rounds = result.rounds
         found = next(iter(result.evaluations.values())).over_examples()[metric]
         # A trial that was interrupted and goes on has recorded its earlier evaluations.
         name = next(iter(result.evaluations))
@@ -112,6 +113,7 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
             found = best(list(values.values()), metric)
     except (ValueError, ArithmeticError) as error:
         return Outcome(FAILED, message=str(error))
+    seconds = time.monotonic() - started
     for name in (CHECKPOINTS, KEPT):
         if (out / name).exists():
             remove(out / name)

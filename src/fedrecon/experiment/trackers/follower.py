@@ -3,34 +3,18 @@
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.records import TRAINING, Row
 from fedrecon.experiment.settings import flat
 from fedrecon.experiment.trackers.settings import Untracked
+from fedrecon.experiment.trackers.tracker import Tracker
 
 # Seconds between two times that a tracker is written to.
 PAUSE = 1.0
-
-
-class Tracker(Protocol):
-    """Where numbers go."""
-
-    def last(self) -> Mapping[str, int]:
-        """The last step that earlier processes logged of each name."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Logs numbers of a round. Rounds come in order, but the test's may be an earlier one."""
-
-    def flush(self) -> None:
-        """Hands over what was logged."""
-
-    def close(self, finished: bool) -> None:
-        """Ends; `finished` says whether the run did too."""
 
 
 class Follower:

@@ -9,7 +9,7 @@ from fedrecon.experiment.extras import require
 from fedrecon.experiment.settings import Section, setting
 
 if TYPE_CHECKING:
-    from fedrecon.experiment.trackers.follower import Tracker
+    from fedrecon.experiment.trackers.tracker import Tracker
 
 
 class Untracked(Section):
