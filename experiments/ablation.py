@@ -1,0 +1,112 @@
+"""What the parts of the best recipe on MovieLens 1M contribute: each is taken out, or added, on its own.
+
+    python experiments/ablation.py --data PATH/TO/ml-1m
+
+It can be interrupted; the same command goes on.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedrecon.experiment.compiled import keep_compiled
+from fedrecon.experiment.config import load
+from fedrecon.experiment.files import write_atomically
+from fedrecon.experiment.running import console, run_experiment
+from fedrecon.experiment.tables import markdown
+
+
+class Change(NamedTuple):
+    """A change of the recipe, as settings."""
+
+    name: str
+    what: str
+    settings: tuple[str, ...] = ()
+
+
+SGD = (
+    "algorithm.reconstruct.kind=solver",
+    "algorithm.reconstruct.batch_size=5",
+    "algorithm.reconstruct.epochs=5",
+    "algorithm.reconstruct.max_steps=50",
+    "algorithm.reconstruct.optimizer.name=sgd",
+    "algorithm.reconstruct.optimizer.learning_rate=0.1",
+)
+NO_BIASES = ("model.item_bias=false", "model.user_bias=false", "model.global_bias=none")
+SERVER_SGD = ("algorithm.server_optimizer.name=sgd", "algorithm.server_optimizer.learning_rate=0.3")
+FIXED_HALVES = ("algorithm.split.name=alternate_batches", "algorithm.split.batch_size=5")
+FULL_GRADIENT = (  # another algorithm: its settings start from their defaults
+    "algorithm.name=full_gradient",
+    "algorithm.client_weight=uniform",
+    "algorithm.split.name=random_fraction",
+    "algorithm.reconstruct.kind=newton",
+    "algorithm.update.batch_size=all",
+    "algorithm.update.reduction=sum",
+    "algorithm.update.max_steps=none",
+    "algorithm.update.optimizer.learning_rate=1.0",
+    "algorithm.server_optimizer.name=adam",
+    "algorithm.server_optimizer.learning_rate=0.003",
+    "algorithm.server_optimizer.schedule.name=cosine_decay",
+    "algorithm.server_optimizer.schedule.decay_steps=1500",
+)
+CHANGES = (
+    Change("recipe", "experiments/movielens-newton.toml"),
+    Change("sgd", "reconstruction by 50 steps of SGD, without penalties", (*SGD, "model.user_penalty=0.0")),
+    Change("no-biases", "no item, user or global bias", NO_BIASES),
+    Change("server-sgd", "server SGD 0.3", SERVER_SGD),
+    Change("fixed-halves", "the same alternate batches as support in every round", FIXED_HALVES),
+    Change("joint", "joint training of the local parameters", ("algorithm.joint=true",)),
+    Change("full-gradient", "the gradient through the reconstruction, implicit", FULL_GRADIENT),
+)
+
+
+def main() -> int:
+    """Runs what is left to run, and prints the table."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument("--data", required=True, help="MovieLens 1M")
+    parser.add_argument("--seeds", type=int, default=1, help="of the split and of all draws (default: 1)")
+    parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="default: runs/ablation")
+    options = parser.parse_args()
+    keep_compiled()
+    screen, started = console(), time.monotonic()
+    experiment = Path(__file__).with_name("movielens-newton.toml")
+    data = {"data": {"path": str(Path(options.data).absolute())}}
+    rows = [["recipe", "validation RMSE", "test RMSE", "accuracy %"]]
+    for change in CHANGES:
+        found: list[Any] = []
+        for seed in range(options.seeds):
+            config = load(experiment, change.settings, {**data, "seed": seed, "name": change.name})
+            out = options.out / f"{change.name}-{seed}"
+            if run_experiment(config, out, screen).interrupted:
+                return 130
+            result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+            found.append([result[split]["recon_eval"]["examples"] for split in ("validation", "test")])
+        rows.append(
+            [
+                change.what,
+                _shown([x["rmse"] for x, _ in found]),
+                _shown([x["rmse"] for _, x in found]),
+                _shown([100 * x["accuracy"] for _, x in found], 1),
+            ]
+        )
+    table = markdown(rows)
+    write_atomically(options.out / "ablation.md", table + "\n")
+    screen.print(table, markup=False)
+    screen.print(f"{options.seeds} seeds, {time.monotonic() - started:.0f} s; {options.out / 'ablation.md'}")
+    return 0
+
+
+def _shown(values: list[float], digits: int = 3) -> str:
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
+    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1))
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
