@@ -25,6 +25,7 @@ BENCHMARKS = {
     "torch": ("torch_round", "the round as a PyTorch loop over clients"),
     "personalize": ("inference", "clients reconstructed per second, over the matrix products alone"),
     "population": ("population", "a million clients on the disk: writing, opening, rounds (minutes)"),
+    "ranking": ("ranking", "how well peers that see all data rank; needs --data"),
     "run": ("whole_run", "fedrecon run from process start to end, cold and warm; needs --data"),
 }
 
