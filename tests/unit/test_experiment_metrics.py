@@ -34,9 +34,10 @@ def test_metrics_that_others_say_better_are_left_out():
 
 
 def test_names_for_readers():
-    assert [written(m) for m in ("rmse", "hr@10", "ndcg@100", "accuracy")] == [
+    assert [written(m) for m in ("rmse", "hr@10", "sampled_hr@10", "ndcg@100", "accuracy")] == [
         "RMSE",
         "HR@10",
+        "sampled HR@10",
         "NDCG@100",
         "accuracy",
     ]

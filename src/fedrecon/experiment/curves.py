@@ -50,7 +50,7 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
     points = []
 
     def evaluated(algorithm: Algorithm, cut: Split) -> Evaluation:
-        return evaluate(algorithm, state, clients, split=cut, seed=job.seed, kept=kept)
+        return evaluate(algorithm, state, clients, split=cut, seed=job.seed, kept=kept, scoring=job.scoring)
 
     def add(curve: str, x: float, found: Evaluation) -> None:
         counts = next(iter(found.per_client.values())).weight
@@ -66,7 +66,14 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
         add(
             "steps",
             float(steps),
-            evaluate(algorithm, state, clients, split=job.split_of(split), seed=job.seed),
+            evaluate(
+                algorithm,
+                state,
+                clients,
+                split=job.split_of(split),
+                seed=job.seed,
+                scoring=job.scoring,
+            ),
         )
     for share in SHARES:
         add("support", share, evaluated(job.algorithm, Fraction(share * (1 - HELD), query=HELD)))

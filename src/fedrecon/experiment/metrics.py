@@ -30,9 +30,14 @@ def higher_is_better(metric: str) -> bool | None:
 
 
 def written(metric: str) -> str:
-    """A metric's name for readers: `"RMSE"`, `"HR@10"`, `"accuracy"`."""
+    """A metric's name for readers: `"RMSE"`, `"HR@10"`, `"sampled HR@10"`, `"accuracy"`."""
     stem, at, rest = metric.partition("@")
-    return NAMES.get(stem, stem) + at + rest
+    before, _, last = stem.rpartition("_")
+    if before and last in NAMES:
+        stem, before = last, f"{before.replace('_', ' ')} "
+    else:
+        before = ""
+    return before + NAMES.get(stem, stem) + at + rest
 
 
 def shown_first(found: Iterable[str]) -> list[str]:
