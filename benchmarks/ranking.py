@@ -191,7 +191,8 @@ def _support(split: Split, ranking: Ranking, data: Any, count: Any, key: Any) ->
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _measured(split: Split, ranking: Ranking, data: Any, count: Any, key: Any, scores: Any) -> Any:
     def one(data: Any, count: Any, key: Any, scores: Any) -> Any:
-        return ranking.of_scores(scores, *_cut(split, data, count, key), key_of(key))
+        support, query = _cut(split, data, count, key)
+        return ranking.of_scores(scores, support, query, key_of(key))
 
     return jax.vmap(one)(data, count, key, scores)
 

@@ -26,7 +26,7 @@ from .stats import Mean
 _TRAINING, _START = 3, 5  # purposes of draws
 
 # Where a client's delta is larger, apart from rows of tables, a CPU takes one client after the other: XLA
-# scatters into many whole tables side by side sixty times as slowly as into one (benchmarks/README.md).
+# scatters into many whole tables side by side far more slowly than into one after the other.
 _MANY_BYTES = 2**18
 
 
