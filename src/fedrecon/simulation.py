@@ -13,6 +13,7 @@ import numpy as np
 from .algorithm import Algorithm, Broadcast, ServerState, Update
 from .checks import check_model
 from .compilation import engine_options, quick_options
+from .devices import Devices
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_blocks
 from .federation.clients import Clients
@@ -81,6 +82,7 @@ class Simulation:
 
     Args:
         kept_in: Folder for what clients keep, where a run before it is replaced; None for a temporary one.
+        devices: How many of this process's devices share the clients of a block; None for all.
     """
 
     def __init__(
@@ -93,8 +95,10 @@ class Simulation:
         plan: Plan | None = None,
         clients_per_block: int | None = None,
         kept_in: str | PathLike[str] | None = None,
+        devices: int | None = None,
     ):
         sampling.check(len(clients))
+        self._devices = Devices.first(devices)
         self.algorithm, self.clients, self.sampling, self.seed = algorithm, clients, sampling, seed
         shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
         self.kept = Kept.of(algorithm, clients, None if kept_in is None else Path(kept_in))
@@ -105,13 +109,14 @@ class Simulation:
         self.plan = plan or plan_blocks(
             clients.num_examples, sampling.most(len(clients)), clients_per_block=clients_per_block
         )
+        self.plan = self.plan.in_parts(len(self._devices))
         groups = self._layout.groups
         views = tuple(
             _View(slot.length, cut, tuple(f for g in cut for f in g.fields if f in self._layout.positional))
             for slot in self.plan.slots
             for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
         )
-        cohort = functools.partial(_cohort, algorithm, views)
+        cohort = self._devices.spread(functools.partial(_cohort, algorithm, views))
         self._cohort = jax.jit(cohort, compiler_options=engine_options())
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
@@ -147,6 +152,7 @@ class Simulation:
         first = int(state.round)
         if self.kept is not None:
             self.kept.rewind(first)
+        state = self._devices.everywhere(state)
         for number in range(first, first + count):
             cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
             keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])

@@ -13,7 +13,7 @@ import pytest
 # know each other.
 LAYERS = (
     ("errors",),
-    ("stats", "compilation", "linear"),
+    ("stats", "compilation", "devices", "linear"),
     ("model", "data"),
     ("rows", "steps", "optimizers", "folding", "ranking", "pooling"),
     ("solver", "partitions", "lookups"),

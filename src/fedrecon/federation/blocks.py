@@ -51,6 +51,10 @@ class Plan(NamedTuple):
         """Inverse of `to_json`."""
         return Plan(tuple(Slot(**slot) for slot in json.loads(text)))
 
+    def in_parts(self, parts: int) -> "Plan":
+        """The plan with every block's clients rounded up to a multiple of so many, to be cut evenly."""
+        return Plan(tuple(slot._replace(clients=-(-slot.clients // parts) * parts) for slot in self.slots))
+
     def passes(self, lengths: Int[np.ndarray, "client"]) -> list[list[Int[np.ndarray, "row"]]]:
         """Pours clients into the slots, over as many passes as it takes (nearly always one).
 

@@ -1,0 +1,63 @@
+"""Cohorts spread over devices: the same numbers on one, two and eight."""
+
+import pytest
+
+from fedrecon.devices import Devices
+from fedrecon.federation.blocks import Plan, Slot
+
+SPREAD = """
+import jax
+import numpy as np
+from fedrecon.algorithms.fedrecon import fedrecon
+from fedrecon.algorithms.fedalt import fedalt
+from fedrecon.data import AlternateBatches
+from fedrecon.federation.blocks import Plan, Slot
+from fedrecon.federation.sampling import Uniform
+from fedrecon.simulation import Simulation
+from tests.small import federation, rating_model, sgd, solver
+
+assert len(jax.devices()) == 8
+model = rating_model()
+for algorithm in (
+    fedrecon(model, solver(), solver(), sgd(1.0), AlternateBatches(2)),
+    fedalt(model, solver(), solver(), sgd(1.0)),
+):
+    found = {}
+    for devices in (1, 2, 8):
+        plan = Plan((Slot(1, 7, 12),))
+        simulation = Simulation(algorithm, federation(), Uniform(7), plan=plan, devices=devices)
+        counts = []
+        for last in simulation.rounds(simulation.init(), 3):
+            counts.append(simulation.compilations)
+        metrics = {name: (mean.total, mean.weight) for name, mean in last.metrics().items()}
+        kept = ()
+        if simulation.kept is not None:
+            kept = simulation.kept.get(simulation.clients.keys, len(simulation.clients))
+        found[devices] = jax.device_get((last.state.global_params, metrics, kept))
+        assert len(set(counts)) == 1, counts  # all is compiled by the first round
+        used = len(jax.tree.leaves(last.state.global_params)[0].devices())
+        assert used == devices, used
+    for devices in (2, 8):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found[1], found[devices]
+        )
+    start = model.init_global(None)["item"]["factors"]
+    assert np.abs(found[8][0]["item"]["factors"] - start).max() > 0.01
+print("same")
+"""
+
+
+def test_numbers_do_not_depend_on_the_devices(run_python):
+    assert run_python(SPREAD, devices=8).split() == ["same"]
+
+
+def test_blocks_can_be_cut():
+    plan = Plan((Slot(3, 5, 10), Slot(1, 8, 20)))
+    assert plan.in_parts(4) == Plan((Slot(3, 8, 10), Slot(1, 8, 20)))
+    assert plan.in_parts(1) == plan
+
+
+@pytest.mark.parametrize("count", [0, 99])
+def test_there_must_be_so_many(count):
+    with pytest.raises(ValueError, match=rf"devices must be from 1 to the \d+ of this process, got {count}"):
+        Devices.first(count)
