@@ -74,6 +74,7 @@ class Kept:
         self._last = np.full(len(keys), -1, np.int64)
         self._folder, self._temporary = folder, folder is None
         self._log = Log(self._path(0), self.dtype)
+        self._clients = 0  # with a record
         self._newest = -1  # the last record's round
         self._since = 0  # the log remembers every state from after so many rounds on
         self._pending: list[tuple[int, Any, Any]] = []
@@ -220,6 +221,7 @@ class Kept:
                 weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
             self._folder.mkdir(parents=True, exist_ok=True)
             self._log.append(records)
+            self._clients += int(np.count_nonzero(self._last[where] < 0))
             self._last[where] = self._log.count - len(keys) + np.arange(len(keys))
             self._newest = round
         self._pending = []
@@ -230,7 +232,7 @@ class Kept:
         """Writes the log anew if most of it is outdated; it then remembers nothing from before now."""
         if self._log.count * self.dtype.itemsize < _WORTH:
             return
-        excess = self._log.count - _OUTDATED * np.count_nonzero(self._last >= 0)
+        excess = self._log.count - _OUTDATED * self._clients
         if excess * self.dtype.itemsize < _WORTH:
             return
         old, order = self._log, np.argsort(self._last)
@@ -246,6 +248,7 @@ class Kept:
         self._last[:] = -1
         where, _ = self._positions(self._log.column(_CLIENT))
         self._last[where] = np.arange(count)  # of several records of a client the last one counts
+        self._clients = int(np.count_nonzero(self._last >= 0))
         self._newest = int(self._log.read(np.array([count - 1]))[_ROUND][0]) if count else -1
 
     def _positions(self, keys: Any) -> tuple[Int[np.ndarray, "client"], Bool[np.ndarray, "client"]]:
