@@ -50,8 +50,8 @@ FULL_GRADIENT = (  # another algorithm: its settings start from their defaults
     "algorithm.server_optimizer.name=adam",
     "algorithm.server_optimizer.learning_rate=0.003",
     "algorithm.server_optimizer.schedule.name=cosine_decay",
-    "algorithm.server_optimizer.schedule.decay_steps=1500",
 )
+DECAY = "algorithm.server_optimizer.schedule.decay_steps"
 CHANGES = (
     Change("recipe", "experiments/movielens-newton.toml"),
     Change("sgd", "reconstruction by 50 steps of SGD, without penalties", (*SGD, "model.user_penalty=0.0")),
@@ -69,17 +69,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--data", required=True, help="MovieLens 1M")
     parser.add_argument("--seeds", type=int, default=1, help="of the split and of all draws (default: 1)")
+    parser.add_argument("--rounds", type=int, default=1500, help="of each run (default: 1500)")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="default: runs/ablation")
     options = parser.parse_args()
     keep_compiled()
     screen, started = console(), time.monotonic()
     experiment = Path(__file__).with_name("movielens-newton.toml")
     data = {"data": {"path": str(Path(options.data).absolute())}}
+    rounds = (f"training.rounds={options.rounds}", f"{DECAY}={options.rounds}")
     rows = [["recipe", "validation RMSE", "test RMSE", "accuracy %"]]
     for change in CHANGES:
         found: list[Any] = []
         for seed in range(options.seeds):
-            config = load(experiment, change.settings, {**data, "seed": seed, "name": change.name})
+            config = load(
+                experiment, (*change.settings, *rounds), {**data, "seed": seed, "name": change.name}
+            )
             out = options.out / f"{change.name}-{seed}"
             if run_experiment(config, out, screen).interrupted:
                 return 130
