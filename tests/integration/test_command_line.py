@@ -16,6 +16,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
 import jax
+import matplotlib.font_manager  # which looks for the fonts
 import pyarrow.parquet
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -70,6 +71,8 @@ def process(home, repository):
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(repository / "src"),
             "XDG_CACHE_HOME": str(home / "cache"),
+            # Fonts are looked for once and not by each: that may take long enough for a warning.
+            "MPLCONFIGDIR": matplotlib.get_cachedir(),
             "COLUMNS": "100",
         }
         command = [sys.executable, *program, *map(str, arguments)]
