@@ -111,15 +111,15 @@ def seen(everyone: Clients) -> list[Row]:
             rows.append(Row(f"leave one out: {name}", None, "", "the package implicit is not installed"))
             continue
 
-        def score(settings: Any, sets: Any, fit: Any = peer.fit) -> list[Evaluation]:
-            found = fit(matrix(sets["train"]), **settings)
-            held = (sets["held_out"], with_recency(sets["held_out"], *RECENCY))
-            return [evaluated(found, clients, HeldOut(), ranking) for clients in held]
+        def score(settings: Any, fit: Any = peer.fit) -> float:
+            found = fit(matrix(tuning["train"]), **settings)
+            return evaluated(found, tuning["held_out"], HeldOut(), ranking).over_clients()["sampled_ndcg@10"]
 
-        best = _best(peer.grid, lambda s: score(s, tuning)[0].over_clients()["sampled_ndcg@10"])
-        plain, recent = score(best, testing)
-        rows += _rows(f"leave one out: {name}", plain, best)
+        best = _best(peer.grid, score)
+        found, held = peer.fit(matrix(testing["train"]), **best), testing["held_out"]
+        rows += _rows(f"leave one out: {name}", evaluated(found, held, HeldOut(), ranking), best)
         if name != "popularity":
+            recent = evaluated(found, with_recency(held, *RECENCY), HeldOut(), ranking)
             rows += _rows(f"leave one out: {name}, late interactions weighted", recent, best)
     return rows
 
