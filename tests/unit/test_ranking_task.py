@@ -14,7 +14,9 @@ from fedrecon.experiment.job import Job
 from fedrecon.experiment.loop import better
 from fedrecon.experiment.running import run_experiment
 from fedrecon.experiment.settings import SettingError
+from fedrecon.federation.sampling import Uniform
 from fedrecon.ranking import Ranking
+from fedrecon.simulation import Simulation
 
 USERS, ITEMS, HAVE = 40, 20, 8
 
@@ -121,3 +123,27 @@ def test_more_is_better_where_a_metric_says_so():
     assert better("ndcg@10", 0.5, 0.4) and not better("ndcg@10", 0.4, 0.5)
     assert better("rmse", 0.4, 0.5) and not better("rmse", 0.5, 0.4)
     assert better("zeal", 0.4, 0.5)
+
+
+def test_losses_over_drawn_items_train_on_rows(ratings):
+    """Clients get and send the rows of what they have and what was drawn for them, each once."""
+    data = LATEST | {"negatives": 1}
+    sgd = {"name": "sgd", "learning_rate": 0.5}
+    config = configured(
+        ratings,
+        data,
+        model={"loss": "bpr", "factors": 2, "init_scale": 1.0},
+        algorithm={
+            "split": {"name": "none"},
+            "reconstruct": {"kind": "solver", "batch_size": "all", "epochs": 5, "optimizer": sgd},
+            "update": {"batch_size": "all", "optimizer": sgd},
+            "server_optimizer": {"name": "adam", "learning_rate": 0.2},
+        },
+    )
+    task = task_of(config)
+    simulation = Simulation(config.algorithm.build(task.model), task.train, Uniform(USERS))
+    losses = []
+    for round in simulation.rounds(simulation.init(), 8):
+        losses.append(float(round.metrics()["loss"].value()))
+        assert round.bytes_down < round.dense_bytes_down
+    assert losses[-1] < losses[0] - 0.05
