@@ -1,5 +1,6 @@
 """From a configuration to a job: the task's data and model, the algorithm, the sampling."""
 
+import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import numpy as np
 from fedrecon.experiment.checkpoint import Checkpoints
 from fedrecon.experiment.config import Config, task_module
 from fedrecon.experiment.files import RunError
-from fedrecon.experiment.folder import CHECKPOINTS
+from fedrecon.experiment.folder import CHECKPOINTS, VOCABULARIES
 from fedrecon.experiment.job import Job
 from fedrecon.experiment.settings import SettingError
 from fedrecon.experiment.task import Task
@@ -61,7 +62,9 @@ def job_of(config: Config, task: Task) -> Job:
         raise SettingError('evaluation.select must be "final" without validation clients, got "best"')
     initial = None
     if training.initial_global_params:
-        initial = global_params_at(Path(training.initial_global_params), task.model)
+        start = Path(training.initial_global_params)
+        _check_vocabularies(start / VOCABULARIES, task)
+        initial = global_params_at(start, task.model)
     return Job(
         algorithm=config.algorithm.build_for(task),
         clients=task.train,
@@ -80,6 +83,22 @@ def job_of(config: Config, task: Task) -> Job:
         clients_per_block=None if training.clients_per_block == "auto" else training.clients_per_block,
         settings=config.model_dump(),
     )
+
+
+def _check_vocabularies(saved: Path, task: Task) -> None:
+    """Holds the rows of another run's tables to stand for what they stand for here."""
+    known = json.loads(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
+    for field, ids in task.train.vocabularies.items():
+        here, there = np.asarray(ids).tolist(), known.get(field)
+        if there is None or here == there:
+            continue
+        rows = (i for i, pair in enumerate(zip(there, here, strict=False)) if pair[0] != pair[1])
+        i = next(rows, min(len(here), len(there)))
+        shown = [repr(names[i]) if i < len(names) else "nothing" for names in (there, here)]
+        raise RunError(
+            f"{saved}: training.initial_global_params must be of a run with the same vocabulary of "
+            f"{field!r}, but its entry {i} is {shown[0]} and here it is {shown[1]}"
+        )
 
 
 def global_params_at(path: Path, model: Model) -> Any:

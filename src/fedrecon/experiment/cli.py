@@ -107,6 +107,16 @@ grows with clients and what does not.
 """
 
 
+COMPLETE = """\
+Reconstructs a new user's local parameters from its text, and shows the next words after a prompt by the run's
+parameters alone and with the user's own part. For runs of the task next_word.
+
+  fedrecon complete runs/next_word --history me.txt --prompt "see you at the"
+
+A word that the user has and the run's vocabulary lacks can be among them: it stands for its bucket.
+"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser; each command's function is imported when it is called."""
     raw = argparse.RawDescriptionHelpFormatter
@@ -208,6 +218,13 @@ def parser() -> argparse.ArgumentParser:
         "data", metavar="DATA", help="a rating file, its folder or archive, or a client file"
     )
     describe.add_argument("--client", metavar="COLUMN", help="in Parquet: the column that names the client")
+    complete = command("complete", "the next words of a new user, with and without its own part", COMPLETE)
+    complete.add_argument("run", metavar="RUN", help="its folder")
+    complete.add_argument(
+        "--history", required=True, metavar="FILE", help="the user's text, a sentence a line"
+    )
+    complete.add_argument("--prompt", required=True, metavar="TEXT", help="the beginning of a sentence")
+    complete.add_argument("--top", type=int, default=5, metavar="K", help="words to show; default: 5")
     settings = command("settings", "list all settings, with meanings and defaults", SETTINGS)
     with_experiment(settings)
     return top

@@ -130,6 +130,19 @@ def describe(options: argparse.Namespace) -> int:
     return 0
 
 
+def complete(options: argparse.Namespace) -> int:
+    """Shows the next words of a new user."""
+    if options.top < 1:
+        raise SettingError(f"--top must be at least 1, got {options.top}")
+    keep_compiled()
+    from fedrecon.experiment.completing import complete_run
+    from fedrecon.experiment.running import console
+
+    run, history = Path(options.run), Path(options.history)
+    complete_run(run, _saved(options.run), history, options.prompt, options.top, console())
+    return 0
+
+
 def settings(options: argparse.Namespace) -> int:
     """Prints all settings."""
     from fedrecon.experiment.listing import listing

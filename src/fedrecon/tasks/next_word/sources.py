@@ -86,6 +86,21 @@ def read_text(path: Path) -> list[str]:
     return [decoded(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
 
 
+def read_user(path: Path) -> list[str]:
+    """The sentences of one user: the lines of a text file, or the only client of another form.
+
+    Raises:
+        DataError: It cannot be read, or holds several clients.
+    """
+    if path.is_file() and not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
+        return read_text(path)
+    found = [(writer.client, list(writer.sentences)) for writer in writers(find(path), "train")]
+    if len(found) != 1:
+        names = ", ".join(repr(client) for client, _ in found[:4])
+        raise DataError(f"{path}: must hold one client, it holds {len(found):,}: {names}")
+    return found[0][1]
+
+
 def _texts(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".txt" and p.is_file())
 

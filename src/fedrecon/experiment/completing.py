@@ -1,0 +1,67 @@
+"""The next words of a new user, with the parameters of a run."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fedrecon.experiment.assemble import global_params_at
+from fedrecon.experiment.checkpoint import Checkpoints
+from fedrecon.experiment.config import Config
+from fedrecon.experiment.files import RunError
+from fedrecon.experiment.folder import CHECKPOINTS
+from fedrecon.experiment.settings import SettingError
+
+
+def complete_run(run: Path, config: Config, history: Path, prompt: str, most: int, screen: Console) -> None:
+    """Prints what follows a prompt, by a run's parameters alone and with a user's reconstructed part.
+
+    Args:
+        run: The run's folder.
+        config: Its configuration.
+        history: The user's text: a file of lines, or of the forms of the task with one client.
+        prompt: The beginning of a sentence.
+        most: Words to show.
+        screen: Where the table is shown.
+
+    Raises:
+        SettingError: The run is of another task.
+        RunError: It has no checkpoint, or one of another vocabulary.
+        DataError: The history cannot be read, or holds several clients or no word.
+    """
+    if config.task != "next_word":
+        raise SettingError(
+            f"{run}: completion takes a run of the task next_word, this one is of {config.task}"
+        )
+    from fedrecon.experiment.tasks.next_word import network
+    from fedrecon.tasks.next_word.completion import complete
+    from fedrecon.tasks.next_word.sources import read_user
+    from fedrecon.tasks.next_word.tokens import tokenizer_of
+    from fedrecon.tasks.next_word.vocabulary import Vocabulary
+
+    data = config.data
+    vocabulary = Vocabulary.read(run, data.buckets)
+    algorithm = config.algorithm.build(network(config, len(vocabulary.words)))
+    latest = Checkpoints(run / CHECKPOINTS).latest()
+    if latest is None:
+        raise RunError(f"{run}: a run must have a checkpoint to complete a sentence, this one has none")
+    params = global_params_at(run, algorithm.model)
+    found = complete(
+        algorithm,
+        params,
+        latest,
+        vocabulary,
+        read_user(history),
+        prompt,
+        tokenize=tokenizer_of(data.tokenizer),
+        length=data.length,
+        most=most,
+        seed=config.seed,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("without the user's part", "%", "with it", "%"):
+        table.add_column(name, justify="right" if name == "%" else "left")
+    for (general, p), (personal, q) in zip(*found, strict=True):
+        table.add_row(general, f"{100 * p:.1f}", personal, f"{100 * q:.1f}")
+    screen.print(f"{prompt} …", markup=False)
+    screen.print(table)

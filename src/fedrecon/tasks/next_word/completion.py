@@ -1,0 +1,100 @@
+"""The next words of a new user: what a model makes of a prompt with and without the user's own part."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrecon.algorithm import Algorithm, Broadcast
+from fedrecon.data import Examples
+from fedrecon.tasks.next_word.text import Writer, to_clients
+from fedrecon.tasks.next_word.tokens import Tokenizer
+from fedrecon.tasks.next_word.vocabulary import BEGIN, END, PADDING, Vocabulary
+
+STOP, OTHER = "(end of sentence)", "(another word)"
+
+
+class Completion(NamedTuple):
+    """What may follow a prompt, the likeliest first.
+
+    Attributes:
+        general: Words and their probabilities, by the fresh local parameters that every client starts from.
+        personal: Likewise, by those reconstructed from the user's text.
+    """
+
+    general: list[tuple[str, float]]
+    personal: list[tuple[str, float]]
+
+
+def complete(
+    algorithm: Algorithm,
+    global_params: Any,
+    round: int,
+    vocabulary: Vocabulary,
+    history: Sequence[str],
+    prompt: str,
+    *,
+    tokenize: Tokenizer,
+    length: int,
+    most: int = 5,
+    seed: int = 0,
+) -> Completion:
+    """Reconstructs a user from its text and predicts what follows a prompt.
+
+    A bucket is shown as the user's own most frequent word in it.
+
+    Args:
+        algorithm: What trained the parameters.
+        global_params: The server's.
+        round: Rounds done.
+        vocabulary: The run's.
+        history: The user's sentences.
+        prompt: The beginning of a sentence; of one longer than `length` the end counts.
+        tokenize: The run's.
+        length: Words of a sentence.
+        most: Words to show.
+        seed: Of what the client draws.
+
+    Raises:
+        DataError: The history holds no word.
+    """
+    texts = to_clients([Writer("user", history, "the history")], tokenize, None, length, "the history")
+    own = vocabulary.encode(texts)["user"]
+    key = jax.random.key(seed)
+    kept = algorithm.init_kept(global_params, key)
+    batch = _prompt(vocabulary, tokenize(prompt), length)
+
+    @jax.jit
+    def probabilities(mask: Any) -> Any:
+        broadcast = Broadcast(global_params, jnp.int32(round))
+        local = algorithm.personalize(broadcast, kept, Examples(jax.tree.map(jnp.asarray, own), mask), key)
+        assert algorithm.personal_model.predict is not None
+        scores = algorithm.personal_model.predict(global_params, local, batch)[0, -1]
+        return jax.nn.softmax(scores.at[jnp.array([PADDING, BEGIN])].set(-jnp.inf))
+
+    names = _names(vocabulary, texts)
+    count = len(own["word"])
+    found = (np.asarray(probabilities(np.arange(count) < known)) for known in (0, count))
+    return Completion(*([(names[i], float(p[i])) for i in np.argsort(-p)[:most]] for p in found))
+
+
+def _prompt(vocabulary: Vocabulary, words: list[str], length: int) -> dict[str, Any]:
+    ids = [BEGIN, *(vocabulary.id_of(word) for word in words)][-length:]
+    rows = np.asarray([ids], np.int32)
+    shared = rows < vocabulary.rows
+    return {"word": np.where(shared, rows, PADDING), "bucket": np.where(shared, -1, rows - vocabulary.rows)}
+
+
+def _names(vocabulary: Vocabulary, texts: Any) -> list[str]:
+    """What each id is shown as."""
+    names = [*vocabulary.named().tolist(), *[OTHER] * vocabulary.buckets]
+    names[END] = STOP
+    lexicon = texts.vocabularies["token"]
+    used = Counter(lexicon[i] for i in texts.column("token").reshape(-1).tolist() if i)
+    for word, _ in reversed(used.most_common()):
+        if not vocabulary.row_of(word):
+            names[vocabulary.id_of(word)] = word
+    return names

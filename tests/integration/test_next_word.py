@@ -1,0 +1,105 @@
+"""A run of the next-word task from the command line, and what is done with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedrecon.errors import DataError
+from fedrecon.experiment import cli
+from fedrecon.tasks.next_word.sources import read_user
+
+EXPERIMENT = Path(__file__).parents[2] / "experiments" / "next_word.toml"
+SIZES = {
+    "data.sentences": 8,
+    "data.words": 6,
+    "data.buckets": 3,
+    "data.length": 6,
+    "data.fractions.validation": 0,  # nothing to evaluate is less to compile
+    "data.fractions.test": 0,
+    "model.network.embedding": 4,
+    "model.network.hidden": 5,
+    "algorithm.split.batch_size": 2,
+    "evaluation.split.batch_size": 2,
+    "training.rounds": 2,
+    "training.clients_per_round": 4,
+    "training.clients_per_block": 2,
+}
+
+
+def run(*command, **settings):
+    overrides = [x for name, value in settings.items() for x in ("--set", f"{name}={value}")]
+    return cli.main([*map(str, command), *overrides])
+
+
+def write(path, clients):
+    path.write_text("\n".join(json.dumps({"client": c, "text": t}) for c, t in clients.items()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("words")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        texts = {f"w{i}": [f"the court heard w{i}", "it was so", f"w{i} was the last"] * 2 for i in range(8)}
+        texts |= {"none": [], "single": ["the court"], "unknown": ["xx yy zz"] * 3}
+        data = write(folder / "texts.jsonl", texts)
+        assert run("run", EXPERIMENT, "--data", data, "--out", folder / "run", **SIZES) == 0
+        yield folder
+
+
+def test_the_run_keeps_its_vocabulary(trained):
+    named = json.loads((trained / "run/vocabularies.json").read_text())["word"]
+    assert named[:3] == ["<padding>", "<begin>", "<end>"] and len(named) == 9
+
+
+def test_completion_with_and_without_the_users_part(trained, capsys):
+    (trained / "me.txt").write_text("the court heard motley\nmotley was so\n")
+    command = (
+        "complete",
+        trained / "run",
+        "--history",
+        trained / "me.txt",
+        "--prompt",
+        "the court",
+        "--top",
+        "12",
+    )
+    assert run(*command) == 0
+    shown = capsys.readouterr().out
+    assert "the court …" in shown and "with it" in shown
+    lines = [line.split() for line in shown.splitlines()[2:] if line.strip()]
+    assert len(lines) == 10  # six words, the end and three buckets
+    assert "motley" in shown and "(another word)" in shown and "(end of sentence)" in shown
+    assert "<begin>" not in shown
+
+
+def test_what_cannot_be_completed(trained, capsys):
+    write(trained / "two.jsonl", {"a": ["x"], "b": ["y"]})
+    for history, message in (
+        ("two.jsonl", "must hold one client, it holds 2: 'a', 'b'"),
+        ("no.txt", "no such file"),
+    ):
+        command = ("complete", trained / "run", "--history", trained / history, "--prompt", "x")
+        assert run(*command) != 0
+        assert message in capsys.readouterr().err
+    (trained / "blank.txt").write_text(" \n")
+    assert run("complete", trained / "run", "--history", trained / "blank.txt", "--prompt", "x") != 0
+    assert "must hold text" in capsys.readouterr().err
+
+
+def test_parameters_of_another_vocabulary_are_refused(trained, capsys):
+    other = write(trained / "other.jsonl", {f"v{i}": ["a quite different text"] * 4 for i in range(9)})
+    settings = {**SIZES, "training.initial_global_params": trained / "run"}
+    assert run("run", EXPERIMENT, "--data", other, "--out", trained / "second", **settings) != 0
+    assert (
+        "must be of a run with the same vocabulary of 'word', but its entry 3 is" in capsys.readouterr().err
+    )
+
+
+def test_a_users_text_in_any_form(tmp_path):
+    assert read_user(write(tmp_path / "me.jsonl", {"me": ["x y"]})) == ["x y"]
+    (tmp_path / "me.txt").write_bytes(b"x\xff")
+    with pytest.raises(DataError, match=r"me\.txt, line 1: must be UTF-8"):
+        read_user(tmp_path / "me.txt")
