@@ -35,6 +35,7 @@ from fedrecon.tasks.next_word.prepare import prepare
 SENTENCES, BATCH, COHORT, BLOCK, SEED = 64, 16, 8, 8, 0
 EMBEDDING, HIDDEN = 48, 128
 LOCAL_EPOCHS = 2
+FAST = 30.0  # a learning rate of local rows
 METRICS = (
     "accuracy",
     "accuracy_no_oov",
@@ -91,6 +92,20 @@ def trainings() -> Iterator[Training]:
         },
     )
     yield Training("FedYogi, 1 bucket", 1, lambda model: fedavg(model, update, server), itself)
+    # A row's gradient is a mean over all tokens of a batch, few of which are its own.
+    fast, quick = stage(FAST, LOCAL_EPOCHS, one_by_one=False), stage(FAST, LOCAL_EPOCHS)
+    yield Training(
+        "FedRecon, 500 buckets, fast",
+        500,
+        lambda model: fedrecon(model, fast, update, server, split=alternate),
+        itself,
+    )
+    yield Training(
+        "FedYogi, fast",
+        500,
+        lambda model: fedavg(model, update, server),
+        {" OOV fine-tuning": lambda a: finetuning(a, quick, part=("1/embedding",))},
+    )
     for buckets in (1, 500):
         yield Training(f"FedRecon, joint, {buckets} bucket(s)", buckets, reconstructed(joint=True), itself)
         yield Training(f"FedRecon, no split, {buckets} bucket(s)", buckets, reconstructed(NoSplit()), itself)

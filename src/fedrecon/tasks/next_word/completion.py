@@ -64,6 +64,7 @@ def complete(
     texts = to_clients([Writer("user", history, "the history")], tokenize, None, length, "the history")
     own = vocabulary.encode(texts)["user"]
     key = jax.random.key(seed)
+    global_params = jax.tree.map(jnp.asarray, global_params)
     kept = algorithm.init_kept(global_params, key)
     batch = _prompt(vocabulary, tokenize(prompt), length)
 
@@ -78,6 +79,7 @@ def complete(
     names = _names(vocabulary, texts)
     count = len(own["word"])
     found = (np.asarray(probabilities(np.arange(count) < known)) for known in (0, count))
+    most = min(most, vocabulary.classes - 2)  # padding and begin follow nothing
     return Completion(*([(names[i], float(p[i])) for i in np.argsort(-p)[:most]] for p in found))
 
 
