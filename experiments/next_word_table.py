@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from fedrecon import (
     AlternateBatches,
@@ -28,9 +29,10 @@ from fedrecon import (
     optimizer,
 )
 from fedrecon.data import HalfBatches
-from fedrecon.tasks.next_word.dataset import arrange
+from fedrecon.tasks.next_word.dataset import FRACTIONS, arrange
 from fedrecon.tasks.next_word.model import next_word_lstm
 from fedrecon.tasks.next_word.prepare import prepare
+from fedrecon.tasks.next_word.vocabulary import Vocabulary
 
 SENTENCES, BATCH, COHORT, BLOCK, SEED = 64, 16, 8, 8, 0
 EMBEDDING, HIDDEN = 48, 128
@@ -136,6 +138,21 @@ def row(training: Training, texts: Any, words: int, rounds: int) -> dict[str, An
     return {"cpu_seconds": time.process_time() - started, "bytes": sum(sent) / len(sent), "found": found}
 
 
+def recurrence(texts: Any, words: int) -> float:
+    """Of the test clients' query tokens outside the vocabulary, the share whose word the support set has."""
+    sets = texts.split(FRACTIONS, SEED)
+    vocabulary = Vocabulary.most_frequent(sets["train"], words, 1)
+    lexicon = texts.vocabularies["token"]
+    unknown = np.array([bool(word) and not vocabulary.row_of(word) for word in lexicon])
+    again = total = 0
+    for client in sets["test"].ids.tolist():
+        tokens = sets["test"][client]["token"]
+        support = -(-len(tokens) // (2 * BATCH)) * BATCH
+        own = tokens[support:][unknown[tokens[support:]]]
+        again, total = again + int(np.isin(own, tokens[:support]).sum()), total + own.size
+    return again / max(total, 1)
+
+
 def table(rows: dict[str, Any]) -> str:
     """All rows in Markdown: percent, perplexities, and bytes down and up per client and round."""
     head = ["words", "rounds", "approach", *METRICS, "kB per client and round"]
@@ -164,6 +181,10 @@ def main() -> None:
     rows = json.loads(file.read_text()) if file.exists() else {}
     texts = prepare(options.data, sentences=SENTENCES)
     for words in options.words:
+        share = 100 * recurrence(texts, words)
+        print(
+            f"{words:,} words: {share:.1f}% of the query tokens outside them are in the client's support set"
+        )
         for training in trainings():
             key = f"{words}/{options.rounds}/{training.name}"
             if key not in rows and (options.rows is None or training.name in options.rows):
