@@ -1,5 +1,6 @@
 """Next-word training at the paper's size, over its own matrix products alone."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -92,7 +93,7 @@ def _calls() -> list[Callable[[], Any]]:
         (lambda a: a @ a, jnp.asarray(rng.normal(size=(PEAK, PEAK)), jnp.float32)),
     ]
     compiled = [(jax.jit(fn, compiler_options=engine_options()), args) for fn, *args in programs]
-    return [lambda fn=fn, args=args: fn(*args) for fn, args in compiled]
+    return [functools.partial(fn, *args) for fn, args in compiled]
 
 
 def _products(gradients: bool) -> Callable[[Any], Any]:
