@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from . import rows
@@ -16,6 +15,7 @@ from .folding import fold_lookups
 from .model import Objective, Params, check_loss, leaf_at, path_of, with_leaves
 from .optimizers import describe
 from .stats import Mean
+from .step_rows import counted, frozen_rows, with_ids, without
 from .steps import plan_steps
 
 Metrics = dict[str, Mean]
@@ -156,7 +156,7 @@ class Solver:
         batches = plan.batches(examples)
         factor = 1.0 if self.schedule is None else self.schedule(0 if round is None else round)
 
-        frozen_rows, sliced, batches, known = _frozen_rows(objective, batches)
+        gathered, sliced, batches, known = frozen_rows(objective, batches)
         cut, batches, more = self._cut(objective, params, batches)
         known |= more
         count = examples.count()
@@ -174,7 +174,7 @@ class Solver:
             updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0), updates)
             return updates, jax.tree.map(lambda a, b: jnp.where(taken, a, b), new_state, opt_state), metrics
 
-        xs = (jnp.arange(plan.valid.shape[0]), batches, frozen_rows)
+        xs = (jnp.arange(plan.valid.shape[0]), batches, gathered)
         opt_state = self.optimizer.init(params)
         if plan.in_order and _commute(params, opt_state, cut):
             found = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
@@ -234,11 +234,11 @@ class Solver:
                 continue
             apart = rows.positions_known(batches, group)
             if apart:
-                known |= _counted(batches, group)
+                known |= counted(batches, group)
             else:
-                batches = _renumbered(batches, group, jax.vmap(rows.first_occurrence)(jnp.asarray(ids)))
+                batches = with_ids(batches, group, jax.vmap(rows.first_occurrence)(jnp.asarray(ids)))
             cut += [_Cut(leaf, ids, apart) for leaf in group.leaves]
-        return cut, _without(batches, known), known
+        return cut, without(batches, known), known
 
 
 class _Cut(NamedTuple):
@@ -267,49 +267,3 @@ def _added(params: Params, updates: Params, ids: dict[str, Any]) -> Params:
         return x.at[ids[name]].add(u) if name in ids else x + u
 
     return jax.tree_util.tree_map_with_path(leaf, params, updates)
-
-
-def _frozen_rows(
-    objective: Objective, batches: Examples
-) -> tuple[dict[str, Any], dict[str, rows.Slices], Examples, dict[str, Any]]:
-    """The rows of the frozen tables that every step reads.
-
-    Returns:
-        Rows gathered for all steps at once, `[step, id, ...]`; those that a step can slice out by itself;
-        the batches without the fields that index these rows; and those fields, the same in all steps.
-    """
-    found: dict[str, Any] = {}
-    sliced: dict[str, rows.Slices] = {}
-    known: dict[str, Any] = {}
-    for group in rows.groups(objective.frozen_tables):
-        ids = rows.step_ids(batches, group)
-        for leaf in group.leaves:
-            table = leaf_at(objective.frozen, leaf)
-            slices = rows.slices(table, ids)
-            if slices is None:
-                found[leaf] = rows.take(table, ids)
-            else:
-                sliced[leaf] = slices
-        known |= _counted(batches, group)
-    return found, sliced, _without(batches, known), known
-
-
-def _counted(batches: Examples, group: rows.Group) -> dict[str, Any]:
-    """A group's fields in one step, their ids counted through: NumPy arrays."""
-    shapes = {f: batches.data[f].shape[1:] for f in group.fields}
-    blank = {f: np.zeros(shape, np.int32) for f, shape in shapes.items()}
-    total = sum(x.size for x in blank.values())
-    counted = rows.renumbered(blank, group, np.arange(total, dtype=np.int32))
-    return {f: counted[f] for f in group.fields}
-
-
-def _without(batches: Examples, fields: dict[str, Any]) -> Examples:
-    data = {f: jnp.asarray(x) for f, x in batches.data.items() if f not in fields} if fields else batches.data
-    return Examples(data, batches.mask, tuple(f for f in batches.positional if f not in fields))
-
-
-def _renumbered(batches: Examples, group: rows.Group, ids: Any) -> Examples:
-    """The batches with a group's ids replaced, `[step, id]`."""
-    data = jax.tree.map(jnp.asarray, batches.data)
-    data = jax.vmap(lambda d, i: rows.renumbered(d, group, i))(data, ids)
-    return Examples(data, batches.mask, batches.positional)

@@ -16,6 +16,7 @@ LAYERS = (
     ("stats", "compilation", "devices", "linear"),
     ("model", "data"),
     ("rows", "steps", "optimizers", "folding", "ranking", "pooling"),
+    ("step_rows",),
     ("solver", "partitions", "lookups"),
     ("newton",),
     ("algorithm",),
