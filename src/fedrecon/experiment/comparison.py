@@ -204,10 +204,12 @@ def client_differences(
     return np.array([math.fsum(values) / len(values) for values in sums.values()])
 
 
-def _gains(metric: str, changes: Sequence[float]) -> float:
-    """The share of pairs in which the second is better."""
-    better = [x > 0 if higher_is_better(metric) else x < 0 for x in changes]
-    return sum(better) / len(better)
+def _gains(metric: str, changes: Sequence[float]) -> float | None:
+    """The share of pairs in which the second is better; None where it is not known which way that is."""
+    higher = higher_is_better(metric)
+    if higher is None:
+        return None
+    return sum(x > 0 if higher else x < 0 for x in changes) / len(changes)
 
 
 def _changes(
