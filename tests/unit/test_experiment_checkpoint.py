@@ -138,3 +138,13 @@ def test_other_arrays_are_named(checkpoints, target, message):
     checkpoints.save(5, {"w": jnp.ones(2)})
     with pytest.raises(CheckpointError, match=message):
         checkpoints.restore(5, target)
+
+
+def test_what_a_kill_left_beyond_the_last_ones_is_removed(checkpoints):
+    for round in (3, 6):
+        checkpoints.save(round, {"w": jnp.arange(3.0)})
+    # Killed after the third was committed and before the first was removed.
+    Checkpoints(checkpoints.folder, keep=3).save(8, {"w": jnp.arange(3.0)})
+    assert checkpoints.rounds() == [3, 6, 8]
+    checkpoints.clean()
+    assert checkpoints.rounds() == [6, 8]

@@ -59,9 +59,10 @@ class Checkpoints:
         return max(self.rounds(), default=None)
 
     def clean(self) -> None:
-        """Removes what a kill left half-written."""
+        """Removes what a kill left: half-written, or not yet removed."""
         for path in leftovers(self.folder):
             remove(path)
+        self._forget_old()
 
     def save(self, round: int, tree: Any, info: Mapping[str, Any] | None = None) -> None:
         """Saves a checkpoint, and removes the oldest ones beyond `keep`.
@@ -91,6 +92,9 @@ class Checkpoints:
         sync_tree(temporary)
         temporary.rename(final)
         sync_folder(self.folder)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
         for old in self.rounds()[: -self.keep]:
             remove(self.folder / str(old))
 
