@@ -98,14 +98,14 @@ def test_a_folder_with_one_file_is_that_file_and_is_converted_once(tmp_path):
     folder = tmp_path / "source"
     folder.mkdir()
     write_lines(folder / "clients.jsonl", TEXTS)
-    first = prepare(folder, cache=tmp_path / "cache")
+    first = texts_of(prepare(folder, cache=tmp_path / "cache"))  # read now: the file is mapped, and cut below
     made = sorted((tmp_path / "cache").iterdir())
     assert len(made) == 1
     stamp = made[0].stat().st_mtime_ns
-    assert texts_of(prepare(folder, cache=tmp_path / "cache")) == texts_of(first)
+    assert texts_of(prepare(folder, cache=tmp_path / "cache")) == first
     assert made[0].stat().st_mtime_ns == stamp
     made[0].write_bytes(b"cut short")
-    assert texts_of(prepare(folder, cache=tmp_path / "cache")) == texts_of(first)
+    assert texts_of(prepare(folder, cache=tmp_path / "cache")) == first
     write_lines(folder / "clients.jsonl", {"eve": ["another text"]})
     assert texts_of(prepare(folder, cache=tmp_path / "cache")) == {"eve": ["another text"]}
     assert len(list((tmp_path / "cache").iterdir())) == 1
