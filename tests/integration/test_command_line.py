@@ -219,7 +219,7 @@ def test_a_killed_inference_goes_on_to_the_same_file(run, fedrecon, process, hom
     clients, _ = synthetic(50, 40, seed=3)
     clients.write(home / "clients.arrow")
     killed = process("-c", KILLED, program=[])
-    killed.communicate(timeout=120)
+    killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL
     assert not (home / "killed.parquet").exists()
     (folder,) = home.glob(".killed*")
@@ -375,7 +375,7 @@ def test_a_sweep_in_processes_is_interrupted_and_goes_on(process, fedrecon, home
         assert time.monotonic() < deadline
         time.sleep(0.1)
     started.send_signal(signal.SIGINT)
-    shown, errors = started.communicate(timeout=120)
+    shown, errors = started.communicate(timeout=300)
     assert started.returncode == 130, errors
     assert "Traceback" not in errors
     kept = int(re.search(r"Interrupted; (\d+) trials are kept, the same command goes on\.", shown)[1])
@@ -406,7 +406,7 @@ def test_ctrl_c_saves_and_resume_goes_on(process, home):
     first = process(*arguments)
     until(0, first)
     first.send_signal(signal.SIGINT)
-    shown, errors = first.communicate(timeout=120)
+    shown, errors = first.communicate(timeout=300)
     assert first.returncode == 130, errors
     assert errors == ""
     found = re.search(r"Interrupted after round (\d+) of 100000; all of it is saved\.", shown)
