@@ -8,6 +8,13 @@ class DataError(ValueError):
     """Data cannot be used; the message names the file and line or the parameter, the rule and the value."""
 
 
+def at_least(least: int, **given: float | int) -> None:
+    """Raises a ValueError that names the first of the parameters given which is below `least`."""
+    for name, value in given.items():
+        if not value >= least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the known one that is nearest, if one is near."""
     near = difflib.get_close_matches(name, list(known), 1, 0.4)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from .errors import at_least
 from .model import Model, Params, Table, leaves_of
 from .stats import Mean
 
@@ -28,8 +29,7 @@ def pooled(model: Model, num_clients: int, field: str = ROW) -> Model:
         ValueError: `num_clients` is not positive, or the model has a penalty, which belongs to a client and
             not to examples.
     """
-    if num_clients < 1:
-        raise ValueError(f"num_clients must be at least 1, got {num_clients}")
+    at_least(1, num_clients=num_clients)
     shapes = jax.eval_shape(model.init_global, jax.random.key(0))
     local_shapes = jax.eval_shape(model.init_local, shapes, jax.random.key(0))
     _check_no_penalty(model, shapes, local_shapes)

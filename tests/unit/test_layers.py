@@ -21,13 +21,13 @@ LAYERS = (
     ("newton",),
     ("algorithm",),
     ("algorithms", "privacy", "federation", "adapters"),
-    ("checks",),
+    ("checks", "conversions"),
     ("tasks", "deployment", "ondevice", "simulation", "evaluation", "personalization"),
     ("experiment",),
     ("__main__",),
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
-NOT_CORE = {"adapters", "deployment", "experiment", "ondevice", "tasks", "__main__"}
+NOT_CORE = {"adapters", "conversions", "deployment", "experiment", "ondevice", "tasks", "__main__"}
 CORE_MAY_IMPORT = {"jax", "jaxtyping", "numpy", "optax"}
 CORE_MAY_IMPORT_IN_FUNCTIONS = CORE_MAY_IMPORT | {"pyarrow"}
 IMPORTERS = {"import_module", "__import__"}

@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedrecon.conversions import cache_folder
 from fedrecon.errors import DataError
-from fedrecon.tasks.movielens.cache import cache_folder
 from fedrecon.tasks.movielens.sources import Source, reason
 
 

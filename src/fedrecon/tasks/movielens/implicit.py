@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ...errors import at_least
 from ...model import Model, Table
 from ...stats import Mean
 
@@ -62,9 +63,7 @@ def implicit_factorization(
         Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008. Rendle et
         al., Revisiting the Performance of iALS on Item Recommendation Benchmarks, RecSys 2022.
     """
-    for name, value in (("num_items", num_items), ("factors", factors)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    at_least(1, num_items=num_items, factors=factors)
     for name, number in (("unobserved", unobserved), ("penalty", penalty), ("init_scale", init_scale)):
         if not 0 <= number < float("inf"):
             raise ValueError(f"{name} must be finite and not negative, got {number}")

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from ...errors import at_least
 from ...model import Model, Table
 from ...stats import Mean
 
@@ -49,9 +50,7 @@ def matrix_factorization(
     References:
         Singhal et al., Federated Reconstruction, NeurIPS 2021, section 5.1.
     """
-    for name, value in (("num_items", num_items), ("factors", factors)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    at_least(1, num_items=num_items, factors=factors)
 
     def draw(key: Any, *shape: int) -> Any:
         if init == "uniform":

@@ -1,17 +1,14 @@
 """Rating files as a federation: converted once into a client file, which serves until the source changes."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from fedrecon.errors import DataError
+from fedrecon.conversions import converted
 from fedrecon.federation.clients import Clients
-from fedrecon.tasks.movielens.cache import cache_folder
 from fedrecon.tasks.movielens.reading import Reading
-from fedrecon.tasks.movielens.sources import find, reason
+from fedrecon.tasks.movielens.sources import find
 from fedrecon.tasks.movielens.tables import Ratings
 
 _VERSION = 1  # of what is made from a source and its settings
@@ -49,34 +46,20 @@ def prepare(
     """
     reading = Reading.of(columns, scale, duplicates)
     source = find(path, any_table=columns is not None)
-    fingerprint = source.fingerprint()
-    folder = cache_folder() if cache is None else Path(cache)
-    facts = repr((_VERSION, str(source.path.resolve()), source.member, tuple(reading)))
-    prefix = "ratings-" + hashlib.sha256(facts.encode(errors="backslashreplace")).hexdigest()[:16]
-    target = folder / f"{prefix}-{fingerprint}.arrow"
-    try:
-        if target.exists():
-            return Clients.open(target)
-    except (DataError, OSError):
-        pass  # damaged, or removed just now: made anew
 
-    from fedrecon.tasks.movielens.files import read  # what reads text takes long to import
+    def convert() -> Clients:
+        from fedrecon.tasks.movielens.files import read  # what reads text takes long to import
 
-    clients = group(read(source, reading))
-    if source.fingerprint() != fingerprint:
-        raise DataError(f"{source.where}: must not change while it is read, but did; read it again")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        clients.write(target)
-        for former in folder.glob(f"{prefix}-*.arrow"):
-            if former != target:
-                former.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: the cache folder must be writable: {reason(error)}; "
-            "another one can be set in the environment as XDG_CACHE_HOME"
-        ) from error
-    return Clients.open(target)
+        return group(read(source, reading))
+
+    return converted(
+        convert,
+        kind="ratings",
+        facts=(_VERSION, str(source.path.resolve()), source.member, tuple(reading)),
+        fingerprint=source.fingerprint,
+        where=source.where,
+        folder=cache,
+    )
 
 
 def group(ratings: Ratings) -> Clients:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from fedrecon.errors import at_least
 from fedrecon.federation.clients import Clients
 
 # MovieLens 1M: its users rate at least 20 items, at the median 96, on average 166, at most 62% of all; the
@@ -76,13 +77,8 @@ def synthetic(
     Raises:
         ValueError: A parameter out of its range.
     """
-    for name, value, least in (
-        ("num_clients", num_clients, 1),
-        ("num_items", num_items, 2),
-        ("num_factors", num_factors, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+    at_least(1, num_clients=num_clients, num_factors=num_factors)
+    at_least(2, num_items=num_items)
     for name, size in (
         ("noise", noise),
         ("factor_deviation", factor_deviation),
@@ -142,8 +138,7 @@ def ridge_rmse(planted: Planted, clients: Clients, batch_size: int = 5) -> float
     Raises:
         ValueError: `batch_size` is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    at_least(1, batch_size=batch_size)
     strength = planted.effective_noise**2 / np.array(
         [planted.factor_deviation**2] * planted.item_factors.shape[1] + [planted.bias_deviation**2]
     )

@@ -1,12 +1,9 @@
 """Texts as a federation: converted once into a client file, which serves until the source changes."""
 
-import hashlib
 import os
 from pathlib import Path
 
-import platformdirs
-
-from fedrecon.errors import DataError
+from fedrecon.conversions import converted
 from fedrecon.federation.clients import Clients
 from fedrecon.tasks.next_word import chitchat
 from fedrecon.tasks.next_word.sources import find, fingerprint, writers
@@ -55,28 +52,11 @@ def prepare(
 
     if tokenizer not in TOKENIZERS:
         return convert()
-    mark = fingerprint(source)
-    folder = platformdirs.user_cache_path("fedrecon") if cache is None else Path(cache)
-    facts = repr((_VERSION, str(source.resolve()), tokenizer, sentences, length, part))
-    prefix = "texts-" + hashlib.sha256(facts.encode(errors="backslashreplace")).hexdigest()[:16]
-    target = folder / f"{prefix}-{mark}.arrow"
-    try:
-        if target.exists():
-            return Clients.open(target)
-    except (DataError, OSError):
-        pass  # damaged, or removed just now: made anew
-    clients = convert()
-    if fingerprint(source) != mark:
-        raise DataError(f"{source}: must not change while it is read, but did; read it again")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        clients.write(target)
-        for former in folder.glob(f"{prefix}-*.arrow"):
-            if former != target:
-                former.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: the cache folder must be writable: {error.strerror}; another one can be set in the "
-            "environment as XDG_CACHE_HOME"
-        ) from error
-    return Clients.open(target)
+    return converted(
+        convert,
+        kind="texts",
+        facts=(_VERSION, str(source.resolve()), tokenizer, sentences, length, part),
+        fingerprint=lambda: fingerprint(source),
+        where=str(source),
+        folder=cache,
+    )

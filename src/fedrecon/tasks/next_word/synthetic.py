@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from fedrecon.errors import at_least
 from fedrecon.federation.clients import Clients
 from fedrecon.tasks.next_word.text import Writer, to_clients
 
@@ -83,12 +84,9 @@ def synthetic(
     Raises:
         ValueError: A parameter is out of its range.
     """
-    least = {"num_clients": 1, "sentences": 1, "kinds": 2, "words": 1, "own_words": 1, "length": 4}
-    given = {"num_clients": num_clients, "sentences": sentences, "kinds": kinds, "words": words,
-             "own_words": own_words, "length": length}  # fmt: skip
-    for name, value in given.items():
-        if value < least[name]:
-            raise ValueError(f"{name} must be at least {least[name]}, got {value}")
+    at_least(1, num_clients=num_clients, sentences=sentences, words=words, own_words=own_words)
+    at_least(2, kinds=kinds)
+    at_least(4, length=length)
     if not 0 <= private < 1:
         raise ValueError(f"private must lie in [0, 1), got {private}")
     random = np.random.default_rng(seed)
