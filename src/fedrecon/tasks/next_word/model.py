@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ...model import Model
 from .lstm import lstm
+from .output import affine
 from .readings import predicts_words
 
 
@@ -64,21 +65,16 @@ def next_word_lstm(
     def init_local(global_params: Any, key: Any) -> Any:
         return {"embedding": _uniform(key, (buckets, embedding))}
 
-    def predict(g: Any, x: Any, batch: Any) -> Any:
+    def inner(g: Any, x: Any, batch: Any) -> Any:
         shared = g["embedding"][batch["word"]]
         own = x["embedding"][jnp.maximum(batch["bucket"], 0)]
         inputs = jnp.where(batch["bucket"][..., None] >= 0, own, shared).astype(dtype)
         weights = g["lstm"]
         h = lstm(weights["kernel"], weights["recurrent"], weights["bias"], jnp.swapaxes(inputs, 0, 1))
-        return jnp.swapaxes(_dense(g["output"], _dense(g["dense"], h)), 0, 1)
+        dense = affine(g["dense"]["kernel"], g["dense"]["bias"], h.astype(dtype))
+        return jnp.swapaxes(dense.astype(dtype), 0, 1)
 
-    def _dense(layer: Any, x: Any) -> Any:
-        product = jnp.matmul(
-            x.astype(dtype), layer["kernel"].astype(dtype), preferred_element_type=jnp.float32
-        )
-        return product + layer["bias"]
-
-    return predicts_words(init_global, init_local, predict, rows)
+    return predicts_words(init_global, init_local, inner, rows)
 
 
 def _uniform(key: Any, shape: tuple[int, ...]) -> Any:

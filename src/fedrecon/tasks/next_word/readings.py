@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from fedrecon.model import Model, Table
 from fedrecon.stats import Mean
+from fedrecon.tasks.next_word.output import affine, scored
 from fedrecon.tasks.next_word.vocabulary import END
 
 CHUNK = 16  # sentences whose scores are held at a time when nothing is trained
@@ -18,15 +19,20 @@ Logits = Float[Array, "sentence position id"]
 Targets = Int[Array, "sentence position"]
 
 
-def cross_entropy(logits: Logits, target: Targets) -> Mean:
-    """Of each sentence the sum over its tokens of -log p(target), and their number; 0 is padding."""
-    picked = _at(logits, target)
-    return _tokens(jax.nn.logsumexp(logits, -1) - picked, target > 0)
+def loss_and_hits(kernel: Any, bias: Any, x: Any, target: Targets) -> tuple[Mean, Mean]:
+    """Of each sentence the sum over its tokens of -log p(target), and the tokens whose id scores highest.
 
+    Both with the number of its tokens. A tie for the first place counts as a hit.
 
-def accuracy(logits: Logits, target: Targets) -> Mean:
-    """Tokens whose id scores highest; a tie for the first place counts as a hit, padding does not count."""
-    return _tokens(_at(logits, target) >= jnp.max(logits, -1), target > 0)
+    Args:
+        kernel: Of the output layer, `[width, id]`.
+        bias: Likewise, `[id]`.
+        x: The output layer's input, `[sentence, position, width]`.
+        target: What followed; 0 where nothing did.
+    """
+    losses, hits = scored(kernel, bias, x.reshape(-1, x.shape[-1]), target.reshape(-1))
+    real = target > 0
+    return _tokens(losses.reshape(target.shape), real), _tokens(hits.reshape(target.shape), real)
 
 
 def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dict[str, Mean]:
@@ -70,26 +76,32 @@ def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dic
 
 
 def predicts_words(
-    init_global: Callable[..., Any], init_local: Callable[..., Any], predict: Callable[..., Any], rows: int
+    init_global: Callable[..., Any], init_local: Callable[..., Any], inner: Callable[..., Any], rows: int
 ) -> Model:
-    """A model of next words by its scores.
+    """A model of next words by what its output layer is given.
 
     Args:
-        init_global: See `Model`; the table of the shared words is its leaf `embedding`.
+        init_global: See `Model`; the table of the shared words is its leaf `embedding`, the output layer
+            are its leaves `output/kernel`, `[width, id]`, and `output/bias`.
         init_local: Likewise.
-        predict: `(global_params, local_params, batch) -> scores`, `[sentence, position, id]`.
+        inner: `(global_params, local_params, batch) -> the output layer's input`, `[sentence, position,
+            width]`, in the dtype in which products are computed.
         rows: Of that table.
 
     Returns:
         A model with the metrics of `readings`; while it is trained it reports `accuracy` alone.
     """
 
-    def loss(g: Any, x: Any, batch: Any, key: Any) -> Mean:
-        return cross_entropy(predict(g, x, batch), batch["target"])
+    def predict(g: Any, x: Any, batch: Any) -> Logits:
+        return affine(g["output"]["kernel"], g["output"]["bias"], inner(g, x, batch))
 
     def loss_and_metrics(g: Any, x: Any, batch: Any, key: Any) -> tuple[Mean, dict[str, Mean]]:
-        logits = predict(g, x, batch)
-        return cross_entropy(logits, batch["target"]), {"accuracy": accuracy(logits, batch["target"])}
+        layer = g["output"]["kernel"], g["output"]["bias"]
+        losses, hits = loss_and_hits(*layer, inner(g, x, batch), batch["target"])
+        return losses, {"accuracy": hits}
+
+    def loss(g: Any, x: Any, batch: Any, key: Any) -> Mean:
+        return loss_and_metrics(g, x, batch, key)[0]
 
     def metrics(g: Any, x: Any, batch: Any) -> dict[str, Mean]:
         fields = {name: batch[name] for name in ("word", "bucket", "target")}

@@ -96,7 +96,7 @@ def next_word_transformer(
         mixed = jnp.einsum("shqk,skhd->sqhd", weights, value).reshape(x.shape)
         return changed("output", mixed)
 
-    def predict(g: Any, x: Any, batch: Any) -> Any:
+    def inner(g: Any, x: Any, batch: Any) -> Any:
         bucket = batch["bucket"]
         own = g["bucket"][jnp.maximum(bucket, 0)]
         h = jnp.where(bucket[..., None] >= 0, own, g["embedding"][batch["word"]])
@@ -106,9 +106,9 @@ def next_word_transformer(
             h = h + product(
                 jax.nn.gelu(product(_normalised(h) * layer["scale"][1], layer["up"])), layer["down"]
             )
-        return product(_normalised(h) * g["scale"], g["output"]["kernel"]) + g["output"]["bias"]
+        return (_normalised(h) * g["scale"]).astype(dtype)
 
-    return predicts_words(init_global, init_local, predict, rows)
+    return predicts_words(init_global, init_local, inner, rows)
 
 
 def _normalised(x: Any) -> Any:
