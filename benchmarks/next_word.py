@@ -8,126 +8,124 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import timing
+from benchmarks import next_word_products, timing
 from benchmarks.options import Options, Row
-from fedrecon import Solver, optimizer
+from fedrecon import Clients, Simulation, Solver, Uniform, fedrecon, optimizer
 from fedrecon.compilation import engine_options
-from fedrecon.data import Examples
-from fedrecon.model import on_global, on_local
+from fedrecon.data import Examples, HalfBatches
+from fedrecon.model import Model, on_global, on_local
 from fedrecon.tasks.next_word.model import next_word_lstm
 
 WORDS, BUCKETS, EMBEDDING, HIDDEN = 10_000, 500, 96, 670
-BATCH, LENGTH, STEPS, SIDE_BY_SIDE = 16, 20, 2, 4
-TOKENS, CLASSES = BATCH * LENGTH, WORDS + 3 + BUCKETS
+BATCH, LENGTH, EPOCHS, STEPS = 16, 20, 5, 2
+SIDE_BY_SIDE, BLOCKS, BATCHES = 4, 2, 4  # of a round's clients; half of the batches are support
+CLASSES, TOKENS, COHORT = WORDS + 3 + BUCKETS, BATCH * LENGTH, SIDE_BY_SIDE * BLOCKS
 PEAK = 2048  # rows and columns of the product that stands for the machine's peak
-ROUNDS, CHUNKS = 8, 4
+ROUNDS, CHUNKS = 4, 2
+ALONE = ", its products alone"
 
 
 def run(options: Options) -> list[Row]:
-    """Times a client's update and its reconstruction, each beside its own products."""
-    forward = TOKENS * (
-        EMBEDDING * 4 * HIDDEN + HIDDEN * 4 * HIDDEN + HIDDEN * EMBEDDING + EMBEDDING * CLASSES
-    )
+    """Times rounds, steps of each phase, and beside each its own products."""
+    model = next_word_lstm(WORDS, BUCKETS, embedding=EMBEDDING, hidden=HIDDEN)
+    rounded = next_word_lstm(WORDS, BUCKETS, embedding=EMBEDDING, hidden=HIDDEN, precision="bfloat16")
+    clients = _clients()
+    g = jax.jit(model.init_global)(jax.random.key(0))
+    one = 2 * TOKENS * next_word_products.multiplications(g)  # operations of a step's forward pass
+    reconstruct, update = EPOCHS * BATCHES // 2, BATCHES // 2
     work = {
-        "update": STEPS * 2 * 3 * forward,
-        "update, its products alone": STEPS * 2 * 3 * forward,
-        "update, bfloat16": STEPS * 2 * 3 * forward,
-        "reconstruction": STEPS * 2 * 2 * forward,  # nothing for the global parameters
-        f"reconstruction, {SIDE_BY_SIDE} clients side by side": SIDE_BY_SIDE * STEPS * 2 * 2 * forward,
-        "reconstruction, its products alone": STEPS * 2 * 2 * forward,
-        "peak": 2 * PEAK**3,
+        "round": COHORT * one * (2 * reconstruct + 3 * update),
+        "update": STEPS * 3 * one,
+        "reconstruction": STEPS * SIDE_BY_SIDE * 2 * one,
     }
-    calls = dict(zip(work, _calls(), strict=True))
-    for call in calls.values():
-        jax.block_until_ready(call())
-
-    def way(call: Callable[[], Any]) -> timing.Way:
-        return lambda count: timing.timed(call, count)
-
-    found = timing.in_turn(
-        {name: way(call) for name, call in calls.items()}, options.rounds or ROUNDS, CHUNKS
-    )
+    work |= {f"{name}{ALONE}": operations for name, operations in work.items()}
+    work |= {"update, bfloat16": work["update"], "peak": 2 * PEAK**3}
+    calls = _calls(model, rounded, clients, g)
+    ways: dict[str, timing.Way] = {"round": timing.Rounds(_simulation(model, clients)).time}
+    ways |= {name: functools.partial(timing.timed, call) for name, call in calls.items()}
+    for warm_up in ways.values():
+        warm_up(1)
+    found = timing.in_turn(ways, options.rounds or ROUNDS, CHUNKS)
     # The least of each: what else the machine does can only add to it.
     best = {name: min(t.seconds) for name, t in found.items()}
     rate = {name: work[name] / best[name] / 1e9 for name in work}
+    load = f"load {timing.load():.1f}"
     rows = [
-        Row(name, rate[name], "GFLOP/s", f"{1e3 * best[name]:.0f} ms, {work[name] / 1e9:.1f} GFLOP")
+        Row(
+            name,
+            rate[name],
+            "GFLOP/s",
+            f"{1e3 * best[name]:,.0f} ms, {work[name] / 1e9:,.1f} GFLOP; {load}",
+        )
         for name in work
     ]
-    for name in ("update", "reconstruction"):
-        rows.append(Row(f"{name} over its products", rate[name] / rate[f"{name}, its products alone"], "x"))
+    for name in ("round", "update", "reconstruction"):
+        rows.append(Row(f"{name} over its products", rate[name] / rate[f"{name}{ALONE}"], "x"))
         rows.append(Row(f"{name} over the peak", rate[name] / rate["peak"], "x"))
-    load = f"load {timing.load():.1f}"
-    return [row._replace(note=f"{row.note}; {load}" if row.note else load) for row in rows]
+    return rows
 
 
-def _calls() -> list[Callable[[], Any]]:
+def _clients() -> Clients:
+    """Of equal length: padding is measured elsewhere."""
     rng = np.random.default_rng(0)
-    key = jax.random.key(0)
-    model = next_word_lstm(WORDS, BUCKETS, embedding=EMBEDDING, hidden=HIDDEN)
-    rounded = next_word_lstm(WORDS, BUCKETS, embedding=EMBEDDING, hidden=HIDDEN, precision="bfloat16")
-    g = jax.jit(model.init_global)(key)
-    x = jax.jit(model.init_local)(g, key)
-    shape = (SIDE_BY_SIDE, STEPS * BATCH, LENGTH)
+    shape = (COHORT, BATCHES * BATCH, LENGTH)
     bucket = np.where(rng.random(shape) < 0.05, rng.integers(BUCKETS, size=shape), -1)
     word = np.where(bucket < 0, rng.integers(1, WORDS, shape), 0)
-    data = {"word": word, "bucket": bucket, "target": rng.integers(2, CLASSES, shape)}
-    many = {name: jnp.asarray(value, jnp.int32) for name, value in data.items()}
-    one = {name: value[0] for name, value in many.items()}
-    mask = jnp.ones(STEPS * BATCH, bool)
-    stage = Solver(optimizer("sgd", learning_rate=0.1), BATCH)
-
-    def update(model: Any) -> Any:
-        return lambda g, x, data: stage.displacement(on_global(model, x), g, Examples(data, mask), key)[0]
-
-    def reconstruct(g: Any, x: Any, data: Any) -> Any:
-        return stage(on_local(model, g), x, Examples(data, mask), key)[0]
-
-    programs: list[tuple[Any, ...]] = [
-        (update(model), g, x, one),
-        (_products(gradients=True), g),
-        (update(rounded), g, x, one),
-        (reconstruct, g, x, one),
-        (lambda g, x, many: jax.vmap(lambda data: reconstruct(g, x, data))(many), g, x, many),
-        (_products(gradients=False), g),
-        (lambda a: a @ a, jnp.asarray(rng.normal(size=(PEAK, PEAK)), jnp.float32)),
-    ]
-    compiled = [(jax.jit(fn, compiler_options=engine_options()), args) for fn, *args in programs]
-    return [functools.partial(fn, *args) for fn, args in compiled]
+    fields = {"word": word, "bucket": bucket, "target": rng.integers(2, CLASSES, shape)}
+    return Clients.from_arrays(
+        {i: {k: x[i].astype(np.int32) for k, x in fields.items()} for i in range(COHORT)}
+    )
 
 
-def _products(gradients: bool) -> Callable[[Any], Any]:
-    """The matrix products of steps alone: of each forward, back, and by the weights if `gradients`."""
+def _stage(epochs: int = 1, one_by_one: bool = False) -> Solver:
+    return Solver(optimizer("sgd", learning_rate=0.1), BATCH, epochs, one_by_one=one_by_one)
 
-    def recur(h: Any, matrix: Any) -> Any:
-        """Products one after the other, as the states of a sentence are."""
-        width = matrix.shape[0]
 
-        def step(h: Any, _: Any) -> Any:
-            z = h @ matrix
-            return jnp.resize(z, (BATCH, width)) if z.shape[1] < width else z[:, :width], z
+def _simulation(model: Model, clients: Clients) -> Simulation:
+    """The paper's recipe on a smaller cohort."""
+    server = optimizer("yogi_zero", learning_rate=0.1)
+    algorithm = fedrecon(model, _stage(EPOCHS), _stage(one_by_one=True), server, split=HalfBatches(BATCH))
+    return Simulation(algorithm, clients, Uniform(COHORT), clients_per_block=SIDE_BY_SIDE)
 
-        return jax.lax.scan(step, h, None, length=LENGTH)[1].reshape(TOKENS, -1)
 
-    def step(carry: Any, _: Any) -> Any:
-        g, small = carry
-        kernel, recurrent = g["lstm"]["kernel"], g["lstm"]["recurrent"]
-        x = jnp.full((TOKENS, EMBEDDING), small)
-        z, s = x @ kernel, recur(jnp.full((BATCH, HIDDEN), small), recurrent)
-        h = s[:, :HIDDEN]
-        d = h @ g["dense"]["kernel"]
-        scores = d @ g["output"]["kernel"]
-        by_d = scores @ g["output"]["kernel"].T
-        by_h = by_d @ g["dense"]["kernel"].T
-        by_s = recur(jnp.full((BATCH, 4 * HIDDEN), small), recurrent.T)
-        out = [z, by_h, by_s, s @ kernel.T]
-        if gradients:
-            out += [x.T @ s, h.T @ s, h.T @ by_d, d.T @ scores]
-        # One number of each, made of nothing less than all of it, so that none is left out.
-        out = jax.lax.optimization_barrier(out)
-        return (g, small + 1e-20 * sum(o[0, 0] for o in out)), None
+def _calls(model: Model, rounded: Model, clients: Clients, g: Any) -> dict[str, Callable[[], Any]]:
+    """Compiled calls: steps of each phase, products, and the product that stands for the peak."""
+    key, rng = jax.random.key(0), np.random.default_rng(1)
+    x = jax.jit(model.init_local)(g, key)
+    size = STEPS * BATCH
+    first = [{name: v[:size] for name, v in clients[i].items()} for i in range(SIDE_BY_SIDE)]
+    side_by_side = jax.tree.map(lambda *x: jnp.stack(x), *first)
+    mask = jnp.ones(size, bool)
 
-    def run(g: Any) -> Any:
-        return jax.lax.scan(step, (g, jnp.float32(1e-3)), None, length=STEPS)[0][1]
+    def update(model: Model, g: Any, data: Any) -> Any:
+        return _stage().displacement(on_global(model, x), g, Examples(data, mask), key)[0]
 
-    return run
+    def reconstruct(g: Any, data: Any) -> Any:
+        return jax.vmap(lambda d: _stage()(on_local(model, g), x, Examples(d, mask), key)[0])(data)
+
+    one, many = (
+        jnp.asarray(rng.normal(size=(n * TOKENS, EMBEDDING)), jnp.float32) for n in (1, SIDE_BY_SIDE)
+    )
+
+    def round_products(g: Any) -> Any:
+        def block(total: Any, _: Any) -> Any:
+            fit = next_word_products.steps(g, many + total, LENGTH, False, EPOCHS * BATCHES // 2)
+            change = next_word_products.steps(g, one + fit, LENGTH, True, SIDE_BY_SIDE * BATCHES // 2)
+            return total + change, None
+
+        return jax.lax.scan(block, jnp.float32(0), None, length=BLOCKS)[0]
+
+    square = jnp.asarray(rng.normal(size=(PEAK, PEAK)), jnp.float32)
+    programs: dict[str, tuple[Any, ...]] = {
+        "update": (functools.partial(update, model), g, first[0]),
+        "reconstruction": (reconstruct, g, side_by_side),
+        f"round{ALONE}": (round_products, g),
+        f"update{ALONE}": (lambda g: next_word_products.steps(g, one, LENGTH, True, STEPS), g),
+        f"reconstruction{ALONE}": (lambda g: next_word_products.steps(g, many, LENGTH, False, STEPS), g),
+        "update, bfloat16": (functools.partial(update, rounded), g, first[0]),
+        "peak": (lambda a: a @ a, square),
+    }
+    return {
+        name: functools.partial(jax.jit(fn, compiler_options=engine_options()), *args)
+        for name, (fn, *args) in programs.items()
+    }

@@ -2,8 +2,9 @@
 
     python experiments/next_word_table.py PATH --out FOLDER
 
-Each approach is trained once, and evaluated with every way of serving it. What is done is kept in
-`FOLDER/rows.json`, so that a second call goes on; `--rows` takes some rows only, `--rounds` other lengths.
+Each approach is trained once, and evaluated with every way of serving it, half way and at the end. What is
+done is kept in `FOLDER/rows.json`, so that a second call goes on; `--rows` takes some rows only, `--rounds`
+other lengths and `--seed` other splits, starts and cohorts.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ from fedrecon.tasks.next_word.model import next_word_lstm
 from fedrecon.tasks.next_word.prepare import prepare
 from fedrecon.tasks.next_word.vocabulary import Vocabulary
 
-SENTENCES, BATCH, COHORT, BLOCK, SEED = 64, 16, 8, 8, 0
+SENTENCES, BATCH, COHORT, BLOCK = 64, 16, 8, 8
 EMBEDDING, HIDDEN = 48, 128
 LOCAL_EPOCHS = 2
 FAST = 30.0  # a learning rate of local rows
@@ -53,12 +54,15 @@ METRICS = (
 
 
 class Training(NamedTuple):
-    """What is trained once: its name, its number of buckets, the algorithm, and the ways to serve it."""
+    """What is trained once: its name, its number of buckets, the algorithm, the ways to serve it, the model's
+    precision.
+    """
 
     name: str
     buckets: int
     algorithm: Callable[[Any], Any]
     served: dict[str, Callable[[Any], Any]]
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 def stage(rate: float, epochs: int = 1, one_by_one: bool = True) -> Solver:
@@ -108,39 +112,51 @@ def trainings() -> Iterator[Training]:
         lambda model: fedavg(model, update, server),
         {" OOV fine-tuning": lambda a: finetuning(a, quick, part=("1/embedding",))},
     )
+    yield Training("FedRecon, 500 buckets, bfloat16", 500, reconstructed(), itself, "bfloat16")
     for buckets in (1, 500):
         yield Training(f"FedRecon, joint, {buckets} bucket(s)", buckets, reconstructed(joint=True), itself)
         yield Training(f"FedRecon, no split, {buckets} bucket(s)", buckets, reconstructed(NoSplit()), itself)
 
 
-def row(training: Training, texts: Any, words: int, rounds: int) -> dict[str, Any]:
-    """Trains, and evaluates on all test clients."""
+def row(training: Training, texts: Any, words: int, rounds: int, seed: int) -> dict[str, Any]:
+    """Trains, and evaluates on all test clients, half way and at the end."""
     started = time.process_time()
-    sets, vocabulary = arrange(texts, seed=SEED, words=words, buckets=training.buckets)
-    model = next_word_lstm(len(vocabulary.words), training.buckets, embedding=EMBEDDING, hidden=HIDDEN)
+    sets, vocabulary = arrange(texts, seed=seed, words=words, buckets=training.buckets)
+    model = next_word_lstm(
+        len(vocabulary.words),
+        training.buckets,
+        embedding=EMBEDDING,
+        hidden=HIDDEN,
+        precision=training.precision,
+    )
     algorithm = training.algorithm(model)
-    simulation = Simulation(algorithm, sets["train"], Uniform(COHORT), seed=SEED, clients_per_block=BLOCK)
-    state, sent = simulation.init(), []
+    simulation = Simulation(algorithm, sets["train"], Uniform(COHORT), seed=seed, clients_per_block=BLOCK)
+    state, sent, found = simulation.init(), [], {}
     for done in simulation.rounds(state, rounds):
         state = done.state
         sent.append((done.bytes_down + done.bytes_up) / done.clients)
         if done.number % 10 == 0:
             jax.block_until_ready(state)
-            print(
-                f"{training.name}, round {done.number}, {time.process_time() - started:.0f} s of CPU",
-                flush=True,
-            )
-    found = {}
-    for served, way in training.served.items():
-        measured = evaluate(way(algorithm), state, sets["test"], split=HalfBatches(BATCH)).over_examples()
-        found[training.name + served] = {m: measured[m] for m in METRICS}
-        print(training.name + served, found[training.name + served], flush=True)
+            spent = time.process_time() - started
+            print(f"{training.name}, round {done.number}, {spent:.0f} s of CPU", flush=True)
+        if done.number in (rounds // 2, rounds):
+            found[str(done.number)] = tested(training, algorithm, state, sets["test"])
     return {"cpu_seconds": time.process_time() - started, "bytes": sum(sent) / len(sent), "found": found}
 
 
-def recurrence(texts: Any, words: int) -> float:
+def tested(training: Training, algorithm: Any, state: Any, test: Any) -> dict[str, dict[str, float]]:
+    """The metrics over all tokens of the test clients, for each way of serving."""
+    found = {}
+    for served, way in training.served.items():
+        measured = evaluate(way(algorithm), state, test, split=HalfBatches(BATCH)).over_examples()
+        found[training.name + served] = {m: float(measured[m]) for m in METRICS}
+        print(training.name + served, found[training.name + served], flush=True)
+    return found
+
+
+def recurrence(texts: Any, words: int, seed: int) -> float:
     """Of the test clients' query tokens outside the vocabulary, the share whose word the support set has."""
-    sets = texts.split(FRACTIONS, SEED)
+    sets = texts.split(FRACTIONS, seed)
     vocabulary = Vocabulary.most_frequent(sets["train"], words, 1)
     lexicon = texts.vocabularies["token"]
     unknown = np.array([bool(word) and not vocabulary.row_of(word) for word in lexicon])
@@ -155,13 +171,14 @@ def recurrence(texts: Any, words: int) -> float:
 
 def table(rows: dict[str, Any]) -> str:
     """All rows in Markdown: percent, perplexities, and bytes down and up per client and round."""
-    head = ["words", "rounds", "approach", *METRICS, "kB per client and round"]
+    head = ["words", "seed", "rounds", "approach", *METRICS, "kB per client and round"]
     lines = [head, ["---"] * len(head)]
     for key, done in rows.items():
-        words, rounds, _ = key.split("/", 2)
-        for name, found in done["found"].items():
-            shown = [f"{found[m]:.1f}" if "perplexity" in m else f"{100 * found[m]:.1f}" for m in METRICS]
-            lines.append([words, rounds, name, *shown, f"{done['bytes'] / 1e3:,.0f}"])
+        words, _, seed, _ = key.split("/", 3)
+        for rounds, served in done["found"].items():
+            for name, found in served.items():
+                shown = [f"{found[m]:.1f}" if "perplexity" in m else f"{100 * found[m]:.1f}" for m in METRICS]
+                lines.append([words, seed, rounds, name, *shown, f"{done['bytes'] / 1e3:,.0f}"])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -173,6 +190,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--words", type=int, nargs="+", default=[1000, 5000])
     parser.add_argument("--rows", nargs="+", help="names of trainings; default: all")
     options = parser.parse_args()
@@ -181,14 +199,14 @@ def main() -> None:
     rows = json.loads(file.read_text()) if file.exists() else {}
     texts = prepare(options.data, sentences=SENTENCES)
     for words in options.words:
-        share = 100 * recurrence(texts, words)
+        share = 100 * recurrence(texts, words, options.seed)
         print(
             f"{words:,} words: {share:.1f}% of the query tokens outside them are in the client's support set"
         )
         for training in trainings():
-            key = f"{words}/{options.rounds}/{training.name}"
+            key = f"{words}/{options.rounds}/{options.seed}/{training.name}"
             if key not in rows and (options.rows is None or training.name in options.rows):
-                rows[key] = row(training, texts, words, options.rounds)
+                rows[key] = row(training, texts, words, options.rounds, options.seed)
                 file.write_text(json.dumps(rows, indent=1))
     print(table(rows))
 

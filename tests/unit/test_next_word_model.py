@@ -63,25 +63,29 @@ def total(model, g, x, batch):
     return jnp.sum(model.loss(g, x, batch, None).total)
 
 
-def test_gradient_of_local_rows_is_that_of_one_dense_table():
+def test_gradients_are_those_of_one_dense_table_and_a_plain_softmax():
     g, x = params_of("lstm")
     batch = jax.tree.map(jnp.asarray, batch_of())
 
-    def dense(table):
+    def dense(table, layers):
         ids = jnp.where(batch["bucket"] >= 0, WORDS + 3 + batch["bucket"], batch["word"])
         inputs = jnp.swapaxes(jax.nn.one_hot(ids, len(table)) @ table, 0, 1)
         h = lstm(g["lstm"]["kernel"], g["lstm"]["recurrent"], g["lstm"]["bias"], inputs)
         for layer in ("dense", "output"):
-            h = h @ g[layer]["kernel"] + g[layer]["bias"]
+            h = h @ layers[layer]["kernel"] + layers[layer]["bias"]
         scores = jax.nn.log_softmax(jnp.swapaxes(h, 0, 1))
         picked = jnp.take_along_axis(scores, batch["target"][..., None], -1)[..., 0]
         return -jnp.sum(jnp.where(batch["target"] > 0, picked, 0))
 
-    wanted = quickly(jax.grad(dense))(np.concatenate([g["embedding"], x["embedding"]]))
+    table, layers = np.concatenate([g["embedding"], x["embedding"]]), {k: g[k] for k in ("dense", "output")}
+    wanted, by_layers = quickly(jax.grad(dense, argnums=(0, 1)))(table, layers)
     by_global, by_local = quickly(jax.grad(lambda g, x: total(LSTM, g, x, batch), argnums=(0, 1)))(g, x)
     assert np.abs(wanted[WORDS + 3 :]).max() > 1e-3
     np.testing.assert_allclose(by_local["embedding"], wanted[WORDS + 3 :], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(by_global["embedding"], wanted[: WORDS + 3], rtol=1e-5, atol=1e-6)
+    for layer, leaves in by_layers.items():
+        for name, gradient in leaves.items():
+            np.testing.assert_allclose(by_global[layer][name], gradient, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(by_global["embedding"][0], 0)  # read where there is a bucket, and not used
 
 

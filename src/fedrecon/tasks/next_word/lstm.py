@@ -71,7 +71,7 @@ def _backward(saved: Any, dh: Any) -> Any:
     # How z depends on the carried gradients, for all steps at once: the scan has little left to do.
     by_cell = jnp.concatenate([g * i * (1 - i), before * f * (1 - f), i * (1 - g * g)], -1)
     by_output, to_cell = t * o * (1 - o), o * (1 - t * t)
-    back = recurrent.astype(x.dtype).T
+    own = recurrent.astype(x.dtype)
 
     def step(carry: Any, now: Any) -> Any:
         dc, dh = carry
@@ -79,19 +79,25 @@ def _backward(saved: Any, dh: Any) -> Any:
         dh = dh + above
         dc = dc + dh * to_cell
         dz = jnp.concatenate([jnp.concatenate([dc, dc, dc], -1) * by_cell, dh * by_output], -1)
-        return (dc * f, _product(dz.astype(x.dtype), back)), dz
+        return (dc * f, _back(dz.astype(x.dtype), own)), dz
 
     zeros = jnp.zeros_like(c[0])
     steps = (dh, by_cell, by_output, to_cell, f)
     _, dz = jax.lax.scan(step, (zeros, zeros), steps, reverse=True, unroll=_UNROLL)
     small = dz.astype(x.dtype)
-    dx = _product(small, kernel.astype(x.dtype).T).astype(x.dtype)
+    dx = _back(small, kernel.astype(x.dtype)).astype(x.dtype)
     previous = jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]]).astype(x.dtype)
     return _over_time(x, small), _over_time(previous, small), jnp.sum(dz, (0, 1)), dx
 
 
 def _product(x: Any, matrix: Any) -> Any:
     return jnp.matmul(x, matrix, preferred_element_type=jnp.float32)
+
+
+def _back(x: Any, matrix: Any) -> Any:
+    """Product with the transpose, which outside of a loop is written down and takes as long as the loop."""
+    last = ((x.ndim - 1,), (1,))
+    return jax.lax.dot_general(x, matrix, (last, ((), ())), preferred_element_type=jnp.float32)
 
 
 def _over_time(x: Any, dz: Any) -> Any:
