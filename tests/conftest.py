@@ -11,9 +11,11 @@ from hypothesis import settings
 
 # Before the first import of jax: numbers are compared on the CPU unless somebody asks for another platform.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile far longer than they compute.
+# Tests compile far longer than they compute: the last two flags take a third off that.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]

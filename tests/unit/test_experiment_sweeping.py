@@ -10,7 +10,7 @@ from fedrecon.experiment import config as configs
 from fedrecon.experiment import extras, sweeping, trial
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.files import RunError
-from fedrecon.experiment.loop import Evaluated
+from fedrecon.experiment.rounds import Evaluated
 from fedrecon.experiment.search import Sweep
 from fedrecon.experiment.settings import SettingError
 from fedrecon.experiment.space import parse

@@ -15,9 +15,9 @@ from fedrecon.algorithms.fedrecon import fedrecon as federated_reconstruction
 from fedrecon.data import NoSplit
 from fedrecon.experiment import plots
 from fedrecon.experiment.files import RunError
-from fedrecon.experiment.loop import Evaluated, score
 from fedrecon.experiment.progress import Progress
 from fedrecon.experiment.records import read
+from fedrecon.experiment.rounds import Evaluated, score
 from fedrecon.experiment.training import train
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.holding import hold_out

@@ -11,7 +11,7 @@ from rich.console import Console
 from fedrecon.experiment.assemble import task_of
 from fedrecon.experiment.config import resolve
 from fedrecon.experiment.job import Job
-from fedrecon.experiment.loop import better
+from fedrecon.experiment.rounds import better
 from fedrecon.experiment.running import run_experiment
 from fedrecon.experiment.settings import SettingError
 from fedrecon.federation.sampling import Uniform

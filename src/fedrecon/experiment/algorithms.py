@@ -5,101 +5,42 @@ of its function, and of the function's module in `fedrecon.algorithms`.
 """
 
 from dataclasses import replace
-from importlib import import_module
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from fedrecon.experiment.settings import Section, setting
-from fedrecon.experiment.splits import AlternateBatches, Split
-from fedrecon.experiment.stages import Newton, Optimizer, Reconstruct, Solver
+from fedrecon.experiment.families import (
+    Approach,
+    ClientWeight,
+    Federated,
+    Keeping,
+    KeepingTogether,
+    Reconstructing,
+    Splitting,
+    Tuning,
+)
+from fedrecon.experiment.settings import setting
+from fedrecon.experiment.stages import Optimizer, Reconstruct, Solver
 
-ClientWeight = Literal["examples", "uniform"]
-_PARTS = ("part", "head", "body")  # paths of leaves; none for what the algorithm takes by itself
 _LOCAL = (
     'paths of its leaves among (global, local) parameters, such as "0/item/bias" or "1", or of what they lie '
     "below; none for the model's local ones"
 )
 
 
-class _Approach(Section):
-    module: ClassVar[str] = ""  # of the function, where it is not called like it
-    name: str
-
-    def prepare(self, task: Any, seed: int) -> Any:
-        """The task as this approach wants its data."""
-        return task
-
-    def prepare_unseen(self, clients: Any) -> Any:
-        """Clients that were not trained on, likewise."""
-        return clients
-
-    def build_for(self, task: Any) -> Any:
-        """The algorithm for a prepared task."""
-        return self.build(task.model)
-
-    def parts(self) -> dict[str, Any]:
-        """All but the model, each setting built.
-
-        Raises:
-            SettingError: A setting that only Optax knows is unknown to it.
-        """
-        return {name: _built(name, value) for name, value in self if name != "name"}
-
-    def build(self, model: Any) -> Any:
-        """The algorithm."""
-        module = import_module(f"fedrecon.algorithms.{self.module or self.name}")
-        return getattr(module, self.name)(model, **self.parts())
-
-
-class _Federated(_Approach):
-    client_weight: ClientWeight = setting(
-        "examples", "weight of a client's delta: the examples that its update processed, or 1"
-    )
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
-    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
-
-
-class _Split(_Federated):
-    split: Split = setting(AlternateBatches(), "support and query set in training:")
-
-
-class _Tuned(_Federated):
-    part: list[str] = setting(
-        [], "paths of the global leaves to tune, or of what they lie below; none for all"
-    )
-    tune: Solver = setting(Solver(), "tunes a copy of them when a client is served:")
-
-
-class _Reconstructed(_Split):
-    joint: bool = setting(False, "whether the update phase also trains the local parameters")
-    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters on the support set:")
-
-
-class _Kept(_Federated):
-    reconstruct: Reconstruct = setting(
-        Solver(), "fits the local parameters, from what a client kept, the global ones frozen:"
-    )
-
-
-class _Together(_Kept):
-    update: Solver = setting(Solver(), "fits global and local parameters:")
-    local_rate: float = setting(1.0, "factor on the steps of the local parameters", gt=0, allow_inf_nan=False)
-
-
-class FedRecon(_Reconstructed):
+class FedRecon(Reconstructing):
     """Federated Reconstruction."""
 
     name: Literal["fedrecon"] = "fedrecon"
 
 
-class FedAvg(_Federated):
+class FedAvg(Federated):
     """Federated averaging; with another server optimiser FedAdam, FedYogi, FedAdagrad."""
 
     name: Literal["fedavg"] = "fedavg"
 
 
-class FineTuning(_Tuned):
+class FineTuning(Tuning):
     """Federated averaging; every client then tunes a copy of its own."""
 
     name: Literal["finetuning"] = "finetuning"
@@ -114,7 +55,7 @@ class FineTuning(_Tuned):
         return finetuning(fedavg(model, **parts), tune, part)
 
 
-class FineTunedFedRecon(_Tuned, _Reconstructed):
+class FineTunedFedRecon(Tuning, Reconstructing):
     """Federated Reconstruction; every client then tunes all parameters."""
 
     name: Literal["finetuned_fedrecon"] = "finetuned_fedrecon"
@@ -129,21 +70,21 @@ class FineTunedFedRecon(_Tuned, _Reconstructed):
         return finetuning(fedrecon(model, **parts), tune, part)
 
 
-class FullGradient(_Split):
+class FullGradient(Splitting):
     """Federated Reconstruction, differentiated through the reconstruction."""
 
     name: Literal["full_gradient"] = "full_gradient"
     reconstruct: Reconstruct = setting(Solver(), "fits the local parameters on the support set:")
 
 
-class MAML(_Split):
+class MAML(Splitting):
     """Model-agnostic meta-learning."""
 
     name: Literal["maml"] = "maml"
     tune: Solver = setting(Solver(), "tunes all parameters on the support set:")
 
 
-class FirstOrderMAML(_Split):
+class FirstOrderMAML(Splitting):
     """Model-agnostic meta-learning without second derivatives."""
 
     module: ClassVar[str] = "maml"
@@ -151,7 +92,7 @@ class FirstOrderMAML(_Split):
     tune: Solver = setting(Solver(), "tunes all parameters on the support set:")
 
 
-class Reptile(_Approach):
+class Reptile(Approach):
     """Moves the global parameters towards those that clients tune."""
 
     name: Literal["reptile"] = "reptile"
@@ -160,14 +101,14 @@ class Reptile(_Approach):
     server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
 
 
-class LocalOnly(_Approach):
+class LocalOnly(Approach):
     """Every client fits all parameters on its own."""
 
     name: Literal["local_only"] = "local_only"
     fit: Solver = setting(Solver(), "fits a copy of the initial parameters on the support set:")
 
 
-class Centralized(_Approach):
+class Centralized(Approach):
     """Mini-batch training on the pooled data of all clients, which then are no longer private."""
 
     name: Literal["centralized"] = "centralized"
@@ -208,40 +149,40 @@ class Centralized(_Approach):
         return centralized(task.model, task.num_clients, **parts)
 
 
-class FedAlt(_Kept):
+class FedAlt(Keeping):
     """Clients keep their local parameters; they fit these and then the global ones."""
 
     name: Literal["fedalt"] = "fedalt"
 
 
-class FedSim(_Together):
+class FedSim(KeepingTogether):
     """Clients keep their local parameters, and fit them together with the global ones."""
 
     name: Literal["fedsim"] = "fedsim"
 
 
-class FedPer(_Together):
+class FedPer(KeepingTogether):
     """FedSim whose head is local."""
 
     name: Literal["fedper"] = "fedper"
     head: list[str] = setting([], _LOCAL)
 
 
-class FedRep(_Kept):
+class FedRep(Keeping):
     """FedAlt whose head is local."""
 
     name: Literal["fedrep"] = "fedrep"
     head: list[str] = setting([], _LOCAL)
 
 
-class LGFedAvg(_Together):
+class LGFedAvg(KeepingTogether):
     """FedSim whose body is local."""
 
     name: Literal["lg_fedavg"] = "lg_fedavg"
     body: list[str] = setting([], _LOCAL)
 
 
-class Ditto(_Federated):
+class Ditto(Federated):
     """Federated averaging; every client keeps a model of its own that stays near the shared one."""
 
     name: Literal["ditto"] = "ditto"
@@ -249,7 +190,7 @@ class Ditto(_Federated):
     fit: Solver = setting(Solver(), "trains a client's own model:")
 
 
-class PFedMe(_Federated):
+class PFedMe(Federated):
     """The global parameters descend the Moreau envelopes of the clients' losses."""
 
     name: Literal["pfedme"] = "pfedme"
@@ -282,21 +223,3 @@ AlgorithmSettings = Annotated[
     | PFedMe,
     Field(discriminator="name"),
 ]
-
-
-def _built(name: str, value: Any) -> Any:
-    if name == "client_weight":
-        return _client_weight(value)
-    if name in _PARTS:
-        return tuple(value) or None
-    if isinstance(value, Optimizer):
-        return value.build(f"algorithm.{name}", scheduled=True)
-    if isinstance(value, Solver | Newton):
-        return value.build(f"algorithm.{name}")
-    return value.build() if name == "split" else value
-
-
-def _client_weight(name: str) -> Any:
-    from fedrecon.algorithm import by_examples, uniform
-
-    return {"examples": by_examples, "uniform": uniform}[name]

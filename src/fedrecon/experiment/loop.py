@@ -3,23 +3,23 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import Thread
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from fedrecon.errors import DataError
-from fedrecon.evaluation import DERIVED, Evaluation, evaluate
+from fedrecon.evaluation import Evaluation, evaluate
 from fedrecon.experiment.checkpoint import CheckpointError, Checkpoints
 from fedrecon.experiment.interrupt import Interrupt
 from fedrecon.experiment.job import Job
 from fedrecon.experiment.measure import Stopwatch
-from fedrecon.experiment.metrics import higher_is_better
 from fedrecon.experiment.progress import Progress
-from fedrecon.experiment.records import COUNTS, TRAINING, Records, Row, place, rows
+from fedrecon.experiment.records import TRAINING, Records, Row, place, rows
+from fedrecon.experiment.rounds import Best, Evaluated, better, mean_of, score, training_rows
 from fedrecon.federation.blocks import Plan, plan_evaluation
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
@@ -28,44 +28,6 @@ from fedrecon.simulation import Round, Simulation
 # Seconds between two looks at the results of past rounds, and how many rounds the device keeps to work on
 # while they are fetched.
 LOOK_EVERY, LAG = 0.5, 2
-
-
-class Evaluated(NamedTuple):
-    """What callbacks get after each evaluated round.
-
-    Attributes:
-        round: Rounds done.
-        rounds: Rounds asked for.
-        state: The server's state.
-        training: Means of the loss and of the metrics over the query examples since the last evaluation.
-        evaluations: By the name of their clients' split.
-        seconds: Since the run began.
-    """
-
-    round: int
-    rounds: int
-    state: Any
-    training: dict[str, float]
-    evaluations: dict[str, Evaluation]
-    seconds: float
-
-
-class Best(NamedTuple):
-    """The best evaluation so far.
-
-    Attributes:
-        round: Rounds done.
-        metric: What it was the best in, and `value` its value over examples.
-        value: That value.
-        global_params: The parameters.
-        kept: What goes back to what clients kept then, where they keep something and it will be asked for.
-    """
-
-    round: int
-    metric: str
-    value: float
-    global_params: Any
-    kept: Mapping[str, Any] | None = None
 
 
 class Loop:
@@ -148,6 +110,8 @@ class Loop:
                         break
         except KeyboardInterrupt:
             self.interrupted = True
+        finally:
+            self.simulation.lowered.set()  # where no round came so far: somebody may wait for it
         if self.interrupted:
             # A second Ctrl-C may come at any place, also in the middle of a round's evaluation.
             self._pending = deque(round for round in self._pending if round.number <= self.done)
@@ -182,12 +146,13 @@ class Loop:
         return {name: self.evaluated(state, kept, name) for name in self.job.while_training()}
 
     def _compile_evaluation(self) -> None:
-        """Evaluates one client of each validation set for the program that it compiles, beside the first
-        round's compilation.
+        """Evaluates one client of each validation set for the program that it compiles, while the machine
+        compiles that of the rounds.
 
         What goes wrong here does so again where the evaluation is wanted, and is told there.
         """
         job = self.job
+        self.simulation.lowered.wait()
         with suppress(Exception):
             kept = self.simulation.kept
             for name in job.while_training():
@@ -238,13 +203,13 @@ class Loop:
         """Fetches the metrics of all but the last few rounds."""
         while len(self._pending) > leave:
             round = self._pending[0]
-            means = {name: _numbers(mean) for name, mean in round.metrics().items()}
+            means = {name: (float(mean.total), float(mean.weight)) for name, mean in round.metrics().items()}
             self._pending.popleft()
-            self.records.append(_rows(round, means))
+            self.records.append(training_rows(round, means))
             for name, (total, weight) in means.items():
                 before = self._since.get(name, (0.0, 0.0))
                 self._since[name] = (before[0] + total, before[1] + weight)
-            self.progress.round(round.number, _value(*means["loss"]))
+            self.progress.round(round.number, mean_of(*means["loss"]))
         self.records.write()
         self._looked = time.monotonic()
 
@@ -265,7 +230,7 @@ class Loop:
                     mark = kept.mark(number)
                     kept.hold(mark)
                 self.best = Best(number, metric, value, state.global_params, mark)
-        training = {name: _value(*mean) for name, mean in self._since.items()}
+        training = {name: mean_of(*mean) for name, mean in self._since.items()}
         self._since = {}
         report = Evaluated(number, self.job.rounds, state, training, evaluations, seconds)
         self.progress.evaluated(report)
@@ -293,42 +258,3 @@ class Loop:
         if self.job.select == "best":
             tree["best"] = self.state.global_params if self.best is None else self.best.global_params
         return tree
-
-
-def score(metrics: dict[str, float]) -> tuple[str, float]:
-    """The metric that decides which evaluation is the best, and its value."""
-    for name in ("rmse", "perplexity", "loss"):
-        if name in metrics:
-            return name, metrics[name]
-    name = next(iter(metrics))
-    return name, metrics[name]
-
-
-def better(metric: str, value: float, than: float) -> bool:
-    """Whether a value of a metric is better than another; of a metric that is not known, the lower one is."""
-    return value > than if higher_is_better(metric) else value < than
-
-
-def _rows(round: Round, means: dict[str, tuple[float, float]]) -> Iterator[Row]:
-    number = round.number
-    for name, (total, weight) in means.items():
-        if name in COUNTS:
-            yield Row(number, "train", TRAINING, "total", name, total)
-        else:
-            yield from rows(number, "train", TRAINING, {"examples": _derived(name, _value(total, weight))})
-    for name in ("clients", "bytes_down", "bytes_up", "dense_bytes_down", "dense_bytes_up"):
-        yield Row(number, "train", TRAINING, "total", name, float(getattr(round, name)))
-
-
-def _numbers(mean: Any) -> tuple[float, float]:
-    return float(mean.total), float(mean.weight)
-
-
-def _value(total: float, weight: float) -> float:
-    return total / weight if weight else math.nan
-
-
-def _derived(name: str, value: float) -> dict[str, float]:
-    """A metric and what is reported beside it."""
-    more = {other: float(f(value)) for other, (source, f) in DERIVED.items() if source == name}
-    return {name: value, **more}

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,12 @@ from fedrecon.experiment.checkpoint import Checkpoints
 from fedrecon.experiment.environment import environment
 from fedrecon.experiment.folder import RunFolder
 from fedrecon.experiment.job import Job
-from fedrecon.experiment.loop import Evaluated, Loop
+from fedrecon.experiment.loop import Loop
 from fedrecon.experiment.measure import Stopwatch, device_memory, peak_memory
 from fedrecon.experiment.progress import Progress
 from fedrecon.experiment.records import METRICS, Records, Row, place, rows
 from fedrecon.experiment.result import Result
+from fedrecon.experiment.rounds import Evaluated
 from fedrecon.federation.blocks import Plan
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
@@ -165,9 +166,6 @@ def run(
         if out is not None:
             folder = RunFolder(Path(out), job.configuration(), job.fingerprint())
             stack.callback(folder.close)
-            loading = Thread(target=_load_ahead)
-            loading.start()
-            stack.callback(loading.join)
         watch = Stopwatch(started)
         stack.callback(watch.close)
         shown = stack.enter_context(progress or Progress())
@@ -182,6 +180,10 @@ def run(
         )
         if folder is not None:
             _describe(folder, simulation.plan, job)
+            loading = Thread(target=_load_ahead, args=[simulation.lowered])
+            loading.start()
+            stack.callback(loading.join)
+            stack.callback(simulation.lowered.set)  # first of all, if no round came so far
         loop = Loop(
             job,
             simulation,
@@ -259,8 +261,9 @@ def _write_figures(
     return plots.write(folder.path / folders.PLOTS, [plots.Curves(title, records, values)])
 
 
-def _load_ahead() -> None:
+def _load_ahead(lowered: Event) -> None:
     """Loads what writes checkpoints and figures, which takes a second, while the first round compiles."""
+    lowered.wait()
     for name in ("orbax.checkpoint", "pyarrow.parquet", "fedrecon.experiment.plots"):
         import_module(name)
 

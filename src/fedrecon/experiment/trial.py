@@ -15,8 +15,8 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.files import remove
 from fedrecon.experiment.folder import CHECKPOINTS, KEPT
 from fedrecon.experiment.job import Job
-from fedrecon.experiment.loop import Evaluated
 from fedrecon.experiment.metrics import higher_is_better, shown_first
+from fedrecon.experiment.rounds import Evaluated
 from fedrecon.experiment.settings import SettingError, flat
 from fedrecon.experiment.task import Task
 from fedrecon.experiment.training import run
