@@ -4,7 +4,6 @@ import functools
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from threading import Event
 from typing import Any, NamedTuple
 
 import jax
@@ -80,7 +79,6 @@ class Simulation:
         plan: How cohorts are cut into blocks.
         kept: What clients keep between rounds; None for a stateless algorithm. It follows `rounds`, and
             goes back where they go on from an earlier state.
-        lowered: Set once Python has done its part of compiling the rounds, and other threads delay them less.
 
     Args:
         kept_in: Folder for what clients keep, where a run before it is replaced; None for a temporary one.
@@ -120,7 +118,6 @@ class Simulation:
         )
         cohort = self._devices.spread(functools.partial(_cohort, algorithm, views))
         self._cohort = jax.jit(cohort, compiler_options=engine_options())
-        self.lowered = Event()
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
 
@@ -168,9 +165,6 @@ class Simulation:
                 names = [self.clients.keys[cohort[positions]] for positions in slots]
                 if self.kept is not None:
                     batches = tuple(map(functools.partial(_with_kept, self.kept), batches, names))
-                if not self.lowered.is_set():
-                    self._cohort.lower(state.global_params, state.round, batches)  # the call finds it done
-                    self.lowered.set()
                 update, found, kept = self._cohort(state.global_params, state.round, batches)
                 if self.kept is not None:
                     for chosen, value in zip(names, kept, strict=True):

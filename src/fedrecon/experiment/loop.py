@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, cast
 
 import jax
@@ -36,6 +36,9 @@ class Loop:
     The device is never waited for between evaluations and checkpoints, except that twice a second the
     metrics of rounds are fetched which lie a little back.
 
+    Attributes:
+        begun: Set after the first round: what may wait until then must not delay it.
+
     Args:
         job: What to do.
         simulation: Of the job's training clients.
@@ -65,6 +68,7 @@ class Loop:
         self.best: Best | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.interrupted = False
+        self.begun = Event()
         self._ahead = Thread(target=self._compile_evaluation)
         self._pending: deque[Round] = deque()
         self._looked = time.monotonic()
@@ -111,7 +115,7 @@ class Loop:
         except KeyboardInterrupt:
             self.interrupted = True
         finally:
-            self.simulation.lowered.set()  # where no round came so far: somebody may wait for it
+            self.begun.set()  # where no round came so far: somebody may wait for it
         if self.interrupted:
             # A second Ctrl-C may come at any place, also in the middle of a round's evaluation.
             self._pending = deque(round for round in self._pending if round.number <= self.done)
@@ -146,13 +150,13 @@ class Loop:
         return {name: self.evaluated(state, kept, name) for name in self.job.while_training()}
 
     def _compile_evaluation(self) -> None:
-        """Evaluates one client of each validation set for the program that it compiles, while the machine
-        compiles that of the rounds.
+        """Evaluates one client of each validation set for the program that it compiles, beside the rounds that
+        come before.
 
         What goes wrong here does so again where the evaluation is wanted, and is told there.
         """
         job = self.job
-        self.simulation.lowered.wait()
+        self.begun.wait()
         with suppress(Exception):
             kept = self.simulation.kept
             for name in job.while_training():
@@ -184,6 +188,7 @@ class Loop:
         if self.watch.first_round is None:
             jax.block_until_ready(round.state)
             self.watch.first()
+            self.begun.set()
         evaluating = last or number % self.job.evaluate_every == 0
         saving = last or number % self.job.checkpoint_every == 0
         if evaluating or saving:

@@ -180,10 +180,6 @@ def run(
         )
         if folder is not None:
             _describe(folder, simulation.plan, job)
-            loading = Thread(target=_load_ahead, args=[simulation.lowered])
-            loading.start()
-            stack.callback(loading.join)
-            stack.callback(simulation.lowered.set)  # first of all, if no round came so far
         loop = Loop(
             job,
             simulation,
@@ -193,6 +189,11 @@ def run(
             shown,
             callbacks,
         )
+        if folder is not None:
+            loading = Thread(target=_load_ahead, args=[loop.begun])
+            loading.start()
+            stack.callback(loading.join)
+            stack.callback(loop.begun.set)  # before that, if no round came so far
         loop.restore()
         if loop.resumed_from is not None or loop.recomputed:
             shown.note(_resumed(loop))
@@ -261,9 +262,9 @@ def _write_figures(
     return plots.write(folder.path / folders.PLOTS, [plots.Curves(title, records, values)])
 
 
-def _load_ahead(lowered: Event) -> None:
-    """Loads what writes checkpoints and figures, which takes a second, while the first round compiles."""
-    lowered.wait()
+def _load_ahead(begun: Event) -> None:
+    """Loads what writes checkpoints and figures, which takes a second, beside the rounds."""
+    begun.wait()
     for name in ("orbax.checkpoint", "pyarrow.parquet", "fedrecon.experiment.plots"):
         import_module(name)
 
