@@ -150,8 +150,8 @@ class Loop:
         return {name: self.evaluated(state, kept, name) for name in self.job.while_training()}
 
     def _compile_evaluation(self) -> None:
-        """Evaluates one client of each validation set for the program that it compiles, beside the rounds that
-        come before.
+        """Evaluates one client of each validation set for the program that it compiles, beside the first
+        rounds.
 
         What goes wrong here does so again where the evaluation is wanted, and is told there.
         """
