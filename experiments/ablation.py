@@ -6,17 +6,14 @@ It can be interrupted; the same command goes on.
 """
 
 import argparse
-import json
-import math
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fedrecon.experiment.compiled import keep_compiled
-from fedrecon.experiment.config import load
 from fedrecon.experiment.files import write_atomically
-from fedrecon.experiment.running import console, run_experiment
-from fedrecon.experiment.tables import markdown
+from fedrecon.experiment.running import console
+from fedrecon.experiment.side_by_side import command, measured, run_side_by_side
+from fedrecon.experiment.tables import markdown, spread
 
 
 class Change(NamedTuple):
@@ -70,46 +67,33 @@ def main() -> int:
     parser.add_argument("--data", required=True, help="MovieLens 1M")
     parser.add_argument("--seeds", type=int, default=1, help="of the split and of all draws (default: 1)")
     parser.add_argument("--rounds", type=int, default=1500, help="of each run (default: 1500)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once (default: 2)")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"), help="default: runs/ablation")
     options = parser.parse_args()
-    keep_compiled()
     screen, started = console(), time.monotonic()
-    experiment = Path(__file__).with_name("movielens-newton.toml")
-    data = {"data": {"path": str(Path(options.data).absolute())}}
-    rounds = (f"training.rounds={options.rounds}", f"{DECAY}={options.rounds}")
+    experiment, data = Path(__file__).with_name("movielens-newton.toml"), str(Path(options.data).absolute())
+    commands = {}
+    for change in CHANGES:
+        out = options.out / change.name
+        rounds = f"training.rounds={options.rounds}", f"{DECAY}={options.rounds}"
+        settings = (f"name={change.name}", *change.settings, *rounds)
+        commands[out] = command(experiment, out, data, options.seeds, settings)
+    failed = run_side_by_side(commands, options.jobs, screen)
+    if failed:
+        return failed
     rows = [["recipe", "validation RMSE", "test RMSE", "accuracy %"]]
     for change in CHANGES:
-        found: list[Any] = []
-        for seed in range(options.seeds):
-            config = load(
-                experiment, (*change.settings, *rounds), {**data, "seed": seed, "name": change.name}
-            )
-            out = options.out / f"{change.name}-{seed}"
-            if run_experiment(config, out, screen).interrupted:
-                return 130
-            result = json.loads((out / "result.json").read_text(encoding="utf-8"))
-            found.append([result[split]["recon_eval"]["examples"] for split in ("validation", "test")])
-        rows.append(
-            [
-                change.what,
-                _shown([x["rmse"] for x, _ in found]),
-                _shown([x["rmse"] for _, x in found]),
-                _shown([100 * x["accuracy"] for _, x in found], 1),
-            ]
-        )
+        found = [
+            measured(options.out / change.name, split, "recon_eval", metric)
+            for split, metric in (("validation", "rmse"), ("test", "rmse"), ("test", "accuracy"))
+        ]
+        errors = [spread(x, "{:.3f}".format) for x in found[:2]]
+        rows.append([change.what, *errors, spread(found[2], lambda x: f"{100 * x:.1f}")])
     table = markdown(rows)
     write_atomically(options.out / "ablation.md", table + "\n")
     screen.print(table, markup=False)
     screen.print(f"{options.seeds} seeds, {time.monotonic() - started:.0f} s; {options.out / 'ablation.md'}")
     return 0
-
-
-def _shown(values: list[float], digits: int = 3) -> str:
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1))
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -6,17 +6,14 @@ It can be interrupted; the same command goes on.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from fedrecon.experiment.compiled import keep_compiled
-from fedrecon.experiment.config import load
 from fedrecon.experiment.files import write_atomically
 from fedrecon.experiment.running import console
-from fedrecon.experiment.seeds import train_seeds
-from fedrecon.experiment.tables import markdown
+from fedrecon.experiment.side_by_side import command, measured, run_side_by_side
+from fedrecon.experiment.tables import markdown, spread
 
 
 class Line(NamedTuple):
@@ -46,29 +43,28 @@ def main() -> int:
     )
     parser.add_argument("--data", required=True, help="MovieLens 1M")
     parser.add_argument("--seeds", type=int, default=5, help="of the split and of all draws (default: 5)")
+    parser.add_argument("--jobs", type=int, default=2, help="experiments at once (default: 2)")
     parser.add_argument("--out", type=Path, default=Path("runs/table1"), help="default: runs/table1")
     options = parser.parse_args()
-    keep_compiled()
     screen, started = console(), time.monotonic()
-    folder = Path(__file__).with_name("table1")
-    data = {"data": {"path": str(Path(options.data).absolute())}}
+    folder, data = Path(__file__).with_name("table1"), str(Path(options.data).absolute())
+    commands = {
+        options.out / x.experiment: command(
+            folder / f"{x.experiment}.toml", options.out / x.experiment, data, options.seeds
+        )
+        for x in TABLE
+    }
+    failed = run_side_by_side(commands, options.jobs, screen)
+    if failed:
+        return failed
     rows = [["method", "protocol", "RMSE", "accuracy %", "paper's RMSE / accuracy %"]]
     for line in TABLE:
-        config = load(folder / f"{line.experiment}.toml", above=data)
-        if not train_seeds(config, options.out / line.experiment, options.seeds, screen):
-            return 130
-        result = json.loads((options.out / line.experiment / "result.json").read_text(encoding="utf-8"))
-        found = result["test"][line.protocol]["examples"]
-        rmse, accuracy = found["rmse"], found["accuracy"]
-        rows.append(
-            [
-                line.method,
-                line.protocol,
-                f"{rmse['mean']:.3f} ± {rmse['deviation']:.3f}",
-                f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['deviation']:.1f}",
-                line.paper,
-            ]
+        rmse, accuracy = (
+            measured(options.out / line.experiment, "test", line.protocol, metric)
+            for metric in ("rmse", "accuracy")
         )
+        shown = spread(rmse, "{:.3f}".format), spread(accuracy, lambda x: f"{100 * x:.1f}")
+        rows.append([line.method, line.protocol, *shown, line.paper])
     table = markdown(rows)
     write_atomically(options.out / "table1.md", table + "\n")
     screen.print(table, markup=False)

@@ -68,7 +68,8 @@ def write_run(
     records.commit()
     sent = {"down": 2e3, "up": 1e3, "dense_down": 2e4, "dense_up": 2e4}
     found |= {"rounds": 10, "selected_round": 10, "finished": finished, "seconds": {"total": 5.0 + seed}}
-    found |= {"bytes_per_client_and_round": sent, "peak_memory_bytes": 10**8}
+    found |= {"bytes_per_client_and_round": sent, "peak_memory_bytes": 10**8, "raw_data_bytes": None}
+    found |= {"work_per_client_and_round": {"gradient_steps": 40.0, "solves": 0.0, "example_passes": 200.0}}
     (path / "result.json").write_text(report.dumps(found))
     return path
 

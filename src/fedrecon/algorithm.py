@@ -3,7 +3,8 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from .model import Model, Objective, Params, leaf_at, without_tables
 from .optimizers import describe
 from .solver import Metrics, Stage
 from .stats import Mean
+from .steps import WORK
 
 
 class ServerState(NamedTuple):
@@ -79,6 +81,8 @@ class Algorithm:
         personalize: `(Broadcast, kept, support, key) -> local_params`: evaluation, serving, export.
         name: For records.
         hyperparameters: For records: what it was made of.
+        exchanges: What rounds would move over a network, for the count of bytes: `"parameters"`, down and
+            up; `"nothing"`; or `"examples"`, which have left the clients once before the first round.
     """
 
     model: Model
@@ -90,6 +94,7 @@ class Algorithm:
     personalize: Callable[..., Params]
     name: str = "algorithm"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    exchanges: Literal["parameters", "nothing", "examples"] = "parameters"
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{k}={_show(v)}" for k, v in self.hyperparameters.items())
@@ -145,11 +150,23 @@ def keeps_nothing(global_params: Params, key: Any) -> tuple[()]:
 def displacement(
     stage: Stage, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
 ) -> tuple[Params, dict[str, Any], Metrics]:
-    """How a stage changes parameters: `Solver.displacement`, or for stages without it the difference."""
+    """How a stage changes parameters: `Solver.displacement`, or for stages without it the difference.
+
+    The metrics tell what it took, too.
+    """
     if hasattr(stage, "displacement"):
-        return stage.displacement(objective, params, examples, key, round)
-    new, metrics = stage(objective, params, examples, key, round)
-    return jax.tree.map(jnp.subtract, new, params), {}, metrics
+        change, rows, metrics = stage.displacement(objective, params, examples, key, round)
+    else:
+        new, metrics = stage(objective, params, examples, key, round)
+        change, rows = jax.tree.map(jnp.subtract, new, params), {}
+    return change, rows, metrics | work_of(stage, examples, round)
+
+
+def work_of(stage: Stage, examples: Examples, round: Any) -> Metrics:
+    """What a stage takes with a client's examples, as metrics; empty for one that does not say."""
+    work = getattr(stage, "work", None)
+    found = {} if work is None else work(examples, round)
+    return {name: Mean(jnp.asarray(x, jnp.float32), jnp.ones(())) for name, x in found.items()}
 
 
 def update_of(
@@ -158,6 +175,7 @@ def update_of(
     metrics: Metrics,
     client_weight: Callable[[Mean], Any] = by_examples,
     kept: Any = (),
+    more_work: Mapping[str, Mean] = MappingProxyType({}),
 ) -> Update:
     """What a client sends after its update phase.
 
@@ -172,7 +190,12 @@ def update_of(
         client_weight: From the mean of the loss, its weight being the examples processed, to the client's
             weight.
         kept: What the client would keep; see `kept_after`.
+        more_work: What other stages took, as `work_of` tells it; counted with that of the update stage.
     """
+    work = {name: metrics[name] for name in WORK if name in metrics}
+    metrics = {name: mean for name, mean in metrics.items() if name not in work}
+    for name, mean in more_work.items():
+        work[name] = Mean(work[name].total + mean.total, mean.weight) if name in work else mean
     weight = client_weight(metrics["loss"])
     # A sum is finite only if all its terms are; it takes a fraction of the time of a look at each. One that
     # overflows although its terms are finite would spoil the cohort's sum as well.
@@ -182,7 +205,7 @@ def update_of(
     metrics = {name: mean.where(finite) for name, mean in metrics.items()}
     share = {"dropped": ~finite, "empty": finite & (metrics["loss"].weight == 0)}
     counts = {name: Mean(x.astype(jnp.float32), jnp.ones(())) for name, x in share.items()}
-    return Update(mean, rows, {**metrics, **counts})
+    return Update(mean, rows, {**metrics, **counts, **work})
 
 
 def kept_after(update: Update, new: Any, old: Any) -> Any:

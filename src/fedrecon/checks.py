@@ -15,9 +15,10 @@ from .lookups import Found, Trial, check_lookups, check_no_look
 from .model import Model, Params, check_loss, leaf_at, leaves_of
 from .rows import groups
 from .stats import Mean
+from .steps import WORK
 
 _EXAMPLES = 8
-_RESERVED = ("loss", "dropped", "empty")  # what the library reports beside a model's metrics
+_RESERVED = ("loss", "dropped", "empty", *WORK)  # what the library reports beside a model's metrics
 
 
 def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, key: Any) -> None:

@@ -11,6 +11,7 @@ from .data import Examples
 from .linear import solve
 from .model import Objective, Params, check_loss
 from .solver import Metrics
+from .steps import EXAMPLE_PASSES, SOLVES
 
 _MOST_PARAMETERS = 2000
 
@@ -41,6 +42,10 @@ class Newton:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if self.damping < 0:
             raise ValueError(f"damping must not be negative, got {self.damping}")
+
+    def work(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+        """What a call with these examples takes: solves and example passes, see `steps.WORK`."""
+        return {SOLVES: self.iterations, EXAMPLE_PASSES: self.iterations * examples.count()}
 
     def __call__(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None

@@ -38,8 +38,9 @@ class Round(NamedTuple):
         number: Rounds done, this one included.
         state: The server's.
         clients: Size of the cohort.
-        bytes_down: Bytes that reached the cohort: rows of tables and all other parameters.
-        bytes_up: Bytes that left it, row numbers included.
+        bytes_down: Bytes that would reach the cohort: rows of tables and all other parameters; 0 where the
+            algorithm exchanges no parameters.
+        bytes_up: Bytes that would leave it, row numbers included.
         dense_bytes_down: The same with whole tables.
         dense_bytes_up: The same with whole tables.
         block_metrics: Sums of each block's metrics, on the device.
@@ -172,8 +173,10 @@ class Simulation:
                 total = update if total is None else self._merge(total, update)
                 metrics += found
             state = self._finish(state, total)
-            down, up = self._bytes.of(len(cohort), self._layout.touched(cohort))
-            dense = self._bytes.dense * len(cohort)
+            down = up = dense = 0
+            if self.algorithm.exchanges == "parameters":
+                down, up = self._bytes.of(len(cohort), self._layout.touched(cohort))
+                dense = self._bytes.dense * len(cohort)
             yield Round(number + 1, state, len(cohort), down, up, dense, dense, metrics)
 
 

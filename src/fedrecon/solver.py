@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int
 
 from . import rows
 from .data import Examples
@@ -16,7 +17,7 @@ from .model import Objective, Params, check_loss, leaf_at, path_of, with_leaves
 from .optimizers import describe
 from .stats import Mean
 from .step_rows import counted, frozen_rows, with_ids, without
-from .steps import plan_steps
+from .steps import EXAMPLE_PASSES, GRADIENT_STEPS, Steps, plan_steps
 
 Metrics = dict[str, Mean]
 
@@ -27,7 +28,7 @@ class Stage(Protocol):
 
     It returns the fitted parameters and the means of the loss (`"loss"`) and of the objective's metrics,
     every prediction made before the step that its batch took. A stage that has a method `locality` as
-    `Solver` has may be given rows instead of tables.
+    `Solver` has may be given rows instead of tables; one that has a method `work` is counted.
     """
 
     def __call__(
@@ -92,6 +93,15 @@ class Solver:
         """How finely tables among the parameters it fits may be cut into rows: see `rows.locality`."""
         return rows.locality(self.optimizer, params, tables)
 
+    def work(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+        """What a call with these examples takes: gradient steps and example passes, see `steps.WORK`."""
+        taken = self.taken(examples, round)
+        return {GRADIENT_STEPS: jnp.sum(taken > 0), EXAMPLE_PASSES: jnp.sum(taken)}
+
+    def taken(self, examples: Examples, round: Any = None) -> Int[Array, "step"]:
+        """How many examples each step of a call takes; 0 for one that is not made."""
+        return jnp.sum(self._plan(examples, round, shuffle=False, key=None).valid, axis=1)
+
     def __call__(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
     ) -> tuple[Params, Metrics]:
@@ -147,12 +157,7 @@ class Solver:
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
     ) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
         k_order, k_loss = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-        passes: Any = self.epochs
-        if self.growing_epochs:
-            passes = jnp.minimum((0 if round is None else round) + 1, self.epochs)
-        plan = plan_steps(
-            examples, self.batch_size, self.epochs, passes, self.max_steps, self.shuffle, k_order
-        )
+        plan = self._plan(examples, round, self.shuffle, k_order)
         batches = plan.batches(examples)
         factor = 1.0 if self.schedule is None else self.schedule(0 if round is None else round)
 
@@ -202,6 +207,12 @@ class Solver:
             (new, _), metrics = jax.lax.scan(step, (params, opt_state), (ids, xs))
             change = jax.tree.map(jnp.subtract, new, params)
         return new, change, touched, {name: mean.sum() for name, mean in metrics.items()}
+
+    def _plan(self, examples: Examples, round: Any, shuffle: bool, key: Any) -> Steps:
+        passes: Any = self.epochs
+        if self.growing_epochs:
+            passes = jnp.minimum((0 if round is None else round) + 1, self.epochs)
+        return plan_steps(examples, self.batch_size, self.epochs, passes, self.max_steps, shuffle, key)
 
     def _value(
         self, objective: Objective, params: Params, frozen: Params, batch: Examples, count: Any, key: Any

@@ -9,6 +9,10 @@ from jaxtyping import Array, Bool, Int
 
 from .data import Examples, random_order
 
+# What fitting takes, whatever the machine: steps along a gradient; linear systems that are solved; examples
+# that are gone through for these, counted again in every pass.
+WORK = GRADIENT_STEPS, SOLVES, EXAMPLE_PASSES = "gradient_steps", "solves", "example_passes"
+
 
 class Steps(NamedTuple):
     """The steps of one stage on one client.

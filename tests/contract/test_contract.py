@@ -4,6 +4,7 @@ A new algorithm is added to `ALGORITHMS`, and nothing else has to be written for
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -173,6 +174,53 @@ def test_blocks_and_passes_by_rows_are_clients_one_by_one_with_whole_tables(name
         lambda a, b: np.abs(a - b).max() > 1e-3, state.global_params, run.start.global_params
     )
     assert all(jax.tree.leaves(moved))
+
+
+def steps(counts: Sequence[int], batch_size: int | None, epochs: int = 1, max_steps: int = 99) -> Any:
+    """Gradient steps of clients with so many examples, and how many examples these go through."""
+    found = np.zeros(2, int)
+    for count in counts:
+        cut = [min(batch_size or count, count - i) for i in range(0, count, batch_size or max(count, 1))]
+        found += [len(taken := (cut * epochs)[:max_steps]), sum(taken)]
+    return found
+
+
+def cut_in_pairs(counts: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """Sizes of support and query sets of alternate batches of 2."""
+    support = [sum(min(2, n - i) for i in range(0, n, 4)) for n in counts]
+    return support, [n - s for n, s in zip(counts, support, strict=True)]
+
+
+SUPPORT, QUERY = cut_in_pairs(LENGTHS)
+ONCE = steps(LENGTHS, 2)
+# By algorithm: gradient steps and example passes of stages that descend.
+DESCENTS = {
+    "sgd": steps(SUPPORT, 2) + steps(QUERY, 2),
+    "adam": steps(SUPPORT, 2, 2, 5) + steps(QUERY, 2, 2, 5),
+    "joint": steps(SUPPORT, 2) + steps(QUERY, 2),
+    "fedavg": steps(LENGTHS, 3, 2),
+    "fedalt": 2 * ONCE,
+    "fedsim": ONCE,
+    "fedper": ONCE,
+    "fedrep": ONCE,
+    "lg_fedavg": ONCE,
+    "ditto": ONCE + steps(LENGTHS, 2, 2, 5),
+    "pfedme": 3 * ONCE,  # every step's batch is gone through twice to find the personal model
+}
+
+
+@every_algorithm
+def test_what_clients_compute_is_counted(name):
+    found = {n: float(mean.total) for n, mean in simulated(name, "repeats").metrics[0].items()}
+    if name == "newton":  # halves at random: which clients have a query set is another test's
+        assert found["solves"] == len(LENGTHS)
+        assert found["example_passes"] == sum(LENGTHS)
+        assert found["gradient_steps"] == len(LENGTHS) - simulated(name, "repeats").metrics[0]["empty"].total
+        return
+    solved = len(LENGTHS) if name == "fedrep" else 0
+    assert found.get("solves", 0) == solved
+    passes = sum(LENGTHS) if name == "fedrep" else 0
+    assert [found["gradient_steps"], found["example_passes"] - passes] == DESCENTS[name].tolist()
 
 
 def test_slots_of_two_lengths():

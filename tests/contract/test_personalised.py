@@ -25,6 +25,7 @@ from fedrecon.newton import Newton
 from fedrecon.optimizers import optimizer
 from fedrecon.simulation import Simulation
 from fedrecon.solver import Solver
+from fedrecon.steps import WORK
 
 PAIRS = AlternateBatches(2)
 ADAM = Solver(optimizer("adam", learning_rate=0.05, eps=0.01, eps_root=1e-6), 2, epochs=2)
@@ -83,6 +84,21 @@ def test_training_by_rows_is_training_with_whole_tables(name, kind):
     assert metrics["dropped"].total == 0 and metrics["empty"].total >= 1
     change = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.global_params, start.global_params)
     assert all(x == 0 if name == "local_only" else x > 1e-3 for x in jax.tree.leaves(change))
+
+
+def test_what_clients_compute_is_counted():
+    """Of clients of 0, 3 and 9 examples, whose support sets have 0, 2 and 5: 0, 1 and 3 batches."""
+    wanted = {  # gradient steps, solves, example passes
+        "local_only": (2 + 5, 0, 3 + 9),
+        "maml": ((1 + 1) + (2 + 2 * 3), 0, (1 + 2) + (4 + 2 * 5)),
+        "first_order_maml": ((1 + 1) + (3 + 2), 0, 3 + 9),
+        "full_gradient": ((1 + 2) + (2 + 2 * 6), 0, (1 + 4) + (4 + 2 * 10)),
+        "full_gradient, newton": (2, 2, 3 + 9),
+    }
+    for name in TRAINING:
+        metrics = trained(name, "repeats", by_rows=True)[1]
+        found = [float(metrics[n].total) if n in metrics else 0 for n in WORK]
+        assert tuple(found) == wanted[name], name
 
 
 @pytest.mark.parametrize("name", SERVING)

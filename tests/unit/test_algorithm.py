@@ -22,6 +22,7 @@ from fedrecon.algorithm import (
     uniform,
     update_of,
     with_usable_tables,
+    work_of,
 )
 from fedrecon.algorithms.fedavg import fedavg
 from fedrecon.algorithms.fedrecon import fedrecon
@@ -31,6 +32,7 @@ from fedrecon.newton import Newton
 from fedrecon.optimizers import optimizer
 from fedrecon.solver import Solver
 from fedrecon.stats import Mean
+from fedrecon.steps import WORK
 
 ADAM = optimizer("adam", learning_rate=0.1)
 LOSS = Mean(jnp.array(6.0), jnp.array(3.0))
@@ -65,6 +67,16 @@ def test_a_client_without_query_examples_is_counted():
     update = sent([0.0, 0.0], {"loss": Mean(jnp.array(0.0), jnp.array(0.0))})
     assert update.metrics["empty"] == Mean(1, 1)
     assert update.metrics["dropped"] == Mean(0, 1)
+
+
+def test_the_work_of_all_stages_is_counted_also_of_who_is_dropped():
+    examples = Examples({}, jnp.ones(5, bool))
+    first, own = work_of(solver(), examples, 0), work_of(Newton(2), examples, 0)
+    update = sent([np.nan], {"loss": LOSS} | first, more_work=own)
+    found = {name: float(update.metrics[name].total) for name in WORK}
+    assert found == {"gradient_steps": 3, "solves": 2, "example_passes": 15}
+    assert update.metrics["dropped"] == Mean(1, 1)
+    assert work_of(lambda *_: None, examples, 0) == {}
 
 
 def test_client_weights():

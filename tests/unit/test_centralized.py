@@ -13,7 +13,7 @@ from fedrecon.errors import DataError
 from fedrecon.evaluation import evaluate
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.holding import hold_out
-from fedrecon.federation.pooling import in_batches, numbered
+from fedrecon.federation.pooling import in_batches, numbered, raw_bytes
 from fedrecon.federation.sampling import Passes
 from fedrecon.newton import Newton
 from fedrecon.optimizers import optimizer
@@ -44,6 +44,7 @@ def trained(rounds=3, batch=4, cohort=2):
     start = jax.device_get(state.global_params)
     for round in simulation.rounds(state, rounds):
         state = round.state
+        assert round.bytes_down == round.bytes_up == round.dense_bytes_down == round.dense_bytes_up == 0
     cohorts = [Passes(cohort).indices(r, batches.num_examples, 0) for r in range(rounds)]
     return algorithm, state, start, [[batches[batches.ids[i]] for i in c] for c in cohorts]
 
@@ -93,6 +94,13 @@ def test_mini_batches_lose_no_example():
     assert rows(batches) == rows(everyone)
     other = in_batches(everyone, 4, seed=4)
     assert other.column("rating").tolist() != batches.column("rating").tolist()
+
+
+def test_what_clients_give_away_is_their_examples():
+    total = int(clients().num_examples.sum())
+    item = clients().column("item").dtype.itemsize
+    assert raw_bytes(in_batches(numbered(clients()), 4, seed=3)) == total * (item + 4)
+    assert raw_bytes(clients().take([])) == 0
 
 
 def test_what_cannot_be_pooled_is_refused():

@@ -94,8 +94,26 @@ def test_what_it_cost_and_took_to_get_there(folders):
     assert new["rounds to accuracy 0.2"].mean == 5
     assert of(table, method="old")["seconds"] == (6.0, 1.0, 3)
     assert (old["down"].mean, old["down, dense"].mean, old["clients per round"].mean) == (2e3, 2e4, COHORT)
+    assert (old["gradient steps"].mean, old["example passes"].mean) == (40, 200)
+    assert not {"solves", "raw data"} & {column.name for column in table.columns}  # nobody has any
     single = cost(methods([folders / "old" / "seed-0"]), [Target.parse("rmse=0.1")])
     assert of(single, method="old")["rounds to RMSE 0.1"] == "not reached"
+
+
+def test_data_that_left_the_clients_and_work_that_nobody_counted(tmp_path):
+    """The second run is of before either was recorded."""
+    for name, values in (("pooled", {"raw_data_bytes": 8 * 10**6}), ("early", None)):
+        write_run(tmp_path / name, name, 0.9, 0)
+        path = tmp_path / name / "result.json"
+        result = json.loads(path.read_text())
+        if values is None:
+            del result["work_per_client_and_round"], result["raw_data_bytes"]
+        path.write_text(json.dumps(result | (values or {})))
+    table = cost(methods([tmp_path / "pooled", tmp_path / "early"]))
+    assert of(table, method="pooled")["raw data"] == 8 * 10**6
+    early = of(table, method="early")
+    assert (early["raw data"], early["gradient steps"]) == (None, None)
+    assert table.text()[1][-1] == "8.0 MB"
 
 
 @pytest.mark.parametrize("text", ["rmse", "=1", "rmse=low", "rmse=nan"])

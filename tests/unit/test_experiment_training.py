@@ -152,6 +152,8 @@ def test_the_run_folder_holds_everything(finished):
     assert result["rounds"] == 6
     assert set(result["seconds"]) == {"total", "compilation", "to_first_round"}
     assert set(result["bytes_per_client_and_round"]) == {"down", "up", "dense_down", "dense_up"}
+    assert set(result["work_per_client_and_round"]) == {"gradient_steps", "solves", "example_passes"}
+    assert result["raw_data_bytes"] is None
     assert result["peak_memory_bytes"] > 1e7
     assert "| test | examples |" in (out / "summary.md").read_text()
 

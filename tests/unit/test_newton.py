@@ -50,6 +50,11 @@ def test_one_step_is_exact_and_what_has_no_slope_stays():
     np.testing.assert_allclose(metrics["loss"].total, squares(START, jnp.array([1.0, 2.0, 4.0])).total.sum())
 
 
+def test_work_is_a_solve_in_every_iteration():
+    work = Newton(iterations=3).work(Examples({}, np.arange(5) < 4))
+    assert {name: int(x) for name, x in work.items()} == {"solves": 3, "example_passes": 12}
+
+
 def test_without_examples_and_penalty_the_start_stays():
     found, metrics = fit(squares, START, count=0)
     jax.tree.map(np.testing.assert_array_equal, found, START)

@@ -61,7 +61,7 @@ def test_no_rounds(simulation, start):
 def test_metrics_of_a_round(simulation, start, rounds):
     cohort = Passes(3).indices(0, CLIENTS.num_examples, 1)
     metrics = rounds[0].metrics()
-    assert set(metrics) == {"loss", "mse", "hits", "dropped", "empty"}
+    assert set(metrics) == {"loss", "mse", "hits", "dropped", "empty", "gradient_steps", "example_passes"}
     assert metrics["dropped"] == Mean(0, 3)
     assert metrics["empty"] == Mean(np.sum(CLIENTS.num_examples[cohort] <= 2), 3)
     # Alternate batches of two: of 3, 5 and 8 examples 1, 2 and 4 are query.

@@ -5,6 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from tests.small import solver
 
 from fedrecon.data import Examples
 from fedrecon.steps import plan_steps
@@ -48,6 +49,29 @@ def planned(batch_size, epochs, max_steps, shuffle=False, passes=None, key=0):
 def test_steps(batch_size, epochs, max_steps):
     found = planned(batch_size, epochs, max_steps)
     assert found == [one_by_one(n, batch_size, epochs, max_steps) for n in range(SIZE + 1)]
+
+
+def taken(count, **settings):
+    """The work of a solver on so many examples."""
+    work = solver(**settings).work(Examples({}, np.arange(SIZE) < count), round=0)
+    return int(work["gradient_steps"]), int(work["example_passes"])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "epochs", "max_steps"), [(2, 1, None), (3, 3, 4), (None, 2, None), (10, 2, 1)]
+)
+def test_work_is_that_of_the_steps(batch_size, epochs, max_steps):
+    for count in range(SIZE + 1):
+        steps = one_by_one(count, batch_size, epochs, max_steps)
+        wanted = len(steps), sum(map(len, steps))
+        for shuffle in (False, True):
+            settings = {"batch_size": batch_size, "epochs": epochs, "max_steps": max_steps}
+            assert taken(count, shuffle=shuffle, **settings) == wanted
+
+
+def test_work_grows_with_the_passes():
+    assert taken(5, epochs=4, growing_epochs=True) == (3, 5)
+    assert taken(5, epochs=4) == (12, 20)
 
 
 def test_fewer_passes_than_there_may_be():

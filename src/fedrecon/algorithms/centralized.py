@@ -84,4 +84,5 @@ def centralized(
         personalize,
         "centralized",
         settings,
+        exchanges="examples",
     )

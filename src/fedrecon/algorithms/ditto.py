@@ -17,6 +17,7 @@ from ..algorithm import (
     kept_after,
     subkeys,
     update_of,
+    work_of,
 )
 from ..data import Examples
 from ..model import Model, Params, on_global, personal_copy, without_tables
@@ -77,7 +78,8 @@ def ditto(
         old, objective = broadcast.global_params, on_global(shared, ())
         delta, rows, metrics = displacement(update, objective, old, examples, key, broadcast.round)
         personal = fitted(broadcast, kept, examples, key)
-        sent = update_of(delta, rows, metrics, client_weight, personal)
+        more = work_of(fit, examples, broadcast.round)
+        sent = update_of(delta, rows, metrics, client_weight, personal, more)
         return sent, kept_after(sent, personal, kept)
 
     def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:

@@ -18,11 +18,13 @@ from ..algorithm import (
     subkeys,
     update_of,
     with_usable_tables,
+    work_of,
 )
 from ..data import Examples
-from ..model import Model, Params, on_global, on_local
+from ..model import Model, on_global
 from ..solver import Stage
 from ..stats import Mean
+from .refitting import refit
 
 
 def fedalt(
@@ -57,19 +59,15 @@ def fedalt(
     """
     model = with_usable_tables(model, update)
     init, server_update = server(model, server_optimizer, aggregator)
-
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
-        (k_solve,) = subkeys(key, 1, first=3)
-        return reconstruct(on_local(model, broadcast.global_params), kept, support, k_solve, broadcast.round)[
-            0
-        ]
+    personalize = refit(model, reconstruct)
 
     def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
         (k_global,) = subkeys(key, 1, first=1)
         old, local = broadcast.global_params, personalize(broadcast, kept, examples, key)
         objective = on_global(model, local)
         delta, rows, metrics = displacement(update, objective, old, examples, k_global, broadcast.round)
-        sent = update_of(delta, rows, metrics, client_weight, local)
+        more = work_of(reconstruct, examples, broadcast.round)
+        sent = update_of(delta, rows, metrics, client_weight, local, more)
         return sent, kept_after(sent, local, kept)
 
     settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}

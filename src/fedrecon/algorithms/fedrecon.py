@@ -18,6 +18,7 @@ from ..algorithm import (
     subkeys,
     update_of,
     with_usable_tables,
+    work_of,
 )
 from ..data import AlternateBatches, Examples, Split
 from ..model import Model, Params, on_both, on_global, on_local
@@ -80,7 +81,8 @@ def fedrecon(
         else:
             objective = on_global(model, local)
             delta, rows, metrics = displacement(update, objective, old, query, k_global, broadcast.round)
-        return update_of(delta, rows, metrics, client_weight), kept
+        more = work_of(reconstruct, support, broadcast.round)
+        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
 
     settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}
     settings |= {"split": split, "joint": joint, "client_weight": client_weight, "aggregator": aggregator}

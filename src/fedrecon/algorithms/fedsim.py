@@ -18,14 +18,14 @@ from ..algorithm import (
     displacement,
     kept_after,
     server,
-    subkeys,
     update_of,
     with_usable_tables,
 )
 from ..data import Examples
-from ..model import Model, Params, on_both, on_local, path_of
+from ..model import Model, Params, on_both, path_of
 from ..solver import Solver, Stage
 from ..stats import Mean
+from .refitting import refit
 
 
 def fedsim(
@@ -65,12 +65,7 @@ def fedsim(
     both = _at_rates(update, local_rate)
     model = with_usable_tables(model, both, joint=True)
     init, server_update = server(model, server_optimizer, aggregator)
-
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
-        (k_solve,) = subkeys(key, 1, first=3)
-        return reconstruct(on_local(model, broadcast.global_params), kept, support, k_solve, broadcast.round)[
-            0
-        ]
+    personalize = refit(model, reconstruct)
 
     def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
         start = broadcast.global_params, kept

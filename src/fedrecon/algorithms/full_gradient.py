@@ -16,12 +16,14 @@ from ..algorithm import (
     displacement,
     subkeys,
     update_of,
+    work_of,
 )
 from ..data import AlternateBatches, Examples, Split
 from ..model import Model, Params, on_global
 from ..newton import Newton
 from ..solver import Stage
 from ..stats import Mean
+from ..steps import GRADIENT_STEPS
 from .fedrecon import fedrecon
 from .implicit import Implicit
 
@@ -83,7 +85,10 @@ def full_gradient(
             frozen_tables=(),
         )
         delta, rows, metrics = displacement(update, objective, old, query, k_global, broadcast.round)
-        return update_of(delta, rows, metrics, client_weight), kept
+        steps = metrics[GRADIENT_STEPS].total if GRADIENT_STEPS in metrics else 1
+        again = work_of(reconstruct, support, broadcast.round)  # in every step
+        more = {name: Mean(mean.total * steps, mean.weight) for name, mean in again.items()}
+        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
 
     settings = dict(base.hyperparameters) | {"reconstruct": reconstruct}
     settings.pop("joint")

@@ -32,6 +32,11 @@ class Implicit:
 
     stage: Stage
 
+    def work(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+        """What the stage takes; a derivative is not counted."""
+        work = getattr(self.stage, "work", None)
+        return {} if work is None else work(examples, round)
+
     def __call__(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
     ) -> tuple[Params, Metrics]:

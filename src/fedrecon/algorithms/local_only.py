@@ -16,6 +16,7 @@ from ..algorithm import (
     server,
     update_of,
     with_usable_tables,
+    work_of,
 )
 from ..data import Examples
 from ..model import Model, fully_global, on_global
@@ -44,10 +45,12 @@ def local_only(model: Model, fit: Stage) -> Algorithm:
         initial = broadcast.global_params
         _, metrics = fit(on_global(model, ()), initial, examples, key, broadcast.round)
         nothing = jax.tree.map(jnp.zeros_like, initial)
+        metrics |= work_of(fit, examples, broadcast.round)
         return update_of(nothing, {}, metrics, client_weight=lambda loss: jnp.zeros(())), kept
 
     def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> tuple[()]:
         return ()
 
     untrained = Algorithm(model, model, init, keeps_nothing, client_update, server_update, personalize)
-    return replace(finetuning(untrained, fit), name="local_only", hyperparameters={"fit": fit})
+    served = finetuning(untrained, fit)
+    return replace(served, name="local_only", hyperparameters={"fit": fit}, exchanges="nothing")

@@ -17,6 +17,7 @@ from ..algorithm import (
     subkeys,
     update_of,
     with_usable_tables,
+    work_of,
 )
 from ..data import AlternateBatches, Examples, Split
 from ..model import Model, fully_global, on_global, personal_copy
@@ -105,7 +106,8 @@ def first_order_maml(
         copy, _ = tuned.personalize(broadcast, kept, support, key)
         objective = on_global(model, ())
         delta, rows, metrics = displacement(update, objective, copy, query, k_global, broadcast.round)
-        return update_of(delta, rows, metrics, client_weight), kept
+        more = work_of(tune, support, broadcast.round)
+        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
 
     settings = {"tune": tune, **base.hyperparameters, "split": split}
     return replace(tuned, client_update=client_update, name="first_order_maml", hyperparameters=settings)

@@ -19,10 +19,11 @@ from ..algorithm import (
     uniform,
     update_of,
     with_usable_tables,
+    work_of,
 )
 from ..data import Examples
 from ..model import Batch, Model, Objective, Params, on_global, personal_copy
-from ..solver import Stage
+from ..solver import Metrics, Stage
 from ..stats import Mean
 from .ditto import check_strength
 from .fedavg import fedavg
@@ -101,7 +102,8 @@ def pfedme(
         marked = Examples({**examples.data, _VALID: examples.mask}, examples.mask, examples.positional)
         objective, old = envelope(broadcast.round, examples.count()), broadcast.global_params
         delta, rows, metrics = displacement(update, objective, old, marked, key, broadcast.round)
-        return update_of(delta, rows, metrics, client_weight), kept
+        more = _work(update, solve, examples, broadcast.round)
+        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
 
     def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
         (k_solve,) = subkeys(key, 1, first=3)
@@ -117,6 +119,20 @@ def pfedme(
         name="pfedme",
         hyperparameters={"solve": solve, **base.hyperparameters, "strength": strength},
     )
+
+
+def _work(update: Stage, solve: Stage, examples: Examples, round: Any) -> Metrics:
+    """What the solves in the steps of `update` take; empty where it does not tell how many those are."""
+    taken = getattr(update, "taken", None)
+    if taken is None:
+        return {}
+
+    def in_step(count: Any) -> Metrics:
+        batch = Examples({}, jnp.arange(examples.size) < count)
+        return jax.tree.map(lambda x: jnp.where(count > 0, x, 0), work_of(solve, batch, round))
+
+    found = jax.vmap(in_step)(taken(examples, round))
+    return {name: Mean(jnp.sum(mean.total), jnp.ones(())) for name, mean in found.items()}
 
 
 def _without_mask(batch: Batch) -> Batch:

@@ -14,10 +14,12 @@ from fedrecon.experiment.report import size
 from fedrecon.experiment.runs import Method, Run
 from fedrecon.experiment.settings import SettingError
 from fedrecon.experiment.tables import Cell, Column, Spread, Table
+from fedrecon.steps import WORK
 
 FOUR = "{:.4f}".format
 SIGNED = "{:+.4f}".format
 WHOLE = "{:,.0f}".format
+ONE = "{:,.1f}".format
 
 
 class Target(NamedTuple):
@@ -112,6 +114,17 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
         rows[-1].append(Spread.of([run.result["seconds"]["total"] for run in method.runs]))
         rows[-1].append(Spread.of([_cohort(run) for run in method.runs]))
         rows[-1] += [Spread.of([x[name] for x in sent]) for name in ("down", "up", "dense_down", "dense_up")]
+    for name in WORK:
+        taken = [_work(method, name) for method in methods]
+        if any(x is not None and x.mean for x in taken):
+            columns.append(Column(name.replace("_", " "), ONE))
+            for row, x in zip(rows, taken, strict=True):
+                row.append(x)
+    raw = [max(run.result.get("raw_data_bytes") or 0 for run in method.runs) for method in methods]
+    if any(raw):
+        columns.append(Column("raw data", size))
+        for row, examples in zip(rows, raw, strict=True):
+            row.append(examples or None)
     for target in targets:
         name = _watched(methods, target.metric)
         aim = f"{written(target.metric)} {target.value:g}"
@@ -123,8 +136,20 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
                 row += [f"{len(known)} of {len(found)} seeds" if len(found) > 1 else "not reached"] * 2
             else:
                 row += [Spread.of([x[0] for x in known]), Spread.of([x[1] for x in known])]
-    note = "Down, up: bytes per client and round if only the rows it touches are sent; dense: whole tables."
+    note = (
+        "Down, up: bytes per client and round if only the rows it touches are sent; dense: whole tables; raw"
+        " data: all examples, which left the clients before the first round. Gradient steps, solves of linear"
+        " systems and example passes (an example counts whenever it is gone through): of a client in a round."
+    )
     return Table("cost", "Cost", tuple(columns), tuple(map(tuple, rows)), note)
+
+
+def _work(method: Method, name: str) -> Spread | None:
+    """What a client computes in a round; None for runs of before it was counted."""
+    counts = [run.result.get("work_per_client_and_round") for run in method.runs]
+    if not all(counts):
+        return None
+    return Spread.of([found[name] for found in counts if found])
 
 
 def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str, str], bool]) -> Table:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedrecon.experiment.files import RunError, sync, write_atomically
+from fedrecon.steps import WORK
 
 METRICS = "metrics.csv"
 
@@ -17,7 +18,7 @@ SEEN = "seen "  # before the name of a set of clients that were trained on
 WEIGHTINGS = ("examples", "clients")
 
 # Training metrics of which the total over the cohort tells more than the mean.
-COUNTS = ("dropped", "empty")
+COUNTS = ("dropped", "empty", *WORK)
 
 
 def place(name: str) -> tuple[str, str]:

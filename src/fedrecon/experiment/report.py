@@ -10,6 +10,7 @@ from fedrecon.experiment.arrow import column
 from fedrecon.experiment.records import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
 from fedrecon.experiment.result import FIRST, Result
 from fedrecon.experiment.tables import markdown
+from fedrecon.steps import WORK
 
 
 def result_values(result: Result) -> dict[str, Any]:
@@ -24,6 +25,8 @@ def result_values(result: Result) -> dict[str, Any]:
         "device_memory_bytes": result.device_memory,
         "compilations": result.compilations,
         "bytes_per_client_and_round": bytes_per_client(result.records),
+        "raw_data_bytes": result.raw_data,
+        "work_per_client_and_round": work_per_client(result.records),
         "resumed_from": result.resumed_from,
         "recomputed_rounds": result.recomputed,
     }
@@ -31,10 +34,13 @@ def result_values(result: Result) -> dict[str, Any]:
 
 def bytes_per_client(records: Records) -> dict[str, float]:
     """Mean bytes that a client receives and sends in a round, and those without rows of tables."""
-    clients = sum(records.series("train", "clients", "total").values())
     names = ("down", "up", "dense_down", "dense_up")
-    sums = {name: sum(records.series("train", _column(name), "total").values()) for name in names}
-    return {name: total / clients if clients else 0.0 for name, total in sums.items()}
+    return {name: _per_client(records, _column(name)) for name in names}
+
+
+def work_per_client(records: Records) -> dict[str, float]:
+    """What a client computes in a round, on average: see `fedrecon.steps.WORK`."""
+    return {name: _per_client(records, name) for name in WORK}
 
 
 def dumps(values: Any) -> str:
@@ -88,12 +94,22 @@ def summary(result: Result, title: str, figures: list[Path]) -> str:
         f"- Programs compiled by the rounds: {result.compilations}",
         f"- Sent per client and round: {size(sent['down'])} down, {size(sent['up'])} up"
         f" (whole parameters: {size(sent['dense_down'])} down, {size(sent['dense_up'])} up)",
+        f"- Computed per client and round: {computed(values)}",
     ]
+    if result.raw_data is not None:
+        lines.append(f"- Sent before the first round: all examples, {size(result.raw_data)}")
     if result.resumed_from is not None:
         again = f"{result.recomputed} recorded rounds were computed again"
         lines.append(f"- Resumed from round {result.resumed_from}; {again}")
     lines += ["", *(f"![{path.stem}]({path.as_posix()})" for path in figures if path.suffix == ".png")]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def computed(values: Mapping[str, Any]) -> str:
+    """What `result_values` says of a client's work: `"50.0 gradient steps, 150.0 example passes"`."""
+    found = values["work_per_client_and_round"]
+    parts = [f"{found[name]:,.1f} {name.replace('_', ' ')}" for name in WORK if found[name]]
+    return ", ".join(parts) or "nothing"
 
 
 def size(count: int | float | None) -> str:
@@ -132,6 +148,11 @@ def write_clients(path: Path, evaluation: Any) -> None:
     table = pyarrow.table({name: column(values) for name, values in evaluation.table().items()})
     pyarrow.parquet.write_table(table, buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def _per_client(records: Records, total: str) -> float:
+    clients = sum(records.series("train", "clients", "total").values())
+    return sum(records.series("train", total, "total").values()) / clients if clients else 0.0
 
 
 def _column(name: str) -> str:

@@ -37,6 +37,7 @@ class Result:
         recomputed: Recorded rounds that were computed again after that checkpoint.
         out: The run folder, if any.
         notes: What else a reader should know, by what it is.
+        raw_data: Bytes of the examples that left the clients before the first round; None where none did.
         kept: What the training clients kept after `selected_round`, for `evaluate`; None for a stateless
             algorithm.
     """
@@ -58,6 +59,7 @@ class Result:
     recomputed: int
     out: Path | None
     notes: Mapping[str, str]
+    raw_data: int | None = None
     kept: Kept | None = None
 
     @property

@@ -77,6 +77,7 @@ def show(result: Result, screen: Console) -> None:
     screen.print(
         f"{result.rounds} rounds in {seconds['total']:.1f} s, {seconds['compilation']:.1f} s to compile; "
         f"{report.size(sent['down'])} down and {report.size(sent['up'])} up per client and round; "
+        f"{report.computed(values)}; "
         f"peak memory {report.size(values['peak_memory_bytes'])}"
     )
     if result.out is not None:

@@ -74,6 +74,15 @@ class Table:
         return [head, *cells]
 
 
+def spread(value: Spread, shown: Callable[[float], str]) -> str:
+    """`"0.93 ± 0.01"`; the deviation is left out where there was one time."""
+    if math.isnan(value.mean):
+        return ""
+    # Where all times agree, as in the number of rounds, "± 0" says nothing.
+    known = not math.isnan(value.deviation) and value.deviation
+    return shown(value.mean) + (f" ± {shown(value.deviation)}" if known else "")
+
+
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text, the first of which is the head, as a Markdown table."""
     head, *body = rows
@@ -142,11 +151,7 @@ def _shown(column: Column, cell: Cell) -> str:
     shown = column.shown or "{:g}".format
     if not isinstance(cell, Spread):
         return "" if math.isnan(cell) else shown(cell)
-    if math.isnan(cell.mean):
-        return ""
-    # Where all times agree, as in the number of rounds, "± 0" says nothing.
-    spread = "" if math.isnan(cell.deviation) or not cell.deviation else f" ± {shown(cell.deviation)}"
-    return shown(cell.mean) + spread
+    return spread(cell, shown)
 
 
 def _digits(cell: Cell) -> str:

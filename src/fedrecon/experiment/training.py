@@ -29,6 +29,7 @@ from fedrecon.experiment.rounds import Evaluated
 from fedrecon.federation.blocks import Plan
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
+from fedrecon.federation.pooling import raw_bytes
 from fedrecon.federation.sampling import Sampling, Uniform
 from fedrecon.simulation import Simulation
 
@@ -224,6 +225,7 @@ def run(
             recomputed=loop.recomputed,
             out=None if folder is None else folder.path,
             notes=notes or {},
+            raw_data=raw_bytes(job.clients) if job.algorithm.exchanges == "examples" else None,
             kept=kept,
         )
         if folder is not None and not _complete(folder, loop):

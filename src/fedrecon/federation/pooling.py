@@ -40,3 +40,14 @@ def in_batches(clients: Clients, batch_size: int, seed: int) -> Clients:
     columns = {name: clients.column(name)[order] for name in clients.fields}
     offsets = np.append(np.arange(0, total, batch_size), total)
     return Clients.from_columns(np.arange(len(offsets) - 1), offsets, columns, clients.vocabularies)
+
+
+def raw_bytes(clients: Clients, field: str = ROW) -> int:
+    """Bytes of all examples as they are held here: what clients give away where their data are pooled.
+
+    Args:
+        clients: Whose.
+        field: That `numbered` added, which is not counted.
+    """
+    total = int(clients.num_examples.sum())
+    return total * sum(clients.blank(name, 1).nbytes for name in clients.fields if name != field)
