@@ -23,6 +23,7 @@ BENCHMARKS = {
     "cohort": ("cohort", "time per client as the cohort grows"),
     "dense": ("dense", "the round on whole tables: the library's, and written by hand in JAX"),
     "torch": ("torch_round", "the round as a PyTorch loop over clients"),
+    "fedjax": ("fedjax_round", "the round on FedJAX's engine"),
     "next_word": ("next_word", "next-word training at the paper's size, over its matrix products alone"),
     "personalize": ("inference", "clients reconstructed per second, over the matrix products alone"),
     "population": ("population", "a million clients on the disk: writing, opening, rounds (minutes)"),

@@ -1,13 +1,16 @@
 """The benchmarks run at tiny sizes, and what they compare is the same round."""
 
+import copy
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks import blocks, command, dense_by_hand, library_round, numba_round, recipe
+from benchmarks import blocks, command, dense_by_hand, fedjax_round, library_round, numba_round, recipe
 from benchmarks.kernel import Kernel
 from benchmarks.options import Options, Row
 
@@ -33,15 +36,13 @@ def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["breakdown", "blocks", "cohort", "dense", "torch", "personalize", "population"]
+    "name", ["breakdown", "blocks", "cohort", "dense", "torch", "fedjax", "personalize", "population"]
 )
 def test_benchmark_gives_finite_numbers(name):
     rows = command.run(name, SMALL)
     assert all(isinstance(row, Row) for row in rows)
-    missing = [row for row in rows if row.value is None]
-    assert missing == (
-        [row for row in rows if row.note == "torch is not installed"] if name == "torch" else []
-    )
+    optional = f"{name} is not installed" if name in ("torch", "fedjax") else None
+    assert all(row.note == optional for row in rows if row.value is None)
     assert all(math.isfinite(row.value) for row in rows if row.value is not None)
     assert all(row.value > 0 for row in rows if row.unit == "ms" and row.value is not None)
 
@@ -103,3 +104,32 @@ def test_library_kernel_and_dense_round_are_the_same_round():
     np.testing.assert_allclose(last.state.global_params["item"]["factors"], by_kernel, rtol=0, atol=1e-5)
     np.testing.assert_allclose(by_hand, by_kernel, rtol=0, atol=1e-5)
     assert np.abs(by_kernel - table).max() > 0.01
+
+
+def test_the_round_for_fedjax_is_the_same_round():
+    """Driven as FedJAX's documentation says it drives it: steps one by one, clients one after the other."""
+
+    def for_each_client(start, step, end):
+        step = jax.jit(step)
+
+        def run(shared, clients):
+            for name, batches, given in clients:
+                state = start(shared, given)
+                for batch in batches:
+                    state = step(state, batch)
+                yield name, end(shared, state)
+
+        return run
+
+    clients, sampling = recipe.training_clients(SMALL), Uniform(4)
+    loop = fedjax_round.Loop(SimpleNamespace(for_each_client=for_each_client), clients, sampling)
+    before, random = loop.table, copy.deepcopy(loop._random)
+    after = loop.round()
+
+    cohort = sampling.indices(0, clients.num_examples, recipe.SEED)
+    longest = -(-int(clients.num_examples.max()) // 10) * 10
+    items, ratings = (clients.padded(field, cohort, longest) for field in ("item", "rating"))
+    users = random.uniform(-recipe.INIT_SCALE, recipe.INIT_SCALE, (4, recipe.FACTORS)).astype(np.float32)
+    by_hand = dense_by_hand.round_by_hand(before, users, items, ratings, clients.num_examples[cohort])
+    np.testing.assert_allclose(after, by_hand, rtol=0, atol=1e-6)
+    assert np.abs(after - before).max() > 0.01
