@@ -2,30 +2,52 @@
 
 import functools
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+
+from .model import Params, Table, leaves_of
 
 _LEVEL, _EMITTERS = "xla_backend_optimization_level", "xla_cpu_use_fusion_emitters"
 
 
-def engine_options() -> dict[str, int | bool]:
+# From so many bytes of parameters on, apart from tables, it matters how fast a program runs. Below, how fast
+# it compiles.
+_HEAVY_BYTES = 2**18
+
+
+def heavy(global_params: Params, tables: Sequence[Table]) -> bool:
+    """Whether a model computes much, as its parameters tell that are no tables.
+
+    Args:
+        global_params: Or their shapes.
+        tables: The model's.
+    """
+    names = {table.leaf for table in tables}
+    rest = [x for name, x in leaves_of(global_params).items() if name not in names]
+    return sum(x.size * x.dtype.itemsize for x in rest) > _HEAVY_BYTES
+
+
+def engine_options(heavy: bool) -> dict[str, int | bool]:
     """Compiler options for the large programs of rounds and evaluations.
 
-    On a CPU the compiler's first level of effort, and its older way of emitting fused operations: rounds
-    compile in half the time and run as fast as by its defaults or faster (benchmarks/README.md). What the
-    user sets in `XLA_FLAGS` stands.
+    On a CPU the compiler's first level of effort, which compiles faster than its default and runs no slower;
+    and for models that are not heavy its older way of emitting fused operations, which takes a third off
+    the time of compiling and runs no slower where there is little to compute (benchmarks/README.md). What
+    the user sets in `XLA_FLAGS` stands.
     """
     if jax.default_backend() != "cpu":
         return {}
     found: dict[str, int | bool] = {_LEVEL: 1} if _free(_LEVEL) else {}
-    if _free(_EMITTERS) and _known(_EMITTERS, False):
+    if not heavy and _free(_EMITTERS) and _known(_EMITTERS, False):
         found[_EMITTERS] = False
     return found
 
 
 def quick_options() -> dict[str, int | bool]:
     """Compiler options for what runs once: as little effort as it is used."""
-    return {**engine_options(), _LEVEL: 0}
+    return {**engine_options(heavy=False), _LEVEL: 0}
 
 
 def _free(name: str) -> bool:

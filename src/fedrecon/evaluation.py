@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .algorithm import Algorithm, Broadcast, ServerState, subkeys
-from .compilation import engine_options
+from .compilation import engine_options, heavy
 from .data import AlternateBatches, Examples, Split
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_evaluation
@@ -163,16 +163,17 @@ def evaluate(
                 stored = known.get(clients.keys[block], slot.clients)
                 batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
             now = (state.global_params, state.round)
-            sums = _program()(algorithm, split, scoring, *now, batch, slot.length)
+            program = _program(heavy(state.global_params, algorithm.model.tables))
+            sums = program(algorithm, split, scoring, *now, batch, slot.length)
             positions.append(block)
             found.append((len(block), sums))
     return Evaluation(clients.ids, _joined(positions, found, len(clients)))
 
 
 @functools.cache
-def _program() -> Any:
+def _program(heavy: bool) -> Any:
     """`_evaluate_block`, compiled; not before it is used, since that is when the devices are looked for."""
-    return jax.jit(_evaluate_block, static_argnums=(0, 1, 2, 6), compiler_options=engine_options())
+    return jax.jit(_evaluate_block, static_argnums=(0, 1, 2, 6), compiler_options=engine_options(heavy))
 
 
 def _evaluate_block(

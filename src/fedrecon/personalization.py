@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from .algorithm import Algorithm, Broadcast, ServerState
-from .compilation import engine_options
+from .compilation import engine_options, heavy
 from .errors import did_you_mean
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Slot
@@ -81,6 +81,7 @@ class Personalization:
         if top is not None and algorithm.personal_model.predict is None:
             raise ValueError("items can be recommended where a model has `predict`, this model has None")
         self._algorithm, self._state, self._seed, self._top, self._kept = algorithm, state, seed, top, kept
+        self._program = _program(heavy(state.global_params, algorithm.model.tables))
         self._width = clients_per_block or (64 if jax.default_backend() == "cpu" else 1024)
         self.lengths = block_lengths(num_examples)
         self._compiling = {length: Lock() for length in self.lengths}
@@ -127,7 +128,7 @@ class Personalization:
                 yield length, order[first : min(first + self._width, end)]
 
     def _run(self, length: int, batch: Batch) -> Any:
-        run = functools.partial(_program(), self._algorithm, self._top, length)
+        run = functools.partial(self._program, self._algorithm, self._top, length)
         args = (self._state.global_params, self._state.round, batch)
         if length in self._compiled:
             return run(*args)
@@ -162,9 +163,9 @@ def _rounded(length: Any) -> int:
 
 
 @functools.cache
-def _program() -> Any:
+def _program(heavy: bool) -> Any:
     """`_personalize_block`, compiled; not before it is used, since that is when devices are looked for."""
-    return jax.jit(_personalize_block, static_argnums=(0, 1, 2), compiler_options=engine_options())
+    return jax.jit(_personalize_block, static_argnums=(0, 1, 2), compiler_options=engine_options(heavy))
 
 
 def _personalize_block(

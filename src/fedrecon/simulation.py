@@ -12,7 +12,7 @@ import numpy as np
 
 from .algorithm import Algorithm, Broadcast, ServerState, Update
 from .checks import check_model
-from .compilation import engine_options, quick_options
+from .compilation import engine_options, heavy, quick_options
 from .devices import Devices
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_blocks
@@ -118,7 +118,7 @@ class Simulation:
             for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
         )
         cohort = self._devices.spread(functools.partial(_cohort, algorithm, views))
-        self._cohort = jax.jit(cohort, compiler_options=engine_options())
+        self._cohort = jax.jit(cohort, compiler_options=engine_options(heavy(shapes, algorithm.model.tables)))
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
 

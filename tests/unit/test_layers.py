@@ -13,9 +13,9 @@ import pytest
 # know each other.
 LAYERS = (
     ("errors",),
-    ("stats", "compilation", "devices", "linear"),
+    ("stats", "devices", "linear"),
     ("model", "data"),
-    ("rows", "steps", "optimizers", "folding", "ranking", "pooling"),
+    ("rows", "steps", "optimizers", "folding", "ranking", "pooling", "compilation"),
     ("step_rows",),
     ("solver", "partitions", "lookups"),
     ("newton",),
