@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 
