@@ -2,9 +2,9 @@
 
     python experiments/next_word_table.py PATH --out FOLDER
 
-Each approach is trained once, and evaluated with every way of serving it, half way and at the end. What is
-done is kept in `FOLDER/rows.json`, so that a second call goes on; `--rows` takes some rows only, `--rounds`
-other lengths and `--seed` other splits, starts and cohorts.
+Each approach is trained once, and evaluated after each of `--rounds` with every way of serving it, or with
+the first way alone (`--plain`). What is done is kept in `FOLDER/rows.json`, so that a second call goes on;
+`--rows` takes some approaches only, `--seed` other splits, starts and cohorts.
 """
 
 import argparse
@@ -118,8 +118,8 @@ def trainings() -> Iterator[Training]:
         yield Training(f"FedRecon, no split, {buckets} bucket(s)", buckets, reconstructed(NoSplit()), itself)
 
 
-def row(training: Training, texts: Any, words: int, rounds: int, seed: int) -> dict[str, Any]:
-    """Trains, and evaluates on all test clients, half way and at the end."""
+def row(training: Training, texts: Any, words: int, rounds: list[int], seed: int) -> dict[str, Any]:
+    """Trains, and evaluates on all test clients after each of these rounds."""
     started = time.process_time()
     sets, vocabulary = arrange(texts, seed=seed, words=words, buckets=training.buckets)
     model = next_word_lstm(
@@ -132,14 +132,14 @@ def row(training: Training, texts: Any, words: int, rounds: int, seed: int) -> d
     algorithm = training.algorithm(model)
     simulation = Simulation(algorithm, sets["train"], Uniform(COHORT), seed=seed, clients_per_block=BLOCK)
     state, sent, found = simulation.init(), [], {}
-    for done in simulation.rounds(state, rounds):
+    for done in simulation.rounds(state, max(rounds)):
         state = done.state
         sent.append((done.bytes_down + done.bytes_up) / done.clients)
         if done.number % 10 == 0:
             jax.block_until_ready(state)
             spent = time.process_time() - started
             print(f"{training.name}, round {done.number}, {spent:.0f} s of CPU", flush=True)
-        if done.number in (rounds // 2, rounds):
+        if done.number in rounds:
             found[str(done.number)] = tested(training, algorithm, state, sets["test"])
     return {"cpu_seconds": time.process_time() - started, "bytes": sum(sent) / len(sent), "found": found}
 
@@ -189,9 +189,10 @@ def main() -> None:
     )
     parser.add_argument("data")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--rounds", type=int, nargs="+", default=[150])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--words", type=int, nargs="+", default=[1000, 5000])
+    parser.add_argument("--plain", action="store_true", help="the first way of serving alone")
     parser.add_argument("--rows", nargs="+", help="names of trainings; default: all")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -204,7 +205,9 @@ def main() -> None:
             f"{words:,} words: {share:.1f}% of the query tokens outside them are in the client's support set"
         )
         for training in trainings():
-            key = f"{words}/{options.rounds}/{options.seed}/{training.name}"
+            if options.plain:
+                training = training._replace(served=dict([next(iter(training.served.items()))]))
+            key = f"{words}/{max(options.rounds)}/{options.seed}/{training.name}"
             if key not in rows and (options.rows is None or training.name in options.rows):
                 rows[key] = row(training, texts, words, options.rounds, options.seed)
                 file.write_text(json.dumps(rows, indent=1))

@@ -124,7 +124,9 @@ class HalfBatches:
         def half(count: Any) -> Any:
             return (count + 2 * self.batch_size - 1) // (2 * self.batch_size) * self.batch_size
 
-        return _cut(examples, jnp.minimum(half(examples.count()), examples.count()), half(examples.size))
+        size, pair = examples.size, 2 * self.batch_size
+        rest = max(size - half(size), size // pair * self.batch_size)  # a shorter client may have more of it
+        return _cut(examples, jnp.minimum(half(examples.count()), examples.count()), half(size), rest)
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,13 @@ class Fraction:
 
     def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
         number, most = _ceil_share(self.support, examples), math.ceil(self.support * examples.size) + 1
+        share = 1 - self.support if self.query is None else self.query
+        most_query = math.ceil(share * examples.size) + 1
         if self.query is None:
-            return _cut(examples, number, most)
+            return _cut(examples, number, most, most_query)
         rest = examples.count() - _ceil_share(1 - self.query, examples)
-        support, _ = _cut(examples, jnp.minimum(number, examples.count() - rest), most)
-        _, query = _cut(examples, examples.count() - rest, most)
+        support, _ = _cut(examples, jnp.minimum(number, examples.count() - rest), most, most_query)
+        _, query = _cut(examples, examples.count() - rest, most, most_query)
         return support, query
 
 
@@ -242,10 +246,13 @@ def _ceil_share(share: float, examples: Examples) -> Int[Array, ""]:
     return jnp.ceil(share * examples.count() - 1e-3).astype(jnp.int32)
 
 
-def _cut(examples: Examples, support: Int[Array, ""], most: int) -> tuple[Examples, Examples]:
-    """The first `support` (at most `most`, known before tracing) examples, and the rest."""
+def _cut(examples: Examples, support: Int[Array, ""], most: int, most_rest: int) -> tuple[Examples, Examples]:
+    """The first `support` examples, and the rest; `most` of each, known before tracing, has room for all.
+
+    Room that no client can fill would be work in every step.
+    """
     count, size = examples.count(), examples.size
-    first, rest = jnp.arange(min(most, size)), support + jnp.arange(size)
+    first, rest = jnp.arange(min(most, size)), support + jnp.arange(min(most_rest, size))
     return examples.take(first, first < support), examples.take(rest, rest < count)
 
 

@@ -62,9 +62,14 @@ def test_little_populations(lengths):
     )
 
 
+def test_no_slot_is_longer_than_the_longest_client():
+    cut = np.minimum(LONG_TAILED, 64)
+    assert plan_blocks(cut, 100).slots[-1].length == plan_evaluation(cut).slots[-1].length == 64
+
+
 def test_evaluation_has_one_shape_unless_clients_are_many():
     assert plan_evaluation(LONG_TAILED).slots == (Slot(1, 64, 300),)
-    assert plan_evaluation(np.zeros(0, int)).slots == (Slot(1, 64, 10),)
+    assert plan_evaluation(np.zeros(0, int)).slots == (Slot(1, 64, 1),)
     many = plan_evaluation(np.tile(LONG_TAILED, 3))
     shares = np.quantile(LONG_TAILED, [0.5, 0.8, 0.95])
     assert [s.length for s in many.slots] == [*(-(-int(x) // 10) * 10 for x in shares), 300]

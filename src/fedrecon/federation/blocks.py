@@ -126,8 +126,10 @@ def plan_blocks(
     longest = max(int(num_examples.max(initial=0)), 1)
     cohorts = np.random.default_rng(0).choice(num_examples, (min(max(200_000 // cohort, 50), 1000), cohort))
     lengths = np.sort(cohorts, axis=1).max(axis=0)  # of the k-th shortest client, hardly ever exceeded
-    lengths = np.minimum(-(-np.maximum(lengths, 1) // 10) * 10, -(-longest // 10) * 10)
-    lengths[-1] = max(lengths[-1], -(-longest // 10) * 10)
+    # Rounded, but not beyond the longest client: where clients are cut at a number of examples, many have it,
+    # and more room may be another batch.
+    lengths = np.minimum(-(-np.maximum(lengths, 1) // 10) * 10, longest)
+    lengths[-1] = longest
     width = clients_per_block or _MOST_CLIENTS
     cuts = sorted({round(i * cohort / 20) for i in range(1, 21)} - {0} | {cohort})
     best: dict[int, list[tuple[float, tuple[Slot, ...]]]] = {0: [(0.0, ())]}
@@ -156,9 +158,8 @@ def plan_evaluation(num_examples: Int[np.ndarray, "client"]) -> Plan:
     it saves, unless the clients are many: then the shorter ones have slots of their own.
     """
     longest = max(int(num_examples.max(initial=1)), 1)
-    longest = -(-longest // 10) * 10
     if len(num_examples) < _MANY_CLIENTS:
         return Plan((Slot(1, _MOST_CLIENTS, longest),))
     shares = np.quantile(num_examples, _SHORTER)
-    short = {-(-max(int(length), 1) // 10) * 10 for length in shares}
+    short = {min(-(-max(int(length), 1) // 10) * 10, longest) for length in shares}
     return Plan(tuple(Slot(1, _MOST_CLIENTS, length) for length in sorted({*short, longest})))
