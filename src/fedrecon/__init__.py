@@ -73,7 +73,8 @@ if TYPE_CHECKING:
     from fedrecon.newton import Newton
     from fedrecon.optimizers import optimizer
     from fedrecon.partitions import is_local, partition
-    from fedrecon.simulation import Round, Simulation
+    from fedrecon.rounds import Round
+    from fedrecon.simulation import Simulation
     from fedrecon.solver import Solver
     from fedrecon.stats import Mean
 else:
@@ -104,7 +105,8 @@ else:
         "newton": ("Newton",),
         "optimizers": ("optimizer",),
         "partitions": ("is_local", "partition"),
-        "simulation": ("Round", "Simulation"),
+        "rounds": ("Round",),
+        "simulation": ("Simulation",),
         "solver": ("Solver",),
         "stats": ("Mean",),
     }

@@ -11,6 +11,7 @@ import numpy as np
 from .algorithm import Algorithm, Broadcast, ServerState, subkeys
 from .compilation import engine_options, heavy
 from .data import AlternateBatches, Examples, Split
+from .devices import Devices
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_evaluation
 from .federation.clients import Clients
@@ -131,6 +132,7 @@ def evaluate(
     plan: Plan | None = None,
     kept: Kept | None = None,
     scoring: Scoring = model_metrics,
+    devices: int | None = None,
 ) -> Evaluation:
     """ReconEval: every client personalises on its support set and is scored on all of its query set.
 
@@ -142,10 +144,12 @@ def evaluate(
         clients: All of them are evaluated. They may be seen or unseen ones.
         split: Support and query set, a setting apart from the training's.
         seed: Of what clients draw.
-        plan: How they are cut into blocks.
+        plan: How they are cut into blocks; on several devices each takes as many clients as a block has.
         kept: What seen clients keep, as `Simulation.kept`; a client without an entry, as every unseen one,
             starts as in its first round. None for all to start so.
         scoring: What is measured, by default the metrics of `personal_model`.
+        devices: How many of each process's devices share the clients; None for all. Under JAX's distributed
+            runtime every process calls this, and has all metrics.
 
     Returns:
         The metrics per client.
@@ -154,17 +158,21 @@ def evaluate(
     plan = plan or plan_evaluation(clients.num_examples)
     keys = evaluation_keys(seed, clients)
     known = kept if kept is not None and kept.knows(clients.keys) else None
+    spread = Devices.first(devices)
+    now = spread.everywhere((state.global_params, state.round))
     positions, found = [], []
     for slot, chosen in plan.fitting(clients.num_examples):
-        for start in range(0, len(chosen), slot.clients):
-            block = chosen[start : start + slot.clients]
-            batch = layout.batch(slot._replace(blocks=1), block, keys[block], by_rows=False)
+        wide = slot._replace(blocks=1, clients=slot.clients * len(spread))
+        for start in range(0, len(chosen), wide.clients):
+            block = chosen[start : start + wide.clients]
+            own, mine = wide.part(block, *spread.part)
+            batch = layout.batch(own, mine, keys[mine], by_rows=False)
             if known is not None:
-                stored = known.get(clients.keys[block], slot.clients)
+                stored = known.get(clients.keys[mine], own.clients)
                 batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
-            now = (state.global_params, state.round)
+            batch = spread.cut(batch)
             program = _program(heavy(state.global_params, algorithm.model.tables))
-            sums = program(algorithm, split, scoring, *now, batch, slot.length)
+            sums = spread.settled(program(algorithm, split, scoring, *now, batch, slot.length, spread))
             positions.append(block)
             found.append((len(block), sums))
     return Evaluation(clients.ids, _joined(positions, found, len(clients)))
@@ -173,7 +181,7 @@ def evaluate(
 @functools.cache
 def _program(heavy: bool) -> Any:
     """`_evaluate_block`, compiled; not before it is used, since that is when the devices are looked for."""
-    return jax.jit(_evaluate_block, static_argnums=(0, 1, 2, 6), compiler_options=engine_options(heavy))
+    return jax.jit(_evaluate_block, static_argnums=(0, 1, 2, 6, 7), compiler_options=engine_options(heavy))
 
 
 def _evaluate_block(
@@ -184,15 +192,20 @@ def _evaluate_block(
     round: Any,
     block: Batch,
     length: int,
+    devices: Devices,
 ) -> dict[str, Mean]:
-    def client(batch: Batch) -> dict[str, Mean]:
+    def client(global_params: Any, round: Any, batch: Batch) -> dict[str, Mean]:
         key = key_of(batch.key)
         support, query = split(examples_of(batch.data, batch.count, length), *subkeys(key, 1))
         kept = held(algorithm, global_params, batch.kept, key)
         local = algorithm.personalize(Broadcast(global_params, round), kept, support, key)
         return scoring(algorithm.personal_model, global_params, local, support, query, key)
 
-    return jax.vmap(client)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
+    def clients(global_params: Any, round: Any, block: Batch) -> dict[str, Mean]:
+        one = functools.partial(client, global_params, round)
+        return jax.vmap(one)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
+
+    return devices.each(clients)(global_params, round, block)
 
 
 def _joined(positions: list[Any], found: list[Any], num_clients: int) -> dict[str, Mean]:

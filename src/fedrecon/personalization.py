@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from .algorithm import Algorithm, Broadcast, ServerState
 from .compilation import engine_options, heavy
+from .devices import Devices
 from .errors import did_you_mean
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Slot
@@ -61,7 +62,8 @@ class Personalization:
         seed: Of what clients draw.
         top: What to recommend; None returns the local parameters themselves.
         kept: What clients keep; those without an entry start anew.
-        clients_per_block: Clients side by side; by default 64 on a CPU and 1,024 elsewhere.
+        clients_per_block: Clients side by side on a device; by default 64 on a CPU and 1,024 elsewhere.
+        devices: How many of this process's devices share the clients of a block; None for all.
 
     Raises:
         ValueError: Items are to be recommended and the model has no `predict`.
@@ -77,12 +79,16 @@ class Personalization:
         top: TopK | None = None,
         kept: Kept | None = None,
         clients_per_block: int | None = None,
+        devices: int | None = None,
     ):
         if top is not None and algorithm.personal_model.predict is None:
             raise ValueError("items can be recommended where a model has `predict`, this model has None")
-        self._algorithm, self._state, self._seed, self._top, self._kept = algorithm, state, seed, top, kept
+        self._devices = Devices.here(devices)
+        self._algorithm, self._seed, self._top, self._kept = algorithm, seed, top, kept
+        self._state = self._devices.everywhere(state)
         self._program = _program(heavy(state.global_params, algorithm.model.tables))
-        self._width = clients_per_block or (64 if jax.default_backend() == "cpu" else 1024)
+        width = clients_per_block or (64 if jax.default_backend() == "cpu" else 1024)
+        self._width = width * len(self._devices)
         self.lengths = block_lengths(num_examples)
         self._compiling = {length: Lock() for length in self.lengths}
         self._compiled: set[int] = set()
@@ -128,7 +134,7 @@ class Personalization:
                 yield length, order[first : min(first + self._width, end)]
 
     def _run(self, length: int, batch: Batch) -> Any:
-        run = functools.partial(self._program, self._algorithm, self._top, length)
+        run = functools.partial(self._program, self._algorithm, self._top, length, self._devices)
         args = (self._state.global_params, self._state.round, batch)
         if length in self._compiled:
             return run(*args)
@@ -165,13 +171,21 @@ def _rounded(length: Any) -> int:
 @functools.cache
 def _program(heavy: bool) -> Any:
     """`_personalize_block`, compiled; not before it is used, since that is when devices are looked for."""
-    return jax.jit(_personalize_block, static_argnums=(0, 1, 2), compiler_options=engine_options(heavy))
+    return jax.jit(
+        _personalize_block, static_argnums=(0, 1, 2, 3), compiler_options=engine_options(heavy)
+    )
 
 
 def _personalize_block(
-    algorithm: Algorithm, top: TopK | None, length: int, global_params: Any, round: Any, block: Batch
+    algorithm: Algorithm,
+    top: TopK | None,
+    length: int,
+    devices: Devices,
+    global_params: Any,
+    round: Any,
+    block: Batch,
 ) -> dict[str, Any]:
-    def client(batch: Batch) -> dict[str, Any]:
+    def client(global_params: Any, round: Any, batch: Batch) -> dict[str, Any]:
         examples = examples_of(batch.data, batch.count, length)
         key = key_of(batch.key)
         kept = held(algorithm, global_params, batch.kept, key)
@@ -185,7 +199,11 @@ def _personalize_block(
         best, items = jax.lax.top_k(scores, top.count)
         return {top.field: items, "score": best}
 
-    return jax.vmap(client)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
+    def clients(global_params: Any, round: Any, block: Batch) -> dict[str, Any]:
+        one = functools.partial(client, global_params, round)
+        return jax.vmap(one)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
+
+    return devices.each(clients)(global_params, round, block)
 
 
 def _scores(algorithm: Algorithm, top: TopK, global_params: Any, local: Any) -> Any:

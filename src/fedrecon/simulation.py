@@ -1,4 +1,4 @@
-"""Federated rounds in one process: cohorts in blocks, clients side by side within a block."""
+"""Federated rounds: cohorts in blocks, clients side by side within a block."""
 
 import functools
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from .federation.hashing import round_keys
 from .federation.kept import Kept, held
 from .federation.sampling import Sampling
 from .model import Params, leaf_at, path_of, with_leaves
+from .rounds import Round, Sizes
 from .rows import Group, add_rows, take
 from .stats import Mean
 
@@ -31,46 +32,12 @@ _TRAINING, _START = 3, 5  # purposes of draws
 _MANY_BYTES = 2**18
 
 
-class Round(NamedTuple):
-    """What a round left behind; its arrays are on the device until they are asked for.
-
-    Attributes:
-        number: Rounds done, this one included.
-        state: The server's.
-        clients: Size of the cohort.
-        bytes_down: Bytes that would reach the cohort: rows of tables and all other parameters; 0 where the
-            algorithm exchanges no parameters.
-        bytes_up: Bytes that would leave it, row numbers included.
-        dense_bytes_down: The same with whole tables.
-        dense_bytes_up: The same with whole tables.
-        block_metrics: Sums of each block's metrics, on the device.
-    """
-
-    number: int
-    state: ServerState
-    clients: int
-    bytes_down: int
-    bytes_up: int
-    dense_bytes_down: int
-    dense_bytes_up: int
-    block_metrics: list[dict[str, Mean]]
-
-    def metrics(self) -> dict[str, Mean]:
-        """The cohort's metrics, summed over its blocks in double precision. Waits for the round to end."""
-        blocks = jax.device_get(self.block_metrics)
-        names = blocks[0]
-
-        def total(name: str, part: int) -> Any:
-            return np.float64(sum(np.sum(block[name][part], dtype=np.float64) for block in blocks))
-
-        return {name: Mean(total(name, 0), total(name, 1)) for name in names}
-
-
 class Simulation:
     """Runs an algorithm on clients, a cohort a round.
 
     Numbers do not depend on how clients are cut into blocks, up to the order of floating-point sums; under
-    one plan they are the same to the bit.
+    one plan they are the same to the bit. Under JAX's distributed runtime every process makes the same
+    calls, lays out the clients of its own devices, and has all results.
 
     Attributes:
         algorithm: What is run.
@@ -83,7 +50,7 @@ class Simulation:
 
     Args:
         kept_in: Folder for what clients keep, where a run before it is replaced; None for a temporary one.
-        devices: How many of this process's devices share the clients of a block; None for all.
+        devices: How many of each process's devices share the clients of a block; None for all.
     """
 
     def __init__(
@@ -104,8 +71,9 @@ class Simulation:
         shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
         self.kept = Kept.of(algorithm, clients, None if kept_in is None else Path(kept_in))
         self._layout = Layout(algorithm.model, clients, shapes)
-        self._bytes = _Bytes(shapes, self._layout.groups)
-        if clients_per_block is None and self._bytes.rest > _MANY_BYTES and jax.default_backend() == "cpu":
+        self._sizes = Sizes(shapes, self._layout.groups)
+        self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
+        if clients_per_block is None and self._sizes.rest > _MANY_BYTES and jax.default_backend() == "cpu":
             clients_per_block = 1
         self.plan = plan or plan_blocks(
             clients.num_examples, sampling.most(len(clients)), clients_per_block=clients_per_block
@@ -157,27 +125,38 @@ class Simulation:
         for number in range(first, first + count):
             cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
             keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
-            total, metrics = None, []
+            total, metrics, own = None, [], []
             for slots in self.plan.passes(self.clients.num_examples[cohort]):
-                batches = tuple(
-                    self._layout.batch(slot, cohort[positions], keys[positions])
+                parts = [
+                    slot.part(positions, *self._devices.part)
                     for slot, positions in zip(self.plan.slots, slots, strict=True)
-                )
-                names = [self.clients.keys[cohort[positions]] for positions in slots]
+                ]
+                own += [positions for _, positions in parts]
+                batches = tuple(self._layout.batch(slot, cohort[p], keys[p]) for slot, p in parts)
                 if self.kept is not None:
+                    names = [self.clients.keys[cohort[positions]] for _, positions in parts]
                     batches = tuple(map(functools.partial(_with_kept, self.kept), batches, names))
-                update, found, kept = self._cohort(state.global_params, state.round, batches)
+                args = (state.global_params, state.round, self._devices.cut(batches))
+                update, found, kept = self._devices.settled(self._cohort(*args))
                 if self.kept is not None:
-                    for chosen, value in zip(names, kept, strict=True):
-                        self.kept.put(number, chosen, value)
+                    for positions, value in zip(slots, kept, strict=True):
+                        self.kept.put(number, self.clients.keys[cohort[positions]], value)
                 total = update if total is None else self._merge(total, update)
                 metrics += found
             state = self._finish(state, total)
-            down = up = dense = 0
-            if self.algorithm.exchanges == "parameters":
-                down, up = self._bytes.of(len(cohort), self._layout.touched(cohort))
-                dense = self._bytes.dense * len(cohort)
-            yield Round(number + 1, state, len(cohort), down, up, dense, dense, metrics)
+            rows = self._touched(cohort, cohort[np.concatenate(own)])
+            yield Round(number + 1, state, len(cohort), rows, self._sent, metrics)
+
+    def _touched(self, cohort: Any, own: Any) -> dict[str, Any]:
+        """How many rows of each group of tables a cohort touches, from the examples of this process's own."""
+        if self.algorithm.exchanges != "parameters":
+            return {}
+        groups, several = self._layout.groups, self._devices.processes > 1
+        if not several or all(group.fields[0] in self._layout.positional for group in groups):
+            return self._layout.touched(cohort)  # which of positional fields reads no examples
+        counts = self._layout.touched(own)
+        sums = self._devices.total([int(np.sum(x)) for x in counts.values()])
+        return {name: sums[i] for i, name in enumerate(counts)}
 
 
 class _View(NamedTuple):
@@ -250,28 +229,6 @@ def _block(
     weight = total.delta.weight + jnp.sum(update.delta.weight)
     metrics = {name: mean.sum() for name, mean in update.metrics.items()}
     return Update(Mean(delta, weight), {}, {}), (metrics, kept)
-
-
-class _Bytes:
-    """What a client's part of the global parameters weighs."""
-
-    def __init__(self, global_params: Params, groups: tuple[Group, ...]):
-        sizes = {
-            path_of(p): (x.size * x.dtype.itemsize, x.shape)
-            for p, x in jax.tree_util.tree_leaves_with_path(global_params)
-        }
-        self.dense = sum(size for size, _ in sizes.values())
-        self._row = {g.name: sum(sizes[n][0] // max(sizes[n][1][0], 1) for n in g.leaves) for g in groups}
-        self.rest = self.dense - sum(sizes[n][0] for g in groups for n in g.leaves)
-
-    def of(self, clients: int, touched: dict[str, Any]) -> tuple[int, int]:
-        """Bytes down and up for clients that touch so many rows of each group; a row's number takes four."""
-        down = up = clients * self.rest
-        for name, counts in touched.items():
-            rows = int(np.sum(counts))
-            down += rows * self._row[name]
-            up += rows * (self._row[name] + 4)
-        return down, up
 
 
 def _check_like(given: Params, wanted: Params) -> None:

@@ -81,3 +81,17 @@ def test_every_client_gets_the_shortest_slot_that_takes_it():
     assert found == [(3, [3, 4, 2, 5, 6]), (9, [1, 0]), (20, [])]
     with pytest.raises(ValueError, match="longest client, of 21"):
         plan.fitting(np.array([21]))
+
+
+@pytest.mark.parametrize("clients", [0, 1, 5, 6, 11, 12])
+def test_parts_of_a_slot_join_to_the_whole(clients):
+    slot, positions = Slot(2, 6, 10), np.arange(100, 100 + clients)
+    whole = np.full(slot.capacity, -1)
+    whole[:clients] = positions
+    parts = [slot.part(positions, number, 3) for number in range(3)]
+    joined = np.full((3, 2, 2), -1)
+    for number, (part, own) in enumerate(parts):
+        assert part == Slot(2, 2, 10)
+        joined[number].reshape(-1)[: len(own)] = own
+    np.testing.assert_array_equal(np.concatenate(joined, axis=1), whole.reshape(2, 6))
+    assert slot.part(positions, 0, 1) == (slot, positions)

@@ -11,8 +11,10 @@ import numpy as np
 from fedrecon.algorithms.fedrecon import fedrecon
 from fedrecon.algorithms.fedalt import fedalt
 from fedrecon.data import AlternateBatches
+from fedrecon.evaluation import evaluate
 from fedrecon.federation.blocks import Plan, Slot
 from fedrecon.federation.sampling import Uniform
+from fedrecon.personalization import Personalization
 from fedrecon.simulation import Simulation
 from tests.small import federation, rating_model, sgd, solver
 
@@ -35,6 +37,12 @@ for algorithm in (
             kept = simulation.kept.get(simulation.clients.keys, len(simulation.clients))
         found[devices] = jax.device_get((last.state.global_params, metrics, kept))
         assert len(set(counts)) == 1, counts  # all is compiled by the first round
+        scored = evaluate(algorithm, last.state, simulation.clients, kept=simulation.kept, devices=devices)
+        inferred = Personalization(
+            algorithm, last.state, simulation.clients.num_examples, kept=simulation.kept, devices=devices
+        )(simulation.clients)
+        found[devices] += (scored.per_client, inferred)
+        assert scored.ids.tolist() == simulation.clients.ids.tolist()
         used = len(jax.tree.leaves(last.state.global_params)[0].devices())
         assert used == devices, used
     for devices in (2, 8):

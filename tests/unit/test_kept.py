@@ -220,3 +220,13 @@ print(mark["records"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - befo
     records, kibibytes = map(int, run_python(code).split())
     assert records == 400
     assert kibibytes < 150_000
+
+
+def test_another_process_adopts_a_state(kept):
+    mark = kept.commit(1)
+    other = Kept(LIKE, KEYS)
+    other.adopt(mark, kept.records(mark))
+    other.restore(mark)
+    assert content(other) == [1, None, 2, None, None]
+    other.put(1, KEYS[[3]], value(5))
+    assert content(other) == [1, None, 2, 5, None]

@@ -21,7 +21,7 @@ LAYERS = (
     ("newton",),
     ("algorithm",),
     ("algorithms", "privacy", "federation", "adapters"),
-    ("checks", "conversions"),
+    ("checks", "conversions", "rounds"),
     ("tasks", "deployment", "ondevice", "simulation", "evaluation", "personalization"),
     ("experiment",),
     ("__main__",),

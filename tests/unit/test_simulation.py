@@ -83,8 +83,8 @@ def test_bytes_without_tables_are_those_of_everything():
     algorithm = fedrecon(without_tables(model), solver(), solver(), sgd(1.0))
     simulation = Simulation(algorithm, CLIENTS, Given([[]]), plan=PLAN)
     weight = 4 * (ITEMS * (FACTORS + 1) + 1)
-    assert simulation._bytes.dense == weight
-    assert simulation._bytes.of(3, {}) == (3 * weight, 3 * weight)
+    assert simulation._sizes.dense == weight
+    assert simulation._sizes.of(3, {}) == (3 * weight, 3 * weight)
 
 
 def test_an_empty_cohort_changes_nothing_but_the_number(simulation, start):

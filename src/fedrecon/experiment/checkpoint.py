@@ -186,7 +186,12 @@ class Checkpoints:
         if self._orbax is None:
             import orbax.checkpoint as ocp  # takes a third of a second
 
-            self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+            # Each process by itself, where they are several: Orbax would wait for all of them.
+            me = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+            self._orbax = ocp.Checkpointer(
+                ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+            )
         return self._orbax
 
 

@@ -154,8 +154,16 @@ def parser() -> argparse.ArgumentParser:
             help="count the rounds and clients it took to get there; may be given many times",
         )
 
+    def with_distributed(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--distributed",
+            action="store_true",
+            help="one of several processes: set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID",
+        )
+
     run = command("run", "train and evaluate", RUN)
     with_experiment(run)
+    with_distributed(run)
     run.add_argument("--data", metavar="PATH", help="the data (setting data.path)")
     run.add_argument("--out", metavar="DIR", help="the run folder; default: runs/NAME-DATE-TIME")
     run.add_argument("--seed", type=int, metavar="N", help="the seed (setting seed)")
@@ -165,9 +173,11 @@ def parser() -> argparse.ArgumentParser:
     resume = command("resume", "go on with a run that was killed or interrupted")
     resume.add_argument("run", metavar="RUN", help="its folder")
     resume.add_argument("--data", metavar="PATH", help="where its data are now")
+    with_distributed(resume)
     evaluate = command("evaluate", "evaluate a run's parameters", EVALUATE)
     evaluate.add_argument("run", metavar="RUN", help="its folder")
     evaluate.add_argument("--data", metavar="PATH", help="where the data are, or other data")
+    with_distributed(evaluate)
     personalize = command("personalize", "reconstruct every client, or recommend to it", PERSONALIZE)
     personalize.add_argument("run", metavar="RUN", help="its folder")
     personalize.add_argument(
@@ -257,15 +267,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except KeyboardInterrupt:
         print("\nfedrecon: interrupted", file=sys.stderr)
-        return 130
+        return _left(options, 130, "it was interrupted")
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        if options.traceback:
+        if options.traceback and not getattr(options, "distributed", False):
             raise
-        print(f"fedrecon: {explain(error)}", file=sys.stderr)
-        return 2 if type(error).__name__ == "SettingError" else 1
+        if options.traceback:
+            sys.excepthook(type(error), error, error.__traceback__)
+        status, message = 2 if type(error).__name__ == "SettingError" else 1, explain(error)
+        print(f"fedrecon: {message}", file=sys.stderr)
+        return _left(options, status, message)
+
+
+def _left(options: argparse.Namespace, status: int, message: str) -> int:
+    """The status; a process that is one of several ends here, else it would wait for the others."""
+    if getattr(options, "distributed", False):
+        from fedrecon.experiment.team import leave
+
+        leave(status, message)
+    return status
 
 
 def explain(error: Exception) -> str:

@@ -10,6 +10,7 @@ from fedrecon.experiment.compiled import keep_compiled
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.files import RunError
 from fedrecon.experiment.settings import SettingError
+from fedrecon.experiment.team import ALONE, Team, join
 
 
 def run(options: argparse.Namespace) -> int:
@@ -17,7 +18,11 @@ def run(options: argparse.Namespace) -> int:
     config = configs.load(options.experiment, options.overrides, _above(options.data, options.seed))
     out = Path(options.out) if options.out else _fresh(Path("runs"), config.name)
     if options.seeds is None:
-        return _train(config, out, options.started)
+        return _train(config, out, options)
+    if options.distributed:
+        raise SettingError(
+            "--seeds and --distributed exclude each other: start each seed as a run of its own"
+        )
     if options.seeds < 2:
         raise SettingError(f"--seeds must be at least 2, got {options.seeds}")
     keep_compiled()
@@ -29,16 +34,16 @@ def run(options: argparse.Namespace) -> int:
 
 def resume(options: argparse.Namespace) -> int:
     """Goes on with a run."""
-    return _train(_saved(options.run, options.data), Path(options.run), options.started)
+    return _train(_saved(options.run, options.data), Path(options.run), options)
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluates a run's parameters."""
-    keep_compiled()
-    from fedrecon.experiment.evaluating import evaluate_run
-    from fedrecon.experiment.running import console
+    with _begin(options).together():
+        from fedrecon.experiment.evaluating import evaluate_run
+        from fedrecon.experiment.running import console
 
-    evaluate_run(Path(options.run), _saved(options.run), _place(options.data), console())
+        evaluate_run(Path(options.run), _saved(options.run), _place(options.data), console())
     return 0
 
 
@@ -151,12 +156,17 @@ def settings(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train(config: Config, out: Path, started: float) -> int:
+def _begin(options: argparse.Namespace) -> Team:
     keep_compiled()
+    return join() if options.distributed else ALONE
+
+
+def _train(config: Config, out: Path, options: argparse.Namespace) -> int:
+    _begin(options)
     from fedrecon.experiment.running import console, run_experiment, show
 
     screen = console()
-    result = run_experiment(config, out, screen, started)
+    result = run_experiment(config, out, screen, options.started)
     show(result, screen)
     return 130 if result.interrupted else 0
 

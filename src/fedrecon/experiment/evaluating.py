@@ -21,6 +21,7 @@ from fedrecon.experiment.matching import Matching
 from fedrecon.experiment.result import by_protocol
 from fedrecon.experiment.running import rich_table
 from fedrecon.experiment.settings import SettingError
+from fedrecon.experiment.team import Team
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
 
@@ -48,6 +49,10 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         other, left = _others(moved, json.loads((run / VOCABULARIES).read_text(encoding="utf-8")))
     job = job_of(config, task)
     round, state, kept = restored(run, job)
+    team = Team.present()
+    team.agree(
+        {"round": round, **{name: digest(x) for name, x in task.sets().items()}} if team.count > 1 else {}
+    )
     screen.print(f"{config.name}: parameters after round {round}")
     if other is None:
         sets = {name: x for name, x in task.sets().items() if name != "train"}
@@ -69,7 +74,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     }
     values = by_protocol({name: x.summary() for name, x in evaluations.items()})
     screen.print(rich_table(report.table(values)))
-    for name, evaluation in evaluations.items():
+    for name, evaluation in evaluations.items() if team.first else ():
         path = run / report.clients_file(name)
         report.write_clients(path, evaluation)
         screen.print(f"Clients: {path}")

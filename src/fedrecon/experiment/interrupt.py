@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -10,10 +11,13 @@ class Interrupt:
     """While entered, the first Ctrl-C sets `asked`; the second one raises KeyboardInterrupt as usual.
 
     Outside the main thread, where Python lets nobody listen to signals, it changes nothing.
+
+    Args:
+        told: Called at the first Ctrl-C.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, told: Callable[[], Any] = lambda: None) -> None:
+        self.asked, self._told = False, told
         self._old: Any = None
 
     def __enter__(self) -> "Interrupt":
@@ -31,3 +35,4 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+        self._told()

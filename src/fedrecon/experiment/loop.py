@@ -20,10 +20,13 @@ from fedrecon.experiment.measure import Stopwatch
 from fedrecon.experiment.progress import Progress
 from fedrecon.experiment.records import TRAINING, Records, Row, place, rows
 from fedrecon.experiment.rounds import Best, Evaluated, better, mean_of, score, training_rows
+from fedrecon.experiment.sharing import saved_for_all, share_kept
+from fedrecon.experiment.team import ALONE, Team
 from fedrecon.federation.blocks import Plan, plan_evaluation
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
-from fedrecon.simulation import Round, Simulation
+from fedrecon.rounds import Round
+from fedrecon.simulation import Simulation
 
 # Seconds between two looks at the results of past rounds, and how many rounds the device keeps to work on
 # while they are fetched.
@@ -47,6 +50,7 @@ class Loop:
         watch: The run's clock.
         progress: Who is told.
         callbacks: Called with each `Evaluated`.
+        team: The processes that run it together. The first of them alone has checkpoints.
     """
 
     def __init__(
@@ -58,7 +62,9 @@ class Loop:
         watch: Stopwatch,
         progress: Progress,
         callbacks: Sequence[Callable[[Evaluated], Any]] = (),
+        team: Team = ALONE,
     ):
+        self.team = team
         self.job, self.simulation, self.records = job, simulation, records
         self.checkpoints, self.watch, self.progress, self.callbacks = checkpoints, watch, progress, callbacks
         self.state = simulation.init(job.initial_global_params)
@@ -80,20 +86,18 @@ class Loop:
         Raises:
             CheckpointError: The checkpoint is cut short or another run's.
         """
-        latest, mark = None, None
-        if self.checkpoints is not None:
-            self.checkpoints.clean()
-            latest = self.checkpoints.latest()
-        if self.checkpoints is not None and latest is not None:
-            saved = self.checkpoints.restore(latest, self._tree())
+        saved, mark = saved_for_all(self.checkpoints, self._tree(), self.team), None
+        if saved is not None:
             tree = jax.tree.map(jnp.asarray, saved.tree)
-            self.state, self.done, self.resumed_from = tree["state"], latest, latest
+            self.state, self.done, self.resumed_from = tree["state"], saved.round, saved.round
             self.watch.before = saved.info["seconds"]
             if saved.info["best"] is not None:
                 self.best = Best(**saved.info["best"], global_params=tree["best"])
             mark = saved.info.get("kept")
         if self.simulation.kept is not None:
             try:
+                marks = [mark, None if self.best is None else self.best.kept]
+                share_kept(self.simulation.kept, marks, self.team)
                 self.simulation.kept.restore(mark)
                 self.simulation.kept.hold(None if self.best is None else self.best.kept)
             except DataError as error:
@@ -104,12 +108,13 @@ class Loop:
         """Runs the rounds that are left. After Ctrl-C it saves the last complete round, and returns."""
         job = self.job
         self.progress.start(self.done, job.rounds)
-        self._ahead.start()
+        if self.team.count == 1:  # else the processes' programs would meet in another order
+            self._ahead.start()
         try:
-            with Interrupt() as interrupt:
+            with Interrupt(self.team.pass_on) as interrupt:
                 for round in self.simulation.rounds(self.state, job.rounds - self.done):
                     self._after(round)
-                    if interrupt.asked:
+                    if self.team.stops(interrupt.asked, round.number):
                         self.interrupted = True
                         break
         except KeyboardInterrupt:
@@ -122,7 +127,8 @@ class Loop:
             self._look(0)
             self.records.forget(self.done)
             self._save()
-        self._ahead.join()
+        if self._ahead.ident is not None:
+            self._ahead.join()
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Evaluates the validation clients under the parameters of now, where that was not just done."""

@@ -149,5 +149,7 @@ class Live(Progress):
 
 
 def progress_for(console: Any) -> Progress:
-    """A live bar on a terminal, lines elsewhere."""
+    """A live bar on a terminal, lines elsewhere, nothing where nothing is shown."""
+    if console.quiet:
+        return Progress()
     return Live(console) if console.is_terminal else Lines(console.file)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from fedrecon.evaluation import DERIVED, Evaluation
 from fedrecon.experiment.metrics import higher_is_better
 from fedrecon.experiment.records import COUNTS, TRAINING, Row, rows
-from fedrecon.simulation import Round
+from fedrecon.rounds import Round
 
 
 class Evaluated(NamedTuple):

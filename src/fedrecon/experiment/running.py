@@ -12,6 +12,7 @@ from fedrecon.experiment.config import Config
 from fedrecon.experiment.folder import PLOTS
 from fedrecon.experiment.progress import progress_for
 from fedrecon.experiment.result import Result
+from fedrecon.experiment.team import Team
 from fedrecon.experiment.trackers.follower import follower
 from fedrecon.experiment.training import run
 
@@ -20,7 +21,9 @@ WIDTH = 200
 
 
 def console() -> Console:
-    """The screen; in a file lines are as long as they are."""
+    """The screen; in a file lines are as long as they are. Of several processes only the first has one."""
+    if not Team.present().first:
+        return Console(quiet=True)
     screen = Console(highlight=False)
     return screen if screen.is_terminal else Console(highlight=False, soft_wrap=True, width=WIDTH)
 
@@ -41,7 +44,7 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
         f"{config.name}: task {config.task}, {config.algorithm.name}, seed {config.seed}, folder {out}"
     )
     progress = progress_for(screen)
-    followed = follower(config, out, progress.note)
+    followed = follower(config, out, progress.note) if Team.present().first else None
     config.algorithm.parts()  # what only Optax knows to be wrong is found before the data are read
     task = task_of(config)
     job = job_of(config, task)

@@ -26,6 +26,9 @@ from fedrecon.experiment.progress import Progress
 from fedrecon.experiment.records import METRICS, Records, Row, place, rows
 from fedrecon.experiment.result import Result
 from fedrecon.experiment.rounds import Evaluated
+from fedrecon.experiment.settings import flat
+from fedrecon.experiment.sharing import saved_plan
+from fedrecon.experiment.team import Team
 from fedrecon.federation.blocks import Plan
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
@@ -58,6 +61,9 @@ def train(
     progress: Progress | None = None,
 ) -> Result:
     """Trains an algorithm, evaluates it on unseen clients, and keeps a record.
+
+    Under JAX's distributed runtime every process calls it with the same arguments; the first one alone
+    writes the run folder and tells of progress.
 
     With `out`, a run that was killed goes on from its last checkpoint when it is started again with the
     same arguments, and ends with the same bits as if it had not been killed. Ctrl-C saves and returns what
@@ -163,6 +169,12 @@ def run(
         notes: What else the summary says.
     """
     with ExitStack() as stack:
+        team = Team.present()
+        stack.enter_context(team.together())
+        if team.count > 1:
+            team.agree(flat({"settings": job.configuration(), **job.fingerprint()}))
+        if not team.first:
+            out, progress, listener = None, None, None
         folder = None
         if out is not None:
             folder = RunFolder(Path(out), job.configuration(), job.fingerprint())
@@ -175,7 +187,7 @@ def run(
             job.clients,
             job.sampling,
             seed=job.seed,
-            plan=_plan(folder, plan),
+            plan=saved_plan(folder, team) or plan,
             kept_in=None if folder is None else folder.path / folders.KEPT,
             clients_per_block=job.clients_per_block,
         )
@@ -189,6 +201,7 @@ def run(
             watch,
             shown,
             callbacks,
+            team,
         )
         if folder is not None:
             loading = Thread(target=_load_ahead, args=[loop.begun])
@@ -269,12 +282,6 @@ def _load_ahead(begun: Event) -> None:
     begun.wait()
     for name in ("orbax.checkpoint", "pyarrow.parquet", "fedrecon.experiment.plots"):
         import_module(name)
-
-
-def _plan(folder: RunFolder | None, plan: Plan | None) -> Plan | None:
-    """The run folder's plan if it has one: only under the same plan are the bits the same."""
-    saved = None if folder is None else folder.read(folders.PLAN)
-    return plan if saved is None else Plan.from_json(saved)
 
 
 def _describe(folder: RunFolder, plan: Plan, job: Job) -> None:

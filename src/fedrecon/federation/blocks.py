@@ -36,6 +36,24 @@ class Slot(NamedTuple):
         """Clients in all its blocks."""
         return self.blocks * self.clients
 
+    def part(
+        self, positions: Int[np.ndarray, "row"], number: int, parts: int
+    ) -> tuple["Slot", Int[np.ndarray, "row"]]:
+        """One of several equal parts of every block, and the clients that come to lie in it.
+
+        Args:
+            positions: Of the slot's clients, in their order.
+            number: Of the part, from 0.
+            parts: How many; the clients of a block are a multiple of it.
+        """
+        if parts == 1:
+            return self, positions
+        width = self.clients // parts
+        places = np.full(self.capacity, -1)
+        places[: len(positions)] = positions
+        own = places.reshape(self.blocks, self.clients)[:, number * width : (number + 1) * width]
+        return self._replace(clients=width), own[own >= 0]
+
 
 class Plan(NamedTuple):
     """The slots of a pass over a cohort, from the shortest clients to the longest."""

@@ -184,6 +184,16 @@ class Kept:
             raise DataError(f"{path}: what clients keep is not what was written")
         self._go_to(mark["records"])
 
+    def records(self, mark: Mapping[str, Any]) -> Any:
+        """The records of a committed state, `[record]`, for `adopt`."""
+        log = Log(self._path(mark["file"]), self.dtype, mark["records"])
+        return log.read(np.arange(mark["records"]))
+
+    def adopt(self, mark: Mapping[str, Any], records: Any) -> None:
+        """Puts another process's records of a committed state where `restore` finds them."""
+        self._make_folder()
+        Log(self._path(mark["file"]), self.dtype).append(records)
+
     def at(self, mark: Mapping[str, Any] | None) -> "Kept":
         """A committed state, or the start, beside the present one: to be read."""
         view = copy.copy(self)
@@ -215,11 +225,7 @@ class Kept:
             records[_ROUND], records[_CLIENT] = round, keys
             for name, leaf in zip(self._names, jax.tree.leaves(value), strict=True):
                 records[name] = np.reshape(leaf, (-1, *self.dtype[name].shape))[: len(keys)]
-            if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="fedrecon-kept-"))
-                self._log.path = self._path(self._log.path.name)
-                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             self._log.append(records)
             self._clients += int(np.count_nonzero(self._last[where] < 0))
             self._last[where] = self._log.count - len(keys) + np.arange(len(keys))
@@ -227,6 +233,13 @@ class Kept:
         self._pending = []
         if self._temporary:
             self._tidy(self._newest + 1)
+
+    def _make_folder(self) -> None:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="fedrecon-kept-"))
+            self._log.path = self._path(self._log.path.name)
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def _tidy(self, done: int) -> None:
         """Writes the log anew if most of it is outdated; it then remembers nothing from before now."""
