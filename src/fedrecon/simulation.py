@@ -1,6 +1,7 @@
 """Federated rounds: cohorts in blocks, clients side by side within a block."""
 
 import functools
+import time
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -75,26 +76,36 @@ class Simulation:
         self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
         if clients_per_block is None and self._sizes.rest > _MANY_BYTES and jax.default_backend() == "cpu":
             clients_per_block = 1
-        self.plan = plan or plan_blocks(
-            clients.num_examples, sampling.most(len(clients)), clients_per_block=clients_per_block
-        )
-        self.plan = self.plan.in_parts(len(self._devices))
+        self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
+        self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
+        self._options = engine_options(heavy(shapes, algorithm.model.tables))
+        self._before = 0  # programs of plans before this one
+        self._cohort: Any = None
+        self.use(plan or self.plan_of(clients_per_block))
+
+    def plan_of(self, clients_per_block: int | None, most_slots: int = 2) -> Plan:
+        """The plan for so many clients side by side, in at most so many shapes."""
+        lengths, cohort = self.clients.num_examples, self.sampling.most(len(self.clients))
+        return plan_blocks(lengths, cohort, most_slots, clients_per_block).in_parts(len(self._devices))
+
+    def use(self, plan: Plan) -> None:
+        """Cuts the cohorts of the rounds that come by a plan."""
+        self._before += 0 if self._cohort is None else self._cohort._cache_size()
+        self.plan = plan.in_parts(len(self._devices))
         groups = self._layout.groups
         views = tuple(
             _View(slot.length, cut, tuple(f for g in cut for f in g.fields if f in self._layout.positional))
             for slot in self.plan.slots
             for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
         )
-        cohort = self._devices.spread(functools.partial(_cohort, algorithm, views))
-        self._cohort = jax.jit(cohort, compiler_options=engine_options(heavy(shapes, algorithm.model.tables)))
-        self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
-        self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
+        cohort = self._devices.spread(functools.partial(_cohort, self.algorithm, views))
+        self._cohort = jax.jit(cohort, compiler_options=self._options)
 
     @property
     def compilations(self) -> int:
         """Programs that the rounds compiled so far."""
         programs: tuple[Any, ...] = (self._cohort, self._merge, self._finish)
-        return sum(program._cache_size() for program in programs)
+        return self._before + sum(program._cache_size() for program in programs)
 
     def init(self, global_params: Params | None = None) -> ServerState:
         """The first state, from the seed or from given global parameters; tries the model on a client.
@@ -127,16 +138,9 @@ class Simulation:
             keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
             total, metrics, own = None, [], []
             for slots in self.plan.passes(self.clients.num_examples[cohort]):
-                parts = [
-                    slot.part(positions, *self._devices.part)
-                    for slot, positions in zip(self.plan.slots, slots, strict=True)
-                ]
-                own += [positions for _, positions in parts]
-                batches = tuple(self._layout.batch(slot, cohort[p], keys[p]) for slot, p in parts)
-                if self.kept is not None:
-                    names = [self.clients.keys[cohort[positions]] for _, positions in parts]
-                    batches = tuple(map(functools.partial(_with_kept, self.kept), batches, names))
-                args = (state.global_params, state.round, self._devices.cut(batches))
+                mine, batches = self._laid_out(slots, cohort, keys)
+                own += mine
+                args = (state.global_params, state.round, batches)
                 update, found, kept = self._devices.settled(self._cohort(*args))
                 if self.kept is not None:
                     for positions, value in zip(slots, kept, strict=True):
@@ -146,6 +150,38 @@ class Simulation:
             state = self._finish(state, total)
             rows = self._touched(cohort, cohort[np.concatenate(own)])
             yield Round(number + 1, state, len(cohort), rows, self._sent, metrics)
+
+    def seconds(self, state: ServerState, repeats: int = 2) -> float:
+        """How long the next round's clients compute under the present plan, compilation aside.
+
+        Args:
+            state: Of a round of this simulation; nothing is changed.
+            repeats: How often it is measured; the shortest time counts.
+        """
+        number, found = int(state.round), 0.0
+        cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
+        keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
+        for slots in self.plan.passes(self.clients.num_examples[cohort]):
+            args = (state.global_params, state.round, self._laid_out(slots, cohort, keys)[1])
+            times = []
+            for _ in range(repeats + 1):
+                start = time.perf_counter()
+                jax.block_until_ready(self._cohort(*args))
+                times.append(time.perf_counter() - start)
+            found += min(times[1:])
+        return found
+
+    def _laid_out(self, slots: Any, cohort: Any, keys: Any) -> tuple[list[Any], tuple[Batch, ...]]:
+        """The places in the cohort of a pass's clients that this process lays out, and all their batches."""
+        parts = [
+            slot.part(positions, *self._devices.part)
+            for slot, positions in zip(self.plan.slots, slots, strict=True)
+        ]
+        batches = tuple(self._layout.batch(slot, cohort[p], keys[p]) for slot, p in parts)
+        if self.kept is not None:
+            names = [self.clients.keys[cohort[positions]] for _, positions in parts]
+            batches = tuple(map(functools.partial(_with_kept, self.kept), batches, names))
+        return [positions for _, positions in parts], self._devices.cut(batches)
 
     def _touched(self, cohort: Any, own: Any) -> dict[str, Any]:
         """How many rows of each group of tables a cohort touches, from the examples of this process's own."""

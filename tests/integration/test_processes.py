@@ -40,13 +40,14 @@ select = "best"
 
 # The command line, which one of the processes leaves with a signal after a round.
 SIGNALLED = """
-import os, sys
+import os, sys, time
 from fedrecon.simulation import Simulation
 process, after, signal, original = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Simulation.rounds
 def rounds(self, state, count):
     for done in original(self, state, count):
         if os.environ["JAX_PROCESS_ID"] == process and done.number == after:
             os.kill(os.getpid(), signal)
+            time.sleep(3)  # the others do not go on without this one, and hear of it
         yield done
 Simulation.rounds = rounds
 from fedrecon.experiment.cli import main
@@ -237,17 +238,25 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(whole, two, home):
         # By our own words, or where JAX was faster to end the process, by its.
         assert "another process of this run was lost" in left.errors or "another task died" in left.errors
         assert not (home / "lost" / "result.json").exists()
-    # Ctrl-C in any process stops all of them after the same round, which is saved.
-    done = two(1, 7, int(signal.SIGINT), *again, program=("-c", SIGNALLED))
-    assert [x.status for x in done] == [130, 130], done
-    assert "going on from the checkpoint of round 4" in done[0].out
-    stopped = max(int(p.name) for p in (home / "lost" / "checkpoints").glob("[0-9]*"))
-    assert f"Interrupted after round {stopped}" in done[0].out
-    assert 7 <= stopped < ROUNDS
     done = two(*again, slurm=True)
     assert [x.status for x in done] == [0, 0], done
-    assert json.loads((home / "lost" / "result.json").read_text())["resumed_from"] == stopped
+    assert json.loads((home / "lost" / "result.json").read_text())["resumed_from"] == 4
     same(home / "lost", folder, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_any_process_stops_all_after_the_same_round(whole, two, home):
+    folder, _ = whole
+    again = ("run", "small.toml", "--out", "stopped")
+    done = two(1, 5, int(signal.SIGINT), *again, program=("-c", SIGNALLED))
+    assert [x.status for x in done] == [130, 130], done
+    stopped = max(int(p.name) for p in (home / "stopped" / "checkpoints").glob("[0-9]*"))
+    assert f"Interrupted after round {stopped}" in done[0].out
+    assert 5 <= stopped < ROUNDS
+    done = two("resume", "stopped")
+    assert [x.status for x in done] == [0, 0], done
+    assert f"going on from the checkpoint of round {stopped}" in done[0].out
+    same(home / "stopped", folder, rtol=0, atol=0)
 
 
 def test_processes_that_differ_are_refused(two, home):
@@ -258,6 +267,7 @@ def test_processes_that_differ_are_refused(two, home):
     assert not (home / "other").exists()
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_one_process_is_told_by_all(two):
     done = two("run", "small.toml", "--out", own=("small.toml/no", "fine"))
     assert [x.status for x in done] == [1, 1]

@@ -22,6 +22,7 @@ from fedrecon.experiment.records import TRAINING, Records, Row, place, rows
 from fedrecon.experiment.rounds import Best, Evaluated, better, mean_of, score, training_rows
 from fedrecon.experiment.sharing import saved_for_all, share_kept
 from fedrecon.experiment.team import ALONE, Team
+from fedrecon.experiment.tuning import Tuner
 from fedrecon.federation.blocks import Plan, plan_evaluation
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
@@ -51,6 +52,7 @@ class Loop:
         progress: Who is told.
         callbacks: Called with each `Evaluated`.
         team: The processes that run it together. The first of them alone has checkpoints.
+        tuner: Who may change the plan on the way; None for nobody.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Loop:
         progress: Progress,
         callbacks: Sequence[Callable[[Evaluated], Any]] = (),
         team: Team = ALONE,
+        tuner: Tuner | None = None,
     ):
+        self.tuner = tuner
         self.team = team
         self.job, self.simulation, self.records = job, simulation, records
         self.checkpoints, self.watch, self.progress, self.callbacks = checkpoints, watch, progress, callbacks
@@ -103,6 +107,15 @@ class Loop:
             except DataError as error:
                 raise CheckpointError(str(error)) from None
         self.recomputed = self.records.restart(self.done)
+        if self.tuner is not None:
+            self.tuner.resume(self.done)
+
+    def resumption(self) -> str:
+        """What to say of a run that goes on."""
+        start = "there is no checkpoint yet: starting again"
+        if self.resumed_from is not None:
+            start = f"going on from the checkpoint of round {self.resumed_from}"
+        return f"{start}; recorded rounds computed again: {self.recomputed}"
 
     def run(self) -> None:
         """Runs the rounds that are left. After Ctrl-C it saves the last complete round, and returns."""
@@ -209,6 +222,8 @@ class Loop:
         if report is not None:
             for callback in self.callbacks:
                 callback(report)
+        if self.tuner is not None and not last:
+            self.tuner.after(number, round.state, self.watch.compilation(), not self._ahead.is_alive())
 
     def _look(self, leave: int) -> None:
         """Fetches the metrics of all but the last few rounds."""

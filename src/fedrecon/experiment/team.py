@@ -148,9 +148,15 @@ def join() -> Team:
     who = "this process" if number is None else f"process {number} of {count or 'several'}"
     where = f" at {address}" if address else ""
     print(f"fedrecon: {who} waits for the others{where}, {MEETING} s at most", file=sys.stderr, flush=True)
+    given = None not in (address, count, number)
     try:
         jax.distributed.initialize(
-            address, count, number, heartbeat_timeout_seconds=SILENCE, initialization_timeout=MEETING
+            address,
+            count,
+            number,
+            cluster_detection_method="deactivate" if given else None,
+            heartbeat_timeout_seconds=SILENCE,
+            initialization_timeout=MEETING,
         )
     except (ValueError, TypeError) as error:
         known = ", ".join(

@@ -29,6 +29,7 @@ from fedrecon.experiment.rounds import Evaluated
 from fedrecon.experiment.settings import flat
 from fedrecon.experiment.sharing import saved_plan
 from fedrecon.experiment.team import Team
+from fedrecon.experiment.tuning import Tuner
 from fedrecon.federation.blocks import Plan
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
@@ -182,6 +183,7 @@ def run(
         watch = Stopwatch(started)
         stack.callback(watch.close)
         shown = stack.enter_context(progress or Progress())
+        free = plan is None and job.clients_per_block is None
         simulation = Simulation(
             job.algorithm,
             job.clients,
@@ -202,6 +204,7 @@ def run(
             shown,
             callbacks,
             team,
+            Tuner(simulation, job.rounds, folder, team, free),
         )
         if folder is not None:
             loading = Thread(target=_load_ahead, args=[loop.begun])
@@ -210,7 +213,7 @@ def run(
             stack.callback(loop.begun.set)  # before that, if no round came so far
         loop.restore()
         if loop.resumed_from is not None or loop.recomputed:
-            shown.note(_resumed(loop))
+            shown.note(loop.resumption())
         loop.run()
         selected_round, state, kept = loop.selected()
         evaluations = _final_evaluations(loop, selected_round, state, kept)
@@ -292,10 +295,3 @@ def _describe(folder: RunFolder, plan: Plan, job: Job) -> None:
     vocabularies = {name: np.asarray(ids).tolist() for name, ids in job.clients.vocabularies.items()}
     if vocabularies and folder.read(folders.VOCABULARIES) is None:
         folder.write(folders.VOCABULARIES, json.dumps(vocabularies) + "\n")
-
-
-def _resumed(loop: Loop) -> str:
-    start = "there is no checkpoint yet: starting again"
-    if loop.resumed_from is not None:
-        start = f"going on from the checkpoint of round {loop.resumed_from}"
-    return f"{start}; recorded rounds computed again: {loop.recomputed}"
