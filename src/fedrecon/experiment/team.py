@@ -43,7 +43,8 @@ class Team:
         jax = sys.modules.get("jax")
         if jax is None or not jax.distributed.is_initialized():
             return ALONE
-        return Team(jax.process_index(), jax.process_count())
+        # Asked of JAX itself, it would look for devices, and wait until the others do.
+        return Team(_runtime().process_id, _runtime().num_processes)
 
     @property
     def first(self) -> bool:
@@ -174,14 +175,12 @@ def leave(status: int, message: str) -> None:
 
     JAX would have it wait for processes that may be gone.
     """
-    import jax
-
-    if not jax.distributed.is_initialized() or jax.process_count() == 1:
+    team = Team.present()
+    if team.count == 1:
         return
-    number = jax.process_index()
     with suppress(Exception):
-        _client().key_value_set(f"{_FAILED}/{number}", message)
-        if number == 0:
+        _client().key_value_set(f"{_FAILED}/{team.number}", message)
+        if team.first:
             time.sleep(5 * _PAUSE)  # the others hear it from this process
     sys.stdout.flush()
     sys.stderr.flush()
@@ -197,11 +196,16 @@ def _whole(name: str, least: int) -> int | None:
     return int(text)
 
 
-def _client() -> Any:
-    """What the processes tell each other before and beside computing; JAX has no public name for it."""
+def _runtime() -> Any:
+    """The state of JAX's distributed runtime, which has no public name."""
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state
+
+
+def _client() -> Any:
+    """What the processes tell each other through, before and beside computing."""
+    return _runtime().client
 
 
 def _heard(key: str) -> str:
