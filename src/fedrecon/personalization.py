@@ -171,9 +171,7 @@ def _rounded(length: Any) -> int:
 @functools.cache
 def _program(heavy: bool) -> Any:
     """`_personalize_block`, compiled; not before it is used, since that is when devices are looked for."""
-    return jax.jit(
-        _personalize_block, static_argnums=(0, 1, 2, 3), compiler_options=engine_options(heavy)
-    )
+    return jax.jit(_personalize_block, static_argnums=(0, 1, 2, 3), compiler_options=engine_options(heavy))
 
 
 def _personalize_block(

@@ -97,12 +97,20 @@ def generous(monkeypatch):
 
     monkeypatch.setattr(Simulation, "seconds", seconds)
     monkeypatch.setattr(tuning, "SHARE", 1e9)
+    monkeypatch.setattr(tuning, "pays", lambda: True)
     return measured
 
 
-def test_a_short_run_keeps_its_plan(tmp_path):
+def test_a_short_run_keeps_its_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "pays", lambda: True)
     run(tmp_path / "short")
     assert not (tmp_path / "short" / "plan-tuned.json").exists()
+
+
+def test_a_run_on_a_cpu_keeps_its_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "SHARE", 1e9)
+    run(tmp_path / "long")
+    assert not (tmp_path / "long" / "plan-tuned.json").exists()
 
 
 def test_a_resume_changes_the_plan_where_the_run_did(tmp_path, generous):
