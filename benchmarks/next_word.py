@@ -128,6 +128,6 @@ def _calls(model: Model, rounded: Model, clients: Clients, g: Any) -> dict[str, 
         "peak": (lambda a: a @ a, square),
     }
     return {
-        name: functools.partial(jax.jit(fn, compiler_options=engine_options()), *args)
+        name: functools.partial(jax.jit(fn, compiler_options=engine_options(heavy=True)), *args)
         for name, (fn, *args) in programs.items()
     }
