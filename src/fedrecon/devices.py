@@ -185,7 +185,10 @@ def from_the_first(tree: Any) -> Any:
     keys = [jax.random.key_impl(x) if _is_key(x) else None for x in leaves]
     return jax.tree.unflatten(
         structure,
-        [x if k is None else jax.random.wrap_key_data(x, impl=k) for x, k in zip(found, keys, strict=True)],
+        [
+            x if k is None else jax.random.wrap_key_data(jnp.asarray(x), impl=k)
+            for x, k in zip(found, keys, strict=True)
+        ],
     )
 
 
