@@ -9,7 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
-from fedrecon.experiment.side_by_side import LOG, command, measured, run_side_by_side
+from fedrecon.experiment.side_by_side import command, log_of, measured, run_side_by_side
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_commands_run_beside_each_other_in_their_order(tmp_path, screen):
         tmp_path / "c": python("pass"),
     }
     assert run_side_by_side(commands, 2, screen) == 0
-    assert (tmp_path / "b" / LOG).read_text() == "met\n"
+    assert log_of(tmp_path / "b").read_text() == "met\n"
     started = [line.split(":")[0] for line in said(screen).splitlines() if "started" in line]
     assert started == ["a", "b", "c"]
     assert said(screen).count(": done in ") == 3
@@ -52,7 +52,8 @@ def test_after_a_failure_no_other_starts(tmp_path, screen):
     }
     assert run_side_by_side(commands, 1, screen) == 3
     assert "bad: ended with status 3; the same command goes on\nwhat is wrong" in said(screen)
-    assert not (tmp_path / "next").exists()
+    assert not log_of(tmp_path / "next").exists()
+    assert not (tmp_path / "bad").exists()  # it is the command's own
 
 
 def test_an_interrupt_is_passed_on_once(tmp_path, screen):
@@ -63,7 +64,7 @@ def test_an_interrupt_is_passed_on_once(tmp_path, screen):
     }
 
     def interrupt():
-        while not (tmp_path / "a" / LOG).exists() or "ready" not in (tmp_path / "a" / LOG).read_text():
+        while not log_of(tmp_path / "a").exists() or "ready" not in log_of(tmp_path / "a").read_text():
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -71,8 +72,8 @@ def test_an_interrupt_is_passed_on_once(tmp_path, screen):
     thread.start()
     assert run_side_by_side(commands, 1, screen) == 130
     thread.join()
-    assert (tmp_path / "a" / LOG).read_text() == "ready\nheard\n"
-    assert not (tmp_path / "b").exists()
+    assert log_of(tmp_path / "a").read_text() == "ready\nheard\n"
+    assert not log_of(tmp_path / "b").exists()
 
 
 def test_a_run_with_settings_and_seeds(tmp_path):

@@ -16,7 +16,6 @@ from fedrecon.experiment.interrupt import Interrupt
 from fedrecon.experiment.progress import duration
 from fedrecon.experiment.tables import Spread
 
-LOG = "log.txt"
 _LAST = 15  # lines of a log that are shown where a command failed
 
 
@@ -44,7 +43,7 @@ def run_side_by_side(commands: Mapping[Path, Sequence[str]], jobs: int, screen: 
     Ctrl-C is passed on to those that run, and no further one is started; so it is after one that failed.
 
     Args:
-        commands: By the folder of each, where `log.txt` gets what it prints.
+        commands: By the folder of each, beside which `log_of` gets what it prints.
         jobs: How many at once.
         screen: Where starts and ends are told.
 
@@ -56,12 +55,12 @@ def run_side_by_side(commands: Mapping[Path, Sequence[str]], jobs: int, screen: 
         while running or (waiting and not failed):
             while waiting and len(running) < jobs and not failed:
                 folder, words = waiting.pop(0)
-                folder.mkdir(parents=True, exist_ok=True)
-                with open(folder / LOG, "a", encoding="utf-8") as log:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with open(log_of(folder), "a", encoding="utf-8") as log:
                     # In a session of its own, so that Ctrl-C reaches it once.
                     process = subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True)
                 running[process] = folder, time.monotonic()
-                screen.print(f"{folder.name}: started, {folder / LOG}", markup=False)
+                screen.print(f"{folder.name}: started, {log_of(folder)}", markup=False)
             time.sleep(0.1)
             if interrupt.asked and failed != 130:
                 failed = 130
@@ -74,6 +73,11 @@ def run_side_by_side(commands: Mapping[Path, Sequence[str]], jobs: int, screen: 
     return failed
 
 
+def log_of(folder: Path) -> Path:
+    """Where a command's output goes: beside its folder, since a new run wants an empty one."""
+    return folder.with_name(f"{folder.name}.log")
+
+
 def measured(folder: Path, split: str, protocol: str, metric: str) -> Spread:
     """A final metric over examples, of a run or of all its seeds."""
     result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
@@ -84,5 +88,5 @@ def measured(folder: Path, split: str, protocol: str, metric: str) -> Spread:
 def _ended(folder: Path, status: int, seconds: float) -> str:
     if not status:
         return f"{folder.name}: done in {duration(seconds)}"
-    lines = (folder / LOG).read_text(encoding="utf-8").splitlines()[-_LAST:]
+    lines = log_of(folder).read_text(encoding="utf-8").splitlines()[-_LAST:]
     return "\n".join([f"{folder.name}: ended with status {status}; the same command goes on", *lines])
