@@ -162,10 +162,17 @@ def displacement(
     return change, rows, metrics | work_of(stage, examples, round)
 
 
-def work_of(stage: Stage, examples: Examples, round: Any) -> Metrics:
-    """What a stage takes with a client's examples, as metrics; empty for one that does not say."""
+def work_of(stage: Stage, examples: Examples, round: Any, fitted: Params = 0) -> Metrics:
+    """What a stage takes with a client's examples, as metrics; empty for one that does not say.
+
+    Args:
+        stage: A solver, or what stands for one.
+        examples: That it processes.
+        round: Rounds done before.
+        fitted: The parameters that it fits. If they have no leaf, there is nothing to do.
+    """
     work = getattr(stage, "work", None)
-    found = {} if work is None else work(examples, round)
+    found = work(examples, round) if work is not None and jax.tree.leaves(fitted) else {}
     return {name: Mean(jnp.asarray(x, jnp.float32), jnp.ones(())) for name, x in found.items()}
 
 

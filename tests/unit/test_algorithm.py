@@ -77,6 +77,7 @@ def test_the_work_of_all_stages_is_counted_also_of_who_is_dropped():
     assert found == {"gradient_steps": 3, "solves": 2, "example_passes": 15}
     assert update.metrics["dropped"] == Mean(1, 1)
     assert work_of(lambda *_: None, examples, 0) == {}
+    assert work_of(solver(), examples, 0, ()) == {}  # no local parameters
 
 
 def test_client_weights():

@@ -66,7 +66,7 @@ def fedalt(
         old, local = broadcast.global_params, personalize(broadcast, kept, examples, key)
         objective = on_global(model, local)
         delta, rows, metrics = displacement(update, objective, old, examples, k_global, broadcast.round)
-        more = work_of(reconstruct, examples, broadcast.round)
+        more = work_of(reconstruct, examples, broadcast.round, local)
         sent = update_of(delta, rows, metrics, client_weight, local, more)
         return sent, kept_after(sent, local, kept)
 

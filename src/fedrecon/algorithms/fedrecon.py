@@ -81,7 +81,7 @@ def fedrecon(
         else:
             objective = on_global(model, local)
             delta, rows, metrics = displacement(update, objective, old, query, k_global, broadcast.round)
-        more = work_of(reconstruct, support, broadcast.round)
+        more = work_of(reconstruct, support, broadcast.round, local)
         return update_of(delta, rows, metrics, client_weight, more_work=more), kept
 
     settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}

@@ -77,8 +77,9 @@ def full_gradient(
             return base.personalize(broadcast._replace(global_params=params), kept, support, key)
 
         old = broadcast.global_params
+        before = local(old)
         objective = replace(
-            on_global(model, local(old)),
+            on_global(model, before),
             fn=lambda params, _, batch, key: model.loss(params, local(params), batch, key),
             metrics=lambda params, _, batch: model.metrics(params, local(params), batch),
             tables=(),  # the support set reads other rows than a step's batch
@@ -86,7 +87,7 @@ def full_gradient(
         )
         delta, rows, metrics = displacement(update, objective, old, query, k_global, broadcast.round)
         steps = metrics[GRADIENT_STEPS].total if GRADIENT_STEPS in metrics else 1
-        again = work_of(reconstruct, support, broadcast.round)  # in every step
+        again = work_of(reconstruct, support, broadcast.round, before)  # in every step
         more = {name: Mean(mean.total * steps, mean.weight) for name, mean in again.items()}
         return update_of(delta, rows, metrics, client_weight, more_work=more), kept
 
