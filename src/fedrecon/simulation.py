@@ -28,10 +28,6 @@ from .stats import Mean
 
 _TRAINING, _START = 3, 5  # purposes of draws
 
-# Where a client's delta is larger, apart from rows of tables, a CPU takes one client after the other: XLA
-# scatters into many whole tables side by side far more slowly than into one after the other.
-_MANY_BYTES = 2**18
-
 
 class Simulation:
     """Runs an algorithm on clients, a cohort a round.
@@ -74,11 +70,13 @@ class Simulation:
         self._layout = Layout(algorithm.model, clients, shapes)
         self._sizes = Sizes(shapes, self._layout.groups)
         self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
-        if clients_per_block is None and self._sizes.rest > _MANY_BYTES and jax.default_backend() == "cpu":
+        large = heavy(shapes, algorithm.model.tables)
+        if clients_per_block is None and large and jax.default_backend() == "cpu":
+            # One after the other: XLA scatters into many large deltas side by side far more slowly there.
             clients_per_block = 1
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
-        self._options = engine_options(heavy(shapes, algorithm.model.tables))
+        self._options = engine_options(large)
         self._before = 0  # programs of plans before this one
         self._cohort: Any = None
         self.use(plan or self.plan_of(clients_per_block))
