@@ -27,12 +27,15 @@ def solver(learning_rate: float = 0.1, batch_size: int | None = 2, **others: Any
     return Solver(sgd(learning_rate), batch_size, **others)
 
 
-def rating_model(*, two_fields: bool = False, scale: bool = False, seen: set[int] | None = None) -> Model:
+def rating_model(
+    *, two_fields: bool = False, scale: bool = False, fused: bool = False, seen: set[int] | None = None
+) -> Model:
     """Matrix factorisation with item biases, in plain JAX.
 
     Args:
         two_fields: Whether `previous` indexes the factors beside `item`, which indexes the biases too.
         scale: Whether there is a global parameter that is no table, and the local ones start at random.
+        fused: Whether loss and metrics are measured by one function, too.
         seen: Gets the number of rows of the tables that the loss is given, while it is traced.
     """
 
@@ -64,6 +67,10 @@ def rating_model(*, two_fields: bool = False, scale: bool = False, seen: set[int
             "hits": Mean.of((jnp.abs(error) < 1.5).astype(jnp.float32)),
         }
 
+    def loss_and_metrics(g: Any, x: Any, batch: Any, key: Any) -> tuple[Mean, dict[str, Mean]]:
+        found = metrics(g, x, batch)
+        return found["mse"], found
+
     fields = ("item", "previous") if two_fields else ("item",)
     return Model(
         init_global=init_global,
@@ -73,6 +80,7 @@ def rating_model(*, two_fields: bool = False, scale: bool = False, seen: set[int
         predict=predict,
         penalty=penalty,
         tables=(Table("item/factors", fields), Table("item/bias", ("item",))),
+        loss_and_metrics=loss_and_metrics if fused else None,
     )
 
 

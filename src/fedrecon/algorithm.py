@@ -162,6 +162,11 @@ def displacement(
     return change, rows, metrics | work_of(stage, examples, round)
 
 
+def rows_below(part: str, rows: dict[str, Any]) -> dict[str, Any]:
+    """Of tables in a pair of trees, such as `(global_params, local_params)`, those of `"0"` or of `"1"`."""
+    return {leaf.removeprefix(f"{part}/"): ids for leaf, ids in rows.items() if leaf.startswith(f"{part}/")}
+
+
 def work_of(stage: Stage, examples: Examples, round: Any, fitted: Params = 0) -> Metrics:
     """What a stage takes with a client's examples, as metrics; empty for one that does not say.
 
@@ -235,6 +240,7 @@ def server(
 
     def server_update(state: ServerState, update: Update) -> ServerState:
         gradient, aggregator_state = aggregator(state.aggregator_state, update)
+        gradient = jax.tree.map(lambda g, x: g.astype(x.dtype), gradient, state.global_params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.global_params)
         params = optax.apply_updates(state.global_params, updates)
         new = ServerState(params, opt_state, aggregator_state, state.round)

@@ -75,7 +75,9 @@ def _evaluate(
     """The model on a batch of which the first `count` examples are real."""
 
     def objective(params: Any) -> Any:
-        loss, penalty = model.loss(*params, batch, key), model.penalty(*params)
+        both = model.loss_and_metrics
+        loss = model.loss(*params, batch, key) if both is None else both(*params, batch, key)[0]
+        penalty = model.penalty(*params)
         real = jnp.arange(count + 1) < count
         return loss.where(real).total.sum() + penalty, (loss, penalty)
 
@@ -117,8 +119,22 @@ def _check_shapes(model: Model, global_params: Params, examples: Any, count: int
             ) from error
 
     local = jax.eval_shape(model.init_local, global_params, key)
-    check_loss(shapes(model.loss, global_params, local, examples, key), count)
+    loss = shapes(model.loss, global_params, local, examples, key)
     metrics = shapes(model.metrics, global_params, local, examples)
+    _check_measured(loss, metrics, count)
+    if model.loss_and_metrics is not None:
+        both = shapes(model.loss_and_metrics, global_params, local, examples, key)
+        if isinstance(both, Mean) or not (isinstance(both, tuple) and len(both) == 2):
+            kind = type(both).__name__
+            raise TypeError(f"a model's loss_and_metrics must return a pair of a Mean and a dict, got {kind}")
+        _check_measured(*both, count)
+    penalty = jax.eval_shape(model.penalty, global_params, local)
+    if jnp.shape(penalty) != ():
+        raise ValueError(f"a model's penalty must be a scalar, got the shape {jnp.shape(penalty)}")
+
+
+def _check_measured(loss: Any, metrics: Any, count: int) -> None:
+    check_loss(loss, count)
     if not isinstance(metrics, dict):
         raise TypeError(f"a model's metrics must be a dict of Mean, got {type(metrics).__name__}")
     for name, mean in metrics.items():
@@ -130,9 +146,6 @@ def _check_shapes(model: Model, global_params: Params, examples: Any, count: int
         for part, x in (("total", mean.total), ("weight", mean.weight)):
             if jnp.shape(x) != (count,):
                 raise ValueError(f"{rule}, {part} of shape ({count},); got {jnp.shape(x)}")
-    penalty = jax.eval_shape(model.penalty, global_params, local)
-    if jnp.shape(penalty) != ():
-        raise ValueError(f"a model's penalty must be a scalar, got the shape {jnp.shape(penalty)}")
 
 
 def _check_finite(values: dict[str, Any], client: str) -> None:

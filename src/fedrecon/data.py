@@ -125,7 +125,9 @@ class HalfBatches:
             return (count + 2 * self.batch_size - 1) // (2 * self.batch_size) * self.batch_size
 
         size, pair = examples.size, 2 * self.batch_size
-        rest = max(size - half(size), size // pair * self.batch_size)  # a shorter client may have more of it
+        rest = max(
+            size - half(size), size // pair * self.batch_size, 1
+        )  # a shorter client may have more of it
         return _cut(examples, jnp.minimum(half(examples.count()), examples.count()), half(size), rest)
 
 

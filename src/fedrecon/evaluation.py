@@ -85,11 +85,10 @@ class Evaluation:
 
     def over_clients(self) -> dict[str, float]:
         """Metrics of each client, averaged over the clients that have a test example."""
-        values = self.values()
-        return {n: float(np.nanmean(v)) if np.isfinite(v).any() else float("nan") for n, v in values.items()}
+        return {n: float(np.mean(v)) if v.size else float("nan") for n, v in self._tested().items()}
 
     def values(self) -> dict[str, np.ndarray]:
-        """Each client's own metrics, `[client]`; NaN where it has no test example."""
+        """Each client's own metrics, `[client]`; NaN where it has no test example, or is no number."""
         with np.errstate(invalid="ignore", divide="ignore"):
             means = {
                 name: np.asarray(total) / np.asarray(weight)
@@ -98,14 +97,22 @@ class Evaluation:
             return _with_derived(means)
 
     def distribution(self) -> dict[str, dict[str, float]]:
-        """Deciles over the clients that have a test example, `"p0"` to `"p100"`."""
+        """Deciles over the clients that have a test example, `"p0"` to `"p100"`.
+
+        All of a metric are NaN if it is no number at one of these clients.
+        """
         deciles = range(0, 101, 10)
         found = {}
-        for name, values in self.values().items():
-            known = values[~np.isnan(values)]
+        for name, known in self._tested().items():
             quantiles = np.quantile(known, [d / 100 for d in deciles]) if known.size else [float("nan")] * 11
             found[name] = {f"p{d}": float(q) for d, q in zip(deciles, quantiles, strict=True)}
         return found
+
+    def _tested(self) -> dict[str, np.ndarray]:
+        """The metrics of the clients that have a test example for them: one that diverged is among them."""
+        weights = {name: np.asarray(weight) for name, (_, weight) in self.per_client.items()}
+        weights |= {name: weights[source] for name, (source, _) in DERIVED.items() if source in weights}
+        return {name: values[weights[name] > 0] for name, values in self.values().items()}
 
     def summary(self) -> dict[str, Any]:
         """All of it in plain numbers: `"examples"`, `"clients"` and `"distribution"`."""

@@ -65,6 +65,9 @@ class Newton:
             found = {name: mean.where(examples.mask).sum() for name, mean in found.items()}
             return found["loss"].total + objective.penalty(local, objective.frozen), found
 
+        if not start.size:
+            return params, total(start)[1]
+
         def iterate(flat: Any, _: Any) -> Any:
             gradient, metrics = jax.grad(total, has_aux=True)(flat)
             hessian = jax.hessian(lambda x: total(x)[0])(flat)

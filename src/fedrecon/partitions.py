@@ -141,7 +141,7 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
     copies = tuple(t for t in whole.tables if own(t.leaf))
     if {f for t in tables for f in t.fields} & {f for t in copies for f in t.fields}:
         tables = copies = ()  # a field cannot be renumbered for tables of two trees
-    predict = model.predict
+    predict, both = model.predict, model.loss_and_metrics
     return Model(
         init_global=lambda key: split(whole.init_global(key), own)[0],
         init_local=init_local,
@@ -151,6 +151,7 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
         penalty=lambda g, x: model.penalty(*merge(g, x)),
         tables=tables,
         local_tables=copies,
+        loss_and_metrics=both and (lambda g, x, batch, key: both(*merge(g, x), batch, key)),
     )
 
 

@@ -86,7 +86,10 @@ class Ranking:
         self, scores: Float[Any, "item"], support: Examples, query: Examples, key: Any
     ) -> dict[str, Mean]:
         """The metrics of any scores of all items; see the call."""
-        held, valid = query.data[self.item], query.mask
+        held = query.data[self.item]
+        place = jnp.arange(held.size)
+        first = jnp.full(self.num_items, held.size).at[held].min(jnp.where(query.mask, place, held.size))
+        valid = query.mask & (first[held] == place)  # an item that is held out twice is one item
         seen, wanted = self._marked(support), self._marked(query)
         # Finite, so that what is left out, at minus infinity, ties with no candidate.
         low = jnp.finfo(scores.dtype).min

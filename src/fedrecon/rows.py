@@ -39,11 +39,14 @@ class Group:
 
 
 def groups(tables: Sequence[Table]) -> tuple[Group, ...]:
-    """Tables joined where they share a field, since a field can be renumbered in one way only."""
+    """Tables joined where they share a field or a leaf.
+
+    A field can be renumbered, and a leaf cut, in one way only.
+    """
     merged: list[tuple[set[str], set[str]]] = []
     for table in tables:
         leaves, fields = {table.leaf}, set(table.fields)
-        for other in [m for m in merged if m[1] & fields]:
+        for other in [m for m in merged if m[0] & leaves or m[1] & fields]:
             merged.remove(other)
             leaves |= other[0]
             fields |= other[1]

@@ -216,7 +216,8 @@ def _cohort(
     batches: tuple[Batch, ...],
 ) -> tuple[Update, list[dict[str, Mean]], list[Any]]:
     """The sum of a cohort's updates, each block's metrics, and what clients keep."""
-    zeros = jax.tree.map(jnp.zeros_like, global_params)
+    # Sums of halves, too, are made in single precision.
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), global_params)
     total, found, kept = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
     for batch, view in zip(batches, views, strict=True):
         run = functools.partial(_block, algorithm, view, global_params, round)

@@ -57,7 +57,7 @@ class Solver:
             for 1. (A schedule inside `optimizer` counts the steps of one call.)
         one_by_one: Whether clients of a block take this stage one after the other instead of side by side.
             Where every client changes large matrices of its own, a CPU multiplies them faster so. It changes
-            the speed alone; the objective must not close over arrays, as that of the full gradient does.
+            the speed alone. An objective that closes over arrays cannot be fitted so: see `side_by_side`.
 
     Raises:
         ValueError: A number is out of its range.
@@ -176,7 +176,7 @@ class Solver:
             grads, metrics = jax.grad(value, has_aux=True)(params, frozen, batch, count, k_step)
             updates, new_state = self.optimizer.update(grads, opt_state, params)
             taken = batch.mask[0]  # valid rows come first
-            updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0), updates)
+            updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0).astype(u.dtype), updates)
             return updates, jax.tree.map(lambda a, b: jnp.where(taken, a, b), new_state, opt_state), metrics
 
         xs = (jnp.arange(plan.valid.shape[0]), batches, gathered)
@@ -250,6 +250,11 @@ class Solver:
                 batches = with_ids(batches, group, jax.vmap(rows.first_occurrence)(jnp.asarray(ids)))
             cut += [_Cut(leaf, ids, apart) for leaf in group.leaves]
         return cut, without(batches, known), known
+
+
+def side_by_side(stage: Stage) -> Stage:
+    """The stage without `one_by_one`, for objectives that close over arrays or have to be differentiated."""
+    return replace(stage, one_by_one=False) if isinstance(stage, Solver) else stage
 
 
 class _Cut(NamedTuple):

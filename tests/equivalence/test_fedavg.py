@@ -4,15 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.small import ITEMS, examples, federation, rating_model, sgd, solver
+from tests.small import ITEMS, Given, examples, federation, rating_model, sgd, solver
 
 from fedrecon.algorithm import Broadcast, uniform
 from fedrecon.algorithms.fedavg import fedavg
 from fedrecon.algorithms.fedrecon import fedrecon
 from fedrecon.data import NoSplit
-from fedrecon.model import fully_global, without_tables
+from fedrecon.model import Model, Table, fully_global, without_tables
 from fedrecon.optimizers import optimizer
+from fedrecon.simulation import Simulation
 from fedrecon.solver import Solver
+from fedrecon.stats import Mean
 
 CLIENTS = federation(repeats=True)
 
@@ -40,6 +42,27 @@ def test_without_local_parameters_and_unsplit_it_is_fedavg(update):
     one, other = compiled(average, params), compiled(alone, params)
     for name in ("c8", "c4", "c0"):
         assert_close(one(name), other(name))
+
+
+def test_joint_training_without_local_parameters_is_fedavg_by_rows():
+    """All that is trained is a table of which every step sees other rows: its updates are made at once."""
+
+    def error(g, batch):
+        return Mean.of(jnp.square(g["bias"][batch["item"]] - batch["rating"]))
+
+    model = Model(
+        init_global=lambda key: {"bias": jnp.arange(float(ITEMS))},
+        init_local=lambda g, key: (),
+        loss=lambda g, x, batch, key: error(g, batch),
+        metrics=lambda g, x, batch: {"mse": error(g, batch)},
+        tables=(Table("bias", ("item",)),),
+    )
+    joint = fedrecon(model, solver(), solver(), sgd(1.0), NoSplit(), joint=True)
+    after = []
+    for algorithm in (fedavg(model, solver(), sgd(1.0)), joint):
+        simulation = Simulation(algorithm, federation(lengths=(3, 9)), Given([[0, 1]]))
+        after.append(jax.tree.leaves(next(simulation.rounds(simulation.init(), 1)).state.global_params))
+    assert_close(*after)
 
 
 def test_a_client_with_one_batch_takes_a_step_of_sgd():

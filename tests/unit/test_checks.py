@@ -131,6 +131,33 @@ def test_loss_of_the_wrong_form(loss, kind, message):
 
 
 @pytest.mark.parametrize(
+    ("both", "kind", "message"),
+    [
+        (
+            lambda g, x, batch, key: Mean.of(error(g, x, batch)),
+            TypeError,
+            "pair of a Mean and a dict, got Mean",
+        ),
+        (lambda g, x, batch, key: (error(g, x, batch), {}), TypeError, "loss must return a Mean"),
+        (
+            lambda g, x, batch, key: (Mean.of(error(g, x, batch)), {"loss": 1}),
+            ValueError,
+            "not be called 'loss'",
+        ),
+        (
+            lambda g, x, batch, key: (Mean.of(jnp.log(-batch["rating"])), {}),
+            ValueError,
+            "the loss must be finite",
+        ),
+    ],
+    ids=["mean", "loss", "metrics", "value"],
+)
+def test_loss_and_metrics_of_the_wrong_form(both, kind, message):
+    with pytest.raises(kind, match=message):
+        check(replace(MODEL, loss_and_metrics=both))
+
+
+@pytest.mark.parametrize(
     ("metrics", "kind", "message"),
     [
         (

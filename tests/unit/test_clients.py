@@ -259,6 +259,26 @@ def test_write_and_open(tmp_path, ids):
     assert [p.name for p in tmp_path.iterdir()] == ["clients.arrow"]
 
 
+@pytest.mark.parametrize("ids", [["a", "bß"], np.array(["a", "bß"]), [7, 2**40], []], ids=str)
+def test_vocabularies_of_any_kind_are_written_and_opened(tmp_path, ids):
+    clients = Clients.from_columns(["ann"], [0, 1], {"item": np.zeros(1, np.int32)}, {"item": ids})
+    clients.write(tmp_path / "clients.arrow")
+    assert Clients.open(tmp_path / "clients.arrow").vocabularies["item"].tolist() == list(ids)
+
+
+@pytest.mark.parametrize("ids", [[1.5], ["a", 1], [["a"]]], ids=str)
+def test_vocabularies_that_are_refused(ids):
+    with pytest.raises(DataError, match="the vocabulary of 'item' must be a list of strings or of 64-bit"):
+        Clients.from_columns(["ann"], [0, 1], {"item": np.zeros(1, np.int32)}, {"item": ids})
+
+
+def test_seconds_as_doubles_keep_their_order():
+    time = 1.7e9 + np.array([2.0, 0.0, 1.0])
+    clients = Clients.from_arrays({"ann": {"time": time}})
+    assert clients.column("time").tolist() == time.tolist()
+    assert clients.sorted_by("time").column("time").tolist() == sorted(time.tolist())
+
+
 @pytest.mark.parametrize("which", [[3, 1], [0, 2], []], ids=["some", "others", "none"])
 def test_a_part_is_written_as_that_part(tmp_path, which):
     part = small().take(which)

@@ -60,6 +60,7 @@ SPLITS = {
     AlternateBatches(20): by(lambda i, n: True),
     AlternateExamples(): by(lambda i, n: i % 2 == 0),
     HalfBatches(3): by(lambda i, n: i // 3 < (n + 5) // 6),
+    HalfBatches(20): by(lambda i, n: True),
     Fraction(0.5): by(lambda i, n: i < -(-n // 2)),
     Fraction(0.1): by(lambda i, n: i < -(-n // 10)),
     NoSplit(): lambda n: (list(range(n)), list(range(n))),

@@ -11,6 +11,7 @@ from tests.small import ITEMS, federation, rating_model, sgd, solver
 from fedrecon.algorithm import Broadcast
 from fedrecon.algorithms.fedavg import fedavg
 from fedrecon.algorithms.fedrecon import fedrecon
+from fedrecon.algorithms.finetuning import finetuning
 from fedrecon.data import AlternateBatches, Examples, RandomFraction
 from fedrecon.errors import DataError
 from fedrecon.evaluation import Evaluation, evaluate
@@ -94,6 +95,14 @@ def test_ids_out_of_range(state):
         evaluate(ALGORITHM, state, clients, split=PAIRS)
 
 
+def test_ids_out_of_range_of_a_copy(state):
+    clients = Clients.from_arrays({"ann": {"item": [0, 1, ITEMS], "rating": [1.0, 2.0, 3.0]}})
+    with pytest.raises(DataError, match=r"client 'ann' has \[40\] at example 2"):
+        evaluate(finetuning(ALGORITHM, solver()), state, clients, split=PAIRS)
+    with pytest.raises(DataError, match="are indexed by the field 'item', but the clients have"):
+        evaluate(finetuning(ALGORITHM, solver()), state, clients.select("rating"), split=PAIRS)
+
+
 # ---- numbers ---------------------------------------------------------------------------------------------
 
 WEIGHTS: Any = np.array([1.0, 0.0, 3.0])
@@ -120,6 +129,14 @@ def test_distribution_leaves_out_clients_without_examples():
     deciles = FOUND.distribution()["rmse"]
     assert (deciles["p0"], deciles["p50"], deciles["p100"]) == (1.0, 1.5, 2.0)
     assert list(deciles) == [f"p{d}" for d in range(0, 101, 10)]
+
+
+def test_a_client_that_diverged_is_not_left_out():
+    found = Evaluation(np.arange(3), {"mse": Mean(np.array([4.0, 0.0, np.nan]), WEIGHTS)})
+    assert all(np.isnan(x["rmse"]) for x in (found.over_examples(), found.over_clients()))
+    assert np.isnan(found.distribution()["rmse"]["p50"])
+    found = Evaluation(np.arange(3), {"mse": Mean(np.array([4.0, 0.0, np.inf]), WEIGHTS)})
+    assert found.over_clients()["mse"] == np.inf
 
 
 def test_table():

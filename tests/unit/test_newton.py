@@ -50,6 +50,12 @@ def test_one_step_is_exact_and_what_has_no_slope_stays():
     np.testing.assert_allclose(metrics["loss"].total, squares(START, jnp.array([1.0, 2.0, 4.0])).total.sum())
 
 
+def test_nothing_to_fit():
+    found, metrics = fit(lambda params, x: Mean.of(jnp.square(x)), ())
+    assert found == ()
+    assert (metrics["loss"].total, metrics["loss"].weight) == (21, 3)
+
+
 def test_work_is_a_solve_in_every_iteration():
     work = Newton(iterations=3).work(Examples({}, np.arange(5) < 4))
     assert {name: int(x) for name, x in work.items()} == {"solves": 3, "example_passes": 12}

@@ -62,6 +62,11 @@ def test_distinct_scores_against_brute_force():
             )
 
 
+def test_an_item_held_out_twice_is_one_item():
+    scores = np.random.default_rng(1).normal(size=ITEMS)
+    assert measured(scores, [2], [5, 7, 5]) == measured(scores, [2], [5, 7])
+
+
 @pytest.mark.parametrize("held", [[0], [3], [1, 4], [0, 2, 3]])
 def test_ties_are_worth_their_expectation(held):
     scores = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 2.0] + [np.nan] * 6)

@@ -48,6 +48,11 @@ def test_groups_are_joined_by_a_table_between_them():
     assert group.fields == ("x", "y")
 
 
+def test_tables_on_one_leaf_are_one_group():
+    (group,) = groups((Table("a", ("x",)), Table("a", ("y",))))
+    assert (group.leaves, group.fields) == (("a",), ("x", "y"))
+
+
 def test_number_of_rows():
     assert [num_rows(PARAMS, g) for g in groups(TABLES)] == [9, 5]
     with pytest.raises(

@@ -179,3 +179,22 @@ def test_a_client_that_diverges_is_dropped_and_counted(simulation, start):
     assert spoilt.metrics()["dropped"] == Mean(1, 3)
     assert spoilt.metrics()["mse"] == without.metrics()["mse"]
     jax.tree.map(np.testing.assert_array_equal, spoilt.state.global_params, without.state.global_params)
+
+
+def test_parameters_of_half_precision_are_trained():
+    """Their deltas are summed in single precision, and the server's state keeps its types."""
+    model = rating_model()
+
+    def halved(key):
+        return jax.tree.map(lambda x: x.astype(jnp.bfloat16), model.init_global(key))
+
+    server = sgd(0.5, momentum=0.9)
+    algorithm = fedrecon(replace(model, init_global=halved), solver(), solver(), server, AlternateBatches(2))
+    simulation = Simulation(algorithm, federation(), Uniform(4))
+    start = simulation.init()
+    *_, last = simulation.rounds(start, 2)
+    kinds = jax.tree.map(lambda x: x.dtype, (start, last.state))
+    assert kinds[0] == kinds[1]
+    assert simulation.compilations == 2
+    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), last.state.global_params, start.global_params)
+    assert all(0.01 < x < 1 for x in jax.tree.leaves(moved))

@@ -14,6 +14,7 @@ from ..algorithm import (
     by_examples,
     displacement,
     keeps_nothing,
+    rows_below,
     server,
     subkeys,
     update_of,
@@ -78,6 +79,7 @@ def fedrecon(
         if joint:
             both, params = on_both(model), (old, local)
             (delta, _), rows, metrics = displacement(update, both, params, query, k_global, broadcast.round)
+            rows = rows_below("0", rows)
         else:
             objective = on_global(model, local)
             delta, rows, metrics = displacement(update, objective, old, query, k_global, broadcast.round)

@@ -17,6 +17,7 @@ from ..algorithm import (
     by_examples,
     displacement,
     kept_after,
+    rows_below,
     server,
     update_of,
     with_usable_tables,
@@ -71,8 +72,8 @@ def fedsim(
         start = broadcast.global_params, kept
         found = displacement(both, on_both(model), start, examples, key, broadcast.round)
         (delta, change), rows, metrics = found
-        local = _moved(kept, change, _of("1", rows))
-        sent = update_of(delta, _of("0", rows), metrics, client_weight, local)
+        local = _moved(kept, change, rows_below("1", rows))
+        sent = update_of(delta, rows_below("0", rows), metrics, client_weight, local)
         return sent, kept_after(sent, local, kept)
 
     settings = {"update": update, "reconstruct": reconstruct, "server_optimizer": server_optimizer}
@@ -103,11 +104,6 @@ def _at_rates(update: Stage, local_rate: float) -> Stage:
         return updates[0], jax.tree.map(lambda u: local_rate * u, updates[1])
 
     return replace(update, optimizer=optax.chain(update.optimizer, optax.stateless(scaled)))
-
-
-def _of(part: str, rows: dict[str, Any]) -> dict[str, Any]:
-    """Of tables among `(global_params, local_params)` those of one of them."""
-    return {leaf.removeprefix(f"{part}/"): ids for leaf, ids in rows.items() if leaf.startswith(f"{part}/")}
 
 
 def _moved(params: Params, change: Params, rows: dict[str, Any]) -> Params:

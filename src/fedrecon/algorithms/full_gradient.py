@@ -21,7 +21,7 @@ from ..algorithm import (
 from ..data import AlternateBatches, Examples, Split
 from ..model import Model, Params, on_global
 from ..newton import Newton
-from ..solver import Stage
+from ..solver import Stage, side_by_side
 from ..stats import Mean
 from ..steps import GRADIENT_STEPS
 from .fedrecon import fedrecon
@@ -63,7 +63,8 @@ def full_gradient(
         Finn, Abbeel and Levine, Model-Agnostic Meta-Learning, ICML 2017; Singhal et al., Federated
         Reconstruction, NeurIPS 2021, section 4.2, which leaves the derivative of l out.
     """
-    through = Implicit(reconstruct) if isinstance(reconstruct, Newton) else reconstruct
+    through = Implicit(reconstruct) if isinstance(reconstruct, Newton) else side_by_side(reconstruct)
+    changing = side_by_side(update)
     base = fedrecon(
         model, through, update, server_optimizer, split, client_weight=client_weight, aggregator=aggregator
     )
@@ -77,15 +78,16 @@ def full_gradient(
             return base.personalize(broadcast._replace(global_params=params), kept, support, key)
 
         old = broadcast.global_params
-        before = local(old)
+        before, both = local(old), model.loss_and_metrics
         objective = replace(
             on_global(model, before),
             fn=lambda params, _, batch, key: model.loss(params, local(params), batch, key),
             metrics=lambda params, _, batch: model.metrics(params, local(params), batch),
+            both=both and (lambda params, _, batch, key: both(params, local(params), batch, key)),
             tables=(),  # the support set reads other rows than a step's batch
             frozen_tables=(),
         )
-        delta, rows, metrics = displacement(update, objective, old, query, k_global, broadcast.round)
+        delta, rows, metrics = displacement(changing, objective, old, query, k_global, broadcast.round)
         steps = metrics[GRADIENT_STEPS].total if GRADIENT_STEPS in metrics else 1
         again = work_of(reconstruct, support, broadcast.round, before)  # in every step
         more = {name: Mean(mean.total * steps, mean.weight) for name, mean in again.items()}

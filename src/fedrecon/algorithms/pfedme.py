@@ -23,7 +23,7 @@ from ..algorithm import (
 )
 from ..data import Examples
 from ..model import Batch, Model, Objective, Params, on_global, personal_copy
-from ..solver import Metrics, Stage
+from ..solver import Metrics, Stage, side_by_side
 from ..stats import Mean
 from .ditto import check_strength
 from .fedavg import fedavg
@@ -77,13 +77,14 @@ def pfedme(
     check_strength(strength)
     base = fedavg(model, update, server_optimizer, client_weight, aggregator)
     shared = with_usable_tables(base.model, solve)
+    finding, changing = side_by_side(solve), side_by_side(update)
 
     def envelope(round: Any, count: Any) -> Objective:
         def nearest(params: Params, examples: Examples, key: Any) -> Params:
             # The penalty's share in a part of a client's examples.
             share = jnp.sum(examples.mask) / jnp.maximum(count, 1)
             objective = replace(on_global(shared, ()), penalty=lambda p, _: share * shared.penalty(p, ()))
-            return solve(proximal(objective, params, strength), params, examples, key, round)[0]
+            return finding(proximal(objective, params, strength), params, examples, key, round)[0]
 
         def fn(params: Params, frozen: Params, batch: Batch, key: Any) -> Mean:
             data = _without_mask(batch)
@@ -101,14 +102,14 @@ def pfedme(
     def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
         marked = Examples({**examples.data, _VALID: examples.mask}, examples.mask, examples.positional)
         objective, old = envelope(broadcast.round, examples.count()), broadcast.global_params
-        delta, rows, metrics = displacement(update, objective, old, marked, key, broadcast.round)
+        delta, rows, metrics = displacement(changing, objective, old, marked, key, broadcast.round)
         more = _work(update, solve, examples, broadcast.round)
         return update_of(delta, rows, metrics, client_weight, more_work=more), kept
 
     def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
         (k_solve,) = subkeys(key, 1, first=3)
         objective = proximal(on_global(shared, ()), broadcast.global_params, strength)
-        return solve(objective, broadcast.global_params, support, k_solve, broadcast.round)[0], ()
+        return finding(objective, broadcast.global_params, support, k_solve, broadcast.round)[0], ()
 
     return replace(
         base,

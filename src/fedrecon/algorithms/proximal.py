@@ -17,11 +17,17 @@ def proximal(objective: Objective, near: Params, strength: float) -> Objective:
     to the sum over all, as `Model.penalty`. It draws every row of a table, so that none is cut.
     """
 
-    def fn(params: Params, frozen: Params, batch: Any, key: Any) -> Mean:
-        total, weight = objective.fn(params, frozen, batch, key)
-        return Mean(total + weight * strength / 2 * squared_distance(params, near), weight)
+    def pulled(loss: Mean, params: Params) -> Mean:
+        return Mean(loss.total + loss.weight * strength / 2 * squared_distance(params, near), loss.weight)
 
-    return replace(objective, fn=fn, tables=())
+    def fn(params: Params, frozen: Params, batch: Any, key: Any) -> Mean:
+        return pulled(objective.fn(params, frozen, batch, key), params)
+
+    def both(params: Params, frozen: Params, batch: Any, key: Any) -> tuple[Mean, dict[str, Mean]]:
+        loss, metrics = objective.measure(params, frozen, batch, key)
+        return pulled(loss, params), metrics
+
+    return replace(objective, fn=fn, both=both, tables=())
 
 
 def squared_distance(a: Params, b: Params) -> Any:

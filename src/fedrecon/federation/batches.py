@@ -50,6 +50,12 @@ class Layout:
         self.groups = groups(model.tables)
         self.sizes = {g.name: num_rows(global_params, g) for g in self.groups}
         self._check_fields()
+        for group in self.groups:
+            self._check_rows(group, self.sizes[group.name])
+        if model.local_tables:  # a client's own copies, which are used whole
+            local = jax.eval_shape(model.init_local, global_params, jax.random.key(0))
+            for group in groups(model.local_tables):
+                self._check_rows(group, num_rows(local, group))
 
     @functools.cached_property
     def positional(self) -> tuple[str, ...]:
@@ -154,24 +160,25 @@ class Layout:
                     f"field {field!r} holds 64-bit numbers that do not fit 32 bits, as JAX needs them; leave "
                     f"it out with clients.select(...) or make its numbers smaller"
                 )
-        for group in self.groups:
-            for field in group.fields:
-                if field not in clients.fields:
-                    raise DataError(
-                        f"tables {group.leaves} are indexed by the field {field!r}, but the clients have "
-                        f"{list(clients.fields)}{did_you_mean(field, clients.fields)}"
-                    )
-                kind = clients.blank(field).dtype
-                if kind.kind not in "iu":
-                    raise DataError(
-                        f"field {field!r} indexes a table, so it must hold whole numbers, got {kind}"
-                    )
-                facts, size = clients.facts(field), self.sizes[group.name]
-                if facts.least < 0 or facts.most >= size:  # or only clients do that are not among these
-                    for piece in clients.pieces():
-                        column = piece.column(field)
-                        if np.any((column < 0) | (column >= size)):
-                            raise DataError(_out_of_range(piece, group, field, size))
+
+    def _check_rows(self, group: Group, size: int) -> None:
+        """Refuses fields that do not hold numbers of rows of tables with `size` rows."""
+        clients = self.clients
+        for field in group.fields:
+            if field not in clients.fields:
+                raise DataError(
+                    f"tables {group.leaves} are indexed by the field {field!r}, but the clients have "
+                    f"{list(clients.fields)}{did_you_mean(field, clients.fields)}"
+                )
+            kind = clients.blank(field).dtype
+            if kind.kind not in "iu":
+                raise DataError(f"field {field!r} indexes a table, so it must hold whole numbers, got {kind}")
+            facts = clients.facts(field)
+            if facts.least < 0 or facts.most >= size:  # or only clients do that are not among these
+                for piece in clients.pieces():
+                    column = piece.column(field)
+                    if np.any((column < 0) | (column >= size)):
+                        raise DataError(_out_of_range(piece, group, field, size))
 
 
 def _out_of_range(clients: Clients, group: Group, field: str, size: int) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import DataError
-from .columns import checked, gathered
+from .columns import checked, gathered, vocabulary
 from .drawing import cut, shuffle
 from .facts import NONE, Facts, measured, merged
 from .hashing import client_keys
@@ -66,13 +66,14 @@ class Clients:
             offsets: `[client + 1]`, not decreasing, from 0 to the number of rows.
             columns: Name to array `[row, ...]` of numbers. 64-bit numbers are stored in 32 bits where
                 they fit.
-            vocabularies: For fields that hold dense ids, the original id of each.
+            vocabularies: For fields that hold dense ids, the original id of each: strings or 64-bit integers.
 
         Raises:
             DataError: The parts do not fit together.
         """
         ids, offsets, narrow = checked(ids, offsets, columns)
-        return Clients(ids, client_keys(ids), offsets[:-1], np.diff(offsets), narrow, vocabularies or {})
+        known = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
+        return Clients(ids, client_keys(ids), offsets[:-1], np.diff(offsets), narrow, known)
 
     @staticmethod
     def from_arrays(arrays: Mapping[Any, Mapping[str, Any]]) -> "Clients":

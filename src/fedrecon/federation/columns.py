@@ -77,10 +77,28 @@ def _ids(ids: Any) -> Any:
     return array
 
 
+def vocabulary(name: str, values: Any) -> np.ndarray:
+    """The original ids of a field as an array of 64-bit integers or of strings.
+
+    Raises:
+        DataError: They are neither.
+    """
+    array = np.asarray(values)
+    if array.ndim == 1 and (array.dtype.kind in "iu" or not array.size):
+        return array.astype(np.int64)
+    array = np.asarray(list(values), object)  # else numbers among strings had become strings
+    if array.ndim == 1 and all(isinstance(x, str) for x in array):
+        return array
+    raise DataError(f"the vocabulary of {name!r} must be a list of strings or of 64-bit integers")
+
+
 def _numbers(name: str, column: Any) -> np.ndarray:
     """A column as 32-bit numbers where they fit: JAX's own width."""
     column = np.asarray(column)
     if column.dtype == np.float64:
+        most = np.max(np.abs(column), initial=0)  # NaN compares false
+        if 2**24 < most < 2**31 and np.all(column == np.floor(column)):
+            return column.astype(np.int32)  # seconds since 1970, say: 32-bit floats would make many equal
         return column.astype(np.float32)
     if column.dtype.kind in "iu" and column.dtype.itemsize > 4:
         info = np.iinfo(np.int32)

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import DataError
 from .clients import Clients
 from .columnar import write_clients
+from .columns import vocabulary
 from .facts import Facts, merged
 from .hashing import client_keys
 
@@ -38,7 +39,8 @@ class ClientWriter:
     """
 
     def __init__(self, path: Any, vocabularies: Mapping[str, Any] | None = None):
-        self._path, self._vocabularies = Path(path), dict(vocabularies or {})
+        self._path = Path(path)
+        self._vocabularies = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
         self._ids: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
         self._files: dict[str, IO] = {}
