@@ -15,7 +15,7 @@ from fedrecon.experiment.team import ALONE, Team, join
 
 def run(options: argparse.Namespace) -> int:
     """Trains what an experiment describes."""
-    config = configs.load(options.experiment, options.overrides, _above(options.data, options.seed))
+    config = _above(configs.load(options.experiment, options.overrides), options.data, options.seed)
     out = Path(options.out) if options.out else _fresh(Path("runs"), config.name)
     if options.seeds is None:
         return _train(config, out, options)
@@ -43,7 +43,8 @@ def evaluate(options: argparse.Namespace) -> int:
         from fedrecon.experiment.evaluating import evaluate_run
         from fedrecon.experiment.running import console
 
-        evaluate_run(Path(options.run), _saved(options.run), _place(options.data), console())
+        config = _saved(options.run)
+        evaluate_run(Path(options.run), config, _place(options.data, config), console())
     return 0
 
 
@@ -54,7 +55,8 @@ def personalize(options: argparse.Namespace) -> int:
     from fedrecon.experiment.running import console
 
     wanted = Wanted(options.top, options.field, options.seen)
-    config, data = _saved(options.run), str(_place(options.data))
+    config = _saved(options.run)
+    data = str(_place(options.data, config))
     personalize_run(Path(options.run), config, data, Path(options.out), console(), wanted)
     return 0
 
@@ -65,7 +67,8 @@ def curves(options: argparse.Namespace) -> int:
     from fedrecon.experiment.curves import draw
     from fedrecon.experiment.running import console
 
-    draw(Path(options.run), _saved(options.run), _place(options.data), options.split, console())
+    config = _saved(options.run)
+    draw(Path(options.run), config, _place(options.data, config), options.split, console())
     return 0
 
 
@@ -113,7 +116,7 @@ def sweep(options: argparse.Namespace) -> int:
     """Tunes an experiment."""
     from fedrecon.experiment import space
 
-    config = configs.load(options.experiment, options.overrides, _above(options.data, options.seed))
+    config = _above(configs.load(options.experiment, options.overrides), options.data, options.seed)
     for name in ("trials", "jobs"):
         if getattr(options, name) < 1:
             raise SettingError(f"--{name} must be at least 1, got {getattr(options, name)}")
@@ -171,18 +174,25 @@ def _train(config: Config, out: Path, options: argparse.Namespace) -> int:
     return 130 if result.interrupted else 0
 
 
-def _above(data: str | None, seed: int | None) -> dict[str, Any]:
+def _above(config: Config, data: str | None, seed: int | None = None) -> Config:
+    """The configuration with what has an option of its own, which wins over all settings."""
     above: dict[str, Any] = {}
     if data is not None:
-        above["data"] = {"path": _place(data)}
+        above["data"] = {"path": _place(data, config)}
     if seed is not None:
         above["seed"] = seed
-    return above
+    return configs.override(config, above) if above else config
 
 
-def _place(path: str | None) -> str | None:
-    """A path that still holds when the run is resumed from another folder."""
-    return None if path is None else str(Path(path).absolute())
+def _place(path: str | None, config: Config) -> str | None:
+    """A path that still holds when the run is resumed from another folder.
+
+    What the task takes from a package has a name and no path, unless there is such a file.
+    """
+    packaged = getattr(configs.task_module(config.task), "PACKAGED", ())
+    if path is None or (path in packaged and not Path(path).exists()):
+        return path
+    return str(Path(path).absolute())
 
 
 def _saved(run: str, data: str | None = None) -> Config:
@@ -192,7 +202,7 @@ def _saved(run: str, data: str | None = None) -> Config:
     path = Path(run) / CONFIG
     if not path.is_file():
         raise RunError(f"{run}: a run folder must have a {CONFIG}, this has none")
-    return configs.load(path, above=_above(data, None))
+    return _above(configs.load(path), data)
 
 
 def _fresh(parent: Path, name: str) -> Path:

@@ -105,15 +105,12 @@ def schema(task: str) -> type[Config]:
     )
 
 
-def load(
-    path: str | Path | None = None, overrides: Sequence[str] = (), above: Mapping[str, Any] | None = None
-) -> Config:
+def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """The configuration in a TOML file, with overrides.
 
     Args:
         path: The file; None for the experiment that ships with the package.
         overrides: Settings such as `"training.rounds=100"`; later ones win.
-        above: Settings that win over all of these, nested; for what has an option of its own.
 
     Raises:
         SettingError: The file is missing or no TOML, or a setting is unknown or breaks a rule.
@@ -123,7 +120,6 @@ def load(
     given: dict[str, Any] = {}
     for text in overrides:
         _merge(given, parse_override(text))
-    _merge(given, dict(above or {}))
     return override(config, given) if given else config
 
 

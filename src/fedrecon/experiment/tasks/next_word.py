@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from fedrecon.tasks.next_word.vocabulary import Vocabulary
 
 
+PACKAGED = ("chitchat",)
+
+
 class Generated(Section):
     """The corpus that is generated where there is no path: clients with words of their own."""
 

@@ -1,0 +1,51 @@
+"""What the command line makes of its options before anything is run."""
+
+import pytest
+
+from fedrecon.experiment import commands
+from fedrecon.experiment import config as configs
+from fedrecon.experiment.cli import parser
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def configured(monkeypatch):
+    """The configuration that `fedrecon run` would train."""
+
+    def of(*arguments):
+        found = []
+        monkeypatch.setattr(commands, "_train", lambda config, *_: found.append(config) or 0)
+        commands.run(parser().parse_args(["run", "--out", "out", *arguments]))
+        return found[0]
+
+    return of
+
+
+def test_what_a_task_takes_from_a_package_is_no_path(here, configured):
+    asked = ("--set", "task=next_word", "--data", "chitchat")
+    assert configured(*asked).data.path == "chitchat"
+    (here / "chitchat").mkdir()
+    assert configured(*asked).data.path == str(here / "chitchat")
+
+
+def test_another_tasks_packages_are_paths(here, configured):
+    assert configured("--set", "task=movielens", "--data", "chitchat").data.path == str(here / "chitchat")
+
+
+def test_a_run_is_resumed_with_packaged_data(here):
+    (here / "run").mkdir()
+    saved = configs.load(None, ["task=next_word", "data.path=elsewhere"])
+    (here / "run" / "config.toml").write_text(configs.text(saved))
+    assert commands._saved("run", "chitchat").data.path == "chitchat"
+    assert commands._saved("run", "texts").data.path == str(here / "texts")
+    assert commands._saved("run").data.path == "elsewhere"
+
+
+def test_options_win_over_settings(here, configured):
+    config = configured("--set", "seed=3", "--set", "task=movielens", "--set", "data.path=x", "--seed", "4")
+    assert (config.seed, config.data.path) == (4, "x")
