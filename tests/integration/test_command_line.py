@@ -186,12 +186,13 @@ def test_a_finished_run_may_be_resumed(run, fedrecon):
 
 def test_a_run_is_evaluated_again(run, fedrecon):
     folder, _ = run
-    before = (folder / "clients-test.parquet").read_bytes()
+    before = {path: path.read_bytes() for path in folder.glob("clients-*.parquet")}
     shown = fedrecon("evaluate", folder).stdout
     result = json.loads((folder / "result.json").read_text())
     assert "small: parameters after round 6" in shown
     assert f"{result['test']['recon_eval']['clients']['rmse']:.4f}" in shown
-    assert (folder / "clients-test.parquet").read_bytes() == before
+    assert {path: path.read_bytes() for path in folder.glob("clients-*.parquet")} == before
+    assert (folder / "evaluated-clients-test.parquet").read_bytes() == before[folder / "clients-test.parquet"]
 
 
 KILLED = """
@@ -357,7 +358,7 @@ def test_rating_files_are_described_trained_on_and_evaluated(fedrecon, home):
     )
     wrong = fedrecon(*asked, "--top", 41, check=False)
     assert "--top must be from 1 to the 40 items, got 41" in wrong.stderr
-    table = pyarrow.parquet.read_table(home / "films" / "clients-other.parquet").to_pydict()
+    table = pyarrow.parquet.read_table(home / "films" / "evaluated-clients-other.parquet").to_pydict()
     assert len(table["client"]) == 7
     assert all(math.isfinite(x) for x in table["rmse"])
 

@@ -37,17 +37,19 @@ Prints every setting as an experiment file with comments: save it, edit it, run 
 
 EVALUATE = """\
 Evaluates a run's parameters: reconstructs each unseen client's local parameters on its support set and scores
-them on its query set. Prints the table, and writes the clients' metrics into the run folder.
+them on its query set. Prints the table, and writes the clients' metrics into the run folder, as
+evaluated-clients-NAME.parquet: what the run itself measured stays, and is what plot and compare take.
 
 With --data it takes the data from there: the run's own data at another place, or other data, of which all
-clients are evaluated; there, items are matched by their ids and ratings of items that the run does not know
-are left out, and counted.
+clients are evaluated as unseen ones; there, items are matched by their ids and ratings of items that the run
+does not know are left out, and counted.
 """
 
 PERSONALIZE = """\
 Personalises every client of some data with a run's parameters, all of a client's examples being its support
 set, and writes a Parquet file with a row for each: its id, and its local parameters or, with --top, the items
-with the highest scores that it has not rated yet. Ids are those of the data.
+with the highest scores that it has not rated yet. Ids are those of the data. Clients are served with what the
+run's evaluation serves them with. The run's own data have to be where it found them.
 
   fedrecon personalize runs/mine --data clients.arrow --out users.parquet
   fedrecon personalize runs/mine --data ratings.csv --out recommended.parquet --top 20

@@ -14,7 +14,7 @@ from fedrecon.evaluation import Evaluation, evaluate
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.curve_points import Point
-from fedrecon.experiment.evaluating import restored
+from fedrecon.experiment.evaluating import hold_to_data, restored
 from fedrecon.experiment.files import write_atomically
 from fedrecon.experiment.settings import SettingError
 
@@ -36,12 +36,13 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
         screen: Where the points are shown.
 
     Raises:
-        ValueError: The run has no checkpoint or no such clients, or its clients are not served by steps.
+        ValueError: The run has no checkpoint or no such clients, or its data are others now.
     """
     from fedrecon.experiment import curve_plots
 
     moved = config if data is None else override(config, {"data": {"path": data}})
     task = task_of(moved)
+    hold_to_data(run, task, "say where they are now with --data PATH")
     job = job_of(config, task)
     if split not in job.evaluated:
         raise SettingError(f"--split must be one of {', '.join(job.evaluated)}, got {split!r}")

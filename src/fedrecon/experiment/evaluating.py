@@ -1,7 +1,6 @@
 """Evaluating the parameters of a run again, on its own data or on others."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ from fedrecon.evaluation import Evaluation, evaluate
 from fedrecon.experiment import report
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.checkpoint import Checkpoints
-from fedrecon.experiment.config import Config, override, task_module
+from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.files import RunError
 from fedrecon.experiment.folder import CHECKPOINTS, FINGERPRINT, KEPT, VOCABULARIES
 from fedrecon.experiment.job import Job, digest
-from fedrecon.experiment.matching import Matching
+from fedrecon.experiment.others import in_vocabularies, ready, served_fields
 from fedrecon.experiment.result import by_protocol
 from fedrecon.experiment.running import rich_table
-from fedrecon.experiment.settings import SettingError
+from fedrecon.experiment.task import Task
 from fedrecon.experiment.team import Team
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
@@ -30,7 +29,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     """Evaluates a run's last (or best, where it selects that) parameters, and prints the table.
 
     Args:
-        run: Its folder; the clients' metrics are written there.
+        run: Its folder; the clients' metrics are written there, beside those of the run itself.
         config: Its configuration.
         data: Where the data are now, or other data; None for where the run found them.
         screen: Where the table is shown.
@@ -39,14 +38,15 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         ValueError: The run has no checkpoint, or the data cannot be used.
     """
     moved = config if data is None else override(config, {"data": {"path": data}})
-    saved = json.loads((run / FINGERPRINT).read_text(encoding="utf-8"))["clients"]
     other: Clients | None = None
     task = task_of(moved)
-    if {name: digest(x) for name, x in task.sets().items()} != saved:
+    if not same_data(run, task):
         if data is None:
-            raise RunError(f"{run}: its data are no longer what they were; give data with --data PATH")
+            raise _other_data(run, "give data with --data PATH")
         task = task_of(config)
-        other, left = _others(moved, json.loads((run / VOCABULARIES).read_text(encoding="utf-8")))
+        hold_to_data(run, task, "its model is made for them: put them back where it found them")
+        known = json.loads((run / VOCABULARIES).read_text(encoding="utf-8"))
+        other, left = in_vocabularies(config, data, known)
     job = job_of(config, task)
     round, state, kept = restored(run, job)
     team = Team.present()
@@ -57,8 +57,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     if other is None:
         sets = {name: x for name, x in task.sets().items() if name != "train"}
     else:
-        other = config.algorithm.prepare_unseen(other)
-        sets = {"other": other.select(*task.train.fields)}
+        sets = {"other": ready(config, other, served_fields(task))}
         screen.print(f"other data: {len(other):,} clients; {left}")
     evaluations = {
         name: evaluate(
@@ -75,34 +74,35 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     values = by_protocol({name: x.summary() for name, x in evaluations.items()})
     screen.print(rich_table(report.table(values)))
     for name, evaluation in evaluations.items() if team.first else ():
-        path = run / report.clients_file(name)
+        path = run / report.evaluated_file(name)
         report.write_clients(path, evaluation)
         screen.print(f"Clients: {path}")
     return evaluations
 
 
-def everyone(config: Config) -> Clients:
-    """All clients of a task's data.
+def same_data(run: Path, task: Task) -> bool:
+    """Whether a task's clients are those of a run, by their digests."""
+    saved: dict[str, str] = json.loads((run / FINGERPRINT).read_text(encoding="utf-8"))["clients"]
+    return {name: digest(clients) for name, clients in task.sets().items()} == saved
+
+
+def hold_to_data(run: Path, task: Task, advice: str) -> None:
+    """Holds a task's clients to be those of a run.
+
+    Args:
+        run: The run's folder.
+        task: Made anew from its settings.
+        advice: What the user can do, for the message.
 
     Raises:
-        SettingError: The task has no data but its own.
-        DataError: They cannot be read.
+        RunError: They are others.
     """
-    module = task_module(config.task)
-    if not hasattr(module, "everyone"):
-        raise SettingError(f"--data: task {config.task} can be evaluated on its own data only")
-    clients: Clients = module.everyone(config)
-    return clients
+    if not same_data(run, task):
+        raise _other_data(run, advice)
 
 
-def _others(config: Config, known: Mapping[str, list[Any]]) -> tuple[Clients, str]:
-    """All clients of other data in a run's vocabularies, and what there is to say about them."""
-    module = task_module(config.task)
-    if hasattr(module, "matched"):
-        return module.matched(config, known)
-    found = everyone(config)
-    clients, unknown = Matching(found.vocabularies, known)(found)
-    return clients, f"{unknown:,} examples left out, of items unknown to the run"
+def _other_data(run: Path, advice: str) -> RunError:
+    return RunError(f"{run}: its data are no longer what they were; {advice}")
 
 
 def restored(run: Path, job: Job) -> tuple[int, Any, Kept | None]:

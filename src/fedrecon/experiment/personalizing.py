@@ -12,16 +12,16 @@ from rich.console import Console
 
 from fedrecon.experiment.arrow import column, ragged
 from fedrecon.experiment.assemble import job_of, task_of
-from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.config import Config
 from fedrecon.experiment.counting import counted
-from fedrecon.experiment.evaluating import everyone, restored
+from fedrecon.experiment.evaluating import hold_to_data, restored
 from fedrecon.experiment.folder import FINGERPRINT, VOCABULARIES
 from fedrecon.experiment.job import digest
 from fedrecon.experiment.matching import Matching
+from fedrecon.experiment.others import ready, served_fields, to_serve
 from fedrecon.experiment.parts import Parts
 from fedrecon.experiment.settings import SettingError
 from fedrecon.federation.clients import Clients
-from fedrecon.federation.columnar import is_client_file
 from fedrecon.personalization import Personalization, TopK
 
 PER_PART = 8192  # clients: what a kill loses per thread, and what is in memory at a time
@@ -56,16 +56,18 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         wanted: What is written.
 
     Raises:
-        ValueError: The run has no checkpoint, the data cannot be used, or `out` holds something else.
+        ValueError: The run has no checkpoint, or its own data are others now; the data cannot be used; or
+            `out` holds something else.
     """
     begun = time.monotonic()
     task = task_of(config)
+    hold_to_data(run, task, "its model is made for them: put them back where it found them")
     job = job_of(config, task)
     round, state, kept = restored(run, job)
     vocabularies = run / VOCABULARIES
     known = json.loads(vocabularies.read_text(encoding="utf-8")) if vocabularies.exists() else {}
-    clients = _clients_of(config, data)
-    clients = clients.select(*(name for name in task.train.fields if name in clients.fields))
+    fields = served_fields(task)
+    clients = to_serve(config, data, known, fields)
     matching, top = Matching(clients.vocabularies, known), _top(wanted, known)
     if top is None and not jax.tree.leaves(
         jax.eval_shape(job.algorithm.personal_model.init_local, state.global_params, jax.random.key(0))
@@ -89,8 +91,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         some = clients.take(np.arange(number * PER_PART, min((number + 1) * PER_PART, total)))
         matched, left_out = matching(some)
         unknown += left_out
-        ready = config.algorithm.prepare_unseen(matched).select(*task.train.fields)
-        return _table(ready, personalization(ready), top, known)
+        served = ready(config, matched, fields)
+        return _table(served, personalization(served), top, known)
 
     with Parts(out, request, max(1, -(-total // PER_PART))) as parts:
         missing = parts.missing()
@@ -107,12 +109,6 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         speed = f"{left:,} clients in {seconds:.1f} s, {left / seconds:,.0f} per second"
         screen.print(f"{speed}, compilation included; {started - begun:.1f} s to start")
     screen.print(f"Clients: {out}")
-
-
-def _clients_of(config: Config, data: str) -> Clients:
-    if is_client_file(data):
-        return Clients.open(data)
-    return everyone(override(config, {"data": {"path": data}}))
 
 
 def _top(wanted: Wanted, known: dict[str, Any]) -> TopK | None:

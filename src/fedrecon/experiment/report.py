@@ -129,6 +129,14 @@ def clients_file(name: str) -> str:
     return f"clients-{split}.parquet" if name == split else f"clients-{split}-{protocol}.parquet"
 
 
+def evaluated_file(name: str) -> str:
+    """The file with the metrics of every client of a set, evaluated again after the run.
+
+    It is told from the run's own: those are of the round that its `result.json` is of.
+    """
+    return f"evaluated-{clients_file(name)}"
+
+
 def clients_of(file: Path) -> str:
     """Inverse of `clients_file`."""
     split, _, protocol = file.stem.removeprefix("clients-").rpartition(f"-{STANDARD_EVAL}")

@@ -106,16 +106,45 @@ def build(config: Any) -> "Task":
     return Task(model, made["train"], made.get("validation"), made.get("test"), scoring=scoring)
 
 
-def _interactions(config: Any) -> "Clients":
+def everyone(config: Any) -> "Clients":
+    """All users of the data, with their ratings, of which `served` makes interactions.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    from fedrecon.federation.clients import Clients
+    from fedrecon.federation.columnar import is_client_file
     from fedrecon.tasks.movielens.download import MOVIELENS_1M, download
-    from fedrecon.tasks.movielens.interactions import interactions
     from fedrecon.tasks.movielens.prepare import prepare
 
     data = config.data
-    columns = {name: column for name, column in data.columns.model_dump().items() if column}
     path = data.path or download(MOVIELENS_1M)
-    ratings = prepare(path, columns=columns or None, duplicates=data.duplicates)
-    return interactions(ratings, least_rating=data.least_rating, least_items=data.least_items)
+    if is_client_file(path):
+        return Clients.open(path)
+    columns = {name: column for name, column in data.columns.model_dump().items() if column}
+    return prepare(path, columns=columns or None, duplicates=data.duplicates)
+
+
+def served(config: Any, clients: "Clients") -> "Clients":
+    """Users as those who are evaluated: interactions by time, with the fields that the settings ask for.
+
+    None is left out: `data.least_items` says whom to train and evaluate on, not who can be served.
+
+    Args:
+        config: The experiment's.
+        clients: Of `everyone` or a client file, numbered by the run's vocabulary.
+    """
+    from fedrecon.tasks.movielens.interactions import interactions
+
+    found = interactions(clients, least_rating=config.data.least_rating, least_items=0)
+    return _fielded(config, found, served=True)
+
+
+def _interactions(config: Any) -> "Clients":
+    from fedrecon.tasks.movielens.interactions import interactions
+
+    data = config.data
+    return interactions(everyone(config), least_rating=data.least_rating, least_items=data.least_items)
 
 
 def _fielded(config: Any, clients: "Clients", served: bool) -> "Clients":

@@ -15,24 +15,28 @@ def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: in
 
     Args:
         ratings: As `prepare` returns them. Of equal times the order of the source decides, and where it has
-            no times that alone.
+            no times that alone. Where there are items without ratings, all are interactions.
         least_rating: Ratings below it are no interactions.
-        least_items: Clients with fewer interactions are left out.
+        least_items: Clients with fewer interactions are left out; 0 leaves out nobody.
 
     Raises:
-        DataError: Nobody is left.
+        DataError: There are no items, or nobody is left.
     """
+    if "item" not in ratings.fields:
+        raise DataError(f"interactions must have the field 'item', the clients have {list(ratings.fields)}")
     if "time" in ratings.fields:
         ratings = ratings.sorted_by("time")
-    keep = ratings.column("rating") >= least_rating
+    keep = np.ones(int(ratings.num_examples.sum()), bool)
+    if "rating" in ratings.fields:
+        keep = ratings.column("rating") >= least_rating
     owner = np.repeat(np.arange(len(ratings)), ratings.num_examples)[keep]
     counts = np.bincount(owner, minlength=len(ratings))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     columns = {"item": ratings.column("item")[keep]}
-    kept = np.flatnonzero(counts >= max(least_items, 1))
-    if not kept.size:
+    kept = np.flatnonzero(counts >= least_items)
+    if least_items and not kept.size:
         raise DataError(
-            f"users must have at least {max(least_items, 1)} ratings of at least {least_rating:g}, none has"
+            f"users must have at least {least_items} ratings of at least {least_rating:g}, none has"
         )
     return Clients.from_columns(ratings.ids, offsets, columns, ratings.vocabularies).take(kept)
 

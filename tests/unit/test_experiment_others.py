@@ -1,0 +1,172 @@
+"""Clients that a run did not have are served as it serves its own."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from rich.console import Console
+
+from fedrecon.experiment.assemble import job_of, task_of
+from fedrecon.experiment.config import resolve
+from fedrecon.experiment.curves import draw
+from fedrecon.experiment.evaluating import evaluate_run, restored
+from fedrecon.experiment.files import RunError
+from fedrecon.experiment.others import served_fields, to_serve
+from fedrecon.experiment.personalizing import Wanted, personalize_run
+from fedrecon.experiment.running import run_experiment
+from fedrecon.experiment.runs import Run
+from fedrecon.experiment.settings import SettingError
+from fedrecon.federation.clients import Clients
+from fedrecon.personalization import Personalization
+from fedrecon.tasks.movielens.interactions import interactions, with_recency
+from fedrecon.tasks.movielens.prepare import prepare
+
+COLUMNS = {"client": "user", "item": "film", "rating": "stars", "time": "when"}
+ITEMS = 12
+
+
+def write(path, users, seed, have=8):
+    """Ratings, not in the order of time."""
+    rng = np.random.default_rng(seed)
+    lines = ["user,film,stars,when"]
+    for user in users:
+        times = rng.permutation(have)
+        items = rng.permutation(ITEMS)[:have]
+        lines += [f"{user},{item},{3 + item % 3},{time}" for item, time in zip(items, times, strict=True)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serving")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setattr("fedrecon.experiment.plots.write", lambda *_: [])
+        write(folder / "ratings.csv", range(20), 0)
+        write(folder / "new.csv", range(100, 105), 1)
+        prepare(folder / "new.csv", columns=COLUMNS).write(folder / "new.arrow")
+        yield folder
+
+
+def trained(home, name, data=None, **more):
+    """A run of one round."""
+    own = {"path": str(home / "ratings.csv"), "columns": COLUMNS, **(data or {})}
+    own["protocol"] = {"name": "leave_one_out", "sampled": 3, "k": [2]}
+    config = resolve(
+        {
+            "task": "ranking",
+            "data": own,
+            "model": {"factors": 2, "init_scale": 1.0, **more},
+            "algorithm": {"split": {"name": "none"}},
+            "training": {"rounds": 1, "clients_per_round": 5},
+        },
+        "test",
+    )
+    run_experiment(config, home / name, Console(file=io.StringIO()))
+    return config
+
+
+def served(home, run, config, data, **wanted):
+    out = home / f"{run}-{data}-{len(wanted)}.parquet"
+    screen = Console(file=io.StringIO())
+    personalize_run(home / run, config, str(home / data), out, screen, Wanted(**wanted))
+    return pyarrow.parquet.read_table(out).to_pydict()
+
+
+@pytest.fixture(scope="module")
+def weighted(home):
+    return trained(home, "weighted", {"recency": {"extra": 30.0, "items": 2.0, "training": False}})
+
+
+def test_what_weighs_in_evaluation_weighs_where_users_are_served(home, weighted):
+    """Weights by recency, which the training knows nothing of, from rating files and from client files."""
+    task = task_of(weighted)
+    assert task.train.fields == ("item",)
+    assert served_fields(task) == ("item", "weight")
+    found = served(home, "weighted", weighted, "new.csv")
+    assert found == served(home, "weighted", weighted, "new.arrow")
+    job = job_of(weighted, task)
+    _, state, _ = restored(home / "weighted", job)
+    new = interactions(prepare(home / "new.csv", columns=COLUMNS))
+    users = {}
+    for extra in (30.0, 0.0):
+        clients = with_recency(new, extra, 2.0)
+        personalization = Personalization(job.algorithm, state, clients.num_examples, seed=job.seed)
+        users[extra] = personalization(clients)["user/factors"]
+    np.testing.assert_allclose(found["user/factors"], users[30.0], rtol=1e-5)
+    assert np.abs(users[30.0] - users[0.0]).max() > 1e-3
+
+
+def test_nobody_is_left_out_who_has_few_interactions(home, weighted):
+    write(home / "few.csv", [7], 2, have=1)
+    assert served(home, "weighted", weighted, "few.csv", top=2)["client"] == [7]
+
+
+def test_users_are_served_where_losses_take_drawn_items(home):
+    config = trained(home, "drawn", {"negatives": 2}, loss="bpr")
+    found = served(home, "drawn", config, "new.arrow", top=3)
+    assert found == served(home, "drawn", config, "new.csv", top=3)
+    assert all(len(items) == 3 for items in found["item"])
+
+
+def test_rankings_are_evaluated_on_other_users_too(home, weighted):
+    screen = Console(file=io.StringIO(), width=200)
+    found = evaluate_run(home / "weighted", weighted, str(home / "new.csv"), screen)
+    assert found["other"].ids.tolist() == list(range(100, 105))
+    assert "other data: 5 clients; 0 examples left out" in screen.file.getvalue()
+    assert (home / "weighted" / "evaluated-clients-other.parquet").exists()
+
+
+def test_another_evaluation_leaves_what_the_run_measured(home, weighted):
+    """That may be of another round: the run's tables are those that its result.json sums up."""
+    own = home / "weighted" / "clients-test-standard_eval.parquet"
+    before = own.read_bytes()
+    own.write_bytes(b"what the run measured")
+    evaluate_run(home / "weighted", weighted, None, Console(file=io.StringIO()))
+    assert own.read_bytes() == b"what the run measured"
+    own.write_bytes(before)
+    assert (home / "weighted" / f"evaluated-{own.name}").read_bytes() == before
+    assert list(Run(home / "weighted").tables().values()) == [own]
+
+
+def test_a_client_file_needs_the_items(home, weighted):
+    Clients.from_arrays({1: {"film": [1]}}).write(home / "bare.arrow")
+    with pytest.raises(ValueError, match="must name the original ids of the field 'item'"):
+        served(home, "weighted", weighted, "bare.arrow")
+
+
+def test_a_run_whose_data_changed_is_not_taken_for_what_it_was(home):
+    """Its model, or the clients that are to be evaluated, would be others without a word."""
+    config = trained(home, "changed")
+    marks = json.loads((home / "changed" / "fingerprint.json").read_text())
+    marks["clients"]["train"] = "of other ratings"
+    (home / "changed" / "fingerprint.json").write_text(json.dumps(marks))
+    screen = Console(file=io.StringIO())
+    said = "changed: its data are no longer what they were; "
+    with pytest.raises(RunError, match=f"{said}its model is made for them"):
+        served(home, "changed", config, "new.csv")
+    with pytest.raises(RunError, match=f"{said}say where they are now with --data PATH"):
+        draw(home / "changed", config, str(home / "new.csv"), "seen test", screen)
+    with pytest.raises(RunError, match=f"{said}give data with --data PATH"):
+        evaluate_run(home / "changed", config, None, screen)
+    with pytest.raises(RunError, match=f"{said}its model is made for them"):
+        evaluate_run(home / "changed", config, str(home / "new.csv"), screen)
+
+
+def test_a_task_without_data_takes_client_files_only(home):
+    config = resolve({"task": "synthetic_ratings"}, "test")
+    with pytest.raises(SettingError, match=r"task synthetic_ratings take no data but their own.*'x\.csv'"):
+        to_serve(config, "x.csv", {}, ("item",))
+    assert to_serve(config, str(home / "new.arrow"), {}, ("item", "row")).fields == ("item",)
+
+
+def test_new_writers_come_in_the_vocabulary_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "ann.txt").write_text("so it was\n")
+    config = resolve({"task": "next_word", "data": {"buckets": 2}}, "test")
+    known = {"word": ["<padding>", "<begin>", "<end>", "it", "was"]}
+    clients = to_serve(config, str(tmp_path), known, ("word", "bucket", "target"))
+    assert clients["ann"]["word"][0, :4].tolist() == [1, 0, 3, 4]
