@@ -52,6 +52,15 @@ def test_several_runs_share_the_axes_and_have_a_legend():
     assert len({line.get_color() for line in figure.axes[0].get_lines()}) == 2
 
 
+def test_runs_that_measure_other_things_are_drawn_as_far_as_they_go():
+    runs = [curves("ratings", metrics=("rmse",)), curves("ranks", metrics=("hr@10", "ndcg@10"))]
+    (rmse,) = plots.clients(runs).axes
+    assert [len(axis) for axis in lines(plots.clients(runs))] == [1]  # the median of the one that has it
+    assert rmse.get_xlabel().startswith("RMSE of a client")
+    assert [len(axis) for axis in lines(plots.clients(runs[::-1]))] == [1]
+    assert plots.progress(runs) is not None
+
+
 def test_the_distribution_over_clients():
     figure = plots.clients([curves()])
     rmse, accuracy = figure.axes

@@ -220,9 +220,10 @@ def _colors(runs: Sequence[Curves]) -> dict[str, str]:
 
 
 def _values(runs: Sequence[Curves], label: str, split: str, metric: str) -> Any:
-    """A metric of every client of the runs with a label, where it is a number."""
-    found = [np.asarray(run.clients[split][metric], np.float64) for run in runs if run.label == label]
-    values = np.concatenate(found)
+    """A metric of every client of the runs with a label that have it, where it is a number."""
+    named = [run.clients[split] for run in runs if run.label == label]
+    found = [np.asarray(columns[metric], np.float64) for columns in named if metric in columns]
+    values = np.concatenate([np.empty(0), *found])
     return values[np.isfinite(values)]
 
 
