@@ -2,10 +2,12 @@ import csv
 import io
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from fedrecon.evaluation import model_metrics
 from fedrecon.experiment import config as configs
 from fedrecon.experiment import extras, sweeping, trial
 from fedrecon.experiment.assemble import job_of, task_of
@@ -171,6 +173,42 @@ def test_a_metric_that_the_clients_lack(config, space, tmp_path):
     alone = configs.load(None, [*SMALL, "data.fractions.validation=0"])
     with pytest.raises(SettingError, match="a sweep needs validation clients"):
         Sweep(alone, space, tmp_path / "sweep")
+
+
+def test_what_is_tuned_is_what_the_task_measures(tmp_path, space):
+    """Models of rankings have no metrics of their own."""
+    lines = [f"{user}::{item}::4::{user + item}\n" for user in range(12) for item in range(user % 3, 9)]
+    (tmp_path / "ratings.dat").write_text("".join(lines))
+    settings = ["task=ranking", f'data.path="{tmp_path / "ratings.dat"}"', "training.clients_per_round=5"]
+    protocol = 'data.protocol={name="leave_one_out", held_out="second_latest", sampled=3, k=[2]}'
+    job = job_without_test(configs.load(None, [*settings, protocol]))[1]
+    assert trial.metric_of(job, None) == "hr@2"
+    assert trial.metric_of(job, "sampled_ndcg@2") == "sampled_ndcg@2"
+    with pytest.raises(
+        SettingError, match="--metric must be one of hr@2, ndcg@2, sampled_hr@2, .* got 'rmse'"
+    ):
+        trial.metric_of(job, "rmse")
+    with pytest.raises(
+        SettingError, match="a sweep needs a metric, but the experiment's scoring measures none"
+    ):
+        trial.metric_of(replace(job, scoring=model_metrics), None)
+
+
+@pytest.mark.parametrize("error", [MemoryError("too wide"), TypeError("no such leaf")])
+def test_a_trial_that_breaks_does_not_stop_the_others(config, space, tmp_path, monkeypatch, error):
+    calls = []
+
+    def run(job, out, callbacks, title):
+        calls.append(out)
+        if len(calls) == 1:
+            raise error
+        return SimpleNamespace(interrupted=False, rounds=2, evaluations={"validation": Shown(1.0)})
+
+    monkeypatch.setattr(trial, "run", run)
+    screen = Console(file=io.StringIO(), width=300)
+    assert sweeping.sweep(config, space, tmp_path / "sweep", screen, 2, metric="rmse") is True
+    assert f"failed: {type(error).__name__}: {error}" in screen.file.getvalue()
+    assert len(rows(tmp_path / "sweep")) == 2 and len(set(calls)) == 2
 
 
 def test_without_optuna_the_extra_is_named(config, space, tmp_path, monkeypatch):

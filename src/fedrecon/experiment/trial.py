@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
+from fedrecon.data import Examples
 from fedrecon.evaluation import DERIVED
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import Config, override
@@ -113,6 +115,9 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
             found = best(list(values.values()), metric)
     except (ValueError, ArithmeticError) as error:
         return Outcome(FAILED, message=str(error))
+    # One trial that runs out of memory, or that a setting breaks, says nothing of the others.
+    except Exception as error:
+        return Outcome(FAILED, message=f"{type(error).__name__}: {error}")
     seconds = time.monotonic() - started
     for name in (CHECKPOINTS, KEPT):
         if (out / name).exists():
@@ -132,16 +137,18 @@ def metric_of(job: Job, wanted: str | None) -> str:
     """The metric to tune: the one wanted, or what is read first of those that the validation clients have.
 
     Raises:
-        SettingError: They have no such metric, or it is unknown which way it is better.
+        SettingError: They have no such metric or none at all, or it is unknown which way it is better.
     """
     model, clients = job.algorithm.personal_model, job.evaluated[job.while_training()[0]]
+    one = Examples({name: clients.blank(name, 1) for name in clients.fields}, np.ones(1, bool))
 
     def measured(key: Any) -> Any:
         shared = model.init_global(key)
-        first = {name: clients.column(name)[:1] for name in clients.fields}
-        return model.metrics(shared, model.init_local(shared, key), first)
+        return job.scoring(model, shared, model.init_local(shared, key), one, one, key)
 
     names = list(jax.eval_shape(measured, jax.random.key(0)))
+    if not names:
+        raise SettingError("a sweep needs a metric, but the experiment's scoring measures none")
     names += [name for name, (source, _) in DERIVED.items() if source in names]
     metric = wanted or shown_first(names)[0]
     if metric not in names:
