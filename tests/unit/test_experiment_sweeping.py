@@ -184,13 +184,9 @@ def test_what_is_tuned_is_what_the_task_measures(tmp_path, space):
     job = job_without_test(configs.load(None, [*settings, protocol]))[1]
     assert trial.metric_of(job, None) == "hr@2"
     assert trial.metric_of(job, "sampled_ndcg@2") == "sampled_ndcg@2"
-    with pytest.raises(
-        SettingError, match="--metric must be one of hr@2, ndcg@2, sampled_hr@2, .* got 'rmse'"
-    ):
+    with pytest.raises(SettingError, match=r"--metric must be one of hr@2, ndcg@2, .* got 'rmse'"):
         trial.metric_of(job, "rmse")
-    with pytest.raises(
-        SettingError, match="a sweep needs a metric, but the experiment's scoring measures none"
-    ):
+    with pytest.raises(SettingError, match="a sweep needs a metric, but"):
         trial.metric_of(replace(job, scoring=model_metrics), None)
 
 
