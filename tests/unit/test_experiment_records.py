@@ -53,6 +53,20 @@ def test_going_back_drops_later_rounds_the_test_and_a_torn_line(records):
     assert [r.round for r in read(records.path)] == [1, 2, 2, 3]
 
 
+def test_the_listener_of_a_run_that_goes_on_is_told_what_stays(records):
+    """A kill may have come after the file was written and before they were passed on."""
+    records.append([row(1), row(2), row(3), row(3, split="test")])
+    records.commit()
+    told = []
+    again = Records(records.path, told.append)
+    again.restart(2)
+    assert told == [[row(1), row(2)]]
+    again.append([row(3)])
+    assert told[1:] == [[row(3)]]
+    Records(records.path, told.append).restart(0)
+    assert len(told) == 2
+
+
 def test_a_run_killed_before_its_first_line_starts_afresh(tmp_path):
     for content in ("", "round,spl"):
         path = tmp_path / "metrics.csv"

@@ -192,6 +192,21 @@ def test_a_tracker_that_fails_is_tried_again_and_does_not_stop_the_run(monkeypat
     assert tracker.closed is False
 
 
+def test_what_a_kill_kept_from_the_tracker_is_passed_on(tmp_path, monkeypatch):
+    """Rounds up to the checkpoint are in the file, and the tracker has the first of them."""
+    monkeypatch.setattr(following, "PAUSE", 0.0)
+    killed = Records(tmp_path / "metrics.csv")
+    killed.restart(0)
+    killed.append([train(1), train(2), validation(2), train(3)])
+    killed.commit()
+    tracker = Flaky(0)
+    with Follower(lambda: tracker, print) as followed:
+        records = Records(tmp_path / "metrics.csv", followed)
+        records.restart(2)
+        records.append([train(3)])
+    assert tracker.logged == [(2, "train/loss"), (2, RMSE), (3, "train/loss")]
+
+
 def test_trackers_are_written_to_once_in_a_while():
     tracker = Flaky(0)
     with Follower(lambda: tracker, print) as followed:

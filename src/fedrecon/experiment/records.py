@@ -92,7 +92,8 @@ class Records:
     def restart(self, round: int) -> int:
         """Goes back to the end of a round: later rows leave the table and the file, as does a torn line.
 
-        The test's rows leave as well: they are made after the last round.
+        The test's rows leave as well: they are made after the last round. The listener is told the rows that
+        stay, of which a kill may have kept the last from it.
 
         Returns:
             How many later rounds the table had, which are computed again.
@@ -100,6 +101,8 @@ class Records:
         old = read(self.path) if self.path is not None and self.path.exists() else []
         self.rows = [row for row in old if row.split != "test"]
         self.forget(round)
+        if self.listener is not None and self.rows:
+            self.listener(list(self.rows))
         return len({row.round for row in old if row.round > round})
 
     def forget(self, round: int) -> None:
