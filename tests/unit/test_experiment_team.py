@@ -1,11 +1,15 @@
 """How the processes of a run agree, without any of them."""
 
 import threading
+from dataclasses import replace
 
 import jax
 import pytest
 
+from fedrecon.experiment import config as configs
 from fedrecon.experiment import team as module
+from fedrecon.experiment import training
+from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.files import RunError
 from fedrecon.experiment.settings import SettingError
 from fedrecon.experiment.team import ALONE, Team, join
@@ -73,12 +77,24 @@ def test_the_first_tells(store, monkeypatch):
 
 
 def test_they_agree(store, monkeypatch):
-    def call(team):
-        return team.agree(
-            {"training.rounds": 5, "data.path": f"/{team.number}", "tracking.name": team.number}
-        )
+    assert both(lambda team: team.agree({"settings.training.rounds": 5}), monkeypatch) == (None, None)
+
+
+def test_the_data_may_lie_elsewhere_in_each(store, monkeypatch):
+    """What a run has its processes agree on leaves out where things are."""
+    small = configs.load(None, ["data.clients=20", "data.items=5", "training.clients_per_round=3"])
+    job = job_of(small, task_of(small))
+
+    def call(team, **changed):
+        tracking = {"name": "wandb", "project": str(team.number)}
+        values = {"data": {"path": f"/{team.number}"}, "tracking": tracking, **changed}
+        settings = configs.resolve({"task": "movielens", **values}, "test").model_dump()
+        return team.agree(training._agreed(replace(job, settings=settings)))
 
     assert both(call, monkeypatch) == (None, None)
+    store.values.clear()
+    found = both(lambda team: call(team, seed=team.number), monkeypatch)
+    assert "settings.seed is 0 in process 0 and 1 in process 1" in str(found[0])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedrecon.experiment.files import RunError
-from fedrecon.experiment.folder import is_place
 from fedrecon.experiment.settings import SettingError
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -79,7 +78,7 @@ class Team:
         for number, other in enumerate(found):
             for setting in [*found[0], *other]:
                 there, here = found[0].get(setting), other.get(setting)
-                if there != here and not is_place(setting):
+                if there != here:
                     raise RunError(
                         "all processes of a run must be started with the same settings and data: "
                         f"{setting} is {there!r} in process 0 and {here!r} in process {number}"

@@ -173,7 +173,7 @@ def run(
         team = Team.present()
         stack.enter_context(team.together())
         if team.count > 1:
-            team.agree(flat({"settings": job.configuration(), **job.fingerprint()}))
+            team.agree(_agreed(job))
         if not team.first:
             out, progress, listener = None, None, None
         folder = None
@@ -248,6 +248,12 @@ def run(
             folder.write(folders.SUMMARY, report.summary(result, title, figures))
             folder.write(folders.RESULT, report.dumps(report.result_values(result)))
     return result
+
+
+def _agreed(job: Job) -> dict[str, Any]:
+    """What must be equal in all processes of a run, which may have the data at places of their own."""
+    settings = {n: x for n, x in flat(job.configuration()).items() if not folders.is_place(n)}
+    return flat({"settings": settings, **job.fingerprint()})
 
 
 def _final_evaluations(
