@@ -60,13 +60,15 @@ def job_of(config: Config, task: Task) -> Job:
     training, evaluation = config.training, config.evaluation
     if evaluation.select == "best" and task.validation is None and "validation" not in task.held_out:
         raise SettingError('evaluation.select must be "final" without validation clients, got "best"')
+    algorithm = config.algorithm.build_for(task)
     initial = None
     if training.initial_global_params:
         start = Path(training.initial_global_params)
         _check_vocabularies(start / VOCABULARIES, task)
-        initial = global_params_at(start, task.model)
+        # Its view of the model, of which more may be global than of the model itself.
+        initial = global_params_at(start, algorithm.model)
     return Job(
-        algorithm=config.algorithm.build_for(task),
+        algorithm=algorithm,
         clients=task.train,
         rounds=training.rounds,
         sampling=sampling_of(config, len(task.train)),
