@@ -5,6 +5,7 @@ import pytest
 from fedrecon.experiment import commands
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli import parser
+from fedrecon.experiment.files import RunError
 
 
 @pytest.fixture
@@ -44,6 +45,13 @@ def test_a_run_is_resumed_with_packaged_data(here):
     assert commands._saved("run", "chitchat").data.path == "chitchat"
     assert commands._saved("run", "texts").data.path == str(here / "texts")
     assert commands._saved("run").data.path == "elsewhere"
+
+
+def test_the_folder_of_several_seeds_is_no_run(here):
+    (here / "five" / "seed-0").mkdir(parents=True)
+    (here / "five" / "seed-0" / "config.toml").write_text("")
+    with pytest.raises(RunError, match=r"five: must be the folder of one run.* with --seeds and --out five"):
+        commands._saved("five")
 
 
 def test_options_win_over_settings(here, configured):

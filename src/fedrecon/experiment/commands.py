@@ -198,9 +198,15 @@ def _place(path: str | None, config: Config) -> str | None:
 def _saved(run: str, data: str | None = None) -> Config:
     """The configuration of a run folder."""
     from fedrecon.experiment.folder import CONFIG
+    from fedrecon.experiment.runs import seed_folders
 
     path = Path(run) / CONFIG
     if not path.is_file():
+        if seed_folders(Path(run)):
+            raise RunError(
+                f"{run}: must be the folder of one run, this holds those of several seeds: name one of them, "
+                f"or go on with all by the command that began them, with --seeds and --out {run}"
+            )
         raise RunError(f"{run}: a run folder must have a {CONFIG}, this has none")
     return _above(configs.load(path), data)
 

@@ -28,12 +28,14 @@ def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
     Returns:
         Whether all were finished; Ctrl-C ends it.
     """
+    screen.print(f"{config.name}: {count} seeds, folder {out}", markup=False)
     results, folders = [], []
     for seed in range(config.seed, config.seed + count):
         folders.append(out / f"seed-{seed}")
         result = run_experiment(override(config, {"seed": seed}), folders[-1], screen)
         if result.interrupted:
-            screen.print(f"Interrupted at seed {seed}; the same command goes on from there.")
+            screen.print(f"Interrupted at seed {seed}; all of it is saved.")
+            screen.print(f"To go on: the same command, with --seeds {count} --out {out}", markup=False)
             return False
         results.append(report.result_values(result))
     values = {"seeds": [config.seed + i for i in range(count)], **statistics(results)}
