@@ -128,6 +128,7 @@ def test_the_run_folder_holds_everything(finished):
         "config.toml",
         "environment.json",
         "fingerprint.json",
+        "examples.json",
         "plan.json",
         "metrics.csv",
         "clients-test.parquet",

@@ -67,6 +67,9 @@ def job_of(config: Config, task: Task) -> Job:
         _check_vocabularies(start / VOCABULARIES, task)
         # Its view of the model, of which more may be global than of the model itself.
         initial = global_params_at(start, algorithm.model)
+    measured = task.measured()
+    if algorithm.exchanges == "examples":
+        del measured["train"]  # mini-batches, which do not tell whose examples they are
     return Job(
         algorithm=algorithm,
         clients=task.train,
@@ -83,6 +86,7 @@ def job_of(config: Config, task: Task) -> Job:
         checkpoint_every=training.checkpoint_every,
         initial_global_params=initial,
         clients_per_block=None if training.clients_per_block == "auto" else training.clients_per_block,
+        measured=measured,
         settings=config.model_dump(),
     )
 

@@ -1,14 +1,13 @@
-"""Whether runs measured the same thing: the same clients, split in the same way."""
+"""Whether runs measured the same thing: the same clients, split and scored in the same way."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from fedrecon.experiment.records import RECON_EVAL, name_of
 from fedrecon.experiment.runs import Method, Run
 
 
 def comparable(a: Run, b: Run, split: str, protocol: str) -> bool:
-    """Whether two runs evaluated the same clients of a split on the same support and query sets."""
+    """Whether two runs evaluated the same clients of a split alike: support and query sets, and measures."""
     return not _reasons(a, b, split, protocol)
 
 
@@ -45,15 +44,22 @@ def _warnings(methods: Sequence[Method]) -> Iterator[str]:
             for split, protocol in sorted(both[0] ^ both[1]):
                 only = first if (split, protocol) in both[0] else method
                 yield f"{name_of(split, protocol)} clients were evaluated by {only.label} and not by both."
-            if _digest(a, "train") != _digest(b, "train"):
+            trained = [run.examples.get("train") for run in (a, b)]
+            if None in trained:  # pooled examples, of which only the settings tell where they come from
+                yield from _of_data(names, a, b)
+            elif trained[0] != trained[1]:
                 yield f"{names} were trained on different clients or examples."
 
 
 def _reasons(a: Run, b: Run, split: str, protocol: str) -> list[str]:
     """Why two runs are not comparable on the clients of a split."""
     reasons = []
-    if _digest(a, name_of(split, protocol)) != _digest(b, name_of(split, protocol)):
+    name = name_of(split, protocol)
+    if a.examples.get(name) != b.examples.get(name):
         reasons.append("other clients or examples")
+    one, two = (run.fingerprint.get("evaluation", {}).get("scoring") for run in (a, b))
+    if one != two and None not in (one, two):
+        reasons.append(f"other measures ({one} against {two})")
     one, two = (run.fingerprint.get("evaluation", {}).get("split") for run in (a, b))
     if protocol == RECON_EVAL and one != two:
         reasons.append(f"other support and query sets ({one} against {two})")
@@ -68,10 +74,6 @@ def _of_data(names: str, a: Run, b: Run) -> Iterator[str]:
     for name in dict.fromkeys([*one, *two]):
         if name != "data.path" and one.get(name) != two.get(name):
             yield f"{names} are of other data: {name} is {one.get(name)!r} and {two.get(name)!r}."
-
-
-def _digest(run: Run, name: str) -> Any:
-    return run.fingerprint.get("clients", {}).get(name)
 
 
 def _listed(values: Sequence[int]) -> str:

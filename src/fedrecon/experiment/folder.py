@@ -11,6 +11,7 @@ from fedrecon.experiment.settings import flat
 
 CONFIG = "config.toml"
 FINGERPRINT = "fingerprint.json"
+EXAMPLES = "examples.json"
 ENVIRONMENT = "environment.json"
 PLAN = "plan.json"
 TUNED = "plan-tuned.json"

@@ -37,6 +37,8 @@ class Job:
         initial_global_params: Where training starts; None for the model's own start.
         scoring: What is measured of evaluated clients.
         clients_per_block: Clients side by side in training; None leaves them to the plan.
+        measured: Sets of the clients with only those fields by which runs of other algorithms know them; `{}`
+            for all fields of all sets.
         settings: What to write as the run folder's configuration; `{}` for what is above.
     """
 
@@ -55,6 +57,7 @@ class Job:
     held_out: Mapping[str, Clients] = field(default_factory=dict)
     scoring: Scoring = model_metrics
     clients_per_block: int | None = None
+    measured: Mapping[str, Clients] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,6 +85,14 @@ class Job:
         test = {} if self.test is None else {"test": self.test}
         return {**self.validation, **test, **{SEEN + name: x for name, x in self.held_out.items()}}
 
+    @property
+    def _sets(self) -> dict[str, Clients]:
+        return {"train": self.clients, **self.evaluated}
+
+    @functools.cached_property
+    def _digests(self) -> dict[str, str]:
+        return {name: digest(clients) for name, clients in self._sets.items()}
+
     def while_training(self) -> list[str]:
         """Names of the sets that are evaluated while training; the first decides which round is the best."""
         return [name for name in self.evaluated if name not in self.at_the_end()]
@@ -96,7 +107,6 @@ class Job:
 
     def fingerprint(self) -> dict[str, Any]:
         """What is equal in two runs only if they compute the same, as JSON values."""
-        clients = {"train": self.clients, **self.evaluated}
         return {
             "algorithm": repr(self.algorithm),
             "sampling": repr(self.sampling),
@@ -108,8 +118,16 @@ class Job:
                 "select": self.select,
                 "scoring": getattr(self.scoring, "__name__", None) or repr(self.scoring),
             },
-            "clients": {name: digest(x) for name, x in clients.items()},
+            "clients": self._digests,
             "initial_global_params": arrays_digest(self.initial_global_params),
+        }
+
+    def examples(self) -> dict[str, str]:
+        """Digests by which runs of other algorithms tell whether they measured the same, by set."""
+        known, sets = self._digests, self._sets
+        return {
+            name: known[name] if set(x.fields) == set(sets[name].fields) else digest(x)
+            for name, x in (self.measured or sets).items()
         }
 
     def configuration(self) -> Mapping[str, Any]:

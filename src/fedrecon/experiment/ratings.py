@@ -85,7 +85,9 @@ def task_of(config: Any, sets: Mapping[str, Any], notes: Mapping[str, str]) -> "
     model = matrix_factorization(
         len(train.vocabularies["item"]), global_bias=None if bias == "none" else float(bias), **settings
     )
-    return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out)
+    cut = config.evaluation.split
+    scored = ("item", "rating", *([cut.field] if cut.name == "by_time" else []))
+    return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
 
 
 def shares_of(settings: Fractions | HeldOutShares) -> dict[str, float]:

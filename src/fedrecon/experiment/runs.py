@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.experiment.files import RunError
-from fedrecon.experiment.folder import CONFIG, ENVIRONMENT, FINGERPRINT, RESULT, is_place
+from fedrecon.experiment.folder import CONFIG, ENVIRONMENT, EXAMPLES, FINGERPRINT, RESULT, is_place
 from fedrecon.experiment.records import METRICS, Records, read
 from fedrecon.experiment.settings import flat
 
@@ -47,6 +47,12 @@ class Run:
     def fingerprint(self) -> dict[str, Any]:
         """What tells it from other runs."""
         return _json(self.path / FINGERPRINT)
+
+    @functools.cached_property
+    def examples(self) -> dict[str, str]:
+        """Digests of what was measured, by set: without what its algorithm added, where that is known."""
+        path = self.path / EXAMPLES
+        return _json(path) if path.is_file() else self.fingerprint.get("clients", {})
 
     @functools.cached_property
     def environment(self) -> dict[str, Any]:

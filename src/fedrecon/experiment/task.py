@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fedrecon.evaluation import Scoring, model_metrics
 from fedrecon.experiment.records import SEEN
 from fedrecon.federation.clients import Clients
+from fedrecon.federation.holding import HELD_OUT
 from fedrecon.model import Model
 
 
@@ -22,6 +23,8 @@ class Task:
         held_out: The clients to train on with marked examples that are not trained on: `"validation"` and
             `"test"`, where there are such.
         scoring: What is measured of clients, see `evaluation.Scoring`.
+        scored: Fields that say what clients are measured on, whatever the approach adds to them; by default
+            all that they have at first.
         num_clients: Whose examples `train` holds; as many as it has clients, unless they are pooled.
     """
 
@@ -32,9 +35,13 @@ class Task:
     notes: Mapping[str, str] = field(default_factory=dict)
     held_out: Mapping[str, Clients] = field(default_factory=dict)
     scoring: Scoring = model_metrics
+    scored: tuple[str, ...] = ()
     num_clients: int = 0
 
     def __post_init__(self) -> None:
+        if not self.scored:
+            fields = (name for clients in self.sets().values() for name in clients.fields)
+            object.__setattr__(self, "scored", tuple(dict.fromkeys(fields)))
         if not self.num_clients:
             object.__setattr__(self, "num_clients", len(self.train))
 
@@ -43,3 +50,11 @@ class Task:
         found = {"train": self.train, "validation": self.validation, "test": self.test}
         found |= {SEEN + name: clients for name, clients in self.held_out.items()}
         return {name: clients for name, clients in found.items() if clients is not None}
+
+    def measured(self) -> dict[str, Clients]:
+        """The sets with nothing but what clients are measured on: equal where approaches can be compared."""
+        kept = {*self.scored, HELD_OUT}
+        return {
+            name: clients.select(*(field for field in clients.fields if field in kept))
+            for name, clients in self.sets().items()
+        }

@@ -296,6 +296,8 @@ def _load_ahead(begun: Event) -> None:
 def _describe(folder: RunFolder, plan: Plan, job: Job) -> None:
     if folder.read(folders.ENVIRONMENT) is None:
         folder.write_json(folders.ENVIRONMENT, environment(job.seed))
+    if folder.read(folders.EXAMPLES) is None:
+        folder.write_json(folders.EXAMPLES, job.examples())
     if folder.read(folders.PLAN) is None:
         folder.write(folders.PLAN, plan.to_json() + "\n")
     vocabularies = {name: np.asarray(ids).tolist() for name, ids in job.clients.vocabularies.items()}

@@ -98,12 +98,13 @@ def build(config: Any) -> "Task":
         )
         held_out = {"test" if back == 1 else "validation": _fielded(config, cut["held_out"], served=True)}
         train = _fielded(config, cut["train"], served=False)
-        return Task(model, train, None, None, held_out=held_out, scoring=scoring)
+        return Task(model, train, None, None, held_out=held_out, scoring=scoring, scored=("item",))
     metrics = [("recall", k) for k in protocol.recall] + [("ndcg", k) for k in protocol.ndcg]
     scoring = Ranking(num_items, tuple(metrics))
     sets = clients.split(shares_of(protocol.fractions), config.seed)
     made = {name: _fielded(config, x, served=name != "train") for name, x in sets.items()}
-    return Task(model, made["train"], made.get("validation"), made.get("test"), scoring=scoring)
+    unseen = made.get("validation"), made.get("test")
+    return Task(model, made["train"], *unseen, scoring=scoring, scored=("item",))
 
 
 def everyone(config: Any) -> "Clients":
