@@ -215,13 +215,11 @@ def test_the_first_process_alone_writes_and_prints(whole):
 
 def test_evaluation_by_two_processes(whole, two):
     folder, _ = whole
-    path = folder / "clients-test.parquet"
-    before = pyarrow.parquet.read_table(path).to_pydict()
-    path.unlink()
+    before = pyarrow.parquet.read_table(folder / "clients-test.parquet").to_pydict()
     first, second = two("evaluate", "whole")
     assert (first.status, second.status) == (0, 0), first.errors + second.errors
     assert "parameters after round" in first.out and "parameters" not in second.out
-    after = pyarrow.parquet.read_table(path).to_pydict()
+    after = pyarrow.parquet.read_table(folder / "evaluated-clients-test.parquet").to_pydict()
     np.testing.assert_allclose(after["rmse"], before["rmse"], rtol=1e-5)
 
 
