@@ -32,6 +32,7 @@ SGD = (
     "algorithm.reconstruct.optimizer.name=sgd",
     "algorithm.reconstruct.optimizer.learning_rate=0.1",
 )
+NO_PENALTIES = ("model.user_penalty=0.0", "model.user_bias_penalty=0.0")
 NO_BIASES = ("model.item_bias=false", "model.user_bias=false", "model.global_bias=none")
 SERVER_SGD = ("algorithm.server_optimizer.name=sgd", "algorithm.server_optimizer.learning_rate=0.3")
 FIXED_HALVES = ("algorithm.split.name=alternate_batches", "algorithm.split.batch_size=5")
@@ -51,7 +52,7 @@ FULL_GRADIENT = (  # another algorithm: its settings start from their defaults
 DECAY = "algorithm.server_optimizer.schedule.decay_steps"
 CHANGES = (
     Change("recipe", "experiments/movielens-newton.toml"),
-    Change("sgd", "reconstruction by 50 steps of SGD, without penalties", (*SGD, "model.user_penalty=0.0")),
+    Change("sgd", "reconstruction by 50 steps of SGD, without penalties", (*SGD, *NO_PENALTIES)),
     Change("no-biases", "no item, user or global bias", NO_BIASES),
     Change("server-sgd", "server SGD 0.3", SERVER_SGD),
     Change("fixed-halves", "the same alternate batches as support in every round", FIXED_HALVES),

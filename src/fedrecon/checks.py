@@ -45,6 +45,8 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
     client = clients.take(filled[:1]).cap(_EXAMPLES)
     name, count = f"client {client.ids[0]!r}", int(client.num_examples[0])
     examples = {field: client.column(field) for field in client.fields}
+    for f in {f for t in (*model.tables, *model.local_tables) for f in t.fields}:
+        examples[f] = examples[f].astype(np.int32)  # as rounds have them
     _check_shapes(model, global_params, examples, count, key)
     # With a row of padding, as most clients have: it must not spoil the gradient.
     batch = {f: np.concatenate([x, np.zeros_like(x[:1])]) for f, x in examples.items()}

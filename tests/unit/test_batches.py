@@ -115,6 +115,18 @@ def test_ids_with_axes_that_are_refused():
         layout(clients_of([1, 1], words=np.array([[0, 1], [ITEMS, 7]])), model)
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+def test_ids_of_a_small_type(kind):
+    shapes = {"item": {"bias": jax.ShapeDtypeStruct((256,), "float32")}}
+    model = replace(rating_model(), tables=(Table("item/bias", ("item",)),))
+    clients = clients_of(np.array([3, 3, 5], kind))
+    found = Layout(model, clients, shapes)
+    batch = found.batch(Slot(1, 2, 4), np.arange(2), KEYS[:2])
+    assert batch.rows["item"].tolist() == [[[0, 256, 256, 256], [3, 5, 256, 256]]]
+    assert batch.data["item"].tolist() == [[[0, 1, 1, 1], [0, 0, 1, 2]]]
+    assert found.touched(np.arange(2))["item"].tolist() == [1, 2]
+
+
 def test_another_field_of_64_bits():
     with pytest.raises(DataError, match=r"field 'time' holds 64-bit numbers .* clients.select"):
         layout(clients_of([1, 2], time=np.array([2**40, 0])))

@@ -1,6 +1,7 @@
 """Clients: where they come from, how they are read, cut and shuffled, and what is refused."""
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -152,6 +153,19 @@ def test_lists_that_are_refused(tmp_path, columns, message):
         Clients.from_parquet(path)
 
 
+def test_a_client_without_an_id_is_refused(tmp_path):
+    pq.write_table(pa.table({"client": [1, None], "item": [[1], [2]]}), tmp_path / "lists.parquet")
+    with pytest.raises(DataError, match="column 'client' must have a value in every row"):
+        Clients.from_parquet(tmp_path / "lists.parquet")
+
+
+def test_categories_of_whole_numbers(tmp_path):
+    item = pa.array([7, 2**40, 7]).dictionary_encode()
+    clients = Clients.from_table(pa.table({"client": ["a", "a", "b"], "item": item}))
+    assert contents(clients) == {"a": {"item": [0, 1]}, "b": {"item": [0]}}
+    assert clients.vocabularies["item"].tolist() == [7, 2**40]
+
+
 def test_parquet_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match=r"none.parquet cannot be read as Parquet"):
         Clients.from_parquet(tmp_path / "none.parquet")
@@ -272,11 +286,21 @@ def test_vocabularies_that_are_refused(ids):
         Clients.from_columns(["ann"], [0, 1], {"item": np.zeros(1, np.int32)}, {"item": ids})
 
 
-def test_seconds_as_doubles_keep_their_order():
-    time = 1.7e9 + np.array([2.0, 0.0, 1.0])
+@pytest.mark.parametrize("unit", [1.0, 1000.0, 0.25])
+def test_times_as_doubles_keep_their_order(unit):
+    time = unit * (2.0**31 - 8 + np.array([2.0, 0.0, 1.0]))
     clients = Clients.from_arrays({"ann": {"time": time}})
     assert clients.column("time").tolist() == time.tolist()
     assert clients.sorted_by("time").column("time").tolist() == sorted(time.tolist())
+
+
+def test_others_may_read_a_client_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        Clients.from_arrays({1: {"x": [1]}}).write(tmp_path / "clients.arrow")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "clients.arrow").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("which", [[3, 1], [0, 2], []], ids=["some", "others", "none"])

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from tests.folders import write_run
 
@@ -50,6 +51,21 @@ def test_a_split_by_time_in_training_measures_the_same(tmp_path, monkeypatch):
     assert by_time.examples() == batches.examples()
     cut = ratings(path, evaluation={"split": {"name": "by_time"}}, **settings)
     assert cut.examples()["test"] != batches.examples()["test"]
+
+
+def test_a_split_by_times_of_64_bits(tmp_path, monkeypatch):
+    """In milliseconds, say: their order is all that it needs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "ratings.dat"
+    lines = [f"{u}::{i}::4::{1_700_000_000_000 + (7 * i) % 11}\n" for u in range(30) for i in range(9)]
+    path.write_text("".join(lines))
+    settings = {"training": {"clients_per_round": 5}, "algorithm": {"split": {"name": "by_time"}}}
+    config = resolve({"task": "movielens", "data": {"path": str(path)}, **settings}, "test")
+    job = job_of(config, task_of(config))
+    time, items = job.clients.column("time"), job.clients.vocabularies["item"]
+    original = (7 * items[job.clients.column("item")]) % 11
+    assert time.dtype == np.int32
+    assert (np.argsort(time[:9], kind="stable") == np.argsort(original[:9], kind="stable")).all()
 
 
 def test_drawn_items_and_weights_do_not_change_what_is_ranked(tmp_path, monkeypatch):

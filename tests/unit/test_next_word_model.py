@@ -144,6 +144,13 @@ def test_padding_changes_no_step_of_a_stateful_optimiser():
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_scores_that_are_no_numbers_hit_nothing():
+    logits, target = jnp.full((1, 2, 6), jnp.nan), jnp.array([[3, 4]])
+    found = quickly(lambda *a: readings(*a, 5))(logits, target, jnp.array([[-1, -1]]))
+    for name in ("accuracy", "top_3_accuracy", "accuracy_no_oov", "accuracy_restricted"):
+        assert found[name].total == 0
+
+
 def test_readings_by_hand():
     rows = 5  # padding, begin, end, two words; two buckets
     scores = [

@@ -12,6 +12,7 @@ import pytest
 from fedrecon.errors import DataError
 from fedrecon.tasks.next_word import chitchat, protobuf
 from fedrecon.tasks.next_word.prepare import prepare
+from fedrecon.tasks.next_word.sources import read_user
 
 TEXTS = {"ann": ["the court sat", "so it was"], "bob": ["the end"], "cy": []}
 
@@ -139,6 +140,7 @@ def test_tokenizers(tmp_path):
     [
         (b"{broken", "line 2: must be JSON: .* at column 2"),
         (b'{"client": "b", "text": ["\xff"]}', "line 2: must be UTF-8 text, byte 26 is 0xff"),
+        (b'{"client": "b\\ud83d", "text": []}', 'line 2: "client" must be Unicode text, got'),
         (b'["b"]', 'line 2: must be an object with "client" and "text", it lacks \'client\''),
         (b'{"client": "b"}', "it lacks 'text'"),
         (b'{"client": 1.5, "text": []}', 'line 2: "client" must be a string or a whole number, got 1.5'),
@@ -152,6 +154,18 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     path.write_bytes(b'{"client": "a", "text": ["x"]}\n' + line + b"\n")
     with pytest.raises(DataError, match=rf"a\.jsonl, {message}" if message.startswith("line") else message):
         prepare(path, cache=tmp_path / "c")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_word(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "a.jsonl").write_bytes(mark + b'{"client": "a", "text": ["x y"]}\n')
+    assert prepare(tmp_path / "a.jsonl", cache=tmp_path / "c").vocabularies["token"].tolist() == [
+        "",
+        "x",
+        "y",
+    ]
+    (tmp_path / "ann.txt").write_bytes(mark + b"x y")
+    assert read_user(tmp_path / "ann.txt") == ["x y"]
 
 
 def test_text_files_that_are_not_utf_8_are_named(tmp_path):
@@ -197,10 +211,19 @@ def test_sqlite_of_another_form(tmp_path):
     with pytest.raises(DataError, match=r"part must be one of \['heldout', 'test'\], got 'train'"):
         prepare(tmp_path / "a.sqlite", cache=tmp_path / "c")
     base = sqlite3.connect(tmp_path / "a.sqlite")
+    writer = max(TEXTS, key=lambda client: len(TEXTS[client]))
     for bad, message in [
         (b"\x0a\x05\x0a", "row 5: must hold a tf.train.Example: .*5 bytes must follow"),
         (serialized({"text": [b"x"]}), "row 5: feature 'tokens' must hold one text, it holds 0 values"),
         (serialized({"tokens": [b"\xff"]}), "row 5: must be UTF-8"),
+        (
+            serialized({"tokens": [b"x"], "creation_date": [1, 2]}),
+            "row 5: feature 'creation_date' must hold one value, it holds 2",
+        ),
+        (
+            serialized({"tokens": [b"x"], "creation_date": [1]}),
+            f"client {writer!r}: feature 'creation_date' must be of one type",
+        ),
     ]:
         base.execute("DELETE FROM examples WHERE rowid = 5")
         base.execute("INSERT INTO examples (rowid, split_name, client_id, serialized_example_proto) "

@@ -50,6 +50,7 @@ class Layout:
         self.groups = groups(model.tables)
         self.sizes = {g.name: num_rows(global_params, g) for g in self.groups}
         self._check_fields()
+        self._ids = {f for t in (*model.tables, *model.local_tables) for f in t.fields}
         for group in self.groups:
             self._check_rows(group, self.sizes[group.name])
         if model.local_tables:  # a client's own copies, which are used whole
@@ -85,7 +86,7 @@ class Layout:
             full = np.concatenate([x, np.zeros((free, *x.shape[1:]), x.dtype)]) if free else x
             return full.reshape(*shape, *x.shape[1:])
 
-        data = {f: clients.padded(f, positions, slot.length) for f in clients.fields}
+        data = {f: self._padded(f, positions, slot.length) for f in clients.fields}
         count = clients.num_examples[positions].astype(np.int32)
         rows = {}
         for group in self.groups if by_rows else ():
@@ -114,10 +115,17 @@ class Layout:
                 found[group.name] = counts
                 continue
             size = int(counts.max(initial=1))
-            data = {f: self.clients.padded(f, positions, size) for f in group.fields}
+            data = {f: self._padded(f, positions, size) for f in group.fields}
             rows = self._renumber(group, data, counts)
             found[group.name] = np.count_nonzero(rows < self.sizes[group.name], axis=1)
         return found
+
+    def _padded(self, field: str, positions: Int[np.ndarray, "row"], length: int) -> np.ndarray:
+        """A field of some clients; ids as 32-bit integers, since a smaller type may not have the row past a
+        table's end.
+        """
+        column = self.clients.padded(field, positions, length)
+        return column.astype(np.int32, copy=False) if field in self._ids else column
 
     def _most_rows(self, group: Group, length: int) -> int:
         return sum(int(np.prod(self.clients.blank(f, length).shape)) for f in group.fields)

@@ -2,13 +2,13 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
+from .columns import vocabulary
 from .facts import Facts
 
 Parts = tuple[Any, Any, dict[str, np.ndarray], dict[str, np.ndarray]]  # ids, offsets, columns, vocabularies
@@ -56,7 +56,7 @@ def from_rows(frame: Any, client: str) -> Parts:
             or pa.types.is_dictionary(values.type)
         ):
             values = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-            vocabularies[name] = np.asarray(values.dictionary.to_pylist(), object)
+            vocabularies[name] = vocabulary(name, values.dictionary.to_pylist())
             values = values.indices
         columns[name] = _values(name, values)[order]
     return ids[rank], np.concatenate([[0], np.cumsum(counts)]), columns, vocabularies
@@ -75,6 +75,8 @@ def from_parquet(path: Any, client: str) -> Parts:
     lists = [n for n in table.column_names if _is_list(table.schema.field(n).type)]
     if not lists:
         return from_rows(table, client)
+    if table[client].null_count:
+        raise DataError(f"{path}: column {client!r} must have a value in every row, some are missing")
     ids = _id_array(client, table[client].combine_chunks())
     columns, offsets = {}, None
     for name in table.column_names:
@@ -119,16 +121,17 @@ def write_clients(
     metadata = {"format": _FORMAT, "vocabularies": json.dumps(kept), "facts": json.dumps(facts)}
     table = pa.table(arrays).replace_schema_metadata(metadata)
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not `tempfile`, whose files are for their owner alone.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             with pa.ipc.new_file(file, table.schema) as writer:
                 writer.write_table(table, max_chunksize=len(ids) or None)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

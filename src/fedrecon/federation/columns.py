@@ -97,9 +97,13 @@ def _numbers(name: str, column: Any) -> np.ndarray:
     column = np.asarray(column)
     if column.dtype == np.float64:
         most = np.max(np.abs(column), initial=0)  # NaN compares false
-        if 2**24 < most < 2**31 and np.all(column == np.floor(column)):
-            return column.astype(np.int32)  # seconds since 1970, say: 32-bit floats would make many equal
-        return column.astype(np.float32)
+        if not 2**24 < most < 2**63:
+            return column.astype(np.float32)
+        # Times, say: 32-bit floats would make many equal.
+        if np.all(column == np.floor(column)):
+            return _numbers(name, column.astype(np.int64))
+        narrow = column.astype(np.float32)
+        return narrow if len(np.unique(narrow)) == len(np.unique(column)) else column
     if column.dtype.kind in "iu" and column.dtype.itemsize > 4:
         info = np.iinfo(np.int32)
         if not column.size or (column.min() >= info.min and column.max() <= info.max):

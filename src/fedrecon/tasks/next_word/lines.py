@@ -1,5 +1,6 @@
 """JSON Lines: a client per line, `{"client": name, "text": [sentence, …]}`, plain or gzip."""
 
+import codecs
 import gzip
 import json
 import zlib
@@ -20,6 +21,7 @@ def read_lines(path: Path) -> Iterator[Writer]:
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
+                line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if line.strip():
                     where = f"{path}, line {number}"
                     yield _writer(_object(line, where), where)
@@ -55,6 +57,10 @@ def _writer(value: Any, where: str) -> Writer:
     client, text = value["client"], value["text"]
     if isinstance(client, bool) or not isinstance(client, str | int):
         raise DataError(f'{where}: "client" must be a string or a whole number, got {client!r}')
+    try:
+        str(client).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as a cut emoji leaves it
+        raise DataError(f'{where}: "client" must be Unicode text, got {client!r}') from None
     if not isinstance(text, list):
         raise DataError(f'{where}: "text" must be a list of sentences, got {type(text).__name__}')
     for i, sentence in enumerate(text):

@@ -59,7 +59,7 @@ def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dic
     hit = picked >= most
     known = logits[..., END:rows]
     known_most, known_sum = jnp.max(known, -1), jax.nn.logsumexp(known, -1)
-    above = jnp.sum(logits > picked[..., None], -1)
+    above = jnp.sum(~(logits <= picked[..., None]), -1)  # what is no number is above
     return {
         "cross_entropy": _tokens(jax.nn.logsumexp(logits, -1) - picked, real),
         "accuracy": _tokens(hit, real),

@@ -1,5 +1,6 @@
 """Where texts by client come from: files of several forms, or a package."""
 
+import codecs
 import hashlib
 import os
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def read_text(path: Path) -> list[str]:
         DataError: It cannot be read, or a line is not UTF-8.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     return [decoded(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]

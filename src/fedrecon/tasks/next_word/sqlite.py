@@ -65,9 +65,15 @@ def _sentences(connection: sqlite3.Connection, path: Path, part: str, client: st
         except (ValueError, TypeError) as error:
             raise DataError(f"{where}: must hold a tf.train.Example: {error}") from None
         text, time = features.get(TEXT, []), features.get(TIME, [b""])
-        if len(text) != 1 or not isinstance(text[0], bytes) or len(time) != 1:
+        if len(text) != 1 or not isinstance(text[0], bytes):
             raise DataError(f"{where}: feature {TEXT!r} must hold one text, it holds {len(text)} values")
+        if len(time) != 1:
+            raise DataError(f"{where}: feature {TIME!r} must hold one value, it holds {len(time)}")
         timed.append((time[0], decoded(text[0], where)))
+    if len({type(time) for time, _ in timed}) > 1:
+        raise DataError(
+            f"{path}, client {client!r}: feature {TIME!r} must be of one type in all examples of a client"
+        )
     return [
         text for _, text in sorted(timed, key=lambda pair: pair[0])
     ]  # stable: equal times keep their order
