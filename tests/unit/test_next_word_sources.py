@@ -227,7 +227,7 @@ def test_sqlite_of_another_form(tmp_path):
     ]:
         base.execute("DELETE FROM examples WHERE rowid = 5")
         base.execute("INSERT INTO examples (rowid, split_name, client_id, serialized_example_proto) "
-                     "VALUES (5, 'heldout', 'zoe', ?)", (bad,))  # fmt: skip
+                     "VALUES (5, 'heldout', ?, ?)", (writer, bad))  # fmt: skip
         base.commit()
         with pytest.raises(DataError, match=message):
             prepare(tmp_path / "a.sqlite", part="heldout", cache=tmp_path / "c")
