@@ -109,14 +109,14 @@ def write_clients(
 
     offsets = np.concatenate([[0], np.cumsum(num_examples)]).astype(np.int64)
     arrays = {
-        "client": pa.array(ids.tolist(), pa.string()) if ids.dtype == object else pa.array(ids),
-        "key": pa.array(keys),
+        "client": pa.array(ids.tolist(), pa.string()) if ids.dtype == object else _arrow(ids),
+        "key": _arrow(keys),
     }
     for name, column in columns.items():
-        values = pa.array(np.ascontiguousarray(column).reshape(-1))
+        values = _arrow(np.ascontiguousarray(column).reshape(-1))
         for length in reversed(column.shape[1:]):
             values = pa.FixedSizeListArray.from_arrays(values, length)
-        arrays[name] = pa.LargeListArray.from_arrays(pa.array(offsets), values)
+        arrays[name] = pa.LargeListArray.from_arrays(_arrow(offsets), values)
     kept = {name: {"values": v.tolist(), "strings": v.dtype == object} for name, v in vocabularies.items()}
     metadata = {"format": _FORMAT, "vocabularies": json.dumps(kept), "facts": json.dumps(facts)}
     table = pa.table(arrays).replace_schema_metadata(metadata)
@@ -188,7 +188,26 @@ def _without_views(kind: Any) -> Any:
     return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(kind, kind)
 
 
+# Both pass numbers by themselves: `pa.array` and `to_numpy` import pandas first, where there is one.
+
+
+def _arrow(values: np.ndarray) -> Any:
+    """A flat array of numbers as Arrow's, where it lies."""
+    import pyarrow as pa
+
+    if values.dtype == bool:  # of which Arrow packs eight into a byte
+        return pa.array(values)
+    buffer = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, buffer])
+
+
 def _np(array: Any) -> np.ndarray:
+    """Arrow's numbers as an array, where they lie if they can."""
+    import pyarrow as pa
+
+    numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+    if numbers and not array.null_count:
+        return np.from_dlpack(array)
     return array.to_numpy(zero_copy_only=False)
 
 
