@@ -125,9 +125,8 @@ class HalfBatches:
             return (count + 2 * self.batch_size - 1) // (2 * self.batch_size) * self.batch_size
 
         size, pair = examples.size, 2 * self.batch_size
-        rest = max(
-            size - half(size), size // pair * self.batch_size, 1
-        )  # a shorter client may have more of it
+        # A shorter client may have more of it; and there is a row at least, of padding.
+        rest = max(size - half(size), size // pair * self.batch_size, 1)
         return _cut(examples, jnp.minimum(half(examples.count()), examples.count()), half(size), rest)
 
 

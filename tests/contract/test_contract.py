@@ -33,6 +33,7 @@ from fedrecon.optimizers import optimizer
 from fedrecon.simulation import _TRAINING, Simulation
 from fedrecon.solver import Solver
 from fedrecon.stats import Mean
+from fedrecon.steps import WORK
 
 ADAM = optimizer("adam", learning_rate=0.05, eps=0.01)  # a larger eps: tiny gradients would blow rounding up
 MOMENTUM = sgd(0.05, momentum=0.9)
@@ -207,6 +208,26 @@ DESCENTS = {
     "ditto": ONCE + steps(LENGTHS, 2, 2, 5),
     "pfedme": 3 * ONCE,  # every step's batch is gone through twice to find the personal model
 }
+
+
+@every_algorithm
+def test_an_update_is_all_that_leaves_and_its_size_tells_nothing(name):
+    """With whole tables it has the shapes of the parameters, however many examples there are."""
+    algorithm = ALGORITHMS[name](without_tables(rating_model(**MODELS["repeats"])))
+    params = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
+
+    def sent(params: Any, given: Any) -> Any:
+        key = jax.random.key(1)
+        kept = algorithm.init_kept(params, key)
+        return algorithm.client_update(Broadcast(params, np.int32(0)), kept, given, key)[0]
+
+    few, many = (jax.eval_shape(sent, params, examples(FEDERATIONS["repeats"], "c3", n)) for n in (4, 17))
+    assert few == many
+    assert type(few) is Update and few.rows == {} and few.statistics == ()
+    assert jax.tree.map(lambda x: x.shape, few.delta.total) == jax.tree.map(lambda x: x.shape, params)
+    assert few.delta.weight.shape == ()
+    assert all(x.shape == () for x in jax.tree.leaves(few.metrics))
+    assert set(few.metrics) - set(WORK) == {"loss", "mse", "hits", "dropped", "empty"}
 
 
 @every_algorithm

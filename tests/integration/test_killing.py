@@ -89,8 +89,10 @@ def test_clients_that_keep_something_survive_kills(victim, undisturbed):
         check(found, whole)
     many = undisturbed(MANY_ROUNDS, "fedalt")
     assert "0.log" not in many["kept"]
-    for found in victim("random", MANY_ROUNDS, 3, 2, algorithm="fedalt"):
-        check(found, many)
+    found = victim("random", MANY_ROUNDS, 3, 2, algorithm="fedalt")
+    assert any(each["killed"] for each in found)
+    for each in found:
+        check(each, many)
 
 
 @pytest.mark.slow
@@ -104,12 +106,16 @@ def test_clients_that_keep_something_survive_a_kill_at_every_file_operation(vict
 
 def test_killed_at_random_moments(victim, undisturbed):
     whole = undisturbed(MANY_ROUNDS)
-    for found in victim("random", MANY_ROUNDS, 1, 2):
-        check(found, whole)
+    found = victim("random", MANY_ROUNDS, 1, 2)
+    assert any(each["killed"] for each in found)
+    for each in found:
+        check(each, whole)
 
 
 @pytest.mark.slow
 def test_killed_at_many_random_moments(victim, undisturbed):
     whole = undisturbed(MANY_ROUNDS)
-    for found in victim("random", MANY_ROUNDS, 2, 40):
-        check(found, whole)
+    found = victim("random", MANY_ROUNDS, 2, 40)
+    assert sum(each["killed"] for each in found) > 10
+    for each in found:
+        check(each, whole)

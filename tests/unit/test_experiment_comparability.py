@@ -9,8 +9,10 @@ from tests.folders import write_run
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.comparability import comparable, warnings
 from fedrecon.experiment.config import resolve
+from fedrecon.experiment.others import ready
 from fedrecon.experiment.records import RECON_EVAL
 from fedrecon.experiment.runs import Run, methods
+from fedrecon.federation.clients import Clients
 
 
 def job(**changed):
@@ -66,6 +68,8 @@ def test_a_split_by_times_of_64_bits(tmp_path, monkeypatch):
     original = (7 * items[job.clients.column("item")]) % 11
     assert time.dtype == np.int32
     assert (np.argsort(time[:9], kind="stable") == np.argsort(original[:9], kind="stable")).all()
+    others = Clients.from_arrays({1: {"item": [0, 1], "rating": [4.0, 5.0], "time": [2**40 + 5, 2**40]}})
+    assert ready(config, others, ("item", "rating", "time")).column("time").tolist() == [1, 0]
 
 
 def test_drawn_items_and_weights_do_not_change_what_is_ranked(tmp_path, monkeypatch):
@@ -94,13 +98,17 @@ def test_runs_of_before_are_told_by_all_of_their_fields(tmp_path):
     new = altered(tmp_path / "new", "examples.json", **digests)
     assert comparable(Run(old), Run(new), "test", RECON_EVAL)
     other = altered(tmp_path / "other", "examples.json", **{**digests, "test": "others"})
-    assert not comparable(Run(old), Run(other), "test", RECON_EVAL)
+    assert comparable(Run(old), Run(other), "test", RECON_EVAL)  # by the whole digests
+    assert not comparable(Run(new), Run(other), "test", RECON_EVAL)
 
 
 def test_pooled_training_examples_are_told_by_the_settings_of_their_data(tmp_path):
     first = write_run(tmp_path / "first", "first")
     digests = {k: v for k, v in Run(first).fingerprint["clients"].items() if k != "train"}
     pooled = altered(tmp_path / "pooled", "examples.json", **digests)
+    fingerprint = json.loads((pooled / "fingerprint.json").read_text())
+    fingerprint["clients"]["train"] = "rows of the pool"
+    (pooled / "fingerprint.json").write_text(json.dumps(fingerprint))
     assert warnings(methods([first, pooled])) == []
     config = (pooled / "config.toml").read_text()
     (pooled / "config.toml").write_text(config.replace('kind = "d"', 'kind = "e"'))

@@ -62,6 +62,10 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     for parts, message in (
         ((some, clients([4], first=1).select("item")), "all pieces must have the fields"),
         ((some, some), "unique over all pieces"),
+        (
+            (Clients.from_arrays({8: {"x": [0.5]}}), Clients.from_arrays({9: {"x": [2.0**25]}})),
+            "field 'x' must be of one type and shape in all pieces, it was float32 and is int32",
+        ),
         ((), "at least one piece"),
     ):
         with pytest.raises(DataError, match=message):

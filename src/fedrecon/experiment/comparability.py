@@ -44,10 +44,12 @@ def _warnings(methods: Sequence[Method]) -> Iterator[str]:
             for split, protocol in sorted(both[0] ^ both[1]):
                 only = first if (split, protocol) in both[0] else method
                 yield f"{name_of(split, protocol)} clients were evaluated by {only.label} and not by both."
-            trained = [run.examples.get("train") for run in (a, b)]
-            if None in trained:  # pooled examples, of which only the settings tell where they come from
+            if _same(a, b, "train"):
+                continue
+            if None in [run.examples.get("train") for run in (a, b)]:
+                # Pooled examples, of which only the settings tell where they come from.
                 yield from _of_data(names, a, b)
-            elif trained[0] != trained[1]:
+            else:
                 yield f"{names} were trained on different clients or examples."
 
 
@@ -55,7 +57,7 @@ def _reasons(a: Run, b: Run, split: str, protocol: str) -> list[str]:
     """Why two runs are not comparable on the clients of a split."""
     reasons = []
     name = name_of(split, protocol)
-    if a.examples.get(name) != b.examples.get(name):
+    if not _same(a, b, name):
         reasons.append("other clients or examples")
     one, two = (run.fingerprint.get("evaluation", {}).get("scoring") for run in (a, b))
     if one != two and None not in (one, two):
@@ -64,6 +66,16 @@ def _reasons(a: Run, b: Run, split: str, protocol: str) -> list[str]:
     if protocol == RECON_EVAL and one != two:
         reasons.append(f"other support and query sets ({one} against {two})")
     return reasons
+
+
+def _same(a: Run, b: Run, name: str) -> bool:
+    """Whether two runs measured the same examples of a set."""
+    if a.examples.get(name) == b.examples.get(name) is not None:
+        return True
+    # Older runs have digests with what the algorithm added alone: if these are the same, so is the rest.
+    old = not (a.tells_examples and b.tells_examples)
+    full = [run.fingerprint.get("clients", {}).get(name) for run in (a, b)]
+    return old and full[0] == full[1] is not None
 
 
 def _of_data(names: str, a: Run, b: Run) -> Iterator[str]:

@@ -39,8 +39,14 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     """
     moved = config if data is None else override(config, {"data": {"path": data}})
     other: Clients | None = None
-    task = task_of(moved)
-    if not same_data(run, task):
+    task: Task | None
+    try:
+        task = task_of(moved)
+    except ValueError:
+        if data is None:
+            raise
+        task = None  # nothing that it could train on, maybe something to evaluate on
+    if task is None or not same_data(run, task):
         if data is None:
             raise _other_data(run, "give data with --data PATH")
         task = task_of(config)

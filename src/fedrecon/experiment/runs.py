@@ -51,8 +51,12 @@ class Run:
     @functools.cached_property
     def examples(self) -> dict[str, str]:
         """Digests of what was measured, by set: without what its algorithm added, where that is known."""
-        path = self.path / EXAMPLES
-        return _json(path) if path.is_file() else self.fingerprint.get("clients", {})
+        return _json(self.path / EXAMPLES) if self.tells_examples else self.fingerprint.get("clients", {})
+
+    @property
+    def tells_examples(self) -> bool:
+        """Whether its algorithm's additions are left out of `examples`; older runs do not."""
+        return (self.path / EXAMPLES).is_file()
 
     @functools.cached_property
     def environment(self) -> dict[str, Any]:

@@ -115,6 +115,8 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
             found = best(list(values.values()), metric)
     except (ValueError, ArithmeticError) as error:
         return Outcome(FAILED, message=str(error))
+    except OSError:  # a full disk stops all trials, and the sweep goes on when there is room
+        raise
     # One trial that runs out of memory, or that a setting breaks, says nothing of the others.
     except Exception as error:
         return Outcome(FAILED, message=f"{type(error).__name__}: {error}")

@@ -65,7 +65,8 @@ class Clients:
             ids: Unique, 64-bit integers or strings.
             offsets: `[client + 1]`, not decreasing, from 0 to the number of rows.
             columns: Name to array `[row, ...]` of numbers. 64-bit numbers are stored in 32 bits where
-                they fit.
+                they fit; doubles become 32-bit floats, or integers if they are whole and above 2²⁴, as
+                times are: of others that large the order may be lost.
             vocabularies: For fields that hold dense ids, the original id of each: strings or 64-bit integers.
 
         Raises:

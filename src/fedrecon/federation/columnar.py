@@ -75,8 +75,9 @@ def from_parquet(path: Any, client: str) -> Parts:
     lists = [n for n in table.column_names if _is_list(table.schema.field(n).type)]
     if not lists:
         return from_rows(table, client)
-    if table[client].null_count:
-        raise DataError(f"{path}: column {client!r} must have a value in every row, some are missing")
+    missing = table[client].null_count
+    if missing:
+        raise DataError(f"{path}: column {client!r} must have a value in every row, {missing} are missing")
     ids = _id_array(client, table[client].combine_chunks())
     columns, offsets = {}, None
     for name in table.column_names:

@@ -87,23 +87,25 @@ def vocabulary(name: str, values: Any) -> np.ndarray:
     if array.ndim == 1 and (array.dtype.kind in "iu" or not array.size):
         return array.astype(np.int64)
     array = np.asarray(list(values), object)  # else numbers among strings had become strings
-    if array.ndim == 1 and all(isinstance(x, str) for x in array):
-        return array
-    raise DataError(f"the vocabulary of {name!r} must be a list of strings or of 64-bit integers")
+    if array.ndim != 1:
+        raise DataError(f"the vocabulary of {name!r} must be a flat list, got the shape {array.shape}")
+    for x in array:
+        if not isinstance(x, str):
+            raise DataError(
+                f"the vocabulary of {name!r} must be all strings or all 64-bit integers, it holds {x!r}"
+            )
+    return array
 
 
 def _numbers(name: str, column: Any) -> np.ndarray:
     """A column as 32-bit numbers where they fit: JAX's own width."""
     column = np.asarray(column)
+    column = column.astype(column.dtype.newbyteorder("="), copy=False)
     if column.dtype == np.float64:
         most = np.max(np.abs(column), initial=0)  # NaN compares false
-        if not 2**24 < most < 2**63:
-            return column.astype(np.float32)
-        # Times, say: 32-bit floats would make many equal.
-        if np.all(column == np.floor(column)):
-            return _numbers(name, column.astype(np.int64))
-        narrow = column.astype(np.float32)
-        return narrow if len(np.unique(narrow)) == len(np.unique(column)) else column
+        if 2**24 < most < 2**63 and np.all(column == np.floor(column)):
+            return _numbers(name, column.astype(np.int64))  # times, say: 32-bit floats would make many equal
+        return column.astype(np.float32)
     if column.dtype.kind in "iu" and column.dtype.itemsize > 4:
         info = np.iinfo(np.int32)
         if not column.size or (column.min() >= info.min and column.max() <= info.max):

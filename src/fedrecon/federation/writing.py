@@ -73,8 +73,15 @@ class ClientWriter:
         if not self._kinds:
             self._kinds = kinds
             self._files = {f: open(self._column(i), "wb") for i, f in enumerate(kinds)}  # noqa: SIM115
-        if kinds != self._kinds:
-            raise DataError(f"all pieces must have the fields {self._kinds}, got {kinds}")
+        if kinds.keys() != self._kinds.keys():
+            raise DataError(f"all pieces must have the fields {list(self._kinds)}, got {list(kinds)}")
+        for f, kind in kinds.items():
+            if kind != self._kinds[f]:
+                before, now = _show(*self._kinds[f]), _show(*kind)
+                raise DataError(
+                    f"field {f!r} must be of one type and shape in all pieces, it was {before} and is {now}; "
+                    "give it as arrays of one type of 32 bits"
+                )
         for piece in clients.pieces():
             for name, file in self._files.items():
                 file.write(np.ascontiguousarray(piece.column(name)).data)
@@ -103,3 +110,7 @@ class ClientWriter:
             )
         keys = client_keys(ids)
         write_clients(self._path, ids, keys, counts, columns, self._vocabularies, self._facts)
+
+
+def _show(dtype: np.dtype, shape: tuple[int, ...]) -> str:
+    return f"{dtype}{list(shape) if shape else ''}"

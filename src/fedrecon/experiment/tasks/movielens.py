@@ -77,14 +77,19 @@ def _load(config: Any, fractions: dict[str, float]) -> "dict[str, Clients]":
         scale=data.scale or None,
         duplicates=data.duplicates,
     )
-    return {name: _narrow(clients) for name, clients in sets.items()}
+    return {name: served(config, clients) for name, clients in sets.items()}
 
 
-def _narrow(clients: "Clients") -> "Clients":
-    """Times of 64 bits as their ranks: what splits by them needs is their order, and JAX has 32 bits."""
+def served(config: Any, clients: "Clients") -> "Clients":
+    """Clients whose times of 64 bits are ranks, where they are split by them.
+
+    Their order is all that a split needs, and JAX's numbers have 32 bits.
+    """
     from fedrecon.federation.clients import Clients
 
-    if "time" not in clients.fields or clients.blank("time").dtype.itemsize <= 4:
+    splits = (getattr(config.algorithm, "split", None), config.evaluation.split)
+    wanted = any(split is not None and split.name == "by_time" for split in splits)
+    if not wanted or "time" not in clients.fields or clients.blank("time").dtype.itemsize <= 4:
         return clients
     columns = {name: clients.column(name) for name in clients.fields}
     columns["time"] = np.unique(columns["time"], return_inverse=True)[1]

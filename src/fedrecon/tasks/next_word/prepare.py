@@ -10,7 +10,7 @@ from fedrecon.tasks.next_word.sources import find, fingerprint, writers
 from fedrecon.tasks.next_word.text import to_clients
 from fedrecon.tasks.next_word.tokens import TOKENIZERS, tokenizer_of
 
-_VERSION = 1  # of what is made from a source and its settings
+_VERSION = 2  # of what is made from a source and its settings
 
 
 def prepare(

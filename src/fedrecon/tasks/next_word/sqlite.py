@@ -70,10 +70,10 @@ def _sentences(connection: sqlite3.Connection, path: Path, part: str, client: st
         if len(time) != 1:
             raise DataError(f"{where}: feature {TIME!r} must hold one value, it holds {len(time)}")
         timed.append((time[0], decoded(text[0], where)))
-    if len({type(time) for time, _ in timed}) > 1:
+    kinds = sorted({type(time).__name__ for time, _ in timed})
+    if len(kinds) > 1:
         raise DataError(
-            f"{path}, client {client!r}: feature {TIME!r} must be of one type in all examples of a client"
+            f"{path}, client {client!r}: feature {TIME!r} must be of one type in all examples, got {kinds}"
         )
-    return [
-        text for _, text in sorted(timed, key=lambda pair: pair[0])
-    ]  # stable: equal times keep their order
+    # Stable: equal times keep their order.
+    return [text for _, text in sorted(timed, key=lambda pair: pair[0])]
