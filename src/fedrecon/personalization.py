@@ -94,31 +94,37 @@ class Personalization:
         self._compiled: set[int] = set()
         self._reading = Lock()
 
-    def __call__(self, clients: Clients) -> dict[str, np.ndarray]:
+    def __call__(self, clients: Clients, have: Clients | None = None) -> dict[str, np.ndarray]:
         """The local parameters of some clients, or the items recommended to them.
 
         Args:
             clients: At most so many that their examples and results fit in memory several times over.
+            have: The same clients with all of their own items, where these are more than they are
+                personalised by; by default those of `clients`.
 
         Returns:
             Each leaf by its path, `[client, ...]`; or `top.field`, the numbers of the items, best first,
             and `"score"`, both `[client, count]`, where a score of -inf says that there is no such item.
 
         Raises:
-            ValueError: A client has more examples than any of `num_examples`, or a field does not fit the
-                model.
+            ValueError: A client has more examples than any of `num_examples`, a field does not fit the
+                model, or `have` are other clients.
         """
+        have = clients if have is None else have
+        if not np.array_equal(have.keys, clients.keys):
+            raise ValueError("have must be the same clients in the same order, it has others")
         layout = Layout(self._algorithm.personal_model, clients, self._state.global_params)
         keys = round_keys(self._seed, _EVALUATION, 0, clients.keys)
         found = []
-        for length, positions in self._blocks(clients.num_examples):
+        for length, positions in self._blocks(np.maximum(clients.num_examples, have.num_examples)):
             slot = Slot(1, self._width, length)
             batch = layout.batch(slot, positions, keys[positions], by_rows=False)
             if self._kept is not None:
                 with self._reading:
                     stored = self._kept.get(clients.keys[positions], self._width)
                 batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
-            found.append((positions, self._run(length, batch)))
+            own = () if self._top is None or self._top.seen else self._own(self._top, have, positions, length)
+            found.append((positions, self._run(length, (batch, own))))
         return _in_order(found, len(clients))
 
     def _blocks(self, lengths: Int[np.ndarray, "client"]) -> Any:
@@ -133,7 +139,23 @@ class Personalization:
             for first in range(start, end, self._width):
                 yield length, order[first : min(first + self._width, end)]
 
-    def _run(self, length: int, batch: Batch) -> Any:
+    def _own(
+        self, top: TopK, have: Clients, positions: Int[np.ndarray, "row"], length: int
+    ) -> Int[np.ndarray, "1 client item"]:
+        """The items that some clients have; the number of items, which is none of theirs, fills up."""
+        if top.field not in have.fields:
+            raise ValueError(
+                f"clients must have the field {top.field!r}, of which theirs are not recommended, they have "
+                f"{list(have.fields)}"
+            )
+        ids = have.padded(top.field, positions, length).astype(np.int32)  # which has room for one more number
+        there = np.arange(length) < have.num_examples[positions][:, None]
+        ids = np.where(there.reshape(*there.shape, *[1] * (ids.ndim - 2)), ids, top.items)
+        own = np.full((1, self._width, ids[0].size), top.items, np.int32)
+        own[0, : len(positions)] = ids.reshape(len(positions), -1)
+        return own
+
+    def _run(self, length: int, batch: tuple[Batch, Any]) -> Any:
         run = functools.partial(self._program, self._algorithm, self._top, length, self._devices)
         args = (self._state.global_params, self._state.round, batch)
         if length in self._compiled:
@@ -181,9 +203,10 @@ def _personalize_block(
     devices: Devices,
     global_params: Any,
     round: Any,
-    block: Batch,
+    block: tuple[Batch, Any],
 ) -> dict[str, Any]:
-    def client(global_params: Any, round: Any, batch: Batch) -> dict[str, Any]:
+    def client(global_params: Any, round: Any, given: tuple[Batch, Any]) -> dict[str, Any]:
+        batch, own = given
         examples = examples_of(batch.data, batch.count, length)
         key = key_of(batch.key)
         kept = held(algorithm, global_params, batch.kept, key)
@@ -192,12 +215,11 @@ def _personalize_block(
             return leaves_of(local)
         scores = _scores(algorithm, top, global_params, local)
         if not top.seen:
-            own = jnp.where(examples.mask, examples.data[top.field], top.items)
             scores = scores.at[own].set(-jnp.inf, mode="drop")
         best, items = jax.lax.top_k(scores, top.count)
         return {top.field: items, "score": best}
 
-    def clients(global_params: Any, round: Any, block: Batch) -> dict[str, Any]:
+    def clients(global_params: Any, round: Any, block: tuple[Batch, Any]) -> dict[str, Any]:
         one = functools.partial(client, global_params, round)
         return jax.vmap(one)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
 

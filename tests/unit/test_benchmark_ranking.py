@@ -13,7 +13,7 @@ from fedrecon.evaluation import evaluate
 from fedrecon.ranking import Ranking
 from fedrecon.solver import Solver
 from fedrecon.tasks.movielens.implicit import implicit_factorization
-from fedrecon.tasks.movielens.interactions import interactions, leave_one_out
+from fedrecon.tasks.movielens.interactions import interactions, leave_one_out, with_recency
 from fedrecon.tasks.movielens.synthetic import synthetic
 
 ITEMS = 40
@@ -24,7 +24,12 @@ ALGORITHM = fedrecon(MODEL, Newton(), Solver(SGD, None, reduction="sum"), SGD, N
 
 
 @pytest.mark.parametrize(
-    ("clients", "split"), [(leave_one_out(EVERYONE)["held_out"], HeldOut()), (EVERYONE, RandomFraction(0.8))]
+    ("clients", "split"),
+    [
+        (leave_one_out(EVERYONE)["held_out"], HeldOut()),
+        (with_recency(leave_one_out(EVERYONE)["held_out"], 30.0, 5.0), HeldOut()),
+        (EVERYONE, RandomFraction(0.8)),
+    ],
 )
 def test_the_same_scores_are_worth_the_same(clients, split):
     """Users by the normal equations, in NumPy, against the library's reconstruction of them."""
@@ -36,9 +41,9 @@ def test_the_same_scores_are_worth_the_same(clients, split):
     def scores(support):
         users = []
         for have in support:
-            rows, ridge = items[have > 0], 0.003 * (have.sum() + 0.1 * ITEMS)
-            matrix = rows.T @ rows + 0.1 * items.T @ items + ridge * np.eye(4)
-            users.append(np.linalg.solve(matrix, rows.sum(0)))
+            ridge = 0.003 * (have.sum() + 0.1 * ITEMS)
+            matrix = (items.T * have) @ items + 0.1 * items.T @ items + ridge * np.eye(4)
+            users.append(np.linalg.solve(matrix, items.T @ have))
         return np.array(users) @ items.T
 
     found = ranking.evaluated(scores, clients, split, scoring)
@@ -62,7 +67,12 @@ def test_every_peer_is_measured_or_named_as_missing():
     rows = ranking.seen(EVERYONE)
     names = ["popularity", "EASE", "implicit's ALS"]
     assert [n for n in names if any(f"leave one out: {n}" in row.what for row in rows)] == names
-    for row in rows:
+    few = interactions(synthetic(60, 120, seed=0)[0])  # of which less than a hundred are candidates
+    others = ranking.unseen(few)
+    assert [n for n in names if any(f"unseen users: {n}" in row.what for row in others)] == names
+    found = {row.what.rpartition(" ")[2] for row in others if row.value is not None}
+    assert found == {"recall@20", "recall@50", "ndcg@100"}
+    for row in [*rows, *others]:
         assert row.note == "the package implicit is not installed" or 0 <= row.value <= 100
     (row,) = ranking.run(Options())
     assert row.value is None and row.note == "needs --data"

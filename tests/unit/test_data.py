@@ -17,6 +17,7 @@ from fedrecon.data import (
     NoSplit,
     RandomFraction,
     Split,
+    SupportShare,
     random_order,
 )
 
@@ -178,3 +179,17 @@ def test_the_query_share_is_the_end_whatever_the_support_share(support):
 def test_support_and_query_share_must_fit():
     with pytest.raises(ValueError, match="at most 1"):
         Fraction(0.9, query=0.2)
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.01, 1), (0.5, 4), (1.0, 7)])
+def test_less_support_leaves_the_query_set_as_it_is(share, left):
+    other = AlternateBatches(2)
+    support, query = both(other, 13)
+    assert both(SupportShare(other, share), 13) == (support[:left], query)
+    assert both(SupportShare(other, share), 0) == ([], [])
+
+
+def test_a_share_of_the_support_is_positive():
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match=f"share must lie in .0, 1., got {share}"):
+            SupportShare(NoSplit(), share)

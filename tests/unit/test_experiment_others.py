@@ -3,13 +3,17 @@
 import io
 import json
 
+import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
 from rich.console import Console
 
+from fedrecon.data import Examples, HeldOut
+from fedrecon.errors import DataError
+from fedrecon.evaluation import evaluate
 from fedrecon.experiment.assemble import job_of, task_of
-from fedrecon.experiment.config import resolve
+from fedrecon.experiment.config import override, resolve
 from fedrecon.experiment.curves import draw
 from fedrecon.experiment.evaluating import evaluate_run, restored
 from fedrecon.experiment.files import RunError
@@ -20,7 +24,7 @@ from fedrecon.experiment.runs import Run
 from fedrecon.experiment.settings import SettingError
 from fedrecon.federation.clients import Clients
 from fedrecon.personalization import Personalization
-from fedrecon.tasks.movielens.interactions import interactions, with_recency
+from fedrecon.tasks.movielens.interactions import interactions, leave_one_out, with_recency
 from fedrecon.tasks.movielens.prepare import prepare
 
 COLUMNS = {"client": "user", "item": "film", "rating": "stars", "time": "when"}
@@ -53,8 +57,9 @@ def home(tmp_path_factory):
 
 def trained(home, name, data=None, **more):
     """A run of one round."""
-    own = {"path": str(home / "ratings.csv"), "columns": COLUMNS, **(data or {})}
+    own = {"path": str(home / "ratings.csv"), "columns": COLUMNS}
     own["protocol"] = {"name": "leave_one_out", "sampled": 3, "k": [2]}
+    own |= data or {}
     config = resolve(
         {
             "task": "ranking",
@@ -105,6 +110,20 @@ def test_nobody_is_left_out_who_has_few_interactions(home, weighted):
     assert served(home, "weighted", weighted, "few.csv", top=2)["client"] == [7]
 
 
+def test_what_a_user_rated_low_is_not_recommended(home):
+    """It serves nobody by less than five stars, and three and four are rated all the same."""
+    config = trained(home, "liked", {"least_rating": 5.0, "least_items": 2})
+    ids, ratings = list(range(100, 105)), prepare(home / "new.csv", columns=COLUMNS)
+    names = ratings.vocabularies["item"]
+    for source in ("new.csv", "new.arrow"):
+        found = served(home, "liked", config, source, top=4)
+        assert found["client"] == ids
+        for user, items in zip(ids, found["item"], strict=True):
+            assert set(items) == set(range(ITEMS)) - set(names[ratings[user]["item"]].tolist())
+    everything = served(home, "liked", config, "new.csv", top=ITEMS, seen=True)
+    assert all(sorted(items) == list(range(ITEMS)) for items in everything["item"])
+
+
 def test_users_are_served_where_losses_take_drawn_items(home):
     config = trained(home, "drawn", {"negatives": 2}, loss="bpr")
     found = served(home, "drawn", config, "new.arrow", top=3)
@@ -117,7 +136,90 @@ def test_rankings_are_evaluated_on_other_users_too(home, weighted):
     found = evaluate_run(home / "weighted", weighted, str(home / "new.csv"), screen)
     assert found["other"].ids.tolist() == list(range(100, 105))
     assert "other data: 5 clients; 0 examples left out" in screen.file.getvalue()
+    task = task_of(weighted)
+    job = job_of(weighted, task)
+    _, state, kept = restored(home / "weighted", job)
+    new = leave_one_out(interactions(prepare(home / "new.csv", columns=COLUMNS)))["held_out"]
+    wanted = evaluate(
+        job.algorithm,
+        state,
+        with_recency(new, 30.0, 2.0),
+        split=HeldOut(),
+        seed=job.seed,
+        kept=kept,
+        scoring=task.scoring,
+    )
+    for name, mean in wanted.per_client.items():
+        np.testing.assert_array_equal(found["other"].per_client[name].total, mean.total)
+    assert wanted.table()["weight"].tolist() == [1.0] * 5
     assert (home / "weighted" / "evaluated-clients-other.parquet").exists()
+
+
+def test_who_has_nothing_else_is_not_asked(home, weighted):
+    write(home / "more.csv", [8], 2)
+    with open(home / "more.csv", "a") as file:
+        file.write("7,1,3,1\n")
+    screen = Console(file=io.StringIO(), width=200)
+    found = evaluate_run(home / "weighted", weighted, str(home / "more.csv"), screen)
+    assert found["other"].ids.tolist() == [8]
+    assert "other data: 1 clients" in screen.file.getvalue()
+
+
+def test_curves_score_seen_users_on_what_was_held_out_alone(home, weighted, monkeypatch):
+    """Whatever the share of the support; all of it is what the run evaluates with."""
+    monkeypatch.setattr("fedrecon.experiment.curves.SHARES", (0.3, 1.0))
+    monkeypatch.setattr("fedrecon.experiment.curves.STEPS", ())
+    monkeypatch.setattr("fedrecon.experiment.curve_plots.write", lambda *_: [])
+    splits = []
+
+    def noted(*args, split, **given):
+        splits.append(split)
+        return evaluate(*args, split=split, **given)
+
+    monkeypatch.setattr("fedrecon.experiment.curves.evaluate", noted)
+    points = draw(home / "weighted", weighted, None, "seen test", Console(file=io.StringIO()))
+    small, whole = (point for point in points if point.curve == "support")
+    own = json.loads((home / "weighted" / "result.json").read_text())["test"]["standard_eval"]["examples"]
+    assert whole.metrics == pytest.approx(own) and small.metrics != whole.metrics
+    assert {point.clients for point in (small, whole)} == {20}
+    data = task_of(weighted).held_out["test"][3]
+    for split in splits:
+        support, query = split(Examples(data, np.ones(8, bool)), jax.random.key(0))
+        assert query.data["item"][np.asarray(query.mask)].tolist() == [data["item"][-1]]
+        assert set(np.asarray(support.data["item"])[np.asarray(support.mask)]) <= set(data["item"][:-1])
+
+
+def test_client_files_follow_the_setting_for_items_that_come_twice(home, weighted):
+    new = prepare(home / "new.csv", columns=COLUMNS)
+    arrays = {user: dict(new[user]) for user in new.ids.tolist()}
+    names = new.vocabularies["item"]
+    arrays[103] = twice = {name: np.concatenate([x, x[:1]]) for name, x in arrays[103].items()}
+    twice["time"][0] -= 100  # it comes first in the file, and in time
+    counts = [len(x["item"]) for x in arrays.values()]
+    flat = {name: np.concatenate([x[name] for x in arrays.values()]) for name in new.fields}
+    path = home / "twice.arrow"
+    Clients.from_columns(new.ids, np.concatenate([[0], np.cumsum(counts)]), flat, {"item": names}).write(path)
+    item = names[twice["item"][0]]
+    said = rf"twice\.arrow: client 103 must rate item {item} once, but did more often"
+    with pytest.raises(DataError, match=said):
+        served(home, "weighted", weighted, "twice.arrow")
+    with pytest.raises(DataError, match=said):
+        evaluate_run(home / "weighted", weighted, str(path), Console(file=io.StringIO()))
+    with pytest.raises(DataError, match=said):
+        task_of(override(weighted, {"data": {"path": str(path)}}))
+    task = task_of(override(weighted, {"data": {"path": str(path), "duplicates": "last"}}))
+    for client in task.held_out["test"].ids.tolist():
+        assert len(set(task.held_out["test"][client]["item"].tolist())) == 8
+    assert task.train[103]["item"].tolist() == [
+        x for x in interactions(new)[103]["item"].tolist() if x != task.held_out["test"][103]["item"][-1]
+    ]
+
+
+def test_a_run_on_a_client_file_needs_the_names_of_the_items(home, weighted):
+    Clients.from_arrays({1: {"item": [1]}}).write(home / "nameless.arrow")
+    config = override(weighted, {"data": {"path": str(home / "nameless.arrow")}})
+    with pytest.raises(DataError, match=r"nameless\.arrow: .*original ids of the field 'item'"):
+        task_of(config)
 
 
 def test_another_evaluation_leaves_what_the_run_measured(home, weighted):

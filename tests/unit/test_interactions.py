@@ -8,6 +8,7 @@ from fedrecon.data import Examples, HeldOut
 from fedrecon.errors import DataError
 from fedrecon.federation.clients import Clients
 from fedrecon.tasks.movielens.interactions import (
+    each_once,
     interactions,
     leave_one_out,
     with_negatives,
@@ -97,3 +98,31 @@ def test_drawn_items_are_uniform():
     assert np.square(counts - 1000).sum() / 1000 < 43.8  # of 19 degrees of freedom, once in a thousand
     with pytest.raises(DataError, match="count"):
         with_negatives(many, 0, 20, seed=0)
+
+
+TWICE = Clients.from_columns(
+    ["ann", "bob"],
+    [0, 3, 7],
+    {"item": [1, 0, 2, 2, 0, 2, 2], "rating": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]},
+    {"item": ["x", "y", "z"]},
+)
+
+
+def test_an_item_that_a_client_has_twice_is_refused_or_counts_once():
+    with pytest.raises(DataError, match=r"here\.arrow: client 'bob' must rate item 'z' once"):
+        each_once(TWICE, "error", "here.arrow")
+    found = each_once(TWICE, "last", "here.arrow")
+    assert items(found) == {"ann": [1, 0, 2], "bob": [0, 2]}
+    assert found["bob"]["rating"].tolist() == [5.0, 7.0]
+    assert each_once(TWICE.take([0]).take([0]), "last", "")["ann"]["item"].tolist() == [1, 0, 2]
+    assert each_once(found, "error", "") is found
+
+
+def test_items_that_are_no_numbers_with_names_are_refused():
+    with pytest.raises(DataError, match=r"original ids of the field 'item'.*the ids of "):
+        each_once(RATINGS, "error", "here")
+    with pytest.raises(DataError, match=r"original ids of the field 'item'.*fields \['rating'\]"):
+        each_once(TWICE.select("rating"), "error", "here")
+    halves = Clients.from_columns([1], [0, 1], {"item": [0.5]}, {"item": ["x"]})
+    with pytest.raises(DataError, match="whole number per example, got float"):
+        each_once(halves, "error", "here")

@@ -82,6 +82,22 @@ def test_the_best_items_that_a_client_has_not_rated(trained):
             np.testing.assert_array_equal(found["item"][i, :left], best)
 
 
+def test_what_a_client_has_beside_its_support_is_not_recommended(trained):
+    """Whatever the lengths: some have far more than they are personalised by."""
+    algorithm, state = trained
+    few = CLIENTS.cap(2)
+    shared = {"top": TopK(ITEMS, "item", ITEMS), "clients_per_block": 4}
+    personalization = Personalization(algorithm, state, CLIENTS.num_examples, **shared)
+    one, other = personalization(few, CLIENTS), personalization(few)
+    for i in range(len(few)):
+        there = one["score"][i] > -np.inf
+        assert set(one["item"][i][there]) == set(range(ITEMS)) - set(CLIENTS[i]["item"].tolist())
+        left = [item for item in other["item"][i].tolist() if item not in CLIENTS[i]["item"]]
+        assert one["item"][i][there].tolist() == left
+    with pytest.raises(ValueError, match="have must be the same clients in the same order"):
+        personalization(few, CLIENTS.take(np.arange(10)[::-1]))
+
+
 def test_items_that_a_client_has_rated_come_by_setting(trained):
     algorithm, state = trained
     top = TopK(ITEMS, "item", ITEMS, seen=True)

@@ -14,6 +14,7 @@ from fedrecon.experiment.job import Job
 from fedrecon.experiment.rounds import better
 from fedrecon.experiment.running import run_experiment
 from fedrecon.experiment.settings import SettingError
+from fedrecon.experiment.trial import job_without_test, without_test
 from fedrecon.federation.sampling import Uniform
 from fedrecon.ranking import Ranking
 from fedrecon.simulation import Simulation
@@ -43,6 +44,27 @@ def configured(ratings, data=None, **more):
 LATEST = {"protocol": {"name": "leave_one_out", "sampled": 9, "k": [2]}}
 
 
+UNSEEN = {
+    "protocol": {
+        "name": "unseen",
+        "recall": [2],
+        "ndcg": [5],
+        "fractions": {"train": 0.5, "validation": 0.25, "test": 0.25},
+    }
+}
+NEWTON = {
+    "split": {"name": "none"},
+    "client_weight": "uniform",
+    "reconstruct": {"kind": "newton"},
+    "update": {
+        "batch_size": "all",
+        "reduction": "sum",
+        "optimizer": {"name": "sgd", "learning_rate": 1.0},
+    },
+    "server_optimizer": {"name": "adam", "learning_rate": 0.05},
+}
+
+
 def test_one_latest_interaction_is_held_out_of_each_user(ratings):
     task = task_of(configured(ratings, LATEST))
     assert task.validation is None and task.test is None and list(task.held_out) == ["test"]
@@ -64,14 +86,50 @@ def test_the_one_before_it_is_for_tuning(ratings):
 
 
 def test_unseen_users_are_split(ratings):
-    fractions = {"train": 0.5, "validation": 0.25, "test": 0.25}
-    protocol = {"name": "unseen", "recall": [2], "ndcg": [5], "fractions": fractions}
-    task = task_of(configured(ratings, {"protocol": protocol, "least_rating": 4.0}))
+    task = task_of(configured(ratings, UNSEEN | {"least_rating": 4.0}))
     assert not task.held_out and task.validation is not None and task.test is not None
     sizes = [len(clients) for clients in task.sets().values()]
     assert sum(sizes) <= USERS and sizes[0] > sizes[1]
     assert task.train.num_examples.min() >= 5
     assert task.scoring == Ranking(ITEMS, (("recall", 2), ("ndcg", 5)))
+
+
+def test_the_test_users_of_a_sweep_are_cut_off(ratings):
+    """They are not even read into the task, and the others are who they were."""
+    config = configured(ratings, UNSEEN, training={"clients_per_round": 10})
+    before, (task, _) = task_of(config), job_without_test(config)
+    assert without_test(config).data.protocol.fractions.test == 0
+    assert without_test(config).data.protocol.recall == [2]
+    assert list(task.sets()) == ["train", "validation"]
+    for name, clients in task.sets().items():
+        assert clients.ids.tolist() == before.sets()[name].ids.tolist()
+
+
+def test_weights_that_would_tell_what_is_asked_are_refused(ratings):
+    config = configured(ratings, UNSEEN | {"recency": {"extra": 3.0}})
+    with pytest.raises(SettingError, match=r"data\.recency\.extra must be 0 with .* = unseen.*got 3$"):
+        task_of(config)
+
+
+def test_unseen_users_are_found_what_they_like(ratings, tmp_path, monkeypatch):
+    """Users who were not trained on, of one of the two kinds: what they lack of their kind comes first."""
+    monkeypatch.setattr("fedrecon.experiment.plots.write", lambda *_: [])
+    config = configured(
+        ratings,
+        UNSEEN,
+        model={"factors": 4, "penalty": 0.01},
+        algorithm=NEWTON,
+        training={"rounds": 40, "clients_per_round": 10},
+        evaluation={"split": {"name": "random_fraction", "support": 0.8}, "every": 20},
+    )
+    sets = [set(clients.ids.tolist()) for clients in task_of(config).sets().values()]
+    assert len(sets) == 3 and len(set.union(*sets)) == sum(map(len, sets)) == USERS
+    result = run_experiment(config, tmp_path, Console(file=io.StringIO()))
+    for name in ("validation", "test"):
+        found = result.evaluations[name].over_clients()
+        assert set(found) == {"recall@2", "ndcg@5"}
+        # One of eight is asked for; by chance 2 and 5 of 13 candidates, of its kind 2 and 5 of 3.
+        assert found["recall@2"] > 0.4 and found["ndcg@5"] > 0.5
 
 
 def test_losses_that_compare_need_items_to_compare_with(ratings):
@@ -84,18 +142,11 @@ def test_losses_that_compare_need_items_to_compare_with(ratings):
 def test_a_run_finds_the_held_out_items(ratings, tmp_path, monkeypatch):
     """There are two kinds of users: the three items of a user's own kind that it lacks come first."""
     monkeypatch.setattr("fedrecon.experiment.plots.write", lambda *_: [])
-    solver = {"batch_size": "all", "reduction": "sum", "optimizer": {"name": "sgd", "learning_rate": 1.0}}
     config = configured(
         ratings,
         {"protocol": {"name": "leave_one_out", "sampled": 9, "k": [3]}},
         model={"factors": 4, "penalty": 0.01},
-        algorithm={
-            "split": {"name": "none"},
-            "client_weight": "uniform",
-            "reconstruct": {"kind": "newton"},
-            "update": solver,
-            "server_optimizer": {"name": "adam", "learning_rate": 0.05},
-        },
+        algorithm=NEWTON,
         training={"rounds": 40, "clients_per_round": 20},
     )
     result = run_experiment(config, tmp_path, Console(file=io.StringIO()))

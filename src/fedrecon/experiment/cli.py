@@ -42,14 +42,15 @@ evaluated-clients-NAME.parquet: what the run itself measured stays, and is what 
 
 With --data it takes the data from there: the run's own data at another place, or other data, of which all
 clients are evaluated as unseen ones; there, items are matched by their ids and ratings of items that the run
-does not know are left out, and counted.
+does not know are left out, and counted. Where the run holds one interaction out of each user (ranking), so it
+is done to them.
 """
 
 PERSONALIZE = """\
 Personalises every client of some data with a run's parameters, all of a client's examples being its support
 set, and writes a Parquet file with a row for each: its id, and its local parameters or, with --top, the items
-with the highest scores that it has not rated yet. Ids are those of the data. Clients are served with what the
-run's evaluation serves them with. The run's own data have to be where it found them.
+with the highest scores that it has not rated yet, however low. Ids are those of the data. Clients are served
+with what the run's evaluation serves them with. The run's own data have to be where it found them.
 
   fedrecon personalize runs/mine --data clients.arrow --out users.parquet
   fedrecon personalize runs/mine --data ratings.csv --out recommended.parquet --top 20
@@ -60,8 +61,9 @@ Killed and started again, it goes on where it was.
 
 CURVES = """\
 Evaluates a run's parameters again and again: with 1 to 100 reconstruction steps; with more and more support
-examples, scored on the same last fifth of a client's; and by how many examples a client has. Writes
-curves.csv and a figure into the run folder.
+examples, scored on the same last fifth of a client's; and by how many examples a client has. Clients that
+were trained on, such as --split "seen test", are always scored on their held-out examples, and get the first
+of the others as support. Writes curves.csv and a figure into the run folder.
 """
 
 

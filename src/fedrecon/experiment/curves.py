@@ -9,18 +9,20 @@ import numpy as np
 from rich.console import Console
 
 from fedrecon.algorithm import Algorithm
-from fedrecon.data import Fraction, Split
+from fedrecon.data import Fraction, Split, SupportShare
 from fedrecon.evaluation import Evaluation, evaluate
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.curve_points import Point
 from fedrecon.experiment.evaluating import hold_to_data, restored
 from fedrecon.experiment.files import write_atomically
+from fedrecon.experiment.job import Job
+from fedrecon.experiment.records import SEEN
 from fedrecon.experiment.settings import SettingError
 
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-HELD = 0.2  # of a client's examples, its last ones: the query set whatever the support set is
+HELD = 0.2  # of an unseen client's examples, its last ones: the query set whatever the support set is
 GROUPS = 8
 _STAGES = ("tune", "reconstruct", "fit")  # what serves a client, the last one first
 
@@ -32,7 +34,7 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
         run: Its folder.
         config: Its configuration.
         data: Where its data are now; None for where it found them.
-        split: Which of its unseen clients are evaluated.
+        split: Which of its evaluated clients.
         screen: Where the points are shown.
 
     Raises:
@@ -77,7 +79,7 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
             ),
         )
     for share in SHARES:
-        add("support", share, evaluated(job.algorithm, Fraction(share * (1 - HELD), query=HELD)))
+        add("support", share, evaluated(job.algorithm, _cut(job, split, share)))
     whole = evaluated(job.algorithm, job.split_of(split))
     for group in np.array_split(np.argsort(clients.num_examples, kind="stable"), min(GROUPS, len(clients))):
         part = {
@@ -89,6 +91,13 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
         screen.print(f"Plot:    {path}")
     screen.print(f"Numbers: {run / 'curves.csv'}")
     return points
+
+
+def _cut(job: Job, name: str, share: float) -> Split:
+    """A share of what can be support, and the same query set whatever the share."""
+    if name.startswith(SEEN):  # whose other examples were trained on: no measure of what is found
+        return SupportShare(job.split_of(name), share)
+    return Fraction(share * (1 - HELD), query=HELD)
 
 
 def _stage(config: Config) -> str | None:

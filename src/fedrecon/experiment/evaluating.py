@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
+from fedrecon.data import HeldOut
 from fedrecon.evaluation import Evaluation, evaluate
 from fedrecon.experiment import report
 from fedrecon.experiment.assemble import job_of, task_of
@@ -16,12 +17,13 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.files import RunError
 from fedrecon.experiment.folder import CHECKPOINTS, FINGERPRINT, KEPT, VOCABULARIES
 from fedrecon.experiment.job import Job, digest
-from fedrecon.experiment.others import in_vocabularies, ready, served_fields
+from fedrecon.experiment.others import asked, in_vocabularies, served_fields
 from fedrecon.experiment.result import by_protocol
 from fedrecon.experiment.running import rich_table
 from fedrecon.experiment.task import Task
 from fedrecon.experiment.team import Team
 from fedrecon.federation.clients import Clients
+from fedrecon.federation.holding import HELD_OUT
 from fedrecon.federation.kept import Kept
 
 
@@ -62,15 +64,17 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     screen.print(f"{config.name}: parameters after round {round}")
     if other is None:
         sets = {name: x for name, x in task.sets().items() if name != "train"}
+        splits = {name: job.split_of(name) for name in sets}
     else:
-        sets = {"other": ready(config, other, served_fields(task))}
+        other = asked(config, other, served_fields(task))
+        sets, splits = {"other": other}, {"other": HeldOut() if HELD_OUT in other.fields else job.split}
         screen.print(f"other data: {len(other):,} clients; {left}")
     evaluations = {
         name: evaluate(
             job.algorithm,
             state,
             clients,
-            split=job.split_of(name),
+            split=splits[name],
             seed=job.seed,
             kept=kept,
             scoring=job.scoring,

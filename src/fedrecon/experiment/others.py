@@ -44,9 +44,9 @@ def to_serve(config: Config, data: str, known: Mapping[str, list[Any]], fields: 
         SettingError: It is no client file, and the task reads no data but its own.
         DataError: They cannot be read.
     """
-    clients = Clients.open(data) if is_client_file(data) else _read(config, data, known)[0]
     if hasattr(task_module(config.task), "served"):
-        return clients
+        return _read(config, data, known)[0]
+    clients = Clients.open(data) if is_client_file(data) else _read(config, data, known)[0]
     return clients.select(*(name for name in fields if name in clients.fields))
 
 
@@ -57,6 +57,15 @@ def ready(config: Config, clients: Clients, fields: tuple[str, ...]) -> Clients:
         clients = module.served(config, clients)
     unseen: Clients = config.algorithm.prepare_unseen(clients)
     return unseen.select(*fields)
+
+
+def asked(config: Config, clients: Clients, fields: tuple[str, ...]) -> Clients:
+    """Clients as `ready`; with a mark on what they are asked for, where the run's task knows."""
+    module = task_module(config.task)
+    if not hasattr(module, "asked"):
+        return ready(config, clients, fields)
+    unseen: Clients = config.algorithm.prepare_unseen(module.asked(config, clients))
+    return unseen.select(*(name for name in unseen.fields if name in (*fields, HELD_OUT)))
 
 
 def served_fields(task: Task) -> tuple[str, ...]:

@@ -92,7 +92,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         matched, left_out = matching(some)
         unknown += left_out
         served = ready(config, matched, fields)
-        return _table(served, personalization(served), top, known)
+        # What is too low to be served by is rated all the same, and nothing to recommend.
+        return _table(served, personalization(served, matched), top, known)
 
     with Parts(out, request, max(1, -(-total // PER_PART))) as parts:
         missing = parts.missing()

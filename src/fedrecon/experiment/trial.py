@@ -53,12 +53,12 @@ class _Stop(Exception):  # noqa: N818 - a wish, not an error
 
 def without_test(config: Config) -> Config:
     """The configuration without a share of the clients for the test, where its task has such a share."""
-    share = "data.fractions.test"
-    return (
-        override(config, {"data": {"fractions": {"test": 0.0}}})
-        if share in flat(config.model_dump())
-        else config
-    )
+    cut: dict[str, Any] = {"fractions": {"test": 0.0}}
+    known = flat(config.model_dump())
+    for where, data in (("data", cut), ("data.protocol", {"protocol": cut})):
+        if f"{where}.fractions.test" in known:
+            config = override(config, {"data": data})
+    return config
 
 
 def job_without_test(config: Config) -> tuple[Task, Job]:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from fedrecon.federation.clients import Clients
 
 
+_BACK = {"latest": 1, "second_latest": 2}  # which interaction is held out, counted from the end
+
+
 class LeaveOneOut(Section):
     """Users are trained on, but for one interaction each, which is to be found among the others."""
 
@@ -51,7 +54,9 @@ class Data(Section):
     )
     least_rating: float = setting(0.0, "ratings below it are no interactions", allow_inf_nan=False)
     least_items: int = setting(5, "users with fewer interactions are left out", ge=1)
-    duplicates: Literal["error", "last"] = setting("error", "what to do when a user rated an item twice")
+    duplicates: Literal["error", "last"] = setting(
+        "error", "what to do when a user rated an item twice; last keeps what comes last in the file"
+    )
     columns: Columns = Columns()
     protocol: Annotated[LeaveOneOut | Unseen, Field(discriminator="name")] = setting(
         LeaveOneOut(), "who is asked for what:"
@@ -77,7 +82,8 @@ def build(config: Any) -> "Task":
 
     Raises:
         DataError: They cannot be read, or nobody has enough of them.
-        SettingError: The loss needs drawn items, and none are drawn.
+        SettingError: The loss needs drawn items, and none are drawn; or weights by recency would tell what
+            unseen users are asked for.
     """
     from fedrecon.experiment.task import Task
     from fedrecon.ranking import Ranking
@@ -87,11 +93,17 @@ def build(config: Any) -> "Task":
     data, protocol = config.data, config.data.protocol
     if config.model.loss in SAMPLED and not data.negatives:
         raise SettingError(f"data.negatives must be at least 1 with model.loss = {config.model.loss}, got 0")
-    clients = _interactions(config)
+    if data.recency.extra and protocol.name == "unseen":
+        raise SettingError(
+            "data.recency.extra must be 0 with data.protocol.name = unseen, where evaluation.split says what "
+            "is asked for: weights by recency would tell how much of that came later; got "
+            f"{data.recency.extra:g}"
+        )
+    clients = _interactions(config, everyone(config), data.least_items)
     num_items = len(clients.vocabularies["item"])
     model = implicit_factorization(num_items, **config.model.model_dump())
     if protocol.name == "leave_one_out":
-        back = {"latest": 1, "second_latest": 2}[protocol.held_out]
+        back = _BACK[protocol.held_out]
         cut = leave_one_out(clients, back)
         scoring = Ranking(
             num_items, tuple((kind, k) for k in protocol.k for kind in ("hr", "ndcg")), protocol.sampled
@@ -111,17 +123,18 @@ def everyone(config: Any) -> "Clients":
     """All users of the data, with their ratings, of which `served` makes interactions.
 
     Raises:
-        DataError: They cannot be read.
+        DataError: They cannot be read, or a user has an item twice and must not.
     """
     from fedrecon.federation.clients import Clients
     from fedrecon.federation.columnar import is_client_file
     from fedrecon.tasks.movielens.download import MOVIELENS_1M, download
+    from fedrecon.tasks.movielens.interactions import each_once
     from fedrecon.tasks.movielens.prepare import prepare
 
     data = config.data
     path = data.path or download(MOVIELENS_1M)
     if is_client_file(path):
-        return Clients.open(path)
+        return each_once(Clients.open(path), data.duplicates, str(path))
     columns = {name: column for name, column in data.columns.model_dump().items() if column}
     return prepare(path, columns=columns or None, duplicates=data.duplicates)
 
@@ -135,17 +148,34 @@ def served(config: Any, clients: "Clients") -> "Clients":
         config: The experiment's.
         clients: Of `everyone` or a client file, numbered by the run's vocabulary.
     """
+    return _fielded(config, _interactions(config, clients, 0), served=True)
+
+
+def asked(config: Any, clients: "Clients") -> "Clients":
+    """Users as those who are evaluated: as `served`, and asked for what the protocol holds out, if it does.
+
+    Who has nothing else is left out.
+
+    Args:
+        config: The experiment's.
+        clients: As for `served`.
+
+    Raises:
+        DataError: Nobody is left.
+    """
+    from fedrecon.tasks.movielens.interactions import leave_one_out
+
+    protocol = config.data.protocol
+    if protocol.name != "leave_one_out":
+        return served(config, clients)
+    found = leave_one_out(_interactions(config, clients, 0), _BACK[protocol.held_out])
+    return _fielded(config, found["held_out"], served=True)
+
+
+def _interactions(config: Any, clients: "Clients", least_items: int) -> "Clients":
     from fedrecon.tasks.movielens.interactions import interactions
 
-    found = interactions(clients, least_rating=config.data.least_rating, least_items=0)
-    return _fielded(config, found, served=True)
-
-
-def _interactions(config: Any) -> "Clients":
-    from fedrecon.tasks.movielens.interactions import interactions
-
-    data = config.data
-    return interactions(everyone(config), least_rating=data.least_rating, least_items=data.least_items)
+    return interactions(clients, least_rating=config.data.least_rating, least_items=least_items)
 
 
 def _fielded(config: Any, clients: "Clients", served: bool) -> "Clients":

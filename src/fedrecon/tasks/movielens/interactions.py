@@ -6,6 +6,7 @@ from fedrecon.errors import DataError
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.hashing import keyed
 from fedrecon.federation.holding import HELD_OUT
+from fedrecon.tasks.movielens.rules import quoted
 
 _NEGATIVES = 21  # purpose of draws
 
@@ -29,23 +30,65 @@ def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: in
     keep = np.ones(int(ratings.num_examples.sum()), bool)
     if "rating" in ratings.fields:
         keep = ratings.column("rating") >= least_rating
-    owner = np.repeat(np.arange(len(ratings)), ratings.num_examples)[keep]
-    counts = np.bincount(owner, minlength=len(ratings))
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    columns = {"item": ratings.column("item")[keep]}
-    kept = np.flatnonzero(counts >= least_items)
+    found = _where(ratings.select("item"), keep)
+    kept = np.flatnonzero(found.num_examples >= least_items)
     if least_items and not kept.size:
         raise DataError(
             f"users must have at least {least_items} ratings of at least {least_rating:g}, none has"
         )
-    return Clients.from_columns(ratings.ids, offsets, columns, ratings.vocabularies).take(kept)
+    return found.take(kept)
+
+
+def each_once(ratings: Clients, duplicates: str, where: str) -> Clients:
+    """Clients that have no item twice: one that is held out of them is then in no other place.
+
+    Args:
+        ratings: With the field `item` and its vocabulary.
+        duplicates: "error" refuses clients that have an item twice; "last" keeps what comes last of it in
+            the order of the source, as in rating files.
+        where: What the source is, for messages.
+
+    Raises:
+        DataError: There are no items, they are no numbers, or a client has one twice and must not.
+    """
+    if "item" not in ratings.fields or "item" not in ratings.vocabularies:
+        raise DataError(
+            f"{where}: the clients must name the original ids of the field 'item', they have the fields "
+            f"{list(ratings.fields)} and the ids of {sorted(ratings.vocabularies)}"
+        )
+    like = ratings.blank("item", 0)
+    if like.ndim != 1 or like.dtype.kind not in "iu":
+        raise DataError(
+            f"{where}: the field 'item' must hold one whole number per example, got {like.dtype} of shape "
+            f"{like.shape[1:]}"
+        )
+    if ratings.distinct("item"):
+        return ratings
+    kept = []
+    for piece in ratings.pieces():
+        _, owner = _places(piece)
+        item = piece.column("item")
+        order = np.lexsort((item, owner))  # stable
+        before, after = order[:-1], order[1:]
+        again = (owner[before] == owner[after]) & (item[before] == item[after])
+        if duplicates == "error" and again.any():
+            first = int(before[again].min())
+            raise DataError(
+                f"{where}: client {quoted(piece.ids[[owner[first]]].tolist()[0])} must rate item "
+                f"{quoted(ratings.vocabularies['item'][[item[first]]].tolist()[0])} once, but did more often "
+                '(duplicates="last" keeps the last rating)'
+            )
+        keep = np.ones(len(item), bool)
+        keep[before[again]] = False
+        kept.append(keep)
+    return _where(ratings, np.concatenate(kept))
 
 
 def leave_one_out(clients: Clients, back: int = 1) -> dict[str, Clients]:
     """Holds one interaction of every client out.
 
     Args:
-        clients: Each one's interactions by time.
+        clients: Each one's interactions by time, no item twice.
         back: Which: 1 for the latest, 2 for the one before it, to tune on; the latest is then not used.
 
     Returns:
@@ -77,7 +120,8 @@ def with_recency(clients: Clients, extra: float, items: float) -> Clients:
     """Clients with a field `weight`: how much an interaction counts, the more the later it was.
 
     The latest counts 1 + extra, one that is followed by n others 1 + extra exp(-n / items). A held-out
-    interaction is not counted among these, and weighs 1.
+    interaction is not counted among these, and weighs 1. Of examples that a split holds out only later
+    nothing is known here: they would be counted.
 
     Args:
         clients: Each one's interactions by time.
@@ -129,6 +173,14 @@ def _places(clients: Clients) -> tuple[np.ndarray, np.ndarray]:
     counts = clients.num_examples
     owner = np.repeat(np.arange(len(clients)), counts)
     return np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts), owner
+
+
+def _where(clients: Clients, keep: np.ndarray) -> Clients:
+    """The clients with some of their examples."""
+    _, owner = _places(clients)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner[keep], minlength=len(clients)))])
+    columns = {field: clients.column(field)[keep] for field in clients.fields}
+    return Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)
 
 
 def _with(clients: Clients, more: dict[str, np.ndarray]) -> Clients:
