@@ -182,11 +182,11 @@ def test_curves_score_seen_users_on_what_was_held_out_alone(home, weighted, monk
     own = json.loads((home / "weighted" / "result.json").read_text())["test"]["standard_eval"]["examples"]
     assert whole.metrics == pytest.approx(own) and small.metrics != whole.metrics
     assert {point.clients for point in (small, whole)} == {20}
-    data = task_of(weighted).held_out["test"][3]
-    for split in splits:
-        support, query = split(Examples(data, np.ones(8, bool)), jax.random.key(0))
-        assert query.data["item"][np.asarray(query.mask)].tolist() == [data["item"][-1]]
-        assert set(np.asarray(support.data["item"])[np.asarray(support.mask)]) <= set(data["item"][:-1])
+    data = {"item": np.arange(20), "held_out": np.arange(20) == 19}  # of more than one is the last fifth
+    for split, given in zip(splits, (6, 19, 19), strict=True):
+        support, query = split(Examples(data, np.ones(20, bool)), jax.random.key(0))
+        assert query.data["item"][np.asarray(query.mask)].tolist() == [19]
+        assert support.data["item"][np.asarray(support.mask)].tolist() == list(range(given))
 
 
 def test_client_files_follow_the_setting_for_items_that_come_twice(home, weighted):
