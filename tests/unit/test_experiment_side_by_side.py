@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import os
 import signal
 import sys
@@ -88,3 +89,8 @@ def test_a_metric_of_a_run_or_of_its_seeds(tmp_path, found, mean):
     result = {"test": {"recon_eval": {"examples": {"rmse": found}}}}
     (tmp_path / "result.json").write_text(json.dumps(result))
     assert measured(tmp_path, "test", "recon_eval", "rmse").mean == mean
+
+
+def test_a_run_that_diverged_has_no_number(tmp_path):
+    (tmp_path / "result.json").write_text('{"test": {"recon_eval": {"examples": {"rmse": null}}}}')
+    assert math.isnan(measured(tmp_path, "test", "recon_eval", "rmse").mean)

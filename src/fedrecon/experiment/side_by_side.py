@@ -1,6 +1,7 @@
 """Experiments beside each other, each in a process of its own."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -79,10 +80,11 @@ def log_of(folder: Path) -> Path:
 
 
 def measured(folder: Path, split: str, protocol: str, metric: str) -> Spread:
-    """A final metric over examples, of a run or of all its seeds."""
+    """A final metric over examples, of a run or of all its seeds; NaN where one of them diverged."""
     result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     found = result[split][protocol]["examples"][metric]
-    return Spread.of(found["values"] if isinstance(found, dict) else [found])
+    values = found["values"] if isinstance(found, dict) else [found]
+    return Spread.of([math.nan if value is None else value for value in values])
 
 
 def _ended(folder: Path, status: int, seconds: float) -> str:
