@@ -219,7 +219,7 @@ def test_an_update_is_all_that_leaves_and_its_size_tells_nothing(name):
     def sent(params: Any, given: Any) -> Any:
         key = jax.random.key(1)
         kept = algorithm.init_kept(params, key)
-        return algorithm.client_update(Broadcast(params, np.int32(0)), kept, given, key)[0]
+        return algorithm.client_update(Broadcast(params, jax.numpy.int32(0)), kept, given, key)[0]
 
     few, many = (jax.eval_shape(sent, params, examples(FEDERATIONS["repeats"], "c3", n)) for n in (4, 17))
     assert few == many

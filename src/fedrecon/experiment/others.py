@@ -55,6 +55,8 @@ def ready(config: Config, clients: Clients, fields: tuple[str, ...]) -> Clients:
     module = task_module(config.task)
     if hasattr(module, "served"):
         clients = module.served(config, clients)
+    if hasattr(module, "narrowed"):
+        clients = module.narrowed(config, clients)
     unseen: Clients = config.algorithm.prepare_unseen(clients)
     return unseen.select(*fields)
 

@@ -77,10 +77,10 @@ def _load(config: Any, fractions: dict[str, float]) -> "dict[str, Clients]":
         scale=data.scale or None,
         duplicates=data.duplicates,
     )
-    return {name: served(config, clients) for name, clients in sets.items()}
+    return {name: narrowed(config, clients) for name, clients in sets.items()}
 
 
-def served(config: Any, clients: "Clients") -> "Clients":
+def narrowed(config: Any, clients: "Clients") -> "Clients":
     """Clients whose times of 64 bits are ranks, where they are split by them.
 
     Their order is all that a split needs, and JAX's numbers have 32 bits.
