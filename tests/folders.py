@@ -9,7 +9,7 @@ import tomli_w
 
 from fedrecon.evaluation import Evaluation
 from fedrecon.experiment import report
-from fedrecon.experiment.records import RECON_EVAL, Records, Row, rows
+from fedrecon.experiment.records import RECON_EVAL, Records, Row, name_of, rows
 from fedrecon.stats import Mean
 
 COHORT = 10
@@ -31,7 +31,11 @@ def write_run(
     path.mkdir(parents=True)
     config = {"name": name, "task": "made", "seed": seed, "data": {"kind": data}, **settings}
     (path / "config.toml").write_text(tomli_w.dumps(config), encoding="utf-8")
-    digests = {s: f"{data}-{s}-{seed}" for s in ("train", "validation", "test")}
+    sets = [
+        "train",
+        *(name_of(split, protocol) for split in ("validation", "test") for protocol in protocols),
+    ]
+    digests = {name: f"{data}-{name}-{seed}" for name in sets}
     marks = {"seed": seed, "clients": digests, "evaluation": {"split": split, "every": 5}}
     (path / "fingerprint.json").write_text(json.dumps(marks))
     environment = {
