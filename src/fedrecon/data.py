@@ -233,26 +233,20 @@ class HeldOut:
         return where(~marked), where(marked)
 
 
-@dataclass(frozen=True)
-class SupportShare:
-    """Another split with less support: the first examples of its support set, and the same query set.
+def first_share(examples: Examples, share: float) -> Examples:
+    """The first examples.
 
-    Attributes:
-        split: The other one.
-        share: Of the support set, in (0, 1]; their number is rounded up.
+    Args:
+        examples: Valid ones first.
+        share: Of the valid examples, in (0, 1]; their number is rounded up.
+
+    Raises:
+        ValueError: The share does not lie there.
     """
-
-    split: Split
-    share: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie in (0, 1], got {self.share!r}")
-
-    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
-        support, query = self.split(examples, key)
-        first = jnp.arange(min(math.ceil(self.share * support.size) + 1, support.size))
-        return support.take(first, first < _ceil_share(self.share, support)), query
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie in (0, 1], got {share!r}")
+    first = jnp.arange(min(math.ceil(share * examples.size) + 1, examples.size))
+    return examples.take(first, first < _ceil_share(share, examples))
 
 
 def random_order(key: Any, mask: Bool[Any, "example"]) -> Int[Array, "example"]:

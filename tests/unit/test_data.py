@@ -17,7 +17,7 @@ from fedrecon.data import (
     NoSplit,
     RandomFraction,
     Split,
-    SupportShare,
+    first_share,
     random_order,
 )
 
@@ -182,14 +182,13 @@ def test_support_and_query_share_must_fit():
 
 
 @pytest.mark.parametrize(("share", "left"), [(0.01, 1), (0.5, 4), (1.0, 7)])
-def test_less_support_leaves_the_query_set_as_it_is(share, left):
-    other = AlternateBatches(2)
-    support, query = both(other, 13)
-    assert both(SupportShare(other, share), 13) == (support[:left], query)
-    assert both(SupportShare(other, share), 0) == ([], [])
+def test_the_first_share_of_a_set(share, left):
+    support, _ = AlternateBatches(2)(client(13, 20), None)
+    assert numbers(first_share(support, share)) == numbers(support)[:left]
+    assert numbers(first_share(client(0, 20), share)) == []
 
 
-def test_a_share_of_the_support_is_positive():
+def test_a_share_is_positive():
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match=f"share must lie in .0, 1., got {share}"):
-            SupportShare(NoSplit(), share)
+            first_share(client(3, 4), share)

@@ -100,6 +100,31 @@ def test_what_it_cost_and_took_to_get_there(folders):
     assert of(single, method="old")["rounds to RMSE 0.1"] == "not reached"
 
 
+def test_what_was_not_measured_is_not_told_as_not_reached(tmp_path):
+    """The second run watched seen users alone."""
+    paths = [write_run(tmp_path / name, name, 0.9) for name in ("unseen", "seen")]
+    metrics = paths[1] / "metrics.csv"
+    metrics.write_text(metrics.read_text().replace(",validation,recon_eval,", ",validation,standard_eval,"))
+    table = cost(methods(paths), [Target.parse("rmse=1.2")])
+    assert of(table, method="unseen")["rounds to RMSE 1.2"].mean == 5
+    assert of(table, method="seen")["rounds to RMSE 1.2"] == "not measured"
+    alone = cost(methods(paths[1:]), [Target.parse("rmse=1.2")])
+    assert of(alone, method="seen")["clients to RMSE 1.2, seen validation"].mean == 5 * COHORT
+
+
+def test_a_diverged_seed_is_told_where_it_makes_no_pair(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / "one" / f"seed-{seed}", "one", 0.9, seed)
+        path = write_run(tmp_path / "two" / f"seed-{seed}", "two", 0.8, seed) / "result.json"
+    result = json.loads(path.read_text())
+    result["test"]["recon_eval"]["examples"]["rmse"] = None
+    path.write_text(json.dumps(result))
+    (_, _, differences), said = comparison(methods([tmp_path / "one", tmp_path / "two"]))
+    assert of(differences, clients="test", metric="RMSE", paired_over="seeds")["pairs"] == 2
+    (sentence,) = said
+    assert str(path.parent) in sentence and "no number for rmse of the test clients" in sentence
+
+
 def test_data_that_left_the_clients_and_work_that_nobody_counted(tmp_path):
     """The second run is of before either was recorded."""
     for name, values in (("pooled", {"raw_data_bytes": 8 * 10**6}), ("early", None)):

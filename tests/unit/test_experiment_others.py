@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow.parquet
 import pytest
 from rich.console import Console
 
+from fedrecon.algorithm import Broadcast
 from fedrecon.data import Examples, HeldOut
 from fedrecon.errors import DataError
 from fedrecon.evaluation import evaluate
@@ -165,16 +167,16 @@ def test_who_has_nothing_else_is_not_asked(home, weighted):
     assert "other data: 1 clients" in screen.file.getvalue()
 
 
-def test_curves_score_seen_users_on_what_was_held_out_alone(home, weighted, monkeypatch):
-    """Whatever the share of the support; all of it is what the run evaluates with."""
+def test_curves_serve_seen_users_with_less_and_score_them_alike(home, weighted, monkeypatch):
+    """Whatever the share, what was held out is scored among items that are not the user's own."""
     monkeypatch.setattr("fedrecon.experiment.curves.SHARES", (0.3, 1.0))
     monkeypatch.setattr("fedrecon.experiment.curves.STEPS", ())
     monkeypatch.setattr("fedrecon.experiment.curve_plots.write", lambda *_: [])
-    splits = []
+    seen = []
 
-    def noted(*args, split, **given):
-        splits.append(split)
-        return evaluate(*args, split=split, **given)
+    def noted(algorithm, *args, split, **given):
+        seen.append((algorithm, split))
+        return evaluate(algorithm, *args, split=split, **given)
 
     monkeypatch.setattr("fedrecon.experiment.curves.evaluate", noted)
     points = draw(home / "weighted", weighted, None, "seen test", Console(file=io.StringIO()))
@@ -182,11 +184,54 @@ def test_curves_score_seen_users_on_what_was_held_out_alone(home, weighted, monk
     own = json.loads((home / "weighted" / "result.json").read_text())["test"]["standard_eval"]["examples"]
     assert whole.metrics == pytest.approx(own) and small.metrics != whole.metrics
     assert {point.clients for point in (small, whole)} == {20}
-    data = {"item": np.arange(20), "held_out": np.arange(20) == 19}  # of more than one is the last fifth
-    for split, given in zip(splits, (6, 19, 19), strict=True):
-        support, query = split(Examples(data, np.ones(20, bool)), jax.random.key(0))
-        assert query.data["item"][np.asarray(query.mask)].tolist() == [19]
-        assert support.data["item"][np.asarray(support.mask)].tolist() == list(range(given))
+    job = job_of(weighted, task_of(weighted))
+    assert {split for _, split in seen} == {job.split_of("seen test")}
+    # The users are those that this much of their examples makes.
+    clients = job.evaluated["seen test"]
+    broadcast = Broadcast(restored(home / "weighted", job)[1].global_params, 1)
+    given = Examples({name: x[:8] for name, x in clients[3].items()}, np.arange(8) < 7)
+    for (algorithm, _), count in zip(seen, (3, 7), strict=False):
+        less = Examples(given.data, np.arange(8) < count)
+        found, wanted = (
+            a.personalize(broadcast, (), x, jax.random.key(0))
+            for a, x in ((algorithm, given), (job.algorithm, less))
+        )
+        np.testing.assert_allclose(found["user"]["factors"], wanted["user"]["factors"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_score_that_is_no_matter_of_the_support_has_a_flat_curve(home, monkeypatch):
+    config = trained(home, "flat", {"protocol": {"name": "unseen", "recall": [2], "ndcg": [3]}})
+    job = job_of(config, task_of(config))
+    popular = replace(job.algorithm, personalize=lambda *_: {"user": {"factors": np.ones(2, np.float32)}})
+    monkeypatch.setattr("fedrecon.experiment.curves.job_of", lambda *_: replace(job, algorithm=popular))
+    monkeypatch.setattr("fedrecon.experiment.curves.SHARES", (0.1, 0.5, 1.0))
+    monkeypatch.setattr("fedrecon.experiment.curves.STEPS", ())
+    monkeypatch.setattr("fedrecon.experiment.curve_plots.write", lambda *_: [])
+    points = draw(home / "flat", config, None, "test", Console(file=io.StringIO()))
+    few, half, every = (point.metrics for point in points if point.curve == "support")
+    assert few == half == every and 0 < every["recall@2"] < 1
+
+
+def test_every_curve_of_seen_clients_starts_from_what_they_kept(home, monkeypatch):
+    config = resolve(
+        {
+            "task": "movielens",
+            "data": {"path": str(home / "ratings.csv"), "columns": COLUMNS, "held_out": {"test": 0.25}},
+            "model": {"factors": 2},
+            "algorithm": {"name": "fedalt", "reconstruct": {"epochs": 1, "max_steps": 2}},
+            "training": {"rounds": 3, "clients_per_round": 10},
+        },
+        "test",
+    )
+    run_experiment(config, home / "stateful", Console(file=io.StringIO()))
+    monkeypatch.setattr("fedrecon.experiment.curves.SHARES", (1.0,))
+    monkeypatch.setattr("fedrecon.experiment.curves.STEPS", (2,))
+    monkeypatch.setattr("fedrecon.experiment.curve_plots.write", lambda *_: [])
+    points = draw(home / "stateful", config, None, "seen test", Console(file=io.StringIO()))
+    own = json.loads((home / "stateful" / "result.json").read_text())["test"]["standard_eval"]["examples"]
+    for point in points:
+        if point.curve in ("steps", "support"):
+            assert point.metrics == pytest.approx(own)
 
 
 def test_client_files_follow_the_setting_for_items_that_come_twice(home, weighted):

@@ -1,6 +1,7 @@
 """Whether runs measured the same thing: the same clients, split and scored in the same way."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from fedrecon.experiment.records import RECON_EVAL, name_of
 from fedrecon.experiment.runs import Method, Run
@@ -22,6 +23,13 @@ def _warnings(methods: Sequence[Method]) -> Iterator[str]:
         for run in method.runs:
             if not run.result.get("finished", True):
                 yield f"{run.path} is not finished: its numbers are of round {run.result['rounds']}."
+            for split, protocol, found in run.evaluations():
+                lost = [metric for metric, value in found["examples"].items() if value is None]
+                if lost:
+                    yield (
+                        f"{run.path} has no number for {_listed(lost)} of the {name_of(split, protocol)} "
+                        "clients: it diverged at some of them, and neither they nor this seed are paired."
+                    )
     for method in methods[1:]:
         names = f"{first.label} and {method.label}"
         if first.runs[0].config.get("task") != method.runs[0].config.get("task"):
@@ -88,5 +96,5 @@ def _of_data(names: str, a: Run, b: Run) -> Iterator[str]:
             yield f"{names} are of other data: {name} is {one.get(name)!r} and {two.get(name)!r}."
 
 
-def _listed(values: Sequence[int]) -> str:
+def _listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))

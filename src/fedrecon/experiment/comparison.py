@@ -127,9 +127,12 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
             row.append(examples or None)
     for target in targets:
         name = _watched(methods, target.metric)
-        aim = f"{written(target.metric)} {target.value:g}"
+        aim = f"{written(target.metric)} {target.value:g}{'' if name == 'validation' else f', {name}'}"
         columns += [Column(f"rounds to {aim}", WHOLE), Column(f"clients to {aim}", WHOLE)]
         for method, row in zip(methods, rows, strict=True):
+            if not all(run.records.series(name, target.metric) for run in method.runs):
+                row += ["not measured"] * 2
+                continue
             found = [first_reached(run, name, target) for run in method.runs]
             known = [x for x in found if x is not None]
             if len(known) < len(found):
@@ -188,7 +191,7 @@ def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str, 
         " one pair, by its mean difference. The first says how methods differ under new splits and draws, the"
         " second how they differ for clients, given these trained parameters. The share that gains is of the"
         " pairs in which the method is better: of the clients that personalisation serves, if the first is a"
-        " global model."
+        " global model. A seed or client at which either is no number makes no pair."
     )
     return Table("differences", f"Differences from {first.label}", columns, tuple(rows), note)
 

@@ -3,20 +3,21 @@
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from fedrecon.algorithm import Algorithm
-from fedrecon.data import Fraction, Split, SupportShare
+from fedrecon.algorithm import Algorithm, Broadcast
+from fedrecon.data import Examples, Fraction, Split, first_share
 from fedrecon.evaluation import Evaluation, evaluate
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.curve_points import Point
 from fedrecon.experiment.evaluating import hold_to_data, restored
 from fedrecon.experiment.files import write_atomically
-from fedrecon.experiment.job import Job
 from fedrecon.experiment.records import SEEN
 from fedrecon.experiment.settings import SettingError
 
@@ -24,7 +25,7 @@ STEPS = (1, 2, 5, 10, 20, 50, 100)
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 HELD = 0.2  # of an unseen client's examples, its last ones: the query set whatever the support set is
 GROUPS = 8
-_STAGES = ("tune", "reconstruct", "fit")  # what serves a client, the last one first
+_STAGES = ("tune", "reconstruct", "fit", "solve")  # what serves a client, the last one first
 
 
 def draw(run: Path, config: Config, data: str | None, split: str, screen: Console) -> list[Point]:
@@ -65,21 +66,11 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
     for steps in STEPS if stage else ():
         # As many passes as steps: every client that has an example then takes them all.
         more = override(config, {"algorithm": {stage: {"epochs": steps, "max_steps": steps}}})
-        algorithm = more.algorithm.build_for(task)
-        add(
-            "steps",
-            float(steps),
-            evaluate(
-                algorithm,
-                state,
-                clients,
-                split=job.split_of(split),
-                seed=job.seed,
-                scoring=job.scoring,
-            ),
-        )
+        add("steps", float(steps), evaluated(more.algorithm.build_for(task), job.split_of(split)))
+    # Of seen clients, whose other examples were trained on, those held out alone measure what is found.
+    cut = job.split_of(split) if split.startswith(SEEN) else Fraction(1 - HELD, query=HELD)
     for share in SHARES:
-        add("support", share, evaluated(job.algorithm, _cut(job, split, share)))
+        add("support", share, evaluated(_given_less(job.algorithm, share), cut))
     whole = evaluated(job.algorithm, job.split_of(split))
     for group in np.array_split(np.argsort(clients.num_examples, kind="stable"), min(GROUPS, len(clients))):
         part = {
@@ -93,11 +84,15 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
     return points
 
 
-def _cut(job: Job, name: str, share: float) -> Split:
-    """A share of what can be support, and the same query set whatever the share."""
-    if name.startswith(SEEN):  # whose other examples were trained on: no measure of what is found
-        return SupportShare(job.split_of(name), share)
-    return Fraction(share * (1 - HELD), query=HELD)
+def _given_less(algorithm: Algorithm, share: float) -> Algorithm:
+    """The same, served with the first part of a support set. What it is scored by sees the whole set: items
+    that a client is known to have do not become candidates of a ranking.
+    """
+
+    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Any:
+        return algorithm.personalize(broadcast, kept, first_share(support, share), key)
+
+    return replace(algorithm, personalize=personalize)
 
 
 def _stage(config: Config) -> str | None:
