@@ -5,6 +5,7 @@ A new algorithm is added to `ALGORITHMS`, and nothing else has to be written for
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from tests.small import ITEMS, LENGTHS, Given, examples, federation, rating_model, sgd, solver
 
 from fedrecon.algorithm import Broadcast, ServerState, Update, uniform
+from fedrecon.algorithms.centralized import centralized
 from fedrecon.algorithms.ditto import ditto
 from fedrecon.algorithms.fedalt import fedalt
 from fedrecon.algorithms.fedavg import fedavg
@@ -20,14 +22,18 @@ from fedrecon.algorithms.fedper import fedper
 from fedrecon.algorithms.fedrecon import fedrecon
 from fedrecon.algorithms.fedrep import fedrep
 from fedrecon.algorithms.fedsim import fedsim
+from fedrecon.algorithms.full_gradient import full_gradient
 from fedrecon.algorithms.lg_fedavg import lg_fedavg
+from fedrecon.algorithms.local_only import local_only
+from fedrecon.algorithms.maml import first_order_maml, maml
 from fedrecon.algorithms.pfedme import pfedme
-from fedrecon.data import AlternateBatches, RandomFraction
+from fedrecon.algorithms.reptile import reptile
+from fedrecon.data import AlternateBatches, NoSplit, RandomFraction
 from fedrecon.federation.batches import key_of
 from fedrecon.federation.blocks import Plan, Slot
 from fedrecon.federation.hashing import round_keys
 from fedrecon.federation.kept import Stored, held
-from fedrecon.model import without_tables
+from fedrecon.model import Model, Table, without_tables
 from fedrecon.newton import Newton
 from fedrecon.optimizers import optimizer
 from fedrecon.simulation import _TRAINING, Simulation
@@ -37,16 +43,43 @@ from fedrecon.steps import WORK
 
 ADAM = optimizer("adam", learning_rate=0.05, eps=0.01)  # a larger eps: tiny gradients would blow rounding up
 MOMENTUM = sgd(0.05, momentum=0.9)
+YOGI, ADAGRAD = (optimizer(name, learning_rate=0.05, eps=0.01) for name in ("yogi_zero", "adagrad"))
 PAIRS = AlternateBatches(2)
 SERVER = sgd(1.0)
 PLAIN, SHUFFLED, ADAPTIVE = solver(), solver(shuffle=True), Solver(ADAM, 2, epochs=2, max_steps=5)
 SLOW, WITH_MOMENTUM, FULL = solver(0.05), Solver(MOMENTUM, 2), solver(0.01, None, reduction="sum")
+
+
+def of_everybody(model: Model) -> Any:
+    """`previous` is the row of who gave an example, and not the model's; "clients" are batches of all."""
+
+    def given(fn: Any) -> Any:
+        return lambda g, x, batch, *key: fn(g, x, {**batch, "previous": batch["item"]}, *key)
+
+    own = replace(
+        model,
+        loss=given(model.loss),
+        metrics=given(model.metrics),
+        penalty=lambda *_: 0.0,
+        tables=tuple(Table(table.leaf, ("item",)) for table in model.tables),
+    )
+    return centralized(own, ITEMS, PLAIN, SERVER, "previous")
+
+
 ALGORITHMS = {
     "sgd": lambda model: fedrecon(model, PLAIN, PLAIN, SERVER, PAIRS),
     "adam": lambda model: fedrecon(model, ADAPTIVE, ADAPTIVE, ADAM, PAIRS),
     "joint": lambda model: fedrecon(model, SHUFFLED, WITH_MOMENTUM, SERVER, PAIRS, True, uniform),
     "newton": lambda model: fedrecon(model, Newton(), FULL, ADAM, RandomFraction(), False, uniform),
+    "no split": lambda model: fedrecon(model, solver(epochs=3, growing_epochs=True), PLAIN, YOGI, NoSplit()),
+    "full_gradient": lambda model: full_gradient(model, solver(epochs=2), PLAIN, SERVER, PAIRS),
+    "implicit": lambda model: full_gradient(model, Newton(), FULL, ADAGRAD, PAIRS),
     "fedavg": lambda model: fedavg(model, solver(0.05, 3, epochs=2, shuffle=True), MOMENTUM),
+    "maml": lambda model: maml(model, SLOW, PLAIN, SERVER, PAIRS),
+    "first_order_maml": lambda model: first_order_maml(model, SLOW, PLAIN, SERVER, PAIRS),
+    "reptile": lambda model: reptile(model, PLAIN, SERVER),
+    "local_only": lambda model: local_only(model, PLAIN),
+    "centralized": of_everybody,
     "fedalt": lambda model: fedalt(model, SHUFFLED, PLAIN, SERVER),
     "fedsim": lambda model: fedsim(model, WITH_MOMENTUM, PLAIN, SERVER),
     # Its head takes a table of the two that share a field, so that both are whole ones.
@@ -58,8 +91,9 @@ ALGORITHMS = {
 }
 WHOLE_TABLES = ("fedper", "ditto")
 # Kin of what is tried on both federations are tried on one.
-ONLY_REPEATS = ("fedsim", "fedper", "fedrep", "lg_fedavg", "ditto", "pfedme")
-STATELESS = ("sgd", "adam", "joint", "newton", "fedavg", "pfedme")
+BOTH = ("sgd", "adam", "joint", "newton", "fedavg", "fedalt")
+ONLY_REPEATS = tuple(name for name in ALGORITHMS if name not in BOTH)
+STATEFUL = ("fedalt", "fedsim", "fedper", "fedrep", "lg_fedavg", "ditto")
 FEDERATIONS = {"distinct": federation(), "repeats": federation(repeats=True)}
 # Without a parameter that is no table and with one field all steps of an SGD commute; with both, none do.
 MODELS: dict[str, dict[str, Any]] = {"distinct": {}, "repeats": {"two_fields": True, "scale": True}}
@@ -168,13 +202,13 @@ def test_blocks_and_passes_by_rows_are_clients_one_by_one_with_whole_tables(name
     for found, wanted in zip(run.metrics, history, strict=True):
         assert found["dropped"].total == 0
         assert_close(found, wanted)
-    assert (run.kept == ()) == (name in STATELESS)
-    if name not in STATELESS:
+    assert (run.kept == ()) == (name not in STATEFUL)
+    if name in STATEFUL:
         assert_close(run.kept, kept)
     moved = jax.tree.map(
         lambda a, b: np.abs(a - b).max() > 1e-3, state.global_params, run.start.global_params
     )
-    assert all(jax.tree.leaves(moved))
+    assert not any(jax.tree.leaves(moved)) if name == "local_only" else all(jax.tree.leaves(moved))
 
 
 def steps(counts: Sequence[int], batch_size: int | None, epochs: int = 1, max_steps: int = 99) -> Any:
@@ -192,6 +226,15 @@ def cut_in_pairs(counts: tuple[int, ...]) -> tuple[list[int], list[int]]:
     return support, [n - s for n, s in zip(counts, support, strict=True)]
 
 
+def through(epochs: int) -> Any:
+    """Steps on the query set, each of which goes through all steps on the support set."""
+    found = np.zeros(2, int)
+    for support, query in zip(SUPPORT, QUERY, strict=True):
+        outer = steps([query], 2)
+        found += outer + outer[0] * steps([support], 2, epochs)
+    return found
+
+
 SUPPORT, QUERY = cut_in_pairs(LENGTHS)
 ONCE = steps(LENGTHS, 2)
 # By algorithm: gradient steps and example passes of stages that descend.
@@ -199,6 +242,13 @@ DESCENTS = {
     "sgd": steps(SUPPORT, 2) + steps(QUERY, 2),
     "adam": steps(SUPPORT, 2, 2, 5) + steps(QUERY, 2, 2, 5),
     "joint": steps(SUPPORT, 2) + steps(QUERY, 2),
+    "no split": 2 * ONCE,  # one epoch in the first round
+    "full_gradient": through(2),
+    "maml": through(1),
+    "first_order_maml": steps(SUPPORT, 2) + steps(QUERY, 2),
+    "reptile": ONCE,
+    "local_only": ONCE,
+    "centralized": steps(LENGTHS, None),
     "fedavg": steps(LENGTHS, 3, 2),
     "fedalt": 2 * ONCE,
     "fedsim": ONCE,
@@ -233,6 +283,10 @@ def test_an_update_is_all_that_leaves_and_its_size_tells_nothing(name):
 @every_algorithm
 def test_what_clients_compute_is_counted(name):
     found = {n: float(mean.total) for n, mean in simulated(name, "repeats").metrics[0].items()}
+    if name == "implicit":  # nothing is solved for where there is no query set
+        queried = [n for n, query in zip(LENGTHS, QUERY, strict=True) if query]
+        assert [found[x] for x in WORK] == [len(queried), len(queried), sum(queried)]
+        return
     if name == "newton":  # halves at random: which clients have a query set is another test's
         assert found["solves"] == len(LENGTHS)
         assert found["example_passes"] == sum(LENGTHS)
@@ -256,13 +310,18 @@ def test_clients_without_an_update_change_nothing(name):
     run = simulated(name, kind)
     counts = FEDERATIONS[kind].num_examples
     # Alternate batches of 2 leave a client of 2 no query set, one half of one example nobody.
-    split = {"newton": 1, "sgd": 2, "adam": 2, "joint": 2}.get(name, 0)
-    idle = counts <= split
+    split = dict.fromkeys(
+        ("sgd", "adam", "joint", "full_gradient", "implicit", "maml", "first_order_maml"), 2
+    )
+    idle = counts <= (split | {"newton": 1}).get(name, 0)
+    assert run.metrics[0]["empty"] == Mean(idle.sum(), len(counts))
+    if name == "local_only":  # nobody has one
+        assert_equal(run.rounds[-1].state.global_params, run.start.global_params)
+        return
     state, _, kept = by_hand(name, kind, run.start, EVERYBODY[~idle])
     assert_close(run.rounds[-1].state, state)
-    if name not in STATELESS:
+    if name in STATEFUL:
         assert_close(jax.tree.map(lambda x: x[~idle], run.kept), kept)
-    assert run.metrics[0]["empty"] == Mean(idle.sum(), len(counts))
 
 
 @every_algorithm
@@ -322,10 +381,23 @@ def test_rows_are_used(name, kind):
         assert run.rounds[0].bytes_up == run.rounds[0].dense_bytes_up
         return
     width = len(MODELS[kind].get("two_fields", False) * "x") + 1
-    steps = {"joint": 13, "adam": 13, "newton": 13, "fedavg": 3, "fedsim": 13, "fedrep": 13}
-    most = steps.get(name, 2) * width
+    whole = (
+        "joint",
+        "adam",
+        "newton",
+        "full_gradient",
+        "implicit",
+        "maml",
+        "centralized",
+        "fedsim",
+        "fedrep",
+    )
+    most = {**dict.fromkeys(whole, 13), "fedavg": 3}.get(name, 2) * width
     # The stages of `newton` take a client's examples all at once, whose rows are those of the client.
     assert max(run.rows_seen) <= most
+    if name in ("local_only", "centralized"):  # nothing is exchanged, or all examples before the first round
+        assert run.rounds[0].bytes_down == run.rounds[0].bytes_up == 0
+        return
     if name == "lg_fedavg":  # its tables are local
         assert run.rounds[0].bytes_up == run.rounds[0].dense_bytes_up == len(LENGTHS) * 3 * 4
         return
