@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
+from fedrecon.errors import DataError
 from fedrecon.evaluation import Evaluation
 from fedrecon.experiment import report
 from fedrecon.experiment.describing import page
@@ -145,6 +146,15 @@ def test_ids_are_matched_by_what_they_stand_for():
     assert found["bob"]["item"].tolist() == [0]
     nothing, unknown = Matching(other.vocabularies, {"item": [99]})(other)
     assert (unknown, nothing.num_examples.tolist()) == (4, [0, 0])
+
+
+def test_texts_are_matched_by_nothing_but_the_same_vocabulary():
+    named = ["<begin>", "the", "<begin>"]  # a text's word may look like one of the task's own
+    texts = Clients.from_columns(["ann"], [0, 2], {"word": [[0, 1], [2, 0]]}, {"word": np.array(named, object)})
+    found, unknown = Matching(texts.vocabularies, {"word": named})(texts)
+    assert unknown == 0 and found["ann"]["word"].tolist() == [[0, 1], [2, 0]]
+    with pytest.raises(DataError, match="must be in the run's vocabulary of the field 'word'"):
+        Matching(texts.vocabularies, {"word": ["<begin>", "court"]})(texts)
 
 
 def test_files_of_clients_are_told_apart_by_split_and_protocol():

@@ -22,26 +22,33 @@ class Matching:
 
     def __init__(self, theirs: Mapping[str, Any], known: Mapping[str, Any]):
         self._known = {name: np.asarray(ids) for name, ids in known.items()}
-        self._places = {}
+        self._places: dict[str, np.ndarray] = {}  # of those that are numbered otherwise
         for name, ids in known.items():
             if name not in theirs:
                 raise DataError(
                     f"the clients must name the original ids of the field {name!r}, as those of the run do"
                 )
-            place = {identity: i for i, identity in enumerate(np.asarray(ids).tolist())}
+            here, there = np.asarray(theirs[name]).tolist(), np.asarray(ids).tolist()
+            if here == there:  # compared as a whole, for in a text's an entry may come twice
+                continue
+            place = {identity: i for i, identity in enumerate(there)}
             # One more, so that there is a number where nobody has an item.
-            found = [place.get(identity, -1) for identity in np.asarray(theirs[name]).tolist()]
-            self._places[name] = np.array([*found, -1], np.int32)
-        self._same = all(
-            len(places) == len(self._known[name]) + 1
-            and np.array_equal(places[:-1], np.arange(len(places) - 1))
-            for name, places in self._places.items()
-        )
+            self._places[name] = np.array([*(place.get(identity, -1) for identity in here), -1], np.int32)
 
     def __call__(self, clients: Clients) -> tuple[Clients, int]:
-        """Some of the clients, renumbered, and how many of their examples were left out."""
-        if self._same:
+        """Some of the clients, renumbered, and how many of their examples were left out.
+
+        Raises:
+            DataError: An example has several numbers of a field whose vocabulary is another.
+        """
+        if not self._places:
             return clients, 0
+        for name in self._places:
+            if clients.blank(name, 0).ndim > 1:
+                raise DataError(
+                    f"the clients must be in the run's vocabulary of the field {name!r}, which holds several "
+                    "numbers in an example: make them from their source with that vocabulary"
+                )
         columns = {name: np.asarray(clients.column(name)) for name in clients.fields}
         keep = np.ones(int(clients.num_examples.sum()), bool)
         for name, places in self._places.items():
