@@ -1,6 +1,8 @@
 """A run of the next-word task from the command line, and what is done with it."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from fedrecon.errors import DataError
 from fedrecon.experiment import cli
 from fedrecon.tasks.next_word.sources import read_user
+from fedrecon.tasks.next_word.vocabulary import bucket_of
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "next_word.toml"
 SIZES = {
@@ -73,6 +76,34 @@ def test_completion_with_and_without_the_users_part(trained, capsys):
     assert len(lines) == 10  # six words, the end and three buckets
     assert "motley" in shown and "(another word)" in shown and "(end of sentence)" in shown
     assert "<begin>" not in shown
+
+
+def completed(trained, capsys, history, prompt):
+    """The two columns of words."""
+    command = ("complete", trained / "run", "--history", history, "--prompt", prompt, "--top", "12")
+    assert run(*command) == 0
+    heading, _, *rows = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert heading.rstrip() == f"{prompt} …"
+    return zip(*(re.fullmatch(r"(.+?) +[\d.]+ +(.+?) +[\d.]+ *", row).groups() for row in rows), strict=True)
+
+
+def test_words_are_shown_as_they_are(trained, capsys):
+    own = ["[applause]", "[/quote]", ":smile:"]
+    assert {bucket_of(word, 3) for word in own} == {0, 1, 2}
+    (trained / "marks.txt").write_text(" ".join(own))
+    general, personal = completed(trained, capsys, trained / "marks.txt", "[/b] :smile: [red]so")
+    assert set(own) <= set(personal)
+    # What knows nothing of the user cannot know its words.
+    assert not set(own) & set(general) and general.count("(another word)") == 3
+
+
+def test_a_centralised_run_is_not_completed(trained, capsys):
+    shutil.copytree(trained / "run", trained / "central")
+    config = trained / "central" / "config.toml"
+    before, _ = config.read_text().split("[algorithm]")
+    config.write_text(f'{before}[algorithm]\nname = "centralized"\n')
+    assert run("complete", trained / "central", "--history", trained / "me.txt", "--prompt", "x") == 2
+    assert "completion takes a federated run, this one is of 'centralized'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_completed(trained, capsys):

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+import os
 import sqlite3
 import struct
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -143,6 +145,8 @@ def test_tokenizers(tmp_path):
         (b'{"client": "b\\ud83d", "text": []}', 'line 2: "client" must be Unicode text, got'),
         (b'["b"]', 'line 2: must be an object with "client" and "text", it lacks \'client\''),
         (b'{"client": "b"}', "it lacks 'text'"),
+        (b'{"client": ' + b"9" * 5000 + b"}", "line 2: must be JSON of numbers that can be read: .* digits"),
+        (b"[" * 100_000, "line 2: must be JSON that is less deeply nested"),
         (b'{"client": 1.5, "text": []}', 'line 2: "client" must be a string or a whole number, got 1.5'),
         (b'{"client": "b", "text": "x"}', 'line 2: "text" must be a list of sentences, got str'),
         (b'{"client": "b", "text": ["x", 3]}', 'line 2: "text" must hold strings, entry 1 is 3'),
@@ -174,6 +178,13 @@ def test_text_files_that_are_not_utf_8_are_named(tmp_path):
         prepare(tmp_path, cache=tmp_path / "c")
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such name")
+def test_a_text_file_whose_name_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / os.fsdecode(b"na\xefve.txt")).write_text("fine")
+    with pytest.raises(DataError, match=r"na.*ve\.txt': the name of a client's file must be UTF-8"):
+        prepare(tmp_path, cache=tmp_path / "c")
+
+
 def test_what_is_no_source(tmp_path):
     cache = tmp_path / "c"
     for name, content, message in [
@@ -193,6 +204,22 @@ def test_what_is_no_source(tmp_path):
         prepare(tmp_path, cache=cache)
 
 
+@pytest.mark.parametrize(
+    ("client", "text"),
+    [
+        (pa.dictionary(pa.int8(), pa.string()), pa.list_(pa.string())),
+        (pa.string(), pa.large_list(pa.large_string())),
+        (pa.string(), pa.list_(pa.string(), 2)),
+        (pa.string(), pa.list_view(pa.string())),
+        (pa.string(), pa.list_(pa.dictionary(pa.int8(), pa.string()))),
+    ],
+)
+def test_parquet_of_every_type_of_text(tmp_path, client, text):
+    table = pa.table({"client": pa.array(["a"], client), "text": pa.array([["x y", "z"]], text)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert texts_of(prepare(tmp_path / "a.parquet", cache=tmp_path / "c")) == {"a": ["x y", "z"]}
+
+
 def test_parquet_of_another_form(tmp_path):
     for columns, message in [
         ({"user": ["a"], "text": ["x"]}, "must have the columns 'client' and 'text'"),
@@ -204,6 +231,17 @@ def test_parquet_of_another_form(tmp_path):
         pq.write_table(pa.table(columns), tmp_path / "a.parquet")
         with pytest.raises(DataError, match=message):
             prepare(tmp_path / "a.parquet", cache=tmp_path / "c")
+
+
+def test_a_user_may_be_in_any_part_of_an_sqlite_file(tmp_path):
+    write_sqlite(tmp_path / "all.sqlite")
+    with pytest.raises(DataError, match="must hold one client, it holds 3: 'ann', 'bob', 'dan'"):
+        read_user(tmp_path / "all.sqlite")
+    base = sqlite3.connect(tmp_path / "all.sqlite")
+    base.execute("DELETE FROM examples WHERE split_name = 'train'")
+    base.commit()
+    base.close()
+    assert read_user(tmp_path / "all.sqlite") == ["hi"]
 
 
 def test_sqlite_of_another_form(tmp_path):

@@ -117,7 +117,8 @@ parameters alone and with the user's own part. For runs of the task next_word.
 
   fedrecon complete runs/next_word --history me.txt --prompt "see you at the"
 
-A word that the user has and the run's vocabulary lacks can be among them: it stands for its bucket.
+A word that the user has and the run's vocabulary lacks can be among the latter: it stands for its bucket.
+Without the user's part a bucket is "(another word)".
 """
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedrecon.experiment.assemble import global_params_at
 from fedrecon.experiment.checkpoint import Checkpoints
@@ -25,13 +26,18 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
         screen: Where the table is shown.
 
     Raises:
-        SettingError: The run is of another task.
+        SettingError: The run is of another task, or centralised.
         RunError: It has no checkpoint, or one of another vocabulary.
         DataError: The history cannot be read, or holds several clients or no word.
     """
     if config.task != "next_word":
         raise SettingError(
             f"{run}: completion takes a run of the task next_word, this one is of {config.task}"
+        )
+    if config.algorithm.name == "centralized":
+        raise SettingError(
+            f"{run}: completion takes a federated run, this one is of 'centralized', whose parameters have a "
+            "row for each of its clients and can be used only with their data: fedrecon evaluate"
         )
     from fedrecon.experiment.tasks.next_word import network
     from fedrecon.tasks.next_word.completion import complete
@@ -61,7 +67,8 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("without the user's part", "%", "with it", "%"):
         table.add_column(name, justify="right" if name == "%" else "left")
+    # As text, for words may look like markup or the names of emoji.
     for (general, p), (personal, q) in zip(*found, strict=True):
-        table.add_row(general, f"{100 * p:.1f}", personal, f"{100 * q:.1f}")
-    screen.print(f"{prompt} …", markup=False)
+        table.add_row(Text(general), f"{100 * p:.1f}", Text(personal), f"{100 * q:.1f}")
+    screen.print(Text(f"{prompt} …"))
     screen.print(table)

@@ -21,8 +21,10 @@ class Completion(NamedTuple):
     """What may follow a prompt, the likeliest first.
 
     Attributes:
-        general: Words and their probabilities, by the fresh local parameters that every client starts from.
-        personal: Likewise, by those reconstructed from the user's text.
+        general: Words and their probabilities, by the fresh local parameters that every client starts from,
+            which know no user's words: a bucket is "(another word)".
+        personal: Likewise, by those reconstructed from the user's text; a bucket is the user's own most
+            frequent word in it, where there is one.
     """
 
     general: list[tuple[str, float]]
@@ -43,8 +45,6 @@ def complete(
     seed: int = 0,
 ) -> Completion:
     """Reconstructs a user from its text and predicts what follows a prompt.
-
-    A bucket is shown as the user's own most frequent word in it.
 
     Args:
         algorithm: What trained the parameters.
@@ -76,11 +76,15 @@ def complete(
         scores = algorithm.personal_model.predict(global_params, local, batch)[0, -1]
         return jax.nn.softmax(scores.at[jnp.array([PADDING, BEGIN])].set(-jnp.inf))
 
-    names = _names(vocabulary, texts)
     count = len(own["word"])
-    found = (np.asarray(probabilities(np.arange(count) < known)) for known in (0, count))
     most = min(most, vocabulary.classes - 2)  # padding and begin follow nothing
-    return Completion(*([(names[i], float(p[i])) for i in np.argsort(-p)[:most]] for p in found))
+
+    def likeliest(known: int, names: list[str]) -> list[tuple[str, float]]:
+        p = np.asarray(probabilities(np.arange(count) < known))
+        return [(names[i], float(p[i])) for i in np.argsort(-p)[:most]]
+
+    names = _names(vocabulary)
+    return Completion(likeliest(0, names), likeliest(count, _with_own(names, vocabulary, texts)))
 
 
 def _prompt(vocabulary: Vocabulary, words: list[str], length: int) -> dict[str, Any]:
@@ -90,10 +94,16 @@ def _prompt(vocabulary: Vocabulary, words: list[str], length: int) -> dict[str, 
     return {"word": np.where(shared, rows, PADDING), "bucket": np.where(shared, -1, rows - vocabulary.rows)}
 
 
-def _names(vocabulary: Vocabulary, texts: Any) -> list[str]:
-    """What each id is shown as."""
+def _names(vocabulary: Vocabulary) -> list[str]:
+    """What each id is shown as, where no user is known."""
     names = [*vocabulary.named().tolist(), *[OTHER] * vocabulary.buckets]
     names[END] = STOP
+    return names
+
+
+def _with_own(names: Sequence[str], vocabulary: Vocabulary, texts: Any) -> list[str]:
+    """The same with the user's own most frequent word for its bucket."""
+    names = list(names)
     lexicon = texts.vocabularies["token"]
     used = Counter(lexicon[i] for i in texts.column("token").reshape(-1).tolist() if i)
     for word, _ in reversed(used.most_common()):

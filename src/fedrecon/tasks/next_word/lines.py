@@ -34,6 +34,12 @@ def _object(line: bytes, where: str) -> Any:
         return json.loads(decoded(line, where))
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: must be JSON: {error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise DataError(f"{where}: must be JSON that is less deeply nested") from None
+    except DataError:
+        raise
+    except ValueError as error:  # Python turns no text of so many digits into a number
+        raise DataError(f"{where}: must be JSON of numbers that can be read: {error}") from None
 
 
 def decoded(text: bytes, where: str) -> str:
@@ -50,6 +56,15 @@ def decoded(text: bytes, where: str) -> str:
         ) from None
 
 
+def is_unicode(text: str) -> bool:
+    """Whether it can be written down: no half of a surrogate pair, as a cut emoji leaves it, is in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _writer(value: Any, where: str) -> Writer:
     for name in ("client", "text"):
         if not isinstance(value, dict) or name not in value:
@@ -57,10 +72,8 @@ def _writer(value: Any, where: str) -> Writer:
     client, text = value["client"], value["text"]
     if isinstance(client, bool) or not isinstance(client, str | int):
         raise DataError(f'{where}: "client" must be a string or a whole number, got {client!r}')
-    try:
-        str(client).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, as a cut emoji leaves it
-        raise DataError(f'{where}: "client" must be Unicode text, got {client!r}') from None
+    if not is_unicode(str(client)):
+        raise DataError(f'{where}: "client" must be Unicode text, got {client!r}')
     if not isinstance(text, list):
         raise DataError(f'{where}: "text" must be a list of sentences, got {type(text).__name__}')
     for i, sentence in enumerate(text):

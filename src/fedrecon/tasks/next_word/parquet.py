@@ -10,6 +10,14 @@ import pyarrow.parquet as pq
 from fedrecon.errors import DataError
 from fedrecon.tasks.next_word.text import Writer
 
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
+
 
 def read_parquet(path: Path) -> Iterator[Writer]:
     """The clients of a file; where a row is a sentence, a client's rows may lie apart.
@@ -30,13 +38,18 @@ def _check(schema: Any, path: Path) -> bool:
     for name in ("client", "text"):
         if name not in schema.names:
             raise DataError(f"{path}: must have the columns 'client' and 'text', it has {schema.names}")
-    client, text = schema.field("client").type, schema.field("text").type
+    client, text = (_plain(schema.field(name).type) for name in ("client", "text"))
     if not (_is_text(client) or pa.types.is_integer(client)):
         raise DataError(f"{path}: column 'client' must hold strings or whole numbers, got {client}")
-    lists = pa.types.is_list(text) or pa.types.is_large_list(text)
-    if not _is_text(text.value_type if lists else text):
+    lists = any(is_list(text) for is_list in _LISTS)
+    if not _is_text(_plain(text.value_type) if lists else text):
         raise DataError(f"{path}: column 'text' must hold strings or lists of strings, got {text}")
     return lists
+
+
+def _plain(kind: Any) -> Any:
+    """The type of the values: a dictionary of them, as of pandas' categories, reads like themselves."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_text(kind: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedrecon.errors import DataError
-from fedrecon.tasks.next_word.lines import decoded, read_lines
+from fedrecon.tasks.next_word.lines import decoded, is_unicode, read_lines
 from fedrecon.tasks.next_word.text import Writer
 
 LINES, PARQUET, SQLITE = (
@@ -50,12 +50,12 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()[:32]
 
 
-def writers(path: Path, part: str) -> Iterator[Writer]:
+def writers(path: Path, part: str | None) -> Iterator[Writer]:
     """The clients of what `find` found.
 
     Args:
         path: A file or a folder.
-        part: Of an SQLite file.
+        part: Of an SQLite file; None for all of them.
 
     Raises:
         DataError: It cannot be read.
@@ -88,14 +88,15 @@ def read_text(path: Path) -> list[str]:
 
 
 def read_user(path: Path) -> list[str]:
-    """The sentences of one user: the lines of a text file, or the only client of another form.
+    """The sentences of one user: the lines of a text file, or the only client of another form, whatever part
+    of an SQLite file it is in.
 
     Raises:
         DataError: It cannot be read, or holds several clients.
     """
     if path.is_file() and not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
         return read_text(path)
-    found = [(writer.client, list(writer.sentences)) for writer in writers(find(path), "train")]
+    found = [(writer.client, list(writer.sentences)) for writer in writers(find(path), None)]
     if len(found) != 1:
         names = ", ".join(repr(client) for client, _ in found[:4])
         raise DataError(f"{path}: must hold one client, it holds {len(found):,}: {names}")
@@ -108,4 +109,6 @@ def _texts(folder: Path) -> list[Path]:
 
 def _folder(folder: Path) -> Iterator[Writer]:
     for path in _texts(folder):
+        if not is_unicode(path.stem):
+            raise DataError(f"{str(path)!r}: the name of a client's file must be UTF-8 text")
         yield Writer(path.stem, read_text(path), str(path))

@@ -14,14 +14,15 @@ from fedrecon.tasks.next_word.protobuf import example
 from fedrecon.tasks.next_word.text import Writer
 
 TEXT, TIME = "tokens", "creation_date"
+_IN_PART = "(:part IS NULL OR split_name = :part)"
 
 
-def read_sqlite(path: Path, part: str) -> Iterator[Writer]:
-    """The clients of one part of a file, each one's sentences in order of time.
+def read_sqlite(path: Path, part: str | None) -> Iterator[Writer]:
+    """The clients of one part of a file, or of all, each one's sentences in order of time.
 
     Args:
         path: The file.
-        part: Which `split_name`: "train", "heldout" or "test" in Stack Overflow.
+        part: Which `split_name`: "train", "heldout" or "test" in Stack Overflow; None for all.
 
     Raises:
         DataError: It is no such file, lacks the part, or an example cannot be read.
@@ -36,29 +37,29 @@ def read_sqlite(path: Path, part: str) -> Iterator[Writer]:
         raise DataError(f"{path}: cannot be read as SQLite: {error}") from error
 
 
-def _clients(connection: sqlite3.Connection, path: Path, part: str) -> Iterator[Writer]:
+def _clients(connection: sqlite3.Connection, path: Path, part: str | None) -> Iterator[Writer]:
     columns = {row[1] for row in connection.execute("PRAGMA table_info(examples)")}
     wanted = {"split_name", "client_id", "serialized_example_proto"}
     if not wanted <= columns:
         raise DataError(
             f"{path}: must have a table 'examples' with {sorted(wanted)}, it has {sorted(columns)}"
         )
-    query = "SELECT DISTINCT client_id FROM examples WHERE split_name = ? ORDER BY client_id"
-    clients = [row[0] for row in connection.execute(query, (part,))]
-    if not clients:
+    query = f"SELECT DISTINCT client_id FROM examples WHERE {_IN_PART} ORDER BY client_id"
+    clients = [row[0] for row in connection.execute(query, {"part": part})]
+    if not clients and part is not None:
         parts = [row[0] for row in connection.execute("SELECT DISTINCT split_name FROM examples")]
         raise DataError(f"{path}: part must be one of {sorted(map(str, parts))}, got {part!r}")
     for client in clients:
         yield Writer(str(client), _sentences(connection, path, part, client), f"{path}, client {client!r}")
 
 
-def _sentences(connection: sqlite3.Connection, path: Path, part: str, client: str) -> list[str]:
-    query = """
+def _sentences(connection: sqlite3.Connection, path: Path, part: str | None, client: str) -> list[str]:
+    query = f"""
         SELECT rowid, serialized_example_proto FROM examples
-        WHERE split_name = ? AND client_id = ? ORDER BY rowid
+        WHERE {_IN_PART} AND client_id = :client ORDER BY rowid
     """
     timed = []
-    for number, data in connection.execute(query, (part, client)):
+    for number, data in connection.execute(query, {"part": part, "client": client}):
         where = f"{path}, table examples, row {number}"
         try:
             features = example(data)
