@@ -33,6 +33,28 @@ def test_a_generated_corpus_has_the_shared_words_as_vocabulary_and_own_words_in_
 NOTE = "Least cross-entropy of shared words inside a sentence"
 
 
+def test_a_vocabulary_that_is_cut_has_the_frequent_words_of_every_kind():
+    task = task_of(configs.load(None, [*SMALL, "model.network.hidden=5", "data.words=6"]))
+    assert set(task.train.vocabularies["word"][3:]) == {
+        f"{kind}.{word}" for kind in range(3) for word in (0, 1)
+    }
+    assert NOTE not in task.notes  # it is that of the whole vocabulary
+
+
+def test_words_are_counted_in_what_is_trained_on(tmp_path):
+    for i in range(4):
+        (tmp_path / f"w{i}.txt").write_text("early\n" * 4 + "later later\n" * 4)
+    given = [f"data.path={tmp_path}", "data.words=1", "data.held_out.test=0.5", "data.fractions.train=1"]
+    given += ["data.fractions.validation=0", "data.fractions.test=0", "model.network.hidden=5"]
+    task = task_of(configs.load(None, [*SMALL, *given]))
+    assert task.train.vocabularies["word"][3:].tolist() == ["early"]
+    assert task.train.num_examples.tolist() == [4] * 4
+    held_out = task.held_out["test"]
+    assert (
+        held_out.vocabularies["word"][3:].tolist() == ["early"] and held_out.num_examples.tolist() == [8] * 4
+    )
+
+
 def test_other_data_come_in_the_vocabulary_of_the_run(tmp_path):
     (tmp_path / "ann.txt").write_text("0.1 ~3.1\nnever 0.2 never")
     config = configs.load(None, [*SMALL, f"data.path={tmp_path}"])

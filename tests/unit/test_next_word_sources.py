@@ -15,6 +15,7 @@ from fedrecon.errors import DataError
 from fedrecon.tasks.next_word import chitchat, protobuf
 from fedrecon.tasks.next_word.prepare import prepare
 from fedrecon.tasks.next_word.sources import read_user
+from fedrecon.tasks.next_word.tokens import tokenizer_of
 
 TEXTS = {"ann": ["the court sat", "so it was"], "bob": ["the end"], "cy": []}
 
@@ -132,9 +133,24 @@ def test_tokenizers(tmp_path):
     for name, message in (
         ("whitespce", "did you mean 'whitespace'"),
         ("string:nothing", "cannot be imported"),
+        (":list", "cannot be imported"),
+        ("string:digits", "tokenizer 'string:digits' must be a function, it is of type str"),
+        ("builtins:len", "tokenizer 'builtins:len' must make a list of strings of \"Don't.*, got 14"),
+        ("builtins:tuple", "must make a list of strings"),
     ):
         with pytest.raises(ValueError, match=message):
             prepare(tmp_path / "a.jsonl", tokenizer=name, cache=cache)
+
+
+def test_a_tokenizer_of_ones_own_lies_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "mytokens.py").write_text("def split(sentence):\n    return sentence.split('-')\n")
+    monkeypatch.chdir(tmp_path)
+    # As a console script has it; where Python is told a module or reads its program, "" is there.
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
+    before = list(sys.path)
+    assert tokenizer_of("mytokens:split")("a-b c") == ["a", "b c"]
+    assert sys.path == before
+    monkeypatch.delitem(sys.modules, "mytokens")
 
 
 @pytest.mark.parametrize(

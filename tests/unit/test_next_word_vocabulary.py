@@ -101,6 +101,8 @@ def test_saved_with_a_run_and_read_again(tmp_path):
     assert kept.words == ("the", "<end>")
     with pytest.raises(DataError, match=r"must have at most data\.words = 1 words, it has 2"):
         arrange(clients, seed=0, words=1, buckets=2, fractions={"train": 1.0}, vocabulary=tmp_path)
+    with pytest.raises(DataError, match="the vocabulary must have buckets = 5, it has 2"):
+        arrange(clients, seed=0, words=2, buckets=5, vocabulary=vocabulary)
 
 
 @pytest.mark.parametrize(

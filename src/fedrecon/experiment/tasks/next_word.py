@@ -40,7 +40,9 @@ class Data(Section):
     tokenizer: str = setting("whitespace", 'whitespace, pieces, or a function of your own, "module:name"')
     sentences: Limit = setting(1024, 'sentences of a client that are kept, the first in time, or "none"')
     length: int = setting(20, "words of a sentence that are kept, the first ones", ge=1)
-    words: int = setting(10_000, "shared words: the most frequent of the training clients", ge=1)
+    words: int = setting(
+        10_000, "shared words: the most frequent of the training clients' training sentences", ge=1
+    )
     buckets: int = setting(500, "buckets for all other words, which have local embeddings", ge=1)
     vocabulary: str = setting("", 'a run folder whose vocabulary is used; "" counts words')
     fractions: Fractions = Fractions()
@@ -105,6 +107,7 @@ def build(config: Any) -> "Task":
 
     data = config.data
     texts, known, notes = _texts(config)
+    shares = shares_of(data.held_out)
     sets, vocabulary = arrange(
         texts,
         seed=config.seed,
@@ -112,8 +115,9 @@ def build(config: Any) -> "Task":
         buckets=data.buckets,
         fractions=shares_of(data.fractions),
         vocabulary=data.vocabulary or known,
+        held_out=shares,
     )
-    held_out = hold_out(sets["train"], shares_of(data.held_out))
+    held_out = hold_out(sets["train"], shares)
     train = held_out.pop("train")
     target = train.column("target")
     share = float((target >= vocabulary.rows).sum() / (target > 0).sum())
@@ -159,7 +163,10 @@ def _texts(config: Any) -> "tuple[Clients, Vocabulary | None, dict[str, str]]":
 
     made = data.generated.model_dump()
     texts, grammar = synthetic(made.pop("clients"), length=data.length, seed=config.seed, **made)
+    words = grammar.words()
+    known = Vocabulary(words[: data.words], data.buckets)
+    if data.words < len(words):  # what is shared is not what the grammar shares
+        return texts, known, {}
     best = [f"{grammar.cross_entropy(knows):.3f}" for knows in (True, False)]
     text = f"{best[0]} by who knows the kinds of the writers' own words, {best[1]} by who does not"
-    known = Vocabulary(grammar.words()[: data.words], data.buckets)
     return texts, known, {"Least cross-entropy of shared words inside a sentence": text}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from fedrecon.errors import DataError
 from fedrecon.federation.clients import Clients
+from fedrecon.federation.holding import hold_out
 from fedrecon.tasks.next_word.vocabulary import Vocabulary
 
 FRACTIONS: Mapping[str, float | int] = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -18,6 +19,7 @@ def arrange(
     buckets: int,
     fractions: Mapping[str, float | int] = FRACTIONS,
     vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
+    held_out: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, Clients], Vocabulary]:
     """Splits clients, counts the words of those in the set `"train"`, and numbers all texts by them.
 
@@ -27,17 +29,21 @@ def arrange(
         words: Shared words at most: the most frequent of the training clients'.
         buckets: For all other words.
         fractions: The name of each set and its share of the clients, in (0, 1], together at most 1.
-        vocabulary: One that is used instead, or a run folder with one; it must have `words` words or fewer.
+        vocabulary: One that is used instead, or a run folder with one; it must have `words` words or fewer,
+            and as many buckets.
+        held_out: Shares of each training client's sentences that `hold_out` will keep from training: their
+            words are not counted.
 
     Returns:
         For each set its clients, with the fields of `Vocabulary.encode`; and the vocabulary.
 
     Raises:
-        DataError: A fraction is out of its range, or the vocabulary cannot be read or has more words.
+        DataError: A fraction or share is out of its range, or the vocabulary cannot be read or has more words
+            or another number of buckets.
     """
     sets = texts.split(fractions, seed)
     if vocabulary is None:
-        shared = Vocabulary.most_frequent(sets["train"], words, buckets)
+        shared = Vocabulary.most_frequent(hold_out(sets["train"], held_out or {})["train"], words, buckets)
     else:
         shared = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.read(vocabulary, buckets)
         if len(shared.words) > words:
@@ -45,4 +51,6 @@ def arrange(
                 f"{vocabulary}: the vocabulary must have at most data.words = {words:,} words, it has "
                 f"{len(shared.words):,}"
             )
+        if shared.buckets != buckets:
+            raise DataError(f"the vocabulary must have buckets = {buckets:,}, it has {shared.buckets:,}")
     return {name: shared.encode(clients) for name, clients in sets.items()}, shared

@@ -31,9 +31,9 @@ class Grammar(NamedTuple):
     own_words: int
 
     def words(self) -> list[str]:
-        """The shared words, those of the first kind first: `"0.3"` is word 3 of kind 0."""
+        """The shared words, the most frequent of each kind first: `"0.3"` is word 3 of kind 0."""
         kinds, words = self.shared.shape
-        return [f"{kind}.{word}" for kind in range(kinds) for word in range(words)]
+        return [f"{kind}.{word}" for word in range(words) for kind in range(kinds)]
 
     def cross_entropy(self, knows_own: bool) -> float:
         """Mean of -log p of the next shared word, given that it is shared and the word before, under the best

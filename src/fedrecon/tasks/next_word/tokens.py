@@ -1,11 +1,14 @@
 """How a sentence becomes words."""
 
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from fedrecon.errors import did_you_mean
+from fedrecon.errors import DataError, did_you_mean
 
 Tokenizer = Callable[[str], list[str]]
 
@@ -28,6 +31,8 @@ TOKENIZERS: Mapping[str, Tokenizer] = {"whitespace": whitespace, "pieces": piece
 def tokenizer_of(name: str) -> Tokenizer:
     """A tokenizer by its name, or one's own by where it is: `"package.module:function"`.
 
+    The module may lie in the working directory. What one's own makes of a sentence is checked.
+
     Raises:
         ValueError: There is none of this name, or no such function.
     """
@@ -41,7 +46,31 @@ def tokenizer_of(name: str) -> Tokenizer:
             f"{did_you_mean(name, TOKENIZERS)}"
         )
     try:
-        found: Any = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        with _from_here():
+            found: Any = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"tokenizer {name!r} cannot be imported: {error}") from error
-    return found
+    if not callable(found):
+        raise ValueError(f"tokenizer {name!r} must be a function, it is of type {type(found).__name__}")
+    return _checked(found, name)
+
+
+@contextmanager
+def _from_here() -> Iterator[None]:
+    """Finds modules in the working directory, too, where the path of a console script does not lead."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _checked(tokenize: Callable[[str], Any], name: str) -> Tokenizer:
+    def words(sentence: str) -> list[str]:
+        found = tokenize(sentence)
+        if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+            raise DataError(f"tokenizer {name!r} must make a list of strings of {sentence!r}, got {found!r}")
+        return found
+
+    return words
