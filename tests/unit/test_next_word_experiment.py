@@ -41,7 +41,8 @@ def test_a_vocabulary_that_is_cut_has_the_frequent_words_of_every_kind():
     assert NOTE not in task.notes  # it is that of the whole vocabulary
 
 
-def test_words_are_counted_in_what_is_trained_on(tmp_path):
+def test_words_are_counted_in_what_is_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for i in range(4):
         (tmp_path / f"w{i}.txt").write_text("early\n" * 4 + "later later\n" * 4)
     given = [f"data.path={tmp_path}", "data.words=1", "data.held_out.test=0.5", "data.fractions.train=1"]

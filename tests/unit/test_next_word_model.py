@@ -16,6 +16,7 @@ from fedrecon.model import fully_global, on_both, on_global, on_local, personal_
 from fedrecon.optimizers import optimizer
 from fedrecon.simulation import Simulation
 from fedrecon.solver import Solver
+from fedrecon.tasks.next_word import output
 from fedrecon.tasks.next_word.dataset import arrange
 from fedrecon.tasks.next_word.lstm import lstm
 from fedrecon.tasks.next_word.model import next_word_lstm
@@ -87,6 +88,45 @@ def test_gradients_are_those_of_one_dense_table_and_a_plain_softmax():
         for name, gradient in leaves.items():
             np.testing.assert_allclose(by_global[layer][name], gradient, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(by_global["embedding"][0], 0)  # read where there is a bucket, and not used
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("piece", [1, 40, 10**6])  # a token at a time, several, all at once
+def test_the_output_layer_is_the_same_in_pieces(monkeypatch, piece, dtype):
+    monkeypatch.setattr(output, "_PIECE", piece)
+    tokens, width, ids = 12, 5, 10
+    assert output.pieces(tokens, ids) == {1: 12, 40: 3, 10**6: 1}[piece]
+    rng = np.random.default_rng(0)
+    kernel, bias, x = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((width, ids), (ids,), (tokens, width))
+    )
+    x, target = x.astype(dtype), jnp.asarray(rng.integers(ids, size=tokens))
+    weights = jnp.asarray(rng.normal(size=tokens), jnp.float32)
+
+    def value(kernel, bias, x):
+        loss, hits = output.scored(kernel, bias, x, target)
+        return jnp.sum(weights * loss), (loss, hits)
+
+    def plain(kernel, bias, x):
+        scores = x.astype(jnp.float32) @ kernel.astype(dtype).astype(jnp.float32) + bias
+        loss = -jax.nn.log_softmax(scores)[jnp.arange(tokens), target]
+        return jnp.sum(weights * loss), (loss, scores.argmax(-1) == target)
+
+    @quickly
+    def run(*args):
+        # By `x` alone, as in reconstruction, the scores are read in pieces; by all, as in an update, at once.
+        ways = [(fn, which) for fn in (value, plain) for which in ((2,), (0, 1, 2))]
+        return value(*args)[1], [jax.grad(fn, which, has_aux=True)(*args) for fn, which in ways]
+
+    bare, (alone, every, alone_plainly, every_plainly) = run(kernel, bias, x)
+    exact = {"rtol": 1e-5, "atol": 1e-6} if dtype == "float32" else {"rtol": 0.03, "atol": 0.03}
+    for gradients, (loss, hits) in (([], bare), alone, every):
+        np.testing.assert_allclose(loss, every_plainly[1][0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(hits, every_plainly[1][1])
+        wanted = alone_plainly[0] if len(gradients) == 1 else every_plainly[0]
+        for found, known in zip(gradients, wanted, strict=bool(gradients)):
+            assert found.dtype == known.dtype
+            np.testing.assert_allclose(found.astype(np.float32), known.astype(np.float32), **exact)
 
 
 @pytest.mark.parametrize("name", MODELS)
