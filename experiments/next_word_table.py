@@ -3,11 +3,13 @@
     python experiments/next_word_table.py PATH --out FOLDER
 
 Each approach is trained once, and evaluated after each of `--rounds` with every way of serving it, or with
-the first way alone (`--plain`). What is done is kept in `FOLDER/rows.json`, so that a second call goes on;
-`--rows` takes some approaches only, `--seed` other splits, starts and cohorts.
+the first way alone (`--plain`). What is done is kept in `FOLDER/rows.json`, so that a second call goes on: a
+row is trained anew if it lacks a round or a way of serving that is asked for. `--rows` takes some approaches
+only, `--seed` other splits, starts and cohorts. A folder is for one text.
 """
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +32,8 @@ from fedrecon import (
     optimizer,
 )
 from fedrecon.data import HalfBatches
+from fedrecon.experiment.files import write_atomically
+from fedrecon.experiment.job import digest
 from fedrecon.tasks.next_word.dataset import FRACTIONS, arrange
 from fedrecon.tasks.next_word.model import next_word_lstm
 from fedrecon.tasks.next_word.prepare import prepare
@@ -169,6 +173,41 @@ def recurrence(texts: Any, words: int, seed: int) -> float:
     return again / max(total, 1)
 
 
+def identity(texts: Any) -> str:
+    """Tells texts apart, by their clients, sentences and words."""
+    words = "\0".join(texts.vocabularies["token"]).encode(errors="backslashreplace")
+    return hashlib.blake2b(digest(texts).encode() + words, digest_size=8).hexdigest()
+
+
+def whole(kept: dict[str, Any], training: Training, rounds: list[int]) -> bool:
+    """Whether a kept row has all of these rounds, and in each all ways of serving."""
+    wanted = {training.name + way for way in training.served}
+    return all(wanted <= set(kept["found"].get(str(number), {})) for number in rounds)
+
+
+def joined(kept: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """A row made anew, with what the kept one has beside it."""
+    found = dict(kept["found"])
+    for number, served in made["found"].items():
+        found[number] = {**found.get(number, {}), **served}
+    return {**made, "found": found}
+
+
+def read(file: Path, data: str) -> dict[str, Any]:
+    """The rows that are kept.
+
+    Raises:
+        SystemExit: They are of other data.
+    """
+    rows: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    if any(kept.get("data", data) != data for kept in rows.values()):
+        raise SystemExit(f"{file}: its rows are of other data; give another folder with --out")
+    unmarked = sum("data" not in kept for kept in rows.values())
+    if unmarked:
+        print(f"{file}: {unmarked} rows do not say what data they are of; they are taken to be of these")
+    return rows
+
+
 def table(rows: dict[str, Any]) -> str:
     """All rows in Markdown: percent, perplexities, and bytes down and up per client and round."""
     head = ["words", "seed", "rounds", "approach", *METRICS, "kB per client and round"]
@@ -195,22 +234,31 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="the first way of serving alone")
     parser.add_argument("--rows", nargs="+", help="names of trainings; default: all")
     options = parser.parse_args()
+    names = [training.name for training in trainings()]
+    unknown = sorted(set(options.rows or []) - set(names))
+    if unknown:
+        parser.error(f"--rows must be some of {names}, got {unknown}")
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "rows.json"
-    rows = json.loads(file.read_text()) if file.exists() else {}
     texts = prepare(options.data, sentences=SENTENCES)
+    data = identity(texts)
+    rows = read(file, data)
     for words in options.words:
         share = 100 * recurrence(texts, words, options.seed)
         print(
             f"{words:,} words: {share:.1f}% of the query tokens outside them are in the client's support set"
         )
         for training in trainings():
+            if options.rows is not None and training.name not in options.rows:
+                continue
             if options.plain:
                 training = training._replace(served=dict([next(iter(training.served.items()))]))
             key = f"{words}/{max(options.rounds)}/{options.seed}/{training.name}"
-            if key not in rows and (options.rows is None or training.name in options.rows):
-                rows[key] = row(training, texts, words, options.rounds, options.seed)
-                file.write_text(json.dumps(rows, indent=1))
+            kept = rows.get(key, {"found": {}})
+            if not whole(kept, training, options.rounds):
+                made = row(training, texts, words, options.rounds, options.seed)
+                rows[key] = joined(kept, {**made, "data": data})
+                write_atomically(file, json.dumps(rows, indent=1))
     print(table(rows))
 
 
