@@ -1,10 +1,12 @@
 """A run of the next-word task from the command line, and what is done with it."""
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from fedrecon.errors import DataError
@@ -104,6 +106,21 @@ def test_a_centralised_run_is_not_completed(trained, capsys):
     config.write_text(f'{before}[algorithm]\nname = "centralized"\n')
     assert run("complete", trained / "central", "--history", trained / "me.txt", "--prompt", "x") == 2
     assert "completion takes a federated run, this one is of 'centralized'" in capsys.readouterr().err
+
+
+def test_awkward_clients_of_other_data_are_evaluated(trained, capsys):
+    texts = {"none": [], "single": ["the court"], "unknown": ["xx yy"] * 4, "ann": ["the court heard"] * 4}
+    other = write(trained / "awkward.jsonl", texts)
+    assert run("evaluate", trained / "run", "--data", other) == 0
+    assert "other data: 4 clients; " in capsys.readouterr().out
+    rows = pq.read_table(trained / "run/evaluated-clients-other.parquet").to_pylist()
+    found = {row["client"]: row for row in rows}
+    # Half of the batches of two sentences is support: who has one batch has no query set. Others have two
+    # sentences of three and four tokens, ends included.
+    assert [found[name]["weight"] for name in texts] == [0, 0, 6, 8]
+    assert found["unknown"]["oov"] == pytest.approx(2 / 3) and found["ann"]["oov"] == 0  # ends are known
+    for name in texts:
+        assert math.isfinite(found[name]["cross_entropy"]) == (name in ("unknown", "ann"))
 
 
 def test_what_cannot_be_completed(trained, capsys):

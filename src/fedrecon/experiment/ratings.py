@@ -27,7 +27,7 @@ class Fractions(Section):
 
 
 class HeldOutShares(Section):
-    """Shares of each training user's ratings, the last in their order, that are held out: StandardEval."""
+    """Shares of each training user's examples, the last in their order, that are held out: StandardEval."""
 
     validation: float = setting(0.0, "share to evaluate while training; 0 for none", ge=0, lt=1)
     test: float = setting(0.0, "share to evaluate at the end; 0 for none", ge=0, lt=1)

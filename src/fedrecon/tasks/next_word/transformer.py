@@ -34,7 +34,7 @@ def next_word_transformer(
         heads: Of the attention.
         layers: How many.
         rank: Of the local changes.
-        precision: Of the matrix products' factors.
+        precision: Of the factors of products with matrices of parameters; those of attention have 32 bits.
 
     Returns:
         A model with the fields, metrics and `predict` of `next_word_lstm`.

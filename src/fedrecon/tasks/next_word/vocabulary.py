@@ -32,8 +32,8 @@ FIELD = "word"  # of the clients, whose ids a vocabulary explains
 def bucket_of(word: str, buckets: int) -> int:
     """The bucket of a word that is not shared: BLAKE2b of its UTF-8 bytes, modulo the number of buckets.
 
-    The same in every process and version; a lone surrogate, which UTF-8 lacks, counts as the replacement
-    character.
+    The same in every process and version; a lone surrogate, which UTF-8 lacks, counts as a question
+    mark.
     """
     digest = hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % buckets
