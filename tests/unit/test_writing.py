@@ -49,8 +49,8 @@ def test_pieces_are_one_file(tmp_path):
     assert whole.read_bytes() == path.read_bytes()
 
 
-def write(path, *parts):
-    with ClientWriter(path) as writer:
+def write(path, *parts, vocabularies=None):
+    with ClientWriter(path, vocabularies) as writer:
         for part in parts:
             writer.add(part)
 
@@ -71,6 +71,25 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         with pytest.raises(DataError, match=message):
             write(path, *parts)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["clients.arrow"]
+
+
+def test_pieces_are_numbered_as_the_file(tmp_path):
+    """Tables number their strings each by itself: under one vocabulary others would be meant."""
+    path, rows = tmp_path / "clients.arrow", {"client": [1, 1], "item": ["b", "a"]}
+    piece = Clients.from_table(pyarrow.table(rows))
+    assert piece.vocabularies["item"].tolist() == ["b", "a"]
+    with pytest.raises(DataError, match="field 'item' of a piece must be numbered by the writer's"):
+        write(path, piece, vocabularies={"item": ["a", "b"]})
+    with pytest.raises(DataError, match="field 'item' of a piece has original ids: give `ClientWriter`"):
+        write(path, piece)
+    assert list(tmp_path.iterdir()) == []
+    write(path, piece, piece_of(2, [1]), vocabularies={"item": ["b", "a"]})
+    found = Clients.open(path)
+    assert [found[i]["item"].tolist() for i in (1, 2)] == [[0, 1], [1]]
+
+
+def piece_of(client, items):
+    return Clients.from_arrays({client: {"item": np.array(items, np.int32)}})
 
 
 def test_facts_come_with_the_file_and_hold_for_parts(tmp_path, monkeypatch):

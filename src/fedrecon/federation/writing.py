@@ -67,8 +67,10 @@ class ClientWriter:
         """Adds clients after those before.
 
         Raises:
-            DataError: Their fields are others than those of the first piece.
+            DataError: Their fields are others than those of the first piece, or numbered otherwise than by
+                the vocabularies of this writer.
         """
+        self._check_numbering(clients)
         kinds = {f: (x.dtype, x.shape[1:]) for f in clients.fields for x in [clients.blank(f, 0)]}
         if not self._kinds:
             self._kinds = kinds
@@ -90,6 +92,22 @@ class ClientWriter:
             self._facts[name] = merged(self._facts[name], facts) if name in self._facts else facts
         self._ids.append(clients.ids)
         self._counts.append(clients.num_examples)
+
+    def _check_numbering(self, clients: Clients) -> None:
+        """Raises a DataError where a piece's ids stand for others than in the file."""
+        for name, ids in clients.vocabularies.items():
+            if name not in clients.fields:
+                continue
+            if name not in self._vocabularies:
+                raise DataError(
+                    f"field {name!r} of a piece has original ids: give `ClientWriter` the vocabulary of all "
+                    "pieces, else the ids would be lost"
+                )
+            if not np.array_equal(ids, self._vocabularies[name]):
+                raise DataError(
+                    f"field {name!r} of a piece must be numbered by the writer's vocabulary of "
+                    f"{len(self._vocabularies[name]):,} ids, it has another of {len(ids):,}"
+                )
 
     def _column(self, number: int) -> Path:
         assert self._folder is not None
