@@ -1,4 +1,9 @@
-"""Client files in pieces, and what is known of fields without reading them."""
+"""Client files in pieces, what kills leave of them, and what is known of fields without reading them."""
+
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow
@@ -90,6 +95,43 @@ def test_pieces_are_numbered_as_the_file(tmp_path):
 
 def piece_of(client, items):
     return Clients.from_arrays({client: {"item": np.array(items, np.int32)}})
+
+
+KILLED = """
+import os, signal, sys
+from fedrecon import Clients
+from fedrecon.federation.writing import ClientWriter
+with ClientWriter(sys.argv[1]) as writer:
+    writer.add(Clients.from_arrays({1: {"item": [3]}}))
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def started(path, what):
+    return subprocess.Popen(
+        [sys.executable, "-c", KILLED, path, what], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing tells there what is in use")
+def test_the_next_to_write_removes_what_a_kill_left_and_nothing_in_use(tmp_path):
+    path, other = tmp_path / "clients.arrow", tmp_path / "clients.arrow.other"
+    with started(path, "on") as writing:
+        assert writing.stdout.readline() == "writing\n"
+        with started(path, "killed") as killed, started(other, "killed") as foreign:
+            assert killed.wait(60) == foreign.wait(60) == -signal.SIGKILL
+        assert len(list(tmp_path.glob(".clients.arrow.*"))) == 3
+        clients([4]).write(path)  # as any other that writes the same file
+        left = [p.name for p in tmp_path.glob(".clients.arrow.*")]
+        assert len(left) == 2 and sum(name.startswith(".clients.arrow.other.") for name in left) == 1
+        writing.stdin.close()
+        assert writing.wait(60) == 0
+    assert Clients.open(path).ids.tolist() == [1]
+    write(other, piece_of(3, [1]))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clients.arrow", "clients.arrow.other"]
 
 
 def test_facts_come_with_the_file_and_hold_for_parts(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import DataError
 from .columns import vocabulary
 from .facts import Facts
+from .scratch import scratch
 
 Parts = tuple[Any, Any, dict[str, np.ndarray], dict[str, np.ndarray]]  # ids, offsets, columns, vocabularies
 
@@ -96,8 +97,15 @@ def from_parquet(path: Any, client: str) -> Parts:
     return ids, offsets, columns, {}
 
 
-def write_clients(
-    path: Any,
+def write_clients(path: Any, *parts: Any) -> None:
+    """See `Clients.write`; the parts are those of `write_within`."""
+    with scratch(Path(path)) as folder:
+        write_within(folder, Path(path), *parts)
+
+
+def write_within(
+    folder: Path,
+    path: Path,
     ids: np.ndarray,
     keys: np.ndarray,
     num_examples: np.ndarray,
@@ -105,7 +113,7 @@ def write_clients(
     vocabularies: dict[str, np.ndarray],
     facts: dict[str, Facts],
 ) -> None:
-    """See `Clients.write`."""
+    """Writes a client file that comes into being in a folder of the same file system."""
     import pyarrow as pa
 
     offsets = np.concatenate([[0], np.cumsum(num_examples)]).astype(np.int64)
@@ -121,19 +129,13 @@ def write_clients(
     kept = {name: {"values": v.tolist(), "strings": v.dtype == object} for name, v in vocabularies.items()}
     metadata = {"format": _FORMAT, "vocabularies": json.dumps(kept), "facts": json.dumps(facts)}
     table = pa.table(arrays).replace_schema_metadata(metadata)
-    path = Path(path)
-    # Not `tempfile`, whose files are for their owner alone.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    try:
-        with open(temporary, "xb") as file:
-            with pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table, max_chunksize=len(ids) or None)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    temporary = folder / "clients"  # not by `tempfile`, whose files are for their owner alone
+    with open(temporary, "xb") as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=len(ids) or None)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def is_client_file(path: Any) -> bool:

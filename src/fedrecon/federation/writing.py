@@ -1,8 +1,7 @@
 """Client files written piece by piece, for federations that do not fit in memory."""
 
-import shutil
-import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -11,17 +10,19 @@ import numpy as np
 
 from ..errors import DataError
 from .clients import Clients
-from .columnar import write_clients
+from .columnar import write_within
 from .columns import vocabulary
 from .facts import Facts, merged
 from .hashing import client_keys
+from .scratch import scratch
 
 
 class ClientWriter:
     """Writes a client file from pieces, whole or not at all.
 
-    The columns grow side by side in files of their own, in the folder of the client file, and are joined at
-    the end: on the way the disk holds them twice, and the memory a piece.
+    The columns grow side by side in files of their own, in a hidden folder beside the client file, and are
+    joined at the end: on the way the disk holds them twice, and the memory a piece. What a kill leaves
+    there is removed when the same file is written next.
 
     Args:
         path: Of the client file.
@@ -47,21 +48,20 @@ class ClientWriter:
         self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
         self._facts: dict[str, Facts] = {}
         self._folder: Path | None = None
+        self._open = ExitStack()
 
     def __enter__(self) -> "ClientWriter":
-        self._folder = Path(tempfile.mkdtemp(dir=self._path.parent, prefix=f".{self._path.name}."))
+        self._folder = self._open.enter_context(scratch(self._path))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self._open:
             for file in self._files.values():
                 file.close()
             if kind is None:
                 self._join()
-        finally:
-            shutil.rmtree(str(self._folder))
 
     def add(self, clients: Clients) -> None:
         """Adds clients after those before.
@@ -127,7 +127,8 @@ class ClientWriter:
                 np.memmap(path, dtype, "r", shape=full) if 0 not in full else np.zeros(full, dtype)
             )
         keys = client_keys(ids)
-        write_clients(self._path, ids, keys, counts, columns, self._vocabularies, self._facts)
+        assert self._folder is not None
+        write_within(self._folder, self._path, ids, keys, counts, columns, self._vocabularies, self._facts)
 
 
 def _show(dtype: np.dtype, shape: tuple[int, ...]) -> str:

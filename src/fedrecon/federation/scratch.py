@@ -1,0 +1,65 @@
+"""Hidden folders for files that are being written, removed by whoever comes after a kill."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+_LOCK = "lock"
+_NEW, _LOCKED = ".new", ".unfinished"
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A hidden folder beside a file that is to be written, removed in the end, as are those that kills left.
+
+    Others may write the same file at the same time, each in a folder of its own. A folder is locked before it
+    gets the name that is looked for, and a kill frees the lock: so nobody loses a folder in use.
+    """
+    remove_leftovers(path)
+    folder = Path(tempfile.mkdtemp(_NEW, f".{path.name}.", path.parent))
+    lock = None
+    try:
+        with suppress(OSError):  # on a file system without locks nobody can tell what is a leftover
+            lock = _locked(folder / _LOCK)
+        if lock is not None:
+            folder = folder.rename(folder.with_suffix(_LOCKED))
+        yield folder
+    finally:
+        if lock is not None:
+            lock.close()  # first: a network file system keeps what is open
+        shutil.rmtree(folder, ignore_errors=True)  # another that writes may have begun to, by now
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left of writing a file."""
+    for folder in path.parent.iterdir():
+        if folder.suffix != _LOCKED or folder.stem.rpartition(".")[0] != f".{path.name}":
+            continue
+        with suppress(OSError):  # in use, or gone by now, or another's: none of these is in the way
+            lock = _locked(folder / _LOCK, "r+")
+            if lock is not None:
+                lock.close()
+                shutil.rmtree(folder)
+
+
+def _locked(path: Path, mode: str = "w") -> IO | None:
+    """A file that no other process can lock until it is closed; None on Windows.
+
+    Raises:
+        OSError: It is locked already, or cannot be.
+    """
+    if os.name == "nt":  # where no folder with an open file could be renamed either
+        return None
+    import fcntl
+
+    file = open(path, mode)  # noqa: SIM115 - held by the caller
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
