@@ -83,8 +83,11 @@ class Simulation:
 
     def plan_of(self, clients_per_block: int | None, most_slots: int = 2) -> Plan:
         """The plan for so many clients side by side, in at most so many shapes."""
-        lengths, cohort = self.clients.num_examples, self.sampling.most(len(self.clients))
-        return plan_blocks(lengths, cohort, most_slots, clients_per_block).in_parts(len(self._devices))
+        lengths, cohort, draw = self.clients.num_examples, self.sampling.most(len(self.clients)), None
+        if not getattr(self.sampling, "even", True):  # not all samplings say so
+            draw = functools.partial(self.sampling.indices, num_examples=lengths, seed=0)
+        plan = plan_blocks(lengths, cohort, most_slots, clients_per_block, draw)
+        return plan.in_parts(len(self._devices))
 
     def use(self, plan: Plan) -> None:
         """Cuts the cohorts of the rounds that come by a plan."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedrecon.federation.blocks import Plan, Slot, plan_blocks, plan_evaluation
+from fedrecon.federation.sampling import Weighted
 
 LONG_TAILED = np.minimum(np.random.default_rng(0).pareto(1.2, 2000) * 20 + 20, 300).astype(int)
 
@@ -45,6 +46,26 @@ def test_chosen_plans(cohort, clients_per_block):
     rng = np.random.default_rng(1)
     passes = [len(plan.passes(rng.choice(LONG_TAILED, cohort, replace=False))) for _ in range(20)]
     assert np.mean(passes) < 1.3
+
+
+def test_cohorts_of_longer_clients_are_planned_for():
+    """By examples twice as many of the long ones are drawn as if all were alike: they did not fit in."""
+    sampling = Weighted(100)
+
+    def drawn(number, seed=0):
+        return sampling.indices(number, LONG_TAILED, seed)
+
+    def passes(plan):
+        return np.mean([len(plan.passes(LONG_TAILED[drawn(number, seed=1)])) for number in range(50)])
+
+    assert passes(plan_blocks(LONG_TAILED, 100)) > 1.9
+    assert passes(plan_blocks(LONG_TAILED, 100, draw=drawn)) < 1.1
+
+
+def test_trial_cohorts_may_be_small():
+    lengths = np.array([0, 0, 0, 7])
+    plan = plan_blocks(lengths, 3, draw=lambda number: Weighted(3).indices(number, lengths, 0))
+    assert plan.slots[-1].length == 7 and sum(slot.capacity for slot in plan.slots) >= 3
 
 
 def test_slots_save_padding():

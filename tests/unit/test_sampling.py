@@ -1,5 +1,7 @@
 """Cohorts: pure functions of round and seed, with the law that they promise."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,30 @@ def test_weighted_draws_in_proportion_and_never_an_empty_client():
     np.testing.assert_allclose(np.bincount(first, minlength=10) / 3000, COUNTS / COUNTS.sum(), atol=0.04)
     everybody = Weighted(10).indices(0, COUNTS, 0)
     assert sorted(everybody) == np.flatnonzero(COUNTS).tolist()
+
+
+def test_weighted_cohorts_are_drawn_client_after_client():
+    """Each in proportion to the examples of those that are left: also where most have been drawn before."""
+    counts, rounds = np.array([1, 0, 2, 9, 4]), 4_000
+    drawn = np.array([Weighted(3).indices(r, counts, 0) for r in range(rounds)])
+    assert not np.any(drawn == 1)
+    for order in itertools.permutations([0, 2, 3, 4], 3):
+        left, chance = 16, 1.0
+        for client in order:
+            chance, left = chance * counts[client] / left, left - counts[client]
+        found = np.mean(np.all(drawn == order, axis=1))
+        assert abs(found - chance) < 5 * np.sqrt(chance / rounds), order
+
+
+def test_weighted_looks_at_all_clients_once(monkeypatch):
+    counts, sampling = np.full(1000, 3), Weighted(4)
+    sampling.indices(0, counts, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "cumsum", lambda *_, **__: pytest.fail("all clients were gone through"))
+        again = sampling.indices(1, counts, 0).tolist()
+    assert again == Weighted(4).indices(1, counts, 0).tolist()
+    assert sampling == Weighted(4) and repr(sampling) == "Weighted(clients_per_round=4)"
+    assert sampling.indices(0, np.array([0, 1, 1, 1, 1]), 0).max() < 5  # other clients
 
 
 def test_passes_take_everybody_once_per_pass():

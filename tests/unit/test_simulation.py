@@ -11,9 +11,9 @@ from tests.small import FACTORS, ITEMS, Given, federation, rating_model, sgd, so
 from fedrecon.algorithms.fedrecon import fedrecon
 from fedrecon.data import AlternateBatches
 from fedrecon.errors import DataError
-from fedrecon.federation.blocks import Plan, Slot
+from fedrecon.federation.blocks import Plan, Slot, plan_blocks
 from fedrecon.federation.clients import Clients
-from fedrecon.federation.sampling import Passes, Poisson, Uniform
+from fedrecon.federation.sampling import Passes, Poisson, Uniform, Weighted
 from fedrecon.model import without_tables
 from fedrecon.simulation import Simulation
 from fedrecon.stats import Mean
@@ -52,6 +52,20 @@ def test_a_round_goes_on_from_any_state(simulation, rounds):
 
 def test_stateless_clients_keep_nothing(simulation):
     assert simulation.kept is None
+
+
+def test_blocks_are_planned_for_the_cohorts_that_are_drawn():
+    counts = np.array([1] * 180 + [40] * 12)  # by examples nearly three of four draws are of the twelve
+    columns = {"item": np.zeros(660, np.int32), "rating": np.ones(660, np.float32)}
+    clients = Clients.from_columns(np.arange(192), [0, *np.cumsum(counts)], columns)
+    devices = jax.local_device_count()
+    for sampling in (Uniform(8), Poisson(8)):
+        alike = plan_blocks(counts, sampling.most(192)).in_parts(devices)
+        assert Simulation(ALGORITHM, clients, sampling).plan == alike
+    samplings = Uniform(8), Weighted(8)
+    plans = [Simulation(ALGORITHM, clients, x, clients_per_block=1, devices=1).plan for x in samplings]
+    room = [sum(slot.capacity for slot in plan.slots if slot.length == 40) for plan in plans]
+    assert room[0] < 6 < room[1]
 
 
 def test_no_rounds(simulation, start):

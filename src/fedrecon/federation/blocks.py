@@ -5,6 +5,7 @@ cohort is sorted by length and poured into them.
 """
 
 import json
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -129,6 +130,7 @@ def plan_blocks(
     cohort: int,
     most_slots: int = 2,
     clients_per_block: int | None = None,
+    draw: Callable[[int], Int[np.ndarray, "row"]] | None = None,
 ) -> Plan:
     """Chooses slots for cohorts of some clients.
 
@@ -137,12 +139,20 @@ def plan_blocks(
         cohort: Clients per round.
         most_slots: Shapes to compile at most.
         clients_per_block: Clients side by side; None leaves the choice to the plan.
+        draw: From the number of a trial to the positions of a cohort's clients; None draws all alike.
 
     Returns:
         A plan whose last slot takes the longest client.
     """
     longest = max(int(num_examples.max(initial=0)), 1)
-    cohorts = np.random.default_rng(0).choice(num_examples, (min(max(200_000 // cohort, 50), 1000), cohort))
+    trials = min(max(200_000 // cohort, 50), 1000)
+    if draw is None:
+        cohorts = np.random.default_rng(0).choice(num_examples, (trials, cohort))
+    else:
+        cohorts = np.zeros((trials, cohort), np.int64)  # where fewer can be drawn, the others have no example
+        for trial, row in enumerate(cohorts):
+            drawn = draw(trial)[:cohort]
+            row[: len(drawn)] = num_examples[drawn]
     lengths = np.sort(cohorts, axis=1).max(axis=0)  # of the k-th shortest client, hardly ever exceeded
     # Rounded, but not beyond the longest client: where clients are cut at a number of examples, many have it,
     # and more room may be another batch.
