@@ -80,6 +80,19 @@ def test_they_agree(store, monkeypatch):
     assert both(lambda team: team.agree({"settings.training.rounds": 5}), monkeypatch) == (None, None)
 
 
+def test_what_goes_wrong_in_one_went_wrong_in_all(store, monkeypatch):
+    assert ALONE.all(True) and not ALONE.all(False)
+    assert both(lambda team: team.all(True), monkeypatch) == (True, True)
+    store.values.clear()
+    assert both(lambda team: team.all(team.first), monkeypatch) == (False, False)
+
+
+def test_nobody_waits_for_one_that_waits_for_him(store, monkeypatch):
+    monkeypatch.setattr(module, "SILENCE", 0.01)
+    with pytest.raises(RunError, match="another process of this run waits for this one"):
+        Team(1, 2).all(False)
+
+
 def test_the_data_may_lie_elsewhere_in_each(store, monkeypatch):
     """What a run has its processes agree on leaves out where things are."""
     small = configs.load(None, ["data.clients=20", "data.items=5", "training.clients_per_round=3"])

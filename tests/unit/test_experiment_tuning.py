@@ -1,6 +1,7 @@
 """The plan that is chosen by measurement: when it pays, what is found, and that a resume does the same."""
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from fedrecon.experiment import plots, tuning
 from fedrecon.experiment.training import train
 from fedrecon.experiment.tuning import search
 from fedrecon.federation.blocks import Plan, Slot
+from fedrecon.federation.sampling import Uniform
 from fedrecon.simulation import Simulation
 
 CLIENTS = federation()
@@ -56,6 +58,11 @@ def test_more_shapes():
 
 def test_the_present_plan_stays_where_nothing_is_clearly_quicker():
     assert found({(16, 2): 1.0, (64, 2): 0.96, (4, 2): 0.96, (16, 4): 0.96})[0] == PRESENT
+
+
+def test_what_cannot_be_computed_is_never_chosen():
+    assert found({(16, 2): 3.0, (64, 2): math.inf, (4, 2): 2.0})[0] == plan_of(4, 2)
+    assert found(dict.fromkeys([(16, 2), (64, 2), (4, 2), (16, 4)], math.inf))[0] == PRESENT
 
 
 @pytest.mark.parametrize(("budget", "measured"), [(0.9, 0), (1.9, 1), (2.1, 2), (3.1, 3)])
@@ -111,6 +118,40 @@ def test_a_run_on_a_cpu_keeps_its_plan(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "SHARE", 1e9)
     run(tmp_path / "long")
     assert not (tmp_path / "long" / "plan-tuned.json").exists()
+
+
+def exhausted(kind):
+    def seconds(self, state):
+        raise jax.errors.JaxRuntimeError(f"{kind}: no more room")
+
+    return seconds
+
+
+@pytest.fixture
+def tuner(monkeypatch):
+    simulation = Simulation(ALGORITHM, CLIENTS, Uniform(9))
+    monkeypatch.setattr(tuning, "pays", lambda: True)
+    monkeypatch.setattr(tuning, "SHARE", 1e9)
+    made = tuning.Tuner(simulation, 9, None, tuning.Team())
+    made._paces = [1.0]
+    return made, simulation
+
+
+def test_a_plan_that_wants_too_much_memory_is_passed_over(tuner, monkeypatch):
+    made, simulation = tuner
+    present, wide = simulation.plan, max(slot.clients for slot in simulation.plan.slots)
+    tried = []
+
+    def seconds(self, state):
+        tried.append(max(slot.clients for slot in self.plan.slots))
+        return 1.0 if len(tried) == 1 else exhausted("RESOURCE_EXHAUSTED")(self, state)
+
+    monkeypatch.setattr(Simulation, "seconds", seconds)
+    made._decide(1, None, 0.0)
+    assert len(tried) > 1 and tried[0] == wide and simulation.plan == present
+    monkeypatch.setattr(Simulation, "seconds", exhausted("INTERNAL"))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        made._decide(1, None, 0.0)
 
 
 def test_a_resume_changes_the_plan_where_the_run_did(tmp_path, generous):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import signal
 import sys
@@ -83,6 +84,21 @@ class Team:
                         "all processes of a run must be started with the same settings and data: "
                         f"{setting} is {there!r} in process 0 and {here!r} in process {number}"
                     )
+
+    def all(self, well: bool) -> bool:
+        """Whether what all processes computed together went well in each of them.
+
+        Raises:
+            RunError: Another process failed or was lost, or it went wrong here and others still wait for it.
+        """
+        if self.count == 1:
+            return well
+        name = f"fedrecon/well/{next(_calls)}"
+        _client().key_value_set(f"{name}/{self.number}", json.dumps(well))
+        # Who did not come to the end may be what others wait for in vain, and they cannot be told.
+        patience = math.inf if well else float(SILENCE)
+        found = [json.loads(_heard(f"{name}/{number}", patience)) for number in range(self.count)]
+        return all(found)
 
     def share(self, tree: Any) -> Any:
         """The arrays of the first process, in every process; of the same shapes and types in all."""
@@ -207,10 +223,15 @@ def _client() -> Any:
     return _runtime().client
 
 
-def _heard(key: str) -> str:
-    """What another process says; one that falls silent ends this process in `SILENCE` seconds."""
+def _heard(key: str, patience: float = math.inf) -> str:
+    """What another process says; one that falls silent ends this process in `SILENCE` seconds.
+
+    Raises:
+        RunError: It said nothing for as many seconds as there is patience, or is lost.
+    """
     import jax
 
+    until = time.monotonic() + patience
     while True:
         _raise_failure()
         try:
@@ -218,6 +239,8 @@ def _heard(key: str) -> str:
         except jax.errors.JaxRuntimeError as error:
             if "NOT_FOUND" not in str(error):
                 raise _lost(error) from error
+        if time.monotonic() > until:
+            raise RunError(f"another process of this run waits for this one, for {patience:.0f} s by now")
         time.sleep(_PAUSE)
 
 

@@ -1,6 +1,7 @@
 """The plan of a long run on an accelerator, chosen by measurement."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -91,7 +92,7 @@ class Tuner:
             started = time.monotonic()
             if plan != simulation.plan:
                 simulation.use(plan)
-            seconds = simulation.seconds(state)
+            seconds = self._seconds(state)
             found = self._team.tell([seconds, time.monotonic() - started])
             return found[0], found[1]
 
@@ -103,6 +104,16 @@ class Tuner:
         self._saved = {"from_round": number, "slots": [slot._asdict() for slot in chosen.slots]}
         if self._folder is not None:
             self._folder.write_json(TUNED, self._saved)
+
+    def _seconds(self, state: Any) -> float:
+        """Of the next round under the present plan; infinite where that wants more memory than there is."""
+        try:
+            seconds = self._simulation.seconds(state)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            seconds = math.inf
+        return seconds if self._team.all(seconds < math.inf) else math.inf
 
 
 def search(
@@ -117,7 +128,8 @@ def search(
     Args:
         present: The plan to compare with.
         plan_of: From clients side by side and the most shapes to a plan.
-        measure: From a plan to the seconds of its round, and the seconds that it took to find that out.
+        measure: From a plan to the seconds of its round, infinite if it cannot be computed, and the seconds
+            that it took to find that out.
         budget: Seconds. Nothing is measured if they do not suffice for one other plan.
         compilation: Seconds that a plan is expected to take to be compiled.
     """
@@ -133,7 +145,7 @@ def search(
         seen.add(plan)
         seconds, taken = measure(plan)
         spent, cost = spent + taken, max(cost, taken)
-        if seconds > _GAIN * least:
+        if seconds >= _GAIN * least:  # also where neither can be computed
             return False
         best, least = plan, seconds
         return True
