@@ -87,8 +87,7 @@ class Personalization:
         self._algorithm, self._seed, self._top, self._kept = algorithm, seed, top, kept
         self._state = self._devices.everywhere(state)
         self._program = _program(heavy(state.global_params, algorithm.model.tables))
-        width = clients_per_block or (64 if jax.default_backend() == "cpu" else 1024)
-        self._width = width * len(self._devices)
+        self._width = (clients_per_block or clients_side_by_side()) * len(self._devices)
         self.lengths = block_lengths(num_examples)
         self._compiling = {length: Lock() for length in self.lengths}
         self._compiled: set[int] = set()
@@ -164,6 +163,11 @@ class Personalization:
             result = run(*args)
             self._compiled.add(length)
         return result
+
+
+def clients_side_by_side() -> int:
+    """How many clients a device personalises at a time, where nobody says otherwise."""
+    return 64 if jax.default_backend() == "cpu" else 1024
 
 
 def block_lengths(num_examples: Int[np.ndarray, "client"]) -> list[int]:

@@ -14,6 +14,7 @@ from fedrecon.algorithm import Broadcast
 from fedrecon.data import Examples, HeldOut
 from fedrecon.errors import DataError
 from fedrecon.evaluation import evaluate
+from fedrecon.experiment import personalizing
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import override, resolve
 from fedrecon.experiment.curves import draw
@@ -105,6 +106,49 @@ def test_what_weighs_in_evaluation_weighs_where_users_are_served(home, weighted)
         users[extra] = personalization(clients)["user/factors"]
     np.testing.assert_allclose(found["user/factors"], users[30.0], rtol=1e-5)
     assert np.abs(users[30.0] - users[0.0]).max() > 1e-3
+
+
+def asked_for(path):
+    return json.loads(pyarrow.parquet.read_schema(path).metadata[b"fedrecon"])
+
+
+def test_parts_of_large_local_parameters_have_fewer_clients(home, weighted, monkeypatch):
+    arguments = home / "weighted", weighted, str(home / "new.csv")
+    screen, found = Console(file=io.StringIO()), {}
+    monkeypatch.setattr(personalizing, "PART_BYTES", 30)  # three users of two factors, and not a fourth
+    for name, wanted in ("parts", Wanted()), ("top", Wanted(top=2)):
+        personalize_run(*arguments, home / f"{name}.parquet", screen, wanted)
+        found[name] = asked_for(home / f"{name}.parquet")["clients_per_part"]
+    assert found == {"parts": 3, "top": personalizing.PER_PART}
+    monkeypatch.setattr(personalizing, "PART_BYTES", 1)
+    personalize_run(*arguments, home / "single.parquet", screen, Wanted())
+    assert asked_for(home / "single.parquet")["clients_per_part"] == 1
+    users = [pyarrow.parquet.read_table(home / f"{n}.parquet").to_pydict() for n in ("parts", "single")]
+    assert users[0]["client"] == users[1]["client"] == list(range(100, 105))
+    np.testing.assert_allclose(users[0]["user/factors"], users[1]["user/factors"], rtol=1e-5)
+
+
+def test_other_ids_are_another_request(home, weighted):
+    """The same numbers under other names: other items, which no finished file may pass for."""
+    some = Clients.open(home / "new.arrow")
+    names = some.vocabularies["item"]
+    offsets = np.concatenate([[0], np.cumsum(some.num_examples)])
+    columns = {name: some.column(name) for name in some.fields}
+    other = Clients.from_columns(some.ids, offsets, columns, {**some.vocabularies, "item": names[::-1]})
+    path, screen = home / "ids.arrow", Console(file=io.StringIO())
+    arguments = home / "weighted", weighted, str(path), home / "ids.parquet", screen, Wanted(top=2)
+    some.write(path)
+    personalize_run(*arguments)
+    other.write(path)
+    with pytest.raises(RunError, match=r"belongs to another request: vocabularies.data is '\w+' there"):
+        personalize_run(*arguments)
+
+
+def test_there_must_be_somebody_to_personalise(home, weighted):
+    Clients.open(home / "new.arrow").take([]).write(home / "nobody.arrow")
+    for wanted in {}, {"top": 2}:
+        with pytest.raises(DataError, match=r"nobody.arrow: there must be a client to personalise"):
+            served(home, "weighted", weighted, "nobody.arrow", **wanted)
 
 
 def test_nobody_is_left_out_who_has_few_interactions(home, weighted):

@@ -10,21 +10,25 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from fedrecon.algorithm import Algorithm, ServerState
+from fedrecon.errors import DataError
 from fedrecon.experiment.arrow import column, ragged
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.counting import counted
 from fedrecon.experiment.evaluating import hold_to_data, restored
 from fedrecon.experiment.folder import FINGERPRINT, VOCABULARIES
-from fedrecon.experiment.job import digest
+from fedrecon.experiment.job import digest, ids_digest
 from fedrecon.experiment.matching import Matching
 from fedrecon.experiment.others import ready, served_fields, to_serve
 from fedrecon.experiment.parts import Parts
 from fedrecon.experiment.settings import SettingError
 from fedrecon.federation.clients import Clients
-from fedrecon.personalization import Personalization, TopK
+from fedrecon.personalization import Personalization, TopK, clients_side_by_side
 
-PER_PART = 8192  # clients: what a kill loses per thread, and what is in memory at a time
+PER_PART = 8192  # clients at most: what a kill loses per thread, and what is in memory at a time
+# Bytes of local parameters in a part at most; until they are written they are in memory about four times.
+PART_BYTES = 64_000_000
 MOST_THREADS = 8
 
 
@@ -68,41 +72,49 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     known = json.loads(vocabularies.read_text(encoding="utf-8")) if vocabularies.exists() else {}
     fields = served_fields(task)
     clients = to_serve(config, data, known, fields)
+    if not len(clients):
+        raise DataError(f"{data}: there must be a client to personalise, there is none")
     matching, top = Matching(clients.vocabularies, known), _top(wanted, known)
-    if top is None and not jax.tree.leaves(
-        jax.eval_shape(job.algorithm.personal_model.init_local, state.global_params, jax.random.key(0))
-    ):
-        raise SettingError("the run's model has no local parameters to write; --top K writes recommendations")
+    per_part = PER_PART if top is not None else _per_part(job.algorithm, state)
+    # Blocks of more clients than a part has would be padding.
+    width = min(-(-per_part // jax.local_device_count()), clients_side_by_side())
     personalization = Personalization(
-        job.algorithm, state, clients.num_examples, seed=job.seed, top=top, kept=kept
+        job.algorithm,
+        state,
+        clients.num_examples,
+        seed=job.seed,
+        top=top,
+        kept=kept,
+        clients_per_block=width,
     )
     screen.print(f"{config.name}: parameters after round {round}; {len(clients):,} clients")
     request = {
         "run": json.loads((run / FINGERPRINT).read_text(encoding="utf-8")),
         "round": round,
         "data": digest(clients),
+        "vocabularies": {"data": ids_digest(clients.vocabularies), "run": ids_digest(known)},
         "wanted": {name: value for name, value in wanted._asdict().items() if value is not None},
-        "clients_per_part": PER_PART,
+        "clients_per_part": per_part,
     }
     unknown, total = 0, len(clients)
 
     def part(number: int) -> Any:
         nonlocal unknown
-        some = clients.take(np.arange(number * PER_PART, min((number + 1) * PER_PART, total)))
+        some = clients.take(np.arange(number * per_part, min((number + 1) * per_part, total)))
         matched, left_out = matching(some)
         unknown += left_out
         served = ready(config, matched, fields)
         # What is too low to be served by is rated all the same, and nothing to recommend.
         return _table(served, personalization(served, matched), top, known)
 
-    with Parts(out, request, max(1, -(-total // PER_PART))) as parts:
+    with Parts(out, request, -(-total // per_part)) as parts:
         missing = parts.missing()
         if len(missing) < parts.count:
             screen.print(f"{parts.count - len(missing)} of {parts.count} parts are there already")
-        left, started = _size(missing, total), time.monotonic()
+        left, started = _size(missing, per_part, total), time.monotonic()
         with counted(screen, "clients", total, total - left) as shown:
             for number in parts.make(part, threads()):
-                shown(_size([number], total))
+                shown(_size([number], per_part, total))
         seconds = time.monotonic() - started
     if unknown:
         screen.print(f"{unknown:,} examples left out, of items unknown to the run")
@@ -132,6 +144,16 @@ def _top(wanted: Wanted, known: dict[str, Any]) -> TopK | None:
         raise SettingError(f"--{error}") from None
 
 
+def _per_part(algorithm: Algorithm, state: ServerState) -> int:
+    """Clients of a part of local parameters."""
+    local = jax.eval_shape(algorithm.personal_model.init_local, state.global_params, jax.random.key(0))
+    leaves = jax.tree.leaves(local)
+    if not leaves:
+        raise SettingError("the run's model has no local parameters to write; --top K writes recommendations")
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return min(max(PART_BYTES // max(size, 1), 1), PER_PART)
+
+
 def _table(clients: Clients, found: dict[str, np.ndarray], top: TopK | None, known: dict[str, Any]) -> Any:
     import pyarrow as pa
 
@@ -155,5 +177,5 @@ def threads() -> int:
     return min(cores or 1, MOST_THREADS)
 
 
-def _size(numbers: list[int], total: int) -> int:
-    return sum(min(PER_PART, total - number * PER_PART) for number in numbers)
+def _size(numbers: list[int], per_part: int, total: int) -> int:
+    return sum(min(per_part, total - number * per_part) for number in numbers)
