@@ -3,6 +3,7 @@
 import argparse
 import json
 import multiprocessing
+import traceback
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -33,7 +34,7 @@ BENCHMARKS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command; returns its exit status: 1 where a benchmark failed."""
     parser = _parser()
     given = parser.parse_args(arguments)
     for name in given.names:
@@ -47,13 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options = Options(given.data, given.rounds, given.clients, given.items, given.clients_per_round)
     results: dict[str, list[Row]] = {}
+    failed = False
     for name in given.names or BENCHMARKS:
         with screen.status(f"{name}: {BENCHMARKS[name][1]}"):
-            results[name] = _apart(name, options)
+            try:
+                results[name] = _apart(name, options)
+            except Exception as error:  # whatever it is, the others' results took minutes
+                traceback.print_exception(error)
+                results[name] = [Row("failed", None, "", f"{type(error).__name__}: {error}")]
+                failed = True
     screen.print(_grid(_cells(results), ["benchmark", "what", "value", "unit", "note"], right=2))
     if given.json:
         Path(given.json).write_text(json.dumps(report(options, results), indent=2) + "\n", encoding="utf-8")
-    return 0
+    return int(failed)
 
 
 def report(options: Options, results: dict[str, list[Row]]) -> dict[str, Any]:

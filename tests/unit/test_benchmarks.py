@@ -35,6 +35,19 @@ def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "library over kernel" in shown and "needs --data" in shown
 
 
+def test_one_that_fails_leaves_the_others_results(tmp_path, capsys):
+    """The first cannot have so many clients per round, the second needs none."""
+    path = tmp_path / "results.json"
+    flags = ["--clients=20", "--items=30", "--clients-per-round=1000"]
+    assert command.main(["round", "run", *flags, "--json", str(path)]) == 1
+    failed, other = json.loads(path.read_text())["rows"]
+    assert failed["benchmark"] == "round" and failed["what"] == "failed" and failed["value"] is None
+    assert failed["note"].startswith("ValueError: clients_per_round must be at most")
+    assert other["benchmark"] == "run"
+    shown = capsys.readouterr()
+    assert "ValueError: clients_per_round" in shown.out and "Traceback" in shown.err
+
+
 @pytest.mark.parametrize(
     "name", ["breakdown", "blocks", "cohort", "dense", "torch", "fedjax", "personalize", "population"]
 )
