@@ -13,6 +13,7 @@ from benchmarks.options import Options, Row
 from fedrecon import Clients, Simulation, Solver, Uniform, fedrecon, optimizer
 from fedrecon.compilation import engine_options
 from fedrecon.data import Examples, HalfBatches
+from fedrecon.experiment.measure import peak_memory
 from fedrecon.model import Model, on_global, on_local
 from fedrecon.tasks.next_word.model import next_word_lstm
 
@@ -41,7 +42,8 @@ def run(options: Options) -> list[Row]:
     work |= {f"{name}{ALONE}": operations for name, operations in work.items()}
     work |= {"update, bfloat16": work["update"], "peak": 2 * PEAK**3}
     calls = _calls(model, rounded, clients, g)
-    ways: dict[str, timing.Way] = {"round": timing.Rounds(_simulation(model, clients)).time}
+    simulation = _simulation(model, clients)
+    ways: dict[str, timing.Way] = {"round": timing.Rounds(simulation).time}
     ways |= {name: functools.partial(timing.timed, call) for name, call in calls.items()}
     for warm_up in ways.values():
         warm_up(1)
@@ -64,6 +66,8 @@ def run(options: Options) -> list[Row]:
         by_work = f"{timing.work(found[alone]) / timing.work(found[name]):.3g}x in CPU time"
         rows.append(Row(f"{name} over its products", rate[name] / rate[alone], "x", by_work))
         rows.append(Row(f"{name} over the peak", rate[name] / rate["peak"], "x"))
+    rows.append(Row("compilations", simulation.compilations, "", "of the rounds"))
+    rows.append(Row("peak memory", (peak_memory() or 0) / 1e6, "MB", "of this process"))
     return rows
 
 

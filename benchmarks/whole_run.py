@@ -9,20 +9,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.options import Options, Row
+from benchmarks.recipe import SEED
+from fedrecon.tasks.movielens.synthetic import synthetic
 
 ROUNDS = 500
 EXPERIMENT = Path(__file__).resolve().parents[1] / "experiments" / "movielens.toml"
 
 
 def run(options: Options) -> list[Row]:
-    if options.data is None:
-        return [Row("fedrecon run", None, "s", "needs --data")]
     rounds = options.rounds or ROUNDS
     with tempfile.TemporaryDirectory() as folder:
+        data = Path(options.data) if options.data is not None else _generated(Path(folder), options)
         cold, warm = (
             _run(
-                Path(options.data),
+                data,
                 Path(folder) / "cache",
                 Path(folder) / name,
                 rounds,
@@ -34,6 +37,16 @@ def run(options: Options) -> list[Row]:
     return _rows("cold", f"{said}; nothing cached: the ratings are read, programs compiled", *cold) + _rows(
         "warm", "the same again, with the caches of ratings and programs that the first run left", *warm
     )
+
+
+def _generated(folder: Path, options: Options) -> Path:
+    """A file of ratings in the format of MovieLens 1M, of its shape."""
+    clients, _ = synthetic(options.clients, options.items, seed=SEED)
+    users = np.repeat(clients.ids, clients.num_examples)
+    rows = users + 1, clients.column("item") + 1, clients.column("rating"), np.arange(len(users))
+    path = folder / "ratings.dat"
+    np.savetxt(path, np.column_stack(rows), fmt="%d", delimiter="::")
+    return path
 
 
 def _run(

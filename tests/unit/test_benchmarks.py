@@ -23,14 +23,14 @@ FLAGS = ["--rounds=2", "--clients=60", "--items=120", "--clients-per-round=8"]
 
 def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
     path = tmp_path / "results.json"
-    assert command.main(["round", "run", *FLAGS, "--json", str(path)]) == 0
+    assert command.main(["round", "ranking", *FLAGS, "--json", str(path)]) == 0
     found = json.loads(path.read_text())
     assert found["options"]["clients_per_round"] == 8 and found["environment"]["devices"]
     rows = {row["what"]: row for row in found["rows"] if row["benchmark"] == "round"}
     assert rows["library over kernel"]["value"] > 0 and rows["compilations"]["value"] == 2
     assert 0 < rows["padding"]["value"] < 100
-    (run,) = (row for row in found["rows"] if row["benchmark"] == "run")
-    assert run["value"] is None and run["note"] == "needs --data"
+    (peers,) = (row for row in found["rows"] if row["benchmark"] == "ranking")
+    assert peers["value"] is None and peers["note"] == "needs --data"
     shown = capsys.readouterr().out
     assert "library over kernel" in shown and "needs --data" in shown
 
@@ -39,11 +39,11 @@ def test_one_that_fails_leaves_the_others_results(tmp_path, capsys):
     """The first cannot have so many clients per round, the second needs none."""
     path = tmp_path / "results.json"
     flags = ["--clients=20", "--items=30", "--clients-per-round=1000"]
-    assert command.main(["round", "run", *flags, "--json", str(path)]) == 1
+    assert command.main(["round", "ranking", *flags, "--json", str(path)]) == 1
     failed, other = json.loads(path.read_text())["rows"]
     assert failed["benchmark"] == "round" and failed["what"] == "failed" and failed["value"] is None
     assert failed["note"].startswith("ValueError: clients_per_round must be at most")
-    assert other["benchmark"] == "run"
+    assert other["benchmark"] == "ranking"
     shown = capsys.readouterr()
     assert "ValueError: clients_per_round" in shown.out and "Traceback" in shown.err
 

@@ -37,7 +37,7 @@ for algorithm in (
             kept = simulation.kept.get(simulation.clients.keys, len(simulation.clients))
         found[devices] = jax.device_get((last.state.global_params, metrics, kept))
         assert len(set(counts)) == 1, counts  # all is compiled by the first round
-        if simulation.kept is None and devices != 2:
+        if simulation.kept is None:
             counts = simulation.clients.num_examples
             inferred = Personalization(algorithm, last.state, counts, devices=devices)(simulation.clients)
             scored = evaluate(algorithm, last.state, simulation.clients, devices=devices)

@@ -1,10 +1,16 @@
 """The task of experiments: its settings, its data and its model."""
 
+from typing import get_args
+
+import jax
 import numpy as np
 import pytest
 
+from fedrecon.algorithm import Broadcast, Update
+from fedrecon.data import Examples
 from fedrecon.experiment import config as configs
-from fedrecon.experiment.assemble import task_of
+from fedrecon.experiment.algorithms import AlgorithmSettings
+from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.tasks import next_word
 
 SMALL = [
@@ -28,6 +34,35 @@ def test_a_generated_corpus_has_the_shared_words_as_vocabulary_and_own_words_in_
     assert 0.1 < share < 0.4
     known, unknown = [float(x.split()[0]) for x in task.notes[NOTE].split(", ")]
     assert known < unknown
+
+
+NAMES = [
+    get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(get_args(AlgorithmSettings)[0])
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_approach_trains_and_serves_the_model(name):
+    """As far as shapes tell."""
+    given = ["model.network.hidden=5", f"algorithm.name={name}", "training.clients_per_round=2"]
+    config = configs.load(None, [*SMALL, *given])
+    job = job_of(config, task_of(config))
+
+    def round(key, train, test):
+        state = job.algorithm.init(key)
+        broadcast = Broadcast(state.global_params, state.round)
+        kept = job.algorithm.init_kept(state.global_params, key)
+        update, _ = job.algorithm.client_update(broadcast, kept, train, key)
+        local = job.algorithm.personalize(broadcast, kept, test, key)
+        measured = job.algorithm.personal_model.metrics(state.global_params, local, test.data)
+        return update, job.algorithm.server_update(state, update), measured
+
+    sets = job.clients, next(iter(job.validation.values()))
+    given = (Examples(dict(x[x.ids[0]]), np.ones(x.num_examples[0], bool)) for x in sets)
+    update, state, measured = jax.eval_shape(round, jax.random.key(0), *given)
+    assert type(update) is Update and "accuracy" in update.metrics
+    assert "accuracy_restricted" in measured
+    assert all(np.issubdtype(x.dtype, np.floating) for x in jax.tree.leaves(state.global_params))
 
 
 NOTE = "Least cross-entropy of shared words inside a sentence"

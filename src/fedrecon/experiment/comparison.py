@@ -143,6 +143,7 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
         "Down, up: bytes per client and round if only the rows it touches are sent; dense: whole tables; raw"
         " data: all examples, which left the clients before the first round. Gradient steps, solves of linear"
         " systems and example passes (an example counts whenever it is gone through): of a client in a round."
+        " In centralised training mini-batches stand where others have clients."
     )
     return Table("cost", "Cost", tuple(columns), tuple(map(tuple, rows)), note)
 
