@@ -71,16 +71,16 @@ APPROACHES = (
     Approach(
         "Ditto",
         "ditto",
-        ("algorithm.name=ditto", "algorithm.strength=0.1", *sgd("update", 0.1), *sgd("fit", 0.1, 5)),
+        ("algorithm.name=ditto", "algorithm.strength=1.0", *sgd("update", 0.1), *sgd("fit", 0.05)),
     ),
     Approach(
         "pFedMe",
         "pfedme",
         (
             "algorithm.name=pfedme",
-            "algorithm.strength=1.0",
-            *sgd("update", 0.1),
-            "algorithm.solve.optimizer.learning_rate=0.1",
+            "algorithm.strength=15.0",
+            *sgd("update", 0.05),
+            "algorithm.solve.optimizer.learning_rate=0.02",
         ),
     ),
 )
