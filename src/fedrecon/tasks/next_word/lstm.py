@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_UNROLL = 4  # steps of the scans written out one after another
-
 
 @jax.custom_vjp
 def lstm(
@@ -52,7 +50,7 @@ def _forward(kernel: Any, recurrent: Any, bias: Any, x: Any) -> Any:
         return (c, h), (h, c, gates)
 
     inputs = _product(x, kernel.astype(x.dtype)) + bias
-    _, (h, c, gates) = jax.lax.scan(step, (zeros, zeros), inputs, unroll=_UNROLL)
+    _, (h, c, gates) = jax.lax.scan(step, (zeros, zeros), inputs)
     return h, (kernel, recurrent, x, h, c, gates)
 
 
@@ -65,25 +63,23 @@ def _activated(z: Any) -> Any:
 
 def _backward(saved: Any, dh: Any) -> Any:
     kernel, recurrent, x, h, c, gates = saved
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
     before = jnp.concatenate([jnp.zeros_like(c[:1]), c[:-1]])
-    t = jnp.tanh(c)
-    # How z depends on the carried gradients, for all steps at once: the scan has little left to do.
-    by_cell = jnp.concatenate([g * i * (1 - i), before * f * (1 - f), i * (1 - g * g)], -1)
-    by_output, to_cell = t * o * (1 - o), o * (1 - t * t)
     own = recurrent.astype(x.dtype)
 
     def step(carry: Any, now: Any) -> Any:
         dc, dh = carry
-        above, by_cell, by_output, to_cell, f = now
+        above, gates, c, before = now
+        # By the gates of one step, which are in the cache; for all steps at once it takes longer.
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        t = jnp.tanh(c)
         dh = dh + above
-        dc = dc + dh * to_cell
-        dz = jnp.concatenate([jnp.concatenate([dc, dc, dc], -1) * by_cell, dh * by_output], -1)
+        dc = dc + dh * o * (1 - t * t)
+        to_gates = dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)
+        dz = jnp.concatenate(to_gates, -1)
         return (dc * f, _back(dz.astype(x.dtype), own)), dz
 
     zeros = jnp.zeros_like(c[0])
-    steps = (dh, by_cell, by_output, to_cell, f)
-    _, dz = jax.lax.scan(step, (zeros, zeros), steps, reverse=True, unroll=_UNROLL)
+    _, dz = jax.lax.scan(step, (zeros, zeros), (dh, gates, c, before), reverse=True)
     small = dz.astype(x.dtype)
     dx = _back(small, kernel.astype(x.dtype)).astype(x.dtype)
     previous = jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]]).astype(x.dtype)
