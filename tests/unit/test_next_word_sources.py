@@ -15,6 +15,7 @@ from fedrecon.errors import DataError
 from fedrecon.tasks.next_word import chitchat, protobuf
 from fedrecon.tasks.next_word.prepare import prepare
 from fedrecon.tasks.next_word.sources import read_user
+from fedrecon.tasks.next_word.sqlite import _clients
 from fedrecon.tasks.next_word.tokens import tokenizer_of
 
 TEXTS = {"ann": ["the court sat", "so it was"], "bob": ["the end"], "cy": []}
@@ -194,7 +195,7 @@ def test_text_files_that_are_not_utf_8_are_named(tmp_path):
         prepare(tmp_path, cache=tmp_path / "c")
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take no such name")
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="its file systems take no such name")
 def test_a_text_file_whose_name_is_not_utf_8_is_named(tmp_path):
     (tmp_path / os.fsdecode(b"na\xefve.txt")).write_text("fine")
     with pytest.raises(DataError, match=r"na.*ve\.txt': the name of a client's file must be UTF-8"):
@@ -258,6 +259,31 @@ def test_a_user_may_be_in_any_part_of_an_sqlite_file(tmp_path):
     base.commit()
     base.close()
     assert read_user(tmp_path / "all.sqlite") == ["hi"]
+
+
+@pytest.mark.parametrize("part", [None, "train"])
+def test_sqlite_is_searched_by_the_index_of_such_files(tmp_path, part):
+    """Whatever the number of its rows, which in Stack Overflow are over a hundred million."""
+    plans: list[str] = []
+
+    class Explained(sqlite3.Connection):
+        def execute(self, query, given=()):
+            rows = super().execute(f"EXPLAIN QUERY PLAN {query}", given)
+            plans.append(" ".join(str(row[-1]) for row in rows))
+            return super().execute(query, given)
+
+    write_sqlite(tmp_path / "a.sqlite")
+    base = sqlite3.connect(tmp_path / "a.sqlite", factory=Explained)
+    base.execute("CREATE INDEX by_split_and_client ON examples (split_name, client_id)")
+    base.execute("CREATE INDEX by_client ON examples (client_id)")
+    found = {writer.client: writer.sentences for writer in _clients(base, tmp_path / "a.sqlite", part)}
+    assert {name: list(text) for name, text in found.items()} == {
+        c: t for c, t in [*TEXTS.items(), *([("dan", ["hi"])] if part is None else [])] if t
+    }
+    searches = [plan for plan in plans if "examples" in plan and "USING" in plan]
+    assert all("SEARCH" in plan and "client_id=?" in plan for plan in searches[1:]), plans
+    assert ("SEARCH" in searches[0] and "split_name=?" in searches[0]) or part is None, plans
+    base.close()
 
 
 def test_sqlite_of_another_form(tmp_path):

@@ -28,7 +28,8 @@ def _warnings(methods: Sequence[Method]) -> Iterator[str]:
                 if lost:
                     yield (
                         f"{run.path} has no number for {_listed(lost)} of the {name_of(split, protocol)} "
-                        "clients: it diverged at some of them, and neither they nor this seed are paired."
+                        "clients: it diverged at some of them, or none has what it measures; neither such "
+                        "clients nor this seed are paired in it."
                     )
     for method in methods[1:]:
         names = f"{first.label} and {method.label}"

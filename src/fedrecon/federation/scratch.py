@@ -1,7 +1,9 @@
 """Hidden folders for files that are being written, removed by whoever comes after a kill."""
 
+import hashlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +22,7 @@ def scratch(path: Path) -> Iterator[Path]:
     gets the name that is looked for, and a kill frees the lock: so nobody loses a folder in use.
     """
     remove_leftovers(path)
-    folder = Path(tempfile.mkdtemp(_NEW, f".{path.name}.", path.parent))
+    folder = Path(tempfile.mkdtemp(_NEW, f"{_own(path)}.", path.parent))
     lock = None
     try:
         with suppress(OSError):  # on a file system without locks nobody can tell what is a leftover
@@ -35,15 +37,20 @@ def scratch(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left of writing a file."""
+    """Removes what killed processes of this host left of writing a file."""
     for folder in path.parent.iterdir():
-        if folder.suffix != _LOCKED or folder.stem.rpartition(".")[0] != f".{path.name}":
+        if folder.suffix != _LOCKED or folder.stem.rpartition(".")[0] != _own(path):
             continue
         with suppress(OSError):  # in use, or gone by now, or another's: none of these is in the way
             lock = _locked(folder / _LOCK, "r+")
             if lock is not None:
                 lock.close()
                 shutil.rmtree(folder)
+
+
+def _own(path: Path) -> str:
+    """How this host's folders for a file begin: some network file systems keep locks to each host."""
+    return f".{path.name}.{hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()}"
 
 
 def _locked(path: Path, mode: str = "w") -> IO | None:

@@ -22,7 +22,7 @@ class ClientWriter:
 
     The columns grow side by side in files of their own, in a hidden folder beside the client file, and are
     joined at the end: on the way the disk holds them twice, and the memory a piece. What a kill leaves
-    there is removed when the same file is written next.
+    there is removed when the same host writes the same file next (not on Windows).
 
     Args:
         path: Of the client file.

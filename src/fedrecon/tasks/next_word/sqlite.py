@@ -14,7 +14,11 @@ from fedrecon.tasks.next_word.protobuf import example
 from fedrecon.tasks.next_word.text import Writer
 
 TEXT, TIME = "tokens", "creation_date"
-_IN_PART = "(:part IS NULL OR split_name = :part)"
+# By the columns of the index that such files have: what it does not serve would go through all rows, for
+# every client.
+CLIENTS = "SELECT DISTINCT client_id FROM examples {where} ORDER BY client_id"
+SENTENCES = "SELECT rowid, serialized_example_proto FROM examples {where} ORDER BY rowid"
+IN_PART, OF_CLIENT = "split_name = :part", "client_id = :client"
 
 
 def read_sqlite(path: Path, part: str | None) -> Iterator[Writer]:
@@ -44,8 +48,9 @@ def _clients(connection: sqlite3.Connection, path: Path, part: str | None) -> It
         raise DataError(
             f"{path}: must have a table 'examples' with {sorted(wanted)}, it has {sorted(columns)}"
         )
-    query = f"SELECT DISTINCT client_id FROM examples WHERE {_IN_PART} ORDER BY client_id"
-    clients = [row[0] for row in connection.execute(query, {"part": part})]
+    given = {} if part is None else {"part": part}
+    query = CLIENTS.format(where=f"WHERE {IN_PART}" if given else "")
+    clients = [row[0] for row in connection.execute(query, given)]
     if not clients and part is not None:
         parts = [row[0] for row in connection.execute("SELECT DISTINCT split_name FROM examples")]
         raise DataError(f"{path}: part must be one of {sorted(map(str, parts))}, got {part!r}")
@@ -54,12 +59,10 @@ def _clients(connection: sqlite3.Connection, path: Path, part: str | None) -> It
 
 
 def _sentences(connection: sqlite3.Connection, path: Path, part: str | None, client: str) -> list[str]:
-    query = f"""
-        SELECT rowid, serialized_example_proto FROM examples
-        WHERE {_IN_PART} AND client_id = :client ORDER BY rowid
-    """
+    given = {"client": client} if part is None else {"part": part, "client": client}
+    query = SENTENCES.format(where=f"WHERE {OF_CLIENT if part is None else f'{IN_PART} AND {OF_CLIENT}'}")
     timed = []
-    for number, data in connection.execute(query, {"part": part, "client": client}):
+    for number, data in connection.execute(query, given):
         where = f"{path}, table examples, row {number}"
         try:
             features = example(data)

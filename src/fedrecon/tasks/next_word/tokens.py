@@ -58,12 +58,12 @@ def tokenizer_of(name: str) -> Tokenizer:
 @contextmanager
 def _from_here() -> Iterator[None]:
     """Finds modules in the working directory, too, where the path of a console script does not lead."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+    before = list(sys.path)
+    sys.path.append(str(Path.cwd()))  # last, so that nothing there hides a module of Python's own
     try:
         yield
     finally:
-        sys.path.remove(here)
+        sys.path[:] = before
 
 
 def _checked(tokenize: Callable[[str], Any], name: str) -> Tokenizer:
