@@ -122,13 +122,13 @@ def test_the_next_to_write_removes_what_a_kill_left_and_nothing_in_use(tmp_path)
     with started(path, "on") as writing:
         assert writing.stdout.readline() == "writing\n"
         with started(path, "killed") as killed, started(other, "killed") as foreign:
-            assert killed.wait(60) == foreign.wait(60) == -signal.SIGKILL
+            assert killed.wait(300) == foreign.wait(300) == -signal.SIGKILL
         assert len(list(tmp_path.glob(".clients.arrow.*"))) == 3
         clients([4]).write(path)  # as any other that writes the same file
         left = [p.name for p in tmp_path.glob(".clients.arrow.*")]
         assert len(left) == 2 and sum(name.startswith(".clients.arrow.other.") for name in left) == 1
         writing.stdin.close()
-        assert writing.wait(60) == 0
+        assert writing.wait(300) == 0
     assert Clients.open(path).ids.tolist() == [1]
     write(other, piece_of(3, [1]))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["clients.arrow", "clients.arrow.other"]
