@@ -2,7 +2,7 @@
 
 Automatic differentiation of a scan makes the gradient by the weights step by step: a small product and an
 addition over the whole matrix at each. Here the backward scan carries the state's gradient alone; those by
-the weights are one product over all steps afterwards, which XLA leaves out where nobody asks for it.
+the weights are one product over all steps afterwards, and left out where the weights are frozen.
 """
 
 from typing import Any
@@ -34,24 +34,31 @@ def lstm(
     References:
         Hochreiter and Schmidhuber, Long Short-Term Memory, 1997; with the forget gate of Gers et al., 2000.
     """
-    return _forward(kernel, recurrent, bias, x)[0]
+    return _steps(kernel, recurrent, bias, x)[0]
 
 
 def _forward(kernel: Any, recurrent: Any, bias: Any, x: Any) -> Any:
-    zeros = jnp.zeros((x.shape[1], recurrent.shape[0]), jnp.float32)
-    own = recurrent.astype(x.dtype)
+    args = kernel.value, recurrent.value, bias.value, x.value
+    h, c, gates = _steps(*args)
+    trained = kernel.perturbed or recurrent.perturbed or bias.perturbed
+    return h, (args[0], args[1], args[3], h if trained else None, c, gates)
 
-    def step(carry: Any, z: Any) -> Any:
+
+def _steps(kernel: Any, recurrent: Any, bias: Any, x: Any) -> Any:
+    """Outputs, cells and gates of all steps."""
+    zeros = jnp.zeros((x.shape[1], recurrent.shape[0]), jnp.float32)
+    of_input, of_output = kernel.astype(x.dtype), recurrent.astype(x.dtype)
+
+    def step(carry: Any, x: Any) -> Any:
         c, h = carry
-        gates = _activated(z + _product(h.astype(x.dtype), own))
+        # Both products here: what they make is read while it is in the cache.
+        gates = _activated(_product(x, of_input) + _product(h.astype(x.dtype), of_output) + bias)
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         c = f * c + i * g
         h = o * jnp.tanh(c)
         return (c, h), (h, c, gates)
 
-    inputs = _product(x, kernel.astype(x.dtype)) + bias
-    _, (h, c, gates) = jax.lax.scan(step, (zeros, zeros), inputs)
-    return h, (kernel, recurrent, x, h, c, gates)
+    return jax.lax.scan(step, (zeros, zeros), x)[1]
 
 
 def _activated(z: Any) -> Any:
@@ -64,7 +71,7 @@ def _activated(z: Any) -> Any:
 def _backward(saved: Any, dh: Any) -> Any:
     kernel, recurrent, x, h, c, gates = saved
     before = jnp.concatenate([jnp.zeros_like(c[:1]), c[:-1]])
-    own = recurrent.astype(x.dtype)
+    of_input, of_output = kernel.astype(x.dtype), recurrent.astype(x.dtype)
 
     def step(carry: Any, now: Any) -> Any:
         dc, dh = carry
@@ -76,14 +83,19 @@ def _backward(saved: Any, dh: Any) -> Any:
         dc = dc + dh * o * (1 - t * t)
         to_gates = dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)
         dz = jnp.concatenate(to_gates, -1)
-        return (dc * f, _back(dz.astype(x.dtype), own)), dz
+        small = dz.astype(x.dtype)
+        # With the weights frozen nothing else needs this step's gates, and they are never written down.
+        kept = _back(small, of_input).astype(x.dtype) if h is None else dz
+        return (dc * f, _back(small, of_output)), kept
 
     zeros = jnp.zeros_like(c[0])
-    _, dz = jax.lax.scan(step, (zeros, zeros), (dh, gates, c, before), reverse=True)
-    small = dz.astype(x.dtype)
-    dx = _back(small, kernel.astype(x.dtype)).astype(x.dtype)
+    _, found = jax.lax.scan(step, (zeros, zeros), (dh, gates, c, before), reverse=True)
+    if h is None:
+        return None, None, None, found
+    small = found.astype(x.dtype)
+    dx = _back(small, of_input).astype(x.dtype)
     previous = jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]]).astype(x.dtype)
-    return _over_time(x, small), _over_time(previous, small), jnp.sum(dz, (0, 1)), dx
+    return _over_time(x, small), _over_time(previous, small), jnp.sum(found, (0, 1)), dx
 
 
 def _product(x: Any, matrix: Any) -> Any:
@@ -102,4 +114,4 @@ def _over_time(x: Any, dz: Any) -> Any:
     return _product(flat, dz.reshape(-1, dz.shape[-1]))
 
 
-lstm.defvjp(_forward, _backward)
+lstm.defvjp(_forward, _backward, symbolic_zeros=True)
