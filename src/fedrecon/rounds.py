@@ -7,6 +7,7 @@ import numpy as np
 
 from .algorithm import ServerState
 from .model import Params, path_of
+from .packing import Packed
 from .rows import Group
 from .stats import Mean
 
@@ -47,7 +48,7 @@ class Round(NamedTuple):
         clients: Size of the cohort.
         rows: How many rows of each group of tables its clients touched, by the group's name.
         sizes: What rows and all other parameters weigh; nothing where the algorithm exchanges no parameters.
-        block_metrics: Sums of each block's metrics, on the device.
+        block_metrics: Sums of the metrics of each pass's blocks, on the device.
     """
 
     number: int
@@ -55,7 +56,7 @@ class Round(NamedTuple):
     clients: int
     rows: dict[str, Any]
     sizes: Sizes
-    block_metrics: list[dict[str, Mean]]
+    block_metrics: list[Packed]
 
     @property
     def bytes_down(self) -> int:
@@ -79,7 +80,7 @@ class Round(NamedTuple):
 
     def metrics(self) -> dict[str, Mean]:
         """The cohort's metrics, summed over its blocks in double precision. Waits for the round to end."""
-        blocks = jax.device_get(self.block_metrics)
+        blocks: list[dict[str, Mean]] = [block for part in self.block_metrics for block in part.unpacked()]
         names = blocks[0]
 
         def total(name: str, part: int) -> Any:

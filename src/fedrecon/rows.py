@@ -16,6 +16,7 @@ import optax
 from jaxtyping import Array, Int
 
 from .data import Examples
+from .gathering import StepGathers, origin, step_gathers
 from .model import Params, Table, leaf_at, path_of
 
 Locality = Literal["step", "client", "dense"]
@@ -121,16 +122,19 @@ class Slices(NamedTuple):
         ]
 
 
-def slices(table: Array, ids: Int[Any, "step id"]) -> Slices | None:
+def slices(table: Array, ids: Int[Any, "step id"]) -> Slices | StepGathers | None:
     """The rows of every step as slices, where the ids are known to lie so; None where they are not.
 
     They do under the splits and batches that leave the examples in place. Slices are several times as
-    fast as gathers and scatters on a CPU.
+    fast as gathers and scatters on a CPU; and where the table itself was gathered, see `gathering`, a step
+    gathers its own slice of that.
     """
     runs = _runs(ids)
     if runs is None:
         return None
     start, stride = runs
+    if (found := origin(table)) is not None:
+        return step_gathers(found, start, stride, ids.shape[1], ids.shape[0])
     short = max(start + ids.shape[0] * stride - table.shape[0], 0)  # ids past the end are padding's
     padded = jnp.pad(table, [(0, short)] + [(0, 0)] * (table.ndim - 1)) if short else table
     return Slices(padded, start, stride, ids.shape[1])

@@ -21,7 +21,9 @@ from .federation.clients import Clients
 from .federation.hashing import round_keys
 from .federation.kept import Kept, held
 from .federation.sampling import Sampling
+from .gathering import gather, remembering
 from .model import Params, leaf_at, path_of, with_leaves
+from .packing import Packed
 from .rounds import Round, Sizes
 from .rows import Group, add_rows, take
 from .stats import Mean
@@ -147,7 +149,7 @@ class Simulation:
                     for positions, value in zip(slots, kept, strict=True):
                         self.kept.put(number, self.clients.keys[cohort[positions]], value)
                 total = update if total is None else self._merge(total, update)
-                metrics += found
+                metrics.append(found)
             state = self._finish(state, total)
             rows = self._touched(cohort, cohort[np.concatenate(own)])
             yield Round(number + 1, state, len(cohort), rows, self._sent, metrics)
@@ -217,8 +219,8 @@ def _cohort(
     global_params: Params,
     round: Any,
     batches: tuple[Batch, ...],
-) -> tuple[Update, list[dict[str, Mean]], list[Any]]:
-    """The sum of a cohort's updates, each block's metrics, and what clients keep."""
+) -> tuple[Update, Packed, list[Any]]:
+    """The sum of a cohort's updates, each block's metrics by slot, and what clients keep."""
     # Sums of halves, too, are made in single precision.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), global_params)
     total, found, kept = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
@@ -227,7 +229,7 @@ def _cohort(
         total, (metrics, new) = jax.lax.scan(run, total, batch)
         found.append(metrics)
         kept.append(new)
-    return total, found, kept
+    return total, Packed.of(found), kept
 
 
 def _block(
@@ -242,7 +244,7 @@ def _block(
 
     def client(batch: Batch) -> tuple[Update, Any]:
         small = {
-            name: leaf_at(global_params, name).at[batch.rows[group.name]].get(mode="clip")
+            name: gather(leaf_at(global_params, name), batch.rows[group.name])
             for group in view.cut
             for name in group.leaves
         }
@@ -255,7 +257,8 @@ def _block(
         rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}
         return update._replace(metrics=metrics, rows=rows), kept
 
-    update, kept = jax.vmap(client)(block)
+    with remembering():
+        update, kept = jax.vmap(client)(block)
 
     def add(path: Any, total: Any, part: Any) -> Any:
         rows = update.rows.get(path_of(path))

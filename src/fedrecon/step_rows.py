@@ -8,12 +8,13 @@ import numpy as np
 
 from . import rows
 from .data import Examples
+from .gathering import StepGathers
 from .model import Objective, leaf_at
 
 
 def frozen_rows(
     objective: Objective, batches: Examples
-) -> tuple[dict[str, Any], dict[str, rows.Slices], Examples, dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, rows.Slices | StepGathers], Examples, dict[str, Any]]:
     """The rows of the frozen tables that every step reads.
 
     Returns:
@@ -21,7 +22,7 @@ def frozen_rows(
         the batches without the fields that index these rows; and those fields, the same in all steps.
     """
     found: dict[str, Any] = {}
-    sliced: dict[str, rows.Slices] = {}
+    sliced: dict[str, rows.Slices | StepGathers] = {}
     known: dict[str, Any] = {}
     for group in rows.groups(objective.frozen_tables):
         ids = rows.step_ids(batches, group)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedrecon.federation.hashing import client_keys, keyed, mix, round_keys
+from fedrecon.federation.hashing import client_keys, keyed, mix, mixed, round_keys
 
 
 def test_keys_are_the_same_for_ever():
@@ -10,11 +10,19 @@ def test_keys_are_the_same_for_ever():
     assert client_keys(["ann", "bob"]).tolist() == ANN_AND_BOB
     assert client_keys(np.array([0, 1, -1])).tolist() == NUMBERS
     assert keyed(0, 1, np.array([5], np.uint64)).tolist() == KEYED
+    assert round_keys(-5, 3, 7, client_keys(["ann", "bob"])).tolist() == OF_A_ROUND
 
 
 ANN_AND_BOB = [11957940740637538957, 10566683571197309812]
 NUMBERS = [16294208416658607535, 10451216379200822465, 16490336266968443936]
 KEYED = [5824483609541921649]
+OF_A_ROUND = [[3754606804, 2835906038], [3338299617, 2808781386]]
+
+
+def test_one_number_is_mixed_as_many_are():
+    numbers = np.concatenate([np.arange(5), np.random.default_rng(0).integers(2**63, size=100) * 2 + 1])
+    assert [mixed(int(x)) for x in numbers.astype(np.uint64)] == mix(numbers.astype(np.uint64)).tolist()
+    assert mixed(-1) == mixed(2**64 - 1)
 
 
 def test_mix_is_a_bijection_that_scrambles():

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from fedrecon.data import Examples
+from fedrecon.gathering import gather, origin, remembering
 from fedrecon.model import Table
 from fedrecon.optimizers import optimizer
 from fedrecon.rows import (
@@ -23,6 +24,7 @@ from fedrecon.rows import (
     num_rows,
     positions_known,
     renumbered,
+    slices,
     step_ids,
     take,
 )
@@ -127,6 +129,24 @@ def test_known_ids_give_the_same_as_unknown_ones(ids):
     wanted = table.copy()
     np.add.at(wanted, ids[inside], updates[inside])
     np.testing.assert_allclose(add(jnp.asarray(table), ids, jnp.asarray(updates)), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ids", RUNS.values(), ids=RUNS)
+def test_rows_that_were_gathered_are_read_as_those_of_the_table_they_come_from(ids):
+    table = np.random.default_rng(0).normal(size=(7, 2)).astype(np.float32)
+    numbers = np.array([3, 0, 6, 1, 5, 2, 4, 7, 7, 7], np.int32)  # of ten rows, the last three padding
+    inside = ids < 7
+    wanted = table[numbers[ids[inside]]]
+    with remembering():
+        rows = gather(jnp.asarray(table), jnp.asarray(numbers))
+        assert origin(rows) is not None and origin(rows + 0) is None
+        found = np.asarray(take(rows, ids))
+        steps = slices(rows, ids)
+        each = [np.asarray(steps.at(t)) for t in range(len(ids))] if steps else []
+    assert origin(rows) is None  # forgotten
+    assert found.shape == (*ids.shape, 2) and np.isfinite(found).all()
+    np.testing.assert_array_equal(found[inside], wanted)
+    np.testing.assert_array_equal(np.reshape(each, found.shape) if steps else found, found)
 
 
 def test_many_rows_are_added_with_repeats_and_past_the_end():

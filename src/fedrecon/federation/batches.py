@@ -13,6 +13,7 @@ from ..model import Model, Params
 from ..rows import Group, groups, num_rows
 from .blocks import Slot
 from .clients import Clients
+from .places import Places
 
 
 class Batch(NamedTuple):
@@ -86,14 +87,20 @@ class Layout:
             full = np.concatenate([x, np.zeros((free, *x.shape[1:]), x.dtype)]) if free else x
             return full.reshape(*shape, *x.shape[1:])
 
-        data = {f: self._padded(f, positions, slot.length) for f in clients.fields}
+        places = clients.places(positions, slot.length)
+        cut = [g for g in self.groups if by_rows and self.by_rows(g, slot)]
+        counted = {g.fields[0] for g in cut} & set(self.positional)
+        data = {f: self._laid_out(places, f) for f in clients.fields if f not in counted}
         count = clients.num_examples[positions].astype(np.int32)
         rows = {}
-        for group in self.groups if by_rows else ():
-            if self.by_rows(group, slot):
+        for group in cut:
+            field, size = group.fields[0], self.sizes[group.name]
+            if field in counted:
+                found = places.field(field, np.int32, fill=size)
+            else:
                 found = self._renumber(group, data, count)
-                fill = np.full((free, found.shape[1]), self.sizes[group.name], np.int32)
-                rows[group.name] = np.concatenate([found, fill]).reshape(*shape, -1)
+            fill = np.full((free, found.shape[1]), size, np.int32)
+            rows[group.name] = np.concatenate([found, fill]).reshape(*shape, -1)
         return Batch(
             {f: shaped(x) for f, x in data.items()},
             shaped(count),
@@ -114,29 +121,24 @@ class Layout:
             if group.fields[0] in self.positional:
                 found[group.name] = counts
                 continue
-            size = int(counts.max(initial=1))
-            data = {f: self._padded(f, positions, size) for f in group.fields}
+            places = self.clients.places(positions, int(counts.max(initial=1)))
+            data = {f: self._laid_out(places, f) for f in group.fields}
             rows = self._renumber(group, data, counts)
             found[group.name] = np.count_nonzero(rows < self.sizes[group.name], axis=1)
         return found
 
-    def _padded(self, field: str, positions: Int[np.ndarray, "row"], length: int) -> np.ndarray:
+    def _laid_out(self, places: Places, field: str) -> np.ndarray:
         """A field of some clients; ids as 32-bit integers, since a smaller type may not have the row past a
         table's end.
         """
-        column = self.clients.padded(field, positions, length)
-        return column.astype(np.int32, copy=False) if field in self._ids else column
+        return places.field(field, np.int32 if field in self._ids else None)
 
     def _most_rows(self, group: Group, length: int) -> int:
-        return sum(int(np.prod(self.clients.blank(f, length).shape)) for f in group.fields)
+        return sum(length * self.clients.blank(f).size for f in group.fields)
 
     def _renumber(self, group: Group, data: dict[str, Any], count: np.ndarray) -> np.ndarray:
         """Renumbers `data` in place and returns the rows that each client touches, `[client, row]`."""
         size, none = self.sizes[group.name], np.int32(self.sizes[group.name])
-        field = group.fields[0]
-        if field in self.positional:
-            ids = data.pop(field)
-            return np.where(np.arange(ids.shape[1]) < count[:, None], ids, none)
         parts = []
         for f in group.fields:
             valid = np.arange(data[f].shape[1]) < count[:, None]

@@ -11,6 +11,7 @@ from .columns import checked, gathered, vocabulary
 from .drawing import cut, shuffle
 from .facts import NONE, Facts, measured, merged
 from .hashing import client_keys
+from .places import Places
 
 _PIECE = 1 << 22  # examples that are looked at together: what bounds the memory that it takes
 
@@ -205,14 +206,11 @@ class Clients:
             clients: Their positions; none may have more than `size` examples.
             size: Examples per row.
         """
-        column, counts = self._columns[field], self.num_examples[clients]
-        if not len(column):
-            return self.blank(field, len(clients), size)
-        place = np.arange(size)
-        rows = np.minimum(self._starts[clients][:, None] + place, len(column) - 1)
-        found = column[rows]
-        found[place >= counts[:, None]] = 0
-        return found
+        return self.places(clients, size).field(field)
+
+    def places(self, clients: Int[np.ndarray, "row"], size: int) -> Places:
+        """Where the examples of some clients lie, to read several fields; arguments as of `padded`."""
+        return Places.of(self._columns, self._starts[clients], self.num_examples[clients], size)
 
     # ---- other clients -------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt32, UInt64
 
+_SIZE = 2**64
+
 
 def mix(x: Any) -> UInt64[np.ndarray, "*shape"]:
     """Scrambles 64-bit numbers: the finaliser of SplitMix64 (Steele et al., 2014), a bijection."""
@@ -13,6 +15,14 @@ def mix(x: Any) -> UInt64[np.ndarray, "*shape"]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def mixed(x: int) -> int:
+    """`mix` of one number, which NumPy takes ten times as long for."""
+    x = (x % _SIZE + 0x9E3779B97F4A7C15) % _SIZE
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % _SIZE
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % _SIZE
+    return x ^ (x >> 31)
 
 
 def client_keys(ids: Any) -> UInt64[np.ndarray, "client"]:
@@ -37,9 +47,9 @@ def keyed(seed: int, purpose: int, keys: Any) -> UInt64[np.ndarray, "*shape"]:
         purpose: Draws for another purpose are independent under the same seed.
         keys: 64-bit numbers.
     """
+    salt = mixed(mixed(int(seed)) + purpose)
     with np.errstate(over="ignore"):
-        salt = mix(mix(np.uint64(seed % 2**64)) + np.uint64(purpose))
-        return mix(np.asarray(keys, np.uint64) ^ salt)
+        return mix(np.asarray(keys, np.uint64) ^ np.uint64(salt))
 
 
 def round_keys(seed: int, purpose: int, round: int, keys: Any) -> UInt32[np.ndarray, "*shape 2"]:
@@ -48,8 +58,8 @@ def round_keys(seed: int, purpose: int, round: int, keys: Any) -> UInt32[np.ndar
     Made on the host, where hashing a cohort takes microseconds; compiled into a program, every hash of
     JAX's takes a large part of a second to compile.
     """
-    with np.errstate(over="ignore"):
-        # Twice, since the key of the client whose id is a number is that number, mixed once: client 3 in
-        # round 5 must not draw what client 5 draws in round 3.
-        drawn = keyed(seed, purpose, np.asarray(keys, np.uint64) ^ mix(mix(np.uint64(round))))
-    return np.stack([drawn >> np.uint64(32), drawn & np.uint64(0xFFFFFFFF)], -1).astype(np.uint32)
+    # Twice, since the key of the client whose id is a number is that number, mixed once: client 3 in
+    # round 5 must not draw what client 5 draws in round 3.
+    drawn = keyed(seed, purpose, np.asarray(keys, np.uint64) ^ np.uint64(mixed(mixed(int(round)))))
+    # Big end first: the upper half before the lower.
+    return drawn[..., None].astype(">u8").view(">u4").astype(np.uint32)

@@ -1,0 +1,45 @@
+"""Where the examples of some clients lie, to lay out several of their fields in rows of one length."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+
+class Places(NamedTuple):
+    """The examples of some clients, a row for each.
+
+    Attributes:
+        columns: Fields of all clients, `[example, ...]`.
+        rows: Where each example lies in them; of a place that is left free anything, `[client, place]`.
+        free: Places behind a client's last example.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    rows: Int[np.ndarray, "client place"]
+    free: Bool[np.ndarray, "client place"]
+
+    @staticmethod
+    def of(columns: Mapping[str, np.ndarray], starts: Any, counts: Any, size: int) -> "Places":
+        """Of clients with so many examples from `starts` on, at most `size` each."""
+        place = np.arange(size, dtype=np.int32)
+        return Places(columns, starts[:, None] + place, place >= counts.astype(np.int32)[:, None])
+
+    def field(self, name: str, dtype: Any = None, fill: int = 0) -> np.ndarray:
+        """A field of the clients, `[client, place, ...]`.
+
+        Args:
+            name: The field's.
+            dtype: In which type; its own by default.
+            fill: What free places get.
+        """
+        column = self.columns[name]
+        if len(column):
+            found = column.take(self.rows, axis=0, mode="clip")
+        else:
+            found = np.empty((*self.rows.shape, *column.shape[1:]), column.dtype)
+        found = found.astype(found.dtype if dtype is None else dtype, copy=False)
+        free = self.free.reshape(*self.free.shape, *[1] * (found.ndim - 2))
+        np.copyto(found, found.dtype.type(fill), where=free)
+        return found

@@ -1,0 +1,51 @@
+"""Many small arrays as few long ones."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=["structure", "kinds"]
+)
+@dataclass(frozen=True)
+class Packed:
+    """A pytree of small arrays, those of one type in a single vector.
+
+    Every array that a compiled program returns takes some microseconds to hand over: a round's two dozen sums
+    of metrics took as long as a fifth of the host's work.
+
+    Attributes:
+        parts: The numbers of each type, one array after the other, `[number]`.
+        structure: Of the pytree.
+        kinds: Type and shape of its leaves.
+    """
+
+    parts: dict[str, Array]
+    structure: Any
+    kinds: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @staticmethod
+    def of(tree: Any) -> "Packed":
+        """Packs a pytree of arrays."""
+        leaves, structure = jax.tree.flatten(tree)
+        kinds = tuple((str(x.dtype), x.shape) for x in leaves)
+        parts: dict[str, list[Any]] = {}
+        for (kind, _), leaf in zip(kinds, leaves, strict=True):
+            parts.setdefault(kind, []).append(leaf.reshape(-1))
+        return Packed({kind: jnp.concatenate(x) for kind, x in parts.items()}, structure, kinds)
+
+    def unpacked(self) -> Any:
+        """The pytree, its leaves NumPy arrays. Waits for the program that makes them."""
+        parts, starts = jax.device_get(self.parts), dict.fromkeys(self.parts, 0)
+        leaves = []
+        for kind, shape in self.kinds:
+            stop = starts[kind] + int(np.prod(shape))
+            leaves.append(parts[kind][starts[kind] : stop].reshape(shape))
+            starts[kind] = stop
+        return jax.tree.unflatten(self.structure, leaves)
