@@ -54,6 +54,8 @@ class Layout:
         self._ids = {f for t in (*model.tables, *model.local_tables) for f in t.fields}
         for group in self.groups:
             self._check_rows(group, self.sizes[group.name])
+        # Ids that an example has of each group.
+        self._widths = {g.name: sum(clients.blank(f).size for f in g.fields) for g in self.groups}
         if model.local_tables:  # a client's own copies, which are used whole
             local = jax.eval_shape(model.init_local, global_params, jax.random.key(0))
             for group in groups(model.local_tables):
@@ -111,7 +113,7 @@ class Layout:
 
     def by_rows(self, group: Group, slot: Slot) -> bool:
         """Whether a client of this slot touches fewer rows than the tables have."""
-        return self._most_rows(group, slot.length) < self.sizes[group.name]
+        return slot.length * self._widths[group.name] < self.sizes[group.name]
 
     def touched(self, positions: Int[np.ndarray, "row"]) -> dict[str, Int[np.ndarray, "row"]]:
         """How many different rows of each group every client touches: what has to be sent."""
@@ -132,9 +134,6 @@ class Layout:
         table's end.
         """
         return places.field(field, np.int32 if field in self._ids else None)
-
-    def _most_rows(self, group: Group, length: int) -> int:
-        return sum(length * self.clients.blank(f).size for f in group.fields)
 
     def _renumber(self, group: Group, data: dict[str, Any], count: np.ndarray) -> np.ndarray:
         """Renumbers `data` in place and returns the rows that each client touches, `[client, row]`."""
