@@ -26,7 +26,7 @@ from .model import Params, leaf_at, path_of, with_leaves
 from .packing import Packed
 from .rounds import Round, Sizes
 from .rows import Group, add_rows, take
-from .stats import Mean
+from .stats import Mean, summed
 
 _TRAINING, _START = 3, 5  # purposes of draws
 
@@ -263,7 +263,7 @@ def _block(
     def add(path: Any, total: Any, part: Any) -> Any:
         rows = update.rows.get(path_of(path))
         if rows is None:
-            return total + jnp.sum(part, 0)
+            return total + summed(part)
         return add_rows(total, rows.reshape(-1), part.reshape(-1, *total.shape[1:]))
 
     delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+_LONG = 2**14  # numbers: below, a product takes longer to compile than it spares
+
 
 class Mean(NamedTuple):
     """A weighted mean kept as its two sums, so that means of parts merge exactly.
@@ -64,3 +66,15 @@ def _expand(small: Any, like: Any) -> Array:
     """`small` with trailing axes of size 1, to broadcast against `like`."""
     small = jnp.asarray(small)
     return small.reshape(small.shape + (1,) * (jnp.ndim(like) - small.ndim))
+
+
+def summed(x: Float[Array, "part *shape"]) -> Float[Array, "*shape"]:
+    """The sum over the leading axis, of long arrays as a product with ones.
+
+    On a CPU XLA takes 6 to 30 times as long to sum long arrays as to multiply them.
+    """
+    if x.size // max(len(x), 1) < _LONG:
+        return jnp.sum(x, 0)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    ones = jnp.ones(len(x), x.dtype)
+    return jnp.tensordot(ones, x, 1, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide)

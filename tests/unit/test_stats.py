@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from fedrecon.stats import Mean
+from fedrecon.stats import Mean, summed
 
 
 def test_of_one_observation_each():
@@ -48,3 +49,22 @@ def test_it_is_a_pytree():
     mean = jax.vmap(lambda x: Mean.of(x, 2.0))(jnp.arange(3.0))
     assert isinstance(mean, Mean)
     np.testing.assert_array_equal(mean.weight, [2, 2, 2])
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 130, 130), (1, 2**15), (0, 2**15), (7, 2, 2**14)])
+def test_long_arrays_are_summed_as_short_ones(shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found = jax.jit(summed)(x)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, x.sum(0, dtype=np.float64), rtol=1e-6, atol=1e-6)
+
+
+def test_long_halves_are_summed_in_single_precision():
+    x = jnp.full((4096, 2**14), 1, jnp.float16)  # their sum is beyond what a half counts to
+    assert float(jax.jit(summed)(x)[0]) == 4096
+
+
+def test_what_is_not_finite_stays_so():
+    x = jnp.zeros((2, 2**14)).at[0, 5].set(jnp.inf).at[1, 7].set(jnp.nan)
+    found = summed(x)
+    assert jnp.isinf(found[5]) and jnp.isnan(found[7]) and float(jnp.abs(found[jnp.array([0, 6])]).max()) == 0
