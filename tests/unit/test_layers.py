@@ -13,7 +13,7 @@ import pytest
 # know each other.
 LAYERS = (
     ("errors",),
-    ("stats", "devices", "linear"),
+    ("stats", "devices", "linear", "gathering", "packing"),
     ("model", "data"),
     ("rows", "steps", "optimizers", "folding", "ranking", "pooling", "compilation"),
     ("step_rows",),
