@@ -1,5 +1,6 @@
 """The round on FedJAX's engine: a function per step, and a table of its own for every client."""
 
+import functools
 from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -10,24 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import dense_by_hand, numba_round, recipe, timing
+from benchmarks.compared import Comparison
 from benchmarks.options import Options, Row
 from fedrecon import Clients, Uniform
 
-ROUNDS = 3
-WARM_UP = 1
+ROUNDS = CHUNKS = 3
+AT_A_TIME = 20
 BATCH = numba_round.BATCH
 
 
 def run(options: Options) -> list[Row]:
     if find_spec("fedjax") is None:
-        return [Row("FedJAX, client by client", None, "ms", "fedjax is not installed")]
-    fedjax = import_module("fedjax")
+        return [Row("FedJAX", None, "ms", "fedjax is not installed")]
     clients = recipe.training_clients(options)
-    loop = Loop(fedjax, clients, Uniform(options.clients_per_round))
-    timing.timed(loop.round, WARM_UP)
-    timed = timing.timed(loop.round, options.rounds or ROUNDS)
-    note = f"{timing.work(timed):.0f} ms of CPU; fedjax {version('fedjax')}, its jit backend"
-    return [Row("FedJAX, client by client", timing.milliseconds(timed), "ms", note)]
+    simulation = recipe.simulation(clients, options.clients_per_round)
+    comparison = Comparison(simulation, at_a_time=AT_A_TIME)
+    loop = Loop(import_module("fedjax"), clients, Uniform(options.clients_per_round))
+    note = f"client by client; fedjax {version('fedjax')}, its jit backend"
+    comparison.add("FedJAX", functools.partial(timing.timed, loop.round), note)
+    return comparison.rows(options.rounds or ROUNDS, CHUNKS)
 
 
 class Loop:

@@ -1,6 +1,7 @@
 """The round as most people write it: PyTorch, a loop over clients, a copy of the model for each."""
 
 import copy
+import functools
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -8,24 +9,26 @@ from typing import Any
 import numpy as np
 
 from benchmarks import numba_round, recipe, timing
+from benchmarks.compared import Comparison
 from benchmarks.options import Options, Row
 from fedrecon import Clients, Uniform
 
-ROUNDS = 3
-WARM_UP = 1
+ROUNDS = CHUNKS = 3
+AT_A_TIME = 20
 
 
 def run(options: Options) -> list[Row]:
     if find_spec("torch") is None:
-        return [Row("a PyTorch loop over clients", None, "ms", "torch is not installed")]
+        return [Row("PyTorch", None, "ms", "torch is not installed")]
+    clients = recipe.training_clients(options)
+    simulation = recipe.simulation(clients, options.clients_per_round)
+    comparison = Comparison(simulation, at_a_time=AT_A_TIME)
     torch = import_module("torch")
     torch.set_num_threads(1)  # a step works on five rows: more threads cost more than they bring
-    clients = recipe.training_clients(options)
     loop = Loop(torch, clients, Uniform(options.clients_per_round))
-    timing.timed(loop.round, WARM_UP)
-    timed = timing.timed(loop.round, options.rounds or ROUNDS)
-    note = f"{timing.work(timed):.0f} ms of CPU; torch {torch.__version__}, one thread"
-    return [Row("a PyTorch loop over clients", timing.milliseconds(timed), "ms", note)]
+    note = f"a loop over clients; torch {torch.__version__}, one thread"
+    comparison.add("PyTorch", functools.partial(timing.timed, loop.round), note)
+    return comparison.rows(options.rounds or ROUNDS, CHUNKS)
 
 
 class Loop:

@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks import blocks, command, dense_by_hand, fedjax_round, library_round, numba_round, recipe
+from benchmarks import (
+    blocks,
+    command,
+    dense_by_hand,
+    fedjax_round,
+    library_round,
+    numba_round,
+    recipe,
+    torch_round,
+)
 from benchmarks.kernel import Kernel
 from benchmarks.options import Options, Row
 
@@ -57,7 +66,15 @@ def test_benchmark_gives_finite_numbers(name):
     optional = f"{name} is not installed" if name in ("torch", "fedjax") else None
     assert all(row.note == optional for row in rows if row.value is None)
     assert all(math.isfinite(row.value) for row in rows if row.value is not None)
-    assert all(row.value > 0 for row in rows if row.unit == "ms" and row.value is not None)
+    assert all(row.value > 0 for row in rows if row.unit in ("ms", "x") and row.value is not None)
+
+
+def test_ratios_are_of_the_times_in_the_same_table():
+    rows = {row.what.strip(): row.value for row in command.run("dense", SMALL)}
+    for name in ("whole tables", "whole tables by hand"):
+        assert rows[f"{name} over the library"] == pytest.approx(rows[name] / rows["the library"])
+        assert rows[f"{name} over the library, in CPU time"] > 0
+    assert rows["compilations"] == 2 and 0 < rows["padding"] < 100 and rows["peak memory"] > 0
 
 
 def test_list_names_every_benchmark(capsys):
@@ -146,3 +163,21 @@ def test_the_round_for_fedjax_is_the_same_round():
     by_hand = dense_by_hand.round_by_hand(before, users, items, ratings, clients.num_examples[cohort])
     np.testing.assert_allclose(after, by_hand, rtol=0, atol=1e-6)
     assert np.abs(after - before).max() > 0.01
+
+
+def test_the_round_in_pytorch_is_the_same_round():
+    torch = pytest.importorskip("torch")
+    clients = recipe.training_clients(SMALL)
+    loop = torch_round.Loop(torch, clients, Uniform(8))
+    name = clients.ids[int(np.argmax(clients.num_examples))]
+    fields, count = clients[name], int(clients.num_examples.max())
+    user = np.random.default_rng(0).uniform(-0.3, 0.3, recipe.FACTORS).astype(np.float32)
+    delta, weight = loop.client(torch.from_numpy(user.copy()), fields["item"], fields["rating"])
+
+    longest = -(-count // 10) * 10
+    padded = (np.pad(fields[field], (0, longest - count)) for field in ("item", "rating"))
+    batches = tuple(x.reshape(-1, 5) for x in (*padded, np.arange(longest) < count))
+    table = jnp.asarray(loop.table.weight.detach().numpy())
+    by_hand, total = dense_by_hand.client(table, user, batches)
+    np.testing.assert_allclose(weight * delta.numpy(), by_hand, rtol=0, atol=1e-4)
+    assert weight == total and np.abs(delta.numpy()).max() > 0.01
