@@ -26,6 +26,10 @@ BENCHMARKS = {
     "torch": ("torch_round", "the round as a PyTorch loop over clients"),
     "fedjax": ("fedjax_round", "the round on FedJAX's engine"),
     "next_word": ("next_word", "next-word training at the paper's size, over its matrix products alone"),
+    "next_word_peers": (
+        "next_word_peers",
+        "the next-word round on whole tables, on FedJAX's engine, in PyTorch",
+    ),
     "personalize": ("inference", "clients reconstructed per second, over the matrix products alone"),
     "population": ("population", "a million clients on the disk: writing, opening, rounds (minutes)"),
     "ranking": ("ranking", "how well peers that see all data rank; needs --data"),

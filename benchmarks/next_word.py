@@ -8,41 +8,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import next_word_products, timing
+from benchmarks import next_word_products, next_word_recipe, timing
+from benchmarks.next_word_recipe import PAPER, Size
 from benchmarks.options import Options, Row
-from fedrecon import Clients, Simulation, Solver, Uniform, fedrecon, optimizer
+from fedrecon import Clients
 from fedrecon.compilation import engine_options
-from fedrecon.data import Examples, HalfBatches
+from fedrecon.data import Examples
 from fedrecon.experiment.measure import peak_memory
 from fedrecon.model import Model, on_global, on_local
-from fedrecon.tasks.next_word.model import next_word_lstm
 
-WORDS, BUCKETS, EMBEDDING, HIDDEN = 10_000, 500, 96, 670
-BATCH, LENGTH, EPOCHS, STEPS = 16, 20, 5, 2
-SIDE_BY_SIDE, BLOCKS, BATCHES = 4, 2, 4  # of a round's clients; half of the batches are support
-CLASSES, TOKENS, COHORT = WORDS + 3 + BUCKETS, BATCH * LENGTH, SIDE_BY_SIDE * BLOCKS
+STEPS = 2
 PEAK = 2048  # rows and columns of the product that stands for the machine's peak
 ROUNDS, CHUNKS = 4, 2
 ALONE = ", its products alone"
 
 
-def run(options: Options) -> list[Row]:
+def run(options: Options, size: Size = PAPER) -> list[Row]:
     """Times rounds, steps of each phase, and beside each its own products."""
-    model = next_word_lstm(WORDS, BUCKETS, embedding=EMBEDDING, hidden=HIDDEN)
-    rounded = next_word_lstm(WORDS, BUCKETS, embedding=EMBEDDING, hidden=HIDDEN, precision="bfloat16")
-    clients = _clients()
+    model = next_word_recipe.model(size)
+    rounded = next_word_recipe.model(size, precision="bfloat16")
+    clients = next_word_recipe.clients(size)
     g = jax.jit(model.init_global)(jax.random.key(0))
-    one = 2 * TOKENS * next_word_products.multiplications(g)  # operations of a step's forward pass
-    reconstruct, update = EPOCHS * BATCHES // 2, BATCHES // 2
+    one = 2 * size.tokens * next_word_products.multiplications(g)  # operations of a step's forward pass
+    reconstruct, update = size.epochs * size.batches // 2, size.batches // 2
     work = {
-        "round": COHORT * one * (2 * reconstruct + 3 * update),
+        "round": size.cohort * one * (2 * reconstruct + 3 * update),
         "update": STEPS * 3 * one,
-        "reconstruction": STEPS * SIDE_BY_SIDE * 2 * one,
+        "reconstruction": STEPS * size.side_by_side * 2 * one,
     }
     work |= {f"{name}{ALONE}": operations for name, operations in work.items()}
     work |= {"update, bfloat16": work["update"], "peak": 2 * PEAK**3}
-    calls = _calls(model, rounded, clients, g)
-    simulation = _simulation(model, clients)
+    calls = _calls(size, model, rounded, clients, g)
+    algorithm = next_word_recipe.algorithm(size, model)
+    simulation = next_word_recipe.simulation(size, algorithm, clients)
     ways: dict[str, timing.Way] = {"round": timing.Rounds(simulation).time}
     ways |= {name: functools.partial(timing.timed, call) for name, call in calls.items()}
     for warm_up in ways.values():
@@ -71,63 +69,46 @@ def run(options: Options) -> list[Row]:
     return rows
 
 
-def _clients() -> Clients:
-    """Of equal length: padding is measured elsewhere."""
-    rng = np.random.default_rng(0)
-    shape = (COHORT, BATCHES * BATCH, LENGTH)
-    bucket = np.where(rng.random(shape) < 0.05, rng.integers(BUCKETS, size=shape), -1)
-    word = np.where(bucket < 0, rng.integers(1, WORDS, shape), 0)
-    fields = {"word": word, "bucket": bucket, "target": rng.integers(2, CLASSES, shape)}
-    return Clients.from_arrays(
-        {i: {k: x[i].astype(np.int32) for k, x in fields.items()} for i in range(COHORT)}
-    )
-
-
-def _stage(epochs: int = 1, one_by_one: bool = False) -> Solver:
-    return Solver(optimizer("sgd", learning_rate=0.1), BATCH, epochs, one_by_one=one_by_one)
-
-
-def _simulation(model: Model, clients: Clients) -> Simulation:
-    """The paper's recipe on a smaller cohort."""
-    server = optimizer("yogi_zero", learning_rate=0.1)
-    algorithm = fedrecon(model, _stage(EPOCHS), _stage(one_by_one=True), server, split=HalfBatches(BATCH))
-    return Simulation(algorithm, clients, Uniform(COHORT), clients_per_block=SIDE_BY_SIDE)
-
-
-def _calls(model: Model, rounded: Model, clients: Clients, g: Any) -> dict[str, Callable[[], Any]]:
+def _calls(
+    size: Size, model: Model, rounded: Model, clients: Clients, g: Any
+) -> dict[str, Callable[[], Any]]:
     """Compiled calls: steps of each phase, products, and the product that stands for the peak."""
     key, rng = jax.random.key(0), np.random.default_rng(1)
     x = jax.jit(model.init_local)(g, key)
-    size = STEPS * BATCH
-    first = [{name: v[:size] for name, v in clients[i].items()} for i in range(SIDE_BY_SIDE)]
+    taken = STEPS * size.batch
+    first = [{name: v[:taken] for name, v in clients[i].items()} for i in range(size.side_by_side)]
     side_by_side = jax.tree.map(lambda *x: jnp.stack(x), *first)
-    mask = jnp.ones(size, bool)
+    mask, stage = jnp.ones(taken, bool), next_word_recipe.stage(size)
 
     def update(model: Model, g: Any, data: Any) -> Any:
-        return _stage().displacement(on_global(model, x), g, Examples(data, mask), key)[0]
+        return stage.displacement(on_global(model, x), g, Examples(data, mask), key)[0]
 
     def reconstruct(g: Any, data: Any) -> Any:
-        return jax.vmap(lambda d: _stage()(on_local(model, g), x, Examples(d, mask), key)[0])(data)
+        return jax.vmap(lambda d: stage(on_local(model, g), x, Examples(d, mask), key)[0])(data)
 
     one, many = (
-        jnp.asarray(rng.normal(size=(n * TOKENS, EMBEDDING)), jnp.float32) for n in (1, SIDE_BY_SIDE)
+        jnp.asarray(rng.normal(size=(n * size.tokens, size.embedding)), jnp.float32)
+        for n in (1, size.side_by_side)
     )
+
+    length, support = size.length, size.batches // 2
 
     def round_products(g: Any) -> Any:
         def block(total: Any, _: Any) -> Any:
-            fit = next_word_products.steps(g, many + total, LENGTH, False, EPOCHS * BATCHES // 2)
-            change = next_word_products.steps(g, one + fit, LENGTH, True, SIDE_BY_SIDE * BATCHES // 2)
+            fit = next_word_products.steps(g, many + total, length, False, size.epochs * support)
+            query = size.side_by_side * (size.batches - support)
+            change = next_word_products.steps(g, one + fit, length, True, query)
             return total + change, None
 
-        return jax.lax.scan(block, jnp.float32(0), None, length=BLOCKS)[0]
+        return jax.lax.scan(block, jnp.float32(0), None, length=size.blocks)[0]
 
     square = jnp.asarray(rng.normal(size=(PEAK, PEAK)), jnp.float32)
     programs: dict[str, tuple[Any, ...]] = {
         "update": (functools.partial(update, model), g, first[0]),
         "reconstruction": (reconstruct, g, side_by_side),
         f"round{ALONE}": (round_products, g),
-        f"update{ALONE}": (lambda g: next_word_products.steps(g, one, LENGTH, True, STEPS), g),
-        f"reconstruction{ALONE}": (lambda g: next_word_products.steps(g, many, LENGTH, False, STEPS), g),
+        f"update{ALONE}": (lambda g: next_word_products.steps(g, one, length, True, STEPS), g),
+        f"reconstruction{ALONE}": (lambda g: next_word_products.steps(g, many, length, False, STEPS), g),
         "update, bfloat16": (functools.partial(update, rounded), g, first[0]),
         "peak": (lambda a: a @ a, square),
     }

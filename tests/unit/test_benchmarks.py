@@ -16,6 +16,11 @@ from benchmarks import (
     dense_by_hand,
     fedjax_round,
     library_round,
+    next_word,
+    next_word_fedjax,
+    next_word_peers,
+    next_word_recipe,
+    next_word_torch,
     numba_round,
     recipe,
     torch_round,
@@ -23,10 +28,14 @@ from benchmarks import (
 from benchmarks.kernel import Kernel
 from benchmarks.options import Options, Row
 
-from fedrecon import Simulation, Uniform
+from fedrecon import Clients, Simulation, Uniform
 from fedrecon.federation.blocks import Plan, Slot
+from fedrecon.model import leaves_of
 
 SMALL = Options(rounds=2, clients=60, items=120, clients_per_round=8)
+SENTENCES = next_word_recipe.Size(
+    words=40, buckets=6, embedding=5, hidden=7, batch=2, length=4, epochs=2, side_by_side=2, blocks=1
+)
 FLAGS = ["--rounds=2", "--clients=60", "--items=120", "--clients-per-round=8"]
 
 
@@ -75,6 +84,17 @@ def test_ratios_are_of_the_times_in_the_same_table():
         assert rows[f"{name} over the library"] == pytest.approx(rows[name] / rows["the library"])
         assert rows[f"{name} over the library, in CPU time"] > 0
     assert rows["compilations"] == 2 and 0 < rows["padding"] < 100 and rows["peak memory"] > 0
+
+
+@pytest.mark.parametrize("benchmark", [next_word, next_word_peers])
+def test_next_word_benchmark_gives_finite_numbers(benchmark):
+    rows = benchmark.run(Options(rounds=1), SENTENCES)
+    missing = {row.what for row in rows if row.value is None}
+    assert missing <= {"PyTorch", "FedJAX"}
+    assert all(row.note.endswith("is not installed") for row in rows if row.what in missing)
+    assert all(math.isfinite(row.value) for row in rows if row.what not in missing)
+    assert all(row.value > 0 for row in rows if row.what not in missing and row.unit != "%")
+    assert {"compilations", "peak memory"} <= {row.what for row in rows}
 
 
 def test_list_names_every_benchmark(capsys):
@@ -136,21 +156,21 @@ def test_library_kernel_and_dense_round_are_the_same_round():
     assert np.abs(by_kernel - table).max() > 0.01
 
 
+def for_each_client(start, step, end):
+    """As FedJAX's documentation says it drives rounds: steps one by one, clients one after the other."""
+    step = jax.jit(step)
+
+    def run(shared, clients):
+        for name, batches, given in clients:
+            state = start(shared, given)
+            for batch in batches:
+                state = step(state, batch)
+            yield name, end(shared, state)
+
+    return run
+
+
 def test_the_round_for_fedjax_is_the_same_round():
-    """Driven as FedJAX's documentation says it drives it: steps one by one, clients one after the other."""
-
-    def for_each_client(start, step, end):
-        step = jax.jit(step)
-
-        def run(shared, clients):
-            for name, batches, given in clients:
-                state = start(shared, given)
-                for batch in batches:
-                    state = step(state, batch)
-                yield name, end(shared, state)
-
-        return run
-
     clients, sampling = recipe.training_clients(SMALL), Uniform(4)
     loop = fedjax_round.Loop(SimpleNamespace(for_each_client=for_each_client), clients, sampling)
     before, random = loop.table, copy.deepcopy(loop._random)
@@ -181,3 +201,60 @@ def test_the_round_in_pytorch_is_the_same_round():
     by_hand, total = dense_by_hand.client(table, user, batches)
     np.testing.assert_allclose(weight * delta.numpy(), by_hand, rtol=0, atol=1e-4)
     assert weight == total and np.abs(delta.numpy()).max() > 0.01
+
+
+def sentences():
+    """Clients of unequal length, sentences of unequal length, and many words of the clients' own."""
+    fields = next_word_recipe.clients(SENTENCES)
+    ends = np.random.default_rng(1).integers(
+        1, SENTENCES.length + 1, (SENTENCES.batches * SENTENCES.batch, 1)
+    )
+    real = np.arange(SENTENCES.length) < ends
+
+    def client(name: int, count: int) -> dict[str, np.ndarray]:
+        word, target = fields[name]["word"], np.where(real, fields[name]["target"], 0)
+        bucket = np.where(word % 2, word % SENTENCES.buckets, -1).astype(np.int32)
+        return {k: x[:count] for k, x in {"word": word, "bucket": bucket, "target": target}.items()}
+
+    return Clients.from_arrays({0: client(0, 8), 1: client(1, 5)})
+
+
+def next_word_round(model, clients, start, own):
+    """The library's leaves after a round in which every client's local embeddings start from `own`."""
+    same_start = replace(model, init_local=lambda *_: {"embedding": jnp.asarray(own)})
+    algorithm = next_word_recipe.algorithm(SENTENCES, same_start, server="sgd", rate=1.0)
+    simulation = next_word_recipe.simulation(SENTENCES, algorithm, clients)
+    (last,) = simulation.rounds(simulation.init(start), 1)
+    return leaves_of(last.state.global_params)
+
+
+def assert_same_change(found, wanted, start):
+    """All leaves have moved, and alike."""
+    for leaf, before in leaves_of(start).items():
+        change = np.asarray(wanted[leaf]) - np.asarray(before)
+        assert np.abs(change).max() > 5e-4
+        np.testing.assert_allclose(np.asarray(found[leaf]) - before, change, rtol=0, atol=2e-6)
+
+
+@pytest.fixture(scope="module")
+def next_words():
+    """A model, clients, where global and local parameters start, and the library's round from there."""
+    model, clients = next_word_recipe.model(SENTENCES), sentences()
+    start = jax.tree.map(lambda x: 3 * np.asarray(x), model.init_global(jax.random.key(0)))
+    own = 10 * next_word_recipe.starts(SENTENCES)()
+    return model, clients, start, own, next_word_round(model, clients, start, own)
+
+
+def test_the_next_word_round_in_pytorch_is_the_same_round(next_words):
+    torch = pytest.importorskip("torch")
+    _, clients, start, own, wanted = next_words
+    loop = next_word_torch.Loop(torch, SENTENCES, clients, start, own.copy)
+    loop.round()
+    assert_same_change(loop.global_params(), wanted, start)
+
+
+def test_the_next_word_round_for_fedjax_is_the_same_round(next_words):
+    model, clients, start, own, wanted = next_words
+    fedjax = SimpleNamespace(for_each_client=for_each_client)
+    loop = next_word_fedjax.Loop(fedjax, SENTENCES, model, clients, start, own.copy)
+    assert_same_change(leaves_of(loop.round()), wanted, start)
