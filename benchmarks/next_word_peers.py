@@ -13,7 +13,7 @@ from benchmarks.next_word_recipe import PAPER, Size
 from benchmarks.options import Options, Row
 from fedrecon import Simulation
 
-ROUNDS, CHUNKS = 4, 2
+ROUNDS = CHUNKS = 3
 
 
 def run(options: Options, size: Size = PAPER) -> list[Row]:
@@ -39,7 +39,7 @@ def run(options: Options, size: Size = PAPER) -> list[Row]:
     else:
         missing.append(Row("FedJAX", None, "ms", "fedjax is not installed"))
     if find_spec("torch") is not None:
-        torch = import_module("torch")
+        torch = next_word_torch.pytorch()
         in_torch = next_word_torch.Loop(torch, size, clients, start, draw)
         note = f"a loop over clients; torch {torch.__version__}, {torch.get_num_threads()} threads"
         comparison.add("PyTorch", functools.partial(timing.timed, in_torch.round), note)

@@ -1,7 +1,9 @@
 """The next-word round as most people write it: PyTorch's layers, a loop over clients, a copy for each."""
 
 import copy
+import os
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,14 @@ NAMES = {
     "output/bias": "output.bias",
 }
 UNUSED = "lstm.bias_hh_l0"
+
+
+def pytorch() -> Any:
+    """PyTorch, in as many threads as it chooses; to be called before anything else imports it."""
+    # Threads that wait turn round and round otherwise: on a busy machine they hold the cores of those they
+    # wait for, and take thirty times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    return import_module("torch")
 
 
 class Loop:
