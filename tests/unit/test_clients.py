@@ -414,6 +414,23 @@ def test_padded():
     assert nobody.padded("x", np.array([0, 0]), 3).shape == (2, 3, 2)
 
 
+@pytest.mark.parametrize(
+    "column", [np.arange(8, dtype=np.int32)[::2], np.arange(8, dtype=np.float32).reshape(2, 4).T]
+)
+def test_columns_lie_in_one_piece(column):
+    """Taking some examples of another array copies all of it first, every round."""
+    clients = Clients.from_columns(["a", "b"], [0, 1, 4], {"x": column})
+    assert clients.column("x").flags.c_contiguous
+    np.testing.assert_array_equal(clients.padded("x", np.array([1, 0]), 3)[0], column[1:])
+
+
+def test_places_free_are_filled():
+    places = small().places(np.array([0, 1, 3]), 3)
+    assert places.field("item")[:2].tolist() == [[3, 9, 0], [0] * 3]
+    filled = places.field("item", np.int64, fill=2**40)
+    assert filled.dtype == np.int64 and filled[0].tolist() == [3, 9, 2**40]
+
+
 def test_distinct():
     assert not small().distinct("item")
     assert small().take([0, 1, 3]).distinct("item")

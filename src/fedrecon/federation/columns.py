@@ -17,7 +17,8 @@ def checked(
         DataError: They do not fit together.
     """
     ids, offsets = _ids(ids), np.asarray(offsets, np.int64)
-    narrow = {name: _numbers(name, column) for name, column in columns.items()}
+    # In one piece: of anything else NumPy would copy all whenever some examples are taken.
+    narrow = {name: np.require(_numbers(name, column), None, "CA") for name, column in columns.items()}
     if not narrow:
         raise DataError("clients must have at least one field, got none")
     rows = {name: len(column) for name, column in narrow.items()}
