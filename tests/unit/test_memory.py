@@ -1,5 +1,8 @@
 """What a round needs of memory: deltas are summed as they come, never held for the whole cohort."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,41 @@ from fedrecon.tasks.movielens.model import matrix_factorization
 
 ITEMS, FACTORS, LENGTH, SIDE_BY_SIDE = 500, 8, 12, 5
 ROW = 4 * FACTORS  # bytes, of the table
+
+SIDE = 640
+DELTA = 4 * SIDE**2  # bytes, of the dense layer below
+
+# A process whose clients each change a dense layer, and have a number of their own. It prints the most memory
+# that it had held by the end of each simulation: peaks never fall, so what takes more comes later.
+PROCESS = """
+import sys
+import jax.numpy as jnp
+import numpy as np
+from tests.small import sgd, solver
+from fedrecon import AlternateBatches, Clients, Mean, Model, Simulation, Uniform, fedrecon
+from fedrecon.experiment.measure import peak_memory
+
+side, cohort, *widths = map(int, sys.argv[1:])
+
+def loss(g, x, batch, key):
+    inputs = jnp.cos(batch["place"][:, None] * jnp.arange(side))
+    return Mean.of(jnp.square(jnp.mean(jnp.tanh(inputs @ g["layer"]), 1) + x["bias"] - 1.0))
+
+model = Model(
+    init_global=lambda key: {"layer": jnp.full((side, side), 0.01)},
+    init_local=lambda g, key: {"bias": jnp.zeros(())},
+    loss=loss,
+    metrics=lambda g, x, batch: {"mse": loss(g, x, batch, None)},
+)
+places = {"place": np.linspace(0, 1, 4 * cohort, dtype=np.float32)}
+clients = Clients.from_columns(np.arange(cohort), np.arange(cohort + 1) * 4, places)
+algorithm = fedrecon(model, solver(), solver(), sgd(), AlternateBatches(2))
+for width in widths:
+    simulation = Simulation(algorithm, clients, Uniform(cohort), clients_per_block=width or None)
+    *_, last = simulation.rounds(simulation.init(), 2)
+    assert np.ptp(last.state.global_params["layer"]) > 0
+    print(peak_memory())
+"""
 
 
 def temporary(tables: bool, cohort: int) -> int:
@@ -47,3 +85,18 @@ def test_ten_times_the_clients_take_no_more(tables):
     # What grows is what a client has beside its delta: its key, its number of examples, a few metrics.
     assert large - small < 90 * 64
     assert large < 100 * ROW * (LENGTH if tables else ITEMS)  # all deltas
+
+
+def test_a_process_takes_no_more_for_ten_times_the_clients(repository):
+    """As the system counts it: with blocks as the library lays them out, and then with all clients in one."""
+
+    def peaks(cohort: int, *side_by_side: int) -> list[int]:
+        command = [sys.executable, "-c", PROCESS, *map(str, (SIDE, cohort, *side_by_side))]
+        path = os.pathsep.join([str(repository / "src"), str(repository)])
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+        assert done.returncode == 0, done.stderr
+        return [int(line) for line in done.stdout.split()]
+
+    (small,), (large, all_at_once) = peaks(10, 0), peaks(100, 0, 100)
+    assert large - small < 20 * DELTA  # of 90 that they would be more
+    assert all_at_once - small > 90 * DELTA  # which would be seen
