@@ -14,6 +14,12 @@ def table(number: int) -> pa.Table:
     return pa.table({"client": [2 * number, 2 * number + 1], "x": [[0.5 * number], []]})
 
 
+def recommended(number: int) -> pa.Table:
+    kinds = {"item": pa.large_list(pa.int64()), "score": pa.list_(pa.float32(), 2)}
+    rows = {"client": [f"c{number}"], "item": [[7, 7]], "score": [[0.5, number]]}
+    return pa.table(rows, pa.schema({"client": pa.string(), **kinds}))
+
+
 def make(out, part, count=5, request=REQUEST, threads=1):
     with Parts(out, request, count) as parts:
         missing = parts.missing()
@@ -44,6 +50,20 @@ def test_what_was_made_before_a_failure_is_not_made_again(tmp_path):
     assert broken.read_bytes() == whole.read_bytes()
     assert pq.read_table(broken)["client"].to_pylist() == list(range(10))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.parquet", "whole.parquet"]
+
+
+def test_dictionaries_are_made_of_what_comes_again(tmp_path):
+    """Not of numbers with a point: looking for the same ones takes longer than all the rest of writing."""
+    out = tmp_path / "out.parquet"
+    make(out, recommended, count=2)
+    group = pq.ParquetFile(out).metadata.row_group(1)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    assert {c.path_in_schema: c.has_dictionary_page for c in columns} == {
+        "client": True,
+        "item.list.element": True,
+        "score.list.element": False,
+    }
+    assert pq.read_table(out).to_pylist()[1] == {"client": "c1", "item": [7, 7], "score": [0.5, 1.0]}
 
 
 def test_a_file_that_is_there_is_left_alone(tmp_path):

@@ -25,3 +25,21 @@ def ragged(values: Any, counts: np.ndarray) -> Any:
     import pyarrow as pa
 
     return pa.LargeListArray.from_arrays(column(np.concatenate([[0], np.cumsum(counts)])), column(values))
+
+
+def repeating(schema: Any) -> list[str]:
+    """The columns, by their paths in Parquet, of which a dictionary of their values is worth its making.
+
+    Not numbers with a point, which hardly come twice: to look for them takes four times as long as to write
+    them, and the file becomes larger.
+    """
+    import pyarrow as pa
+
+    found = []
+    for field in schema:
+        path, kind = field.name, field.type
+        while isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+            path, kind = f"{path}.list.element", kind.value_type
+        if not pa.types.is_floating(kind):
+            found.append(path)
+    return found

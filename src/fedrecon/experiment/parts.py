@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from fedrecon.experiment.arrow import repeating
 from fedrecon.experiment.files import RunError, remove, sync, sync_folder, write_atomically
 from fedrecon.experiment.folder import locked
 from fedrecon.experiment.settings import flat
@@ -86,8 +87,8 @@ class Parts:
         def write(number: int) -> int:
             import pyarrow.parquet
 
-            buffer = io.BytesIO()
-            pyarrow.parquet.write_table(part(number), buffer)
+            table, buffer = part(number), io.BytesIO()
+            pyarrow.parquet.write_table(table, buffer, use_dictionary=repeating(table.schema))
             write_atomically(self._path(number), buffer.getvalue())
             return number
 
@@ -112,7 +113,8 @@ class Parts:
         schema = pyarrow.parquet.read_schema(self._path(0))
         schema = schema.with_metadata({_KEY: json.dumps(self.request)})
         with open(temporary, "wb") as file:
-            with pyarrow.parquet.ParquetWriter(file, schema) as writer:
+            repeated = repeating(schema)
+            with pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=repeated) as writer:
                 for number in range(self.count):
                     table = pyarrow.parquet.ParquetFile(self._path(number)).read()
                     writer.write_table(table.replace_schema_metadata(schema.metadata))
