@@ -47,6 +47,13 @@ def test_memory_is_in_bytes():
     assert device_memory() is None or device_memory() > 0
 
 
+def test_memory_is_that_of_this_process_alone(run_python):
+    """Not that of the one that started it, which large ones do."""
+    block = b"x" * 700_000_000
+    peak = run_python("from fedrecon.experiment.measure import peak_memory; print(peak_memory())")
+    assert int(peak) < len(block)
+
+
 def test_the_first_interrupt_is_a_wish_and_the_second_is_not():
     old = signal.getsignal(signal.SIGINT)
     with Interrupt() as interrupt:
