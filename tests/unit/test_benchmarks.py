@@ -15,6 +15,8 @@ from benchmarks import (
     command,
     dense_by_hand,
     fedjax_round,
+    inference,
+    inference_command,
     library_round,
     next_word,
     next_word_fedjax,
@@ -69,7 +71,8 @@ def test_one_that_fails_leaves_the_others_results(tmp_path, capsys):
 @pytest.mark.parametrize(
     "name", ["breakdown", "blocks", "cohort", "dense", "torch", "fedjax", "personalize", "population"]
 )
-def test_benchmark_gives_finite_numbers(name):
+def test_benchmark_gives_finite_numbers(name, monkeypatch):
+    monkeypatch.setattr(inference_command, "rows", lambda *_: [])  # below
     rows = command.run(name, SMALL)
     assert all(isinstance(row, Row) for row in rows)
     optional = f"{name} is not installed" if name in ("torch", "fedjax") else None
@@ -95,6 +98,19 @@ def test_next_word_benchmark_gives_finite_numbers(benchmark):
     assert all(math.isfinite(row.value) for row in rows if row.what not in missing)
     assert all(row.value > 0 for row in rows if row.what not in missing and row.unit != "%")
     assert {"compilations", "peak memory"} <= {row.what for row in rows}
+
+
+@pytest.mark.slow
+def test_the_command_that_personalises_says_what_it_took():
+    rows = inference_command.rows(inference._clients(60, 120), inference.PENALTY)
+    kinds = [row for row in rows if row.what.startswith("command, ")]
+    assert [row.what.split(":")[0] for row in kinds] == [
+        "command, local parameters",
+        "command, the best 20 items",
+    ]
+    assert len(rows) == 10 and all(row.value is None or row.value > 0 for row in rows)
+    memory = [row.value for row in rows if row.what.strip() == "peak memory"]
+    assert len(memory) == 2 and all(50 < x < 5000 for x in memory)
 
 
 def test_list_names_every_benchmark(capsys):

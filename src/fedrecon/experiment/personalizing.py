@@ -20,8 +20,10 @@ from fedrecon.experiment.evaluating import hold_to_data, restored
 from fedrecon.experiment.folder import FINGERPRINT, VOCABULARIES
 from fedrecon.experiment.job import digest, ids_digest
 from fedrecon.experiment.matching import Matching
+from fedrecon.experiment.measure import peak_memory
 from fedrecon.experiment.others import ready, served_fields, to_serve
 from fedrecon.experiment.parts import Parts
+from fedrecon.experiment.report import size
 from fedrecon.experiment.settings import SettingError
 from fedrecon.federation.clients import Clients
 from fedrecon.personalization import Personalization, TopK, clients_side_by_side
@@ -120,7 +122,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         screen.print(f"{unknown:,} examples left out, of items unknown to the run")
     if left:
         speed = f"{left:,} clients in {seconds:.1f} s, {left / seconds:,.0f} per second"
-        screen.print(f"{speed}, compilation included; {started - begun:.1f} s to start")
+        start, peak = f"{started - begun:.1f} s to start", size(peak_memory() or 0)
+        screen.print(f"{speed}, compilation included; {start}; peak memory {peak}")
     screen.print(f"Clients: {out}")
 
 
