@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from .algorithm import Algorithm, Broadcast, ServerState
+from .best import best
 from .compilation import engine_options, heavy
 from .devices import Devices
 from .errors import did_you_mean
@@ -186,8 +187,8 @@ def block_lengths(num_examples: Int[np.ndarray, "client"]) -> list[int]:
 
     cuts = itertools.combinations(known, min(most - 1, len(known)))
     choices: list[tuple[int, ...]] = [(*lengths, longest) for lengths in cuts]
-    best: tuple[int, ...] = min(choices, key=places)
-    return list(best)
+    shortest: tuple[int, ...] = min(choices, key=places)
+    return list(shortest)
 
 
 def _rounded(length: Any) -> int:
@@ -220,8 +221,8 @@ def _personalize_block(
         scores = _scores(algorithm, top, global_params, local)
         if not top.seen:
             scores = scores.at[own].set(-jnp.inf, mode="drop")
-        best, items = jax.lax.top_k(scores, top.count)
-        return {top.field: items, "score": best}
+        values, items = best(scores, top.count)
+        return {top.field: items, "score": values}
 
     def clients(global_params: Any, round: Any, block: tuple[Batch, Any]) -> dict[str, Any]:
         one = functools.partial(client, global_params, round)
