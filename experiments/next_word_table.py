@@ -59,7 +59,7 @@ METRICS = (
 
 class Training(NamedTuple):
     """What is trained once: its name, its number of buckets, the algorithm, the ways to serve it, the model's
-    precision.
+    precision, its number of output buckets (None for as many).
     """
 
     name: str
@@ -67,6 +67,7 @@ class Training(NamedTuple):
     algorithm: Callable[[Any], Any]
     served: dict[str, Callable[[Any], Any]]
     precision: Literal["float32", "bfloat16"] = "float32"
+    output_buckets: int | None = None
 
 
 def stage(rate: float, epochs: int = 1, one_by_one: bool = True) -> Solver:
@@ -89,6 +90,8 @@ def trainings() -> Iterator[Training]:
         return lambda model: fedrecon(model, reconstruct, update, server, split=split, joint=joint)
 
     yield Training("FedRecon, 1 bucket", 1, reconstructed(), itself)
+    # The input side alone: the question and the choice are those of 1 bucket.
+    yield Training("FedRecon, 500 buckets in, 1 out", 500, reconstructed(), itself, output_buckets=1)
     tuned = {"": itself[""], " + fine-tuning": lambda a: finetuning(a, tune)}
     yield Training("FedRecon, 500 buckets", 500, reconstructed(), tuned)
     yield Training(
@@ -125,10 +128,13 @@ def trainings() -> Iterator[Training]:
 def row(training: Training, texts: Any, words: int, rounds: list[int], seed: int) -> dict[str, Any]:
     """Trains, and evaluates on all test clients after each of these rounds."""
     started = time.process_time()
-    sets, vocabulary = arrange(texts, seed=seed, words=words, buckets=training.buckets)
+    sets, vocabulary = arrange(
+        texts, seed=seed, words=words, buckets=training.buckets, output_buckets=training.output_buckets
+    )
     model = next_word_lstm(
         len(vocabulary.words),
-        training.buckets,
+        vocabulary.buckets,
+        vocabulary.output_buckets,
         embedding=EMBEDDING,
         hidden=HIDDEN,
         precision=training.precision,

@@ -99,6 +99,27 @@ def test_words_are_shown_as_they_are(trained, capsys):
     assert not set(own) & set(general) and general.count("(another word)") == 3
 
 
+def test_a_run_that_predicts_all_other_words_as_one(trained, capsys):
+    run_folder, other = trained / "apart", trained / "apart.jsonl"
+    settings = {**SIZES, "data.output_buckets": 1}
+    command = ("run", EXPERIMENT, "--data", trained / "texts.jsonl", "--out", run_folder)
+    assert run(*command, **settings) == 0
+    assert "6 words, 3 buckets in, 1 out" in capsys.readouterr().out
+    (trained / "motley.txt").write_text("the court heard motley\nmotley was so\n")
+    completion = ("complete", run_folder, "--history", trained / "motley.txt", "--prompt", "motley")
+    assert run(*completion, "--top", "12") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:] if line.strip()]
+    assert len(lines) == 8  # six words, the end and a bucket
+    write(other, {"ann": ["the court heard xx"] * 4, "bob": ["yy zz"] * 4})
+    assert run("evaluate", run_folder, "--data", other) == 0
+    rows = pq.read_table(run_folder / "evaluated-clients-other.parquet").to_pylist()
+    assert all(math.isfinite(row["cross_entropy"]) for row in rows)
+    assert run("personalize", run_folder, "--data", other, "--out", trained / "parts") == 0
+    capsys.readouterr()
+    assert run(*command, **SIZES) != 0  # another run's folder
+    assert "data.output_buckets is 1 there and 'same' here" in capsys.readouterr().err
+
+
 def test_a_centralised_run_is_not_completed(trained, capsys):
     shutil.copytree(trained / "run", trained / "central")
     config = trained / "central" / "config.toml"

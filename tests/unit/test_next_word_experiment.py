@@ -12,6 +12,7 @@ from fedrecon.experiment import config as configs
 from fedrecon.experiment.algorithms import AlgorithmSettings
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.tasks import next_word
+from fedrecon.tasks.next_word.vocabulary import bucket_of
 
 SMALL = [
     "task=next_word",
@@ -99,6 +100,30 @@ def test_other_data_come_in_the_vocabulary_of_the_run(tmp_path):
     assert said == "42.9% of their tokens are outside the run's vocabulary"  # 3 of 7, ends included
     with pytest.raises(ValueError, match="the vocabulary must begin with <padding>"):
         next_word.matched(config, {"item": [1]})
+
+
+def test_other_words_in_fewer_buckets_as_targets(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "ann.txt").write_text("~1.1 ~2.2 ~3.3 0.1")
+    given = [*SMALL, f"data.path={tmp_path}", "data.output_buckets=1"]
+    known = {"word": ["<padding>", "<begin>", "<end>", "0.1"]}
+    ann = next_word.matched(configs.load(None, given), known)[0]["ann"]
+    assert ann["target"][0, :5].tolist() == [4, 4, 4, 3, 2]
+    assert ann["bucket"][0, 1:4].tolist() == [bucket_of(word, 7) for word in ("~1.1", "~2.2", "~3.3")]
+    with pytest.raises(ValueError, match=r"data\.output_buckets must be greater .* 1 or 'same', got 0"):
+        configs.load(None, [*SMALL, "data.output_buckets=0"])
+
+
+def test_runs_of_the_same_targets_are_comparable():
+    def examples(*given):
+        config = configs.load(
+            None, [*SMALL, "model.network.hidden=5", "training.clients_per_round=2", *given]
+        )
+        return job_of(config, task_of(config)).examples()
+
+    apart, one = examples("data.output_buckets=1"), examples("data.buckets=1")
+    assert apart == one and set(one) == {"train", "validation", "test"}
+    assert not set(examples().values()) & set(one.values())
 
 
 def test_the_networks_are_variants():

@@ -287,6 +287,24 @@ def test_bfloat16_is_close():
         np.testing.assert_allclose(b, a, atol=0.05 * float(jnp.abs(a).max()) + 1e-3)
 
 
+@pytest.mark.parametrize("make", [next_word_lstm, next_word_transformer])
+def test_outputs_may_be_fewer_than_local_rows(make):
+    def shapes(*buckets):
+        model = make(WORDS, *buckets)
+        g = jax.eval_shape(model.init_global, jax.random.key(0))
+        return g, jax.eval_shape(lambda g: model.init_local(g, jax.random.key(0)), g)
+
+    (many, local), (apart, same) = shapes(BUCKETS), shapes(BUCKETS, 1)
+    assert (
+        local == same
+        and many["embedding"] == apart["embedding"]
+        and many.get("bucket") == apart.get("bucket")
+    )
+    assert many["output"]["bias"].shape == (WORDS + 3 + BUCKETS,)
+    assert apart["output"]["bias"].shape == (WORDS + 3 + 1,)
+    assert apart["output"]["kernel"].shape[1] == WORDS + 3 + 1
+
+
 def test_a_transformer_refuses_heads_that_do_not_fit():
     with pytest.raises(ValueError, match="embedding must be even and a multiple of heads = 3, got 8"):
         next_word_transformer(4, 1, embedding=8, heads=3)

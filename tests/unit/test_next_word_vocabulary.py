@@ -61,6 +61,23 @@ def test_inputs_and_targets():
     assert clients.vocabularies["token"][0] == ""  # not a word, though it is an entry of the lexicon
 
 
+def test_targets_in_other_buckets_than_inputs():
+    clients = clients_of({"a": ["the motley court", "sundry motley the sundry court", "court"]})
+    names = ["the", "court"]
+    apart, many, one = (Vocabulary(names, *b).encode(clients)["a"] for b in ((500, 1), (500,), (1,)))
+    np.testing.assert_array_equal(apart["target"], one["target"])
+    np.testing.assert_array_equal(apart["bucket"], many["bucket"])
+    assert len(np.unique(apart["bucket"])) == 3  # none, and one for each of the two words
+    vocabulary = Vocabulary(names, 2, output_buckets=7)
+    assert (vocabulary.classes, vocabulary.id_of("motley")) == (12, 5 + bucket_of("motley", 7))
+    assert (
+        vocabulary.local_row_of("motley") == bucket_of("motley", 2) and vocabulary.local_row_of("the") == -1
+    )
+    assert repr(vocabulary) == "Vocabulary(2 words, 2 buckets in, 7 out)"
+    default = Vocabulary(names, 500)
+    assert default.output_buckets == 500 and default.id_of("motley") - 5 == default.local_row_of("motley")
+
+
 def test_words_are_counted_over_training_clients_only():
     texts = {f"c{i}": ["common common rare"] for i in range(30)}
     texts |= {f"d{i}": [" ".join(["loud"] * 4)] * 9 for i in range(10)}
@@ -103,6 +120,10 @@ def test_saved_with_a_run_and_read_again(tmp_path):
         arrange(clients, seed=0, words=1, buckets=2, fractions={"train": 1.0}, vocabulary=tmp_path)
     with pytest.raises(DataError, match="the vocabulary must have buckets = 5, it has 2"):
         arrange(clients, seed=0, words=2, buckets=5, vocabulary=vocabulary)
+    with pytest.raises(DataError, match="the vocabulary must have output_buckets = 1, it has 2"):
+        arrange(clients, seed=0, words=2, buckets=2, output_buckets=1, vocabulary=vocabulary)
+    read = Vocabulary.read(tmp_path, 2, 9)
+    assert (read.buckets, read.output_buckets) == (2, 9)
 
 
 @pytest.mark.parametrize(
@@ -126,3 +147,5 @@ def test_a_vocabulary_that_is_none(tmp_path, content, message):
 def test_buckets_must_be_some():
     with pytest.raises(DataError, match="buckets must be at least 1, got 0"):
         Vocabulary(["a"], 0)
+    with pytest.raises(DataError, match="output_buckets must be at least 1, got 0"):
+        Vocabulary(["a"], 3, 0)

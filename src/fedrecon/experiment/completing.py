@@ -46,7 +46,7 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
     from fedrecon.tasks.next_word.vocabulary import Vocabulary
 
     data = config.data
-    vocabulary = Vocabulary.read(run, data.buckets)
+    vocabulary = Vocabulary.read(run, data.buckets, data.outputs)
     algorithm = config.algorithm.build(network(config, len(vocabulary.words)))
     latest = Checkpoints(run / CHECKPOINTS).latest()
     if latest is None:

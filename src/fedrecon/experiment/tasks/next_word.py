@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 PACKAGED = ("chitchat",)
+Outputs = Annotated[int, Field(ge=1)] | Literal["same"]
 
 
 class Generated(Section):
@@ -44,10 +45,18 @@ class Data(Section):
         10_000, "shared words: the most frequent of the training clients' training sentences", ge=1
     )
     buckets: int = setting(500, "buckets for all other words, which have local embeddings", ge=1)
+    output_buckets: Outputs = setting(
+        "same", 'buckets among which other words are predicted; "same" for those of the embeddings'
+    )
     vocabulary: str = setting("", 'a run folder whose vocabulary is used; "" counts words')
     fractions: Fractions = Fractions()
     held_out: HeldOutShares = HeldOutShares()
     generated: Generated = Generated()
+
+    @property
+    def outputs(self) -> int:
+        """Buckets among which other words are predicted."""
+        return self.buckets if self.output_buckets == "same" else self.output_buckets
 
 
 class LSTM(Section):
@@ -57,11 +66,16 @@ class LSTM(Section):
     embedding: int = setting(96, "length of an embedding", ge=1)
     hidden: int = setting(670, "units of the LSTM", ge=1)
 
-    def build(self, words: int, buckets: int, precision: Any) -> Any:
+    def build(self, words: int, buckets: int, output_buckets: int, precision: Any) -> Any:
         from fedrecon.tasks.next_word.model import next_word_lstm
 
         return next_word_lstm(
-            words, buckets, embedding=self.embedding, hidden=self.hidden, precision=precision
+            words,
+            buckets,
+            output_buckets,
+            embedding=self.embedding,
+            hidden=self.hidden,
+            precision=precision,
         )
 
 
@@ -74,12 +88,13 @@ class Transformer(Section):
     layers: int = setting(2, "layers", ge=1)
     rank: int = setting(4, "rank of the local change of each attention matrix", ge=1)
 
-    def build(self, words: int, buckets: int, precision: Any) -> Any:
+    def build(self, words: int, buckets: int, output_buckets: int, precision: Any) -> Any:
         from fedrecon.tasks.next_word.transformer import next_word_transformer
 
         return next_word_transformer(
             words,
             buckets,
+            output_buckets,
             embedding=self.embedding,
             heads=self.heads,
             layers=self.layers,
@@ -113,6 +128,7 @@ def build(config: Any) -> "Task":
         seed=config.seed,
         words=data.words,
         buckets=data.buckets,
+        output_buckets=data.outputs,
         fractions=shares_of(data.fractions),
         vocabulary=data.vocabulary or known,
         held_out=shares,
@@ -121,15 +137,18 @@ def build(config: Any) -> "Task":
     train = held_out.pop("train")
     target = train.column("target")
     share = float((target >= vocabulary.rows).sum() / (target > 0).sum())
-    notes = {"Vocabulary": f"{len(vocabulary.words):,} words, {data.buckets:,} buckets", **notes}
+    notes = {"Vocabulary": f"{len(vocabulary.words):,} words, {vocabulary.described()}", **notes}
     notes["Training tokens outside the vocabulary"] = f"{100 * share:.1f}%"
     model = network(config, len(vocabulary.words))
-    return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out)
+    # An input's local row is the model's own affair: that it has one says the row of the global table.
+    scored = "word", "target"
+    return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
 
 
 def network(config: Any, words: int) -> Any:
     """The model of an experiment with that many shared words."""
-    return config.model.network.build(words, config.data.buckets, config.model.precision)
+    data = config.data
+    return config.model.network.build(words, data.buckets, data.outputs, config.model.precision)
 
 
 def matched(config: Any, vocabularies: Any) -> "tuple[Clients, str]":
@@ -140,7 +159,7 @@ def matched(config: Any, vocabularies: Any) -> "tuple[Clients, str]":
     """
     from fedrecon.tasks.next_word.vocabulary import FIELD, Vocabulary
 
-    vocabulary = Vocabulary.from_named(vocabularies.get(FIELD, []), config.data.buckets)
+    vocabulary = Vocabulary.from_named(vocabularies.get(FIELD, []), config.data.buckets, config.data.outputs)
     clients = vocabulary.encode(_texts(config)[0])
     target = clients.column("target")
     share = (target >= vocabulary.rows).sum() / max((target > 0).sum(), 1)
@@ -164,7 +183,7 @@ def _texts(config: Any) -> "tuple[Clients, Vocabulary | None, dict[str, str]]":
     made = data.generated.model_dump()
     texts, grammar = synthetic(made.pop("clients"), length=data.length, seed=config.seed, **made)
     words = grammar.words()
-    known = Vocabulary(words[: data.words], data.buckets)
+    known = Vocabulary(words[: data.words], data.buckets, data.outputs)
     if data.words < len(words):  # what is shared is not what the grammar shares
         return texts, known, {}
     best = [f"{grammar.cross_entropy(knows):.3f}" for knows in (True, False)]

@@ -88,15 +88,14 @@ def complete(
 
 
 def _prompt(vocabulary: Vocabulary, words: list[str], length: int) -> dict[str, Any]:
-    ids = [BEGIN, *(vocabulary.id_of(word) for word in words)][-length:]
-    rows = np.asarray([ids], np.int32)
-    shared = rows < vocabulary.rows
-    return {"word": np.where(shared, rows, PADDING), "bucket": np.where(shared, -1, rows - vocabulary.rows)}
+    inputs = [(BEGIN, -1), *((vocabulary.row_of(word), vocabulary.local_row_of(word)) for word in words)]
+    rows, buckets = np.array(inputs[-length:], np.int32).T
+    return {"word": rows[None], "bucket": buckets[None]}
 
 
 def _names(vocabulary: Vocabulary) -> list[str]:
     """What each id is shown as, where no user is known."""
-    names = [*vocabulary.named().tolist(), *[OTHER] * vocabulary.buckets]
+    names = [*vocabulary.named().tolist(), *[OTHER] * vocabulary.output_buckets]
     names[END] = STOP
     return names
 

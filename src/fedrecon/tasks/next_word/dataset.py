@@ -17,6 +17,7 @@ def arrange(
     seed: int,
     words: int,
     buckets: int,
+    output_buckets: int | None = None,
     fractions: Mapping[str, float | int] = FRACTIONS,
     vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
     held_out: Mapping[str, float] | None = None,
@@ -28,6 +29,7 @@ def arrange(
         seed: Decides which client is in which set, by the clients' names alone.
         words: Shared words at most: the most frequent of the training clients'.
         buckets: For all other words.
+        output_buckets: Likewise, see `Vocabulary`.
         fractions: The name of each set and its share of the clients, in (0, 1], together at most 1.
         vocabulary: One that is used instead, or a run folder with one; it must have `words` words or fewer,
             and as many buckets.
@@ -43,14 +45,22 @@ def arrange(
     """
     sets = texts.split(fractions, seed)
     if vocabulary is None:
-        shared = Vocabulary.most_frequent(hold_out(sets["train"], held_out or {})["train"], words, buckets)
+        counted = hold_out(sets["train"], held_out or {})["train"]
+        shared = Vocabulary.most_frequent(counted, words, buckets, output_buckets)
     else:
-        shared = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.read(vocabulary, buckets)
+        shared = (
+            vocabulary
+            if isinstance(vocabulary, Vocabulary)
+            else Vocabulary.read(vocabulary, buckets, output_buckets)
+        )
         if len(shared.words) > words:
             raise DataError(
                 f"{vocabulary}: the vocabulary must have at most data.words = {words:,} words, it has "
                 f"{len(shared.words):,}"
             )
-        if shared.buckets != buckets:
-            raise DataError(f"the vocabulary must have buckets = {buckets:,}, it has {shared.buckets:,}")
+        given = {"buckets": (buckets, shared.buckets)}
+        given["output_buckets"] = buckets if output_buckets is None else output_buckets, shared.output_buckets
+        for name, (wanted, has) in given.items():
+            if has != wanted:
+                raise DataError(f"the vocabulary must have {name} = {wanted:,}, it has {has:,}")
     return {name: shared.encode(clients) for name, clients in sets.items()}, shared

@@ -9,11 +9,13 @@ from ...model import Model
 from .lstm import lstm
 from .output import affine
 from .readings import predicts_words
+from .vocabulary import FIRST_WORD
 
 
 def next_word_lstm(
     words: int,
     buckets: int,
+    output_buckets: int | None = None,
     *,
     embedding: int = 96,
     hidden: int = 670,
@@ -31,6 +33,7 @@ def next_word_lstm(
     Args:
         words: Shared words.
         buckets: Local rows, for all other words.
+        output_buckets: Ids of these; None for as many.
         embedding: Length of an embedding, and width of the dense layer before the last. 96 is the paper's.
         hidden: Units of the LSTM. 670 is the paper's.
         precision: Of the matrix products' factors; sums, states and parameters have 32 bits.
@@ -43,7 +46,8 @@ def next_word_lstm(
         Singhal et al., Federated Reconstruction, NeurIPS 2021, section 5.1, and Reddi et al., Adaptive
         Federated Optimization, 2021, for the network; starts are those of Keras' layers.
     """
-    rows, classes = words + 3, words + 3 + buckets
+    rows = words + FIRST_WORD
+    classes = rows + (buckets if output_buckets is None else output_buckets)
     dtype = jnp.dtype(precision)
 
     def init_global(key: Any) -> Any:

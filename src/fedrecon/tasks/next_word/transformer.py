@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ...model import Model
 from .readings import predicts_words
+from .vocabulary import FIRST_WORD
 
 _PARTS = ("query", "key", "value", "output")
 
@@ -14,6 +15,7 @@ _PARTS = ("query", "key", "value", "output")
 def next_word_transformer(
     words: int,
     buckets: int,
+    output_buckets: int | None = None,
     *,
     embedding: int = 64,
     heads: int = 4,
@@ -29,7 +31,8 @@ def next_word_transformer(
 
     Args:
         words: Shared words.
-        buckets: For all other words.
+        buckets: Embeddings of all other words.
+        output_buckets: Ids of these; None for as many.
         embedding: Length of an embedding; a multiple of `heads`.
         heads: Of the attention.
         layers: How many.
@@ -47,7 +50,8 @@ def next_word_transformer(
     """
     if embedding % heads or embedding % 2:
         raise ValueError(f"embedding must be even and a multiple of heads = {heads}, got {embedding}")
-    rows, classes = words + 3, words + 3 + buckets
+    rows = words + FIRST_WORD
+    classes = rows + (buckets if output_buckets is None else output_buckets)
     dtype = jnp.dtype(precision)
     glorot = jax.nn.initializers.glorot_uniform()
 
