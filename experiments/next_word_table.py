@@ -5,7 +5,8 @@
 Each approach is trained once, and evaluated after each of `--rounds` with every way of serving it, or with
 the first way alone (`--plain`). What is done is kept in `FOLDER/rows.json`, so that a second call goes on: a
 row is trained anew if it lacks a round or a way of serving that is asked for. `--rows` takes some approaches
-only, `--seed` other splits, starts and cohorts. A folder is for one text.
+only, `--others` those of the library that the paper's table lacks, `--seed` other splits, starts and cohorts.
+A folder is for one text.
 """
 
 import argparse
@@ -29,11 +30,23 @@ from fedrecon import (
     fedavg,
     fedrecon,
     finetuning,
+    full_gradient,
+    local_only,
     optimizer,
 )
+from fedrecon.algorithms.centralized import centralized
+from fedrecon.algorithms.ditto import ditto
+from fedrecon.algorithms.fedalt import fedalt
+from fedrecon.algorithms.fedrep import fedrep
+from fedrecon.algorithms.fedsim import fedsim
+from fedrecon.algorithms.lg_fedavg import lg_fedavg
+from fedrecon.algorithms.maml import first_order_maml, maml
+from fedrecon.algorithms.pfedme import pfedme
+from fedrecon.algorithms.reptile import reptile
 from fedrecon.data import HalfBatches
 from fedrecon.experiment.files import write_atomically
 from fedrecon.experiment.job import digest
+from fedrecon.federation.pooling import in_batches, numbered
 from fedrecon.tasks.next_word.dataset import FRACTIONS, arrange
 from fedrecon.tasks.next_word.model import next_word_lstm
 from fedrecon.tasks.next_word.prepare import prepare
@@ -43,6 +56,7 @@ SENTENCES, BATCH, COHORT, BLOCK = 64, 16, 8, 8
 EMBEDDING, HIDDEN = 48, 128
 LOCAL_EPOCHS = 2
 FAST = 30.0  # a learning rate of local rows
+ALONE_EPOCHS = 50  # of a client that has no other's help
 METRICS = (
     "accuracy",
     "accuracy_no_oov",
@@ -59,15 +73,17 @@ METRICS = (
 
 class Training(NamedTuple):
     """What is trained once: its name, its number of buckets, the algorithm, the ways to serve it, the model's
-    precision, its number of output buckets (None for as many).
+    precision, its number of output buckets (None for as many), whether it takes the examples of all clients
+    in mini-batches, and beside the model how many clients these are.
     """
 
     name: str
     buckets: int
-    algorithm: Callable[[Any], Any]
+    algorithm: Callable[..., Any]
     served: dict[str, Callable[[Any], Any]]
     precision: Literal["float32", "bfloat16"] = "float32"
     output_buckets: int | None = None
+    pooled: bool = False
 
 
 def stage(rate: float, epochs: int = 1, one_by_one: bool = True) -> Solver:
@@ -125,6 +141,43 @@ def trainings() -> Iterator[Training]:
         yield Training(f"FedRecon, no split, {buckets} bucket(s)", buckets, reconstructed(NoSplit()), itself)
 
 
+def others() -> Iterator[Training]:
+    """The library's other approaches, by the same stages."""
+    server = optimizer("yogi_zero", learning_rate=0.1)
+    together, update, tune = (
+        stage(0.1, LOCAL_EPOCHS, one_by_one=False),
+        stage(0.3),
+        stage(0.1, LOCAL_EPOCHS),
+    )
+    alternate = AlternateBatches(BATCH)
+    # Beside the model's own local rows: how often this speaker says a word; all that it reads words by.
+    head, body = ("1", "0/output/bias"), ("1", "0/embedding")
+    approaches: dict[str, Callable[..., Any]] = {
+        "FedAlt": lambda model: fedalt(model, together, update, server),
+        "FedSim": lambda model: fedsim(model, update, together, server),
+        "FedRep, biases of the output local too": lambda model: fedrep(
+            model, together, update, server, head=head
+        ),
+        "LG-FedAvg, all embeddings local": lambda model: lg_fedavg(
+            model, update, together, server, body=body
+        ),
+        "First-order MAML": lambda model: first_order_maml(model, tune, update, server, alternate),
+        "Reptile": lambda model: reptile(model, tune, server),
+        "Ditto": lambda model: ditto(model, update, tune, server),
+        "pFedMe": lambda model: pfedme(model, tune, update, server),
+        "MAML": lambda model: maml(model, tune, update, server, alternate),
+        "Full gradient": lambda model: full_gradient(model, together, update, server, alternate),
+        "Local only": lambda model: local_only(model, stage(0.3, ALONE_EPOCHS)),
+    }
+    for name, algorithm in approaches.items():
+        yield Training(name, 500, algorithm, {"": lambda a: a})
+
+    def of_all(model: Any, clients: int) -> Any:
+        return centralized(model, clients, together, server)
+
+    yield Training("Centralised", 500, of_all, {"": lambda a: a}, pooled=True)
+
+
 def row(training: Training, texts: Any, words: int, rounds: list[int], seed: int) -> dict[str, Any]:
     """Trains, and evaluates on all test clients after each of these rounds."""
     started = time.process_time()
@@ -139,8 +192,13 @@ def row(training: Training, texts: Any, words: int, rounds: list[int], seed: int
         hidden=HIDDEN,
         precision=training.precision,
     )
-    algorithm = training.algorithm(model)
-    simulation = Simulation(algorithm, sets["train"], Uniform(COHORT), seed=seed, clients_per_block=BLOCK)
+    train, test = sets["train"], sets["test"]
+    pooled: tuple[int, ...] = ()
+    if training.pooled:
+        pooled = (len(train),)
+        train, test = in_batches(numbered(train), SENTENCES, seed), numbered(test, seen=False)
+    algorithm = training.algorithm(model, *pooled)
+    simulation = Simulation(algorithm, train, Uniform(COHORT), seed=seed, clients_per_block=BLOCK)
     state, sent, found = simulation.init(), [], {}
     for done in simulation.rounds(state, max(rounds)):
         state = done.state
@@ -150,7 +208,7 @@ def row(training: Training, texts: Any, words: int, rounds: list[int], seed: int
             spent = time.process_time() - started
             print(f"{training.name}, round {done.number}, {spent:.0f} s of CPU", flush=True)
         if done.number in rounds:
-            found[str(done.number)] = tested(training, algorithm, state, sets["test"])
+            found[str(done.number)] = tested(training, algorithm, state, test)
     return {"cpu_seconds": time.process_time() - started, "bytes": sum(sent) / len(sent), "found": found}
 
 
@@ -238,9 +296,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--words", type=int, nargs="+", default=[1000, 5000])
     parser.add_argument("--plain", action="store_true", help="the first way of serving alone")
+    parser.add_argument("--others", action="store_true", help="the library's other approaches instead")
     parser.add_argument("--rows", nargs="+", help="names of trainings; default: all")
     options = parser.parse_args()
-    names = [training.name for training in trainings()]
+    offered = list(others() if options.others else trainings())
+    names = [training.name for training in offered]
     unknown = sorted(set(options.rows or []) - set(names))
     if unknown:
         parser.error(f"--rows must be some of {names}, got {unknown}")
@@ -254,7 +314,7 @@ def main() -> None:
         print(
             f"{words:,} words: {share:.1f}% of the query tokens outside them are in the client's support set"
         )
-        for training in trainings():
+        for training in offered:
             if options.rows is not None and training.name not in options.rows:
                 continue
             if options.plain:

@@ -2,9 +2,15 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 from experiments import next_word_table as script
 
+from fedrecon.algorithm import Broadcast
+from fedrecon.data import Examples
+from fedrecon.pooling import ROW
+from fedrecon.tasks.next_word.model import next_word_lstm
 from fedrecon.tasks.next_word.text import Writer, to_clients
 
 ONE, TUNED = "FedRecon, 1 bucket", "FedRecon, 500 buckets"
@@ -76,3 +82,36 @@ def test_names_of_no_row_are_refused(call, capsys):
     with pytest.raises(SystemExit):
         call("--rows", "FedRecom")
     assert "--rows must be some of ['FedRecon, 1 bucket'," in capsys.readouterr().err
+
+
+def test_other_approaches_are_asked_for_by_themselves(call):
+    names = [training.name for training in script.others()]
+    assert call("--others", "--plain") == names and "FedAlt" in names
+    assert call("--others", "--rows", "FedAlt", "MAML") == []
+    with pytest.raises(SystemExit):
+        call("--rows", "FedAlt")
+
+
+@pytest.mark.parametrize("training", list(script.others()), ids=lambda training: training.name)
+def test_the_other_approaches_fit_the_model(training):
+    """As far as shapes tell; a part that is to be local is found in the model."""
+    model = next_word_lstm(6, 4, embedding=4, hidden=5)
+    algorithm = training.algorithm(model, *((3,) if training.pooled else ()))
+    row = np.full(20, -1 if training.pooled else 0, np.int32)
+    fields = {name: np.zeros((20, 5), np.int32) for name in ("word", "bucket", "target")}
+    clients = {**fields, ROW: row} if training.pooled else fields
+
+    def served(key):
+        state = algorithm.init(key)
+        broadcast, examples = (
+            Broadcast(state.global_params, state.round),
+            Examples(clients, np.ones(20, bool)),
+        )
+        kept = algorithm.init_kept(state.global_params, key)
+        update, _ = algorithm.client_update(broadcast, kept, examples, key)
+        local = algorithm.personalize(broadcast, kept, examples, key)
+        measured = algorithm.personal_model.metrics(state.global_params, local, clients)
+        return update.metrics, measured
+
+    metrics, measured = jax.eval_shape(served, jax.random.key(0))
+    assert "loss" in metrics and set(measured) >= {"accuracy", "accuracy_restricted"}
