@@ -59,6 +59,7 @@ FAST = 30.0  # a learning rate of local rows
 ALONE_EPOCHS = 50  # of a client that has no other's help
 METRICS = (
     "accuracy",
+    "perplexity",
     "accuracy_no_oov",
     "accuracy_no_oov_no_end",
     "accuracy_restricted",
@@ -280,9 +281,16 @@ def table(rows: dict[str, Any]) -> str:
         words, _, seed, _ = key.split("/", 3)
         for rounds, served in done["found"].items():
             for name, found in served.items():
-                shown = [f"{found[m]:.1f}" if "perplexity" in m else f"{100 * found[m]:.1f}" for m in METRICS]
-                lines.append([words, seed, rounds, name, *shown, f"{done['bytes'] / 1e3:,.0f}"])
+                cells = [_shown(m, found.get(m)) for m in METRICS]
+                lines.append([words, seed, rounds, name, *cells, f"{done['bytes'] / 1e3:,.0f}"])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _shown(metric: str, value: float | None) -> str:
+    """A metric in the table; older rows lack some."""
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if "perplexity" in metric else f"{100 * value:.1f}"
 
 
 def main() -> None:
