@@ -56,7 +56,7 @@ SENTENCES, BATCH, COHORT, BLOCK = 64, 16, 8, 8
 EMBEDDING, HIDDEN = 48, 128
 LOCAL_EPOCHS = 2
 FAST = 30.0  # a learning rate of local rows
-ALONE_EPOCHS = 50  # of a client that has no other's help
+ALONE_EPOCHS = 10  # of a client that has no other's help
 METRICS = (
     "accuracy",
     "perplexity",
