@@ -18,7 +18,7 @@ def checked(
     """
     ids, offsets = _ids(ids), np.asarray(offsets, np.int64)
     # In one piece: of anything else NumPy would copy all whenever some examples are taken.
-    narrow = {name: np.require(_numbers(name, column), None, "CA") for name, column in columns.items()}
+    narrow = {name: np.require(_numbers(name, column), None, ("C", "A")) for name, column in columns.items()}
     if not narrow:
         raise DataError("clients must have at least one field, got none")
     rows = {name: len(column) for name, column in narrow.items()}
