@@ -20,6 +20,7 @@ from benchmarks.options import Options, Row
 BENCHMARKS = {
     "round": ("library_round", "the MovieLens round over a hand-written numba kernel"),
     "breakdown": ("breakdown", "what such a round is made of"),
+    "trace": ("trace", "what the programs of such a round spend their time on, operation by operation"),
     "blocks": ("blocks", "the round by how many clients are side by side"),
     "cohort": ("cohort", "time per client as the cohort grows"),
     "dense": ("dense", "the round on whole tables: the library's, and written by hand in JAX"),
