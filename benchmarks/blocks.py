@@ -34,7 +34,7 @@ def run(options: Options) -> list[Row]:
         for width, timed in found.items()
     ]
     price = overhead(list(simulations.values()), [timing.milliseconds(timed) for timed in found.values()])
-    return [*rows, Row("price of a place in a block, in places of a client", price, "x", "least squares")]
+    return [*rows, Row("price of a place in a block", price, "places of a client", "least squares")]
 
 
 def overhead(simulations: list[Simulation], milliseconds: list[float]) -> float:

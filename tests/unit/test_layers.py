@@ -13,7 +13,7 @@ import pytest
 # know each other.
 LAYERS = (
     ("errors",),
-    ("stats", "devices", "linear", "gathering", "packing"),
+    ("stats", "devices", "linear", "gathering", "packing", "best"),
     ("model", "data"),
     ("rows", "steps", "optimizers", "folding", "ranking", "pooling", "compilation"),
     ("step_rows",),
