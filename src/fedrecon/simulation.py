@@ -260,11 +260,13 @@ def _block(
     with remembering():
         update, kept = jax.vmap(client)(block)
 
+    much = heavy(global_params, algorithm.model.tables)
+
     def add(path: Any, total: Any, part: Any) -> Any:
         rows = update.rows.get(path_of(path))
         if rows is None:
             return total + summed(part)
-        return add_rows(total, rows.reshape(-1), part.reshape(-1, *total.shape[1:]))
+        return add_rows(total, rows.reshape(-1), part.reshape(-1, *total.shape[1:]), much)
 
     delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
     weight = total.delta.weight + jnp.sum(update.delta.weight)

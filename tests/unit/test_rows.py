@@ -158,7 +158,9 @@ def test_many_rows_are_added_with_repeats_and_past_the_end():
         )
         wanted = table.copy()
         np.add.at(wanted, ids[ids < 10], updates[ids < 10])
-        np.testing.assert_allclose(jax.jit(add_rows)(table, ids, updates), wanted)
+        for heavy in (False, True):
+            found = jax.jit(functools.partial(add_rows, heavy=heavy))(table, ids, updates)
+            np.testing.assert_allclose(found, wanted)
 
 
 def sgd_after(clipping):
