@@ -100,3 +100,32 @@ def test_a_process_takes_no_more_for_ten_times_the_clients(repository):
     (small,), (large, all_at_once) = peaks(10, 0), peaks(100, 0, 100)
     assert large - small < 20 * DELTA  # of 90 that they would be more
     assert all_at_once - small > 90 * DELTA  # which would be seen
+
+
+@pytest.mark.parametrize("distinct", [True, False])
+def test_rows_that_are_read_step_by_step_are_never_written_down(distinct):
+    """Where every step reads its own slice of a client's rows, it gathers that from the table itself."""
+    clients_per_block, length = 7, 20
+    rng = np.random.default_rng(0)
+    owned = [rng.permutation(ITEMS)[:length] for _ in range(clients_per_block)]
+    if not distinct:
+        owned[0][1] = owned[0][0]  # a row that comes twice is updated in one place: the rows are needed
+    columns = {
+        "item": np.concatenate(owned).astype(np.int32),
+        "rating": np.ones(length * clients_per_block, np.float32),
+    }
+    offsets = np.arange(clients_per_block + 1) * length
+    clients = Clients.from_columns(np.arange(clients_per_block), offsets, columns)
+    model = matrix_factorization(ITEMS, FACTORS)
+    algorithm = fedrecon(model, solver(), solver(), sgd(), AlternateBatches(2))
+    plan = Plan((Slot(1, clients_per_block, length),))
+    simulation: Any = Simulation(algorithm, clients, Uniform(clients_per_block), plan=plan)
+    texts = []
+
+    def read(*arguments: Any) -> Any:
+        texts.append(program.lower(*arguments).compile().as_text())
+        return program(*arguments)
+
+    program, simulation._cohort = simulation._cohort, read
+    next(simulation.rounds(simulation.init(), 1))
+    assert (f"f32[{clients_per_block},{length},{FACTORS}]" in texts[0]) != distinct
