@@ -39,24 +39,24 @@ def lstm(
 
 def _forward(kernel: Any, recurrent: Any, bias: Any, x: Any) -> Any:
     args = kernel.value, recurrent.value, bias.value, x.value
-    h, c, gates = _steps(*args)
+    h, before, gates = _steps(*args)
     trained = kernel.perturbed or recurrent.perturbed or bias.perturbed
-    return h, (args[0], args[1], args[3], h if trained else None, c, gates)
+    return h, (args[0], args[1], args[3], h if trained else None, before, gates)
 
 
 def _steps(kernel: Any, recurrent: Any, bias: Any, x: Any) -> Any:
-    """Outputs, cells and gates of all steps."""
+    """Of all steps the outputs, the cells before them, and the gates."""
     zeros = jnp.zeros((x.shape[1], recurrent.shape[0]), jnp.float32)
     of_input, of_output = kernel.astype(x.dtype), recurrent.astype(x.dtype)
 
     def step(carry: Any, x: Any) -> Any:
-        c, h = carry
+        before, h = carry
         # Both products here: what they make is read while it is in the cache.
         gates = _activated(_product(x, of_input) + _product(h.astype(x.dtype), of_output) + bias)
         i, f, g, o = jnp.split(gates, 4, axis=-1)
-        c = f * c + i * g
+        c = f * before + i * g
         h = o * jnp.tanh(c)
-        return (c, h), (h, c, gates)
+        return (c, h), (h, before, gates)
 
     return jax.lax.scan(step, (zeros, zeros), x)[1]
 
@@ -69,16 +69,15 @@ def _activated(z: Any) -> Any:
 
 
 def _backward(saved: Any, dh: Any) -> Any:
-    kernel, recurrent, x, h, c, gates = saved
-    before = jnp.concatenate([jnp.zeros_like(c[:1]), c[:-1]])
+    kernel, recurrent, x, h, before, gates = saved
     of_input, of_output = kernel.astype(x.dtype), recurrent.astype(x.dtype)
 
     def step(carry: Any, now: Any) -> Any:
         dc, dh = carry
-        above, gates, c, before = now
+        above, gates, before = now
         # By the gates of one step, which are in the cache; for all steps at once it takes longer.
         i, f, g, o = jnp.split(gates, 4, axis=-1)
-        t = jnp.tanh(c)
+        t = jnp.tanh(f * before + i * g)
         dh = dh + above
         dc = dc + dh * o * (1 - t * t)
         to_gates = dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)
@@ -88,8 +87,8 @@ def _backward(saved: Any, dh: Any) -> Any:
         kept = _back(small, of_input).astype(x.dtype) if h is None else dz
         return (dc * f, _back(small, of_output)), kept
 
-    zeros = jnp.zeros_like(c[0])
-    _, found = jax.lax.scan(step, (zeros, zeros), (dh, gates, c, before), reverse=True)
+    zeros = jnp.zeros_like(before[0])
+    _, found = jax.lax.scan(step, (zeros, zeros), (dh, gates, before), reverse=True)
     if h is None:
         return None, None, None, found
     small = found.astype(x.dtype)

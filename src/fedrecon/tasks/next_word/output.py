@@ -6,13 +6,18 @@ maximum, their exponentials, and the sum of those. What the gradient needs besid
 token, which goes to the small arrays on the other side of the products.
 """
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_PIECE = 800_000  # scores at a time, about: 3 MB
+_PIECE = 700_000  # scores of a client at a time, about: 3 MB
+_FIRST = 32  # ids whose scores tell about how high the highest is
+_ABOVE = 60.0  # how far a score may be above what is taken from it: powers and their sums stay finite,
+_BELOW = 50.0  # and how far below: what then counts for nothing is below the sum's precision
 
 
 def affine(
@@ -23,9 +28,8 @@ def affine(
 
 
 def pieces(tokens: int, ids: int) -> int:
-    """Into how many equal parts to cut the tokens whose scores are read."""
-    most = min(max(tokens * ids // _PIECE, 1), max(tokens, 1))
-    return next(n for n in range(most, 0, -1) if tokens % n == 0)
+    """Into how many parts to cut the ids whose scores are read."""
+    return max(1, min(math.ceil(tokens * ids / _PIECE), ids))
 
 
 @jax.custom_vjp
@@ -43,44 +47,125 @@ def scored(
         x: The layer's input; products are computed in its dtype and added up in 32 bits.
         target: Ids.
     """
-    return _in_pieces(kernel, bias, x, target, back=False, keep=False)[0]
+    return _read(kernel, bias, x, target, back=False, keep=False)[0]
 
 
 def _forward(kernel: Any, bias: Any, x: Any, target: Any) -> Any:
     args = kernel.value, bias.value, x.value, target.value
     trained = kernel.perturbed or bias.perturbed
-    out, (back, excess, total) = _in_pieces(*args, back=x.perturbed, keep=trained)
-    return out, (args[2], back, excess, total)
+    out, saved = _read(*args, back=x.perturbed, keep=trained)
+    return out, (args[2], *saved)
 
 
-def _in_pieces(kernel: Any, bias: Any, x: Any, target: Any, back: bool, keep: bool) -> Any:
-    """What `scored` returns, and for its gradient `back`, by `x`, the softmax less the target if it is to be
-    kept, and the sum of powers: the first two times this sum.
+class _Found(NamedTuple):
+    """Of the ids read so far, for each token.
+
+    Attributes:
+        total: Sum of powers.
+        highest: Power of them.
+        power: Of the target.
+        picked: Its score.
+        back: Powers times columns, if a gradient by the input needs it.
+    """
+
+    total: Any
+    highest: Any
+    power: Any
+    picked: Any
+    back: Any
+
+
+def _read(kernel: Any, bias: Any, x: Any, target: Any, back: bool, keep: bool) -> Any:
+    """What `scored` returns, and what its gradient needs.
+
+    That is the sum of powers, and times this sum: if `back`, the gradient by `x`, and if `keep`, the softmax
+    less the target, `[token, id]`.
     """
     own = kernel.astype(x.dtype)
-
-    def piece(_: None, part: Any) -> Any:
-        x, target = part
-        bare = _product(x, own)
-        # What reads the sum adds the bias itself: it is never written down.
-        most = jnp.max(bare + bias, -1)
-        powers = jnp.exp(bare + bias - most[:, None])
-        total = jnp.sum(powers, -1)
-        picked = jnp.take_along_axis(bare, target[:, None], -1)[:, 0] + bias[target]
-        token = jnp.arange(len(target))
-        # softmax - onehot, times the sum: the gradient by the scores but for a factor of the token.
-        excess = powers.at[token, target].add(-total, unique_indices=True, indices_are_sorted=True)
-        excess = excess.astype(x.dtype)
-        saved = (_product(excess, own.T) if back else None, excess if keep else None, total)
-        return None, ((jnp.log(total) + most - picked, picked >= most), saved)
-
-    # Kept for a product over all tokens, they are written to memory anyway.
+    # Kept for a product over all tokens, the powers are written to memory anyway.
     count = 1 if keep else pieces(len(target), bias.size)
-    if count == 1:
-        return piece(None, (x, target))[1]
-    parts = jax.tree.map(lambda a: a.reshape(count, -1, *a.shape[1:]), (x, target))
-    _, found = jax.lax.scan(piece, None, parts)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)
+    parts = _parts(own, bias, count)
+    less = _near_maximum(parts, x)
+
+    def part(found: _Found, now: Any) -> tuple[_Found, Any]:
+        columns, bias, first = now
+        bare = _product(x, columns)
+        # What reads the scores adds the bias itself: the sum is never written down.
+        powers = jnp.exp(bare + bias - less[:, None])
+        place = target - first
+        within = (place >= 0) & (place < bias.size)
+        place = jnp.clip(place, 0, bias.size - 1)
+        score = jnp.take_along_axis(bare, place[:, None], -1)[:, 0] + bias[place]
+        power = jnp.take_along_axis(powers, place[:, None], -1)[:, 0]
+        new = _Found(
+            total=found.total + jnp.sum(powers, -1),
+            highest=jnp.maximum(found.highest, jnp.max(powers, -1)),
+            power=jnp.where(within, power, found.power),
+            picked=jnp.where(within, score, found.picked),
+            back=found.back + _product(powers.astype(x.dtype), columns.T) if back and not keep else None,
+        )
+        return new, powers if keep else None
+
+    zeros = jnp.zeros(len(target))
+    start = _Found(zeros, zeros, zeros, zeros, jnp.zeros(x.shape) if back and not keep else None)
+    found, kept = _over(part, start, parts)
+    by_x = excess = None
+    if keep:
+        # Less the target: the gradient by the scores but for a factor of the token.
+        at = jnp.arange(len(target)), target
+        excess = kept.at[at].add(-found.total, unique_indices=True, indices_are_sorted=True).astype(x.dtype)
+        by_x = _product(excess, own.T) if back else None
+    elif back:
+        by_x = found.back - found.total[:, None] * jnp.take(own, target, axis=1, mode="clip").T
+    losses = jnp.log(found.total) + less - found.picked
+    return (losses, found.power >= found.highest), (by_x, excess, found.total)
+
+
+def _parts(own: Any, bias: Any, count: int) -> Any:
+    """Columns, biases and first id of so many parts of the ids, each as large, the last filled up."""
+    size = math.ceil(bias.size / count)
+    spare = [(0, count * size - bias.size)]
+    columns = jnp.pad(own, [(0, 0), *spare]).reshape(len(own), count, size)
+    biases = jnp.pad(bias, spare, constant_values=-jnp.inf).reshape(count, size)
+    return jnp.moveaxis(columns, 1, 0), biases, jnp.arange(count) * size
+
+
+def _over(fn: Callable[[Any, Any], tuple[Any, Any]], start: Any, parts: Any) -> tuple[Any, Any]:
+    """`fn` of one part after the other, and of a single one as it is."""
+    if len(parts[1]) > 1:
+        return jax.lax.scan(fn, start, parts)
+    return fn(start, jax.tree.map(lambda x: x[0], parts))
+
+
+def _near_maximum(parts: Any, x: Any) -> Any:
+    """A number for each token, so near its highest score that powers of scores less it keep their precision.
+
+    No score is above the product of lengths and the highest bias, and the highest is not below those of some
+    ids. Where the two are far apart it is searched for.
+    """
+    # Nothing depends on this number but by rounding, so that no gradient is lost; the loop would have none.
+    (columns, biases, _), x = jax.lax.stop_gradient((parts, x))
+
+    def lengths(x: Any, axis: int) -> Any:
+        return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis))
+
+    below = jnp.max(_product(x, columns[0, :, :_FIRST]) + biases[0, :_FIRST], -1)
+    above = lengths(x, -1) * jnp.max(lengths(columns, 1)) + jnp.max(biases)
+
+    def search(state: Any) -> Any:
+        # Bound to what changes, else XLA moves the search out of the loop.
+        now, (far, near) = jax.lax.optimization_barrier((x, state))
+
+        def part(highest: Any, part: Any) -> Any:
+            columns, bias, _ = part
+            return jnp.maximum(highest, jnp.max(_product(now, columns) + bias, -1)), None
+
+        highest, _ = _over(part, below, (columns, biases, biases))
+        return jnp.zeros_like(far), jnp.where(far, highest, near)
+
+    near = jnp.maximum(below, above - _ABOVE)
+    # At most once, and not as a condition: `vmap` would have it search always.
+    return jax.lax.while_loop(lambda state: jnp.any(state[0]), search, (near - below > _BELOW, near))[1]
 
 
 def _backward(saved: Any, gradients: Any) -> Any:
