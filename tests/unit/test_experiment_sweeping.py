@@ -1,7 +1,10 @@
 import csv
 import io
+import itertools
 import math
+import signal
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -126,6 +129,29 @@ def test_ctrl_c_keeps_what_is_done_and_runs_the_rest_again(config, space, tmp_pa
     found = rows(out)
     assert len(found) == 3
     assert chosen.model.user_penalty in [float(row["model.user_penalty"]) for row in found]
+
+
+def test_ctrl_c_while_the_journal_is_written_leaves_no_lock(config, space, tmp_path, monkeypatch):
+    from optuna.storages.journal import JournalFileOpenLock
+
+    monkeypatch.chdir(tmp_path)
+    acquire, calls = JournalFileOpenLock.acquire, itertools.count()
+
+    def asked_to_stop(lock):
+        found = acquire(lock)
+        if next(calls) == 30:
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(JournalFileOpenLock, "acquire", asked_to_stop)
+    finished, shown = run(config, space, Path("sweep"), 1000)
+    assert not finished
+    kept = len(rows(Path("sweep")))
+    assert 1 <= kept < 30
+    assert f"Interrupted; {kept} trials are kept" in shown
+    assert not Path("sweep/journal.log.lock").exists()
+    assert run(config, space, Path("sweep"), kept + 1)[0]
+    assert len(rows(Path("sweep"))) == kept + 1
 
 
 def test_failures_are_told_and_count(config, space, tmp_path):

@@ -2,7 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -36,3 +37,12 @@ class Interrupt:
             raise KeyboardInterrupt
         self.asked = True
         self._told()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """While entered, the first Ctrl-C waits, and at the end reaches whoever listens."""
+    with Interrupt() as interrupt:
+        yield
+    if interrupt.asked:
+        signal.raise_signal(signal.SIGINT)

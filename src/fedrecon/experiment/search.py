@@ -12,6 +12,7 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.extras import require
 from fedrecon.experiment.files import write_atomically
 from fedrecon.experiment.folder import RunFolder
+from fedrecon.experiment.interrupt import undisturbed
 from fedrecon.experiment.metrics import higher_is_better, written
 from fedrecon.experiment.space import Dimension, nested
 from fedrecon.experiment.trial import DONE, FAILED, INTERRUPTED, STOPPED, Outcome, job_without_test, metric_of
@@ -69,6 +70,7 @@ class Sweep:
         sign = -1 if higher_is_better(self.metric) else 1
         return min(done, key=lambda t: sign * t.value, default=None)
 
+    @undisturbed()
     def ask(self) -> tuple[Any, Config, Path]:
         """The next trial, its configuration and its run folder."""
         trial = self.study.ask()
@@ -85,11 +87,13 @@ class Sweep:
         """The experiment with some settings of the space."""
         return override(self.config, nested(chosen))
 
+    @undisturbed()
     def watch(self, trial: Any, round: int, value: float) -> bool:
         """Notes an evaluation, and says whether the trial should stop."""
         trial.report(value, round)
         return bool(trial.should_prune())
 
+    @undisturbed()
     def tell(self, trial: Any, outcome: Outcome) -> None:
         """Notes how a trial ended."""
         from optuna.trial import TrialState
@@ -156,7 +160,7 @@ class Sweep:
     def _study(self, prune: bool) -> Any:
         import optuna
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
         journal = self.out / JOURNAL
         # The folder is this process' own: a lock and half a line are what a killed one left.
@@ -164,7 +168,9 @@ class Sweep:
         if journal.exists():
             content = journal.read_bytes()
             write_atomically(journal, content[: content.rfind(b"\n") + 1])
-        storage = JournalStorage(JournalFileBackend(str(journal)))
+        # Optuna's other lock, its default, waits forever for one that was left under a relative path.
+        lock = JournalFileOpenLock(str(journal))
+        storage = JournalStorage(JournalFileBackend(str(journal), lock))
         known = storage.get_all_studies()
         before = len(storage.get_all_trials(known[0]._study_id, deepcopy=False)) if known else 0
         return optuna.create_study(

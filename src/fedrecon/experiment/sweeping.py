@@ -50,10 +50,10 @@ def sweep(
         goal = f"{written(opened.metric)} on the validation clients"
         screen.print(f"{config.name}: {trials} trials ({before} there), {goal}, folder {out}", markup=False)
         left = trials - before
-        if left > 0:
+        try:
             finished = _in_turn(opened, left, screen) if jobs == 1 else _beside(opened, left, screen, jobs)
-        else:
-            finished = True
+        except KeyboardInterrupt:
+            finished = False
         opened.write()
     finally:
         opened.close()
@@ -87,6 +87,8 @@ def _in_turn(opened: Sweep, count: int, screen: Console) -> bool:
 
 
 def _beside(opened: Sweep, count: int, screen: Console, jobs: int) -> bool:
+    if count <= 0:
+        return True
     workers = Workers(min(jobs, count))
     running: dict[int, Any] = {}
     started = 0
@@ -103,8 +105,6 @@ def _beside(opened: Sweep, count: int, screen: Console, jobs: int) -> bool:
                 trial = running.pop(number)
                 opened.tell(trial, outcome)
                 _say(opened, trial, outcome, screen)
-    except KeyboardInterrupt:
-        return False
     finally:
         workers.close()
         for trial in running.values():
