@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from .compilation import in_one_piece
 from .data import Examples
 from .model import Model, Objective, Params, leaf_at, without_tables
 from .optimizers import describe
@@ -140,10 +139,7 @@ def subkeys(key: Any, count: int, first: int = 0) -> list[Any]:
     Unlike those of `jax.random.split`, one that is not used costs nothing: each that is used takes a large
     part of a second to compile. For the same reason they are numbered rather than derived from each other.
     """
-    return [_numbered(key, first + i) for i in range(count)]
-
-
-_numbered = in_one_piece(jax.random.fold_in)
+    return [jax.random.fold_in(key, first + i) for i in range(count)]
 
 
 def keeps_nothing(global_params: Params, key: Any) -> tuple[()]:

@@ -2,19 +2,14 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import jax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from .model import Params, Table, leaves_of
 
 _LEVEL, _EMITTERS = "xla_backend_optimization_level", "xla_cpu_use_fusion_emitters"
 
-
-_T = TypeVar("_T")
-_PROVEN = (0, 10)  # versions of JAX whose compiler takes what `in_one_piece` says as it is meant
 
 # From so many bytes of parameters on, apart from tables, it matters how fast a program runs. Below, how fast
 # it compiles.
@@ -52,30 +47,6 @@ def engine_options(heavy: bool) -> dict[str, int | bool]:
 def quick_options() -> dict[str, int | bool]:
     """Compiler options for what runs once: as little effort as it is used."""
     return {**engine_options(heavy=False), _LEVEL: 0}
-
-
-def in_one_piece(fn: Callable[..., _T]) -> Callable[..., _T]:
-    """`fn`, which a CPU runs as a single compiled function.
-
-    As it is, XLA calls the operations of a loop one by one, and has its threads meet at each: the hash behind
-    a client's few random numbers takes three times as long. A loop that reads few enough bytes XLA treats
-    like this by itself. Elsewhere, and with versions of JAX that are not known to do so, it changes nothing.
-
-    Args:
-        fn: Of arrays, to an array; hashes and uniform numbers. Normal numbers are known not to compile so.
-    """
-    if jax.__version_info__[:2] != _PROVEN:
-        return fn
-    compiled = jax.jit(fn)
-
-    @functools.wraps(fn)
-    def called(*args: object) -> _T:
-        if jax.default_backend() != "cpu":
-            return fn(*args)
-        found: _T = set_xla_metadata(compiled(*args), inlineable="false", xla_cpu_small_call="true")
-        return found
-
-    return called
 
 
 def _free(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from fedrecon import Table, compilation
@@ -34,21 +33,3 @@ def test_heavy_models_are_compiled_for_speed(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_option_that_the_compiler_lacks_is_left_out() -> None:
     assert not compilation._known("xla_cpu_no_such_option", True)
-
-
-def test_in_one_piece_is_the_same_and_is_kept_apart() -> None:
-    def draw(key: jax.Array) -> jax.Array:
-        return jax.random.uniform(jax.random.fold_in(key, 3), (50,))
-
-    whole = compilation.in_one_piece(draw)
-    keys = jax.random.split(jax.random.key(0), 55)
-    np.testing.assert_array_equal(whole(keys[0]), draw(keys[0]))
-    many = [
-        jax.jit(jax.vmap(fn), compiler_options=compilation.engine_options(heavy=False)).lower(keys).compile()
-        for fn in (draw, whole)
-    ]
-    np.testing.assert_array_equal(many[1](keys), many[0](keys))
-    # Otherwise it was taken apart before XLA came to look for it, and nothing is gained.
-    marked = 'frontend_attributes={inlineable="false",xla_cpu_small_call="true"}'
-    proven = jax.default_backend() == "cpu" and jax.__version_info__[:2] == compilation._PROVEN
-    assert [marked in str(program.as_text()) for program in many] == [False, proven]

@@ -5,7 +5,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from ...compilation import in_one_piece
 from ...errors import at_least
 from ...model import Model, Table
 from ...stats import Mean
@@ -58,12 +57,6 @@ def matrix_factorization(
             return jax.random.uniform(key, shape, minval=-init_scale, maxval=init_scale)
         return init_scale * jax.random.normal(key, shape)
 
-    def start(key: Any) -> Any:
-        return draw(key, factors)
-
-    if init == "uniform":
-        start = in_one_piece(start)
-
     def init_global(key: Any) -> Any:
         item = {"factors": draw(key, num_items, factors)}
         if item_bias:
@@ -71,7 +64,7 @@ def matrix_factorization(
         return {"item": item}
 
     def init_local(global_params: Any, key: Any) -> Any:
-        user = {"factors": start(key)}
+        user = {"factors": draw(key, factors)}
         if user_bias:
             user["bias"] = jnp.zeros(())
         return {"user": user}
