@@ -15,6 +15,7 @@ from fedrecon.experiment import config as configs
 from fedrecon.experiment import extras, sweeping, trial
 from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.files import RunError
+from fedrecon.experiment.interrupt import Interrupt, undisturbed
 from fedrecon.experiment.rounds import Evaluated
 from fedrecon.experiment.search import Sweep
 from fedrecon.experiment.settings import SettingError
@@ -152,6 +153,19 @@ def test_ctrl_c_while_the_journal_is_written_leaves_no_lock(config, space, tmp_p
     assert not Path("sweep/journal.log.lock").exists()
     assert run(config, space, Path("sweep"), kept + 1)[0]
     assert len(rows(Path("sweep"))) == kept + 1
+
+
+def test_ctrl_c_reaches_who_listens_though_what_it_waited_for_failed():
+    @undisturbed()
+    def fails():
+        signal.raise_signal(signal.SIGINT)
+        assert not outer.asked
+        raise ValueError("full")
+
+    with Interrupt() as outer:
+        with pytest.raises(ValueError, match="full"):
+            fails()
+        assert outer.asked
 
 
 def test_failures_are_told_and_count(config, space, tmp_path):

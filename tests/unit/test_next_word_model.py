@@ -132,6 +132,48 @@ def test_the_output_layer_is_the_same_in_pieces(monkeypatch, scale, piece, dtype
             np.testing.assert_allclose(found.astype(np.float32), known.astype(np.float32), **exact)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_gradient_of_what_is_almost_certain_keeps_its_digits(monkeypatch, trained, dtype):
+    monkeypatch.setattr(output, "_PIECE", 1000)
+    tokens, width, ids = 200, 8, 100
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(width, ids))
+    columns *= 3 / np.linalg.norm(columns, axis=0)
+    kernel = jnp.asarray(columns, dtype).astype(jnp.float32)
+    target = jnp.asarray(rng.integers(ids, size=tokens))
+    x = jnp.asarray(np.linspace(2, 8, tokens)[:, None] * columns[:, target].T, dtype)
+    bias = jnp.asarray(0.1 * rng.normal(size=ids), jnp.float32)
+
+    def total(kernel, bias, x):
+        return jnp.sum(output.scored(kernel, bias, x, target)[0])
+
+    found = quickly(jax.grad(total, (0, 1, 2) if trained else (2,)))(kernel, bias, x)[-1]
+    scores = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64) + np.asarray(bias, np.float64)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    softmax = powers / powers.sum(-1, keepdims=True)
+    rest = 1 - softmax[np.arange(tokens), target]
+    almost = (rest > 1e-4) & (rest < 1e-2)
+    assert almost.sum() > 5
+    wanted = (softmax - np.eye(ids)[target]) @ np.asarray(kernel, np.float64).T
+    error = np.linalg.norm(np.asarray(found, np.float64) - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
+    assert error[almost].max() < (0.005 if dtype == "float32" else 0.02)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_an_id_that_is_none_has_no_loss(monkeypatch, trained):
+    monkeypatch.setattr(output, "_PIECE", 12)  # the last part is filled up
+    kernel, bias, x = jnp.ones((3, 10)), jnp.zeros(10), jnp.ones((4, 3))
+    target = jnp.array([0, 10, 500, -1])
+
+    def total(kernel, bias, x):
+        losses = output.scored(kernel, bias, x, target)[0]
+        return jnp.sum(losses[0]), losses
+
+    _, losses = quickly(jax.grad(total, (0, 1, 2) if trained else (2,), has_aux=True))(kernel, bias, x)
+    np.testing.assert_allclose(losses, [np.log(10), np.nan, np.nan, np.nan], rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_padding_and_views_change_neither_loss_nor_gradient(name):
     model, batch = MODELS[name], batch_of()

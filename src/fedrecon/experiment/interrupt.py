@@ -42,7 +42,10 @@ class Interrupt:
 @contextmanager
 def undisturbed() -> Iterator[None]:
     """While entered, the first Ctrl-C waits, and at the end reaches whoever listens."""
-    with Interrupt() as interrupt:
-        yield
-    if interrupt.asked:
-        signal.raise_signal(signal.SIGINT)
+    interrupt = Interrupt()
+    try:
+        with interrupt:
+            yield
+    finally:
+        if interrupt.asked:
+            signal.raise_signal(signal.SIGINT)

@@ -1,9 +1,9 @@
 """The output layer and its loss in one, with a gradient of its own.
 
-The scores of all ids are the largest array of a step by far. They are made, read and multiplied for a few
-tokens at a time, so that a CPU keeps them in its cache, and passed over three times in between: for their
-maximum, their exponentials, and the sum of those. What the gradient needs beside them is a factor for each
-token, which goes to the small arrays on the other side of the products.
+The scores of all ids are the largest array of a step by far. A softmax as one writes it waits for their
+maximum before it can raise them; here a number near it is known beforehand, so that a part of the ids is
+made, raised and multiplied back while a CPU has it in its cache. What the gradient needs beside that is a
+factor for each token, which goes to the small arrays on the other side of the products.
 """
 
 import math
@@ -45,7 +45,7 @@ def scored(
         kernel: Of the output layer.
         bias: Likewise.
         x: The layer's input; products are computed in its dtype and added up in 32 bits.
-        target: Ids.
+        target: Ids; where there is no such id the loss is NaN.
     """
     return _read(kernel, bias, x, target, back=False, keep=False)[0]
 
@@ -116,8 +116,12 @@ def _read(kernel: Any, bias: Any, x: Any, target: Any, back: bool, keep: bool) -
         excess = kept.at[at].add(-found.total, unique_indices=True, indices_are_sorted=True).astype(x.dtype)
         by_x = _product(excess, own.T) if back else None
     elif back:
-        by_x = found.back - found.total[:, None] * jnp.take(own, target, axis=1, mode="clip").T
-    losses = jnp.log(found.total) + less - found.picked
+        # The target's own power, as it was rounded for the product, leaves with the rest.
+        rounded = found.power.astype(x.dtype).astype(jnp.float32)
+        own_target = jnp.take(own, target, axis=1, mode="clip").T
+        by_x = found.back - (found.total - found.power + rounded)[:, None] * own_target
+    known = (target >= 0) & (target < bias.size)
+    losses = jnp.where(known, jnp.log(found.total) + less - found.picked, jnp.nan)
     return (losses, found.power >= found.highest), (by_x, excess, found.total)
 
 
@@ -165,7 +169,8 @@ def _near_maximum(parts: Any, x: Any) -> Any:
 
     near = jnp.maximum(below, above - _ABOVE)
     # At most once, and not as a condition: `vmap` would have it search always.
-    return jax.lax.while_loop(lambda state: jnp.any(state[0]), search, (near - below > _BELOW, near))[1]
+    far = ~(near - below <= _BELOW)  # so, too, where lengths have overflown
+    return jax.lax.while_loop(lambda state: jnp.any(state[0]), search, (far, near))[1]
 
 
 def _backward(saved: Any, gradients: Any) -> Any:
