@@ -67,15 +67,20 @@ def temporary(tables: bool, cohort: int) -> int:
     )
     plan = Plan((Slot(cohort // SIDE_BY_SIDE, SIDE_BY_SIDE, LENGTH),))
     simulation: Any = Simulation(algorithm, clients, Uniform(cohort), plan=plan)
+    return int(compiled(simulation).memory_analysis().temp_size_in_bytes)
+
+
+def compiled(simulation: Any) -> Any:
+    """The program that computes a cohort's updates, as a round calls it."""
     found = []
 
-    def analysed(*arguments: Any) -> Any:
-        found.append(program.lower(*arguments).compile().memory_analysis())
+    def seen(*arguments: Any) -> Any:
+        found.append(program.lower(*arguments).compile())
         return program(*arguments)
 
-    program, simulation._cohort = simulation._cohort, analysed
+    program, simulation._cohort = simulation._cohort, seen
     next(simulation.rounds(simulation.init(), 1))
-    return int(found[0].temp_size_in_bytes)
+    return found[0]
 
 
 @pytest.mark.parametrize("tables", [True, False])
@@ -120,12 +125,5 @@ def test_rows_that_are_read_step_by_step_are_never_written_down(distinct):
     algorithm = fedrecon(model, solver(), solver(), sgd(), AlternateBatches(2))
     plan = Plan((Slot(1, clients_per_block, length),))
     simulation: Any = Simulation(algorithm, clients, Uniform(clients_per_block), plan=plan)
-    texts = []
-
-    def read(*arguments: Any) -> Any:
-        texts.append(program.lower(*arguments).compile().as_text())
-        return program(*arguments)
-
-    program, simulation._cohort = simulation._cohort, read
-    next(simulation.rounds(simulation.init(), 1))
-    assert (f"f32[{clients_per_block},{length},{FACTORS}]" in texts[0]) != distinct
+    written = f"f32[{clients_per_block},{length},{FACTORS}]"
+    assert (written in compiled(simulation).as_text()) != distinct
