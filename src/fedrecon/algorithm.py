@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .data import Examples
+from .draws import fold_in
 from .model import Model, Objective, Params, leaf_at, without_tables
 from .optimizers import describe
 from .solver import Metrics, Stage
@@ -139,7 +140,7 @@ def subkeys(key: Any, count: int, first: int = 0) -> list[Any]:
     Unlike those of `jax.random.split`, one that is not used costs nothing: each that is used takes a large
     part of a second to compile. For the same reason they are numbered rather than derived from each other.
     """
-    return [jax.random.fold_in(key, first + i) for i in range(count)]
+    return [fold_in(key, first + i) for i in range(count)]
 
 
 def keeps_nothing(global_params: Params, key: Any) -> tuple[()]:

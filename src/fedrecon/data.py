@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
+from .draws import uniform
+
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["positional"])
 @dataclass(frozen=True, eq=False)
@@ -254,7 +256,7 @@ def random_order(key: Any, mask: Bool[Any, "example"]) -> Int[Array, "example"]:
 
     Every row draws a number keyed by its index, so that more padding changes nothing.
     """
-    draws = jax.random.uniform(key, mask.shape)  # the i-th depends on the key and on i alone
+    draws = uniform(key, mask.shape)  # the i-th depends on the key and on i alone
     return jnp.argsort(jnp.where(mask, draws, jnp.inf), stable=True)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from .data import Examples
+from .draws import fold_in, uniform
 from .model import Model, Params
 from .stats import Mean
 
@@ -112,7 +113,7 @@ class Ranking:
         self, known: Bool[Any, "item"], key: Any
     ) -> tuple[Int[Array, "negative"], Bool[Array, "negative"]]:
         """Items that are not `known`, and which of them are: false where there are not so many."""
-        draws = jax.random.uniform(jax.random.fold_in(key, _NEGATIVES), known.shape)
+        draws = uniform(fold_in(key, _NEGATIVES), known.shape)
         best, items = jax.lax.top_k(jnp.where(known, -1.0, draws), self.negatives)
         return items, best >= 0
 

@@ -5,28 +5,25 @@ import time
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .algorithm import Algorithm, Broadcast, ServerState, Update
+from .algorithm import Algorithm, ServerState
 from .checks import check_model
+from .cohort import View, cohort_update, whole_round
 from .compilation import engine_options, heavy, quick_options
 from .devices import Devices
-from .federation.batches import Batch, Layout, examples_of, key_of
+from .federation.batches import Batch, Layout, key_of
 from .federation.blocks import Plan, plan_blocks
 from .federation.clients import Clients
 from .federation.hashing import round_keys
-from .federation.kept import Kept, held
+from .federation.kept import Kept
 from .federation.sampling import Sampling
-from .gathering import gather, remembering
-from .model import Params, leaf_at, path_of, with_leaves
-from .packing import Packed
+from .model import Params, path_of
 from .rounds import Round, Sizes
-from .rows import Group, add_rows, take
-from .stats import Mean, summed
 
 _TRAINING, _START = 3, 5  # purposes of draws
 
@@ -80,6 +77,7 @@ class Simulation:
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
         self._options = engine_options(large)
         self._before = 0  # programs of plans before this one
+        self._round: Any = None
         self._cohort: Any = None
         self.use(plan or self.plan_of(clients_per_block))
 
@@ -93,21 +91,24 @@ class Simulation:
 
     def use(self, plan: Plan) -> None:
         """Cuts the cohorts of the rounds that come by a plan."""
-        self._before += 0 if self._cohort is None else self._cohort._cache_size()
+        self._before += sum(x._cache_size() for x in (self._round, self._cohort) if x is not None)
         self.plan = plan.in_parts(len(self._devices))
         groups = self._layout.groups
         views = tuple(
-            _View(slot.length, cut, tuple(f for g in cut for f in g.fields if f in self._layout.positional))
+            View(slot.length, cut, tuple(f for g in cut for f in g.fields if f in self._layout.positional))
             for slot in self.plan.slots
             for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
         )
-        cohort = self._devices.spread(functools.partial(_cohort, self.algorithm, views))
-        self._cohort = jax.jit(cohort, compiler_options=self._options)
+        update_of = self._devices.spread(functools.partial(cohort_update, self.algorithm, views))
+        # Nearly all cohorts take one pass, and then the server's step is in the same program: one dispatch.
+        whole = functools.partial(whole_round, update_of, self.algorithm)
+        self._round = jax.jit(whole, compiler_options=self._options)
+        self._cohort = jax.jit(update_of, compiler_options=self._options)
 
     @property
     def compilations(self) -> int:
         """Programs that the rounds compiled so far."""
-        programs: tuple[Any, ...] = (self._cohort, self._merge, self._finish)
+        programs: tuple[Any, ...] = (self._round, self._cohort, self._merge, self._finish)
         return self._before + sum(program._cache_size() for program in programs)
 
     def init(self, global_params: Params | None = None) -> ServerState:
@@ -140,22 +141,25 @@ class Simulation:
             cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
             keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
             total, metrics, own = None, [], []
-            for slots in self.plan.passes(self.clients.num_examples[cohort]):
+            passes = self.plan.passes(self.clients.num_examples[cohort])
+            for slots in passes:
                 mine, batches = self._laid_out(slots, cohort, keys)
                 own += mine
-                args = (state.global_params, state.round, batches)
-                update, found, kept = self._devices.settled(self._cohort(*args))
+                done, found, kept = self._devices.settled(self._pass(state, batches, len(passes) == 1))
+                if len(passes) == 1:
+                    state = done
+                else:
+                    total = done if total is None else self._merge(total, done)
                 if self.kept is not None:
                     for positions, value in zip(slots, kept, strict=True):
                         self.kept.put(number, self.clients.keys[cohort[positions]], value)
-                total = update if total is None else self._merge(total, update)
                 metrics.append(found)
-            state = self._finish(state, total)
+            state = state if total is None else self._finish(state, total)
             rows = self._touched(cohort, cohort[np.concatenate(own)])
             yield Round(number + 1, state, len(cohort), rows, self._sent, metrics)
 
     def seconds(self, state: ServerState, repeats: int = 2) -> float:
-        """How long the next round's clients compute under the present plan, compilation aside.
+        """How long the next round computes under the present plan, compilation aside.
 
         Args:
             state: Of a round of this simulation; nothing is changed.
@@ -164,15 +168,22 @@ class Simulation:
         number, found = int(state.round), 0.0
         cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
         keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
-        for slots in self.plan.passes(self.clients.num_examples[cohort]):
-            args = (state.global_params, state.round, self._laid_out(slots, cohort, keys)[1])
+        passes = self.plan.passes(self.clients.num_examples[cohort])
+        for slots in passes:
+            batches = self._laid_out(slots, cohort, keys)[1]
             times = []
             for _ in range(repeats + 1):
                 start = time.perf_counter()
-                jax.block_until_ready(self._cohort(*args))
+                jax.block_until_ready(self._pass(state, batches, len(passes) == 1))
                 times.append(time.perf_counter() - start)
             found += min(times[1:])
         return found
+
+    def _pass(self, state: ServerState, batches: tuple[Batch, ...], alone: bool) -> tuple[Any, Any, Any]:
+        """The next state, where a pass is the whole round, or else the sum of its updates; and the rest."""
+        return (
+            self._round(state, batches) if alone else self._cohort(state.global_params, state.round, batches)
+        )
 
     def _laid_out(self, slots: Any, cohort: Any, keys: Any) -> tuple[list[Any], tuple[Batch, ...]]:
         """The places in the cohort of a pass's clients that this process lays out, and all their batches."""
@@ -198,80 +209,11 @@ class Simulation:
         return {name: sums[i] for i, name in enumerate(counts)}
 
 
-class _View(NamedTuple):
-    """How clients of a slot see their data: its length, the groups cut to rows, the positional fields."""
-
-    length: int
-    cut: tuple[Group, ...]
-    positional: tuple[str, ...]
-
-
 def _with_kept(kept: Kept, batch: Batch, names: Any) -> Batch:
     """A batch with what its clients hold, once the round before has computed it."""
     blocks, clients = batch.real.shape
     stored = kept.get(names, blocks * clients)
     return batch._replace(kept=jax.tree.map(lambda x: x.reshape(blocks, clients, *x.shape[1:]), stored))
-
-
-def _cohort(
-    algorithm: Algorithm,
-    views: tuple[_View, ...],
-    global_params: Params,
-    round: Any,
-    batches: tuple[Batch, ...],
-) -> tuple[Update, Packed, list[Any]]:
-    """The sum of a cohort's updates, each block's metrics by slot, and what clients keep."""
-    # Sums of halves, too, are made in single precision.
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), global_params)
-    total, found, kept = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
-    for batch, view in zip(batches, views, strict=True):
-        run = functools.partial(_block, algorithm, view, global_params, round)
-        total, (metrics, new) = jax.lax.scan(run, total, batch)
-        found.append(metrics)
-        kept.append(new)
-    return total, Packed.of(found), kept
-
-
-def _block(
-    algorithm: Algorithm,
-    view: _View,
-    global_params: Params,
-    round: Any,
-    total: Update,
-    block: Batch,
-) -> tuple[Update, tuple[dict[str, Mean], Any]]:
-    """Adds the updates of the clients of a block, side by side, to `total`."""
-
-    def client(batch: Batch) -> tuple[Update, Any]:
-        small = {
-            name: gather(leaf_at(global_params, name), batch.rows[group.name])
-            for group in view.cut
-            for name in group.leaves
-        }
-        examples = examples_of(batch.data, batch.count, view.length, view.positional)
-        broadcast, key = Broadcast(with_leaves(global_params, small), round), key_of(batch.key)
-        kept = held(algorithm, broadcast.global_params, batch.kept, key)
-        update, kept = algorithm.client_update(broadcast, kept, examples, key)
-        metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
-        rows = {name: batch.rows[group.name] for group in view.cut for name in group.leaves}
-        rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}
-        return update._replace(metrics=metrics, rows=rows), kept
-
-    with remembering():
-        update, kept = jax.vmap(client)(block)
-
-    much = heavy(global_params, algorithm.model.tables)
-
-    def add(path: Any, total: Any, part: Any) -> Any:
-        rows = update.rows.get(path_of(path))
-        if rows is None:
-            return total + summed(part)
-        return add_rows(total, rows.reshape(-1), part.reshape(-1, *total.shape[1:]), much)
-
-    delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
-    weight = total.delta.weight + jnp.sum(update.delta.weight)
-    metrics = {name: mean.sum() for name, mean in update.metrics.items()}
-    return Update(Mean(delta, weight), {}, {}), (metrics, kept)
 
 
 def _check_like(given: Params, wanted: Params) -> None:

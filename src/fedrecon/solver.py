@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 
 from . import rows
 from .data import Examples
+from .draws import fold_in
 from .folding import fold_lookups
 from .model import Objective, Params, check_loss, leaf_at, path_of, with_leaves
 from .optimizers import describe
@@ -156,7 +157,7 @@ class Solver:
     def _steps(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
     ) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
-        k_order, k_loss = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+        k_order, k_loss = fold_in(key, 0), fold_in(key, 1)
         plan = self._plan(examples, round, self.shuffle, k_order)
         batches = plan.batches(examples)
         factor = 1.0 if self.schedule is None else self.schedule(0 if round is None else round)
@@ -171,7 +172,7 @@ class Solver:
             t, batch, frozen = step
             batch = Examples({**batch.data, **known}, batch.mask) if known else batch
             frozen = with_leaves(objective.frozen, frozen | {leaf: s.at(t) for leaf, s in sliced.items()})
-            k_step = jax.random.fold_in(k_loss, t)
+            k_step = fold_in(k_loss, t)
             value = functools.partial(self._value, objective)
             grads, metrics = jax.grad(value, has_aux=True)(params, frozen, batch, count, k_step)
             updates, new_state = self.optimizer.update(grads, opt_state, params)

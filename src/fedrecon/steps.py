@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from .data import Examples, random_order
+from .draws import fold_in
 
 # What fitting takes, whatever the machine: steps along a gradient; linear systems that are solved; examples
 # that are gone through for these, counted again in every pass.
@@ -69,7 +70,7 @@ def plan_steps(
     place: Any = within[:, None] * batch + column
     valid = (place < count) & active[:, None]
     if shuffle:
-        keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(jnp.arange(epochs))
+        keys = jax.vmap(lambda e: fold_in(key, e))(jnp.arange(epochs))
         orders = jax.vmap(random_order, (0, None))(keys, examples.mask)
         place = orders[jnp.minimum(epoch, epochs - 1)[:, None], jnp.minimum(place, examples.size - 1)]
     elif epochs == 1:

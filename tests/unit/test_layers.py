@@ -13,7 +13,7 @@ import pytest
 # know each other.
 LAYERS = (
     ("errors",),
-    ("stats", "devices", "linear", "gathering", "packing", "best"),
+    ("stats", "devices", "draws", "linear", "gathering", "packing", "best"),
     ("model", "data"),
     ("rows", "steps", "optimizers", "folding", "ranking", "pooling", "compilation"),
     ("step_rows",),
@@ -21,7 +21,7 @@ LAYERS = (
     ("newton",),
     ("algorithm",),
     ("algorithms", "privacy", "federation", "adapters"),
-    ("checks", "conversions", "rounds"),
+    ("checks", "cohort", "conversions", "rounds"),
     ("tasks", "deployment", "ondevice", "simulation", "evaluation", "personalization"),
     ("experiment",),
     ("__main__",),

@@ -71,14 +71,14 @@ def temporary(tables: bool, cohort: int) -> int:
 
 
 def compiled(simulation: Any) -> Any:
-    """The program that computes a cohort's updates, as a round calls it."""
+    """The program of a round, as it is called."""
     found = []
 
     def seen(*arguments: Any) -> Any:
         found.append(program.lower(*arguments).compile())
         return program(*arguments)
 
-    program, simulation._cohort = simulation._cohort, seen
+    program, simulation._round = simulation._round, seen
     next(simulation.rounds(simulation.init(), 1))
     return found[0]
 

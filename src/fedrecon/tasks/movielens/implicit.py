@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ...draws import normal
 from ...errors import at_least
 from ...model import Model, Table
 from ...stats import Mean
@@ -71,7 +72,7 @@ def implicit_factorization(
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
 
     def draw(key: Any, *shape: int) -> Any:
-        return init_scale / factors**0.5 * jax.random.normal(key, shape)
+        return init_scale / factors**0.5 * normal(key, shape)
 
     def init_global(key: Any) -> Any:
         return {"item": {"factors": draw(key, num_items, factors)}}

@@ -2,9 +2,9 @@
 
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 
+from ...draws import normal, uniform
 from ...errors import at_least
 from ...model import Model, Table
 from ...stats import Mean
@@ -54,8 +54,8 @@ def matrix_factorization(
 
     def draw(key: Any, *shape: int) -> Any:
         if init == "uniform":
-            return jax.random.uniform(key, shape, minval=-init_scale, maxval=init_scale)
-        return init_scale * jax.random.normal(key, shape)
+            return uniform(key, shape, -init_scale, init_scale)
+        return init_scale * normal(key, shape)
 
     def init_global(key: Any) -> Any:
         item = {"factors": draw(key, num_items, factors)}

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from ...draws import uniform
 from ...model import Model
 from .lstm import lstm
 from .output import affine
@@ -83,4 +84,4 @@ def next_word_lstm(
 
 def _uniform(key: Any, shape: tuple[int, ...]) -> Any:
     """Keras' start of an embedding."""
-    return jax.random.uniform(key, shape, minval=-0.05, maxval=0.05)
+    return uniform(key, shape, -0.05, 0.05)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from ...draws import normal
 from ...model import Model
 from .readings import predicts_words
 from .vocabulary import FIRST_WORD
@@ -77,7 +78,7 @@ def next_word_transformer(
         }
 
     def init_local(global_params: Any, key: Any) -> Any:
-        starts = jax.random.normal(key, (layers, len(_PARTS), embedding, rank)) / jnp.sqrt(embedding)
+        starts = normal(key, (layers, len(_PARTS), embedding, rank)) / jnp.sqrt(embedding)
         zeros = jnp.zeros((rank, embedding))
         return [
             {part: {"a": a, "b": zeros} for part, a in zip(_PARTS, layer, strict=True)} for layer in starts

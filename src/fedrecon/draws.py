@@ -1,0 +1,83 @@
+"""Random numbers, the same as those of `jax.random`, from a hash in one piece.
+
+JAX writes its hash as a loop of five steps, which a CPU calls operation by operation: for a few thousand
+numbers, as clients draw them, most of its time goes into that. Written out, with the key's halves as single
+numbers, it becomes a few fused operations, which take no longer to compile (benchmarks/README.md).
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt32
+
+_IMPL = "threefry2x32"
+_ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
+_PARITY = 0x1BD11BDA
+
+
+def fold_in(key: Any, data: Any) -> Any:
+    """`jax.random.fold_in`: a key of another's and a whole number's own."""
+    if not _is_own(key):
+        return jax.random.fold_in(key, data)
+    first, second = _halves(key)
+    pair = _hashed(first, second, jnp.uint32(0), jnp.asarray(data, jnp.uint32))
+    return jax.random.wrap_key_data(jnp.stack(pair), impl=_IMPL)
+
+
+def uniform(
+    key: Any, shape: tuple[int, ...], minval: float = 0.0, maxval: float = 1.0
+) -> Float[Array, "*shape"]:
+    """`jax.random.uniform` in the default precision: numbers from `minval` to below `maxval`."""
+    # One hash counts its numbers in 32 bits; double precision takes both of its halves.
+    if not _is_own(key) or math.prod(shape) >= 2**32 or jnp.result_type(float) != jnp.float32:
+        return jax.random.uniform(key, shape, minval=minval, maxval=maxval)
+    return _uniform(key, tuple(shape), jnp.float32(minval), jnp.float32(maxval))
+
+
+def normal(key: Any, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+    """`jax.random.normal` in the default precision: independent standard normal numbers."""
+    if jnp.result_type(float) != jnp.float32:
+        return jax.random.normal(key, shape)
+    above = float(jnp.finfo(jnp.float32).eps) / 2 - 1  # the number after -1
+    return jnp.float32(math.sqrt(2)) * jax.lax.erf_inv(uniform(key, shape, above, 1.0))
+
+
+# Compiled in one piece, as JAX's own is, so that both round alike.
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def _uniform(key: Any, shape: tuple[int, ...], low: Any, high: Any) -> Float[Array, "*shape"]:
+    first, second = _halves(key)
+    count = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
+    one, other = _hashed(first, second, jnp.uint32(0), count)
+    # The upper bits as the fraction of a number from 1 to below 2.
+    bits = ((one ^ other) >> jnp.uint32(9)) | jnp.uint32(0x3F800000)
+    fraction = jax.lax.bitcast_convert_type(bits, jnp.float32) - 1
+    return jnp.maximum(low, fraction * (high - low) + low)
+
+
+def _is_own(key: Any) -> bool:
+    """Whether it is a key of the kind that clients get, and neither of another kind nor bare numbers."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return typed and key.shape == () and jax.random.key_impl(key) == _IMPL
+
+
+def _halves(key: Any) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
+    data = jax.random.key_data(key)
+    return data[0], data[1]
+
+
+def _hashed(key: Any, more: Any, x: Any, y: Any) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
+    """Threefry-2x32 of the pair `(x, y)` under the pair `(key, more)`, in 20 rounds.
+
+    Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.
+    """
+    keys = key, more, key ^ more ^ jnp.uint32(_PARITY)
+    x, y = x + key, y + more
+    for turn in range(5):
+        for bits in _ROTATIONS[turn % 2]:
+            x = x + y
+            y = x ^ ((y << jnp.uint32(bits)) | (y >> jnp.uint32(32 - bits)))
+        x, y = x + keys[(turn + 1) % 3], y + keys[(turn + 2) % 3] + jnp.uint32(turn + 1)
+    return x, y
