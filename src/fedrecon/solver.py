@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int
 
@@ -169,18 +170,20 @@ class Solver:
 
         def descend(params: Params, opt_state: Any, step: Any) -> Any:
             """One step's updates; `params` holds the batch's rows where tables are cut."""
-            t, batch, frozen = step
+            t, batch, frozen, share = step
             batch = Examples({**batch.data, **known}, batch.mask) if known else batch
             frozen = with_leaves(objective.frozen, frozen | {leaf: s.at(t) for leaf, s in sliced.items()})
             k_step = fold_in(k_loss, t)
             value = functools.partial(self._value, objective)
-            grads, metrics = jax.grad(value, has_aux=True)(params, frozen, batch, count, k_step)
+            grads, metrics = jax.grad(value, has_aux=True)(params, frozen, batch, count, share, k_step)
             updates, new_state = self.optimizer.update(grads, opt_state, params)
             taken = batch.mask[0]  # valid rows come first
             updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0).astype(u.dtype), updates)
             return updates, jax.tree.map(lambda a, b: jnp.where(taken, a, b), new_state, opt_state), metrics
 
-        xs = (jnp.arange(plan.valid.shape[0]), batches, gathered)
+        # What a mean over its examples multiplies each one with, of all steps at once.
+        shares = 1 / jnp.maximum(jnp.sum(plan.valid, 1, dtype=jnp.float32), 1)
+        xs = (jnp.arange(plan.valid.shape[0]), batches, gathered, shares)
         opt_state = self.optimizer.init(params)
         if plan.in_order and _commute(params, opt_state, cut):
             found = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
@@ -216,7 +219,14 @@ class Solver:
         return plan_steps(examples, self.batch_size, self.epochs, passes, self.max_steps, shuffle, key)
 
     def _value(
-        self, objective: Objective, params: Params, frozen: Params, batch: Examples, count: Any, key: Any
+        self,
+        objective: Objective,
+        params: Params,
+        frozen: Params,
+        batch: Examples,
+        count: Any,
+        share: Any,
+        key: Any,
     ) -> Any:
         """A step's objective: the batch's loss, and its share, by examples, of the stage's penalty."""
         losses, metrics = fold_lookups(objective.measure)(params, frozen, batch.data, key)
@@ -228,7 +238,9 @@ class Solver:
         penalty = objective.penalty(params, frozen)
         if not (isinstance(penalty, (int, float)) and penalty == 0):
             value = value + penalty * jnp.sum(batch.mask) / jnp.maximum(count, 1)
-        if self.reduction == "mean":
+        if self.reduction == "mean" and _is_ones(losses.weight):
+            value = value * share  # known before the step, so that no step of a loop has to count
+        elif self.reduction == "mean":
             value = value / jnp.where(loss.weight == 0, 1, loss.weight)
         return value, metrics
 
@@ -256,6 +268,11 @@ class Solver:
 def side_by_side(stage: Stage) -> Stage:
     """The stage without `one_by_one`, for objectives that close over arrays or have to be differentiated."""
     return replace(stage, one_by_one=False) if isinstance(stage, Solver) else stage
+
+
+def _is_ones(weight: Any) -> bool:
+    """Whether a loss's weights are known before tracing, and all are 1: it counts its examples."""
+    return isinstance(weight, np.ndarray) and bool(np.all(weight == 1))
 
 
 class _Cut(NamedTuple):

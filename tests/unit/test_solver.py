@@ -42,6 +42,25 @@ def test_sum_instead_of_mean():
     np.testing.assert_allclose(found, 0.25 * 7)
 
 
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("weight", [1.0, 3.0, [1.0, 3.0]])
+def test_a_mean_is_by_the_weights_of_the_loss_whether_they_are_known_before_tracing_or_not(weight, known):
+    def loss(x, frozen, batch, key):
+        weights = np.broadcast_to(np.asarray(weight, np.float32), batch["x"].shape)
+        errors = batch["x"] * jnp.square(x - batch["x"])
+        return Mean(errors * weights, weights if known else weights + 0 * batch["x"])
+
+    data = {"x": jnp.array([1.0, 2.0, 3.0, 4.0, 0.0, 0.0])}
+    examples = Examples(data, jnp.array([True, True, True, False, False, False]))
+    found, metrics = Solver(optax.sgd(0.1), 2)(Objective(loss), jnp.array(0.5), examples, jax.random.key(0))
+    w = np.broadcast_to(weight, 2)
+    wanted = 0.5
+    for batch, taken in ((np.array([1.0, 2.0]), w), (np.array([3.0]), w[:1])):
+        wanted -= 0.1 * np.sum(taken * batch * 2 * (wanted - batch)) / np.sum(taken)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert metrics["loss"].weight == np.sum(w) + w[0]
+
+
 def test_penalty_counts_once_over_the_examples():
     found, _ = fit(Solver(SGD, 2, reduction="sum"), start=1.0, penalty=lambda a, frozen: 3.0 * a)
     a = 1 + 0.25 * ((0 + 1) - 3 * 2 / 3)
