@@ -45,15 +45,15 @@ def cohort_update(
     return total, Packed.of(found), kept
 
 
-def whole_round(
+def round_of_one_pass(
     update_of: Callable[..., Any], algorithm: Algorithm, state: ServerState, batches: tuple[Batch, ...]
-) -> tuple[ServerState, Packed, list[Any]]:
-    """A round in one program: the server's next state, and of `update_of` the metrics and what clients keep.
+) -> tuple[ServerState, Update, Packed, list[Any]]:
+    """The server's next state, if the pass is all of the round, and before it what `update_of` returns.
 
     `update_of` is `cohort_update` of an algorithm and its views, on one device or several.
     """
     update, found, kept = update_of(state.global_params, state.round, batches)
-    return algorithm.server_update(state, update), found, kept
+    return algorithm.server_update(state, update), update, found, kept
 
 
 def _block(

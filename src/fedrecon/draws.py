@@ -20,11 +20,9 @@ _PARITY = 0x1BD11BDA
 
 def fold_in(key: Any, data: Any) -> Any:
     """`jax.random.fold_in`: a key of another's and a whole number's own."""
-    if not _is_own(key):
+    if not _is_own(key) or jnp.ndim(data):
         return jax.random.fold_in(key, data)
-    first, second = _halves(key)
-    pair = _hashed(first, second, jnp.uint32(0), jnp.asarray(data, jnp.uint32))
-    return jax.random.wrap_key_data(jnp.stack(pair), impl=_IMPL)
+    return _fold_in(key, jnp.asarray(data, jnp.uint32))
 
 
 def uniform(
@@ -32,9 +30,9 @@ def uniform(
 ) -> Float[Array, "*shape"]:
     """`jax.random.uniform` in the default precision: numbers from `minval` to below `maxval`."""
     # One hash counts its numbers in 32 bits; double precision takes both of its halves.
-    if not _is_own(key) or math.prod(shape) >= 2**32 or jnp.result_type(float) != jnp.float32:
+    if not _is_own(key) or not 0 <= math.prod(shape) < 2**32 or jnp.result_type(float) != jnp.float32:
         return jax.random.uniform(key, shape, minval=minval, maxval=maxval)
-    return _uniform(key, tuple(shape), jnp.float32(minval), jnp.float32(maxval))
+    return _uniform(key, shape, jnp.float32(minval), jnp.float32(maxval))
 
 
 def normal(key: Any, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
@@ -45,12 +43,17 @@ def normal(key: Any, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
     return jnp.float32(math.sqrt(2)) * jax.lax.erf_inv(uniform(key, shape, above, 1.0))
 
 
-# Compiled in one piece, as JAX's own is, so that both round alike.
-@functools.partial(jax.jit, static_argnums=1, inline=True)
+# Under `jit`: traced once and not at every call, and, as JAX's own, compiled in one piece, to round alike.
+@jax.jit
+def _fold_in(key: Any, data: UInt32[Array, ""]) -> Any:
+    pair = _hashed(*_halves(key), jnp.uint32(0), data)
+    return jax.random.wrap_key_data(jnp.stack(pair), impl=_IMPL)
+
+
+@functools.partial(jax.jit, static_argnums=1)
 def _uniform(key: Any, shape: tuple[int, ...], low: Any, high: Any) -> Float[Array, "*shape"]:
-    first, second = _halves(key)
     count = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
-    one, other = _hashed(first, second, jnp.uint32(0), count)
+    one, other = _hashed(*_halves(key), jnp.uint32(0), count)
     # The upper bits as the fraction of a number from 1 to below 2.
     bits = ((one ^ other) >> jnp.uint32(9)) | jnp.uint32(0x3F800000)
     fraction = jax.lax.bitcast_convert_type(bits, jnp.float32) - 1
@@ -58,9 +61,12 @@ def _uniform(key: Any, shape: tuple[int, ...], low: Any, high: Any) -> Float[Arr
 
 
 def _is_own(key: Any) -> bool:
-    """Whether it is a key of the kind that clients get, and neither of another kind nor bare numbers."""
+    """Whether it is a key of the kind that clients get, and neither of another kind nor bare numbers, and JAX
+    hashes a number's own place: its older way, by `jax_threefry_partitionable`, is left to it.
+    """
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return typed and key.shape == () and jax.random.key_impl(key) == _IMPL
+    own = typed and key.shape == () and jax.random.key_impl(key) == _IMPL
+    return own and bool(jax.threefry_partitionable.value)
 
 
 def _halves(key: Any) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .algorithm import Algorithm, ServerState
 from .checks import check_model
-from .cohort import View, cohort_update, whole_round
+from .cohort import View, cohort_update, round_of_one_pass
 from .compilation import engine_options, heavy, quick_options
 from .devices import Devices
 from .federation.batches import Batch, Layout, key_of
@@ -77,8 +77,7 @@ class Simulation:
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
         self._options = engine_options(large)
         self._before = 0  # programs of plans before this one
-        self._round: Any = None
-        self._cohort: Any = None
+        self._pass: Any = None
         self.use(plan or self.plan_of(clients_per_block))
 
     def plan_of(self, clients_per_block: int | None, most_slots: int = 2) -> Plan:
@@ -91,7 +90,7 @@ class Simulation:
 
     def use(self, plan: Plan) -> None:
         """Cuts the cohorts of the rounds that come by a plan."""
-        self._before += sum(x._cache_size() for x in (self._round, self._cohort) if x is not None)
+        self._before += 0 if self._pass is None else self._pass._cache_size()
         self.plan = plan.in_parts(len(self._devices))
         groups = self._layout.groups
         views = tuple(
@@ -100,15 +99,14 @@ class Simulation:
             for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
         )
         update_of = self._devices.spread(functools.partial(cohort_update, self.algorithm, views))
-        # Nearly all cohorts take one pass, and then the server's step is in the same program: one dispatch.
-        whole = functools.partial(whole_round, update_of, self.algorithm)
-        self._round = jax.jit(whole, compiler_options=self._options)
-        self._cohort = jax.jit(update_of, compiler_options=self._options)
+        # Nearly all cohorts take one pass: with the server's step in its program, a round is one dispatch.
+        one_pass = functools.partial(round_of_one_pass, update_of, self.algorithm)
+        self._pass = jax.jit(one_pass, compiler_options=self._options)
 
     @property
     def compilations(self) -> int:
         """Programs that the rounds compiled so far."""
-        programs: tuple[Any, ...] = (self._round, self._cohort, self._merge, self._finish)
+        programs: tuple[Any, ...] = (self._pass, self._merge, self._finish)
         return self._before + sum(program._cache_size() for program in programs)
 
     def init(self, global_params: Params | None = None) -> ServerState:
@@ -142,24 +140,22 @@ class Simulation:
             keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
             total, metrics, own = None, [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
+            after = state
             for slots in passes:
                 mine, batches = self._laid_out(slots, cohort, keys)
                 own += mine
-                done, found, kept = self._devices.settled(self._pass(state, batches, len(passes) == 1))
-                if len(passes) == 1:
-                    state = done
-                else:
-                    total = done if total is None else self._merge(total, done)
+                after, update, found, kept = self._devices.settled(self._pass(state, batches))
+                total = update if total is None else self._merge(total, update)
                 if self.kept is not None:
                     for positions, value in zip(slots, kept, strict=True):
                         self.kept.put(number, self.clients.keys[cohort[positions]], value)
                 metrics.append(found)
-            state = state if total is None else self._finish(state, total)
+            state = after if len(passes) == 1 else self._finish(state, total)
             rows = self._touched(cohort, cohort[np.concatenate(own)])
             yield Round(number + 1, state, len(cohort), rows, self._sent, metrics)
 
     def seconds(self, state: ServerState, repeats: int = 2) -> float:
-        """How long the next round computes under the present plan, compilation aside.
+        """How long the passes of the next round compute under the present plan, compilation aside.
 
         Args:
             state: Of a round of this simulation; nothing is changed.
@@ -168,22 +164,15 @@ class Simulation:
         number, found = int(state.round), 0.0
         cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
         keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
-        passes = self.plan.passes(self.clients.num_examples[cohort])
-        for slots in passes:
+        for slots in self.plan.passes(self.clients.num_examples[cohort]):
             batches = self._laid_out(slots, cohort, keys)[1]
             times = []
             for _ in range(repeats + 1):
                 start = time.perf_counter()
-                jax.block_until_ready(self._pass(state, batches, len(passes) == 1))
+                jax.block_until_ready(self._pass(state, batches))
                 times.append(time.perf_counter() - start)
             found += min(times[1:])
         return found
-
-    def _pass(self, state: ServerState, batches: tuple[Batch, ...], alone: bool) -> tuple[Any, Any, Any]:
-        """The next state, where a pass is the whole round, or else the sum of its updates; and the rest."""
-        return (
-            self._round(state, batches) if alone else self._cohort(state.global_params, state.round, batches)
-        )
 
     def _laid_out(self, slots: Any, cohort: Any, keys: Any) -> tuple[list[Any], tuple[Batch, ...]]:
         """The places in the cohort of a pass's clients that this process lays out, and all their batches."""

@@ -363,10 +363,10 @@ def test_programs_are_compiled_once(name):
     if name not in ONLY_REPEATS:
         assert simulated(name, "distinct").compilations == 1  # a round of one pass
     run = simulated(name, "repeats")
-    assert run.compilations == 3  # a pass, their merging, the server's step
+    assert run.compilations == 3  # a pass, the merging of several, the server's step after these
     compiled: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
-    run.simulation.sampling = Given([np.roll(EVERYBODY, 3), EVERYBODY, EVERYBODY[1:]])
+    run.simulation.sampling = Given([[3, 0], EVERYBODY, [8]])
     list(run.simulation.rounds(run.start, 3))
     run.simulation.sampling = Given([EVERYBODY])
     assert not [event for event in compiled if "backend_compile" in event]

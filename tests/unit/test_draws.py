@@ -64,3 +64,11 @@ def test_double_precision_is_left_to_jax():
         )
         same(draws.normal(KEYS[0], (4,)), jax.random.normal(KEYS[0], (4,)))
         assert draws.normal(KEYS[0], (4,)).dtype == jnp.float64
+
+
+def test_the_older_hash_and_several_numbers_at_once_are_left_to_jax():
+    with jax.threefry_partitionable(False):
+        same(draws.uniform(KEYS[0], (5,)), jax.random.uniform(KEYS[0], (5,)))
+        same(draws.normal(KEYS[0], (5,)), jax.random.normal(KEYS[0], (5,)))
+    with pytest.raises(TypeError):
+        draws.fold_in(KEYS[0], np.array([1, 2]))

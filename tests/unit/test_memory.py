@@ -78,7 +78,7 @@ def compiled(simulation: Any) -> Any:
         found.append(program.lower(*arguments).compile())
         return program(*arguments)
 
-    program, simulation._round = simulation._round, seen
+    program, simulation._pass = simulation._pass, seen
     next(simulation.rounds(simulation.init(), 1))
     return found[0]
 
