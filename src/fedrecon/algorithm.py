@@ -137,8 +137,8 @@ def uniform(loss: Mean) -> Float[Array, ""]:
 def subkeys(key: Any, count: int, first: int = 0) -> list[Any]:
     """Independent keys, those numbered `first` and on.
 
-    Unlike those of `jax.random.split`, one that is not used costs nothing: each that is used takes a large
-    part of a second to compile. For the same reason they are numbered rather than derived from each other.
+    Unlike those of `jax.random.split`, one that is not used costs nothing, while each that is used has to be
+    compiled. For the same reason they are numbered rather than derived from each other.
     """
     return [fold_in(key, first + i) for i in range(count)]
 

@@ -55,8 +55,8 @@ def keyed(seed: int, purpose: int, keys: Any) -> UInt64[np.ndarray, "*shape"]:
 def round_keys(seed: int, purpose: int, round: int, keys: Any) -> UInt32[np.ndarray, "*shape 2"]:
     """Key data for what clients draw in a round: from seed, round and client alone.
 
-    Made on the host, where hashing a cohort takes microseconds; compiled into a program, every hash of
-    JAX's takes a large part of a second to compile.
+    Made on the host, where hashing a cohort takes microseconds; in a program, every hash has to be
+    compiled first.
     """
     # Twice, since the key of the client whose id is a number is that number, mixed once: client 3 in
     # round 5 must not draw what client 5 draws in round 3.
