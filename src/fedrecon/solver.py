@@ -158,7 +158,7 @@ class Solver:
     def _steps(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
     ) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
-        k_order, k_loss = fold_in(key, 0), fold_in(key, 1)
+        k_order, k_loss = fold_in(key, 0) if self.shuffle else None, fold_in(key, 1)
         plan = self._plan(examples, round, self.shuffle, k_order)
         batches = plan.batches(examples)
         factor = 1.0 if self.schedule is None else self.schedule(0 if round is None else round)
