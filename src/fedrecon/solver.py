@@ -238,10 +238,10 @@ class Solver:
         penalty = objective.penalty(params, frozen)
         if not (isinstance(penalty, (int, float)) and penalty == 0):
             value = value + penalty * jnp.sum(batch.mask) / jnp.maximum(count, 1)
-        if self.reduction == "mean" and _is_ones(losses.weight):
-            value = value * share  # known before the step, so that no step of a loop has to count
-        elif self.reduction == "mean":
-            value = value / jnp.where(loss.weight == 0, 1, loss.weight)
+        if self.reduction == "mean":
+            # Where a loss is known to count its examples, no step of a loop has to do so again.
+            counts = isinstance(losses.weight, np.ndarray) and np.all(losses.weight == 1)
+            value = value * share if counts else value / jnp.where(loss.weight == 0, 1, loss.weight)
         return value, metrics
 
     def _cut(
@@ -268,11 +268,6 @@ class Solver:
 def side_by_side(stage: Stage) -> Stage:
     """The stage without `one_by_one`, for objectives that close over arrays or have to be differentiated."""
     return replace(stage, one_by_one=False) if isinstance(stage, Solver) else stage
-
-
-def _is_ones(weight: Any) -> bool:
-    """Whether a loss's weights are known before tracing, and all are 1: it counts its examples."""
-    return isinstance(weight, np.ndarray) and bool(np.all(weight == 1))
 
 
 class _Cut(NamedTuple):
