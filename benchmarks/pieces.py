@@ -139,7 +139,8 @@ class _View:
                 rows = update.rows.get(path_of(path))
                 if rows is None:
                     return total + jnp.sum(part, 0)
-                return add_rows(total, rows.reshape(-1), part.reshape(-1, *total.shape[1:]))
+                count = len(rows)
+                return add_rows(total, rows.reshape(count, -1), part.reshape(count, -1, *total.shape[1:]))
 
             delta = jax.tree_util.tree_map_with_path(leaf, total.total, update.delta.total)
             return Mean(delta, total.weight + jnp.sum(update.delta.weight)), None

@@ -90,7 +90,8 @@ def _block(
         rows = update.rows.get(path_of(path))
         if rows is None:
             return total + summed(part)
-        return add_rows(total, rows.reshape(-1), part.reshape(-1, *total.shape[1:]), much)
+        count = len(rows)
+        return add_rows(total, rows.reshape(count, -1), part.reshape(count, -1, *total.shape[1:]), much)
 
     delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
     weight = total.delta.weight + jnp.sum(update.delta.weight)

@@ -163,22 +163,29 @@ def add(table: Array, ids: Int[Any, "step id"], updates: Array) -> Array:
     return table + spread[: table.shape[0]]
 
 
-def add_rows(table: Array, ids: Int[Any, "id"], updates: Array, heavy: bool = False) -> Array:
-    """`table` with many updates, `[id, ...]`, added to its rows; ids past its end are dropped.
+def add_rows(table: Array, ids: Int[Array, "client id"], updates: Array, heavy: bool = False) -> Array:
+    """`table` with clients' updates, `[client, id, ...]`, added to its rows; ids past its end are dropped.
 
-    On a CPU row by row, which takes a fifth of the time of XLA's scatter there; but not in programs that are
-    compiled as heavy, see `compilation`, in which a loop takes four times as long as a scatter.
+    On a CPU row by row, up to each client's last one that is not dropped: a quarter of the time of XLA's
+    scatter and less there. But not in programs that are compiled as heavy, see `compilation`, in which a loop
+    takes four times as long as a scatter.
     """
+    size = table.shape[0]
 
     def one_by_one(table: Array, ids: Any, updates: Array) -> Array:
-        padded = jnp.pad(table, [(0, 1)] + [(0, 0)] * (table.ndim - 1))  # where the dropped ones go
-        ids = jnp.minimum(ids, table.shape[0])
+        real = ids < size
+        counts = jnp.max(jnp.where(real, jnp.arange(1, ids.shape[1] + 1), 0), axis=1)
 
-        def row(i: Any, out: Array) -> Array:
-            new = jax.lax.dynamic_index_in_dim(out, ids[i], keepdims=True) + updates[i][None]
-            return jax.lax.dynamic_update_slice_in_dim(out, new, ids[i], 0)
+        def client(c: Any, out: Array) -> Array:
+            def row(i: Any, out: Array) -> Array:
+                at = jnp.minimum(ids[c, i], size - 1)
+                update = jnp.where(real[c, i], updates[c, i], 0)  # no spare row for them: that takes copies
+                new = jax.lax.dynamic_index_in_dim(out, at, keepdims=True) + update[None]
+                return jax.lax.dynamic_update_slice_in_dim(out, new, at, 0)
 
-        return jax.lax.fori_loop(0, ids.shape[0], row, padded)[:-1]
+            return jax.lax.fori_loop(0, counts[c], row, out)
+
+        return jax.lax.fori_loop(0, ids.shape[0], client, table)
 
     def scattered(table: Array, ids: Any, updates: Array) -> Array:
         return table.at[ids].add(updates, mode="drop")

@@ -150,18 +150,19 @@ def test_rows_that_were_gathered_are_read_as_those_of_the_table_they_come_from(i
     np.testing.assert_array_equal(found[inside], wanted)
 
 
-def test_many_rows_are_added_with_repeats_and_past_the_end():
-    ids = np.array([3, 0, 3, 9, 10, 99, 0], np.int32)
-    for shape in ((2,), ()):
-        table = np.ones((10, *shape), np.float32)
-        updates = np.arange(1.0, 8.0, dtype=np.float32).reshape(-1, *[1] * len(shape)) * np.ones(
-            (7, *shape), np.float32
-        )
-        wanted = table.copy()
-        np.add.at(wanted, ids[ids < 10], updates[ids < 10])
-        for heavy in (False, True):
-            found = jax.jit(functools.partial(add_rows, heavy=heavy))(table, ids, updates)
-            np.testing.assert_allclose(found, wanted)
+@pytest.mark.parametrize("shape", [(2,), ()], ids=str)
+@pytest.mark.parametrize("heavy", [False, True])
+def test_rows_of_clients_are_added_with_repeats_and_past_the_end(shape, heavy):
+    # Dropped ones in between and at the end, a client without any row, one with all, the last row.
+    ids = np.array([[3, 0, 3, 9], [10, 99, 9, 10], [10, 10, 10, 10], [9, 1, 99, 99]], np.int32)
+    table = np.ones((10, *shape), np.float32)
+    updates = np.arange(1.0, 17.0, dtype=np.float32).reshape(4, 4, *[1] * len(shape))
+    updates = updates * np.ones(shape, np.float32)
+    wanted = table.copy()
+    np.add.at(wanted, ids[ids < 10], updates[ids < 10])
+    updates[ids >= 10] = np.nan  # whatever a dropped one is
+    found = jax.jit(functools.partial(add_rows, heavy=heavy))(table, ids, updates)
+    np.testing.assert_allclose(found, wanted)
 
 
 def sgd_after(clipping):
