@@ -24,6 +24,7 @@ __all__ = [
     "Newton",
     "NoSplit",
     "Passes",
+    "Personalization",
     "Poisson",
     "RandomFraction",
     "Result",
@@ -32,6 +33,7 @@ __all__ = [
     "Simulation",
     "Solver",
     "Table",
+    "TopK",
     "Uniform",
     "Update",
     "Weighted",
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from fedrecon.newton import Newton
     from fedrecon.optimizers import optimizer
     from fedrecon.partitions import is_local, partition
+    from fedrecon.personalization import Personalization, TopK
     from fedrecon.rounds import Round
     from fedrecon.simulation import Simulation
     from fedrecon.solver import Solver
@@ -105,6 +108,7 @@ else:
         "newton": ("Newton",),
         "optimizers": ("optimizer",),
         "partitions": ("is_local", "partition"),
+        "personalization": ("Personalization", "TopK"),
         "rounds": ("Round",),
         "simulation": ("Simulation",),
         "solver": ("Solver",),

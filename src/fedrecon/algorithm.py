@@ -78,7 +78,9 @@ class Algorithm:
         init_kept: `(global_params, key) -> kept`: what a client holds between rounds, `()` if it is
             stateless.
         client_update: `(Broadcast, kept, Examples, key) -> (Update, kept)`.
-        server_update: `(ServerState, Update summed over the cohort) -> ServerState`.
+        server_update: `(ServerState, Update summed over the cohort) -> ServerState`. It must be pure: where a
+            cohort is summed in several parts, it may be computed for each, and all but the whole one's result
+            is thrown away.
         personalize: `(Broadcast, kept, support, key) -> local_params`: evaluation, serving, export.
         name: For records.
         hyperparameters: For records: what it was made of.

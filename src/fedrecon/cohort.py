@@ -45,15 +45,22 @@ def cohort_update(
     return total, Packed.of(found), kept
 
 
-def round_of_one_pass(
-    update_of: Callable[..., Any], algorithm: Algorithm, state: ServerState, batches: tuple[Batch, ...]
-) -> tuple[ServerState, Update, Packed, list[Any]]:
-    """The server's next state, if the pass is all of the round, and before it what `update_of` returns.
+def one_pass(
+    update_of: Callable[..., Any],
+    step: Callable[[ServerState, Update], ServerState] | None,
+    state: ServerState,
+    batches: tuple[Batch, ...],
+) -> tuple[ServerState | None, Update, Packed, list[Any]]:
+    """The server's next state if the pass is all of the round, and what `update_of` returns.
 
-    `update_of` is `cohort_update` of an algorithm and its views, on one device or several.
+    Args:
+        update_of: `cohort_update` of an algorithm and its views, on one device or several.
+        step: The server's; None leaves it to another program, and the state out.
+        state: Before the round.
+        batches: Of the pass.
     """
     update, found, kept = update_of(state.global_params, state.round, batches)
-    return algorithm.server_update(state, update), update, found, kept
+    return None if step is None else step(state, update), update, found, kept
 
 
 def _block(

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class DataError(ValueError):
@@ -13,6 +14,13 @@ def at_least(least: int, **given: float | int) -> None:
     for name, value in given.items():
         if not value >= least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def of_kind(kind: type, **given: Any) -> None:
+    """Raises a TypeError that names the first of the parameters given which is not of the kind."""
+    for name, value in given.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be of the class {kind.__name__}, got {type(value).__name__}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

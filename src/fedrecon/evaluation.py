@@ -1,6 +1,7 @@
 """Personalise, then test: how well an algorithm serves clients, each on examples held back from it."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ from .algorithm import Algorithm, Broadcast, ServerState, subkeys
 from .compilation import engine_options, heavy
 from .data import AlternateBatches, Examples, Split
 from .devices import Devices
+from .errors import of_kind
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Plan, plan_evaluation
 from .federation.clients import Clients
@@ -104,7 +106,8 @@ class Evaluation:
         deciles = range(0, 101, 10)
         found = {}
         for name, known in self._tested().items():
-            quantiles = np.quantile(known, [d / 100 for d in deciles]) if known.size else [float("nan")] * 11
+            with np.errstate(invalid="ignore"):  # between infinities
+                quantiles = np.quantile(known, [d / 100 for d in deciles]) if known.size else [math.nan] * 11
             found[name] = {f"p{d}": float(q) for d, q in zip(deciles, quantiles, strict=True)}
         return found
 
@@ -160,7 +163,13 @@ def evaluate(
 
     Returns:
         The metrics per client.
+
+    Raises:
+        TypeError: An argument is of another kind: global parameters are no state, say.
     """
+    of_kind(Algorithm, algorithm=algorithm)
+    of_kind(ServerState, state=state)
+    of_kind(Clients, clients=clients)
     layout = Layout(algorithm.personal_model, clients, state.global_params)
     plan = plan or plan_evaluation(clients.num_examples)
     keys = evaluation_keys(seed, clients)

@@ -29,6 +29,12 @@ class Table:
     leaf: str
     fields: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if isinstance(self.fields, str):
+            raise TypeError(
+                f"fields must be a tuple of names, such as ({self.fields!r},), got {self.fields!r}"
+            )
+
 
 def _no_penalty(global_params: Params, local_params: Params) -> float:
     return 0.0

@@ -73,9 +73,14 @@ def partition(
         tables: Embedding tables among the global leaves.
 
     Raises:
+        TypeError: `local` is no function, or `tables` no tuple.
         ValueError: `local` selects every leaf or names a path that no leaf has; a leaf is no floating-point
             array; or the parameters hold a model's mutable state, which has no place in a pure function.
     """
+    if not callable(local):
+        raise TypeError(f"local must be is_local(...) or a function of a leaf's path, got {local!r}")
+    if isinstance(tables, Table):
+        raise TypeError(f"tables must be a tuple, such as ({tables!r},), got a Table")
     shapes = jax.eval_shape(init, jax.random.key(0))
     _check_leaves(shapes)
     names = [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(shapes)]

@@ -15,13 +15,13 @@ from .algorithm import Algorithm, Broadcast, ServerState
 from .best import best
 from .compilation import engine_options, heavy
 from .devices import Devices
-from .errors import did_you_mean
+from .errors import did_you_mean, of_kind
 from .federation.batches import Batch, Layout, examples_of, key_of
 from .federation.blocks import Slot
 from .federation.clients import Clients
 from .federation.hashing import round_keys
 from .federation.kept import Kept, held
-from .model import leaves_of
+from .model import Model, leaf_at, leaves_of
 
 _EVALUATION = 4  # purpose of draws: a client gets what it gets when it is evaluated
 # Clients from which on so many shapes of blocks are worth their compilation.
@@ -67,7 +67,8 @@ class Personalization:
         devices: How many of this process's devices share the clients of a block; None for all.
 
     Raises:
-        ValueError: Items are to be recommended and the model has no `predict`.
+        TypeError: An argument is of another kind.
+        ValueError: Items are to be recommended and the model has no `predict`, or fewer items.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Personalization:
         clients_per_block: int | None = None,
         devices: int | None = None,
     ):
-        if top is not None and algorithm.personal_model.predict is None:
-            raise ValueError("items can be recommended where a model has `predict`, this model has None")
+        of_kind(Algorithm, algorithm=algorithm)
+        of_kind(ServerState, state=state)
+        if top is not None:
+            _check_items(top, algorithm.personal_model, state)
         self._devices = Devices.here(devices)
         self._algorithm, self._seed, self._top, self._kept = algorithm, seed, top, kept
         self._state = self._devices.everywhere(state)
@@ -164,6 +167,15 @@ class Personalization:
             result = run(*args)
             self._compiled.add(length)
         return result
+
+
+def _check_items(top: TopK, model: Model, state: ServerState) -> None:
+    if model.predict is None:
+        raise ValueError("items can be recommended where a model has `predict`, this model has None")
+    for table in model.tables:
+        rows = leaf_at(state.global_params, table.leaf).shape[0]
+        if top.field in table.fields and top.items > rows:
+            raise ValueError(f"items must be at most the {rows:,} rows of {table.leaf!r}, got {top.items:,}")
 
 
 def clients_side_by_side() -> int:

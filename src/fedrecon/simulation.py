@@ -13,7 +13,7 @@ import numpy as np
 
 from .algorithm import Algorithm, ServerState
 from .checks import check_model
-from .cohort import View, cohort_update, round_of_one_pass
+from .cohort import View, cohort_update, one_pass
 from .compilation import engine_options, heavy, quick_options
 from .devices import Devices
 from .federation.batches import Batch, Layout, key_of
@@ -26,6 +26,7 @@ from .model import Params, path_of
 from .rounds import Round, Sizes
 
 _TRAINING, _START = 3, 5  # purposes of draws
+_JOINED_BYTES = 2**22  # of global parameters: from there on a step's arrays weigh more than a dispatch
 
 
 class Simulation:
@@ -75,6 +76,9 @@ class Simulation:
             clients_per_block = 1
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
+        # Nearly all cohorts take one pass: with the server's step in its program, a round is one dispatch.
+        # It costs a step in each further pass, and memory that `_finish` reuses: much for large parameters.
+        self._joined = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) <= _JOINED_BYTES
         self._options = engine_options(large)
         self._before = 0  # programs of plans before this one
         self._pass: Any = None
@@ -99,9 +103,8 @@ class Simulation:
             for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
         )
         update_of = self._devices.spread(functools.partial(cohort_update, self.algorithm, views))
-        # Nearly all cohorts take one pass: with the server's step in its program, a round is one dispatch.
-        one_pass = functools.partial(round_of_one_pass, update_of, self.algorithm)
-        self._pass = jax.jit(one_pass, compiler_options=self._options)
+        run = functools.partial(one_pass, update_of, self.algorithm.server_update if self._joined else None)
+        self._pass = jax.jit(run, compiler_options=self._options)
 
     @property
     def compilations(self) -> int:
@@ -140,8 +143,9 @@ class Simulation:
             keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
             total, metrics, own = None, [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
-            after = state
+            after = None
             for slots in passes:
+                del after  # of the pass before: memory that this one may need
                 mine, batches = self._laid_out(slots, cohort, keys)
                 own += mine
                 after, update, found, kept = self._devices.settled(self._pass(state, batches))
@@ -150,7 +154,9 @@ class Simulation:
                     for positions, value in zip(slots, kept, strict=True):
                         self.kept.put(number, self.clients.keys[cohort[positions]], value)
                 metrics.append(found)
-            state = after if len(passes) == 1 else self._finish(state, total)
+                del update, kept
+            state = self._finish(state, total) if after is None or len(passes) > 1 else after
+            del after, total  # else they would live as long as the caller keeps the round
             rows = self._touched(cohort, cohort[np.concatenate(own)])
             yield Round(number + 1, state, len(cohort), rows, self._sent, metrics)
 

@@ -144,8 +144,8 @@ def test_ids_are_matched_by_what_they_stand_for():
     assert found.vocabularies["item"].tolist() == [10, 20, 40]
     assert {name: x.tolist() for name, x in found["ann"].items()} == {"item": [0, 1], "rating": [2.0, 3.0]}
     assert found["bob"]["item"].tolist() == [0]
-    nothing, unknown = Matching(other.vocabularies, {"item": [99]})(other)
-    assert (unknown, nothing.num_examples.tolist()) == (4, [0, 0])
+    with pytest.raises(DataError, match=r"none of the ids of the field 'item' .* like 30, the run's like 99"):
+        Matching(other.vocabularies, {"item": [99]})
 
 
 def test_texts_are_matched_by_nothing_but_the_same_vocabulary():

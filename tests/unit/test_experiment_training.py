@@ -412,9 +412,8 @@ def test_arrays_of_the_result_are_those_of_jax(finished):
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(finished.state))
 
 
-def test_held_out_examples_of_training_clients_are_scored_under_standard_eval(tmp_path):
-    sets = hold_out(clients(5).take(range(6)), {"validation": 0.2, "test": 0.2})
-    result = train(
+def _held_out(sets, tmp_path):
+    return train(
         ALGORITHM,
         sets["train"],
         rounds=2,
@@ -424,6 +423,12 @@ def test_held_out_examples_of_training_clients_are_scored_under_standard_eval(tm
         held_out={name: sets[name] for name in ("validation", "test")},
         out=tmp_path / "run",
     )
+
+
+def test_held_out_examples_of_training_clients_are_scored_under_standard_eval(tmp_path):
+    sets = hold_out(clients(5).take(range(6)), {"validation": 0.2, "test": 0.2})
+    with pytest.warns(RuntimeWarning, match="4 of 6 updates changed nothing: their clients had no query"):
+        result = _held_out(sets, tmp_path)
     assert set(result.evaluations) == {"validation", "seen validation", "seen test"}
     saved = json.loads((tmp_path / "run" / "result.json").read_text())
     assert set(saved["validation"]) == {"recon_eval", "standard_eval"}
@@ -438,3 +443,8 @@ def test_other_names_of_held_out_sets_are_refused():
     sets = hold_out(clients(5), {"later": 0.2})
     with pytest.raises(ValueError, match="'later'"):
         train(ALGORITHM, sets["train"], rounds=1, clients_per_round=2, held_out={"later": sets["later"]})
+
+
+def test_nobody_to_train_on():
+    with pytest.raises(ValueError, match="the training clients must be at least 1, got 0"):
+        train(ALGORITHM, TRAIN.take([]), 1)

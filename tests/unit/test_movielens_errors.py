@@ -138,7 +138,7 @@ FAULTS = {
         "1::2::3::4\n2::2::4::4\n\n1::2::5::5\n2::2::4::4\n",
         None,
         ", line 4: client 1 must rate item 2 once, but did already on line 1 "
-        '(duplicates="last" keeps the last rating, '
+        '(duplicates="last", the setting data.duplicates, keeps the last rating, '
         '"all" keeps both)',
     ),
     "duplicate words": (
@@ -378,7 +378,7 @@ def test_encrypted_archive(tmp_path):
         ({"scale": [1]}, "scale must be (least, greatest) with least < greatest, got [1]"),
         (
             {"columns": {"user": "who"}},
-            "columns must name client, item, rating, time, got 'user'; the nearest is ",
+            "columns must name client, item, rating, time, got 'user'",
         ),
         (
             {"columns": {"client": "who", "item": "what"}},

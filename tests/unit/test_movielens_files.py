@@ -4,6 +4,9 @@ import zipfile
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from fedrecon.tasks.movielens.files import read_ratings
@@ -173,3 +176,33 @@ def test_movielens_latest_small(shared_data):
     ratings = read_ratings(shared_data("ml-latest-small"))
     assert (len(ratings.rating), len(ratings.client_ids), len(ratings.item_ids)) == (100_836, 610, 9_724)
     assert (ratings.rating.min(), ratings.rating.max()) == (0.5, 5.0)
+
+
+@pytest.mark.parametrize("name", ["ratings.csv", "ratings.dat", "ratings.parquet"])
+@pytest.mark.parametrize("packed", [False, True], ids=["file", "archive"])
+def test_no_file_of_python_is_handed_to_the_threads_of_arrow(tmp_path, monkeypatch, name, packed):
+    """After an error they may still hold it when Python ends, which aborts the process then."""
+    path = tmp_path / name
+    if name.endswith(".parquet"):
+        pd.DataFrame(ROWS, columns=["userId", "movieId", "rating", "timestamp"]).to_parquet(path)
+    else:
+        path.write_text(FILES[name])
+    if packed:
+        with zipfile.ZipFile(tmp_path / "ratings.zip", "w") as archive:
+            archive.write(path, name)
+        path = tmp_path / "ratings.zip"
+    handed = []
+
+    def spied(module, function):
+        original = getattr(module, function)
+
+        def call(file, *args, **more):
+            handed.append(file)
+            return original(file, *args, **more)
+
+        monkeypatch.setattr(module, function, call)
+
+    spied(pyarrow.csv, "read_csv")
+    spied(pyarrow.parquet, "ParquetFile")
+    check(read_ratings(path))
+    assert [isinstance(x, pa.NativeFile) and not isinstance(x, pa.PythonFile) for x in handed] == [True]

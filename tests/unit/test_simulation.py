@@ -212,3 +212,51 @@ def test_parameters_of_half_precision_are_trained():
     assert simulation.compilations == 1
     moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), last.state.global_params, start.global_params)
     assert all(0.01 < x < 1 for x in jax.tree.leaves(moved))
+
+
+def test_large_parameters_have_the_server_step_in_a_program_of_its_own(monkeypatch):
+    def run(joined_bytes, plan):
+        monkeypatch.setattr("fedrecon.simulation._JOINED_BYTES", joined_bytes)
+        one = Simulation(ALGORITHM, CLIENTS, Passes(4), seed=1, plan=plan)
+        *_, last = one.rounds(one.init(), 3)
+        return one.compilations, last
+
+    for plan, wanted in ((Plan((Slot(1, 4, 8),)), (1, 2)), (Plan((Slot(1, 2, 8),)), (3, 3))):
+        (together, a), (apart, b) = (run(joined_bytes, plan) for joined_bytes in (2**22, 0))
+        assert (together, apart) == wanted
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a.state, b.state)
+        assert a.metrics() == b.metrics()
+
+
+@pytest.mark.parametrize("joined_bytes", [0, 2**30], ids=["apart", "joined"])
+@pytest.mark.parametrize("width", [4, 2], ids=["one pass", "two passes"])
+def test_a_round_leaves_nothing_of_the_size_of_its_table_but_the_state(monkeypatch, joined_bytes, width):
+    monkeypatch.setattr("fedrecon.simulation._JOINED_BYTES", joined_bytes)
+    base, shape = rating_model(), (4_000, FACTORS)
+
+    def init_global(key):
+        item = {"factors": 0.1 * jax.random.normal(key, shape), "bias": jnp.zeros(shape[0])}
+        return {**base.init_global(key), "item": item}
+
+    model = replace(base, init_global=init_global)
+    algorithm = fedrecon(model, solver(), solver(), sgd(1.0), AlternateBatches(2))
+    simulation = Simulation(algorithm, CLIENTS, Passes(4), plan=Plan((Slot(1, width, 8),)))
+
+    def held():
+        return [x for x in jax.live_arrays() if x.shape == shape]
+
+    before = len(held())
+    for done in simulation.rounds(simulation.init(), 3):
+        jax.block_until_ready(done.state)
+        assert len(held()) - before == 1
+        del done
+
+
+def test_a_slot_without_a_client_is_laid_out_where_ids_repeat():
+    clients = federation(repeats=True, lengths=(3, 4, 4))
+    ends = []
+    for plan in (Plan((Slot(1, 3, 5),)), Plan((Slot(1, 3, 5), Slot(1, 2, 12)))):
+        simulation = Simulation(ALGORITHM, clients, Given([[0, 1, 2]]), plan=plan)
+        (done,) = simulation.rounds(simulation.init(), 1)
+        ends.append(done.state.global_params)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), *ends)

@@ -3,7 +3,6 @@
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.compiled import keep_compiled
@@ -176,12 +175,14 @@ def _train(config: Config, out: Path, options: argparse.Namespace) -> int:
 
 def _above(config: Config, data: str | None, seed: int | None = None) -> Config:
     """The configuration with what has an option of its own, which wins over all settings."""
-    above: dict[str, Any] = {}
     if data is not None:
-        above["data"] = {"path": _place(data, config)}
-    if seed is not None:
-        above["seed"] = seed
-    return configs.override(config, above) if above else config
+        if "path" not in type(config.data).model_fields:
+            raise SettingError(
+                f"--data: the task {config.task} reads no data; choose one that does by an experiment file, "
+                f"or by --set task=movielens for ratings and --set task=next_word for texts"
+            )
+        config = configs.override(config, {"data": {"path": _place(data, config)}}, "--data")
+    return config if seed is None else configs.override(config, {"seed": seed}, "--seed")
 
 
 def _place(path: str | None, config: Config) -> str | None:

@@ -116,6 +116,12 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
         SettingError: The file is missing or no TOML, or a setting is unknown or breaks a rule.
     """
     source, values = _read(path)
+    if isinstance(values.get("algorithm"), str):  # as `Job.configuration` writes it
+        raise SettingError(
+            f"{source}: is of a run made in Python, whose model and data only its program has: call "
+            f"fedrecon.train with the same arguments to go on with it, fedrecon.Personalization to serve "
+            f"clients; of the commands plot, compare and report take its folder"
+        )
     config = resolve(values, source)
     given: dict[str, Any] = {}
     for text in overrides:
@@ -123,8 +129,13 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
     return override(config, given) if given else config
 
 
-def override(config: Config, given: Mapping[str, Any]) -> Config:
+def override(config: Config, given: Mapping[str, Any], source: str = "--set") -> Config:
     """The configuration with some settings changed. Another task starts from its own data and model settings.
+
+    Args:
+        config: Before.
+        given: What changes, nested.
+        source: Where that comes from, for messages.
 
     Raises:
         SettingError: A setting is unknown or breaks a rule.
@@ -132,7 +143,7 @@ def override(config: Config, given: Mapping[str, Any]) -> Config:
     base = config.model_dump()
     if given.get("task", config.task) != config.task:
         del base["data"], base["model"]
-    return resolve(overlay(type(config), base, given), "--set")
+    return resolve(overlay(type(config), base, given), source)
 
 
 def resolve(values: Mapping[str, Any], source: str) -> Config:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedrecon.algorithm import Algorithm
 from fedrecon.data import HeldOut
+from fedrecon.errors import of_kind
 from fedrecon.evaluation import Scoring, model_metrics
 from fedrecon.experiment.records import SEEN
 from fedrecon.federation.clients import Clients
@@ -62,6 +63,12 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        of_kind(Algorithm, algorithm=self.algorithm)
+        of_kind(Clients, clients=self.clients)
+        for name, clients in self.evaluated.items():
+            of_kind(Clients, **{f"the clients {name!r}": clients})
+        if not len(self.clients):
+            raise ValueError("the training clients must be at least 1, got 0")
         for name in ("rounds", "evaluate_every", "checkpoint_every"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

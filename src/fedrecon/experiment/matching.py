@@ -17,7 +17,7 @@ class Matching:
         known: The same as the run numbers them.
 
     Raises:
-        DataError: The clients lack a vocabulary that the run has.
+        DataError: The clients lack a vocabulary that the run has, or have nothing in common with one.
     """
 
     def __init__(self, theirs: Mapping[str, Any], known: Mapping[str, Any]):
@@ -32,6 +32,11 @@ class Matching:
             if here == there:  # compared as a whole, for in a text's an entry may come twice
                 continue
             place = {identity: i for i, identity in enumerate(there)}
+            if here and there and place.keys().isdisjoint(here):
+                raise DataError(
+                    f"none of the ids of the field {name!r} is known to the run: "
+                    f"theirs are like {here[0]!r}, the run's like {there[0]!r}"
+                )
             # One more, so that there is a number where nobody has an item.
             self._places[name] = np.array([*(place.get(identity, -1) for identity in here), -1], np.int32)
 

@@ -1,5 +1,6 @@
 """What a run shows while it works: a live line on a terminal, and a line per evaluation."""
 
+import math
 import sys
 import time
 from collections import deque
@@ -64,16 +65,23 @@ def describe(report: Any, pace: Pace) -> str:
     width = len(str(report.rounds))
     parts = [
         f"round {report.round:{width}d}/{report.rounds}",
-        f"loss {report.training.get('loss', float('nan')):.4f}",
+        f"loss {figure(report.training.get('loss', math.nan))}",
     ]
+    if report.training.get("dropped", 0) > 0:
+        parts.append(f"{report.training['dropped']:.1%} of the updates dropped")
     for name, evaluation in report.evaluations.items():
         metrics = evaluation.summary()["examples"]
         shown = [m for m in ("rmse", "accuracy", "perplexity", "loss") if m in metrics][:2]
-        parts.append(f"{name} " + " ".join(f"{m} {metrics[m]:.4f}" for m in shown))
+        parts.append(f"{name} " + " ".join(f"{m} {figure(metrics[m])}" for m in shown))
     speed, left = pace.at(report.round, report.rounds)
     if speed is not None and left is not None:
         parts += [f"{speed:.1f} rounds/s", f"{duration(left)} left"]
     return "  ".join(parts)
+
+
+def figure(value: float) -> str:
+    """`"0.9123"`, and `"3.141e+32"` of what diverges."""
+    return f"{value:.3e}" if 1e6 <= abs(value) < math.inf else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:
@@ -129,7 +137,7 @@ class Live(Progress):
 
     def round(self, number: int, loss: float) -> None:
         speed, left = self._pace.at(number, self._rounds)
-        numbers = [f"loss {loss:.4f}", self._best]
+        numbers = [f"loss {figure(loss)}", self._best]
         if speed is not None and left is not None:
             numbers += [f"{speed:.1f} rounds/s", f"{duration(left)} left"]
         self._bar.update(self._task, completed=number, numbers="  ".join(x for x in numbers if x))
@@ -138,7 +146,7 @@ class Live(Progress):
         for name, evaluation in list(report.evaluations.items())[:1]:
             metrics = evaluation.summary()["examples"]
             metric = next(iter(m for m in ("rmse", "perplexity", "loss", *metrics) if m in metrics))
-            self._best = f"{name} {metric} {metrics[metric]:.4f}"
+            self._best = f"{name} {metric} {figure(metrics[metric])}"
         self.note(describe(report, self._pace))
 
     def note(self, text: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.experiment.arrow import column
+from fedrecon.experiment.concerns import concerns
 from fedrecon.experiment.records import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
 from fedrecon.experiment.result import FIRST, Result
 from fedrecon.experiment.tables import markdown
@@ -84,6 +85,7 @@ def summary(result: Result, title: str, figures: list[Path]) -> str:
             else []
         )
         lines += [markdown(table(values)), ""]
+    lines += [f"- {text[0].upper()}{text[1:]}." for text in concerns(result.records)]
     for name, text in result.notes.items():
         lines.append(f"- {name}: {text}")
     lines += [

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from fedrecon.experiment import report
 from fedrecon.experiment.assemble import job_of, task_of
+from fedrecon.experiment.concerns import concerns
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.folder import PLOTS
 from fedrecon.experiment.progress import progress_for
@@ -74,6 +75,8 @@ def show(result: Result, screen: Console) -> None:
         screen.print(f"To go on: fedrecon resume {result.out}")
         return
     screen.print(rich_table(report.table(values)))
+    for text in concerns(result.records):
+        screen.print(f"Note: {text}.")
     for name, text in result.notes.items():
         screen.print(f"{name}: {text}")
     seconds, sent = values["seconds"], values["bytes_per_client_and_round"]

@@ -1,6 +1,7 @@
 """Training with evaluation, records, checkpoints and a report: what the command line calls."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module
@@ -13,10 +14,12 @@ import numpy as np
 
 from fedrecon.algorithm import Algorithm
 from fedrecon.data import AlternateBatches, Split
+from fedrecon.errors import of_kind
 from fedrecon.evaluation import Evaluation
 from fedrecon.experiment import folder as folders
 from fedrecon.experiment import report
 from fedrecon.experiment.checkpoint import Checkpoints
+from fedrecon.experiment.concerns import concerns
 from fedrecon.experiment.environment import environment
 from fedrecon.experiment.folder import RunFolder
 from fedrecon.experiment.job import Job
@@ -95,7 +98,11 @@ def train(
     Returns:
         The parameters, the evaluations and every number by round.
 
+    Warns:
+        RuntimeWarning: Updates were not finite and were dropped, or most had no query example.
+
     Raises:
+        TypeError: An argument is of another kind.
         ValueError: A number is out of its range.
         RunError: The run folder cannot be written, or belongs to another run.
         CheckpointError: Its last checkpoint is cut short.
@@ -122,8 +129,9 @@ def train(
     """
     if sampling is not None and clients_per_round is not None:
         raise ValueError("either sampling or clients_per_round must be given, got both")
+    of_kind(Clients, clients=clients)
     if sampling is None:
-        sampling = Uniform(min(100, len(clients)) if clients_per_round is None else clients_per_round)
+        sampling = Uniform(max(1, min(100, len(clients))) if clients_per_round is None else clients_per_round)
     if isinstance(evaluate, Clients):
         evaluate = {"validation": evaluate}
     job = Job(
@@ -141,7 +149,10 @@ def train(
         checkpoint_every=checkpoint_every,
         initial_global_params=initial_global_params,
     )
-    return run(job, out=out, callbacks=callbacks, plan=plan, progress=progress)
+    result = run(job, out=out, callbacks=callbacks, plan=plan, progress=progress)
+    for text in concerns(result.records, many=0.5):
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return result
 
 
 def run(

@@ -142,7 +142,8 @@ class Layout:
         for f in group.fields:
             valid = np.arange(data[f].shape[1]) < count[:, None]
             valid = valid.reshape(*valid.shape, *[1] * (data[f].ndim - 2))
-            parts.append(np.where(valid, data[f], size).reshape(len(count), -1))
+            width = int(np.prod(data[f].shape[1:]))  # which no reshape can infer where there is no client
+            parts.append(np.where(valid, data[f], size).reshape(len(count), width))
         flat = np.concatenate(parts, axis=1).astype(np.int32)
         order = np.argsort(flat, axis=1, kind="stable")
         ranked = np.take_along_axis(flat, order, axis=1)

@@ -160,6 +160,7 @@ class Clients:
 
     def column(self, field: str) -> np.ndarray:
         """A field of all clients, one after the other: `[example, ...]`."""
+        self._check_field(field)
         column = self._columns[field]
         if self._contiguous():
             start = int(self._starts[0]) if len(self) else 0
@@ -224,9 +225,8 @@ class Clients:
 
     def select(self, *fields: str) -> "Clients":
         """The same clients with these fields only."""
-        missing = [f for f in fields if f not in self._columns]
-        if missing:
-            raise DataError(f"the clients have the fields {list(self.fields)}, not {missing[0]!r}")
+        for field in fields:
+            self._check_field(field)
         columns = {f: self._columns[f] for f in fields}
         facts = {f: x for f, x in self._facts.items() if f in columns}
         return self._with(columns=columns, facts=facts)
@@ -241,6 +241,7 @@ class Clients:
 
     def sorted_by(self, field: str) -> "Clients":
         """Every client's examples by a field, ascending; equal values keep their order."""
+        self._check_field(field)
 
         def order(piece: Clients) -> np.ndarray:
             owner = np.repeat(np.arange(len(piece)), piece.num_examples)
@@ -250,8 +251,8 @@ class Clients:
 
     def cap(self, most: int) -> "Clients":
         """The first `most` examples of every client."""
-        if most < 1:
-            raise DataError(f"a cap must be at least 1 example per client, got {most}")
+        if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 1:
+            raise DataError(f"a cap must be a whole number of at least 1 example per client, got {most!r}")
         return self._with(num_examples=np.minimum(self.num_examples, most))
 
     def split(self, fractions: Mapping[str, float | int], seed: int) -> dict[str, "Clients"]:
@@ -271,6 +272,10 @@ class Clients:
         parts = {name: getattr(self, name) for name in same}
         inner = {"starts": self._starts, "columns": self._columns, "facts": self._facts}
         return Clients(**{**parts, **inner, **other})
+
+    def _check_field(self, field: str) -> None:
+        if field not in self._columns:
+            raise DataError(f"the clients have the fields {list(self.fields)}, not {field!r}")
 
     def _contiguous(self) -> bool:
         ends = self._starts + self.num_examples

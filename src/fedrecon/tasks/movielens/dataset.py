@@ -78,7 +78,10 @@ def arrange(
     elif order == "time":
         if "time" not in clients.fields:
             fields = ", ".join(clients.fields)
-            raise DataError(f"order 'time' must have a field time to sort by, the ratings have {fields}")
+            raise DataError(
+                f"order 'time' must have a field time to sort by, the ratings have {fields}; a column of "
+                f"your own is named by columns, the setting data.columns.time"
+            )
         clients = clients.sorted_by("time")
     if cap is not None:
         clients = clients.cap(cap)

@@ -104,7 +104,7 @@ def _without_duplicates(source: Source, found: Format, ratings: Ratings, duplica
         raise DataError(
             f"{source.where}, {places[1]}: client {quoted(client)} must rate item {quoted(item)} "
             f"once, but did already on {places[0]} "
-            '(duplicates="last" keeps the last rating, "all" keeps both)'
+            '(duplicates="last", the setting data.duplicates, keeps the last rating, "all" keeps both)'
         )
     keep = np.ones(len(pairs), bool)
     keep[order[:-1][again]] = False

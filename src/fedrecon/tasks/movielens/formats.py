@@ -117,9 +117,10 @@ def present_columns(where: str, names: Sequence[str], found: Format) -> Columns:
     for role, column in columns._asdict().items():
         count = 1 if column is None else names.count(column)
         if count == 0:
+            own = "; one's own are named by columns, the settings data.columns.client, .item and .rating"
             raise DataError(
                 f"{where}: must have a column {quoted(column)} (the {role}){nearest(column, names)}; "
-                f"it has {', '.join(map(quoted, names[:20]))}"
+                f"it has {', '.join(map(quoted, names[:20]))}{own if found.integer_ids else ''}"
             )
         if count > 1:
             raise DataError(f"{where}: must have one column {quoted(column)} (the {role}), has {count}")

@@ -76,7 +76,7 @@ def each_once(ratings: Clients, duplicates: str, where: str) -> Clients:
             raise DataError(
                 f"{where}: client {quoted(piece.ids[[owner[first]]].tolist()[0])} must rate item "
                 f"{quoted(ratings.vocabularies['item'][[item[first]]].tolist()[0])} once, but did more often "
-                '(duplicates="last" keeps the last rating)'
+                '(duplicates="last", the setting data.duplicates, keeps the last rating)'
             )
         keep = np.ones(len(item), bool)
         keep[before[again]] = False

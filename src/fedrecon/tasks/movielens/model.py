@@ -90,10 +90,8 @@ def matrix_factorization(
 
     def metrics(global_params: Any, local_params: Any, batch: Any) -> dict[str, Mean]:
         error = predict(global_params, local_params, batch) - batch["rating"]
-        return {
-            "mse": Mean.of(jnp.square(error)),
-            "accuracy": Mean.of((jnp.abs(error) <= 0.5).astype(jnp.float32)),
-        }
+        hit = jnp.where(jnp.isnan(error), jnp.nan, jnp.abs(error) <= 0.5)  # no prediction is no miss
+        return {"mse": Mean.of(jnp.square(error)), "accuracy": Mean.of(hit.astype(jnp.float32))}
 
     def penalty(global_params: Any, local_params: Any) -> Any:
         user = local_params["user"]

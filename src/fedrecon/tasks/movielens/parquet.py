@@ -1,6 +1,5 @@
 """Reads ratings from Parquet."""
 
-import io
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ def read_parquet(source: Source, found: Format) -> Table:
         DataError: The file is damaged, lacks a column, or a column has nulls or a type that cannot be used.
     """
     try:
-        file = pyarrow.parquet.ParquetFile(_opened(source))
+        file = pyarrow.parquet.ParquetFile(source.native())
         columns = present_columns(source.where, file.schema_arrow.names, found)
         table = file.read([name for name in columns if name is not None])
     except DataError:
@@ -38,13 +37,6 @@ def read_parquet(source: Source, found: Format) -> Table:
         rating=_ratings(source, table, columns.rating),
         time=None if columns.time is None else _times(source, table, columns.time),
     )
-
-
-def _opened(source: Source) -> Any:
-    if source.member is None:
-        return str(source.path)
-    with source.open() as stream:
-        return io.BytesIO(stream.read())
 
 
 def _ids(source: Source, table: Any, role: str, name: str) -> Any:

@@ -22,9 +22,9 @@ def shown(text: str) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """`; the nearest is 'x'` for the name most like `name`, or ""."""
+    """`; the nearest is 'x'` for the name most like `name`, or "" where none is near."""
     lower = {other.lower(): other for other in known}
-    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.0)
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.4)
     return f"; the nearest is {quoted(lower[close[0]])}" if close else ""
 
 

@@ -55,6 +55,23 @@ class Source:
                 except (KeyError, RuntimeError) as error:  # encrypted, or packed in an unknown way
                     raise DataError(f"{self.where}: cannot be unpacked: {reason(error)}") from error
 
+    def native(self) -> Any:
+        """The file as one of Arrow's own, a member of an archive unpacked into memory.
+
+        After an error Arrow's threads may still hold what they read from, also when Python ends: a file of
+        Python's would then abort the process.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        import pyarrow as pa
+
+        with translated(self.where):
+            if self.member is None:
+                return pa.OSFile(os.fsencode(self.path))
+            with self.open() as stream:
+                return pa.BufferReader(stream.read())
+
     def fingerprint(self) -> str:
         """A digest that changes whenever the file does.
 
@@ -74,13 +91,12 @@ class Source:
 
 
 class Stream(io.RawIOBase):
-    """A file's bytes that remembers the last one read, and whose errors are `DataError`s."""
+    """A file's bytes, whose errors are `DataError`s."""
 
     def __init__(self, inner: Any, where: str):
         super().__init__()
         self._inner = inner
         self._where = where
-        self.last = b""
 
     def readable(self) -> bool:
         """It is."""
@@ -91,7 +107,6 @@ class Stream(io.RawIOBase):
         with translated(self._where):
             chunk = self._inner.read(len(buffer))
         buffer[: len(chunk)] = chunk
-        self.last = chunk[-1:] or self.last
         return len(chunk)
 
     def close(self) -> None:

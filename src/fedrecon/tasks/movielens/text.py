@@ -6,11 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from fedrecon.errors import DataError
 from fedrecon.tasks.movielens import lines
 from fedrecon.tasks.movielens.formats import Format, first_line, header_columns
 from fedrecon.tasks.movielens.reading import Columns
-from fedrecon.tasks.movielens.sources import Source, reason
+from fedrecon.tasks.movielens.sources import Source, reason, translated
 from fedrecon.tasks.movielens.tables import Table, flat
 
 _BLOCK = 4 << 20
@@ -26,14 +25,14 @@ def read_text(source: Source, found: Format) -> Table:
     columns = found.columns
     if found.header:
         columns = header_columns(source.where, first_line(lines.head(source)), found)
-    with source.open() as stream:
+    with source.native() as file, translated(source.where):
+        size = file.size()
         try:
-            table = pyarrow.csv.read_csv(stream, *_options(found, columns))
-        except DataError:
-            raise
+            table = pyarrow.csv.read_csv(file, *_options(found, columns))
         except (pa.ArrowException, ValueError) as error:
             raise lines.first_fault(source, found, columns, reason(error)) from error
-        if stream.last not in (b"\n", b"\r"):
+        file.seek(size - 1)
+        if file.read() not in (b"\n", b"\r"):
             raise lines.truncated(source)
     numbers = [name for name in (columns.rating, columns.time) if name is not None]
     if any(table[name].null_count for name in numbers):
