@@ -53,9 +53,7 @@ def run(options: Options) -> list[Row]:
     alone, alone_cpu = _best(lambda: _all(products, parts, threads()))
     size = f"{recipe.FACTORS} factors, {EXAMPLES} examples, {options.items:,} items, {threads()} threads"
     return [
-        Row(
-            "clients per second", count / wall, "", f"{size}, {threads()} threads; local parameters in memory"
-        ),
+        Row("clients per second", count / wall, "", f"{size}; local parameters in memory"),
         Row("  per client", wall / count * 1e6, "µs"),
         Row("  of CPU per client", cpu / count * 1e6, "µs", "of all threads"),
         Row("  cores at work", cpu / wall, "", "below the threads where others want the cores too"),

@@ -56,8 +56,8 @@ def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
             server's optimiser counts rounds.
 
     Raises:
-        ValueError: Optax has no such optimiser, it has no such argument, or the learning rate is not
-            positive.
+        ValueError: Optax has no such optimiser, it has no such argument, the learning rate is not
+            positive, or a decay of moving means is not in [0, 1).
 
     Example:
         >>> optimizer("sgd", learning_rate=0.5)
@@ -67,6 +67,16 @@ def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
     rate = hyperparameters.get("learning_rate")
     if isinstance(rate, (int, float)) and not (rate > 0 and math.isfinite(rate)):
         raise ValueError(f"learning_rate of {name} must be positive and finite, got {rate!r}")
+    if isinstance(rate, str):
+        raise ValueError(f"learning_rate of {name} must be a number or a schedule, got {rate!r}")
+    for decay in _DECAYS & hyperparameters.keys():
+        value = hyperparameters[decay]
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (value is None or callable(value) or (number and 0 <= value < 1)):
+            raise ValueError(f"{decay} of {name} must be a number in [0, 1), got {value!r}")
+    eps = hyperparameters.get("eps", 0)
+    if not (isinstance(eps, (int, float)) and eps >= 0):
+        raise ValueError(f"eps of {name} must be a number of at least 0, got {eps!r}")
     try:
         init, update = make(**hyperparameters)
     except TypeError as error:
@@ -121,6 +131,8 @@ def yogi_zero(
     return optax.GradientTransformation(init, update)
 
 
+# Of moving means and of momentum.
+_DECAYS = {"b1", "b2", "decay", "momentum"}
 OWN: Mapping[str, Callable[..., optax.GradientTransformation]] = {"yogi_zero": yogi_zero}
 
 

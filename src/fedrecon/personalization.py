@@ -17,7 +17,7 @@ from .compilation import engine_options, heavy
 from .devices import Devices
 from .errors import did_you_mean, of_kind
 from .federation.batches import Batch, Layout, examples_of, key_of
-from .federation.blocks import Slot
+from .federation.blocks import FAR, Slot, side_by_side
 from .federation.clients import Clients
 from .federation.hashing import round_keys
 from .federation.kept import Kept, held
@@ -26,6 +26,7 @@ from .model import Model, leaf_at, leaves_of
 _EVALUATION = 4  # purpose of draws: a client gets what it gets when it is evaluated
 # Clients from which on so many shapes of blocks are worth their compilation.
 _SHAPES = ((0, 1), (5_000, 2), (50_000, 4))
+_PLACES = {True: 2**18, False: 2**20}  # for examples in a block on a device: on a CPU or elsewhere
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Personalization:
         seed: Of what clients draw.
         top: What to recommend; None returns the local parameters themselves.
         kept: What clients keep; those without an entry start anew.
-        clients_per_block: Clients side by side on a device; by default 64 on a CPU and 1,024 elsewhere.
+        clients_per_block: Clients side by side on a device; by default 64 on a CPU and 1,024 elsewhere, and
+            in any case fewer where they are very long.
         devices: How many of this process's devices share the clients of a block; None for all.
 
     Raises:
@@ -91,8 +93,12 @@ class Personalization:
         self._algorithm, self._seed, self._top, self._kept = algorithm, seed, top, kept
         self._state = self._devices.everywhere(state)
         self._program = _program(heavy(state.global_params, algorithm.model.tables))
-        self._width = (clients_per_block or clients_side_by_side()) * len(self._devices)
         self.lengths = block_lengths(num_examples)
+        most = clients_per_block or clients_side_by_side()
+        self._widths = {
+            length: side_by_side(length, most, _PLACES[jax.default_backend() == "cpu"]) * len(self._devices)
+            for length in self.lengths
+        }
         self._compiling = {length: Lock() for length in self.lengths}
         self._compiled: set[int] = set()
         self._reading = Lock()
@@ -120,11 +126,11 @@ class Personalization:
         keys = round_keys(self._seed, _EVALUATION, 0, clients.keys)
         found = []
         for length, positions in self._blocks(np.maximum(clients.num_examples, have.num_examples)):
-            slot = Slot(1, self._width, length)
+            slot = Slot(1, self._widths[length], length)
             batch = layout.batch(slot, positions, keys[positions], by_rows=False)
             if self._kept is not None:
                 with self._reading:
-                    stored = self._kept.get(clients.keys[positions], self._width)
+                    stored = self._kept.get(clients.keys[positions], slot.clients)
                 batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
             own = () if self._top is None or self._top.seen else self._own(self._top, have, positions, length)
             found.append((positions, self._run(length, (batch, own))))
@@ -139,8 +145,9 @@ class Personalization:
         order = np.argsort(lengths, kind="stable")
         ends = np.searchsorted(lengths[order], self.lengths, side="right")
         for length, start, end in zip(self.lengths, [0, *ends[:-1]], ends, strict=True):
-            for first in range(start, end, self._width):
-                yield length, order[first : min(first + self._width, end)]
+            width = self._widths[length]
+            for first in range(start, end, width):
+                yield length, order[first : min(first + width, end)]
 
     def _own(
         self, top: TopK, have: Clients, positions: Int[np.ndarray, "row"], length: int
@@ -154,7 +161,7 @@ class Personalization:
         ids = have.padded(top.field, positions, length).astype(np.int32)  # which has room for one more number
         there = np.arange(length) < have.num_examples[positions][:, None]
         ids = np.where(there.reshape(*there.shape, *[1] * (ids.ndim - 2)), ids, top.items)
-        own = np.full((1, self._width, ids[0].size), top.items, np.int32)
+        own = np.full((1, self._widths[length], ids[0].size), top.items, np.int32)
         own[0, : len(positions)] = ids.reshape(len(positions), -1)
         return own
 
@@ -190,6 +197,8 @@ def block_lengths(num_examples: Int[np.ndarray, "client"]) -> list[int]:
         return [longest]
     most = max(shapes for clients, shapes in _SHAPES if len(num_examples) >= clients)
     shares = [*(np.arange(1, 20) / 20), 0.98, 0.99]
+    if longest > FAR * np.quantile(num_examples, 0.95):
+        most = max(most, 2)
     known = sorted({_rounded(x) for x in np.quantile(num_examples, shares)} - {longest})
     below = np.cumsum(np.bincount(-(-np.maximum(num_examples, 1) // 10)))  # of at most ten times the index
 

@@ -73,20 +73,27 @@ def test_completion_with_and_without_the_users_part(trained, capsys):
     )
     assert run(*command) == 0
     shown = capsys.readouterr().out
-    assert "the court …" in shown and "with it" in shown
-    lines = [line.split() for line in shown.splitlines()[2:] if line.strip()]
-    assert len(lines) == 10  # six words, the end and three buckets
-    assert "motley" in shown and "(another word)" in shown and "(end of sentence)" in shown
-    assert "<begin>" not in shown
+    assert "the court …" in shown and "with it" in shown and "<begin>" not in shown
+    general, personal = completed(trained, capsys, trained / "me.txt", "the court")
+    assert len(general) == 8  # six words, the end and all other words
+    assert {"(another word)", "(end of sentence)"} < set(general) and "motley" not in general
+    assert "motley" in personal
+    # All choices are there, so that their shares add up.
+    assert [sum(x.values()) for x in (general, personal)] == pytest.approx([100, 100], abs=0.5)
 
 
 def completed(trained, capsys, history, prompt):
-    """The two columns of words."""
+    """The two columns: what each word's share is."""
     command = ("complete", trained / "run", "--history", history, "--prompt", prompt, "--top", "12")
     assert run(*command) == 0
     heading, _, *rows = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert heading.rstrip() == f"{prompt} …"
-    return zip(*(re.fullmatch(r"(.+?) +[\d.]+ +(.+?) +[\d.]+ *", row).groups() for row in rows), strict=True)
+    columns = {}, {}
+    for row in rows:
+        found = re.findall(r"(\S.*?) +(\d+\.\d)(?= |$)", row)
+        for column, (word, share) in zip(columns[-len(found) :], found, strict=True):
+            column[word] = float(share)
+    return columns
 
 
 def test_words_are_shown_as_they_are(trained, capsys):
@@ -96,7 +103,8 @@ def test_words_are_shown_as_they_are(trained, capsys):
     general, personal = completed(trained, capsys, trained / "marks.txt", "[/b] :smile: [red]so")
     assert set(own) <= set(personal)
     # What knows nothing of the user cannot know its words.
-    assert not set(own) & set(general) and general.count("(another word)") == 3
+    assert not set(own) & set(general) and "(another word)" in general
+    assert "(another word)" not in personal
 
 
 def test_a_run_that_predicts_all_other_words_as_one(trained, capsys):
@@ -165,6 +173,34 @@ def test_parameters_of_another_vocabulary_are_refused(trained, capsys):
     assert (
         "must be of a run with the same vocabulary of 'word', but its entry 3 is" in capsys.readouterr().err
     )
+
+
+def test_the_vocabulary_of_another_run_is_refused_though_it_is_as_long(trained, capsys):
+    swapped = trained / "swapped"
+    shutil.copytree(trained / "run", swapped)
+    named = json.loads((swapped / "vocabularies.json").read_text())
+    named["word"][3:5] = reversed(named["word"][3:5])
+    (swapped / "vocabularies.json").write_text(json.dumps(named))
+    other = write(trained / "few.jsonl", {"ann": ["the court heard"] * 4})
+    capsys.readouterr()
+    for command in (
+        ("complete", swapped, "--history", trained / "me.txt", "--prompt", "x"),
+        ("evaluate", swapped, "--data", other),
+        ("personalize", swapped, "--data", other, "--out", trained / "swapped.parquet"),
+        ("run", EXPERIMENT, "--data", trained / "texts.jsonl", "--out", trained / "third"),
+    ):
+        start = {**SIZES, "training.initial_global_params": swapped} if command[0] == "run" else {}
+        assert run(*command, **start) == 1
+        error = capsys.readouterr().err
+        assert "is not the vocabulary that the run's parameters were trained with" in error
+    assert not (trained / "swapped.parquet").exists()
+
+
+def test_half_a_surrogate_pair_is_shown_as_a_question_mark(trained, capsys):
+    write(trained / "half.jsonl", {"me": ["\ud83d so", "\ud83d was"]})
+    assert json.loads((trained / "half.jsonl").read_text())["text"][0][0] == "\ud83d"
+    _, personal = completed(trained, capsys, trained / "half.jsonl", "so")
+    assert "?" in personal
 
 
 def test_a_users_text_in_any_form(tmp_path):

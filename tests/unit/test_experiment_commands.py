@@ -6,6 +6,7 @@ from fedrecon.experiment import commands
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli import parser
 from fedrecon.experiment.files import RunError
+from fedrecon.experiment.settings import SettingError
 
 
 @pytest.fixture
@@ -57,3 +58,11 @@ def test_the_folder_of_several_seeds_is_no_run(here):
 def test_options_win_over_settings(here, configured):
     config = configured("--set", "seed=3", "--set", "task=movielens", "--set", "data.path=x", "--seed", "4")
     assert (config.seed, config.data.path) == (4, "x")
+
+
+def test_options_are_named_and_not_the_settings_behind_them(configured):
+    with pytest.raises(SettingError, match="--data: the task synthetic_ratings reads no data; choose one"):
+        configured("--data", "ratings.csv")
+    with pytest.raises(SettingError, match=r"^--seed: seed must be greater than or equal to 0, got -1"):
+        configured("--seed", "-1")
+    assert configured("--set", "task=movielens", "--data", "x.csv").data.path.endswith("x.csv")

@@ -79,8 +79,13 @@ def test_parts_of_another_request_are_refused(tmp_path):
     out = tmp_path / "out.parquet"
     with Parts(out, REQUEST, 5), pytest.raises(RunError, match="another process is using this output"):
         Parts(out, REQUEST, 5)
+    another = {**REQUEST, "round": 4}
+    with Parts(out, another, 5):
+        pass  # of the first request there is no part: nobody loses any
+    with pytest.raises(OSError, match="no power"):
+        make(out, failing)
     with pytest.raises(RunError, match=r"round is 3 there and 4 here; remove it"):
-        Parts(out, {**REQUEST, "round": 4}, 5)
+        Parts(out, another, 5)
 
 
 def test_foreign_files_are_not_overwritten(tmp_path):

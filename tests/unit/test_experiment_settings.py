@@ -235,3 +235,17 @@ def test_the_authors_recipe(repository):
 
 def test_nearest_prefers_the_last_part():
     assert nearest("lr.epochs", ["training.rounds", "algorithm.update.epochs"]) == "algorithm.update.epochs"
+
+
+def test_a_table_of_another_kind_replaces_the_one_before():
+    base = ["task=next_word", "data.words=10", 'model.network={kind="lstm", hidden=16}']
+    config = configs.load(None, [*base, 'model.network={kind="transformer", heads=2}'])
+    assert config.model.network.kind == "transformer" and config.model.network.heads == 2
+    assert configs.load(None, [*base, "model.network.embedding=8"]).model.network.hidden == 16
+
+
+def test_the_configuration_of_a_run_made_in_python_is_none(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('algorithm = "fedrecon(...)"\nrounds = 3\n')
+    with pytest.raises(SettingError, match=r"config\.toml: is of a run made in Python, .*fedrecon\.train"):
+        configs.load(path)

@@ -121,3 +121,11 @@ def test_a_space_is_a_file_of_toml(tmp_path):
         load(path, config)
     with pytest.raises(SettingError, match=r"nowhere\.toml: the space cannot be read: No such file"):
         load(tmp_path / "nowhere.toml", config)
+
+
+def test_buckets_are_tuned_where_the_outputs_are_apart():
+    words = ["task=next_word"]
+    with pytest.raises(SettingError, match=r"data\.buckets cannot be tuned"):
+        space(words, **{"data.buckets": {"choices": [1, 500]}})
+    (found,) = space([*words, "data.output_buckets=1"], **{"data.buckets": {"choices": [1, 500]}})
+    assert found.path == "data.buckets"

@@ -138,6 +138,8 @@ def test_tokenizers(tmp_path):
         ("string:digits", "tokenizer 'string:digits' must be a function, it is of type str"),
         ("builtins:len", "tokenizer 'builtins:len' must make a list of strings of \"Don't.*, got 14"),
         ("builtins:tuple", "must make a list of strings"),
+        (".here:split", "cannot be imported: TypeError"),
+        ("builtins:int", r"tokenizer 'builtins:int' fails on \"Don't, please\.\": ValueError"),
     ):
         with pytest.raises(ValueError, match=message):
             prepare(tmp_path / "a.jsonl", tokenizer=name, cache=cache)
@@ -152,6 +154,9 @@ def test_a_tokenizer_of_ones_own_lies_in_the_working_directory(tmp_path, monkeyp
     assert tokenizer_of("mytokens:split")("a-b c") == ["a", "b c"]
     assert sys.path == before
     monkeypatch.delitem(sys.modules, "mytokens")
+    (tmp_path / "brokentokens.py").write_text("def split(:\n")
+    with pytest.raises(ValueError, match="'brokentokens:split' cannot be imported: SyntaxError"):
+        tokenizer_of("brokentokens:split")
 
 
 @pytest.mark.parametrize(
@@ -353,3 +358,10 @@ def test_chitchat_without_its_package(monkeypatch):
     monkeypatch.setattr(chitchat, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install 'fedrecon\[chitchat\]'"):
         chitchat.find_chitchat()
+
+
+def test_a_packed_file_is_to_be_unpacked(tmp_path):
+    path = tmp_path / "stackoverflow.sqlite.lzma"
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"sqlite\.lzma: must be .*; unpack it first"):
+        prepare(path, cache=tmp_path / "c")

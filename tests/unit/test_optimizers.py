@@ -104,3 +104,20 @@ def test_schedule():
         schedule("linear_schedul")
     with pytest.raises(ValueError, match=r"schedule 'linear_schedule': .*'init'"):
         schedule("linear_schedule", init=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("yogi_zero", {"b2": 1.5}, r"b2 of yogi_zero must be a number in \[0, 1\), got 1.5"),
+        ("yogi_zero", {"b1": "x"}, r"b1 of yogi_zero must be a number in \[0, 1\), got 'x'"),
+        ("adam", {"b1": 1.0}, r"b1 of adam must be a number in \[0, 1\), got 1.0"),
+        ("adam", {"eps": -1e-8}, "eps of adam must be a number of at least 0, got -1e-08"),
+        ("sgd", {"momentum": -0.5}, r"momentum of sgd must be a number in \[0, 1\), got -0.5"),
+        ("sgd", {"learning_rate": "fast"}, "learning_rate of sgd must be a number or a schedule, got 'fast'"),
+    ],
+)
+def test_impossible_hyperparameters(name, given, message):
+    with pytest.raises(ValueError, match=message):
+        optimizer(name, **{"learning_rate": 0.1, **given})
+    optimizer("sgd", learning_rate=0.1, momentum=None)

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from tests.small import rating_model, sgd, solver
 
-from fedrecon import Clients, Model, Newton, fedavg, fedrecon, finetuning
+from fedrecon import Clients, Model, Newton, fedavg, fedrecon, finetuning, personalization
 from fedrecon.data import NoSplit
 from fedrecon.evaluation import evaluate
+from fedrecon.federation.blocks import plan_evaluation, side_by_side
 from fedrecon.personalization import Personalization, TopK, block_lengths
 from fedrecon.tasks.movielens.model import matrix_factorization
 
@@ -143,7 +144,8 @@ def test_a_client_gets_what_it_gets_in_evaluation(trained):
         ([], [10]),
         ([0], [10]),
         ([3, 20, 21], [30]),
-        ([5] * 4000 + [95] * 998 + [1000], [1000]),
+        ([5] * 4000 + [95] * 998 + [700], [700]),
+        ([5] * 4000 + [95] * 998 + [10_000], [100, 10_000]),
         ([5] * 4000 + [95] * 1999 + [1000], [100, 1000]),
         ([5] * 40_000 + [95] * 9_000 + [200] * 1_999 + [1000], [10, 100, 200, 1000]),
     ],
@@ -167,3 +169,14 @@ def test_what_cannot_be_recommended_is_said(trained):
         Personalization(broken, state, CLIENTS.num_examples, top=TopK(3, "item", ITEMS))
     with pytest.raises(ValueError, match=r"by the field 'rating' alone, .* looks up 'item'"):
         Personalization(algorithm, state, CLIENTS.num_examples, top=TopK(3, "rating", ITEMS))(CLIENTS)
+
+
+def test_few_clients_that_are_far_longer_than_the_rest_take_no_more_memory(trained, monkeypatch):
+    algorithm, state = trained
+    alone = Personalization(algorithm, state, CLIENTS.num_examples)(CLIENTS)
+    monkeypatch.setattr(personalization, "_PLACES", {True: 40, False: 40})
+    narrow = Personalization(algorithm, state, CLIENTS.num_examples, devices=1)
+    for name, values in narrow(CLIENTS).items():
+        np.testing.assert_allclose(values, alone[name], rtol=1e-5, atol=1e-6)
+    assert [slot.clients for slot in plan_evaluation(np.array([300] * 99 + [60_000])).slots] == [64, 4]
+    assert side_by_side(300) == 64 and side_by_side(60_000) == 4 and side_by_side(10**7) == 1

@@ -1,6 +1,5 @@
 """From a configuration to a job: the task's data and model, the algorithm, the sampling."""
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from fedrecon.experiment.folder import CHECKPOINTS, VOCABULARIES
 from fedrecon.experiment.job import Job
 from fedrecon.experiment.settings import SettingError
 from fedrecon.experiment.task import Task
+from fedrecon.experiment.vocabularies import known_to
 from fedrecon.federation.sampling import Passes, Poisson, Sampling, Uniform, Weighted
 from fedrecon.model import Model
 
@@ -64,7 +64,7 @@ def job_of(config: Config, task: Task) -> Job:
     initial = None
     if training.initial_global_params:
         start = Path(training.initial_global_params)
-        _check_vocabularies(start / VOCABULARIES, task)
+        _check_vocabularies(start, task)
         # Its view of the model, of which more may be global than of the model itself.
         initial = global_params_at(start, algorithm.model)
     measured = task.measured()
@@ -91,9 +91,9 @@ def job_of(config: Config, task: Task) -> Job:
     )
 
 
-def _check_vocabularies(saved: Path, task: Task) -> None:
+def _check_vocabularies(start: Path, task: Task) -> None:
     """Holds the rows of another run's tables to stand for what they stand for here."""
-    known = json.loads(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
+    known = known_to(start)
     for field, ids in task.train.vocabularies.items():
         here, there = np.asarray(ids).tolist(), known.get(field)
         if there is None or here == there:
@@ -102,8 +102,8 @@ def _check_vocabularies(saved: Path, task: Task) -> None:
         i = next(rows, min(len(here), len(there)))
         shown = [repr(names[i]) if i < len(names) else "nothing" for names in (there, here)]
         raise RunError(
-            f"{saved}: training.initial_global_params must be of a run with the same vocabulary of "
-            f"{field!r}, but its entry {i} is {shown[0]} and here it is {shown[1]}"
+            f"{start / VOCABULARIES}: training.initial_global_params must be of a run with the same "
+            f"vocabulary of {field!r}, but its entry {i} is {shown[0]} and here it is {shown[1]}"
         )
 
 

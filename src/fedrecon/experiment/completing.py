@@ -1,5 +1,6 @@
 """The next words of a new user, with the parameters of a run."""
 
+from itertools import zip_longest
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from fedrecon.experiment.config import Config
 from fedrecon.experiment.files import RunError
 from fedrecon.experiment.folder import CHECKPOINTS
 from fedrecon.experiment.settings import SettingError
+from fedrecon.experiment.vocabularies import known_to
 
 
 def complete_run(run: Path, config: Config, history: Path, prompt: str, most: int, screen: Console) -> None:
@@ -43,10 +45,11 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
     from fedrecon.tasks.next_word.completion import complete
     from fedrecon.tasks.next_word.sources import read_user
     from fedrecon.tasks.next_word.tokens import tokenizer_of
-    from fedrecon.tasks.next_word.vocabulary import Vocabulary
+    from fedrecon.tasks.next_word.vocabulary import FIELD, Vocabulary
 
     data = config.data
-    vocabulary = Vocabulary.read(run, data.buckets, data.outputs)
+    named = known_to(run).get(FIELD, [])
+    vocabulary = Vocabulary.from_named(named, data.buckets, data.outputs, f"{run}: the vocabulary")
     algorithm = config.algorithm.build(network(config, len(vocabulary.words)))
     latest = Checkpoints(run / CHECKPOINTS).latest()
     if latest is None:
@@ -67,8 +70,14 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("without the user's part", "%", "with it", "%"):
         table.add_column(name, justify="right" if name == "%" else "left")
-    # As text, for words may look like markup or the names of emoji.
-    for (general, p), (personal, q) in zip(*found, strict=True):
-        table.add_row(Text(general), f"{100 * p:.1f}", Text(personal), f"{100 * q:.1f}")
-    screen.print(Text(f"{prompt} …"))
+    # With the user's own words there may be more choices.
+    for row in zip_longest(*found, fillvalue=None):
+        cells = [("", "") if x is None else (_shown(x[0]), f"{100 * x[1]:.1f}") for x in row]
+        table.add_row(*cells[0], *cells[1])
+    screen.print(_shown(f"{prompt} …"))
     screen.print(table)
+
+
+def _shown(words: str) -> Text:
+    """As text, for words may look like markup or the names of emoji; half a surrogate pair as "?"."""
+    return Text(words.encode("utf-8", "replace").decode())

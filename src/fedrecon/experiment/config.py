@@ -184,7 +184,12 @@ def _read(path: str | Path | None) -> tuple[str, dict[str, Any]]:
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         below = into.get(name)
-        if isinstance(value, Mapping) and isinstance(below, dict):
+        if isinstance(value, Mapping) and isinstance(below, dict) and not _of_another_kind(value, below):
             _merge(below, value)
         else:
             into[name] = value
+
+
+def _of_another_kind(value: Mapping[str, Any], below: Mapping[str, Any]) -> bool:
+    """Whether a table says that it is of another kind than one given before, whose settings it lacks."""
+    return "kind" in value and "kind" in below and value["kind"] != below["kind"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from fedrecon.experiment.curve_points import Point
 from fedrecon.experiment.files import write_atomically
@@ -35,6 +35,10 @@ def write(run: Path, title: str, points: Sequence[Point]) -> list[Path]:
                 if curve != "support":
                     axis.set_xscale("log")
                     axis.xaxis.set_major_formatter(ScalarFormatter())
+                    xs = [point.x for point in own]
+                    # Within a decade or two the powers of ten alone would leave the axis without numbers.
+                    close = max(xs) < 100 * min(xs)
+                    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if close else (1,)))
                     axis.xaxis.set_minor_formatter(NullFormatter())
             row[0].set_ylabel(NAMES.get(metric, metric))
         for axis, curve in zip(axes[-1], curves, strict=True):

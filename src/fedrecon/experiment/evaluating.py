@@ -15,13 +15,14 @@ from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.checkpoint import Checkpoints
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.files import RunError
-from fedrecon.experiment.folder import CHECKPOINTS, FINGERPRINT, KEPT, VOCABULARIES
+from fedrecon.experiment.folder import CHECKPOINTS, FINGERPRINT, KEPT
 from fedrecon.experiment.job import Job, digest
 from fedrecon.experiment.others import asked, in_vocabularies, served_fields
 from fedrecon.experiment.result import by_protocol
 from fedrecon.experiment.running import rich_table
 from fedrecon.experiment.task import Task
 from fedrecon.experiment.team import Team
+from fedrecon.experiment.vocabularies import known_to
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.holding import HELD_OUT
 from fedrecon.federation.kept import Kept
@@ -53,7 +54,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
             raise _other_data(run, "give data with --data PATH")
         task = task_of(config)
         hold_to_data(run, task, "its model is made for them: put them back where it found them")
-        known = json.loads((run / VOCABULARIES).read_text(encoding="utf-8"))
+        known = known_to(run)
         other, left = in_vocabularies(config, data, known)
     job = job_of(config, task)
     round, state, kept = restored(run, job)

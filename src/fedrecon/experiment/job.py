@@ -101,6 +101,11 @@ class Job:
     def _digests(self) -> dict[str, str]:
         return {name: digest(clients) for name, clients in self._sets.items()}
 
+    @functools.cached_property
+    def vocabularies(self) -> str:
+        """A digest of what the numbers in the clients' fields stand for."""
+        return ids_digest(self.clients.vocabularies)
+
     def while_training(self) -> list[str]:
         """Names of the sets that are evaluated while training; the first decides which round is the best."""
         return [name for name in self.evaluated if name not in self.at_the_end()]

@@ -23,6 +23,7 @@ from fedrecon.experiment.rounds import Best, Evaluated, better, mean_of, score, 
 from fedrecon.experiment.sharing import saved_for_all, share_kept
 from fedrecon.experiment.team import ALONE, Team
 from fedrecon.experiment.tuning import Tuner
+from fedrecon.experiment.vocabularies import DIGEST
 from fedrecon.federation.blocks import Plan, plan_evaluation
 from fedrecon.federation.clients import Clients
 from fedrecon.federation.kept import Kept
@@ -269,7 +270,7 @@ class Loop:
             return
         found = self.best if self.job.select == "best" else None
         best = None if found is None else {k: v for k, v in found._asdict().items() if k != "global_params"}
-        info = {"seconds": self.watch.seconds(), "best": best}
+        info = {"seconds": self.watch.seconds(), "best": best, DIGEST: self.job.vocabularies}
         kept = self.simulation.kept
         if kept is not None:
             info["kept"] = kept.commit(self.done)

@@ -47,7 +47,7 @@ class Parts:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
         self._lock = locked(self.folder, "output")
         about = self.folder / _REQUEST
-        if about.exists():
+        if about.exists() and any(self.folder.glob("[0-9]*.parquet")):
             try:
                 self._check(json.loads(about.read_text(encoding="utf-8")), f"{self.folder}: what is there")
             except RunError:

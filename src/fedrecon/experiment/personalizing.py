@@ -17,7 +17,7 @@ from fedrecon.experiment.assemble import job_of, task_of
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.counting import counted
 from fedrecon.experiment.evaluating import hold_to_data, restored
-from fedrecon.experiment.folder import FINGERPRINT, VOCABULARIES
+from fedrecon.experiment.folder import FINGERPRINT
 from fedrecon.experiment.job import digest, ids_digest
 from fedrecon.experiment.matching import Matching
 from fedrecon.experiment.measure import peak_memory
@@ -25,6 +25,7 @@ from fedrecon.experiment.others import ready, served_fields, to_serve
 from fedrecon.experiment.parts import Parts
 from fedrecon.experiment.report import size
 from fedrecon.experiment.settings import SettingError
+from fedrecon.experiment.vocabularies import known_to
 from fedrecon.federation.clients import Clients
 from fedrecon.personalization import Personalization, TopK, clients_side_by_side
 
@@ -70,8 +71,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
     job = job_of(config, task)
     round, state, kept = restored(run, job)
-    vocabularies = run / VOCABULARIES
-    known = json.loads(vocabularies.read_text(encoding="utf-8")) if vocabularies.exists() else {}
+    known = known_to(run)
     fields = served_fields(task)
     clients = to_serve(config, data, known, fields)
     if not len(clients):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fedrecon.experiment.checkpoint import Checkpoint, Checkpoints
+from fedrecon.experiment.files import RunError
 from fedrecon.experiment.folder import PLAN, RunFolder
 from fedrecon.experiment.team import Team
 from fedrecon.federation.blocks import Plan
@@ -15,7 +16,10 @@ from fedrecon.federation.kept import Kept
 def saved_plan(folder: RunFolder | None, team: Team) -> Plan | None:
     """The run folder's plan if it has one: only under the same plan are the bits the same."""
     saved = team.tell(None if folder is None else folder.read(PLAN))
-    return None if saved is None else Plan.from_json(saved)
+    try:
+        return None if saved is None else Plan.from_json(saved)
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{PLAN}: must be the run's plan as it was written: {error}") from None
 
 
 def saved_for_all(checkpoints: Checkpoints | None, like: Any, team: Team) -> Checkpoint | None:

@@ -125,7 +125,9 @@ def _dimension(path: str, value: Mapping[str, Any], config: Config, source: str)
     def fail(rule: str, got: Any) -> SettingError:
         return SettingError(f"{source}: {path} {rule}, got {got!r}")
 
-    if path.partition(".")[0] in FIXED:
+    # With output buckets of their own, those of the embeddings change nothing that is asked of a model.
+    apart = path == "data.buckets" and getattr(config.data, "output_buckets", "same") != "same"
+    if path.partition(".")[0] in FIXED and not apart:
         raise SettingError(f"{source}: {path} cannot be tuned: it changes what is measured")
     for key in value:
         allowed = CHOICES if "choices" in value else RANGE

@@ -15,6 +15,8 @@ from jaxtyping import Int
 # operations, in clients. Measured on a CPU with matrix factorisation (benchmarks/README.md).
 _OVERHEAD = 16
 _MOST_CLIENTS = 64
+_MOST_PLACES = 2**18  # for examples in a block of clients that are gone through once
+FAR = 8  # times as long as nearly all others is a client for which these are not padded
 _MANY_CLIENTS = 5000  # from here on an evaluation is worth more than one program,
 _SHORTER = (0.5, 0.8, 0.95)  # for these shares of the clients, and the rest
 
@@ -183,11 +185,23 @@ def plan_evaluation(num_examples: Int[np.ndarray, "client"]) -> Plan:
     """Slots for going through all clients once.
 
     One shape, the same for any part of a population, since a second program takes longer to compile than
-    it saves, unless the clients are many: then the shorter ones have slots of their own.
+    it saves, unless the clients are many, or a few far longer than the rest: then the shorter ones have slots
+    of their own.
     """
     longest = max(int(num_examples.max(initial=1)), 1)
-    if len(num_examples) < _MANY_CLIENTS:
-        return Plan((Slot(1, _MOST_CLIENTS, longest),))
-    shares = np.quantile(num_examples, _SHORTER)
+    shares = np.quantile(num_examples, _SHORTER) if len(num_examples) else []
     short = {min(-(-max(int(length), 1) // 10) * 10, longest) for length in shares}
-    return Plan(tuple(Slot(1, _MOST_CLIENTS, length) for length in sorted({*short, longest})))
+    if len(num_examples) < _MANY_CLIENTS:
+        short = {length for length in [max(short, default=longest)] if longest > FAR * length}
+    return Plan(tuple(Slot(1, side_by_side(length), length) for length in sorted({*short, longest})))
+
+
+def side_by_side(length: int, most: int = _MOST_CLIENTS, places: int = _MOST_PLACES) -> int:
+    """Clients of a block that is gone through once: fewer where they are very long, for the memory's sake.
+
+    Args:
+        length: Examples of each, padding included.
+        most: Clients at most.
+        places: For examples at most, if there is more than one client.
+    """
+    return max(1, min(most, places // length))

@@ -22,9 +22,9 @@ class Completion(NamedTuple):
 
     Attributes:
         general: Words and their probabilities, by the fresh local parameters that every client starts from,
-            which know no user's words: a bucket is "(another word)".
+            which know no user's words: all buckets together are "(another word)".
         personal: Likewise, by those reconstructed from the user's text; a bucket is the user's own most
-            frequent word in it, where there is one.
+            frequent word in it, where there is one, and "(another word)" are the others.
     """
 
     general: list[tuple[str, float]]
@@ -55,7 +55,7 @@ def complete(
         prompt: The beginning of a sentence; of one longer than `length` the end counts.
         tokenize: The run's.
         length: Words of a sentence.
-        most: Words to show.
+        most: Words to show, fewer where there are not so many.
         seed: Of what the client draws.
 
     Raises:
@@ -77,11 +77,15 @@ def complete(
         return jax.nn.softmax(scores.at[jnp.array([PADDING, BEGIN])].set(-jnp.inf))
 
     count = len(own["word"])
-    most = min(most, vocabulary.classes - 2)  # padding and begin follow nothing
 
     def likeliest(known: int, names: list[str]) -> list[tuple[str, float]]:
         p = np.asarray(probabilities(np.arange(count) < known))
-        return [(names[i], float(p[i])) for i in np.argsort(-p)[:most]]
+        nobodys = np.array([i >= vocabulary.rows and name is OTHER for i, name in enumerate(names)])
+        # All words that nobody named are one choice; padding and begin are none.
+        choices = [(names[i], float(p[i])) for i in np.flatnonzero(~nobodys) if i >= END]
+        if nobodys.any():
+            choices.append((OTHER, float(p[nobodys].sum())))
+        return sorted(choices, key=lambda choice: -choice[1])[:most]
 
     names = _names(vocabulary)
     return Completion(likeliest(0, names), likeliest(count, _with_own(names, vocabulary, texts)))

@@ -29,7 +29,8 @@ def find(path: str | os.PathLike[str]) -> Path:
         raise DataError(f"{path}: there is no such file or folder")
     if not path.is_dir():
         if not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
-            raise DataError(f"{path}: must be {FORMS}")
+            packed = path.suffix.lower() in (".lzma", ".xz", ".bz2", ".zip", ".zst")
+            raise DataError(f"{path}: must be {FORMS}{'; unpack it first' if packed else ''}")
         return path
     files = sorted(p for p in path.iterdir() if p.name.lower().endswith((*LINES, *PARQUET, *SQLITE)))
     texts = _texts(path)

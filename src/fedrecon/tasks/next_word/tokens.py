@@ -48,8 +48,8 @@ def tokenizer_of(name: str) -> Tokenizer:
     try:
         with _from_here():
             found: Any = getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"tokenizer {name!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the module does when it is imported
+        raise ValueError(f"tokenizer {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise ValueError(f"tokenizer {name!r} must be a function, it is of type {type(found).__name__}")
     return _checked(found, name)
@@ -68,7 +68,12 @@ def _from_here() -> Iterator[None]:
 
 def _checked(tokenize: Callable[[str], Any], name: str) -> Tokenizer:
     def words(sentence: str) -> list[str]:
-        found = tokenize(sentence)
+        try:
+            found = tokenize(sentence)
+        except Exception as error:
+            raise DataError(
+                f"tokenizer {name!r} fails on {sentence!r}: {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
             raise DataError(f"tokenizer {name!r} must make a list of strings of {sentence!r}, got {found!r}")
         return found
