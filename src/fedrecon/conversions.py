@@ -1,11 +1,14 @@
 """Clients converted once from a source, and kept in a client file that serves until the source changes."""
 
 import hashlib
+import math
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import platformdirs
 
 from .errors import DataError
@@ -15,6 +18,28 @@ from .federation.clients import Clients
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/fedrecon`, or the platform's own place for what can be made again."""
     return platformdirs.user_cache_path("fedrecon")
+
+
+_IN_MEMORY = 2**28  # bytes of an array, up to which it is there
+
+
+def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array to be filled: where it is large, mapped from a file in the cache folder that has no name.
+
+    The file goes with the process. What does not fit in memory may then lie on the disk.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    if np.dtype(dtype).itemsize * math.prod(shape) <= _IN_MEMORY:
+        return np.empty(shape, dtype)
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, dtype, "w+", shape=shape)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def converted(
@@ -63,8 +88,12 @@ def converted(
             if former != target:
                 former.unlink(missing_ok=True)
     except OSError as error:
-        raise DataError(
-            f"{folder}: the cache folder must be writable: {error.strerror or error}; another one can be set "
-            "in the environment as XDG_CACHE_HOME"
-        ) from error
+        raise _unwritable(folder, error) from error
     return Clients.open(target)
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{folder}: the cache folder must be writable: {error.strerror or error}; another one can be set "
+        "in the environment as XDG_CACHE_HOME"
+    )

@@ -448,7 +448,7 @@ MISTAKES = [
         2,
         'evaluation.select must be "final" without validation clients, got "best"',
     ),
-    (["run", "small.toml", "--data", "x"], 2, "--set: there is no setting data.path"),
+    (["run", "small.toml", "--data", "x"], 2, "--data: the task synthetic_ratings reads no data"),
     (
         ["run", "small.toml", "--out", "small.toml/run"],
         1,

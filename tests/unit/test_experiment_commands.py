@@ -66,3 +66,10 @@ def test_options_are_named_and_not_the_settings_behind_them(configured):
     with pytest.raises(SettingError, match=r"^--seed: seed must be greater than or equal to 0, got -1"):
         configured("--seed", "-1")
     assert configured("--set", "task=movielens", "--data", "x.csv").data.path.endswith("x.csv")
+
+
+@pytest.mark.parametrize("flag", [["--field", "item"], ["--seen"]])
+def test_what_says_which_items_are_recommended_needs_a_number_of_them(flag):
+    command = ["personalize", "run", "--data", "x", "--out", "y", *flag]
+    with pytest.raises(SettingError, match=rf"{flag[0]} says which items are recommended, and needs --top K"):
+        commands.personalize(parser().parse_args(command))

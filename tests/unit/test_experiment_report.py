@@ -12,6 +12,7 @@ from fedrecon.experiment import report
 from fedrecon.experiment.describing import page
 from fedrecon.experiment.matching import Matching
 from fedrecon.experiment.records import Records, Row
+from fedrecon.experiment.running import rich_table
 from fedrecon.experiment.seeds import statistics
 from fedrecon.federation.clients import Clients
 from fedrecon.stats import Mean
@@ -164,3 +165,12 @@ def test_files_of_clients_are_told_apart_by_split_and_protocol():
     files = [report.clients_file(name) for name in names]
     assert files[:2] == ["clients-test.parquet", "clients-test-standard_eval.parquet"]
     assert [report.clients_of(Path(file)) for file in files] == names
+
+
+def test_many_metrics_stand_below_each_other():
+    names = [f"m{i}" for i in range(7)]
+    values = {"test": {"recon_eval": {w: dict.fromkeys(names, 0.5) for w in ("examples", "clients")}}}
+    head, *rows = report.table(values)
+    assert head == ["metric", "test, by examples", "test, by clients"]
+    assert rows == [[name, "0.5000", "0.5000"] for name in names]
+    assert [c.justify for c in rich_table([head, *rows]).columns] == ["left", "right", "right"]

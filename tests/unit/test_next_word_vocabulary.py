@@ -149,3 +149,29 @@ def test_buckets_must_be_some():
         Vocabulary(["a"], 0)
     with pytest.raises(DataError, match="output_buckets must be at least 1, got 0"):
         Vocabulary(["a"], 3, 0)
+
+
+def test_texts_too_large_for_memory_lie_in_files_without_a_name(tmp_path, monkeypatch):
+    texts = {f"w{i}": [f"the court heard w{i}", "it was so", f"w{i}"] * (i + 1) for i in range(5)}
+
+    def made():
+        writers = [Writer(name, sentences, name) for name, sentences in texts.items()]
+        clients = to_clients(writers, str.split, 7, 4, "here")
+        vocabulary = Vocabulary.most_frequent(clients, 4, 3)
+        return vocabulary, vocabulary.encode(clients)
+
+    known, inside = made()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("fedrecon.tasks.next_word.text._PIECE", 4)
+    monkeypatch.setattr("fedrecon.conversions._IN_MEMORY", 0)
+    mapped = []
+    original = np.memmap
+    monkeypatch.setattr(np, "memmap", lambda *a, **k: mapped.append(k["shape"]) or original(*a, **k))
+    again, outside = made()
+    assert again.words == known.words
+    assert outside.num_examples.tolist() == inside.num_examples.tolist() == [3, 6, 7, 7, 7]
+    for field in ("word", "bucket", "target"):
+        np.testing.assert_array_equal(outside.column(field), inside.column(field))
+    # Pieces of four sentences, all of them, and the three fields.
+    assert mapped == [(4, 4)] * 7 + [(2, 4), (30, 4)] + [(30, 4)] * 3
+    assert list((tmp_path / "fedrecon").iterdir()) == []

@@ -73,3 +73,16 @@ def test_mistakes(tmp_path, monkeypatch, capsys, flags, message):
     assert main(["generate", "--clients", "9", "--items", "30", "--out", "x", *flags]) > 0
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_is_not_written_over(tmp_path, capsys):
+    path = tmp_path / "mine.arrow"
+    path.write_bytes(b"mine")
+    assert main(["generate", "--clients", "9", "--items", "30", "--out", str(path)]) == 2
+    assert "mine.arrow is there already; remove it" in capsys.readouterr().err
+    assert path.read_bytes() == b"mine"
+    assert (
+        main(["generate", "--clients", "9", "--items", "30", "--seed", "-1", "--out", str(tmp_path / "x")])
+        == 2
+    )
+    assert "--seed must be at least 0, got -1" in capsys.readouterr().err

@@ -230,9 +230,15 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--out", metavar="DIR", help="the folder; default: runs/NAME-sweep")
     describe = command("describe", "what is in a data file: clients, examples, histograms")
     describe.add_argument(
-        "data", metavar="DATA", help="a rating file, its folder or archive, or a client file"
+        "data", metavar="DATA", help="a rating file, its folder or archive, texts by client, or a client file"
     )
-    describe.add_argument("--client", metavar="COLUMN", help="in Parquet: the column that names the client")
+    describe.add_argument(
+        "--client", metavar="COLUMN", help="the column that names the client, in any Parquet file"
+    )
+    for name in ("item", "rating", "time"):
+        describe.add_argument(
+            f"--{name}", metavar="COLUMN", help="likewise, in ratings with columns of your own"
+        )
     complete = command("complete", "the next words of a new user, with and without its own part", COMPLETE)
     complete.add_argument("run", metavar="RUN", help="its folder")
     complete.add_argument(

@@ -53,6 +53,10 @@ def personalize(options: argparse.Namespace) -> int:
     from fedrecon.experiment.personalizing import Wanted, personalize_run
     from fedrecon.experiment.running import console
 
+    if options.top is None:
+        for name, given in (("--field", options.field is not None), ("--seen", options.seen)):
+            if given:
+                raise SettingError(f"{name} says which items are recommended, and needs --top K")
     wanted = Wanted(options.top, options.field, options.seen)
     config = _saved(options.run)
     data = str(_place(options.data, config))
@@ -133,7 +137,8 @@ def describe(options: argparse.Namespace) -> int:
     """Shows what is in a data file."""
     from fedrecon.experiment.describing import describe_data
 
-    print(describe_data(options.data, options.client))
+    columns = {name: getattr(options, name) for name in ("client", "item", "rating", "time")}
+    print(describe_data(options.data, {name: x for name, x in columns.items() if x is not None}))
     return 0
 
 

@@ -1,34 +1,54 @@
 """What is in a data file, for a person: clients, examples, histograms."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from fedrecon.errors import DataError
 
 WIDTH = 40
 
 
-def describe_data(path: str, client: str | None = None) -> str:
+def describe_data(path: str, columns: Mapping[str, str] | None = None) -> str:
     """A page about the clients in a file.
 
     Args:
-        path: A rating file, or the folder or archive it is in; a client file (`.arrow`); with `client`, a
-            Parquet file.
-        client: The Parquet file's column that names the client.
+        path: A rating file, or the folder or archive it is in; texts by client, as the task next_word reads
+            them; a client file (`.arrow`); with `columns`, a table.
+        columns: `"client"` alone, the column of a Parquet file that names the client; or those of a table of
+            ratings, `"client"`, `"item"`, `"rating"` and maybe `"time"`.
 
     Raises:
         DataError: The file cannot be read.
     """
     from fedrecon.federation.clients import Clients
 
-    if client is not None:
-        clients = Clients.from_parquet(path, client)
+    if columns is not None and set(columns) == {"client"}:
+        if Path(path).suffix.lower() in (".csv", ".tsv", ".dat", ".data"):
+            raise DataError(f"{path}: ratings with columns of your own need --item and --rating, too")
+        clients = Clients.from_parquet(path, columns["client"])
     elif Path(path).suffix == ".arrow":
         clients = Clients.open(path)
+    elif not columns and _is_text(Path(path)):
+        from fedrecon.tasks.next_word.prepare import prepare as prepare_texts
+
+        clients = prepare_texts(path, sentences=None)
     else:
         from fedrecon.tasks.movielens.prepare import prepare
 
         # A look at a file, not a use of it: that a user rated an item twice shows in the counts.
-        clients = prepare(path, duplicates="all")
+        clients = prepare(path, columns=columns or None, duplicates="all")
     return page(path, clients)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file or folder holds texts by client rather than ratings."""
+    from fedrecon.tasks.next_word.sources import LINES, SQLITE
+
+    if not path.is_dir():
+        return path.name.lower().endswith((*LINES, *SQLITE))
+    suffixes = {file.suffix.lower() for file in path.iterdir()}
+    return ".txt" in suffixes and suffixes.isdisjoint({".csv", ".tsv", ".dat", ".data", ".parquet"})
 
 
 def page(title: str, clients: Any) -> str:

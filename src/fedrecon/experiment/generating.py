@@ -30,6 +30,8 @@ def generate(out: Path, screen: Console, clients: int, items: int, ratings: floa
         ValueError: A number is out of its range, or the file cannot be written.
     """
     begun, written = time.monotonic(), 0
+    if out.exists():
+        raise SettingError(f"--out: {out} is there already; remove it, or name a new file")
     try:
         pieces = population(clients, items, mean_ratings=ratings, seed=seed)
         first = next(pieces)

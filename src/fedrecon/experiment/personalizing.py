@@ -77,7 +77,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     if not len(clients):
         raise DataError(f"{data}: there must be a client to personalise, there is none")
     matching, top = Matching(clients.vocabularies, known), _top(wanted, known)
-    per_part = PER_PART if top is not None else _per_part(job.algorithm, state)
+    per_part = _per_part(12 * top.count if top is not None else _local_bytes(job.algorithm, state))
     # Blocks of more clients than a part has would be padding.
     width = min(-(-per_part // jax.local_device_count()), clients_side_by_side())
     personalization = Personalization(
@@ -98,13 +98,12 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         "wanted": {name: value for name, value in wanted._asdict().items() if value is not None},
         "clients_per_part": per_part,
     }
-    unknown, total = 0, len(clients)
+    unknown, total = [0], len(clients)  # threads append to it
 
     def part(number: int) -> Any:
-        nonlocal unknown
         some = clients.take(np.arange(number * per_part, min((number + 1) * per_part, total)))
         matched, left_out = matching(some)
-        unknown += left_out
+        unknown.append(left_out)
         served = ready(config, matched, fields)
         # What is too low to be served by is rated all the same, and nothing to recommend.
         return _table(served, personalization(served, matched), top, known)
@@ -118,8 +117,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
             for number in parts.make(part, threads()):
                 shown(_size([number], per_part, total))
         seconds = time.monotonic() - started
-    if unknown:
-        screen.print(f"{unknown:,} examples left out, of items unknown to the run")
+    if sum(unknown):
+        screen.print(f"{sum(unknown):,} examples left out, of items unknown to the run")
     if left:
         speed = f"{left:,} clients in {seconds:.1f} s, {left / seconds:,.0f} per second"
         start, peak = f"{started - begun:.1f} s to start", size(peak_memory() or 0)
@@ -147,14 +146,18 @@ def _top(wanted: Wanted, known: dict[str, Any]) -> TopK | None:
         raise SettingError(f"--{error}") from None
 
 
-def _per_part(algorithm: Algorithm, state: ServerState) -> int:
-    """Clients of a part of local parameters."""
+def _per_part(size: int) -> int:
+    """Clients of a part, by the bytes of each one's result."""
+    return min(max(PART_BYTES // max(size, 1), 1), PER_PART)
+
+
+def _local_bytes(algorithm: Algorithm, state: ServerState) -> int:
+    """Of a client's local parameters."""
     local = jax.eval_shape(algorithm.personal_model.init_local, state.global_params, jax.random.key(0))
     leaves = jax.tree.leaves(local)
     if not leaves:
         raise SettingError("the run's model has no local parameters to write; --top K writes recommendations")
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-    return min(max(PART_BYTES // max(size, 1), 1), PER_PART)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _table(clients: Clients, found: dict[str, np.ndarray], top: TopK | None, known: dict[str, Any]) -> Any:

@@ -13,6 +13,8 @@ from fedrecon.experiment.result import FIRST, Result
 from fedrecon.experiment.tables import markdown
 from fedrecon.steps import WORK
 
+_COLUMNS = 6  # metrics that a table has side by side
+
 
 def result_values(result: Result) -> dict[str, Any]:
     """The run's numbers: final metrics by split, protocol and weighting, and what they cost."""
@@ -50,7 +52,10 @@ def dumps(values: Any) -> str:
 
 
 def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".format) -> list[list[str]]:
-    """The metrics of `result_values` as rows of text, the first of which is the header."""
+    """The metrics of `result_values` as rows of text, the first of which is the header.
+
+    A line for each set of clients and weighting; or for each metric, where these are too many for columns.
+    """
     splits = dict(evaluated(values))
     names = list(dict.fromkeys(m for v in splits.values() for m in v["examples"]))
     names = [m for m in FIRST if m in names] + [m for m in names if m not in FIRST]
@@ -59,7 +64,13 @@ def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".form
         for weighting in ("examples", "clients"):
             found = metrics[weighting]
             lines.append([split, weighting, *(shown(found[m]) if m in found else "" for m in names)])
-    return lines
+    if len(names) <= _COLUMNS:
+        return lines
+    head, *metrics = map(list, zip(*lines, strict=True))
+    merged = [
+        f"{split}, by {weighting}" for split, weighting in zip(head[1:], metrics.pop(0)[1:], strict=True)
+    ]
+    return [["metric", *merged], *metrics]
 
 
 def evaluated(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

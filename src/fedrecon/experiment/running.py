@@ -91,14 +91,17 @@ def show(result: Result, screen: Console) -> None:
         screen.print(f"Summary: {result.out / 'summary.md'}")
 
 
-def rich_table(rows: list[list[str]], words: int = 2) -> Table:
+def rich_table(rows: list[list[str]], words: int | None = None) -> Table:
     """Rows of text, the first of which is the header, as a table for the screen.
 
     Args:
         rows: As many cells in each.
-        words: How many columns, from the left, hold words rather than numbers.
+        words: How many columns, from the left, hold words rather than numbers; None for a table of
+            `report.table`.
     """
     head, *body = rows
+    if words is None:
+        words = 1 if head[0] == "metric" else 2
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(head):
         table.add_column(name, justify="left" if index < words else "right", overflow="fold")

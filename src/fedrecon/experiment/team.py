@@ -1,10 +1,12 @@
 """The processes of a run: how they meet, agree, and end together."""
 
+import atexit
 import itertools
 import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,9 @@ SILENCE, MEETING = 60, 300
 _PAUSE = 0.1  # seconds between two looks for what another process says
 
 _FAILED = "fedrecon/failed"
+_ON = "started again, all go on from the last checkpoint"
+# Of a process that waits beside this one, for a word or for its end.
+_WATCH = "import sys\nif not sys.stdin.read(1): sys.stderr.write(sys.argv[1])"
 _calls = itertools.count()
 
 
@@ -182,7 +187,10 @@ def join() -> Team:
             f"--distributed needs {ADDRESS} (HOST:PORT of the first process), {COUNT} and {NUMBER}, or a "
             f"cluster that JAX knows, such as SLURM; set: {known or 'none of them'} ({error})"
         ) from None
-    return Team.present()
+    team = Team.present()
+    if team.count > 1:
+        _have_last_words(team)
+    return team
 
 
 def leave(status: int, message: str) -> None:
@@ -199,7 +207,39 @@ def leave(status: int, message: str) -> None:
             time.sleep(5 * _PAUSE)  # the others hear it from this process
     sys.stdout.flush()
     sys.stderr.flush()
+    _ends_well()
     os._exit(status)
+
+
+_watcher: subprocess.Popen | None = None
+
+
+def _have_last_words(team: Team) -> None:
+    """Has it said how to go on if this process ends without a word of its own.
+
+    Where the process is lost that the others meet at, JAX's runtime aborts them, too soon for any handler of
+    Python's; and a process that is killed says nothing either.
+    """
+    global _watcher
+    said = (
+        f"fedrecon: process {team.number} of {team.count} was ended: from outside, or by JAX since another "
+        f"process of this run was lost, see what they printed; {_ON}\n"
+    )
+    _watcher = subprocess.Popen(
+        [sys.executable, "-S", "-E", "-c", _WATCH, said],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    )
+    atexit.register(_ends_well)  # before JAX's own farewell to the other processes, which may be gone
+
+
+def _ends_well() -> None:
+    global _watcher
+    watcher, _watcher = _watcher, None
+    if watcher is not None:
+        with suppress(OSError):
+            watcher.communicate(b".")
 
 
 def _whole(name: str, least: int) -> int | None:
@@ -263,7 +303,4 @@ def _lost(error: Exception) -> RunError:
     except RunError as failure:
         return failure
     what = str(error).splitlines()[0]
-    return RunError(
-        "another process of this run was lost, see what it printed; started again, all go on from the last "
-        f"checkpoint ({what})"
-    )
+    return RunError(f"another process of this run was lost, see what it printed; {_ON} ({what})")

@@ -135,8 +135,7 @@ def build(config: Any) -> "Task":
     )
     held_out = hold_out(sets["train"], shares)
     train = held_out.pop("train")
-    target = train.column("target")
-    share = float((target >= vocabulary.rows).sum() / (target > 0).sum())
+    share = _outside(train, vocabulary)
     notes = {"Vocabulary": f"{len(vocabulary.words):,} words, {vocabulary.described()}", **notes}
     notes["Training tokens outside the vocabulary"] = f"{100 * share:.1f}%"
     model = network(config, len(vocabulary.words))
@@ -161,9 +160,18 @@ def matched(config: Any, vocabularies: Any) -> "tuple[Clients, str]":
 
     vocabulary = Vocabulary.from_named(vocabularies.get(FIELD, []), config.data.buckets, config.data.outputs)
     clients = vocabulary.encode(_texts(config)[0])
-    target = clients.column("target")
-    share = (target >= vocabulary.rows).sum() / max((target > 0).sum(), 1)
+    share = _outside(clients, vocabulary)
     return clients, f"{100 * share:.1f}% of their tokens are outside the run's vocabulary"
+
+
+def _outside(clients: "Clients", vocabulary: "Vocabulary") -> float:
+    """The share of tokens that are outside a vocabulary."""
+    outside = tokens = 0
+    for piece in clients.pieces():
+        target = piece.column("target")
+        outside += int((target >= vocabulary.rows).sum())
+        tokens += int((target > 0).sum())
+    return outside / max(tokens, 1)
 
 
 def _texts(config: Any) -> "tuple[Clients, Vocabulary | None, dict[str, str]]":

@@ -42,6 +42,8 @@ def population(
         raise ValueError(f"items must be at least 2, got {num_items}")
     if not _LEAST < mean_ratings < np.inf:
         raise ValueError(f"ratings must be more than {_LEAST} per client, got {mean_ratings}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
     median = _LEAST + (mean_ratings - _LEAST) / np.exp(_SPREAD**2 / 2)  # of a lognormal law
     random = np.random.default_rng([seed, 0])
     popularity = draw_popularity(random, num_items)

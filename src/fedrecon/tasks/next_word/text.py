@@ -6,9 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedrecon.conversions import room
 from fedrecon.errors import DataError
 from fedrecon.federation.clients import Clients
 from fedrecon.tasks.next_word.tokens import Tokenizer
+
+_PIECE = 4_000_000  # sentences that are gathered before they may leave the memory
 
 
 class Writer(NamedTuple):
@@ -49,7 +52,17 @@ def to_clients(
     numbers: dict[str, int] = {}
     flat, lengths = array("i"), array("i")
     ids, counts = [], []
+    pieces: list[np.ndarray] = []
     seen: dict[str, str] = {}
+
+    def cut() -> None:
+        """Puts what was read into a piece of its own, which may lie on the disk."""
+        piece = room((len(lengths), length), np.int32)
+        piece[:] = 0
+        piece[np.arange(length) < np.asarray(lengths)[:, None]] = np.asarray(flat)
+        pieces.append(piece)
+        del flat[:], lengths[:]
+
     for writer in writers:
         if writer.client in seen:
             raise DataError(
@@ -57,19 +70,23 @@ def to_clients(
                 f"{seen[writer.client]}"
             )
         seen[writer.client] = writer.where
-        before = len(lengths)
+        count = 0
         for words in _tokenized(writer, tokenize):
-            if most_sentences is not None and len(lengths) - before == most_sentences:
+            if count == most_sentences:
                 break
             kept = words[:length]
             flat.extend([numbers.setdefault(word, len(numbers) + 1) for word in kept])
             lengths.append(len(kept))
+            count += 1
+            if len(lengths) == _PIECE:
+                cut()
         ids.append(writer.client)
-        counts.append(len(lengths) - before)
-    if not lengths:
+        counts.append(count)
+    if not sum(counts):
         raise DataError(f"{source}: must hold text, none of its {len(ids):,} clients has a word")
-    tokens = np.zeros((len(lengths), length), np.int32)
-    tokens[np.arange(length) < np.asarray(lengths)[:, None]] = np.asarray(flat)
+    cut()
+    tokens = room((sum(counts), length), np.int32)
+    np.concatenate(pieces, out=tokens)
     lexicon = np.asarray(["", *numbers], object)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     return Clients.from_columns(np.asarray(ids, object), offsets, {"token": tokens}, {"token": lexicon})

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon.conversions import room
 from fedrecon.errors import DataError
 from fedrecon.federation.clients import Clients
 
@@ -149,7 +150,9 @@ class Vocabulary:
             output_buckets: Likewise.
         """
         lexicon = clients.vocabularies["token"]
-        counts = np.bincount(clients.column("token").reshape(-1), minlength=len(lexicon))
+        counts = np.zeros(len(lexicon), np.int64)
+        for piece in clients.pieces():
+            counts += np.bincount(piece.column("token").reshape(-1), minlength=len(lexicon))
         counts[0] = 0
         seen = np.flatnonzero(counts)
         order = sorted(seen.tolist(), key=lambda i: (-counts[i], lexicon[i]))
@@ -169,8 +172,15 @@ class Vocabulary:
         lexicon = clients.vocabularies["token"]
         facts = [(self.row_of(word), self.local_row_of(word), self.id_of(word)) for word in lexicon]
         facts[0] = PADDING, -1, PADDING  # the lexicon's entry for "no word"
-        tokens = clients.column("token")
-        columns = self.columns(tokens, *np.array(facts, np.int32).T)
+        by_token = np.array(facts, np.int32).T
+        shape, start = (int(clients.num_examples.sum()), *clients.blank("token").shape), 0
+        columns = {name: room(shape, np.int32) for name in ("word", "bucket", "target")}
+        for piece in clients.pieces():
+            made = self.columns(piece.column("token"), *by_token)
+            stop = start + int(piece.num_examples.sum())
+            for name, column in columns.items():
+                column[start:stop] = made[name]
+            start = stop
         offsets = np.concatenate([[0], np.cumsum(clients.num_examples)])
         return Clients.from_columns(clients.ids, offsets, columns, {FIELD: self.named()})
 
