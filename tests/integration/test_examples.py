@@ -80,6 +80,31 @@ def test_own_model(repository, run):
     assert 0.05 < best < own < worst < 0.3
 
 
+def test_serving_new_users(repository, run):
+    result, shapes, *served = run(repository / "examples/serving_new_users.py").splitlines()
+    assert 0.1 < number(result, "test rmse=") < 0.3  # the noise is 0.1
+    assert "'user/factors': (5, 3)" in shapes
+    assert len(served) == 5 and all(line.count("film ") == 3 for line in served)
+
+
+FRAME = """
+import numpy as np, pandas as pd
+rng = np.random.default_rng(0)
+item = np.concatenate([rng.choice(1000, 20, replace=False) for _ in range(40)]).astype("int32")
+frame = pd.DataFrame({"user": np.repeat(np.arange(40), 20), "item": item, "rating": rng.normal(3, 1, 800)})
+"""
+
+
+def test_code_of_the_readme_runs(repository, run, tmp_path):
+    text = (repository / "README.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    few = block.replace("rounds=300, clients_per_round=100", "rounds=3")
+    assert few != block
+    code = tmp_path / "readme.py"
+    code.write_text(FRAME + few + "print(result, best.shape)\n")
+    assert re.search(r"test rmse=[0-9.]+\) \(8, 10\)", run(code))
+
+
 @pytest.mark.parametrize("page", ["extending.md", "moving_from_tff.md"])
 def test_code_of_a_page_runs(run, blocks, tmp_path, page):
     code = tmp_path / "page.py"
