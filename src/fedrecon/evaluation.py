@@ -171,7 +171,8 @@ def evaluate(
     of_kind(ServerState, state=state)
     of_kind(Clients, clients=clients)
     layout = Layout(algorithm.personal_model, clients, state.global_params)
-    plan = plan or plan_evaluation(clients.num_examples)
+    large = heavy(state.global_params, algorithm.model.tables)
+    plan = plan or plan_evaluation(clients.num_examples, large)
     keys = evaluation_keys(seed, clients)
     known = kept if kept is not None and kept.knows(clients.keys) else None
     spread = Devices.first(devices)
@@ -187,7 +188,7 @@ def evaluate(
                 stored = known.get(clients.keys[mine], own.clients)
                 batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
             batch = spread.cut(batch)
-            program = _program(heavy(state.global_params, algorithm.model.tables))
+            program = _program(large)
             sums = spread.settled(program(algorithm, split, scoring, *now, batch, slot.length, spread))
             positions.append(block)
             found.append((len(block), sums))

@@ -96,6 +96,12 @@ def test_evaluation_has_one_shape_unless_clients_are_many():
     assert [s.length for s in many.slots] == [*(-(-int(x) // 10) * 10 for x in shares), 300]
 
 
+def test_where_computing_costs_more_than_compiling_no_place_in_a_block_is_left_free():
+    for count, width in ((0, 1), (1, 1), (40, 40), (64, 64), (65, 33), (400, 58)):
+        (slot,) = plan_evaluation(np.full(count, 9), heavy=True).slots
+        assert slot.clients == width
+
+
 def test_every_client_gets_the_shortest_slot_that_takes_it():
     plan, lengths = Plan((Slot(1, 2, 3), Slot(1, 1, 9), Slot(2, 1, 20))), np.array([9, 4, 3, 0, 1, 3, 3])
     found = [(slot.length, positions.tolist()) for slot, positions in plan.fitting(lengths)]

@@ -5,7 +5,16 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from fedrecon.experiment.progress import Lines, Live, Pace, Progress, describe, duration, progress_for
+from fedrecon.experiment.progress import (
+    Lines,
+    Live,
+    Pace,
+    Progress,
+    describe,
+    duration,
+    pace_of,
+    progress_for,
+)
 
 
 class Scores:
@@ -108,3 +117,7 @@ def test_silence_by_default():
         progress.round(1, 0.5)
         progress.evaluated(report())
         progress.note("x")
+
+
+def test_slow_rounds_are_told_by_their_seconds():
+    assert [pace_of(x) for x in (12.34, 1.0, 0.125)] == ["12.3 rounds/s", "1.0 rounds/s", "8.0 s a round"]

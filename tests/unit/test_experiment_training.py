@@ -3,6 +3,7 @@ import os
 import signal
 import threading
 import tomllib
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from fedrecon.algorithms.fedrecon import fedrecon as federated_reconstruction
 from fedrecon.data import NoSplit
 from fedrecon.experiment import plots
 from fedrecon.experiment.files import RunError
+from fedrecon.experiment.loop import LAG
 from fedrecon.experiment.progress import Progress
 from fedrecon.experiment.records import read
 from fedrecon.experiment.rounds import Evaluated, score
@@ -24,6 +26,7 @@ from fedrecon.federation.holding import hold_out
 from fedrecon.federation.sampling import Poisson
 from fedrecon.model import Model
 from fedrecon.optimizers import optimizer
+from fedrecon.simulation import Simulation
 from fedrecon.solver import Solver
 from fedrecon.stats import Mean
 
@@ -448,3 +451,31 @@ def test_other_names_of_held_out_sets_are_refused():
 def test_nobody_to_train_on():
     with pytest.raises(ValueError, match="the training clients must be at least 1, got 0"):
         train(ALGORITHM, TRAIN.take([]), 1)
+
+
+def test_the_host_is_not_far_ahead_of_the_device(monkeypatch):
+    """However long rounds take: each in flight holds a state, and Ctrl-C has to wait for it."""
+    given, ahead = [], []
+
+    def server_update(state, update):
+        state = ALGORITHM.server_update(state, update)
+        # Some milliseconds of work whose result, 0 but for rounding, the state needs.
+        matrix = jax.lax.fori_loop(
+            0, 60, lambda i, x: x @ x / 300, jnp.ones((300, 300)) * update.delta.weight
+        )
+        extra = 1e-30 * jnp.tanh(matrix[0, 0])
+        return state._replace(global_params=jax.tree.map(lambda x: x + extra, state.global_params))
+
+    original = Simulation.rounds
+
+    def rounds(self, state, count):
+        for round in original(self, state, count):
+            given.append(jax.tree.leaves(round.state.global_params)[0])
+            ahead.append(sum(not x.is_ready() for x in given))
+            yield round
+
+    monkeypatch.setattr(Simulation, "rounds", rounds)
+    slow = replace(ALGORITHM, server_update=server_update)
+    train(slow, TRAIN, 30, clients_per_round=5, evaluate_every=30)
+    assert len(ahead) == 30
+    assert 2 <= max(ahead) <= LAG + 2

@@ -11,6 +11,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from fedrecon.compilation import heavy
 from fedrecon.errors import DataError
 from fedrecon.evaluation import Evaluation, evaluate
 from fedrecon.experiment.checkpoint import CheckpointError, Checkpoints
@@ -30,16 +31,15 @@ from fedrecon.federation.kept import Kept
 from fedrecon.rounds import Round
 from fedrecon.simulation import Simulation
 
-# Seconds between two looks at the results of past rounds, and how many rounds the device keeps to work on
-# while they are fetched.
+# Seconds between two looks at the results of past rounds, and how many rounds the device keeps to work on.
 LOOK_EVERY, LAG = 0.5, 2
 
 
 class Loop:
     """Runs a job's rounds from its last checkpoint on.
 
-    The device is never waited for between evaluations and checkpoints, except that twice a second the
-    metrics of rounds are fetched which lie a little back.
+    Between evaluations and checkpoints the host stays a few rounds ahead of the device; twice a second the
+    metrics of rounds are fetched which lie that far back.
 
     Attributes:
         begun: Set after the first round: what may wait until then must not delay it.
@@ -183,7 +183,8 @@ class Loop:
                 clients = job.evaluated[name]
                 if kept is not None and kept.knows(clients.keys):
                     continue  # what they keep is read by another program, and not while rounds change it
-                plan = plan_evaluation(clients.num_examples)
+                large = heavy(self.state.global_params, job.algorithm.model.tables)
+                plan = plan_evaluation(clients.num_examples, large)
                 self._evaluate_some(self.state, None, name, clients.take([0]), plan)
 
     def _evaluate_some(
@@ -205,6 +206,9 @@ class Loop:
     def _after(self, round: Round) -> None:
         number, last = round.number, round.number == self.job.rounds
         self._pending.append(round._replace(state=cast(Any, None)))
+        if len(self._pending) > LAG:
+            # No further ahead: every round in flight holds a state, and Ctrl-C would wait for all of them.
+            jax.block_until_ready(self._pending[-1 - LAG].block_metrics)
         if self.watch.first_round is None:
             jax.block_until_ready(round.state)
             self.watch.first()

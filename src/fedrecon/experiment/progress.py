@@ -75,13 +75,18 @@ def describe(report: Any, pace: Pace) -> str:
         parts.append(f"{name} " + " ".join(f"{m} {figure(metrics[m])}" for m in shown))
     speed, left = pace.at(report.round, report.rounds)
     if speed is not None and left is not None:
-        parts += [f"{speed:.1f} rounds/s", f"{duration(left)} left"]
+        parts += [pace_of(speed), f"{duration(left)} left"]
     return "  ".join(parts)
 
 
 def figure(value: float) -> str:
     """`"0.9123"`, and `"3.141e+32"` of what diverges."""
     return f"{value:.3e}" if 1e6 <= abs(value) < math.inf else f"{value:.4f}"
+
+
+def pace_of(speed: float) -> str:
+    """`"12.3 rounds/s"`, or `"8.1 s a round"`."""
+    return f"{speed:.1f} rounds/s" if speed >= 1 else f"{1 / speed:.1f} s a round"
 
 
 def duration(seconds: float) -> str:
@@ -139,7 +144,7 @@ class Live(Progress):
         speed, left = self._pace.at(number, self._rounds)
         numbers = [f"loss {figure(loss)}", self._best]
         if speed is not None and left is not None:
-            numbers += [f"{speed:.1f} rounds/s", f"{duration(left)} left"]
+            numbers += [pace_of(speed), f"{duration(left)} left"]
         self._bar.update(self._task, completed=number, numbers="  ".join(x for x in numbers if x))
 
     def evaluated(self, report: Any) -> None:

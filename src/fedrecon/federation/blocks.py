@@ -181,19 +181,26 @@ def plan_blocks(
     return Plan(min(best[cohort], key=lambda o: o[0])[1])
 
 
-def plan_evaluation(num_examples: Int[np.ndarray, "client"]) -> Plan:
+def plan_evaluation(num_examples: Int[np.ndarray, "client"], heavy: bool = False) -> Plan:
     """Slots for going through all clients once.
 
     One shape, the same for any part of a population, since a second program takes longer to compile than
     it saves, unless the clients are many, or a few far longer than the rest: then the shorter ones have slots
     of their own.
+
+    Args:
+        num_examples: Examples of every client.
+        heavy: Whether computing costs more than compiling: then a block is no wider than the clients fill it.
     """
-    longest = max(int(num_examples.max(initial=1)), 1)
+    longest, most = max(int(num_examples.max(initial=1)), 1), _MOST_CLIENTS
+    if heavy:
+        blocks = -(-len(num_examples) // most)
+        most = max(-(-len(num_examples) // max(blocks, 1)), 1)
     shares = np.quantile(num_examples, _SHORTER) if len(num_examples) else []
     short = {min(-(-max(int(length), 1) // 10) * 10, longest) for length in shares}
     if len(num_examples) < _MANY_CLIENTS:
         short = {length for length in [max(short, default=longest)] if longest > FAR * length}
-    return Plan(tuple(Slot(1, side_by_side(length), length) for length in sorted({*short, longest})))
+    return Plan(tuple(Slot(1, side_by_side(length, most), length) for length in sorted({*short, longest})))
 
 
 def side_by_side(length: int, most: int = _MOST_CLIENTS, places: int = _MOST_PLACES) -> int:
