@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.list:
         screen.print(_grid([(name, says) for name, (_, says) in BENCHMARKS.items()], ["name", "what"]))
         return 0
+    if given.json and not Path(given.json).absolute().parent.is_dir():
+        parser.error(f"--json: there is no folder {Path(given.json).absolute().parent}")
     options = Options(given.data, given.rounds, given.clients, given.items, given.clients_per_round)
     results: dict[str, list[Row]] = {}
     failed = False
@@ -62,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 traceback.print_exception(error)
                 results[name] = [Row("failed", None, "", f"{type(error).__name__}: {error}")]
                 failed = True
+        if given.json:  # after each: a kill costs one, which may be minutes
+            text = json.dumps(report(options, results), indent=2)
+            Path(given.json).write_text(text + "\n", encoding="utf-8")
     screen.print(_grid(_cells(results), ["benchmark", "what", "value", "unit", "note"], right=2))
-    if given.json:
-        Path(given.json).write_text(json.dumps(report(options, results), indent=2) + "\n", encoding="utf-8")
     return int(failed)
 
 

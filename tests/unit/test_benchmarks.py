@@ -47,6 +47,7 @@ def test_command_prints_a_table_and_writes_json(tmp_path, capsys):
     found = json.loads(path.read_text())
     assert found["options"]["clients_per_round"] == 8 and found["environment"]["devices"]
     rows = {row["what"]: row for row in found["rows"] if row["benchmark"] == "round"}
+    assert "8 to 10 s" in rows["TensorFlow Federated"]["note"]
     assert rows["library over kernel"]["value"] > 0 and rows["compilations"]["value"] == 1
     assert 0 < rows["padding"]["value"] < 100
     (peers,) = (row for row in found["rows"] if row["benchmark"] == "ranking")
@@ -275,3 +276,9 @@ def test_the_next_word_round_for_fedjax_is_the_same_round(next_words):
     fedjax = SimpleNamespace(for_each_client=for_each_client)
     loop = next_word_fedjax.Loop(fedjax, SENTENCES, model, clients, start, own.copy)
     assert_same_change(leaves_of(loop.round()), wanted, start)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_minutes(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["round", "--json", str(tmp_path / "nowhere" / "x.json")])
+    assert "--json: there is no folder" in capsys.readouterr().err
