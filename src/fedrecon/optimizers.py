@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -71,11 +72,10 @@ def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
         raise ValueError(f"learning_rate of {name} must be a number or a schedule, got {rate!r}")
     for decay in _DECAYS & hyperparameters.keys():
         value = hyperparameters[decay]
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (value is None or callable(value) or (number and 0 <= value < 1)):
+        if isinstance(value, str) or (isinstance(value, Real) and not 0 <= float(value) < 1):
             raise ValueError(f"{decay} of {name} must be a number in [0, 1), got {value!r}")
     eps = hyperparameters.get("eps", 0)
-    if not (isinstance(eps, (int, float)) and eps >= 0):
+    if isinstance(eps, str) or (isinstance(eps, Real) and not float(eps) >= 0):
         raise ValueError(f"eps of {name} must be a number of at least 0, got {eps!r}")
     try:
         init, update = make(**hyperparameters)

@@ -120,4 +120,5 @@ def test_schedule():
 def test_impossible_hyperparameters(name, given, message):
     with pytest.raises(ValueError, match=message):
         optimizer(name, **{"learning_rate": 0.1, **given})
-    optimizer("sgd", learning_rate=0.1, momentum=None)
+    for momentum in (None, 0, np.float32(0.9), jnp.float32(0.9), lambda step: 0.9):
+        optimizer("sgd", learning_rate=0.1, momentum=momentum)
