@@ -72,3 +72,14 @@ def test_the_older_hash_and_several_numbers_at_once_are_left_to_jax():
         same(draws.normal(KEYS[0], (5,)), jax.random.normal(KEYS[0], (5,)))
     with pytest.raises(TypeError):
         draws.fold_in(KEYS[0], np.array([1, 2]))
+
+
+def test_several_keys_at_once_are_refused_as_by_jax():
+    keys = jax.random.split(jax.random.key(3), 2)
+    for draw in (
+        lambda: draws.fold_in(keys, 1),
+        lambda: draws.uniform(keys, (3,)),
+        lambda: draws.normal(keys, (3,)),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            draw()

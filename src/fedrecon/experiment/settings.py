@@ -34,7 +34,7 @@ class Known(NamedTuple):
         path: Dotted, for instance `"training.rounds"`.
         default: What it is when not given; None if it must be given.
         description: What it means.
-        only: The variant it belongs to, for instance `"kind = newton"`; `""` if it always exists.
+        only: The variant it belongs to, for instance `"algorithm.name = maml"`; `""` if it always exists.
     """
 
     path: str
@@ -71,7 +71,7 @@ def known(section: type[Section], prefix: str = "", only: str = "") -> Iterator[
             names = " | ".join(f'"{value}"' for value in classes)
             yield Known(f"{path}.{tag}", getattr(field.default, tag), f"{field.description} {names}", only)
         for value, cls in classes.items():
-            here = f"{tag} = {value}" if tag and len(classes) > 1 else ""
+            here = f"{path}.{tag} = {value}" if tag and len(classes) > 1 else ""
             for item in known(cls, path + ".", ", ".join(x for x in (only, here) if x)):
                 if item.path != f"{path}.{tag}":
                     yield item
