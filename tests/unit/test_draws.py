@@ -81,5 +81,5 @@ def test_several_keys_at_once_are_refused_as_by_jax():
         lambda: draws.uniform(keys, (3,)),
         lambda: draws.normal(keys, (3,)),
     ):
-        with pytest.raises((TypeError, ValueError)):
+        with pytest.raises((TypeError, ValueError), match="accepts a single key"):
             draw()
