@@ -112,14 +112,15 @@ def asked_for(path):
     return json.loads(pyarrow.parquet.read_schema(path).metadata[b"fedrecon"])
 
 
-def test_parts_of_large_local_parameters_have_fewer_clients(home, weighted, monkeypatch):
+def test_parts_of_large_results_have_fewer_clients(home, weighted, monkeypatch):
     arguments = home / "weighted", weighted, str(home / "new.csv")
     screen, found = Console(file=io.StringIO()), {}
-    monkeypatch.setattr(personalizing, "PART_BYTES", 30)  # three users of two factors, and not a fourth
+    # Three users of two factors, and not a fourth; of two items and their scores those of one.
+    monkeypatch.setattr(personalizing, "PART_BYTES", 30)
     for name, wanted in ("parts", Wanted()), ("top", Wanted(top=2)):
         personalize_run(*arguments, home / f"{name}.parquet", screen, wanted)
         found[name] = asked_for(home / f"{name}.parquet")["clients_per_part"]
-    assert found == {"parts": 3, "top": personalizing.PER_PART}
+    assert found == {"parts": 3, "top": 1}
     monkeypatch.setattr(personalizing, "PART_BYTES", 1)
     personalize_run(*arguments, home / "single.parquet", screen, Wanted())
     assert asked_for(home / "single.parquet")["clients_per_part"] == 1
