@@ -1,12 +1,10 @@
 """The processes of a run: how they meet, agree, and end together."""
 
-import atexit
 import itertools
 import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from fedrecon.experiment import last_words
 from fedrecon.experiment.files import RunError
 from fedrecon.experiment.settings import SettingError
 
@@ -25,8 +24,6 @@ _PAUSE = 0.1  # seconds between two looks for what another process says
 
 _FAILED = "fedrecon/failed"
 _ON = "started again, all go on from the last checkpoint"
-# Of a process that waits beside this one, for a word or for its end.
-_WATCH = "import sys\nif not sys.stdin.read(1): sys.stderr.write(sys.argv[1])"
 _calls = itertools.count()
 
 
@@ -189,7 +186,11 @@ def join() -> Team:
         ) from None
     team = Team.present()
     if team.count > 1:
-        _have_last_words(team)
+        # JAX's own farewell to the others, which may be gone, comes after these are withdrawn.
+        last_words.leave(
+            f"fedrecon: process {team.number} of {team.count} was ended: from outside, or by JAX since "
+            f"another process of this run was lost, see what they printed; {_ON}\n"
+        )
     return team
 
 
@@ -207,39 +208,8 @@ def leave(status: int, message: str) -> None:
             time.sleep(5 * _PAUSE)  # the others hear it from this process
     sys.stdout.flush()
     sys.stderr.flush()
-    _ends_well()
+    last_words.withdraw()
     os._exit(status)
-
-
-_watcher: subprocess.Popen | None = None
-
-
-def _have_last_words(team: Team) -> None:
-    """Has it said how to go on if this process ends without a word of its own.
-
-    Where the process is lost that the others meet at, JAX's runtime aborts them, too soon for any handler of
-    Python's; and a process that is killed says nothing either.
-    """
-    global _watcher
-    said = (
-        f"fedrecon: process {team.number} of {team.count} was ended: from outside, or by JAX since another "
-        f"process of this run was lost, see what they printed; {_ON}\n"
-    )
-    _watcher = subprocess.Popen(
-        [sys.executable, "-S", "-E", "-c", _WATCH, said],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is not for it
-    )
-    atexit.register(_ends_well)  # before JAX's own farewell to the other processes, which may be gone
-
-
-def _ends_well() -> None:
-    global _watcher
-    watcher, _watcher = _watcher, None
-    if watcher is not None:
-        with suppress(OSError):
-            watcher.communicate(b".")
 
 
 def _whole(name: str, least: int) -> int | None:
