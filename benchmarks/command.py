@@ -3,6 +3,7 @@
 import argparse
 import json
 import multiprocessing
+import sys
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,10 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.options import Options, Row
+from benchmarks import pair, pair_work, table
+from benchmarks.options import Options, Row, add_flags, read_flags
 
 # What a name runs, and what it says. The modules import JAX: they are imported where they run.
 BENCHMARKS = {
@@ -37,23 +36,29 @@ BENCHMARKS = {
     "run": ("whole_run", "fedrecon run from process start to end, cold and warm"),
 }
 
+# In a pair `run` and `personalize` are the commands of `fedrecon`; the other two do not time the library.
+NOT_PAIRED = ("run", "personalize", "trace", "ranking")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 where a benchmark failed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["pair"]:
+        return pair.main(
+            arguments[1:], pair_work.works(name for name in BENCHMARKS if name not in NOT_PAIRED)
+        )
     parser = _parser()
     given = parser.parse_args(arguments)
     for name in given.names:
         if name not in BENCHMARKS:
             parser.error(f"NAME must be one of {', '.join(BENCHMARKS)}, got {name!r}")
-    screen = Console(highlight=False)
-    if not screen.is_terminal:
-        screen = Console(highlight=False, width=200)  # in a file lines are as long as they are
+    screen = table.screen()
     if given.list:
-        screen.print(_grid([(name, says) for name, (_, says) in BENCHMARKS.items()], ["name", "what"]))
+        screen.print(table.grid([(name, says) for name, (_, says) in BENCHMARKS.items()], ["name", "what"]))
         return 0
     if given.json and not Path(given.json).absolute().parent.is_dir():
         parser.error(f"--json: there is no folder {Path(given.json).absolute().parent}")
-    options = Options(given.data, given.rounds, given.clients, given.items, given.clients_per_round)
+    options = read_flags(given)
     results: dict[str, list[Row]] = {}
     failed = False
     for name in given.names or BENCHMARKS:
@@ -67,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.json:  # after each: a kill costs one, which may be minutes
             text = json.dumps(report(options, results), indent=2)
             Path(given.json).write_text(text + "\n", encoding="utf-8")
-    screen.print(_grid(_cells(results), ["benchmark", "what", "value", "unit", "note"], right=2))
+    screen.print(table.grid(_cells(results), ["benchmark", "what", "value", "unit", "note"], right=(2,)))
     return int(failed)
 
 
@@ -99,41 +104,18 @@ def _apart(name: str, options: Options) -> list[Row]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    more = "python -m benchmarks pair --help: how to compare two checkouts of the repository"
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, epilog=more)
     parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
     parser.add_argument("--list", action="store_true", help="say what there is")
-    parser.add_argument("--json", metavar="FILE", help="write the results there")
-    parser.add_argument("--data", metavar="PATH", help="MovieLens 1M; default: generated data of its shape")
-    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds to time; default: enough")
-    size = parser.add_argument_group("sizes, to try the benchmarks out")
-    for name in ("clients", "items", "clients_per_round"):
-        flag, default = f"--{name.replace('_', '-')}", getattr(Options, name)
-        size.add_argument(flag, type=_positive, default=default, metavar="N", help=f"default: {default}")
+    add_flags(parser)
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
 
 
 def _cells(results: dict[str, list[Row]]) -> list[list[str]]:
     lines = []
     for name, rows in results.items():
         for index, row in enumerate(rows):
-            shown = (
-                "" if row.value is None else f"{row.value:,.4g}" if row.value < 1000 else f"{row.value:,.0f}"
-            )
+            shown = "" if row.value is None else table.number(row.value)
             lines.append(["" if index else name, row.what, shown, row.unit, row.note])
     return lines
-
-
-def _grid(lines: Sequence[Sequence[str]], head: Sequence[str], right: int | None = None) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, title in enumerate(head):
-        table.add_column(title, justify="right" if index == right else "left")
-    for line in lines:
-        table.add_row(*line)
-    return table

@@ -22,7 +22,7 @@ EXPERIMENT = Path(__file__).resolve().parents[1] / "experiments" / "movielens.to
 def run(options: Options) -> list[Row]:
     rounds = options.rounds or ROUNDS
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(options.data) if options.data is not None else _generated(Path(folder), options)
+        data = Path(options.data) if options.data is not None else generated(Path(folder), options)
         cold, warm = (
             _run(
                 data,
@@ -39,7 +39,7 @@ def run(options: Options) -> list[Row]:
     )
 
 
-def _generated(folder: Path, options: Options) -> Path:
+def generated(folder: Path, options: Options) -> Path:
     """A file of ratings in the format of MovieLens 1M, of its shape."""
     clients, _ = synthetic(options.clients, options.items, seed=SEED)
     users = np.repeat(clients.ids, clients.num_examples)
