@@ -43,7 +43,7 @@ NOT_PAIRED = ("run", "personalize", "trace", "ranking")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 where a benchmark failed."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["pair"]:
+    if list(arguments[:1]) == ["pair"]:
         return pair.main(
             arguments[1:], pair_work.works(name for name in BENCHMARKS if name not in NOT_PAIRED)
         )

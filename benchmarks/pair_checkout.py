@@ -54,7 +54,7 @@ class Checkout:
                 )
         scratch.mkdir(parents=True, exist_ok=True)
         # An installed package that came first would compare a checkout with itself, without a word.
-        for origin in self.run(["-c", _ORIGINS]).printed.split():
+        for origin in self.run(["-c", _ORIGINS]).printed.splitlines():
             if not Path(origin).resolve().is_relative_to(self.root):
                 raise NotACheckoutError(
                     f"WORKTREE {str(root)!r}: Python imports {origin} in place of its files"
