@@ -159,10 +159,16 @@ def _run(
 
 
 def _prepare_serving(checkout: Checkout, options: Options, ratings: Path | None) -> None:
-    """Generates a client file and trains two rounds on it: how good the items are changes no time."""
+    """Generates a client file and trains two rounds on it: how good the items are changes no time.
+
+    `personalize` and `recommend` of one call share both.
+    """
     # As many clients as make a file large; fewer only where somebody tries the benchmark out.
     count = options.clients if options.clients != Options.clients else SERVED
     clients, run = checkout.scratch / "clients.arrow", checkout.scratch / "served"
+    if (run / "result.json").is_file():
+        return
+    clients.unlink(missing_ok=True)  # left by a preparation that failed, as a run folder may be
     shutil.rmtree(run, ignore_errors=True)
     generate = [f"--clients={count}", f"--items={options.items}", f"--ratings={RATINGS}", f"--seed={SEED}"]
     checkout.run(["-m", "fedrecon", "generate", "--out", str(clients), *generate])
