@@ -18,6 +18,7 @@ from .optimizers import describe
 from .solver import Metrics, Stage
 from .stats import Mean
 from .steps import WORK
+from .tags import tagged
 
 
 class ServerState(NamedTuple):
@@ -82,8 +83,9 @@ class Algorithm:
             cohort is summed in several parts, it may be computed for each, and all but the whole one's result
             is thrown away.
         personalize: `(Broadcast, kept, support, key) -> local_params`: evaluation, serving, export.
-        name: For records.
-        hyperparameters: For records: what it was made of.
+        name: For records and run folders, by which these know the run again: it must not change.
+        hyperparameters: For records and run folders: what it was made of, under names that must not change
+            either. Classes and functions among them are known by their tags, see `tags.tagged`.
         exchanges: What rounds would move over a network, for the count of bytes: `"parameters"`, down and
             up; `"nothing"`; or `"examples"`, which have left the clients once before the first round.
     """
@@ -115,6 +117,7 @@ class Aggregator(Protocol):
         """The pseudo-gradient and the next state."""
 
 
+@tagged("aggregator/weighted_mean")
 @dataclass(frozen=True)
 class WeightedMean:
     """The negative mean of the deltas under the realised weights."""
@@ -126,11 +129,13 @@ class WeightedMean:
         return jax.tree.map(jnp.negative, update.delta.value()), state
 
 
+@tagged("client_weight/examples")
 def by_examples(loss: Mean) -> Float[Array, ""]:
     """Client weight: the query examples (tokens, for text) that the update phase processed."""
     return loss.weight
 
 
+@tagged("client_weight/uniform")
 def uniform(loss: Mean) -> Float[Array, ""]:
     """Client weight: 1 for every client with a query example, so that others do not dilute the mean."""
     return jnp.where(loss.weight > 0, 1.0, 0.0)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, PyTree
 
 from .draws import uniform
+from .tags import tagged
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["positional"])
@@ -64,6 +65,7 @@ class Split(Protocol):
     def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]: ...
 
 
+@tagged("split/none")
 @dataclass(frozen=True)
 class NoSplit:
     """The same examples reconstruct the local parameters and update the global ones."""
@@ -72,6 +74,7 @@ class NoSplit:
         return examples, examples
 
 
+@tagged("split/alternate_batches")
 @dataclass(frozen=True)
 class AlternateBatches:
     """Even-numbered batches are support, odd-numbered ones query; the last one may be short.
@@ -101,6 +104,7 @@ class AlternateBatches:
         return batches(0), batches(1)
 
 
+@tagged("split/alternate_examples")
 @dataclass(frozen=True)
 class AlternateExamples:
     """Even-numbered examples are support, odd-numbered ones query."""
@@ -109,6 +113,7 @@ class AlternateExamples:
         return AlternateBatches(1)(examples, key)
 
 
+@tagged("split/half_batches")
 @dataclass(frozen=True)
 class HalfBatches:
     """The first half of the batches (the larger one, if they are odd in number) is support, the rest query.
@@ -132,6 +137,7 @@ class HalfBatches:
         return _cut(examples, jnp.minimum(half(examples.count()), examples.count()), half(size), rest)
 
 
+@tagged("split/fraction")
 @dataclass(frozen=True)
 class Fraction:
     """The first examples, in the client's own order, are support and the rest query.
@@ -165,6 +171,7 @@ class Fraction:
         return support, query
 
 
+@tagged("split/random_fraction")
 @dataclass(frozen=True)
 class RandomFraction:
     """A fresh random part of the examples is support, the rest query: another one in every round.
@@ -185,6 +192,7 @@ class RandomFraction:
         return Fraction(self.support)(shuffled, key)
 
 
+@tagged("split/by_time")
 @dataclass(frozen=True)
 class ByTime:
     """The earliest examples are support, the later ones query; equal times keep the client's order.
@@ -211,6 +219,7 @@ class ByTime:
         return Fraction(self.support)(examples.take(order, examples.mask), key)
 
 
+@tagged("split/held_out")
 @dataclass(frozen=True)
 class HeldOut:
     """Marked examples are query, the others support: for clients of whom `hold_out` kept examples back.

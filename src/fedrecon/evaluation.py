@@ -21,6 +21,7 @@ from .federation.hashing import round_keys
 from .federation.kept import Kept, held
 from .model import Model, Params
 from .stats import Mean
+from .tags import tagged
 
 # Reported beside the mean that it comes from: a function of one client's mean or of the pooled one.
 DERIVED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
@@ -49,6 +50,7 @@ class Scoring(Protocol):
         """The client's metrics, scalars; of weight 0 where it has nothing to be scored on."""
 
 
+@tagged("scoring/model_metrics")
 def model_metrics(
     model: Model, global_params: Params, local_params: Params, support: Examples, query: Examples, key: Any
 ) -> dict[str, Mean]:

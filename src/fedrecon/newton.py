@@ -12,10 +12,12 @@ from .linear import solve
 from .model import Objective, Params, check_loss
 from .solver import Metrics
 from .steps import EXAMPLE_PASSES, SOLVES
+from .tags import tagged
 
 _MOST_PARAMETERS = 2000
 
 
+@tagged("solver/newton")
 @dataclass(frozen=True)
 class Newton:
     """Minimises the *sum* of the loss over all of a client's examples, plus the penalty.

@@ -12,11 +12,13 @@ from .data import Examples
 from .draws import fold_in, uniform
 from .model import Model, Params
 from .stats import Mean
+from .tags import tagged
 
 KINDS = ("hr", "ndcg", "recall")
 _NEGATIVES = 11  # number of the subkey
 
 
+@tagged("scoring/ranking")
 @dataclass(frozen=True)
 class Ranking:
     """Scores all items for a client and looks for those of its query set: a scoring of `evaluate`.

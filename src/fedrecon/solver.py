@@ -20,6 +20,7 @@ from .optimizers import describe
 from .stats import Mean
 from .step_rows import counted, frozen_rows, with_ids, without
 from .steps import EXAMPLE_PASSES, GRADIENT_STEPS, Steps, plan_steps
+from .tags import tagged
 
 Metrics = dict[str, Mean]
 
@@ -38,6 +39,7 @@ class Stage(Protocol):
     ) -> tuple[Params, Metrics]: ...
 
 
+@tagged("solver/gradient_descent")
 @dataclass(frozen=True, eq=False)
 class Solver:
     """Mini-batch gradient descent with any Optax optimiser.

@@ -266,6 +266,33 @@ def test_a_second_call_finds_the_run_finished(finished):
     assert {p: p.read_bytes() for p in finished.out.rglob("*") if p.is_file()} == before
 
 
+def test_a_folder_from_before_fingerprints_had_a_format_goes_on(tmp_path, no_figures):
+    """Its algorithm, sampling, split and scoring stand there as Python printed them at that time."""
+    done = run(out=tmp_path, rounds=4)
+    algorithm = (
+        "fedrecon(reconstruct=Solver(sgd(learning_rate=0.3), batch_size=5), "
+        "update=Solver(sgd(learning_rate=0.1), batch_size=5), server_optimizer=adam(learning_rate=0.1), "
+        "split=AlternateBatches(batch_size=5), joint=False, client_weight=by_examples, "
+        "aggregator=WeightedMean())"
+    )
+    sampling, split = "Uniform(clients_per_round=5)", "AlternateBatches(batch_size=5)"
+    evaluation = {"split": split, "every": 2, "select": "final", "scoring": "model_metrics"}
+    first = {"algorithm": algorithm, "sampling": sampling, "seed": 0, "rounds": 4, "evaluation": evaluation}
+    config = tomllib.loads((tmp_path / "config.toml").read_text())
+    assert config == {**first, "checkpoint_every": 2}
+    file = tmp_path / "fingerprint.json"
+    saved = json.loads(file.read_text())
+    assert saved["format"] == 2
+    first |= {name: saved[name] for name in ("clients", "initial_global_params")}
+    file.write_text(json.dumps(first, indent=2) + "\n")
+    again = run(out=tmp_path, rounds=4)
+    assert again.resumed_from == 4 and again.metrics == done.metrics
+    assert json.loads(file.read_text()) == first
+    file.write_text(json.dumps({**first, "algorithm": algorithm.replace("0.3", "0.4")}))
+    with pytest.raises(RunError, match=r"algorithm is 'fed.*rate=0\.4.*' there and 'fed.*rate=0\.3"):
+        run(out=tmp_path, rounds=4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

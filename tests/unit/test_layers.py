@@ -12,7 +12,7 @@ import pytest
 # From the lowest to the highest. A part is a module or a package of `fedrecon`; parts of one layer do not
 # know each other.
 LAYERS = (
-    ("errors",),
+    ("errors", "tags"),
     ("stats", "devices", "draws", "linear", "gathering", "packing", "best"),
     ("model", "data"),
     ("rows", "steps", "optimizers", "folding", "ranking", "pooling", "compilation"),

@@ -167,7 +167,7 @@ def test_what_is_measured_is_part_of_a_run(ratings):
         job: Job = job_of(config, task_of(config))
         return job.fingerprint()["evaluation"]["scoring"]
 
-    assert marks(2) != marks(3) and "Ranking" in marks(2)
+    assert marks(2) != marks(3) and marks(2)["kind"] == "scoring/ranking"
 
 
 def test_more_is_better_where_a_metric_says_so():

@@ -11,8 +11,10 @@ from ..data import Examples
 from ..linear import solve
 from ..model import Objective, Params
 from ..solver import Metrics, Stage
+from ..tags import tagged
 
 
+@tagged("solver/implicit")
 @dataclass(frozen=True)
 class Implicit:
     """A stage whose result is differentiated as the optimum that it found, not through its steps.

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fedrecon.experiment.fingerprint import as_text
 from fedrecon.experiment.records import RECON_EVAL, name_of
 from fedrecon.experiment.runs import Method, Run
 
@@ -68,13 +69,18 @@ def _reasons(a: Run, b: Run, split: str, protocol: str) -> list[str]:
     name = name_of(split, protocol)
     if not _same(a, b, name):
         reasons.append("other clients or examples")
-    one, two = (run.fingerprint.get("evaluation", {}).get("scoring") for run in (a, b))
+    one, two = (_evaluated_by(run, "scoring") for run in (a, b))
     if one != two and None not in (one, two):
         reasons.append(f"other measures ({one} against {two})")
-    one, two = (run.fingerprint.get("evaluation", {}).get("split") for run in (a, b))
+    one, two = (_evaluated_by(run, "split") for run in (a, b))
     if protocol == RECON_EVAL and one != two:
         reasons.append(f"other support and query sets ({one} against {two})")
     return reasons
+
+
+def _evaluated_by(run: Run, part: str) -> str | None:
+    """A part of how a run is evaluated; None for an older run that does not tell."""
+    return as_text(run.fingerprint.get("evaluation", {}).get(part))
 
 
 def _same(a: Run, b: Run, name: str) -> bool:

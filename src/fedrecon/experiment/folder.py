@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fedrecon.experiment.files import RunError, leftovers, remove, write_atomically
+from fedrecon.experiment.fingerprint import in_format_of
 from fedrecon.experiment.settings import flat
 
 CONFIG = "config.toml"
@@ -94,7 +95,8 @@ class RunFolder:
         if marks is None:
             self.write_json(FINGERPRINT, fingerprint)
         else:
-            compare(self.path, flat(json.loads(marks)), flat(fingerprint))
+            there = json.loads(marks)
+            compare(self.path, flat(there), flat(in_format_of(there, fingerprint, self.path / FINGERPRINT)))
 
 
 def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

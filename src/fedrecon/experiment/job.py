@@ -14,6 +14,9 @@ from fedrecon.algorithm import Algorithm
 from fedrecon.data import HeldOut
 from fedrecon.errors import of_kind
 from fedrecon.evaluation import Scoring, model_metrics
+from fedrecon.experiment import fingerprint_format_1
+from fedrecon.experiment.fingerprint import FORMAT
+from fedrecon.experiment.fingerprint_parts import describe
 from fedrecon.experiment.records import SEEN
 from fedrecon.federation.clients import Clients
 
@@ -121,15 +124,16 @@ class Job:
     def fingerprint(self) -> dict[str, Any]:
         """What is equal in two runs only if they compute the same, as JSON values."""
         return {
-            "algorithm": repr(self.algorithm),
-            "sampling": repr(self.sampling),
+            "format": FORMAT,
+            "algorithm": describe(self.algorithm),
+            "sampling": describe(self.sampling),
             "seed": self.seed,
             "rounds": self.rounds,
             "evaluation": {
-                "split": repr(self.split),
+                "split": describe(self.split),
                 "every": self.evaluate_every,
                 "select": self.select,
-                "scoring": getattr(self.scoring, "__name__", None) or repr(self.scoring),
+                "scoring": describe(self.scoring),
             },
             "clients": self._digests,
             "initial_global_params": arrays_digest(self.initial_global_params),
@@ -147,7 +151,7 @@ class Job:
         """The settings to write in the run folder."""
         if self.settings:
             return self.settings
-        marks = self.fingerprint()
+        marks = fingerprint_format_1.converted(self.fingerprint())  # one line each
         return {
             **{name: marks[name] for name in ("algorithm", "sampling", "seed", "rounds", "evaluation")},
             "checkpoint_every": self.checkpoint_every,

@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from fedrecon.experiment.settings import Section, SettingError, nearest, setting
+from fedrecon.tags import tagged
 
 BatchSize = Annotated[int, Field(ge=1)] | Literal["all"]
 Limit = Annotated[int, Field(ge=1)] | Literal["none"]
@@ -127,11 +129,13 @@ class Newton(Section):
 Reconstruct = Annotated[Solver | Newton, Field(discriminator="kind")]
 
 
+@tagged("schedule/relative")
+@dataclass(frozen=True, eq=False, repr=False)
 class Relative:
     """A schedule as a factor of the learning rate it starts from."""
 
-    def __init__(self, rates: Any, rate: float):
-        self.rates, self.rate = rates, rate
+    rates: Any
+    rate: float
 
     def __call__(self, round: Any) -> Any:
         return self.rates(round) / self.rate

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from ..tags import tagged
+
 
 @runtime_checkable
 class Sampling(Protocol):
@@ -31,6 +33,7 @@ class Sampling(Protocol):
         """Raises ValueError where cohorts cannot be drawn from so many clients."""
 
 
+@tagged("sampling/uniform")
 @dataclass(frozen=True)
 class Uniform:
     """A fixed number of clients, drawn without replacement.
@@ -56,6 +59,7 @@ class Uniform:
         _enough(self.clients_per_round, num_clients)
 
 
+@tagged("sampling/poisson")
 @dataclass(frozen=True)
 class Poisson:
     """Every client independently with the same probability, as accounting for privacy assumes.
@@ -83,6 +87,7 @@ class Poisson:
         _enough(self.clients_per_round, num_clients)
 
 
+@tagged("sampling/weighted")
 @dataclass(frozen=True)
 class Weighted:
     """A fixed number of clients, without replacement, each draw in proportion to a client's examples.
@@ -156,6 +161,7 @@ class _Shares(NamedTuple):
         return found
 
 
+@tagged("sampling/passes")
 @dataclass(frozen=True)
 class Passes:
     """Every client once per pass, in a new random order each time; a pass's last cohort may be smaller.
