@@ -3,7 +3,7 @@
 from benchmarks import recipe, timing
 from benchmarks.library_round import slots
 from benchmarks.options import Options, Row
-from fedrecon.experiment.measure import peak_memory
+from fedrecon.experiment.storage.resource_usage import peak_memory
 
 SIZES = (100, 1_000, 5_000)  # the last is cut to the clients there are
 ROUNDS = 20

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(options: Options, results: dict[str, list[Row]]) -> dict[str, Any]:
     """The results for scripts: where they were made, with what, and every row of the table."""
-    from fedrecon.experiment.environment import environment
+    from fedrecon.experiment.storage.environment import environment
 
     return {
         "environment": environment(seed=0),

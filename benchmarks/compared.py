@@ -4,7 +4,7 @@ from benchmarks import timing
 from benchmarks.library_round import padding, slots
 from benchmarks.options import Row
 from fedrecon import Simulation
-from fedrecon.experiment.measure import peak_memory
+from fedrecon.experiment.storage.resource_usage import peak_memory
 
 LIBRARY = "the library"
 

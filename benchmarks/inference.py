@@ -13,9 +13,9 @@ import numpy as np
 from benchmarks import inference_command, recipe, timing
 from benchmarks.options import Options, Row
 from fedrecon import Clients, Newton, Solver, fedrecon, optimizer
-from fedrecon.experiment.personalizing import PER_PART, threads
-from fedrecon.personalization import Personalization
-from fedrecon.tasks.movielens.model import matrix_factorization
+from fedrecon.experiment.serving.personalize import PER_PART, threads
+from fedrecon.models._matrix_factorization import matrix_factorization
+from fedrecon.serving._personalization import Personalization
 
 EXAMPLES = 80
 PENALTY = 1.0

@@ -17,7 +17,7 @@ from benchmarks import recipe
 from benchmarks.options import Row
 from fedrecon import Clients
 from fedrecon.experiment.config import resolve
-from fedrecon.experiment.running import run_experiment
+from fedrecon.experiment.training.run_experiment import run_experiment
 
 FEW = 500  # clients, which leave the compiled programs in the cache
 REPEATS = 2

@@ -6,7 +6,7 @@ from benchmarks import recipe, timing
 from benchmarks.kernel import Kernel
 from benchmarks.options import Options, Row
 from fedrecon import Simulation
-from fedrecon.experiment.measure import peak_memory
+from fedrecon.experiment.storage.resource_usage import peak_memory
 
 ROUNDS = 400
 CHUNKS = 10

@@ -12,10 +12,10 @@ from benchmarks import next_word_products, next_word_recipe, timing
 from benchmarks.next_word_recipe import PAPER, Size
 from benchmarks.options import Options, Row
 from fedrecon import Clients
-from fedrecon.compilation import engine_options
-from fedrecon.data import Examples
-from fedrecon.experiment.measure import peak_memory
-from fedrecon.model import Model, on_global, on_local
+from fedrecon.core._examples import Examples
+from fedrecon.core._model import Model, on_global, on_local
+from fedrecon.experiment.storage.resource_usage import peak_memory
+from fedrecon.simulation._compilation import engine_options
 
 STEPS = 2
 PEAK = 2048  # rows and columns of the product that stands for the machine's peak

@@ -203,7 +203,7 @@ def _apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 def _about(here: Path, there: Path) -> dict[str, Any]:
     """The machine and the two checkouts, for scripts."""
-    from fedrecon.experiment.environment import environment, revision
+    from fedrecon.experiment.storage.environment import environment, revision
 
     sides = {
         side: {"folder": str(root.resolve()), **revision(root)}

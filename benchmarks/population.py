@@ -9,9 +9,9 @@ from pathlib import Path
 from benchmarks import recipe, timing
 from benchmarks.options import Options, Row
 from fedrecon import Clients
-from fedrecon.experiment.measure import peak_memory
-from fedrecon.experiment.running import console
-from fedrecon.federation.columnar import is_client_file
+from fedrecon.data._arrow import is_client_file
+from fedrecon.experiment.storage.resource_usage import peak_memory
+from fedrecon.experiment.training.run_experiment import console
 
 CLIENTS, ITEMS, COHORT = 1_000_000, 100_000, 1_000
 SHARE = 100  # of the clients, one in so many is the small population
@@ -40,7 +40,7 @@ def run(options: Options) -> list[Row]:
 
 
 def _generate(path: Path, clients: int, items: int) -> int:
-    from fedrecon.experiment.generating import generate
+    from fedrecon.experiment.cli.generate import generate
 
     generate(path, console(), clients, items, 100.0, recipe.SEED)
     return peak_memory() or 0

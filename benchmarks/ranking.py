@@ -10,14 +10,14 @@ import numpy as np
 
 from benchmarks.options import Options, Row
 from fedrecon import Clients
-from fedrecon.data import HeldOut, RandomFraction, Split
-from fedrecon.evaluation import Evaluation, evaluation_keys
-from fedrecon.federation.batches import examples_of, key_of
-from fedrecon.federation.blocks import plan_evaluation
-from fedrecon.ranking import Ranking
-from fedrecon.stats import Mean
-from fedrecon.tasks.movielens.interactions import interactions, leave_one_out, with_recency
-from fedrecon.tasks.movielens.prepare import prepare
+from fedrecon.core._examples import HeldOut, RandomFraction, Split
+from fedrecon.core._mean import Mean
+from fedrecon.datasets.ratings._interactions import interactions, leave_one_out, with_recency
+from fedrecon.datasets.ratings._prepare import prepare
+from fedrecon.evaluation._evaluate import Evaluation, evaluation_keys
+from fedrecon.evaluation._ranking import Ranking
+from fedrecon.simulation._batches import examples_of, key_of
+from fedrecon.simulation._block_plan import plan_evaluation
 
 SEED = 0
 RECENCY = (30.0, 5.0)  # of experiments/ranking.toml
@@ -152,7 +152,7 @@ def matrix(clients: Clients) -> np.ndarray:
 
 
 def evaluated(scores: Scores, clients: Clients, split: Split, ranking: Ranking) -> Evaluation:
-    """What `fedrecon.evaluation.evaluate` would find with these scores: the same splits and drawn items."""
+    """What `fedrecon.evaluate` would find with these scores: the same splits and drawn items."""
     keys, parts, order = evaluation_keys(SEED, clients), [], []
     for slot, chosen in plan_evaluation(clients.num_examples).fitting(clients.num_examples):
         for start in range(0, len(chosen), slot.clients):

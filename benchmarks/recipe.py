@@ -13,10 +13,10 @@ from fedrecon import (
     fedrecon,
     optimizer,
 )
-from fedrecon.model import without_tables
-from fedrecon.tasks.movielens.dataset import arrange, load
-from fedrecon.tasks.movielens.model import matrix_factorization
-from fedrecon.tasks.movielens.synthetic import synthetic
+from fedrecon.core._model import without_tables
+from fedrecon.datasets.ratings._dataset import arrange, load
+from fedrecon.datasets.ratings._synthetic import synthetic
+from fedrecon.models._matrix_factorization import matrix_factorization
 
 FACTORS = 50
 CAP = 300

@@ -34,23 +34,23 @@ from fedrecon import (
     local_only,
     optimizer,
 )
-from fedrecon.algorithms.centralized import centralized
-from fedrecon.algorithms.ditto import ditto
-from fedrecon.algorithms.fedalt import fedalt
-from fedrecon.algorithms.fedrep import fedrep
-from fedrecon.algorithms.fedsim import fedsim
-from fedrecon.algorithms.lg_fedavg import lg_fedavg
-from fedrecon.algorithms.maml import first_order_maml, maml
-from fedrecon.algorithms.pfedme import pfedme
-from fedrecon.algorithms.reptile import reptile
-from fedrecon.data import HalfBatches
-from fedrecon.experiment.files import write_atomically
-from fedrecon.experiment.job import digest
-from fedrecon.federation.pooling import in_batches, numbered
-from fedrecon.tasks.next_word.dataset import FRACTIONS, arrange
-from fedrecon.tasks.next_word.model import next_word_lstm
-from fedrecon.tasks.next_word.prepare import prepare
-from fedrecon.tasks.next_word.vocabulary import Vocabulary
+from fedrecon.algorithms._centralized import centralized
+from fedrecon.algorithms._ditto import ditto
+from fedrecon.algorithms._fedalt import fedalt
+from fedrecon.algorithms._fedrep import fedrep
+from fedrecon.algorithms._fedsim import fedsim
+from fedrecon.algorithms._lg_fedavg import lg_fedavg
+from fedrecon.algorithms._maml import first_order_maml, maml
+from fedrecon.algorithms._pfedme import pfedme
+from fedrecon.algorithms._reptile import reptile
+from fedrecon.core._examples import HalfBatches
+from fedrecon.data._pooling import in_batches, numbered
+from fedrecon.datasets.text._dataset import FRACTIONS, arrange
+from fedrecon.datasets.text._prepare import prepare
+from fedrecon.datasets.text._vocabulary import Vocabulary
+from fedrecon.experiment.storage.files import write_atomically
+from fedrecon.experiment.training.run_spec import digest
+from fedrecon.models.next_word._model import next_word_lstm
 
 SENTENCES, BATCH, COHORT, BLOCK = 64, 16, 8, 8
 EMBEDDING, HIDDEN = 48, 128

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from fedrecon.experiment.files import write_atomically
-from fedrecon.experiment.running import console
-from fedrecon.experiment.side_by_side import command, measured, run_side_by_side
-from fedrecon.experiment.tables import markdown, spread
+from experiments.side_by_side import command, measured, run_side_by_side
+
+from fedrecon.experiment.reporting.tables import markdown, spread
+from fedrecon.experiment.storage.files import write_atomically
+from fedrecon.experiment.training.run_experiment import console
 
 
 class Line(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from fedrecon.evaluation import Evaluation
-from fedrecon.experiment import report
-from fedrecon.experiment.records import RECON_EVAL, Records, Row, name_of, rows
-from fedrecon.stats import Mean
+from fedrecon.core._mean import Mean
+from fedrecon.evaluation._evaluate import Evaluation
+from fedrecon.experiment.reporting import summary as report
+from fedrecon.experiment.storage.metrics_log import RECON_EVAL, Records, Row, name_of, rows
 
 COHORT = 10
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrecon.data import Examples
-from fedrecon.federation.clients import Clients
-from fedrecon.model import Model, Table
-from fedrecon.optimizers import optimizer
-from fedrecon.solver import Solver
-from fedrecon.stats import Mean
+from fedrecon.core._examples import Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, Table
+from fedrecon.data._clients import Clients
+from fedrecon.solvers._gradient import Solver
+from fedrecon.solvers._optimizers import optimizer
 
 ITEMS, FACTORS = 40, 2
 LENGTHS = (0, 1, 2, 3, 5, 6, 7, 9, 12, 5, 6)

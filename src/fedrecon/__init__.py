@@ -50,13 +50,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from fedrecon.algorithm import Algorithm, Broadcast, ServerState, Update
-    from fedrecon.algorithms.fedavg import fedavg
-    from fedrecon.algorithms.fedrecon import fedrecon
-    from fedrecon.algorithms.finetuning import finetuning
-    from fedrecon.algorithms.full_gradient import full_gradient
-    from fedrecon.algorithms.local_only import local_only
-    from fedrecon.data import (
+    from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
+    from fedrecon.algorithms._fedavg import fedavg
+    from fedrecon.algorithms._fedrecon import fedrecon
+    from fedrecon.algorithms._finetuning import finetuning
+    from fedrecon.algorithms._full_gradient import full_gradient
+    from fedrecon.algorithms._local_only import local_only
+    from fedrecon.core._examples import (
         AlternateBatches,
         AlternateExamples,
         ByTime,
@@ -66,30 +66,30 @@ if TYPE_CHECKING:
         NoSplit,
         RandomFraction,
     )
-    from fedrecon.evaluation import Evaluation, evaluate
-    from fedrecon.experiment.result import Result
-    from fedrecon.experiment.training import train
-    from fedrecon.federation.clients import Clients
-    from fedrecon.federation.sampling import Passes, Poisson, Uniform, Weighted
-    from fedrecon.model import Model, Table
-    from fedrecon.newton import Newton
-    from fedrecon.optimizers import optimizer
-    from fedrecon.partitions import is_local, partition
-    from fedrecon.personalization import Personalization, TopK
-    from fedrecon.rounds import Round
-    from fedrecon.simulation import Simulation
-    from fedrecon.solver import Solver
-    from fedrecon.stats import Mean
+    from fedrecon.core._mean import Mean
+    from fedrecon.core._model import Model, Table
+    from fedrecon.core._partition import is_local, partition
+    from fedrecon.data._clients import Clients
+    from fedrecon.data._sampling import Passes, Poisson, Uniform, Weighted
+    from fedrecon.evaluation._evaluate import Evaluation, evaluate
+    from fedrecon.experiment.reporting.result import Result
+    from fedrecon.experiment.training.train import train
+    from fedrecon.serving._personalization import Personalization, TopK
+    from fedrecon.simulation._round import Round
+    from fedrecon.simulation._simulation import Simulation
+    from fedrecon.solvers._gradient import Solver
+    from fedrecon.solvers._newton import Newton
+    from fedrecon.solvers._optimizers import optimizer
 else:
     # Hidden from type checkers: a module's `__getattr__` would let them accept any misspelt name.
     _NAMES_OF = {
-        "algorithm": ("Algorithm", "Broadcast", "ServerState", "Update"),
-        "algorithms.fedavg": ("fedavg",),
-        "algorithms.fedrecon": ("fedrecon",),
-        "algorithms.finetuning": ("finetuning",),
-        "algorithms.full_gradient": ("full_gradient",),
-        "algorithms.local_only": ("local_only",),
-        "data": (
+        "algorithms._base": ("Algorithm", "Broadcast", "ServerState", "Update"),
+        "algorithms._fedavg": ("fedavg",),
+        "algorithms._fedrecon": ("fedrecon",),
+        "algorithms._finetuning": ("finetuning",),
+        "algorithms._full_gradient": ("full_gradient",),
+        "algorithms._local_only": ("local_only",),
+        "core._examples": (
             "AlternateBatches",
             "AlternateExamples",
             "ByTime",
@@ -99,20 +99,20 @@ else:
             "NoSplit",
             "RandomFraction",
         ),
-        "evaluation": ("Evaluation", "evaluate"),
-        "experiment.result": ("Result",),
-        "experiment.training": ("train",),
-        "federation.clients": ("Clients",),
-        "federation.sampling": ("Passes", "Poisson", "Uniform", "Weighted"),
-        "model": ("Model", "Table"),
-        "newton": ("Newton",),
-        "optimizers": ("optimizer",),
-        "partitions": ("is_local", "partition"),
-        "personalization": ("Personalization", "TopK"),
-        "rounds": ("Round",),
-        "simulation": ("Simulation",),
-        "solver": ("Solver",),
-        "stats": ("Mean",),
+        "evaluation._evaluate": ("Evaluation", "evaluate"),
+        "experiment.reporting.result": ("Result",),
+        "experiment.training.train": ("train",),
+        "data._clients": ("Clients",),
+        "data._sampling": ("Passes", "Poisson", "Uniform", "Weighted"),
+        "core._model": ("Model", "Table"),
+        "solvers._newton": ("Newton",),
+        "solvers._optimizers": ("optimizer",),
+        "core._partition": ("is_local", "partition"),
+        "serving._personalization": ("Personalization", "TopK"),
+        "simulation._round": ("Round",),
+        "simulation._simulation": ("Simulation",),
+        "solvers._gradient": ("Solver",),
+        "core._mean": ("Mean",),
     }
     _MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from fedrecon.experiment.cli import main
+from fedrecon.experiment.cli.main import main
 
 sys.exit(main())

@@ -176,7 +176,7 @@ def stop_after(number: int, kill: bool, run: Path) -> None:
 
 def make_clients() -> None:
     """Writes generated ratings of which some clients have the ids of those that the runs train on."""
-    from fedrecon.tasks.movielens.synthetic import synthetic  # type: ignore[import-not-found, unused-ignore]
+    from fedrecon.datasets.ratings._synthetic import synthetic  # type: ignore[import-not-found, unused-ignore]
 
     Path(uses.CLIENTS).parent.mkdir()
     clients, _ = synthetic(60, 40, seed=3)

@@ -13,33 +13,33 @@ import numpy as np
 import pytest
 from tests.small import ITEMS, LENGTHS, Given, examples, federation, rating_model, sgd, solver
 
-from fedrecon.algorithm import Broadcast, ServerState, Update, uniform
-from fedrecon.algorithms.centralized import centralized
-from fedrecon.algorithms.ditto import ditto
-from fedrecon.algorithms.fedalt import fedalt
-from fedrecon.algorithms.fedavg import fedavg
-from fedrecon.algorithms.fedper import fedper
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.algorithms.fedrep import fedrep
-from fedrecon.algorithms.fedsim import fedsim
-from fedrecon.algorithms.full_gradient import full_gradient
-from fedrecon.algorithms.lg_fedavg import lg_fedavg
-from fedrecon.algorithms.local_only import local_only
-from fedrecon.algorithms.maml import first_order_maml, maml
-from fedrecon.algorithms.pfedme import pfedme
-from fedrecon.algorithms.reptile import reptile
-from fedrecon.data import AlternateBatches, NoSplit, RandomFraction
-from fedrecon.federation.batches import key_of
-from fedrecon.federation.blocks import Plan, Slot
-from fedrecon.federation.hashing import round_keys
-from fedrecon.federation.kept import Stored, held
-from fedrecon.model import Model, Table, without_tables
-from fedrecon.newton import Newton
-from fedrecon.optimizers import optimizer
-from fedrecon.simulation import _TRAINING, Simulation
-from fedrecon.solver import Solver
-from fedrecon.stats import Mean
-from fedrecon.steps import WORK
+from fedrecon.algorithms._base import Broadcast, ServerState, Update, uniform
+from fedrecon.algorithms._centralized import centralized
+from fedrecon.algorithms._ditto import ditto
+from fedrecon.algorithms._fedalt import fedalt
+from fedrecon.algorithms._fedavg import fedavg
+from fedrecon.algorithms._fedper import fedper
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.algorithms._fedrep import fedrep
+from fedrecon.algorithms._fedsim import fedsim
+from fedrecon.algorithms._full_gradient import full_gradient
+from fedrecon.algorithms._lg_fedavg import lg_fedavg
+from fedrecon.algorithms._local_only import local_only
+from fedrecon.algorithms._maml import first_order_maml, maml
+from fedrecon.algorithms._pfedme import pfedme
+from fedrecon.algorithms._reptile import reptile
+from fedrecon.core._examples import AlternateBatches, NoSplit, RandomFraction
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, Table, without_tables
+from fedrecon.data._hashing import round_keys
+from fedrecon.simulation._batches import key_of
+from fedrecon.simulation._block_plan import Plan, Slot
+from fedrecon.simulation._client_state_store import Stored, held
+from fedrecon.simulation._simulation import _TRAINING, Simulation
+from fedrecon.solvers._gradient import Solver
+from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._newton import Newton
+from fedrecon.solvers._optimizers import optimizer
 
 ADAM = optimizer("adam", learning_rate=0.05, eps=0.01)  # a larger eps: tiny gradients would blow rounding up
 MOMENTUM = sgd(0.05, momentum=0.9)

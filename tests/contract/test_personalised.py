@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 from tests.small import ITEMS, Given, examples, federation, rating_model, sgd, solver
 
-from fedrecon.algorithm import Algorithm, Broadcast
-from fedrecon.algorithms.fedavg import fedavg
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.algorithms.finetuning import finetuning
-from fedrecon.algorithms.full_gradient import full_gradient
-from fedrecon.algorithms.implicit import Implicit
-from fedrecon.algorithms.local_only import local_only
-from fedrecon.algorithms.maml import first_order_maml, maml
-from fedrecon.algorithms.reptile import reptile
-from fedrecon.data import AlternateBatches
-from fedrecon.federation.blocks import Plan, Slot
-from fedrecon.model import Model, without_tables
-from fedrecon.newton import Newton
-from fedrecon.optimizers import optimizer
-from fedrecon.simulation import Simulation
-from fedrecon.solver import Solver
-from fedrecon.steps import WORK
+from fedrecon.algorithms._base import Algorithm, Broadcast
+from fedrecon.algorithms._fedavg import fedavg
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.algorithms._finetuning import finetuning
+from fedrecon.algorithms._full_gradient import full_gradient
+from fedrecon.algorithms._local_only import local_only
+from fedrecon.algorithms._maml import first_order_maml, maml
+from fedrecon.algorithms._reptile import reptile
+from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._model import Model, without_tables
+from fedrecon.simulation._block_plan import Plan, Slot
+from fedrecon.simulation._simulation import Simulation
+from fedrecon.solvers._gradient import Solver
+from fedrecon.solvers._implicit_diff import Implicit
+from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._newton import Newton
+from fedrecon.solvers._optimizers import optimizer
 
 PAIRS = AlternateBatches(2)
 ADAM = Solver(optimizer("adam", learning_rate=0.05, eps=0.01, eps_root=1e-6), 2, epochs=2)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from tests.small import ITEMS, Given, examples, federation, rating_model, sgd, solver
 
-from fedrecon.algorithm import Broadcast, uniform
-from fedrecon.algorithms.fedavg import fedavg
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.data import NoSplit
-from fedrecon.model import Model, Table, fully_global, without_tables
-from fedrecon.optimizers import optimizer
-from fedrecon.simulation import Simulation
-from fedrecon.solver import Solver
-from fedrecon.stats import Mean
+from fedrecon.algorithms._base import Broadcast, uniform
+from fedrecon.algorithms._fedavg import fedavg
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.core._examples import NoSplit
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, Table, fully_global, without_tables
+from fedrecon.simulation._simulation import Simulation
+from fedrecon.solvers._gradient import Solver
+from fedrecon.solvers._optimizers import optimizer
 
 CLIENTS = federation(repeats=True)
 

@@ -6,15 +6,15 @@ import jax
 import numpy as np
 from tests.small import Given, federation, rating_model, sgd, solver
 
-from fedrecon.algorithms.fedavg import fedavg
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.algorithms.finetuning import finetuning
-from fedrecon.algorithms.reptile import reptile
-from fedrecon.data import AlternateBatches, NoSplit
-from fedrecon.evaluation import evaluate
-from fedrecon.federation.blocks import Plan, Slot
-from fedrecon.model import fully_global
-from fedrecon.simulation import Simulation
+from fedrecon.algorithms._fedavg import fedavg
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.algorithms._finetuning import finetuning
+from fedrecon.algorithms._reptile import reptile
+from fedrecon.core._examples import AlternateBatches, NoSplit
+from fedrecon.core._model import fully_global
+from fedrecon.evaluation._evaluate import evaluate
+from fedrecon.simulation._block_plan import Plan, Slot
+from fedrecon.simulation._simulation import Simulation
 
 MODEL, CLIENTS = rating_model(), federation(lengths=(0, 1, 5, 8))
 PLAN = Plan((Slot(1, 4, 10),))

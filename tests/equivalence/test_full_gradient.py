@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from tests.small import examples, federation, rating_model, sgd, solver
 
-from fedrecon.algorithm import Broadcast
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.algorithms.full_gradient import full_gradient
-from fedrecon.algorithms.implicit import Implicit
-from fedrecon.algorithms.maml import first_order_maml, maml
-from fedrecon.data import AlternateExamples, Examples
-from fedrecon.model import Model, fully_global
-from fedrecon.newton import Newton
-from fedrecon.solver import Solver
-from fedrecon.stats import Mean
+from fedrecon.algorithms._base import Broadcast
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.algorithms._full_gradient import full_gradient
+from fedrecon.algorithms._maml import first_order_maml, maml
+from fedrecon.core._examples import AlternateExamples, Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, fully_global
+from fedrecon.solvers._gradient import Solver
+from fedrecon.solvers._implicit_diff import Implicit
+from fedrecon.solvers._newton import Newton
 
 DESCENT = solver(1.0, None, reduction="sum")  # its delta is the negative gradient of the summed loss
 X, Y = np.array([1.0, -0.5, 2.0, 0.3, 1.5, 0.7]), np.array([2.0, 1.0, -1.0, 0.5, 3.0, 0.2])

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from tests.small import examples, federation, rating_model, sgd, solver
 
-from fedrecon.algorithm import Broadcast
-from fedrecon.algorithms.ditto import ditto
-from fedrecon.algorithms.fedper import fedper
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.algorithms.full_gradient import full_gradient
-from fedrecon.algorithms.maml import maml
-from fedrecon.algorithms.pfedme import pfedme
-from fedrecon.data import AlternateBatches
-from fedrecon.newton import Newton
+from fedrecon.algorithms._base import Broadcast
+from fedrecon.algorithms._ditto import ditto
+from fedrecon.algorithms._fedper import fedper
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.algorithms._full_gradient import full_gradient
+from fedrecon.algorithms._maml import maml
+from fedrecon.algorithms._pfedme import pfedme
+from fedrecon.core._examples import AlternateBatches
+from fedrecon.solvers._newton import Newton
 
 GIVEN = examples(federation(lengths=(9,)), "c0", 10)
 PAIRS, STEP, SERVER = AlternateBatches(2), solver(0.05), sgd(1.0)

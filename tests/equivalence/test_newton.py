@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrecon.data import Examples
-from fedrecon.model import Objective, on_local
-from fedrecon.newton import Newton
-from fedrecon.stats import Mean
-from fedrecon.tasks.movielens.model import matrix_factorization
+from fedrecon.core._examples import Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Objective, on_local
+from fedrecon.models._matrix_factorization import matrix_factorization
+from fedrecon.solvers._newton import Newton
 
 ITEMS, FACTORS, MOST = 30, 4, 12
 FACTOR_PENALTY, BIAS_PENALTY, OFFSET = 2.0, 0.5, 3.5

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tests.small import Given, federation, rating_model, sgd, solver
 
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.algorithms.full_gradient import full_gradient
-from fedrecon.algorithms.maml import maml
-from fedrecon.algorithms.pfedme import pfedme
-from fedrecon.data import AlternateBatches
-from fedrecon.simulation import Simulation
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.algorithms._full_gradient import full_gradient
+from fedrecon.algorithms._maml import maml
+from fedrecon.algorithms._pfedme import pfedme
+from fedrecon.core._examples import AlternateBatches
+from fedrecon.simulation._simulation import Simulation
 
 CLIENTS, PAIRS = federation(repeats=True, lengths=(3, 9)), AlternateBatches(2)
 ALGORITHMS = {

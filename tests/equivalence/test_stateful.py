@@ -11,23 +11,23 @@ import pytest
 from tests.small import Given, rating_model, sgd, solver
 from tests.small import federation as ratings
 
-from fedrecon.algorithm import subkeys
-from fedrecon.algorithms.ditto import ditto
-from fedrecon.algorithms.fedalt import fedalt
-from fedrecon.algorithms.fedavg import fedavg
-from fedrecon.algorithms.fedper import fedper
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.algorithms.fedrep import fedrep
-from fedrecon.algorithms.fedsim import fedsim
-from fedrecon.algorithms.lg_fedavg import lg_fedavg
-from fedrecon.algorithms.pfedme import pfedme
-from fedrecon.data import NoSplit
-from fedrecon.evaluation import evaluate
-from fedrecon.federation.blocks import Plan, Slot
-from fedrecon.federation.clients import Clients
-from fedrecon.model import Model, fully_global
-from fedrecon.simulation import Simulation
-from fedrecon.stats import Mean
+from fedrecon.algorithms._base import subkeys
+from fedrecon.algorithms._ditto import ditto
+from fedrecon.algorithms._fedalt import fedalt
+from fedrecon.algorithms._fedavg import fedavg
+from fedrecon.algorithms._fedper import fedper
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.algorithms._fedrep import fedrep
+from fedrecon.algorithms._fedsim import fedsim
+from fedrecon.algorithms._lg_fedavg import lg_fedavg
+from fedrecon.algorithms._pfedme import pfedme
+from fedrecon.core._examples import NoSplit
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, fully_global
+from fedrecon.data._clients import Clients
+from fedrecon.evaluation._evaluate import evaluate
+from fedrecon.simulation._block_plan import Plan, Slot
+from fedrecon.simulation._simulation import Simulation
 
 FAST, SLOW, LAMBDA, BETA = 0.1, 0.05, 3.0, 0.7
 COHORTS = [[0, 1, 2], [1, 3], [2, 1, 4], [0, 3]]

@@ -21,9 +21,10 @@ import pyarrow.parquet
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from fedrecon.experiment import commands, personalizing
-from fedrecon.experiment.cli import main
-from fedrecon.tasks.movielens.synthetic import synthetic
+from fedrecon.datasets.ratings._synthetic import synthetic
+from fedrecon.experiment.cli import commands
+from fedrecon.experiment.cli.main import main
+from fedrecon.experiment.serving import personalize as personalizing
 
 SMALL = """
 name = "small"
@@ -199,7 +200,7 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from fedrecon.experiment import commands, parts, personalizing
-from fedrecon.experiment.running import console
+from fedrecon.experiment.training.run_experiment import console
 
 written = []
 
@@ -243,7 +244,7 @@ def test_a_killed_inference_goes_on_to_the_same_file(run, fedrecon, process, hom
 
 
 def test_a_run_is_drawn_along_curves(run, fedrecon, monkeypatch):
-    from fedrecon.experiment import curves
+    from fedrecon.experiment.analysis import curves
 
     monkeypatch.setattr(curves, "STEPS", (2, 100))
     monkeypatch.setattr(curves, "SHARES", (0.1, 1.0))

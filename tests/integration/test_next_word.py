@@ -9,10 +9,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from fedrecon.datasets.text._load import read_user
+from fedrecon.datasets.text._vocabulary import bucket_of
 from fedrecon.errors import DataError
-from fedrecon.experiment import cli
-from fedrecon.tasks.next_word.sources import read_user
-from fedrecon.tasks.next_word.vocabulary import bucket_of
+from fedrecon.experiment.cli import main as cli
 
 EXPERIMENT = Path(__file__).parents[2] / "experiments" / "next_word.toml"
 SIZES = {

@@ -42,7 +42,7 @@ select = "best"
 # The command line, which one of the processes leaves with a signal after a round.
 SIGNALLED = """
 import os, sys, time
-from fedrecon.simulation import Simulation
+from fedrecon.simulation._simulation import Simulation
 process, after, signal, original = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Simulation.rounds
 def rounds(self, state, count):
     for done in original(self, state, count):
@@ -51,7 +51,7 @@ def rounds(self, state, count):
             time.sleep(3)  # the others do not go on without this one, and hear of it
         yield done
 Simulation.rounds = rounds
-from fedrecon.experiment.cli import main
+from fedrecon.experiment.cli.main import main
 sys.exit(main(sys.argv[4:]))
 """
 
@@ -62,12 +62,12 @@ import jax
 if len(sys.argv) > 1:
     jax.distributed.initialize()
 import numpy as np
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.data import AlternateBatches
-from fedrecon.evaluation import evaluate
-from fedrecon.experiment.training import train
-from fedrecon.federation.blocks import Plan, Slot
-from fedrecon.federation.sampling import Uniform
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.core._examples import AlternateBatches
+from fedrecon.evaluation._evaluate import evaluate
+from fedrecon.experiment.training.train import train
+from fedrecon.simulation._block_plan import Plan, Slot
+from fedrecon.data._sampling import Uniform
 from tests.small import federation, rating_model, sgd, solver
 model = rating_model(two_fields=True, scale=True)
 algorithm = fedrecon(model, solver(), solver(), sgd(1.0), AlternateBatches(2))

@@ -20,12 +20,12 @@ import numpy as np
 import orbax.checkpoint  # noqa: F401 - imported before the forks
 
 from fedrecon import Clients, Mean, Model, Solver, fedrecon, optimizer
-from fedrecon.algorithms.fedalt import fedalt
-from fedrecon.experiment import plots  # noqa: F401 - likewise
-from fedrecon.experiment.training import train
-from fedrecon.federation import kept
-from fedrecon.federation.holding import hold_out
-from fedrecon.simulation import Simulation
+from fedrecon.algorithms._fedalt import fedalt
+from fedrecon.data._holdout import hold_out
+from fedrecon.experiment.reporting import plots  # noqa: F401 - likewise
+from fedrecon.experiment.training.train import train
+from fedrecon.simulation import _client_state_store as kept
+from fedrecon.simulation._simulation import Simulation
 
 EVERY = 3
 OPERATIONS = (
@@ -144,7 +144,7 @@ def forked(out, rounds, kill_at=0, kill_after=None):
 
 def left(out):
     """What must be the same after every run: parameters, metrics, and the clients' metrics."""
-    from fedrecon.experiment.checkpoint import Checkpoints
+    from fedrecon.experiment.storage.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(out / "checkpoints")
     arrays = checkpoints.arrays(checkpoints.latest())

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrecon.federation.blocks import Plan, Slot, plan_blocks
-from fedrecon.federation.clients import Clients
-from fedrecon.federation.hashing import client_keys, round_keys
+from fedrecon.data._clients import Clients
+from fedrecon.data._hashing import client_keys, round_keys
+from fedrecon.simulation._block_plan import Plan, Slot, plan_blocks
 
 IDS = st.lists(st.text(max_size=5), unique=True, max_size=20) | st.lists(
     st.integers(-(2**63), 2**63 - 1), unique=True, max_size=20

@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrecon.model import leaf_at, leaves_of, with_leaves
-from fedrecon.partitions import merge, split
+from fedrecon.core._model import leaf_at, leaves_of, with_leaves
+from fedrecon.core._partition import merge, split
 
 NAMES = st.sampled_from(["body", "head", "layers", "0", "a/b"])
 TREES = st.recursive(

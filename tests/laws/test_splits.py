@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrecon.data import (
+from fedrecon.core._examples import (
     AlternateBatches,
     AlternateExamples,
     ByTime,

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrecon.stats import Mean
+from fedrecon.core._mean import Mean
 
 # Whole numbers, so small that sums of products are exact in single precision.
 WHOLE = st.integers(-100, 100)

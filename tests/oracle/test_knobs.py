@@ -12,18 +12,18 @@ from tests.oracle import algorithm1, optimizers
 from tests.oracle.factorization import Penalty, Ratings
 from tests.small import Given
 
-from fedrecon.algorithm import by_examples, uniform
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.data import AlternateBatches, AlternateExamples, Fraction, NoSplit
-from fedrecon.evaluation import evaluate
-from fedrecon.federation.blocks import Plan, Slot
-from fedrecon.federation.clients import Clients
-from fedrecon.model import without_tables
-from fedrecon.newton import Newton
-from fedrecon.optimizers import optimizer, schedule
-from fedrecon.simulation import Simulation
-from fedrecon.solver import Solver
-from fedrecon.tasks.movielens.model import matrix_factorization
+from fedrecon.algorithms._base import by_examples, uniform
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.core._examples import AlternateBatches, AlternateExamples, Fraction, NoSplit
+from fedrecon.core._model import without_tables
+from fedrecon.data._clients import Clients
+from fedrecon.evaluation._evaluate import evaluate
+from fedrecon.models._matrix_factorization import matrix_factorization
+from fedrecon.simulation._block_plan import Plan, Slot
+from fedrecon.simulation._simulation import Simulation
+from fedrecon.solvers._gradient import Solver
+from fedrecon.solvers._newton import Newton
+from fedrecon.solvers._optimizers import optimizer, schedule
 
 ITEMS, FACTORS, OFFSET = 50, 3, 3.0
 LENGTHS = (0, 1, 4, 6, 7, 9, 12)

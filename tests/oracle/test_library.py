@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.data import AlternateBatches, NoSplit
-from fedrecon.evaluation import evaluate
-from fedrecon.federation.blocks import Plan, Slot
-from fedrecon.federation.clients import Clients
-from fedrecon.model import without_tables
-from fedrecon.optimizers import optimizer
-from fedrecon.simulation import Simulation
-from fedrecon.solver import Solver
-from fedrecon.tasks.movielens.model import matrix_factorization
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.core._examples import AlternateBatches, NoSplit
+from fedrecon.core._model import without_tables
+from fedrecon.data._clients import Clients
+from fedrecon.evaluation._evaluate import evaluate
+from fedrecon.models._matrix_factorization import matrix_factorization
+from fedrecon.simulation._block_plan import Plan, Slot
+from fedrecon.simulation._simulation import Simulation
+from fedrecon.solvers._gradient import Solver
+from fedrecon.solvers._optimizers import optimizer
 
 DATA = Path(__file__).parent / "data"
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen
 
-from fedrecon.tasks.next_word.lstm import lstm
+from fedrecon.models.next_word._lstm import lstm
 
 # Outputs and gradients of keras.layers.LSTM(5, return_sequences=True) of Keras 3.15.1 on its JAX backend, for
 # the weights and the input of the file; gradients are those of sum(outputs * upward).

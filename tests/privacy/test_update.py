@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from tests.small import ITEMS, examples, federation, rating_model, sgd, solver
 
-from fedrecon.algorithm import Algorithm, Broadcast, Update
-from fedrecon.algorithms.fedavg import fedavg
-from fedrecon.algorithms.fedrecon import fedrecon
-from fedrecon.data import AlternateBatches, RandomFraction
-from fedrecon.model import leaves_of
-from fedrecon.newton import Newton
-from fedrecon.stats import Mean
-from fedrecon.steps import WORK
+from fedrecon.algorithms._base import Algorithm, Broadcast, Update
+from fedrecon.algorithms._fedavg import fedavg
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.core._examples import AlternateBatches, RandomFraction
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import leaves_of
+from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._newton import Newton
 
 CLIENTS = federation()
 SECRET = 1234.5678  # nowhere else among the numbers

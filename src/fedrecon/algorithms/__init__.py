@@ -1,1 +1,1 @@
-"""Federated algorithms: each is a function that composes a model and stages into an `Algorithm`."""
+"""Federated algorithms: each is a function that composes a model and solvers into an `Algorithm`."""

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, create_model
 
 from fedrecon.experiment import tasks
-from fedrecon.experiment.algorithms import AlgorithmSettings, FedRecon
-from fedrecon.experiment.settings import (
+from fedrecon.experiment.settings.algorithms import AlgorithmSettings, FedRecon
+from fedrecon.experiment.settings.sections import (
     Section,
     SettingError,
     defaults,
@@ -23,8 +23,8 @@ from fedrecon.experiment.settings import (
     setting,
     validate,
 )
-from fedrecon.experiment.splits import AlternateBatches, Split
-from fedrecon.experiment.trackers.settings import Tracking, Untracked
+from fedrecon.experiment.settings.splits import AlternateBatches, Split
+from fedrecon.experiment.tracking.settings import Tracking, Untracked
 
 DEFAULT = "default.toml"
 

@@ -4,13 +4,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fedrecon.experiment.ratings import Fractions, HeldOutShares, MatrixFactorization, shares_of, task_of
-from fedrecon.experiment.settings import Section, setting
-from fedrecon.experiment.stages import Limit
+from fedrecon.experiment.settings.sections import Section, setting
+from fedrecon.experiment.settings.solvers import Limit
+from fedrecon.experiment.tasks._ratings import (
+    Fractions,
+    HeldOutShares,
+    MatrixFactorization,
+    shares_of,
+    task_of,
+)
 
 if TYPE_CHECKING:
-    from fedrecon.experiment.task import Task
-    from fedrecon.federation.clients import Clients
+    from fedrecon.data._clients import Clients
+    from fedrecon.experiment.tasks._base import Task
 
 
 class Columns(Section):
@@ -63,7 +69,7 @@ def everyone(config: Any) -> "Clients":
 
 
 def _load(config: Any, fractions: dict[str, float]) -> "dict[str, Clients]":
-    from fedrecon.tasks.movielens.dataset import load
+    from fedrecon.datasets.ratings._dataset import load
 
     data = config.data
     columns = {name: column for name, column in data.columns.model_dump().items() if column}
@@ -85,7 +91,7 @@ def narrowed(config: Any, clients: "Clients") -> "Clients":
 
     Their order is all that a split needs, and JAX's numbers have 32 bits.
     """
-    from fedrecon.federation.clients import Clients
+    from fedrecon.data._clients import Clients
 
     splits = (getattr(config.algorithm, "split", None), config.evaluation.split)
     wanted = any(split is not None and split.name == "by_time" for split in splits)

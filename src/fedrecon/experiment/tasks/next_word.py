@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedrecon.experiment.ratings import Fractions, HeldOutShares, shares_of
-from fedrecon.experiment.settings import Section, setting
-from fedrecon.experiment.stages import Limit
+from fedrecon.experiment.settings.sections import Section, setting
+from fedrecon.experiment.settings.solvers import Limit
+from fedrecon.experiment.tasks._ratings import Fractions, HeldOutShares, shares_of
 
 if TYPE_CHECKING:
-    from fedrecon.experiment.task import Task
-    from fedrecon.federation.clients import Clients
-    from fedrecon.tasks.next_word.vocabulary import Vocabulary
+    from fedrecon.data._clients import Clients
+    from fedrecon.datasets.text._vocabulary import Vocabulary
+    from fedrecon.experiment.tasks._base import Task
 
 
 PACKAGED = ("chitchat",)
@@ -67,7 +67,7 @@ class LSTM(Section):
     hidden: int = setting(670, "units of the LSTM", ge=1)
 
     def build(self, words: int, buckets: int, output_buckets: int, precision: Any) -> Any:
-        from fedrecon.tasks.next_word.model import next_word_lstm
+        from fedrecon.models.next_word._model import next_word_lstm
 
         return next_word_lstm(
             words,
@@ -89,7 +89,7 @@ class Transformer(Section):
     rank: int = setting(4, "rank of the local change of each attention matrix", ge=1)
 
     def build(self, words: int, buckets: int, output_buckets: int, precision: Any) -> Any:
-        from fedrecon.tasks.next_word.transformer import next_word_transformer
+        from fedrecon.models.next_word._transformer import next_word_transformer
 
         return next_word_transformer(
             words,
@@ -116,9 +116,9 @@ def build(config: Any) -> "Task":
     Raises:
         DataError: They cannot be read.
     """
-    from fedrecon.experiment.task import Task
-    from fedrecon.federation.holding import hold_out
-    from fedrecon.tasks.next_word.dataset import arrange
+    from fedrecon.data._holdout import hold_out
+    from fedrecon.datasets.text._dataset import arrange
+    from fedrecon.experiment.tasks._base import Task
 
     data = config.data
     texts, known, notes = _texts(config)
@@ -156,7 +156,7 @@ def matched(config: Any, vocabularies: Any) -> "tuple[Clients, str]":
     Raises:
         DataError: The data cannot be read, or the vocabulary is none of words.
     """
-    from fedrecon.tasks.next_word.vocabulary import FIELD, Vocabulary
+    from fedrecon.datasets.text._vocabulary import FIELD, Vocabulary
 
     vocabulary = Vocabulary.from_named(vocabularies.get(FIELD, []), config.data.buckets, config.data.outputs)
     clients = vocabulary.encode(_texts(config)[0])
@@ -178,15 +178,15 @@ def _texts(config: Any) -> "tuple[Clients, Vocabulary | None, dict[str, str]]":
     """The texts, the vocabulary if it is known, and notes for the reader."""
     data = config.data
     if data.path:
-        from fedrecon.tasks.next_word.prepare import prepare
+        from fedrecon.datasets.text._prepare import prepare
 
         sentences = None if data.sentences == "none" else data.sentences
         texts = prepare(
             data.path, tokenizer=data.tokenizer, sentences=sentences, length=data.length, part=data.part
         )
         return texts, None, {}
-    from fedrecon.tasks.next_word.synthetic import synthetic
-    from fedrecon.tasks.next_word.vocabulary import Vocabulary
+    from fedrecon.datasets.text._synthetic import synthetic
+    from fedrecon.datasets.text._vocabulary import Vocabulary
 
     made = data.generated.model_dump()
     texts, grammar = synthetic(made.pop("clients"), length=data.length, seed=config.seed, **made)

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from fedrecon.experiment.ratings import Fractions, shares_of
-from fedrecon.experiment.settings import Section, SettingError, setting
+from fedrecon.experiment.settings.sections import Section, SettingError, setting
+from fedrecon.experiment.tasks._ratings import Fractions, shares_of
 from fedrecon.experiment.tasks.movielens import Columns
 
 if TYPE_CHECKING:
-    from fedrecon.experiment.task import Task
-    from fedrecon.federation.clients import Clients
+    from fedrecon.data._clients import Clients
+    from fedrecon.experiment.tasks._base import Task
 
 
 _BACK = {"latest": 1, "second_latest": 2}  # which interaction is held out, counted from the end
@@ -85,10 +85,10 @@ def build(config: Any) -> "Task":
         SettingError: The loss needs drawn items, and none are drawn; or weights by recency would tell what
             unseen users are asked for.
     """
-    from fedrecon.experiment.task import Task
-    from fedrecon.ranking import Ranking
-    from fedrecon.tasks.movielens.implicit import SAMPLED, implicit_factorization
-    from fedrecon.tasks.movielens.interactions import leave_one_out
+    from fedrecon.datasets.ratings._interactions import leave_one_out
+    from fedrecon.evaluation._ranking import Ranking
+    from fedrecon.experiment.tasks._base import Task
+    from fedrecon.models._implicit_matrix_factorization import SAMPLED, implicit_factorization
 
     data, protocol = config.data, config.data.protocol
     if config.model.loss in SAMPLED and not data.negatives:
@@ -125,11 +125,11 @@ def everyone(config: Any) -> "Clients":
     Raises:
         DataError: They cannot be read, or a user has an item twice and must not.
     """
-    from fedrecon.federation.clients import Clients
-    from fedrecon.federation.columnar import is_client_file
-    from fedrecon.tasks.movielens.download import MOVIELENS_1M, download
-    from fedrecon.tasks.movielens.interactions import each_once
-    from fedrecon.tasks.movielens.prepare import prepare
+    from fedrecon.data._arrow import is_client_file
+    from fedrecon.data._clients import Clients
+    from fedrecon.datasets.ratings._interactions import each_once
+    from fedrecon.datasets.ratings._movielens import MOVIELENS_1M, download
+    from fedrecon.datasets.ratings._prepare import prepare
 
     data = config.data
     path = data.path or download(MOVIELENS_1M)
@@ -163,7 +163,7 @@ def asked(config: Any, clients: "Clients") -> "Clients":
     Raises:
         DataError: Nobody is left.
     """
-    from fedrecon.tasks.movielens.interactions import leave_one_out
+    from fedrecon.datasets.ratings._interactions import leave_one_out
 
     protocol = config.data.protocol
     if protocol.name != "leave_one_out":
@@ -173,14 +173,14 @@ def asked(config: Any, clients: "Clients") -> "Clients":
 
 
 def _interactions(config: Any, clients: "Clients", least_items: int) -> "Clients":
-    from fedrecon.tasks.movielens.interactions import interactions
+    from fedrecon.datasets.ratings._interactions import interactions
 
     return interactions(clients, least_rating=config.data.least_rating, least_items=least_items)
 
 
 def _fielded(config: Any, clients: "Clients", served: bool) -> "Clients":
     """The clients with the fields that the settings ask for."""
-    from fedrecon.tasks.movielens.interactions import with_negatives, with_recency
+    from fedrecon.datasets.ratings._interactions import with_negatives, with_recency
 
     data = config.data
     if data.recency.extra and (served or data.recency.training):

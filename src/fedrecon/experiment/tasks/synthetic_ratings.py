@@ -2,12 +2,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fedrecon.experiment.ratings import Fractions, HeldOutShares, MatrixFactorization, shares_of, task_of
-from fedrecon.experiment.settings import Section, setting
-from fedrecon.experiment.stages import Limit
+from fedrecon.experiment.settings.sections import Section, setting
+from fedrecon.experiment.settings.solvers import Limit
+from fedrecon.experiment.tasks._ratings import (
+    Fractions,
+    HeldOutShares,
+    MatrixFactorization,
+    shares_of,
+    task_of,
+)
 
 if TYPE_CHECKING:
-    from fedrecon.experiment.task import Task
+    from fedrecon.experiment.tasks._base import Task
 
 
 class Data(Section):
@@ -36,7 +42,7 @@ Model = MatrixFactorization
 
 def build(config: Any) -> "Task":
     """The task of an experiment: generates the ratings from its seed."""
-    from fedrecon.tasks.movielens.synthetic import ridge_rmse, synthetic
+    from fedrecon.datasets.ratings._synthetic import ridge_rmse, synthetic
 
     data = config.data
     clients, planted = synthetic(

@@ -1,0 +1,293 @@
+"""Rows instead of tables: how a stage or a client works on the rows of an embedding table that it touches.
+
+A loss that only indexes a table cannot tell the table from the rows that its batch touches, if the ids
+are renumbered to match (federated select, Charles et al., 2022). Ids are renumbered by first occurrence,
+so that an id that comes twice has one row and one gradient.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from fedrecon._kernels.gathered_rows import StepGathers, origin, step_gathers
+from fedrecon.core._examples import Examples
+from fedrecon.core._model import Params, Table, leaf_at, path_of
+
+Locality = Literal["step", "client", "dense"]
+_SCALES = (1e-4, 1.0, 1e4)  # of the gradients that an optimiser is tried with
+
+
+class Group:
+    """Tables that are indexed by the same fields, and therefore share their rows' numbers.
+
+    Attributes:
+        leaves: Paths of the tables.
+        fields: Batch fields that index them.
+    """
+
+    def __init__(self, leaves: tuple[str, ...], fields: tuple[str, ...]):
+        self.leaves, self.fields = leaves, fields
+
+    @property
+    def name(self) -> str:
+        return "+".join(self.fields)
+
+
+def groups(tables: Sequence[Table]) -> tuple[Group, ...]:
+    """Tables joined where they share a field or a leaf.
+
+    A field can be renumbered, and a leaf cut, in one way only.
+    """
+    merged: list[tuple[set[str], set[str]]] = []
+    for table in tables:
+        leaves, fields = {table.leaf}, set(table.fields)
+        for other in [m for m in merged if m[0] & leaves or m[1] & fields]:
+            merged.remove(other)
+            leaves |= other[0]
+            fields |= other[1]
+        merged.append((leaves, fields))
+    return tuple(Group(tuple(sorted(a)), tuple(sorted(b))) for a, b in merged)
+
+
+def num_rows(params: Params, group: Group) -> int:
+    """Number of rows of a group's tables.
+
+    Raises:
+        ValueError: A leaf is missing, or tables that share a field differ in their number of rows.
+    """
+    sizes = {leaf: leaf_at(params, leaf).shape[0] for leaf in group.leaves}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"tables that share the fields {group.fields} must have as many rows, got {sizes}")
+    return next(iter(sizes.values()))
+
+
+def ids_of(data: Any, group: Group) -> Int[Array, "*id"]:
+    """All ids of a group's fields, flat, field after field. Leading axis of `data`: the example."""
+    return jnp.concatenate([jnp.asarray(data[f]).reshape(-1) for f in group.fields])
+
+
+def renumbered(data: Any, group: Group, ids: Int[Any, "id"]) -> Any:
+    """`data` with a group's fields replaced by `ids`, which are laid out as `ids_of` lays them out."""
+    new, start = dict(data), 0
+    for f in group.fields:
+        size = int(np.prod(jnp.shape(data[f])))
+        new[f] = ids[start : start + size].reshape(jnp.shape(data[f]))
+        start += size
+    return new
+
+
+def first_occurrence(ids: Int[Array, "id"]) -> Int[Array, "id"]:
+    """For each id the position at which it comes first."""
+    return jnp.argmax(ids[:, None] == ids[None, :], axis=1)
+
+
+def step_ids(batches: Examples, group: Group) -> Int[Any, "step id"]:
+    """The ids of every step's batch; a NumPy array where they are known before tracing."""
+    if len(group.fields) == 1:
+        ids = batches.data[group.fields[0]]
+        return ids.reshape(ids.shape[0], -1)
+    return jax.vmap(lambda data: ids_of(data, group))(batches.data)
+
+
+def positions_known(batches: Examples, group: Group) -> bool:
+    """Whether no row comes twice among a client's examples, and where each one lies is known."""
+    field = group.fields[0]
+    known = isinstance(batches.data[field], np.ndarray) and batches.data[field].ndim == 2
+    return len(group.fields) == 1 and field in batches.positional and known
+
+
+class Slices(NamedTuple):
+    """Rows of every step that lie side by side in a table, `stride` rows from one step to the next."""
+
+    table: Array
+    start: int
+    stride: int
+    width: int
+
+    def at(self, step: Any) -> Array:
+        """The rows of one step, `[id, ...]`."""
+        return jax.lax.dynamic_slice_in_dim(self.table, self.start + step * self.stride, self.width)
+
+    def all(self, steps: int) -> Array:
+        """The rows of the first steps, `[step, id, ...]`."""
+        stop = self.start + steps * self.stride
+        return self.table[self.start : stop].reshape(steps, self.stride, *self.table.shape[1:])[
+            :, : self.width
+        ]
+
+
+def slices(table: Array, ids: Int[Any, "step id"]) -> Slices | StepGathers | None:
+    """The rows of every step as slices, where the ids are known to lie so; None where they are not.
+
+    They do under the splits and batches that leave the examples in place. Slices are several times as
+    fast as gathers and scatters on a CPU; and where the table itself was gathered, see `gathering`, a step
+    gathers its own slice of that.
+    """
+    runs = _runs(ids)
+    if runs is None:
+        return None
+    start, stride = runs
+    if (found := origin(table)) is not None:
+        return step_gathers(found, start, stride, ids.shape[1], ids.shape[0])
+    short = max(start + ids.shape[0] * stride - table.shape[0], 0)  # ids past the end are padding's
+    padded = jnp.pad(table, [(0, short)] + [(0, 0)] * (table.ndim - 1)) if short else table
+    return Slices(padded, start, stride, ids.shape[1])
+
+
+def take(table: Array, ids: Int[Any, "step id"]) -> Array:
+    """Rows of a table, `[step, id, ...]`. Ids past its end, which only padding has, give anything finite."""
+    found = slices(table, ids)
+    return table.at[ids].get(mode="clip") if found is None else found.all(ids.shape[0])
+
+
+def add(table: Array, ids: Int[Any, "step id"], updates: Array) -> Array:
+    """`table` with `updates`, `[step, id, ...]`, added to its rows; those past its end are dropped."""
+    runs = _runs(ids)
+    if runs is None:
+        return table.at[ids].add(updates, mode="drop")
+    start, stride = runs
+    steps, width = ids.shape
+    rest = [(0, 0)] * (table.ndim - 1)
+    lead = start if start + width <= stride else 0  # in the gap that every step leaves, if it is wide enough
+    spread = jnp.pad(updates, [(0, 0), (lead, stride - width - lead), *rest])
+    spread = spread.reshape(steps * stride, *table.shape[1:])
+    before, after = start - lead, table.shape[0] - (start - lead) - steps * stride
+    if before or after > 0:
+        spread = jnp.pad(spread, [(before, max(after, 0)), *rest])
+    return table + spread[: table.shape[0]]
+
+
+def add_rows(table: Array, ids: Int[Array, "client id"], updates: Array, heavy: bool = False) -> Array:
+    """`table` with clients' updates, `[client, id, ...]`, added to its rows; ids past its end are dropped.
+
+    On a CPU row by row, up to each client's last one that is not dropped: a quarter of the time of XLA's
+    scatter and less there. But not in programs that are compiled as heavy, see `compilation`, in which a loop
+    takes four times as long as a scatter.
+    """
+    size = table.shape[0]
+
+    def one_by_one(table: Array, ids: Any, updates: Array) -> Array:
+        real = ids < size
+        counts = jnp.max(jnp.where(real, jnp.arange(1, ids.shape[1] + 1), 0), axis=1)
+
+        def client(c: Any, out: Array) -> Array:
+            def row(i: Any, out: Array) -> Array:
+                at = jnp.minimum(ids[c, i], size - 1)
+                update = jnp.where(real[c, i], updates[c, i], 0)  # no spare row for them: that takes copies
+                new = jax.lax.dynamic_index_in_dim(out, at, keepdims=True) + update[None]
+                return jax.lax.dynamic_update_slice_in_dim(out, new, at, 0)
+
+            return jax.lax.fori_loop(0, counts[c], row, out)
+
+        return jax.lax.fori_loop(0, ids.shape[0], client, table)
+
+    def scattered(table: Array, ids: Any, updates: Array) -> Array:
+        return table.at[ids].add(updates, mode="drop")
+
+    if heavy:
+        return scattered(table, ids, updates)
+    return jax.lax.platform_dependent(table, ids, updates, cpu=one_by_one, default=scattered)
+
+
+def _runs(ids: Any) -> tuple[int, int] | None:
+    """`(start, stride)` of ids that are known to be `start + stride * step + 0, 1, 2, …`."""
+    if not isinstance(ids, np.ndarray) or ids.ndim != 2 or not ids.size:
+        return None
+    start, (steps, width) = int(ids[0, 0]), ids.shape
+    stride = int(ids[1, 0]) - start if steps > 1 else width
+    wanted = start + stride * np.arange(steps)[:, None] + np.arange(width)
+    return (start, stride) if stride >= width and np.array_equal(ids, wanted) else None
+
+
+def locality(optimizer: optax.GradientTransformation, params: Params, tables: Sequence[Table]) -> Locality:
+    """How finely an optimiser lets the tables among `params` be cut into rows.
+
+    `"step"`: it has no state for a row, so that a step may see only its batch's rows. `"client"`: rows do
+    not mix but have state, so that a client may work on all rows that it touches. `"dense"`: rows mix (a
+    norm over the table, say) or move without a gradient, so that only the whole table will do.
+
+    Found by trying: two steps on a small random table with gradients on some rows only, the whole table
+    against the rows alone. Zero updates for zero gradients would not show it: LAMB has that and mixes rows.
+    Gradients are tried small and large, since clipping by a norm mixes rows from a threshold on. Plain
+    gradient descent is known, and spared the second that the trial takes to compile.
+    """
+    if getattr(optimizer, "plain", False):
+        return "step"
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda: params))
+    names = frozenset(t.leaf for t in tables)
+    is_table = tuple(path_of(path) in names for path, _ in leaves)
+    # Whatever a table's number of rows, the trial has six: a client's small table needs no trial of its own.
+    shapes = tuple(
+        ((6, *x.shape[1:]) if table else x.shape, np.dtype(x.dtype))
+        for (_, x), table in zip(leaves, is_table, strict=True)
+    )
+    return _probe(optimizer, treedef, shapes, is_table)
+
+
+@functools.lru_cache(maxsize=256)
+def _probe(optimizer: Any, treedef: Any, shapes: Any, is_table: Any) -> Locality:
+    rng = np.random.default_rng(0)
+
+    def tree(rows: int, draw: Any) -> list[Any]:
+        return [
+            draw((rows, *shape[1:]) if table else shape).astype(dtype)
+            for (shape, dtype), table in zip(shapes, is_table, strict=True)
+        ]
+
+    def select(leaves: list[Any], rows: Any) -> Any:
+        return treedef.unflatten([x[rows] if t else x for x, t in zip(leaves, is_table, strict=True)])
+
+    touched = (np.array([0, 1, 2]), np.array([1, 3]))  # by the two steps
+    client, everything = np.arange(4), np.arange(6)
+    start = tree(6, rng.standard_normal)
+    gradients = [tree(6, rng.standard_normal) for _ in touched]
+    for grads, rows in zip(gradients, touched, strict=True):
+        off = np.setdiff1d(everything, rows)
+        for g, table in zip(grads, is_table, strict=True):
+            if table:
+                g[off] = 0
+
+    def steps(start: Any, gradients: Any, views: Any) -> Any:
+        params = list(start)
+        state = optimizer.init(select(params, views[0]))
+        for grads, rows in zip(gradients, views, strict=True):
+            updates, state = optimizer.update(select(grads, rows), state, select(params, rows))
+            params = [
+                x.at[rows].add(u) if t else x + u
+                for x, u, t in zip(params, jax.tree.leaves(updates), is_table, strict=True)
+            ]
+        return params
+
+    def init_shapes(rows: int) -> Any:
+        return jax.eval_shape(optimizer.init, treedef.unflatten(tree(rows, np.zeros)))
+
+    stateless = init_shapes(3) == init_shapes(2)
+
+    @jax.jit
+    def run(start: Any, gradients: Any) -> Any:
+        start = [jnp.asarray(x) for x in start]
+        by_step = steps(start, gradients, touched) if stateless else None
+        return (
+            steps(start, gradients, (everything,) * 2),
+            steps(start, gradients, (client,) * 2),
+            by_step,
+        )
+
+    # The probe may run while a program is traced: its numbers are known all the same.
+    with jax.ensure_compile_time_eval():
+        scaled = [[[(scale * g).astype(g.dtype) for g in grads] for grads in gradients] for scale in _SCALES]
+        found = [jax.device_get(run(start, grads)) for grads in scaled]
+
+    def same(i: int) -> bool:
+        pairs = [pair for trial in found for pair in zip(trial[0], trial[i], strict=True)]
+        return all(np.allclose(x, y, rtol=1e-6, atol=1e-7) for x, y in pairs)
+
+    if not same(1):
+        return "dense"
+    return "step" if stateless and same(2) else "client"

@@ -1,0 +1,59 @@
+"""Which rows of tables the steps of a stage read, and their batches with ids to match."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrecon._kernels import rows
+from fedrecon._kernels.gathered_rows import StepGathers
+from fedrecon.core._examples import Examples
+from fedrecon.core._model import Objective, leaf_at
+
+
+def frozen_rows(
+    objective: Objective, batches: Examples
+) -> tuple[dict[str, Any], dict[str, rows.Slices | StepGathers], Examples, dict[str, Any]]:
+    """The rows of the frozen tables that every step reads.
+
+    Returns:
+        Rows gathered for all steps at once, `[step, id, ...]`; those that a step can slice out by itself;
+        the batches without the fields that index these rows; and those fields, the same in all steps.
+    """
+    found: dict[str, Any] = {}
+    sliced: dict[str, rows.Slices | StepGathers] = {}
+    known: dict[str, Any] = {}
+    for group in rows.groups(objective.frozen_tables):
+        ids = rows.step_ids(batches, group)
+        for leaf in group.leaves:
+            table = leaf_at(objective.frozen, leaf)
+            slices = rows.slices(table, ids)
+            if slices is None:
+                found[leaf] = rows.take(table, ids)
+            else:
+                sliced[leaf] = slices
+        known |= counted(batches, group)
+    return found, sliced, without(batches, known), known
+
+
+def counted(batches: Examples, group: rows.Group) -> dict[str, Any]:
+    """A group's fields in one step, their ids counted through: NumPy arrays."""
+    shapes = {f: batches.data[f].shape[1:] for f in group.fields}
+    blank = {f: np.zeros(shape, np.int32) for f, shape in shapes.items()}
+    total = sum(x.size for x in blank.values())
+    counted = rows.renumbered(blank, group, np.arange(total, dtype=np.int32))
+    return {f: counted[f] for f in group.fields}
+
+
+def without(batches: Examples, fields: dict[str, Any]) -> Examples:
+    """The batches without some fields."""
+    data = {f: jnp.asarray(x) for f, x in batches.data.items() if f not in fields} if fields else batches.data
+    return Examples(data, batches.mask, tuple(f for f in batches.positional if f not in fields))
+
+
+def with_ids(batches: Examples, group: rows.Group, ids: Any) -> Examples:
+    """The batches with a group's ids replaced, `[step, id]`."""
+    data = jax.tree.map(jnp.asarray, batches.data)
+    data = jax.vmap(lambda d, i: rows.renumbered(d, group, i))(data, ids)
+    return Examples(data, batches.mask, batches.positional)

@@ -1,0 +1,88 @@
+"""Centralised training: the peer that sees all data."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrecon.algorithms._base import (
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    displacement,
+    keeps_nothing,
+    server,
+    subkeys,
+    update_of,
+)
+from fedrecon.core._examples import Examples
+from fedrecon.core._model import Model, Params, Table, on_global, on_local
+from fedrecon.core._pooled_view import ROW, pooled
+from fedrecon.solvers._gradient import Solver, Stage
+
+
+def centralized(
+    model: Model,
+    num_clients: int,
+    reconstruct: Stage,
+    server_optimizer: optax.GradientTransformation,
+    field: str = ROW,
+) -> Algorithm:
+    """Mini-batch training on the pooled data of all clients: what federated algorithms give up.
+
+    Its "clients" are mini-batches that mix everybody's examples (`federation.pooling.in_batches`), each of
+    which sends its gradient; their mean is one step of the server's optimiser. A seen client is served its
+    own row of the server's parameters; an unseen one reconstructs its own, the global ones frozen.
+
+    Args:
+        model: Any model without a penalty; it is trained through `pooled`.
+        num_clients: Clients that are trained on.
+        reconstruct: Fits the local parameters of an unseen client to its support set.
+        server_optimizer: Of the pooled parameters.
+        field: The batch field with the client's row among those trained on, and -1 for an unseen one.
+
+    Returns:
+        The algorithm; `Update`s have the same form as federated ones, but what they hold is not private.
+    """
+    view = pooled(model, num_clients, field)
+    init, server_update = server(view, server_optimizer, WeightedMean())
+    gradient = Solver(optax.sgd(1.0), batch_size=None)
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        old, objective = broadcast.global_params, on_global(view, ())
+        delta, rows, metrics = displacement(gradient, objective, old, examples, key, broadcast.round)
+        return update_of(delta, rows, metrics), kept
+
+    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+        global_params, everyone = broadcast.global_params
+        k_init, k_solve = subkeys(key, 2, first=2)
+        fresh = model.init_local(global_params, k_init)
+        fitted, _ = reconstruct(on_local(model, global_params), fresh, support, k_solve, broadcast.round)
+        row = support.data[field][0]
+        seen = (row >= 0) & support.mask[0]
+        return jax.tree.map(lambda table, x: jnp.where(seen, table[row], x), everyone, fitted)
+
+    predict = model.predict
+    personal = Model(
+        init_global=view.init_global,
+        init_local=lambda params, key: model.init_local(params[0], key),
+        loss=lambda params, local, batch, key: model.loss(params[0], local, batch, key),
+        metrics=lambda params, local, batch: model.metrics(params[0], local, batch),
+        predict=predict and (lambda params, local, features: predict(params[0], local, features)),
+        tables=tuple(Table(f"0/{t.leaf}", t.fields) for t in model.tables),
+    )
+    settings = {"num_clients": num_clients, "reconstruct": reconstruct, "server_optimizer": server_optimizer}
+    return Algorithm(
+        view,
+        personal,
+        init,
+        keeps_nothing,
+        client_update,
+        server_update,
+        personalize,
+        "centralized",
+        settings,
+        exchanges="examples",
+    )

@@ -1,0 +1,85 @@
+"""FedAlt: clients keep their local parameters, and fit local and global ones in turn."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from fedrecon.algorithms._base import (
+    Aggregator,
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    by_examples,
+    displacement,
+    kept_after,
+    server,
+    subkeys,
+    update_of,
+    with_usable_tables,
+    work_of,
+)
+from fedrecon.algorithms._refitting import refit
+from fedrecon.core._examples import Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, on_global
+from fedrecon.solvers._gradient import Stage
+
+
+def fedalt(
+    model: Model,
+    reconstruct: Stage,
+    update: Stage,
+    server_optimizer: optax.GradientTransformation,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """Alternating updates: first the local parameters, then the global ones, both on all examples.
+
+    A client goes on from the local parameters l that it kept, l' = reconstruct(l; g, examples), changes the
+    global ones under them, g' = update(g; l', examples), sends g' - g and keeps l'. With fresh l in every
+    round it is `fedrecon` without a split.
+
+    Args:
+        model: A model with global and local parameters; `with_local` chooses others.
+        reconstruct: Fits the local parameters.
+        update: Changes the global parameters; the examples that it processes are the client's weight.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep their local parameters, which start as the model's own do in their
+        first round. Who is served fits them to its support set, the global ones frozen: a client that was
+        seen from what it kept, an unseen one from a start.
+
+    References:
+        Pillutla et al., Federated Learning with Partial Model Personalization, ICML 2022.
+    """
+    model = with_usable_tables(model, update)
+    init, server_update = server(model, server_optimizer, aggregator)
+    personalize = refit(model, reconstruct)
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        (k_global,) = subkeys(key, 1, first=1)
+        old, local = broadcast.global_params, personalize(broadcast, kept, examples, key)
+        objective = on_global(model, local)
+        delta, rows, metrics = displacement(update, objective, old, examples, k_global, broadcast.round)
+        more = work_of(reconstruct, examples, broadcast.round, local)
+        sent = update_of(delta, rows, metrics, client_weight, local, more)
+        return sent, kept_after(sent, local, kept)
+
+    settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}
+    settings |= {"client_weight": client_weight, "aggregator": aggregator}
+    return Algorithm(
+        model,
+        model,
+        init,
+        model.init_local,
+        client_update,
+        server_update,
+        personalize,
+        "fedalt",
+        settings,
+    )

@@ -1,0 +1,65 @@
+"""Federated averaging and its adaptive server optimisers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from fedrecon.algorithms._base import (
+    Aggregator,
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    by_examples,
+    displacement,
+    keeps_nothing,
+    server,
+    update_of,
+    with_usable_tables,
+)
+from fedrecon.core._examples import Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, fully_global, on_global
+from fedrecon.solvers._gradient import Stage
+
+
+def fedavg(
+    model: Model,
+    update: Stage,
+    server_optimizer: optax.GradientTransformation,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """Federated averaging: every parameter is global, the local ones one value shared by all clients.
+
+    Args:
+        model: Any model; it is seen through `fully_global`.
+        update: Trains all parameters on all of a client's examples.
+        server_optimizer: `sgd(1.0)` for FedAvg, `adam`, `yogi`, `adagrad` for FedAdam, FedYogi, FedAdagrad.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep nothing and `personalize` returns `()`.
+
+    References:
+        McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017;
+        Reddi et al., Adaptive Federated Optimization, ICLR 2021.
+    """
+    model = with_usable_tables(fully_global(model), update)
+    init, server_update = server(model, server_optimizer, aggregator)
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        old, objective = broadcast.global_params, on_global(model, ())
+        delta, rows, metrics = displacement(update, objective, old, examples, key, broadcast.round)
+        return update_of(delta, rows, metrics, client_weight), kept
+
+    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> tuple[()]:
+        return ()
+
+    settings = {"update": update, "server_optimizer": server_optimizer}
+    settings |= {"client_weight": client_weight, "aggregator": aggregator}
+    return Algorithm(
+        model, model, init, keeps_nothing, client_update, server_update, personalize, "fedavg", settings
+    )

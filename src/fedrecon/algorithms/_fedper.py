@@ -1,0 +1,50 @@
+"""FedPer: the head is the client's own, and all layers are trained at once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optax
+
+from fedrecon.algorithms._base import Aggregator, Algorithm, WeightedMean, by_examples
+from fedrecon.algorithms._fedsim import fedsim
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model
+from fedrecon.core._partition import with_local
+from fedrecon.solvers._gradient import Stage
+
+
+def fedper(
+    model: Model,
+    update: Stage,
+    reconstruct: Stage,
+    server_optimizer: optax.GradientTransformation,
+    head: tuple[str, ...] | None = None,
+    local_rate: float = 1.0,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """`fedsim` with a local head: the base layers are averaged, the personalisation layers are kept.
+
+    Args:
+        model: Any model.
+        update: Changes base and head together.
+        reconstruct: Fits the head of who is served, on which the paper is silent.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        head: Paths of the head's leaves, as `part` in `with_local`; None for what the model has local.
+        local_rate: Factor on the steps of the head.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep the head.
+
+    Raises:
+        ValueError: As `with_local` and `fedsim`.
+
+    References:
+        Arivazhagan et al., Federated Learning with Personalization Layers, 2019.
+    """
+    view = with_local(model, head)
+    made = fedsim(view, update, reconstruct, server_optimizer, local_rate, client_weight, aggregator)
+    return replace(made, name="fedper", hyperparameters={**made.hyperparameters, "head": head})

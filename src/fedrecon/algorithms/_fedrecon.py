@@ -1,0 +1,93 @@
+"""Federated Reconstruction."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from fedrecon.algorithms._base import (
+    Aggregator,
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    by_examples,
+    displacement,
+    keeps_nothing,
+    rows_below,
+    server,
+    subkeys,
+    update_of,
+    with_usable_tables,
+    work_of,
+)
+from fedrecon.core._examples import AlternateBatches, Examples, Split
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, Params, on_both, on_global, on_local
+from fedrecon.solvers._gradient import Stage
+
+
+def fedrecon(
+    model: Model,
+    reconstruct: Stage,
+    update: Stage,
+    server_optimizer: optax.GradientTransformation,
+    split: Split = AlternateBatches(5),
+    joint: bool = False,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """Federated Reconstruction: stateless clients rebuild their local parameters in every round.
+
+    A client draws fresh local parameters l, fits them to its support set with the global ones g frozen,
+    l' = reconstruct(l; g, support), then changes the global ones on its query set, g' = update(g; l',
+    query), and sends g' - g. An unseen client is served by the same reconstruction.
+
+    Args:
+        model: A model with global and local parameters.
+        reconstruct: Fits the local parameters.
+        update: Changes the global parameters; the examples that it processes are the client's weight.
+        server_optimizer: Applied to the negative weighted mean of the deltas. The paper's is `sgd(1.0)`
+            for ratings and Yogi for text.
+        split: Support and query set of a client in training.
+        joint: Whether the update phase trains the local parameters along with the global ones, starting
+            from the reconstructed ones.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep nothing.
+
+    References:
+        Singhal et al., Federated Reconstruction: Partially Local Federated Learning, NeurIPS 2021,
+        Algorithm 1.
+    """
+    model = with_usable_tables(model, update, joint)
+    init, server_update = server(model, server_optimizer, aggregator)
+
+    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+        k_init, k_solve = subkeys(key, 2, first=2)
+        fresh = model.init_local(broadcast.global_params, k_init)
+        return reconstruct(
+            on_local(model, broadcast.global_params), fresh, support, k_solve, broadcast.round
+        )[0]
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        k_split, k_global = subkeys(key, 2)
+        support, query = split(examples, k_split)
+        old, local = broadcast.global_params, personalize(broadcast, kept, support, key)
+        if joint:
+            both, params = on_both(model), (old, local)
+            (delta, _), rows, metrics = displacement(update, both, params, query, k_global, broadcast.round)
+            rows = rows_below("0", rows)
+        else:
+            objective = on_global(model, local)
+            delta, rows, metrics = displacement(update, objective, old, query, k_global, broadcast.round)
+        more = work_of(reconstruct, support, broadcast.round, local)
+        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
+
+    settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}
+    settings |= {"split": split, "joint": joint, "client_weight": client_weight, "aggregator": aggregator}
+    return Algorithm(
+        model, model, init, keeps_nothing, client_update, server_update, personalize, "fedrecon", settings
+    )

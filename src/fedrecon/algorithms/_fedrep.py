@@ -1,0 +1,49 @@
+"""FedRep: the head is the client's own, fitted before the representation takes its step."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optax
+
+from fedrecon.algorithms._base import Aggregator, Algorithm, WeightedMean, by_examples
+from fedrecon.algorithms._fedalt import fedalt
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model
+from fedrecon.core._partition import with_local
+from fedrecon.solvers._gradient import Stage
+
+
+def fedrep(
+    model: Model,
+    reconstruct: Stage,
+    update: Stage,
+    server_optimizer: optax.GradientTransformation,
+    head: tuple[str, ...] | None = None,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """`fedalt` with a local head: many steps on the head, then few on the shared representation.
+
+    Args:
+        model: Any model.
+        reconstruct: Fits the head; the paper's takes several epochs.
+        update: Changes the representation; the paper's takes one epoch.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        head: Paths of the head's leaves, as `part` in `with_local`; None for what the model has local.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep the head, and an unseen one fits it to its support set.
+
+    Raises:
+        ValueError: As `with_local`.
+
+    References:
+        Collins et al., Exploiting Shared Representations for Personalized Federated Learning, ICML 2021,
+        Algorithm 1.
+    """
+    view = with_local(model, head)
+    made = fedalt(view, reconstruct, update, server_optimizer, client_weight, aggregator)
+    return replace(made, name="fedrep", hyperparameters={**made.hyperparameters, "head": head})

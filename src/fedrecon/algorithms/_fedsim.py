@@ -1,0 +1,114 @@
+"""FedSim: clients keep their local parameters, and fit local and global ones at once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import optax
+
+from fedrecon._kernels import rows as by_rows
+from fedrecon.algorithms._base import (
+    Aggregator,
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    by_examples,
+    displacement,
+    kept_after,
+    rows_below,
+    server,
+    update_of,
+    with_usable_tables,
+)
+from fedrecon.algorithms._refitting import refit
+from fedrecon.core._examples import Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, Params, on_both, path_of
+from fedrecon.solvers._gradient import Solver, Stage
+
+
+def fedsim(
+    model: Model,
+    update: Stage,
+    reconstruct: Stage,
+    server_optimizer: optax.GradientTransformation,
+    local_rate: float = 1.0,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """Simultaneous updates: (g', l') = update((g, l); examples); a client sends g' - g and keeps l'.
+
+    Without local parameters it is `fedavg`.
+
+    Args:
+        model: A model with global and local parameters; `with_local` chooses others.
+        update: Changes global and local parameters together, on all examples.
+        reconstruct: Fits the local parameters of who is served, the global ones frozen.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        local_rate: Factor on the steps of the local parameters, so that they have a learning rate of their
+            own, as in the paper; positive. Other than 1 for a `Solver` only.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep their local parameters, which start as the model's own do in their
+        first round. Who is served fits them to its support set: a client that was seen from what it kept,
+        an unseen one from a start.
+
+    Raises:
+        ValueError: `local_rate` is not positive, or is not 1 and `update` is no `Solver`.
+
+    References:
+        Pillutla et al., Federated Learning with Partial Model Personalization, ICML 2022.
+    """
+    both = _at_rates(update, local_rate)
+    model = with_usable_tables(model, both, joint=True)
+    init, server_update = server(model, server_optimizer, aggregator)
+    personalize = refit(model, reconstruct)
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        start = broadcast.global_params, kept
+        found = displacement(both, on_both(model), start, examples, key, broadcast.round)
+        (delta, change), rows, metrics = found
+        local = _moved(kept, change, rows_below("1", rows))
+        sent = update_of(delta, rows_below("0", rows), metrics, client_weight, local)
+        return sent, kept_after(sent, local, kept)
+
+    settings = {"update": update, "reconstruct": reconstruct, "server_optimizer": server_optimizer}
+    settings |= {"local_rate": local_rate, "client_weight": client_weight, "aggregator": aggregator}
+    return Algorithm(
+        model,
+        model,
+        init,
+        model.init_local,
+        client_update,
+        server_update,
+        personalize,
+        "fedsim",
+        settings,
+    )
+
+
+def _at_rates(update: Stage, local_rate: float) -> Stage:
+    """The stage with its steps in the second of two trees of parameters scaled."""
+    if local_rate == 1:
+        return update
+    if not local_rate > 0 or not isinstance(update, Solver):
+        raise ValueError(
+            f"local_rate must be positive, and 1 for what is no Solver, got {local_rate!r} for {update!r}"
+        )
+
+    def scaled(updates: Any, params: Any) -> Any:
+        return updates[0], jax.tree.map(lambda u: local_rate * u, updates[1])
+
+    return replace(update, optimizer=optax.chain(update.optimizer, optax.stateless(scaled)))
+
+
+def _moved(params: Params, change: Params, rows: dict[str, Any]) -> Params:
+    def leaf(path: Any, x: Any, dx: Any) -> Any:
+        ids = rows.get(path_of(path))
+        return x + dx if ids is None else by_rows.add(x, ids, dx)
+
+    return jax.tree_util.tree_map_with_path(leaf, params, change)

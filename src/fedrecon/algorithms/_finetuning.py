@@ -1,0 +1,48 @@
+"""Fine-tuning: clients tune a copy of their own of what another algorithm learned."""
+
+from dataclasses import replace
+from typing import Any
+
+from fedrecon.algorithms._base import Algorithm, Broadcast, subkeys
+from fedrecon.core._examples import Examples
+from fedrecon.core._model import Params, on_local, personal_copy
+from fedrecon.solvers._gradient import Stage
+
+
+def finetuning(trained: Algorithm, tune: Stage, part: tuple[str, ...] | None = None) -> Algorithm:
+    """Trains as another algorithm does; whoever is served then tunes all parameters on its support set.
+
+    A client copies the global parameters g, gets local ones l as `trained` gives them, and fits both,
+    (g', l') = tune((g, l); support). After `fedavg`, which has no l, this is fine-tuning of a global model;
+    after `fedrecon` it is reconstruction and then fine-tuning.
+
+    Args:
+        trained: What learns the global parameters.
+        tune: Fits a client's copy and its local parameters.
+        part: Paths of the global leaves that are tuned, or of what they lie below, as in
+            `trained.model`'s global parameters: after `fedavg` these are `(global_params, local_params)`, so
+            that a path is `"0/item/bias"`. The others stay as they are. None for all.
+
+    Returns:
+        The algorithm; what `personalize` returns is read under `personal_copy(trained.personal_model, part)`.
+
+    Raises:
+        ValueError: `part` is empty or names a path that no global leaf has.
+
+    References:
+        Wang et al., Federated Evaluation of On-device Personalization, 2019; for a part of the parameters
+        Arivazhagan et al., Federated Learning with Personalization Layers, 2019.
+    """
+    view = personal_copy(trained.personal_model, part)
+
+    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+        k_init, k_solve = subkeys(key, 2, first=4)  # after those of the trained algorithm
+        shared = broadcast.global_params
+        copy, _ = view.init_local(shared, k_init)
+        start = copy, trained.personalize(broadcast, kept, support, key)
+        return tune(on_local(view, shared), start, support, k_solve, broadcast.round)[0]
+
+    settings = {"trained": trained, "tune": tune, "part": part}
+    return replace(
+        trained, personal_model=view, personalize=personalize, name="finetuning", hyperparameters=settings
+    )

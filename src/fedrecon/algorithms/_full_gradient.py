@@ -1,0 +1,98 @@
+"""Federated Reconstruction whose global gradient goes through the reconstruction."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optax
+
+from fedrecon.algorithms._base import (
+    Aggregator,
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    by_examples,
+    displacement,
+    subkeys,
+    update_of,
+    work_of,
+)
+from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.core._examples import AlternateBatches, Examples, Split
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, Params, on_global
+from fedrecon.solvers._gradient import Stage, side_by_side
+from fedrecon.solvers._implicit_diff import Implicit
+from fedrecon.solvers._minibatches import GRADIENT_STEPS
+from fedrecon.solvers._newton import Newton
+
+
+def full_gradient(
+    model: Model,
+    reconstruct: Stage,
+    update: Stage,
+    server_optimizer: optax.GradientTransformation,
+    split: Split = AlternateBatches(5),
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """Federated Reconstruction that accounts for how the local parameters follow the global ones.
+
+    `fedrecon` holds the reconstructed l fixed while it descends the query loss in g. Here
+    l(g) = reconstruct(l; g, support) is part of what is differentiated: d/dg loss(g, l(g); query), at every
+    step of `update` anew. A `Solver` is differentiated through its steps; `Newton` at its optimum, see
+    `Implicit`, which makes the same of any other stage. The penalty shapes l(g) and counts in g, l fixed.
+
+    A step of an optimiser that divides by a root of past gradients has no derivative where they are all 0:
+    for Adam and its like set `eps_root` in `reconstruct`.
+
+    Args:
+        model: A model with global and local parameters.
+        reconstruct: Fits the local parameters; differentiable.
+        update: Changes the global parameters. All its steps work on all rows of tables that the client has.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        split: Support and query set of a client in training.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep nothing, and are served as in `fedrecon`.
+
+    References:
+        Finn, Abbeel and Levine, Model-Agnostic Meta-Learning, ICML 2017; Singhal et al., Federated
+        Reconstruction, NeurIPS 2021, section 4.2, which leaves the derivative of l out.
+    """
+    through = Implicit(reconstruct) if isinstance(reconstruct, Newton) else side_by_side(reconstruct)
+    changing = side_by_side(update)
+    base = fedrecon(
+        model, through, update, server_optimizer, split, client_weight=client_weight, aggregator=aggregator
+    )
+    model = base.model
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        k_split, k_global = subkeys(key, 2)
+        support, query = split(examples, k_split)
+
+        def local(params: Params) -> Params:
+            return base.personalize(broadcast._replace(global_params=params), kept, support, key)
+
+        old = broadcast.global_params
+        before, both = local(old), model.loss_and_metrics
+        objective = replace(
+            on_global(model, before),
+            fn=lambda params, _, batch, key: model.loss(params, local(params), batch, key),
+            metrics=lambda params, _, batch: model.metrics(params, local(params), batch),
+            both=both and (lambda params, _, batch, key: both(params, local(params), batch, key)),
+            tables=(),  # the support set reads other rows than a step's batch
+            frozen_tables=(),
+        )
+        delta, rows, metrics = displacement(changing, objective, old, query, k_global, broadcast.round)
+        steps = metrics[GRADIENT_STEPS].total if GRADIENT_STEPS in metrics else 1
+        again = work_of(reconstruct, support, broadcast.round, before)  # in every step
+        more = {name: Mean(mean.total * steps, mean.weight) for name, mean in again.items()}
+        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
+
+    settings = dict(base.hyperparameters) | {"reconstruct": reconstruct}
+    settings.pop("joint")
+    return replace(base, client_update=client_update, name="full_gradient", hyperparameters=settings)

@@ -1,0 +1,54 @@
+"""LG-FedAvg: the body is the client's own representation, and the head is shared."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optax
+
+from fedrecon.algorithms._base import Aggregator, Algorithm, WeightedMean, by_examples
+from fedrecon.algorithms._fedsim import fedsim
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model
+from fedrecon.core._partition import with_local
+from fedrecon.solvers._gradient import Stage
+
+
+def lg_fedavg(
+    model: Model,
+    update: Stage,
+    reconstruct: Stage,
+    server_optimizer: optax.GradientTransformation,
+    body: tuple[str, ...] | None = None,
+    local_rate: float = 1.0,
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """`fedsim` with a local body: the head is averaged, the representation below it is kept.
+
+    The paper serves an unseen client by an ensemble of the other clients' bodies, which here never leave
+    them: it fits a body of its own to its support set instead.
+
+    Args:
+        model: Any model.
+        update: Changes body and head together.
+        reconstruct: Fits the body of who is served.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        body: Paths of the body's leaves, as `part` in `with_local`; None for what the model has local.
+        local_rate: Factor on the steps of the body.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; its clients keep the body.
+
+    Raises:
+        ValueError: As `with_local` and `fedsim`.
+
+    References:
+        Liang et al., Think Locally, Act Globally: Federated Learning with Local and Global
+        Representations, 2020, Algorithm 1.
+    """
+    view = with_local(model, body)
+    made = fedsim(view, update, reconstruct, server_optimizer, local_rate, client_weight, aggregator)
+    return replace(made, name="lg_fedavg", hyperparameters={**made.hyperparameters, "body": body})

@@ -1,0 +1,56 @@
+"""Local training: every client on its own."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrecon.algorithms._base import (
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    keeps_nothing,
+    server,
+    update_of,
+    with_usable_tables,
+    work_of,
+)
+from fedrecon.algorithms._finetuning import finetuning
+from fedrecon.core._examples import Examples
+from fedrecon.core._model import Model, fully_global, on_global
+from fedrecon.solvers._gradient import Stage
+
+
+def local_only(model: Model, fit: Stage) -> Algorithm:
+    """Nothing is federated: a client fits a copy of all initial parameters to its support set alone.
+
+    The bar that any federation has to pass. Rounds change nothing but their number; their metrics tell
+    how well a client fits all of its own examples.
+
+    Args:
+        model: Any model; it is seen through `fully_global`.
+        fit: Fits all parameters.
+
+    Returns:
+        The algorithm. Updates have weight 0, and what `personalize` returns is read under
+        `personal_copy(fully_global(model))`.
+    """
+    model = with_usable_tables(fully_global(model), fit)
+    init, server_update = server(model, optax.identity(), WeightedMean())
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        initial = broadcast.global_params
+        _, metrics = fit(on_global(model, ()), initial, examples, key, broadcast.round)
+        nothing = jax.tree.map(jnp.zeros_like, initial)
+        metrics |= work_of(fit, examples, broadcast.round)
+        return update_of(nothing, {}, metrics, client_weight=lambda loss: jnp.zeros(())), kept
+
+    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> tuple[()]:
+        return ()
+
+    untrained = Algorithm(model, model, init, keeps_nothing, client_update, server_update, personalize)
+    served = finetuning(untrained, fit)
+    return replace(served, name="local_only", hyperparameters={"fit": fit}, exchanges="nothing")

@@ -1,0 +1,113 @@
+"""Model-agnostic meta-learning: global parameters from which a client's tuning goes far."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optax
+
+from fedrecon.algorithms._base import (
+    Aggregator,
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    by_examples,
+    displacement,
+    subkeys,
+    update_of,
+    with_usable_tables,
+    work_of,
+)
+from fedrecon.algorithms._fedavg import fedavg
+from fedrecon.algorithms._finetuning import finetuning
+from fedrecon.algorithms._full_gradient import full_gradient
+from fedrecon.core._examples import AlternateBatches, Examples, Split
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, fully_global, on_global, personal_copy
+from fedrecon.solvers._gradient import Stage
+
+
+def maml(
+    model: Model,
+    tune: Stage,
+    update: Stage,
+    server_optimizer: optax.GradientTransformation,
+    split: Split = AlternateBatches(5),
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """Descends the query loss of parameters that were tuned on the support set, through the tuning.
+
+    `full_gradient` over a personal copy of all parameters: d/dg loss(tune(g; support); query).
+
+    Args:
+        model: Any model; it is seen through `fully_global`.
+        tune: Fits a client's copy of all parameters to its support set; differentiable.
+        update: Changes the global parameters.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        split: Support and query set of a client in training.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; what `personalize` returns is read under `personal_copy(fully_global(model))`.
+
+    References:
+        Finn, Abbeel and Levine, Model-Agnostic Meta-Learning, ICML 2017; Fallah, Mokhtari and Ozdaglar,
+        Personalized Federated Learning with Theoretical Guarantees, NeurIPS 2020 (Per-FedAvg).
+    """
+    shared = with_usable_tables(with_usable_tables(fully_global(model), update), tune)
+    copies = personal_copy(shared)
+    trained = full_gradient(
+        copies, tune, update, server_optimizer, split, client_weight=client_weight, aggregator=aggregator
+    )
+    # A client copies the rows that it has: the tables of the view that is trained are those of `shared`.
+    settings = dict(trained.hyperparameters)
+    settings = {"tune": settings.pop("reconstruct"), **settings}
+    return replace(trained, model=shared, name="maml", hyperparameters=settings)
+
+
+def first_order_maml(
+    model: Model,
+    tune: Stage,
+    update: Stage,
+    server_optimizer: optax.GradientTransformation,
+    split: Split = AlternateBatches(5),
+    client_weight: Callable[[Mean], Any] = by_examples,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """`maml` without second derivatives: what changes tuned parameters is applied to the global ones.
+
+    The delta is update(t; query) - t for t = tune(g; support).
+
+    Args:
+        model: Any model; it is seen through `fully_global`.
+        tune: Fits a client's copy of all parameters to its support set.
+        update: Changes the tuned copy on the query set.
+        server_optimizer: Applied to the negative weighted mean of the deltas.
+        split: Support and query set of a client in training.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; what `personalize` returns is read under `personal_copy(fully_global(model))`.
+
+    References:
+        Finn, Abbeel and Levine, Model-Agnostic Meta-Learning, ICML 2017, section 5.2.
+    """
+    base = fedavg(model, update, server_optimizer, client_weight, aggregator)
+    model = with_usable_tables(base.model, tune)
+    tuned = finetuning(replace(base, model=model, personal_model=model), tune)
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        k_split, k_global = subkeys(key, 2)
+        support, query = split(examples, k_split)
+        copy, _ = tuned.personalize(broadcast, kept, support, key)
+        objective = on_global(model, ())
+        delta, rows, metrics = displacement(update, objective, copy, query, k_global, broadcast.round)
+        more = work_of(tune, support, broadcast.round)
+        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
+
+    settings = {"tune": tune, **base.hyperparameters, "split": split}
+    return replace(tuned, client_update=client_update, name="first_order_maml", hyperparameters=settings)

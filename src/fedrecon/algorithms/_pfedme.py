@@ -1,0 +1,140 @@
+"""pFedMe: clients descend the Moreau envelopes of their losses."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedrecon.algorithms._base import (
+    Aggregator,
+    Algorithm,
+    Broadcast,
+    Update,
+    WeightedMean,
+    displacement,
+    subkeys,
+    uniform,
+    update_of,
+    with_usable_tables,
+    work_of,
+)
+from fedrecon.algorithms._ditto import check_strength
+from fedrecon.algorithms._fedavg import fedavg
+from fedrecon.algorithms._proximal import proximal, squared_distance
+from fedrecon.core._examples import Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Batch, Model, Objective, Params, on_global, personal_copy
+from fedrecon.solvers._gradient import Metrics, Stage, side_by_side
+
+_VALID = "_valid"  # the field that tells a batch's examples from padding
+
+
+def pfedme(
+    model: Model,
+    solve: Stage,
+    update: Stage,
+    server_optimizer: optax.GradientTransformation,
+    strength: float = 15.0,
+    client_weight: Callable[[Mean], Any] = uniform,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """Personal models θ near a global one w, which descends F(w) = min_θ f(θ) + strength/2 |θ - w|².
+
+    f is the mean loss of a batch. A step of `update` on a batch first finds θ̂ = solve(w), from w, and then
+    takes ∇F(w) = strength (w - θ̂) for its gradient: with SGD the paper's w <- w - η λ (w - θ̂).
+    A client takes the R local rounds of the paper as the steps of `update`, and sends w' - w. The server
+    takes `sgd(β)` and weighs clients alike.
+
+    Where it departs from the paper: batches are those of a pass over the examples and not drawn with
+    replacement, and clients outside a round's cohort do not compute what nobody would hear of. θ̂ follows
+    from w and the examples, so that clients keep nothing.
+
+    Args:
+        model: Any model; it is seen through `fully_global`.
+        solve: Finds θ̂ on a batch, or on the support set of who is served: the paper's takes K steps on all
+            of it, a `Solver` with `batch_size=None` and `epochs=K`.
+        update: Changes w.
+        server_optimizer: The paper's is `sgd(β)` with β from 1 to 4.
+        strength: λ of the paper, at least 0; its experiments take 15 to 30.
+        client_weight: A client's weight in the mean, from the mean of its loss.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm. The loss that it reports is F, its other metrics are those of w. An unseen client is
+        served as all are, by θ̂ on its support set; what `personalize` returns is read under
+        `personal_copy(fully_global(model))`.
+
+    Raises:
+        ValueError: `strength` is negative.
+
+    References:
+        T. Dinh, Tran and Nguyen, Personalized Federated Learning with Moreau Envelopes, NeurIPS 2020,
+        Algorithm 1.
+    """
+    check_strength(strength)
+    base = fedavg(model, update, server_optimizer, client_weight, aggregator)
+    shared = with_usable_tables(base.model, solve)
+    finding, changing = side_by_side(solve), side_by_side(update)
+
+    def envelope(round: Any, count: Any) -> Objective:
+        def nearest(params: Params, examples: Examples, key: Any) -> Params:
+            # The penalty's share in a part of a client's examples.
+            share = jnp.sum(examples.mask) / jnp.maximum(count, 1)
+            objective = replace(on_global(shared, ()), penalty=lambda p, _: share * shared.penalty(p, ()))
+            return finding(proximal(objective, params, strength), params, examples, key, round)[0]
+
+        def fn(params: Params, frozen: Params, batch: Batch, key: Any) -> Mean:
+            data = _without_mask(batch)
+            start = jax.lax.stop_gradient(params)
+            found = jax.lax.stop_gradient(nearest(start, Examples(data, batch[_VALID]), key))
+            total, weight = shared.loss(found, (), data, key)
+            return Mean(total + weight * strength / 2 * squared_distance(params, found), weight)
+
+        return Objective(
+            fn=fn,
+            tables=shared.tables,
+            metrics=lambda params, frozen, batch: shared.metrics(params, (), _without_mask(batch)),
+        )
+
+    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+        marked = Examples({**examples.data, _VALID: examples.mask}, examples.mask, examples.positional)
+        objective, old = envelope(broadcast.round, examples.count()), broadcast.global_params
+        delta, rows, metrics = displacement(changing, objective, old, marked, key, broadcast.round)
+        more = _work(update, solve, examples, broadcast.round)
+        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
+
+    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+        (k_solve,) = subkeys(key, 1, first=3)
+        objective = proximal(on_global(shared, ()), broadcast.global_params, strength)
+        return finding(objective, broadcast.global_params, support, k_solve, broadcast.round)[0], ()
+
+    return replace(
+        base,
+        model=shared,
+        personal_model=personal_copy(shared),
+        client_update=client_update,
+        personalize=personalize,
+        name="pfedme",
+        hyperparameters={"solve": solve, **base.hyperparameters, "strength": strength},
+    )
+
+
+def _work(update: Stage, solve: Stage, examples: Examples, round: Any) -> Metrics:
+    """What the solves in the steps of `update` take; empty where it does not tell how many those are."""
+    taken = getattr(update, "taken", None)
+    if taken is None:
+        return {}
+
+    def in_step(count: Any) -> Metrics:
+        batch = Examples({}, jnp.arange(examples.size) < count)
+        return jax.tree.map(lambda x: jnp.where(count > 0, x, 0), work_of(solve, batch, round))
+
+    found = jax.vmap(in_step)(taken(examples, round))
+    return {name: Mean(jnp.sum(mean.total), jnp.ones(())) for name, mean in found.items()}
+
+
+def _without_mask(batch: Batch) -> Batch:
+    return {name: x for name, x in batch.items() if name != _VALID}

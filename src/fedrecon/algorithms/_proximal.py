@@ -1,0 +1,35 @@
+"""An objective that holds its parameters near others."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Objective, Params
+
+
+def proximal(objective: Objective, near: Params, strength: float) -> Objective:
+    """The objective with `strength`/2 |params - near|² added to the mean of its loss.
+
+    It is added to the mean over whatever examples a step takes, as in the papers that use it, and not once
+    to the sum over all, as `Model.penalty`. It draws every row of a table, so that none is cut.
+    """
+
+    def pulled(loss: Mean, params: Params) -> Mean:
+        return Mean(loss.total + loss.weight * strength / 2 * squared_distance(params, near), loss.weight)
+
+    def fn(params: Params, frozen: Params, batch: Any, key: Any) -> Mean:
+        return pulled(objective.fn(params, frozen, batch, key), params)
+
+    def both(params: Params, frozen: Params, batch: Any, key: Any) -> tuple[Mean, dict[str, Mean]]:
+        loss, metrics = objective.measure(params, frozen, batch, key)
+        return pulled(loss, params), metrics
+
+    return replace(objective, fn=fn, both=both, tables=())
+
+
+def squared_distance(a: Params, b: Params) -> Any:
+    """|a - b|² over all leaves."""
+    return sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(jax.tree.map(jnp.subtract, a, b)))

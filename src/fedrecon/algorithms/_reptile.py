@@ -1,0 +1,46 @@
+"""Reptile: meta-learning without second derivatives, from where fine-tuning starts."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import optax
+
+from fedrecon.algorithms._base import Aggregator, Algorithm, WeightedMean, uniform
+from fedrecon.algorithms._fedavg import fedavg
+from fedrecon.algorithms._finetuning import finetuning
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model
+from fedrecon.solvers._gradient import Stage
+
+
+def reptile(
+    model: Model,
+    tune: Stage,
+    server_optimizer: optax.GradientTransformation,
+    client_weight: Callable[[Mean], Any] = uniform,
+    aggregator: Aggregator = WeightedMean(),
+) -> Algorithm:
+    """Moves the global parameters towards those that clients tune for themselves.
+
+    g <- g + e mean(tune(g) - g), which is federated averaging with a server learning rate e; every
+    client then tunes a copy of g, by the same stage as in training.
+
+    Args:
+        model: Any model; it is seen through `fully_global`.
+        tune: Fits all parameters: in training to all of a client's examples, when serving to the support set.
+        server_optimizer: `sgd(e)`; Reptile lets e decay to 0.
+        client_weight: A client's weight in the mean. The default weighs clients alike, as Reptile does tasks.
+        aggregator: How the cohort's deltas become the pseudo-gradient.
+
+    Returns:
+        The algorithm; what `personalize` returns is read under `personal_copy(fully_global(model))`.
+
+    References:
+        Nichol, Achiam and Schulman, On First-Order Meta-Learning Algorithms, 2018; Jiang et al., Improving
+        Federated Learning Personalization via Model Agnostic Meta Learning, 2019.
+    """
+    trained = fedavg(model, tune, server_optimizer, client_weight, aggregator)
+    settings = {"tune": tune, "server_optimizer": server_optimizer}
+    settings |= {"client_weight": client_weight, "aggregator": aggregator}
+    return replace(finetuning(trained, tune), name="reptile", hyperparameters=settings)

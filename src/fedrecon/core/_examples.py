@@ -1,0 +1,294 @@
+"""One client's examples as rectangular arrays with a mask, and their split into support and query set."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, PyTree
+
+from fedrecon.core._random import uniform
+from fedrecon.core._tags import tagged
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["positional"])
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Padded examples of one client or of one batch.
+
+    Attributes:
+        data: Pytree of arrays `[example, ...]`; padding rows hold anything finite.
+        mask: `[example]`, true on valid rows, which come before the padding.
+        positional: Fields that hold every row's own position in the client's list, which says that no two
+            examples of the client share a row of a table. Where they are NumPy arrays the positions are
+            known before tracing, and splits that move nothing keep them so. It changes the speed only.
+    """
+
+    data: PyTree[Any]
+    mask: Bool[Any, "*batch example"]
+    positional: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of rows, padding included."""
+        return self.mask.shape[-1]
+
+    def count(self) -> Int[Array, ""]:
+        """Number of valid rows."""
+        return jnp.sum(self.mask, dtype=jnp.int32)
+
+    def take(self, rows: Int[Any, "*row"], mask: Bool[Any, "*row"]) -> "Examples":
+        """The examples at `rows` (clipped to the range), valid where `mask`; no row may be valid twice."""
+        rows = jnp.minimum(rows, self.size - 1)
+        return Examples(jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data), mask, self.positional)
+
+    def padded(self, size: int) -> "Examples":
+        """The same examples with at least `size` rows."""
+        short = size - self.size
+        if short <= 0:
+            return self
+        padded = jax.tree.map(lambda x: jnp.pad(x, [(0, short)] + [(0, 0)] * (jnp.ndim(x) - 1)), self)
+        for name in self.positional:  # the positions count on
+            x = self.data[name]
+            if isinstance(x, np.ndarray):
+                padded.data[name] = np.concatenate([x, np.arange(self.size, size, dtype=x.dtype)])
+        return padded
+
+
+@runtime_checkable
+class Split(Protocol):
+    """Cuts a client's examples into a support and a query set: `(examples, key) -> (support, query)`."""
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]: ...
+
+
+@tagged("split/none")
+@dataclass(frozen=True)
+class NoSplit:
+    """The same examples reconstruct the local parameters and update the global ones."""
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        return examples, examples
+
+
+@tagged("split/alternate_batches")
+@dataclass(frozen=True)
+class AlternateBatches:
+    """Even-numbered batches are support, odd-numbered ones query; the last one may be short.
+
+    A client with a single batch has no query set. The paper's split for both of its tasks.
+
+    Attributes:
+        batch_size: Examples in a batch, at least 1. A stage that uses the same batch size sees just
+            these batches.
+    """
+
+    batch_size: int = 5
+
+    def __post_init__(self) -> None:
+        _at_least_one("batch_size", self.batch_size)
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        pair = 2 * self.batch_size
+        examples = examples.padded(math.ceil(examples.size / pair) * pair)
+
+        def batches(start: int) -> Any:
+            def cut(x: Any) -> Any:
+                return x.reshape(-1, 2, self.batch_size, *x.shape[1:])[:, start].reshape(-1, *x.shape[1:])
+
+            return jax.tree.map(cut, examples)
+
+        return batches(0), batches(1)
+
+
+@tagged("split/alternate_examples")
+@dataclass(frozen=True)
+class AlternateExamples:
+    """Even-numbered examples are support, odd-numbered ones query."""
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        return AlternateBatches(1)(examples, key)
+
+
+@tagged("split/half_batches")
+@dataclass(frozen=True)
+class HalfBatches:
+    """The first half of the batches (the larger one, if they are odd in number) is support, the rest query.
+
+    Attributes:
+        batch_size: Examples in a batch, at least 1.
+    """
+
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        _at_least_one("batch_size", self.batch_size)
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        def half(count: Any) -> Any:
+            return (count + 2 * self.batch_size - 1) // (2 * self.batch_size) * self.batch_size
+
+        size, pair = examples.size, 2 * self.batch_size
+        # A shorter client may have more of it; and there is a row at least, of padding.
+        rest = max(size - half(size), size // pair * self.batch_size, 1)
+        return _cut(examples, jnp.minimum(half(examples.count()), examples.count()), half(size), rest)
+
+
+@tagged("split/fraction")
+@dataclass(frozen=True)
+class Fraction:
+    """The first examples, in the client's own order, are support and the rest query.
+
+    Attributes:
+        support: Share of the examples that are support, in (0, 1); their number is rounded up.
+        query: Share of the examples, the last ones, that are query; None for all that are not support.
+    """
+
+    support: float = 0.5
+    query: float | None = None
+
+    def __post_init__(self) -> None:
+        _share("support", self.support)
+        if self.query is not None:
+            _share("query", self.query)
+            if self.support + self.query > 1 + 1e-9:
+                raise ValueError(
+                    f"support and query must sum to at most 1, got {self.support} and {self.query}"
+                )
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        number, most = _ceil_share(self.support, examples), math.ceil(self.support * examples.size) + 1
+        share = 1 - self.support if self.query is None else self.query
+        most_query = math.ceil(share * examples.size) + 1
+        if self.query is None:
+            return _cut(examples, number, most, most_query)
+        rest = examples.count() - _ceil_share(1 - self.query, examples)
+        support, _ = _cut(examples, jnp.minimum(number, examples.count() - rest), most, most_query)
+        _, query = _cut(examples, examples.count() - rest, most, most_query)
+        return support, query
+
+
+@tagged("split/random_fraction")
+@dataclass(frozen=True)
+class RandomFraction:
+    """A fresh random part of the examples is support, the rest query: another one in every round.
+
+    Both sets come in random order.
+
+    Attributes:
+        support: Share of the examples that are support, in (0, 1); their number is rounded up.
+    """
+
+    support: float = 0.5
+
+    def __post_init__(self) -> None:
+        _share("support", self.support)
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        shuffled = examples.take(random_order(key, examples.mask), examples.mask)
+        return Fraction(self.support)(shuffled, key)
+
+
+@tagged("split/by_time")
+@dataclass(frozen=True)
+class ByTime:
+    """The earliest examples are support, the later ones query; equal times keep the client's order.
+
+    Attributes:
+        support: Share of the examples that are support, in (0, 1); their number is rounded up.
+        field: Name of the batch field that holds the time.
+    """
+
+    support: float = 0.5
+    field: str = "time"
+
+    def __post_init__(self) -> None:
+        _share("support", self.support)
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        if self.field not in examples.data:
+            raise ValueError(
+                f"ByTime splits by the field {self.field!r}, but the examples have {sorted(examples.data)}"
+            )
+        # Two stable sorts rather than a largest time for padding: times may be of any dtype.
+        order = jnp.argsort(examples.data[self.field], stable=True)
+        order = order[jnp.argsort(~examples.mask[order], stable=True)]
+        return Fraction(self.support)(examples.take(order, examples.mask), key)
+
+
+@tagged("split/held_out")
+@dataclass(frozen=True)
+class HeldOut:
+    """Marked examples are query, the others support: for clients of whom `hold_out` kept examples back.
+
+    Attributes:
+        field: Name of the batch field that holds the mark, true or not 0 where an example is held out.
+    """
+
+    field: str = "held_out"
+
+    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+        if self.field not in examples.data:
+            raise ValueError(
+                f"HeldOut splits by the field {self.field!r}, but the examples have {sorted(examples.data)}"
+            )
+        marked = examples.data[self.field] != 0
+
+        def where(chosen: Any) -> Examples:
+            chosen = chosen & examples.mask
+            return examples.take(jnp.argsort(~chosen, stable=True), jnp.sort(~chosen) == 0)
+
+        return where(~marked), where(marked)
+
+
+def first_share(examples: Examples, share: float) -> Examples:
+    """The first examples.
+
+    Args:
+        examples: Valid ones first.
+        share: Of the valid examples, in (0, 1]; their number is rounded up.
+
+    Raises:
+        ValueError: The share does not lie there.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share must lie in (0, 1], got {share!r}")
+    first = jnp.arange(min(math.ceil(share * examples.size) + 1, examples.size))
+    return examples.take(first, first < _ceil_share(share, examples))
+
+
+def random_order(key: Any, mask: Bool[Any, "example"]) -> Int[Array, "example"]:
+    """A random order of the rows with the valid ones first.
+
+    Every row draws a number keyed by its index, so that more padding changes nothing.
+    """
+    draws = uniform(key, mask.shape)  # the i-th depends on the key and on i alone
+    return jnp.argsort(jnp.where(mask, draws, jnp.inf), stable=True)
+
+
+def _ceil_share(share: float, examples: Examples) -> Int[Array, ""]:
+    # The subtraction keeps 0.1 * 30 = 3.0000001 (float32) from being rounded up to 4.
+    return jnp.ceil(share * examples.count() - 1e-3).astype(jnp.int32)
+
+
+def _cut(examples: Examples, support: Int[Array, ""], most: int, most_rest: int) -> tuple[Examples, Examples]:
+    """The first `support` examples, and the rest; `most` of each, known before tracing, has room for all.
+
+    Room that no client can fill would be work in every step.
+    """
+    count, size = examples.count(), examples.size
+    first, rest = jnp.arange(min(most, size)), support + jnp.arange(min(most_rest, size))
+    return examples.take(first, first < support), examples.take(rest, rest < count)
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie between 0 and 1, both excluded, got {value!r}")

@@ -1,0 +1,181 @@
+"""A model of one tree of parameters, cut into global and local leaves by their paths."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Batch, Model, Params, Table, check_part, fully_global, path_of
+
+# Collections in which Flax keeps what a forward pass changes.
+_MUTABLE = ("batch_stats", "cache", "intermediates")
+
+
+@dataclass(frozen=True)
+class is_local:  # noqa: N801 - read as a predicate: `local=is_local("head")`
+    """Says of a leaf's path whether it is, or lies below, one of some paths.
+
+    Example:
+        >>> local = is_local("head", "layers/2")
+        >>> local("head/bias"), local("layers/20/kernel")
+        (True, False)
+    """
+
+    paths: tuple[str, ...]
+
+    def __init__(self, *paths: str):
+        object.__setattr__(self, "paths", paths)
+
+    def __call__(self, path: str) -> bool:
+        return any(path == p or path.startswith(p + "/") for p in self.paths)
+
+
+def split(params: Params, local: Callable[[str], bool]) -> tuple[Params, Params]:
+    """`(global_params, local_params)`, both of the structure of `params` with None for the other's leaves."""
+
+    def part(keep: bool) -> Params:
+        return jax.tree_util.tree_map_with_path(lambda p, x: x if local(path_of(p)) == keep else None, params)
+
+    return part(False), part(True)
+
+
+def merge(global_params: Params, local_params: Params) -> Params:
+    """Inverse of `split`."""
+    return jax.tree.map(
+        lambda g, x: x if g is None else g, global_params, local_params, is_leaf=lambda x: x is None
+    )
+
+
+def partition(
+    init: Callable[[Any], Params],
+    loss: Callable[[Params, Batch, Any], Mean],
+    metrics: Callable[[Params, Batch], dict[str, Mean]] | None = None,
+    *,
+    local: Callable[[str], bool],
+    predict: Callable[[Params, Any], Any] | None = None,
+    penalty: Callable[[Params], Any] | None = None,
+    tables: tuple[Table, ...] = (),
+) -> Model:
+    """Makes a `Model` of a model with one tree of parameters.
+
+    Args:
+        init: `key -> params`, a pytree of floating-point arrays.
+        loss: `(params, batch, key) -> Mean`, one entry per example.
+        metrics: `(params, batch) -> dict of Mean`, one entry per example; by default there are none.
+        local: Of a leaf's path, such as `"head/bias"`, whether the leaf is local: `is_local("head")`, or a
+            function of one's own.
+        predict: `(params, features) -> predictions`.
+        penalty: `params -> scalar`, added to the sum of the loss over a stage's examples.
+        tables: Embedding tables among the global leaves.
+
+    Raises:
+        TypeError: `local` is no function, or `tables` no tuple.
+        ValueError: `local` selects every leaf or names a path that no leaf has; a leaf is no floating-point
+            array; or the parameters hold a model's mutable state, which has no place in a pure function.
+    """
+    if not callable(local):
+        raise TypeError(f"local must be is_local(...) or a function of a leaf's path, got {local!r}")
+    if isinstance(tables, Table):
+        raise TypeError(f"tables must be a tuple, such as ({tables!r},), got a Table")
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    _check_leaves(shapes)
+    names = [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    for path in local.paths if isinstance(local, is_local) else ():
+        if not any(is_local(path)(name) for name in names):
+            near = difflib.get_close_matches(path, names, 1, 0.3)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"local names the path {path!r}, but the model has the leaves {names}{hint}")
+    if all(local(name) for name in names):
+        raise ValueError(f"local must leave a leaf to federate, but it selects all of {names}")
+
+    def whole_metrics(g: Params, x: Params, batch: Batch) -> dict[str, Mean]:
+        return {} if metrics is None else metrics(merge(g, x), batch)
+
+    def whole_penalty(g: Params, x: Params) -> Any:
+        return 0.0 if penalty is None else penalty(merge(g, x))
+
+    def whole_predict(g: Params, x: Params, features: Any) -> Any:
+        return None if predict is None else predict(merge(g, x), features)
+
+    return Model(
+        init_global=lambda key: split(init(key), local)[0],
+        init_local=lambda global_params, key: split(init(key), local)[1],
+        loss=lambda g, x, batch, key: loss(merge(g, x), batch, key),
+        metrics=whole_metrics,
+        predict=None if predict is None else whole_predict,
+        penalty=whole_penalty,
+        tables=tables,
+    )
+
+
+def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
+    """The view of a model in which other leaves are the local ones.
+
+    Args:
+        model: Any model.
+        part: Paths of the leaves that shall be local, or of what they lie below, in the model's parameters
+            taken together, `(global_params, local_params)`: `"0/head/bias"` is the leaf `head/bias` of the
+            global ones, `"1"` are all that are local now. None leaves the model as it is.
+
+    Returns:
+        A model whose global and local parameters are both of the structure of that pair, with None for the
+        other's leaves. Its local parameters start as the model's own do.
+
+    Raises:
+        ValueError: `part` names a path that no leaf has, or selects all or none of them.
+    """
+    if part is None:
+        return model
+    whole, own = fully_global(model), is_local(*part)
+    check_part(part, whole)
+    names = [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(_shapes(whole))]
+    if all(own(name) for name in names):
+        raise ValueError(f"part must leave a leaf to federate, but it selects all of {names}")
+
+    def init_local(global_params: Params, key: Any) -> Params:
+        k_global, k_local = jax.random.split(key)
+        fresh = split((model.init_global(k_global), ()), own)[1]
+        known, _ = merge((global_params[0], ()), fresh)
+        return split((known, model.init_local(known, k_local)), own)[1]
+
+    tables = tuple(t for t in whole.tables if not own(t.leaf))
+    copies = tuple(t for t in whole.tables if own(t.leaf))
+    if {f for t in tables for f in t.fields} & {f for t in copies for f in t.fields}:
+        tables = copies = ()  # a field cannot be renumbered for tables of two trees
+    predict, both = model.predict, model.loss_and_metrics
+    return Model(
+        init_global=lambda key: split(whole.init_global(key), own)[0],
+        init_local=init_local,
+        loss=lambda g, x, batch, key: model.loss(*merge(g, x), batch, key),
+        metrics=lambda g, x, batch: model.metrics(*merge(g, x), batch),
+        predict=predict and (lambda g, x, features: predict(*merge(g, x), features)),
+        penalty=lambda g, x: model.penalty(*merge(g, x)),
+        tables=tables,
+        local_tables=copies,
+        loss_and_metrics=both and (lambda g, x, batch, key: both(*merge(g, x), batch, key)),
+    )
+
+
+def _shapes(model: Model) -> Params:
+    return jax.eval_shape(model.init_global, jax.random.key(0))
+
+
+def _check_leaves(shapes: Params) -> None:
+    if isinstance(shapes, Mapping):
+        for name in _MUTABLE:
+            if name in shapes:
+                raise ValueError(
+                    f"the parameters hold the mutable collection {name!r}, which a forward pass changes; "
+                    "only stateless models can be trained: replace such layers (batch by layer or group "
+                    "normalisation) or freeze them"
+                )
+    for path, x in jax.tree_util.tree_leaves_with_path(shapes):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                f"parameters must be floating-point arrays, {path_of(path)!r} is of {x.dtype}; keep counters "
+                "and other state out of the parameters"
+            )

@@ -1,0 +1,77 @@
+"""The view of a model in which the server holds every client's local parameters."""
+
+from typing import Any
+
+import jax
+
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, Params, Table, leaves_of
+from fedrecon.errors import at_least
+
+ROW = "row"
+
+
+def pooled(model: Model, num_clients: int, field: str = ROW) -> Model:
+    """The view without local parameters: those of all clients are tables on the server, a row for each.
+
+    Its global parameters are `(global_params, local_params)`, the latter with a leading axis `[client]`. A
+    batch may mix the examples of any clients; `field` says whose each one is.
+
+    Args:
+        model: Whose loss of an example depends on no other example of its batch.
+        num_clients: Rows of the tables.
+        field: The batch field with the client's row, `[example]`, whole numbers below `num_clients`.
+
+    Returns:
+        The view; its tables are the model's and the local parameters.
+
+    Raises:
+        ValueError: `num_clients` is not positive, or the model has a penalty, which belongs to a client and
+            not to examples.
+    """
+    at_least(1, num_clients=num_clients)
+    shapes = jax.eval_shape(model.init_global, jax.random.key(0))
+    local_shapes = jax.eval_shape(model.init_local, shapes, jax.random.key(0))
+    _check_no_penalty(model, shapes, local_shapes)
+
+    def init_global(key: Any) -> Params:
+        k_global, k_local = jax.random.split(key)
+        global_params = model.init_global(k_global)
+        keys = jax.random.split(k_local, num_clients)
+        return global_params, jax.vmap(lambda k: model.init_local(global_params, k))(keys)
+
+    def by_example(fn: Any, params: Params, batch: Any) -> Any:
+        """`fn` of each example alone under its client's parameters: Means with an entry per example."""
+        global_params, everyone = params
+        rest = {name: x[:, None] for name, x in batch.items() if name != field}
+        own = jax.tree.map(lambda x: x[batch[field]], everyone)
+        found = jax.vmap(lambda local, example: fn(global_params, local, example))(own, rest)
+        return jax.tree.map(lambda x: x[:, 0], found)
+
+    def loss(params: Params, _: Any, batch: Any, key: Any) -> Mean:
+        found: Mean = by_example(lambda g, local, x: model.loss(g, local, x, key), params, batch)
+        return found
+
+    def metrics(params: Params, _: Any, batch: Any) -> dict[str, Mean]:
+        found: dict[str, Mean] = by_example(model.metrics, params, batch)
+        return found
+
+    of_clients = (
+        Table("/".join(["1", name] if name else ["1"]), (field,)) for name in leaves_of(local_shapes)
+    )
+    return Model(
+        init_global=init_global,
+        init_local=lambda params, key: (),
+        loss=loss,
+        metrics=metrics,
+        tables=(*(Table(f"0/{t.leaf}", t.fields) for t in model.tables), *of_clients),
+    )
+
+
+def _check_no_penalty(model: Model, global_params: Params, local_params: Params) -> None:
+    graph = jax.make_jaxpr(model.penalty)(global_params, local_params).jaxpr
+    if graph.eqns:
+        raise ValueError(
+            "a pooled model must have no penalty, since its batches mix examples of several clients; put it "
+            "into the loss of every example"
+        )

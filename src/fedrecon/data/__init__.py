@@ -1,0 +1,1 @@
+"""The clients' data: client files, tables and arrays, sampling of cohorts, random splits, hold-out."""

@@ -1,0 +1,99 @@
+"""Clients converted once from a source, and kept in a client file that serves until the source changes."""
+
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from fedrecon.data._clients import Clients
+from fedrecon.errors import DataError
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/fedrecon`, or the platform's own place for what can be made again."""
+    return platformdirs.user_cache_path("fedrecon")
+
+
+_IN_MEMORY = 2**28  # bytes of an array, up to which it is there
+
+
+def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array to be filled: where it is large, mapped from a file in the cache folder that has no name.
+
+    The file goes with the process. What does not fit in memory may then lie on the disk.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    if np.dtype(dtype).itemsize * math.prod(shape) <= _IN_MEMORY:
+        return np.empty(shape, dtype)
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, dtype, "w+", shape=shape)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def converted(
+    convert: Callable[[], Clients],
+    *,
+    kind: str,
+    facts: Any,
+    fingerprint: Callable[[], str],
+    where: str,
+    folder: str | os.PathLike[str] | None = None,
+) -> Clients:
+    """The clients that `convert` makes, mapped from a client file that is made when it is needed.
+
+    The file is made whole or not at all, and anew when the fingerprint or the facts change; the one made
+    from the former source is then removed.
+
+    Args:
+        convert: Reads the source.
+        kind: What the names of the client files start with.
+        facts: All that the conversion depends on beside the source's content: where the source is, the
+            settings, the version of the conversion. Told apart by how it prints.
+        fingerprint: A digest of the source, which changes whenever the source does.
+        where: What messages call the source.
+        folder: Of the client files; by default `cache_folder()`.
+
+    Raises:
+        DataError: The source changed while it was read, or the folder cannot be written.
+    """
+    mark = fingerprint()
+    folder = cache_folder() if folder is None else Path(folder)
+    digest = hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()
+    prefix = f"{kind}-{digest[:16]}"
+    target = folder / f"{prefix}-{mark}.arrow"
+    try:
+        if target.exists():
+            return Clients.open(target)
+    except (DataError, OSError):
+        pass  # damaged, or removed just now: made anew
+    clients = convert()
+    if fingerprint() != mark:
+        raise DataError(f"{where}: must not change while it is read, but did; read it again")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        clients.write(target)
+        for former in folder.glob(f"{prefix}-*.arrow"):
+            if former != target:
+                former.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return Clients.open(target)
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{folder}: the cache folder must be writable: {error.strerror or error}; another one can be set "
+        "in the environment as XDG_CACHE_HOME"
+    )

@@ -1,0 +1,302 @@
+"""The clients' examples: columnar, ragged, one row per client, in memory or mapped from a file."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from fedrecon.data._field_stats import NONE, Facts, measured, merged
+from fedrecon.data._from_arrays import checked, gathered, vocabulary
+from fedrecon.data._hashing import client_keys
+from fedrecon.data._padding import Places
+from fedrecon.data._random_split import cut, shuffle
+from fedrecon.errors import DataError
+
+_PIECE = 1 << 22  # examples that are looked at together: what bounds the memory that it takes
+
+
+class Clients:
+    """The examples of many clients, immutable.
+
+    A field is an array `[example, ...]` for each client. Client i's examples keep their order; whatever
+    reorders or cuts them returns another `Clients`.
+
+    Attributes:
+        ids: The clients' names, 64-bit integers or strings, `[client]`.
+        keys: Stable hashes of the names, `[client]`.
+        num_examples: `[client]`.
+        vocabularies: For fields that were mapped to dense ids, the original id of each.
+
+    Example:
+        >>> ann, bob = {"item": [3, 1], "rating": [4.0, 5.0]}, {"item": [2], "rating": [1.0]}
+        >>> Clients.from_arrays({"ann": ann, "bob": bob})
+        Clients(2 clients, 3 examples, fields item, rating)
+    """
+
+    def __init__(
+        self,
+        ids: Any,
+        keys: Any,
+        starts: Int[np.ndarray, "client"],
+        num_examples: Int[np.ndarray, "client"],
+        columns: Mapping[str, np.ndarray],
+        vocabularies: Mapping[str, np.ndarray],
+        facts: Mapping[str, Facts] | None = None,
+    ):
+        self.ids, self.keys = ids, keys
+        self.num_examples = num_examples
+        self.vocabularies = dict(vocabularies)
+        self._starts, self._columns = starts, dict(columns)
+        self._index: dict[Any, int] | None = None
+        self._facts = dict(facts or {})
+
+    # ---- made from -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def from_columns(
+        ids: Any,
+        offsets: Any,
+        columns: Mapping[str, Any],
+        vocabularies: Mapping[str, Any] | None = None,
+    ) -> "Clients":
+        """From flat columns of which client i owns the rows `offsets[i]:offsets[i + 1]`.
+
+        Args:
+            ids: Unique, 64-bit integers or strings.
+            offsets: `[client + 1]`, not decreasing, from 0 to the number of rows.
+            columns: Name to array `[row, ...]` of numbers. 64-bit numbers are stored in 32 bits where
+                they fit; doubles become 32-bit floats, or integers if they are whole and above 2²⁴, as
+                times are: of others that large the order may be lost.
+            vocabularies: For fields that hold dense ids, the original id of each: strings or 64-bit integers.
+
+        Raises:
+            DataError: The parts do not fit together.
+        """
+        ids, offsets, narrow = checked(ids, offsets, columns)
+        known = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
+        return Clients(ids, client_keys(ids), offsets[:-1], np.diff(offsets), narrow, known)
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[Any, Mapping[str, Any]]) -> "Clients":
+        """From a mapping of client id to its fields, each an array `[example, ...]`.
+
+        Raises:
+            DataError: A client lacks a field, or its fields differ in length; the message names it.
+        """
+        return Clients.from_columns(*gathered(arrays))
+
+    @staticmethod
+    def from_table(frame: Any, client: str = "client") -> "Clients":
+        """From a table with one example per row: pandas, Polars, Arrow.
+
+        Rows keep their order within a client. Columns of strings are mapped to dense ids, and the mapping
+        is kept in `vocabularies`.
+
+        Args:
+            frame: Anything that Arrow can read as a table.
+            client: The column that names the client.
+
+        Raises:
+            DataError: The column is missing, or a column lacks values or is neither numbers nor strings.
+        """
+        from fedrecon.data._arrow import from_rows
+
+        return Clients.from_columns(*from_rows(frame, client))
+
+    @staticmethod
+    def from_parquet(path: Any, client: str = "client") -> "Clients":
+        """From a Parquet file: one example per row, or one client per row with list columns.
+
+        Raises:
+            DataError: The file cannot be read, or as for `from_table`.
+        """
+        from fedrecon.data._arrow import from_parquet
+
+        return Clients.from_columns(*from_parquet(path, client))
+
+    @staticmethod
+    def open(path: Any) -> "Clients":
+        """Maps a file that `write` made; its examples stay on the disk until they are used.
+
+        Raises:
+            DataError: There is no such file, or it is cut short or of another kind.
+        """
+        from fedrecon.data._arrow import open_clients
+
+        return Clients(*open_clients(path))
+
+    def write(self, path: Any) -> None:
+        """Writes a client file (Arrow IPC, one row per client), whole or not at all."""
+        from fedrecon.data._arrow import write_clients
+
+        columns = {name: self.column(name) for name in self.fields}
+        facts = {name: self.facts(name) for name in self.fields}
+        write_clients(path, self.ids, self.keys, self.num_examples, columns, self.vocabularies, facts)
+
+    # ---- read ----------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.num_examples)
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.fields)
+        return f"Clients({len(self):,} clients, {int(self.num_examples.sum()):,} examples, fields {names})"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields."""
+        return tuple(self._columns)
+
+    def __getitem__(self, client: Any) -> dict[str, np.ndarray]:
+        """The examples of one client, by its id."""
+        if self._index is None:
+            self._index = {x: i for i, x in enumerate(self.ids.tolist())}
+        if client not in self._index:
+            raise KeyError(f"no client has the id {client!r}")
+        i = self._index[client]
+        start, stop = self._starts[i], self._starts[i] + self.num_examples[i]
+        return {name: column[start:stop] for name, column in self._columns.items()}
+
+    def column(self, field: str) -> np.ndarray:
+        """A field of all clients, one after the other: `[example, ...]`."""
+        self._check_field(field)
+        column = self._columns[field]
+        if self._contiguous():
+            start = int(self._starts[0]) if len(self) else 0
+            return column[start : start + int(self.num_examples.sum())]
+        return column[self._rows()]
+
+    def facts(self, field: str) -> Facts:
+        """The range of a field's numbers, and whether they repeat at a client; read where it is not known.
+
+        Of a part of other clients it may be their range.
+        """
+        if field not in self._facts:
+            found = NONE._replace(distinct=self.blank(field, 0).ndim == 1)
+            for piece in self.pieces():
+                owner = np.repeat(np.arange(len(piece)), piece.num_examples)
+                found = merged(found, measured(piece.column(field), owner))
+            self._facts[field] = found
+        return self._facts[field]
+
+    def distinct(self, field: str) -> bool:
+        """Whether a field holds one whole number per example, and no number twice at any client."""
+        return self.facts(field).distinct
+
+    def pieces(self, examples: int = _PIECE) -> Iterator["Clients"]:
+        """The clients in consecutive pieces of about so many examples, one client at least."""
+        ends = np.cumsum(self.num_examples)
+        start = 0
+        while start < len(self):
+            before = int(ends[start - 1]) if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, before + examples, side="right")))
+            yield self if stop - start == len(self) else self._at(slice(start, stop))
+            start = stop
+
+    def blank(self, field: str, *shape: int) -> np.ndarray:
+        """Zeros of a field's type, `[*shape, ...]`."""
+        column = self._columns[field]
+        return np.zeros((*shape, *column.shape[1:]), column.dtype)
+
+    def padded(self, field: str, clients: Int[np.ndarray, "row"], size: int) -> np.ndarray:
+        """A field of some clients, padded with zeros: `[row, size, ...]`.
+
+        Args:
+            field: Its name.
+            clients: Their positions; none may have more than `size` examples.
+            size: Examples per row.
+        """
+        return self.places(clients, size).field(field)
+
+    def places(self, clients: Int[np.ndarray, "row"], size: int) -> Places:
+        """Where the examples of some clients lie, to read several fields; arguments as of `padded`."""
+        return Places.of(self._columns, self._starts[clients], self.num_examples[clients], size)
+
+    # ---- other clients -------------------------------------------------------------------------------
+
+    def take(self, clients: Any) -> "Clients":
+        """Some of the clients, by position and in that order; the examples are shared, not copied."""
+        return self._at(np.asarray(clients, np.int64))
+
+    def _at(self, clients: Any) -> "Clients":
+        parts = self.ids[clients], self.keys[clients], self._starts[clients], self.num_examples[clients]
+        return Clients(*parts, self._columns, self.vocabularies, self._facts)
+
+    def select(self, *fields: str) -> "Clients":
+        """The same clients with these fields only."""
+        for field in fields:
+            self._check_field(field)
+        columns = {f: self._columns[f] for f in fields}
+        facts = {f: x for f, x in self._facts.items() if f in columns}
+        return self._with(columns=columns, facts=facts)
+
+    def shuffled(self, seed: int) -> "Clients":
+        """Every client's examples in a random order, fixed by the seed and the client's id alone."""
+
+        def order(piece: Clients) -> np.ndarray:
+            return shuffle(piece.keys, piece.num_examples, piece._position(), seed)
+
+        return self._reordered(order)
+
+    def sorted_by(self, field: str) -> "Clients":
+        """Every client's examples by a field, ascending; equal values keep their order."""
+        self._check_field(field)
+
+        def order(piece: Clients) -> np.ndarray:
+            owner = np.repeat(np.arange(len(piece)), piece.num_examples)
+            return np.lexsort((piece.column(field), owner))
+
+        return self._reordered(order)
+
+    def cap(self, most: int) -> "Clients":
+        """The first `most` examples of every client."""
+        if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 1:
+            raise DataError(f"a cap must be a whole number of at least 1 example per client, got {most!r}")
+        return self._with(num_examples=np.minimum(self.num_examples, most))
+
+    def split(self, fractions: Mapping[str, float | int], seed: int) -> dict[str, "Clients"]:
+        """Cuts the clients into disjoint sets, at random by the seed and the clients' ids.
+
+        Args:
+            fractions: Name of a set to its share of the clients, each in (0, 1], together at most 1.
+            seed: Another seed gives another cut; the order of the clients changes nothing.
+
+        Raises:
+            DataError: A share is out of its range, or they sum to more than 1.
+        """
+        return {name: self.take(positions) for name, positions in cut(self.keys, fractions, seed).items()}
+
+    def _with(self, **other: Any) -> "Clients":
+        same = ("ids", "keys", "num_examples", "vocabularies")
+        parts = {name: getattr(self, name) for name in same}
+        inner = {"starts": self._starts, "columns": self._columns, "facts": self._facts}
+        return Clients(**{**parts, **inner, **other})
+
+    def _check_field(self, field: str) -> None:
+        if field not in self._columns:
+            raise DataError(f"the clients have the fields {list(self.fields)}, not {field!r}")
+
+    def _contiguous(self) -> bool:
+        ends = self._starts + self.num_examples
+        return bool(np.array_equal(self._starts[1:], ends[:-1]))
+
+    def _position(self) -> np.ndarray:
+        """Each example's index within its client, `[example]`."""
+        firsts = np.cumsum(self.num_examples) - self.num_examples
+        return np.arange(int(self.num_examples.sum())) - np.repeat(firsts, self.num_examples)
+
+    def _rows(self) -> np.ndarray:
+        return np.repeat(self._starts, self.num_examples) + self._position()
+
+    def _reordered(self, order: Callable[["Clients"], np.ndarray]) -> "Clients":
+        """The examples, seen one client after the other, in an order for each piece; copies them."""
+        columns = {name: self.blank(name, int(self.num_examples.sum())) for name in self.fields}
+        at = 0
+        for piece in self.pieces():
+            rows = piece._rows()[order(piece)]
+            for name, column in columns.items():
+                column[at : at + len(rows)] = self._columns[name][rows]
+            at += len(rows)
+        starts = np.cumsum(self.num_examples) - self.num_examples
+        return self._with(starts=starts, columns=columns)

@@ -1,0 +1,53 @@
+"""All clients' examples as one data set, for the centralised peer."""
+
+import numpy as np
+
+from fedrecon.core._pooled_view import ROW
+from fedrecon.data._clients import Clients
+from fedrecon.errors import DataError
+
+
+def numbered(clients: Clients, seen: bool = True, field: str = ROW) -> Clients:
+    """The clients with a field that holds each one's position among them, or -1 if they are not `seen`.
+
+    Raises:
+        DataError: They have a field of that name.
+    """
+    if field in clients.fields:
+        raise DataError(f"the clients have a field {field!r} already")
+    numbers = np.arange(len(clients), dtype=np.int32) if seen else np.full(len(clients), -1, np.int32)
+    columns = {name: clients.column(name) for name in clients.fields}
+    columns[field] = np.repeat(numbers, clients.num_examples)
+    offsets = np.concatenate([[0], np.cumsum(clients.num_examples)])
+    return Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)
+
+
+def in_batches(clients: Clients, batch_size: int, seed: int) -> Clients:
+    """The examples of all clients, shuffled once, in mini-batches that take the clients' place.
+
+    Args:
+        clients: With the field that `numbered` adds, so that it stays known whose an example is.
+        batch_size: Examples in a batch; the last one may have fewer.
+        seed: Of the order.
+
+    Raises:
+        DataError: `batch_size` is not positive.
+    """
+    if batch_size < 1:
+        raise DataError(f"batch_size must be at least 1, got {batch_size}")
+    total = int(clients.num_examples.sum())
+    order = np.random.default_rng(seed).permutation(total)
+    columns = {name: clients.column(name)[order] for name in clients.fields}
+    offsets = np.append(np.arange(0, total, batch_size), total)
+    return Clients.from_columns(np.arange(len(offsets) - 1), offsets, columns, clients.vocabularies)
+
+
+def raw_bytes(clients: Clients, field: str = ROW) -> int:
+    """Bytes of all examples as they are held here: what clients give away where their data are pooled.
+
+    Args:
+        clients: Whose.
+        field: That `numbered` added, which is not counted.
+    """
+    total = int(clients.num_examples.sum())
+    return total * sum(clients.blank(name, 1).nbytes for name in clients.fields if name != field)

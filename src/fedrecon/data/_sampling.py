@@ -1,0 +1,211 @@
+"""Which clients a round asks: the cohort, as a pure function of round and seed."""
+
+import functools
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+from fedrecon.core._tags import tagged
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """Draws cohorts."""
+
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
+        """Positions of the clients of a round, none of them twice.
+
+        Args:
+            round: Rounds done before this one.
+            num_examples: Examples of every client.
+            seed: The experiment's.
+        """
+
+    def most(self, num_clients: int) -> int:
+        """How many clients a round will hardly ever exceed: what the blocks are laid out for."""
+
+    def check(self, num_clients: int) -> None:
+        """Raises ValueError where cohorts cannot be drawn from so many clients."""
+
+
+@tagged("sampling/uniform")
+@dataclass(frozen=True)
+class Uniform:
+    """A fixed number of clients, drawn without replacement.
+
+    Attributes:
+        clients_per_round: At least 1.
+    """
+
+    clients_per_round: int
+
+    def __post_init__(self) -> None:
+        _positive(self.clients_per_round)
+
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
+        return _generator(seed, round).choice(len(num_examples), self.clients_per_round, replace=False)
+
+    def most(self, num_clients: int) -> int:
+        return self.clients_per_round
+
+    def check(self, num_clients: int) -> None:
+        _enough(self.clients_per_round, num_clients)
+
+
+@tagged("sampling/poisson")
+@dataclass(frozen=True)
+class Poisson:
+    """Every client independently with the same probability, as accounting for privacy assumes.
+
+    Attributes:
+        clients_per_round: The expected number, at least 1.
+    """
+
+    clients_per_round: int
+
+    def __post_init__(self) -> None:
+        _positive(self.clients_per_round)
+
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
+        generator, n = _generator(seed, round), len(num_examples)
+        # The number first, then which: the same law, without a draw for each client of the population.
+        return generator.choice(n, generator.binomial(n, self.clients_per_round / n), replace=False)
+
+    def most(self, num_clients: int) -> int:
+        return min(num_clients, math.ceil(self.clients_per_round + 4 * math.sqrt(self.clients_per_round)))
+
+    def check(self, num_clients: int) -> None:
+        _enough(self.clients_per_round, num_clients)
+
+
+@tagged("sampling/weighted")
+@dataclass(frozen=True)
+class Weighted:
+    """A fixed number of clients, without replacement, each draw in proportion to a client's examples.
+
+    Clients without an example are never drawn. The running sum of the examples is kept between rounds, 8
+    bytes a client: a round takes no time for clients that it does not draw.
+
+    Attributes:
+        clients_per_round: At least 1.
+        even: Whether all clients are as likely to be drawn. As they are not, the blocks are planned for
+            cohorts that are drawn in this way.
+    """
+
+    clients_per_round: int
+    even: ClassVar[bool] = False
+    _known: "_Shares | None" = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _positive(self.clients_per_round)
+
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
+        known = self._known
+        if known is None or known.num_examples is not num_examples:
+            known = _Shares.of(num_examples)
+            object.__setattr__(self, "_known", known)  # a mere memory: a frozen instance stays what it says
+        most = min(self.clients_per_round, known.drawable)
+        return known.draw(_generator(seed, round), most)
+
+    def most(self, num_clients: int) -> int:
+        return self.clients_per_round
+
+    def check(self, num_clients: int) -> None:
+        _enough(self.clients_per_round, num_clients)
+
+
+class _Shares(NamedTuple):
+    """How likely clients are to be drawn.
+
+    Attributes:
+        num_examples: Of every client.
+        ends: Their running sum: the client of an example is the first whose end is above it.
+        drawable: Clients with an example.
+    """
+
+    num_examples: Int[np.ndarray, "client"]
+    ends: Int[np.ndarray, "client"]
+    drawable: int
+
+    @staticmethod
+    def of(num_examples: Int[np.ndarray, "client"]) -> "_Shares":
+        ends = np.cumsum(num_examples, dtype=np.int64)
+        return _Shares(num_examples, ends, int(np.count_nonzero(num_examples)))
+
+    def draw(self, generator: np.random.Generator, count: int) -> Int[np.ndarray, "row"]:
+        """Different clients, in the order in which they are drawn.
+
+        Who is drawn again is passed over, which leaves the others their proportions; only where that would be
+        most of the draws, those drawn before are taken out, in a pass over all clients.
+        """
+        found, ends = np.zeros(0, np.int64), self.ends
+        while len(found) < count:
+            if 2 * self.num_examples[found].sum() > ends[-1]:
+                left = self.num_examples.copy()
+                left[found] = 0
+                ends = np.cumsum(left, dtype=np.int64)
+            examples = generator.integers(ends[-1], size=count - len(found))
+            found = np.concatenate([found, np.searchsorted(ends, examples, side="right")])
+            found = found[np.sort(np.unique(found, return_index=True)[1])]
+        return found
+
+
+@tagged("sampling/passes")
+@dataclass(frozen=True)
+class Passes:
+    """Every client once per pass, in a new random order each time; a pass's last cohort may be smaller.
+
+    Attributes:
+        clients_per_round: At least 1.
+    """
+
+    clients_per_round: int
+
+    def __post_init__(self) -> None:
+        _positive(self.clients_per_round)
+
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
+        per_pass = -(-len(num_examples) // self.clients_per_round)
+        order = _permutation(seed, round // per_pass, len(num_examples))
+        start = round % per_pass * self.clients_per_round
+        return order[start : start + self.clients_per_round]
+
+    def most(self, num_clients: int) -> int:
+        return self.clients_per_round
+
+    def check(self, num_clients: int) -> None:
+        _enough(self.clients_per_round, num_clients)
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(seed: int, number: int, size: int) -> Int[np.ndarray, "client"]:
+    return _generator(seed, number).permutation(size)
+
+
+def _generator(seed: int, round: int) -> np.random.Generator:
+    return np.random.default_rng([seed % 2**63, round])
+
+
+def _positive(value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"clients_per_round must be a whole number of at least 1, got {value!r}")
+
+
+def _enough(asked: int, num_clients: int) -> None:
+    if asked > num_clients:
+        raise ValueError(
+            f"clients_per_round must be at most the {num_clients:,} training clients, got {asked:,}"
+        )

@@ -1,0 +1,135 @@
+"""Client files written piece by piece, for federations that do not fit in memory."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from fedrecon.data._arrow import write_within
+from fedrecon.data._clients import Clients
+from fedrecon.data._field_stats import Facts, merged
+from fedrecon.data._from_arrays import vocabulary
+from fedrecon.data._hashing import client_keys
+from fedrecon.data._scratch import scratch
+from fedrecon.errors import DataError
+
+
+class ClientWriter:
+    """Writes a client file from pieces, whole or not at all.
+
+    The columns grow side by side in files of their own, in a hidden folder beside the client file, and are
+    joined at the end: on the way the disk holds them twice, and the memory a piece. What a kill leaves
+    there is removed when the same host writes the same file next (not on Windows).
+
+    Args:
+        path: Of the client file.
+        vocabularies: For fields that hold dense ids, the original id of each.
+
+    Example:
+        >>> import tempfile
+        >>> from fedrecon import Clients
+        >>> path = tempfile.mkdtemp() + "/clients.arrow"
+        >>> with ClientWriter(path) as writer:
+        ...     for i in range(3):
+        ...         writer.add(Clients.from_arrays({i: {"rating": [4.0, 5.0]}}))
+        >>> Clients.open(path)
+        Clients(3 clients, 6 examples, fields rating)
+    """
+
+    def __init__(self, path: Any, vocabularies: Mapping[str, Any] | None = None):
+        self._path = Path(path)
+        self._vocabularies = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
+        self._ids: list[np.ndarray] = []
+        self._counts: list[np.ndarray] = []
+        self._files: dict[str, IO] = {}
+        self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        self._facts: dict[str, Facts] = {}
+        self._folder: Path | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> "ClientWriter":
+        self._folder = self._open.enter_context(scratch(self._path))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._open:
+            for file in self._files.values():
+                file.close()
+            if kind is None:
+                self._join()
+
+    def add(self, clients: Clients) -> None:
+        """Adds clients after those before.
+
+        Raises:
+            DataError: Their fields are others than those of the first piece, or numbered otherwise than by
+                the vocabularies of this writer.
+        """
+        self._check_numbering(clients)
+        kinds = {f: (x.dtype, x.shape[1:]) for f in clients.fields for x in [clients.blank(f, 0)]}
+        if not self._kinds:
+            self._kinds = kinds
+            self._files = {f: open(self._column(i), "wb") for i, f in enumerate(kinds)}  # noqa: SIM115
+        if kinds.keys() != self._kinds.keys():
+            raise DataError(f"all pieces must have the fields {list(self._kinds)}, got {list(kinds)}")
+        for f, kind in kinds.items():
+            if kind != self._kinds[f]:
+                before, now = _show(*self._kinds[f]), _show(*kind)
+                raise DataError(
+                    f"field {f!r} must be of one type and shape in all pieces, it was {before} and is {now}; "
+                    "give it as arrays of one type of 32 bits"
+                )
+        for piece in clients.pieces():
+            for name, file in self._files.items():
+                file.write(np.ascontiguousarray(piece.column(name)).data)
+        for name in kinds:
+            facts = clients.facts(name)
+            self._facts[name] = merged(self._facts[name], facts) if name in self._facts else facts
+        self._ids.append(clients.ids)
+        self._counts.append(clients.num_examples)
+
+    def _check_numbering(self, clients: Clients) -> None:
+        """Raises a DataError where a piece's ids stand for others than in the file."""
+        for name, ids in clients.vocabularies.items():
+            if name not in clients.fields:
+                continue
+            if name not in self._vocabularies:
+                raise DataError(
+                    f"field {name!r} of a piece has original ids: give `ClientWriter` the vocabulary of all "
+                    "pieces, else the ids would be lost"
+                )
+            if not np.array_equal(ids, self._vocabularies[name]):
+                raise DataError(
+                    f"field {name!r} of a piece must be numbered by the writer's vocabulary of "
+                    f"{len(self._vocabularies[name]):,} ids, it has another of {len(ids):,}"
+                )
+
+    def _column(self, number: int) -> Path:
+        assert self._folder is not None
+        return self._folder / str(number)
+
+    def _join(self) -> None:
+        if not self._kinds:
+            raise DataError(f"{self._path}: a client file must have at least one piece, got none")
+        ids, counts = np.concatenate(self._ids), np.concatenate(self._counts)
+        if len(np.unique(ids)) < len(ids):
+            raise DataError("client ids must be unique over all pieces")
+        columns = {}
+        for number, (name, (dtype, shape)) in enumerate(self._kinds.items()):
+            path = self._column(number)
+            full = (int(counts.sum()), *shape)
+            columns[name] = (
+                np.memmap(path, dtype, "r", shape=full) if 0 not in full else np.zeros(full, dtype)
+            )
+        keys = client_keys(ids)
+        assert self._folder is not None
+        write_within(self._folder, self._path, ids, keys, counts, columns, self._vocabularies, self._facts)
+
+
+def _show(dtype: np.dtype, shape: tuple[int, ...]) -> str:
+    return f"{dtype}{list(shape) if shape else ''}"

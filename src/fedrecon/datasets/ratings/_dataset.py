@@ -1,0 +1,88 @@
+"""The MovieLens task's data: users, each with their ratings in a fixed order, in disjoint sets."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from fedrecon.data._arrow import is_client_file
+from fedrecon.data._clients import Clients
+from fedrecon.datasets.ratings._movielens import MOVIELENS_1M, download
+from fedrecon.datasets.ratings._prepare import prepare
+from fedrecon.errors import DataError
+
+ORDERS = ("shuffled", "time", "file")
+FRACTIONS: Mapping[str, float | int] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    seed: int,
+    cap: int | None = 300,
+    order: str = "shuffled",
+    fractions: Mapping[str, float | int] = FRACTIONS,
+    columns: Mapping[str, str] | None = None,
+    scale: Sequence[float | int] | None = None,
+    duplicates: str = "error",
+    cache: str | os.PathLike[str] | None = None,
+) -> dict[str, Clients]:
+    """The clients of each set, split by user.
+
+    Args:
+        path: As for `read_ratings`, like `columns`, `scale` and `duplicates`, which a client file with the
+            fields of `prepare` does without; by default MovieLens 1M, which is downloaded once.
+        seed: Decides the order of a user's ratings, and which users are in which set, both by the users' ids
+            alone.
+        cap: Ratings of a user that are kept: the first in their order. 300 is the paper's; None keeps all.
+        order: A user's ratings are "shuffled" once, as in the paper; sorted by "time", the order of the file
+            deciding between equal times; or in the order of the "file". They keep this order in every round.
+        fractions: The name of each set and its share of the users, in (0, 1], together at most 1.
+        columns: See `path`.
+        scale: See `path`.
+        duplicates: See `path`.
+        cache: The folder of the client files and downloads; by default `cache_folder()`.
+
+    Returns:
+        For each set its clients, with the fields of `prepare`. Dense item ids are those of the whole file.
+
+    Raises:
+        DataError: As `read_ratings` and `download`; the order is by time and the file has none; a
+            fraction out of its range; a cap below 1.
+        ValueError: `order`, or as `read_ratings`.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    if path is None:
+        path = download(MOVIELENS_1M, cache)
+        scale = (1, 5) if scale is None else scale
+    if is_client_file(path):
+        clients = Clients.open(path)
+        for field in ("item", "rating"):
+            if field not in clients.fields:
+                raise DataError(f"{path}: a client file of ratings must have the field {field!r}")
+        return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
+    clients = prepare(path, columns=columns, scale=scale, duplicates=duplicates, cache=cache)
+    return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
+
+
+def arrange(
+    clients: Clients,
+    *,
+    seed: int,
+    cap: int | None = 300,
+    order: str = "shuffled",
+    fractions: Mapping[str, float | int] = FRACTIONS,
+) -> dict[str, Clients]:
+    """Orders, caps and splits clients; see `load`."""
+    if order == "shuffled":
+        clients = clients.shuffled(seed)
+    elif order == "time":
+        if "time" not in clients.fields:
+            fields = ", ".join(clients.fields)
+            raise DataError(
+                f"order 'time' must have a field time to sort by, the ratings have {fields}; a column of "
+                f"your own is named by columns, the setting data.columns.time"
+            )
+        clients = clients.sorted_by("time")
+    if cap is not None:
+        clients = clients.cap(cap)
+    return clients.split(fractions, seed)

@@ -1,0 +1,189 @@
+"""Ratings as interactions: which items a user has, in the order of time, and what is held out of them."""
+
+import numpy as np
+
+from fedrecon.data._clients import Clients
+from fedrecon.data._hashing import keyed
+from fedrecon.data._holdout import HELD_OUT
+from fedrecon.datasets.ratings._validation import quoted
+from fedrecon.errors import DataError
+
+_NEGATIVES = 21  # purpose of draws
+
+
+def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: int = 1) -> Clients:
+    """Clients with the field `item` alone: what they rated, by time.
+
+    Args:
+        ratings: As `prepare` returns them. Of equal times the order of the source decides, and where it has
+            no times that alone. Where there are items without ratings, all are interactions.
+        least_rating: Ratings below it are no interactions.
+        least_items: Clients with fewer interactions are left out; 0 leaves out nobody.
+
+    Raises:
+        DataError: There are no items, or nobody is left.
+    """
+    if "item" not in ratings.fields:
+        raise DataError(f"interactions must have the field 'item', the clients have {list(ratings.fields)}")
+    if "time" in ratings.fields:
+        ratings = ratings.sorted_by("time")
+    keep = np.ones(int(ratings.num_examples.sum()), bool)
+    if "rating" in ratings.fields:
+        keep = ratings.column("rating") >= least_rating
+    found = _where(ratings.select("item"), keep)
+    kept = np.flatnonzero(found.num_examples >= least_items)
+    if least_items and not kept.size:
+        raise DataError(
+            f"users must have at least {least_items} ratings of at least {least_rating:g}, none has"
+        )
+    return found.take(kept)
+
+
+def each_once(ratings: Clients, duplicates: str, where: str) -> Clients:
+    """Clients that have no item twice: one that is held out of them is then in no other place.
+
+    Args:
+        ratings: With the field `item` and its vocabulary.
+        duplicates: "error" refuses clients that have an item twice; "last" keeps what comes last of it in
+            the order of the source, as in rating files.
+        where: What the source is, for messages.
+
+    Raises:
+        DataError: There are no items, they are no numbers, or a client has one twice and must not.
+    """
+    if "item" not in ratings.fields or "item" not in ratings.vocabularies:
+        raise DataError(
+            f"{where}: the clients must name the original ids of the field 'item', they have the fields "
+            f"{list(ratings.fields)} and the ids of {sorted(ratings.vocabularies)}"
+        )
+    like = ratings.blank("item", 0)
+    if like.ndim != 1 or like.dtype.kind not in "iu":
+        raise DataError(
+            f"{where}: the field 'item' must hold one whole number per example, got {like.dtype} of shape "
+            f"{like.shape[1:]}"
+        )
+    if ratings.distinct("item"):
+        return ratings
+    kept = []
+    for piece in ratings.pieces():
+        _, owner = _places(piece)
+        item = piece.column("item")
+        order = np.lexsort((item, owner))  # stable
+        before, after = order[:-1], order[1:]
+        again = (owner[before] == owner[after]) & (item[before] == item[after])
+        if duplicates == "error" and again.any():
+            first = int(before[again].min())
+            raise DataError(
+                f"{where}: client {quoted(piece.ids[[owner[first]]].tolist()[0])} must rate item "
+                f"{quoted(ratings.vocabularies['item'][[item[first]]].tolist()[0])} once, but did more often "
+                '(duplicates="last", the setting data.duplicates, keeps the last rating)'
+            )
+        keep = np.ones(len(item), bool)
+        keep[before[again]] = False
+        kept.append(keep)
+    return _where(ratings, np.concatenate(kept))
+
+
+def leave_one_out(clients: Clients, back: int = 1) -> dict[str, Clients]:
+    """Holds one interaction of every client out.
+
+    Args:
+        clients: Each one's interactions by time, no item twice.
+        back: Which: 1 for the latest, 2 for the one before it, to tune on; the latest is then not used.
+
+    Returns:
+        `"train"`: the interactions before the held-out one. `"held_out"`: the same clients with these and
+        that one, which a field `held_out` marks. A client with nothing to train on is in neither.
+
+    Raises:
+        DataError: Nobody is left.
+    """
+    if back < 1:
+        raise DataError(f"back must be at least 1, the latest interaction, got {back}")
+    clients = clients.take(np.flatnonzero(clients.num_examples > back))
+    if not len(clients):
+        raise DataError(f"clients must have more than {back} interactions to hold one out, none has")
+    left = clients.num_examples - back
+    position, owner = _places(clients)
+    sets = {}
+    for name, most in (("train", left), ("held_out", left + 1)):
+        within = position < most[owner]
+        columns = {field: clients.column(field)[within] for field in clients.fields}
+        if name == HELD_OUT:
+            columns[HELD_OUT] = (position == left[owner])[within].astype(np.int8)
+        offsets = np.concatenate([[0], np.cumsum(most)])
+        sets[name] = Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)
+    return sets
+
+
+def with_recency(clients: Clients, extra: float, items: float) -> Clients:
+    """Clients with a field `weight`: how much an interaction counts, the more the later it was.
+
+    The latest counts 1 + extra, one that is followed by n others 1 + extra exp(-n / items). A held-out
+    interaction is not counted among these, and weighs 1. Of examples that a split holds out only later
+    nothing is known here: they would be counted.
+
+    Args:
+        clients: Each one's interactions by time.
+        extra: Not negative.
+        items: How fast it is forgotten, in interactions; positive.
+
+    Raises:
+        DataError: A number is out of its range.
+    """
+    if not (0 <= extra < np.inf and 0 < items < np.inf):
+        raise DataError(f"extra must not be negative and items be positive, got {extra} and {items}")
+    position, owner = _places(clients)
+    counts = clients.num_examples.copy()
+    trained = np.ones(len(owner), bool)
+    if HELD_OUT in clients.fields:
+        trained = clients.column(HELD_OUT) == 0
+        counts = np.bincount(owner[trained], minlength=len(clients))
+    later = np.maximum(counts[owner] - 1 - position, 0)
+    weight = np.where(trained, 1 + extra * np.exp(-later / items), 1)
+    return _with(clients, {"weight": weight.astype(np.float32)})
+
+
+def with_negatives(clients: Clients, count: int, num_items: int, seed: int) -> Clients:
+    """Clients with a field `negatives`, `[example, negative]`: items drawn for the losses that compare.
+
+    Uniform over the whole catalogue, the client's own items not left out: what is drawn says nothing about
+    what a client has, held-out items included. They stay the same in all rounds.
+
+    Args:
+        clients: Any.
+        count: How many for each example, at least 1.
+        num_items: In the catalogue.
+        seed: Decides, with the client's name and the example's place, what is drawn.
+
+    Raises:
+        DataError: A number is out of its range.
+    """
+    if count < 1 or num_items < 1:
+        raise DataError(f"count and num_items must be at least 1, got {count} and {num_items}")
+    position, owner = _places(clients)
+    with np.errstate(over="ignore"):
+        places = (position.astype(np.uint64) * np.uint64(count))[:, None] + np.arange(count, dtype=np.uint64)
+        own = keyed(seed, _NEGATIVES, clients.keys)[owner][:, None] + places
+    return _with(clients, {"negatives": (keyed(seed, _NEGATIVES, own) % num_items).astype(np.int32)})
+
+
+def _places(clients: Clients) -> tuple[np.ndarray, np.ndarray]:
+    """Each example's position within its client, and its client's among the clients."""
+    counts = clients.num_examples
+    owner = np.repeat(np.arange(len(clients)), counts)
+    return np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts), owner
+
+
+def _where(clients: Clients, keep: np.ndarray) -> Clients:
+    """The clients with some of their examples."""
+    _, owner = _places(clients)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner[keep], minlength=len(clients)))])
+    columns = {field: clients.column(field)[keep] for field in clients.fields}
+    return Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)
+
+
+def _with(clients: Clients, more: dict[str, np.ndarray]) -> Clients:
+    offsets = np.concatenate([[0], np.cumsum(clients.num_examples)])
+    columns = {field: clients.column(field) for field in clients.fields} | more
+    return Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)

@@ -1,0 +1,75 @@
+"""Rating files as a federation: converted once into a client file, which serves until the source changes."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedrecon.data._cache import converted
+from fedrecon.data._clients import Clients
+from fedrecon.datasets.ratings._archive import find
+from fedrecon.datasets.ratings._columns import Ratings
+from fedrecon.datasets.ratings._reader_options import Reading
+
+_VERSION = 1  # of what is made from a source and its settings
+
+
+def prepare(
+    path: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    scale: Sequence[float | int] | None = None,
+    duplicates: str = "error",
+    cache: str | os.PathLike[str] | None = None,
+) -> Clients:
+    """The clients of a rating file, mapped from a client file that is made when it is needed.
+
+    The client file is made whole or not at all, and anew when the source, a parameter or the version of the
+    conversion changes; the one made from the former source is then removed.
+
+    Args:
+        path: As for `read_ratings`, like `columns`, `scale` and `duplicates`.
+        columns: See there.
+        scale: See there.
+        duplicates: See there.
+        cache: The folder of the client files; by default `cache_folder()`.
+
+    Returns:
+        Clients in the order of their ids, with the fields `item` (dense ids, int32; their original ids are
+        `vocabularies["item"]`), `rating` (float32) and, where the source has it, `time` (whole numbers). A
+        client's ratings are in the order of the source.
+
+    Raises:
+        DataError: As `read_ratings`; or the source changed while it was read, or the folder cannot be
+            written.
+        ValueError: As `read_ratings`.
+    """
+    reading = Reading.of(columns, scale, duplicates)
+    source = find(path, any_table=columns is not None)
+
+    def convert() -> Clients:
+        from fedrecon.datasets.ratings._load import read  # what reads text takes long to import
+
+        return group(read(source, reading))
+
+    return converted(
+        convert,
+        kind="ratings",
+        facts=(_VERSION, str(source.path.resolve()), source.member, tuple(reading)),
+        fingerprint=source.fingerprint,
+        where=source.where,
+        folder=cache,
+    )
+
+
+def group(ratings: Ratings) -> Clients:
+    """The ratings by client, each client's in the order given."""
+    columns = {"item": ratings.item, "rating": ratings.rating}
+    if ratings.time is not None:
+        columns["time"] = ratings.time
+    if np.any(ratings.client[1:] < ratings.client[:-1]):
+        order = np.argsort(ratings.client, kind="stable")
+        columns = {name: column[order] for name, column in columns.items()}
+    counts = np.bincount(ratings.client, minlength=len(ratings.client_ids))
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return Clients.from_columns(ratings.client_ids, offsets, columns, {"item": ratings.item_ids})

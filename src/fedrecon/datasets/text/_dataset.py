@@ -1,0 +1,66 @@
+"""The next-word task's data: writers, each with their sentences in order of time, in disjoint sets."""
+
+import os
+from collections.abc import Mapping
+
+from fedrecon.data._clients import Clients
+from fedrecon.data._holdout import hold_out
+from fedrecon.datasets.text._vocabulary import Vocabulary
+from fedrecon.errors import DataError
+
+FRACTIONS: Mapping[str, float | int] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+
+
+def arrange(
+    texts: Clients,
+    *,
+    seed: int,
+    words: int,
+    buckets: int,
+    output_buckets: int | None = None,
+    fractions: Mapping[str, float | int] = FRACTIONS,
+    vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
+    held_out: Mapping[str, float] | None = None,
+) -> tuple[dict[str, Clients], Vocabulary]:
+    """Splits clients, counts the words of those in the set `"train"`, and numbers all texts by them.
+
+    Args:
+        texts: As `prepare` makes them.
+        seed: Decides which client is in which set, by the clients' names alone.
+        words: Shared words at most: the most frequent of the training clients'.
+        buckets: For all other words.
+        output_buckets: Likewise, see `Vocabulary`.
+        fractions: The name of each set and its share of the clients, in (0, 1], together at most 1.
+        vocabulary: One that is used instead, or a run folder with one; it must have `words` words or fewer,
+            and as many buckets.
+        held_out: Shares of each training client's sentences that `hold_out` will keep from training: their
+            words are not counted.
+
+    Returns:
+        For each set its clients, with the fields of `Vocabulary.encode`; and the vocabulary.
+
+    Raises:
+        DataError: A fraction or share is out of its range, or the vocabulary cannot be read or has more words
+            or another number of buckets.
+    """
+    sets = texts.split(fractions, seed)
+    if vocabulary is None:
+        counted = hold_out(sets["train"], held_out or {})["train"]
+        shared = Vocabulary.most_frequent(counted, words, buckets, output_buckets)
+    else:
+        shared = (
+            vocabulary
+            if isinstance(vocabulary, Vocabulary)
+            else Vocabulary.read(vocabulary, buckets, output_buckets)
+        )
+        if len(shared.words) > words:
+            raise DataError(
+                f"{vocabulary}: the vocabulary must have at most data.words = {words:,} words, it has "
+                f"{len(shared.words):,}"
+            )
+        given = {"buckets": (buckets, shared.buckets)}
+        given["output_buckets"] = buckets if output_buckets is None else output_buckets, shared.output_buckets
+        for name, (wanted, has) in given.items():
+            if has != wanted:
+                raise DataError(f"the vocabulary must have {name} = {wanted:,}, it has {has:,}")
+    return {name: shared.encode(clients) for name, clients in sets.items()}, shared

@@ -1,0 +1,99 @@
+"""Texts by client as numbers: sentences of at most so many words."""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from fedrecon.data._cache import room
+from fedrecon.data._clients import Clients
+from fedrecon.datasets.text._tokenizers import Tokenizer
+from fedrecon.errors import DataError
+
+_PIECE = 4_000_000  # sentences that are gathered before they may leave the memory
+
+
+class Writer(NamedTuple):
+    """A client and what it wrote.
+
+    Attributes:
+        client: Its name.
+        sentences: In order of time.
+        where: What messages call the place it comes from.
+    """
+
+    client: str
+    sentences: Iterable[str]
+    where: str
+
+
+def to_clients(
+    writers: Iterable[Writer], tokenize: Tokenizer, most_sentences: int | None, length: int, source: str
+) -> Clients:
+    """The first words of every client's first sentences, numbered.
+
+    Sentences without a word are left out before they are counted.
+
+    Args:
+        writers: Each client once.
+        tokenize: Parts a sentence into words.
+        most_sentences: Of a client, the first ones; None for all.
+        length: Words of a sentence, the first ones.
+        source: What messages call all of it.
+
+    Returns:
+        Clients in the order given with one field, `token`, int32 `[sentence, position]`: 0 after the
+        sentence's end, and else a place in `vocabularies["token"]`, whose entry 0 is no word.
+
+    Raises:
+        DataError: A client comes twice, or nobody wrote a word.
+    """
+    numbers: dict[str, int] = {}
+    flat, lengths = array("i"), array("i")
+    ids, counts = [], []
+    pieces: list[np.ndarray] = []
+    seen: dict[str, str] = {}
+
+    def cut() -> None:
+        """Puts what was read into a piece of its own, which may lie on the disk."""
+        piece = room((len(lengths), length), np.int32)
+        piece[:] = 0
+        piece[np.arange(length) < np.asarray(lengths)[:, None]] = np.asarray(flat)
+        pieces.append(piece)
+        del flat[:], lengths[:]
+
+    for writer in writers:
+        if writer.client in seen:
+            raise DataError(
+                f"{writer.where}: client {writer.client!r} must come once, it is also at "
+                f"{seen[writer.client]}"
+            )
+        seen[writer.client] = writer.where
+        count = 0
+        for words in _tokenized(writer, tokenize):
+            if count == most_sentences:
+                break
+            kept = words[:length]
+            flat.extend([numbers.setdefault(word, len(numbers) + 1) for word in kept])
+            lengths.append(len(kept))
+            count += 1
+            if len(lengths) == _PIECE:
+                cut()
+        ids.append(writer.client)
+        counts.append(count)
+    if not sum(counts):
+        raise DataError(f"{source}: must hold text, none of its {len(ids):,} clients has a word")
+    cut()
+    tokens = room((sum(counts), length), np.int32)
+    np.concatenate(pieces, out=tokens)
+    lexicon = np.asarray(["", *numbers], object)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    return Clients.from_columns(np.asarray(ids, object), offsets, {"token": tokens}, {"token": lexicon})
+
+
+def _tokenized(writer: Writer, tokenize: Tokenizer) -> Iterator[list[str]]:
+    for sentence in writer.sentences:
+        words = tokenize(sentence)
+        if words:
+            yield words

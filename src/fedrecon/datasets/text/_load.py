@@ -1,0 +1,115 @@
+"""Where texts by client come from: files of several forms, or a package."""
+
+import codecs
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedrecon.datasets.text._encode import Writer
+from fedrecon.datasets.text._jsonl import decoded, is_unicode, read_lines
+from fedrecon.errors import DataError
+
+LINES, PARQUET, SQLITE = (
+    (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
+    (".parquet",),
+    (".sqlite", ".sqlite3", ".db"),
+)
+FORMS = "JSON Lines (.jsonl, .jsonl.gz), Parquet, SQLite, or a folder with a text file (.txt) for each client"
+
+
+def find(path: str | os.PathLike[str]) -> Path:
+    """The file at `path`, or the one file in that folder; the folder itself if it has a text file per client.
+
+    Raises:
+        DataError: There is none, or more than one.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder")
+    if not path.is_dir():
+        if not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
+            packed = path.suffix.lower() in (".lzma", ".xz", ".bz2", ".zip", ".zst")
+            raise DataError(f"{path}: must be {FORMS}{'; unpack it first' if packed else ''}")
+        return path
+    files = sorted(p for p in path.iterdir() if p.name.lower().endswith((*LINES, *PARQUET, *SQLITE)))
+    texts = _texts(path)
+    if len(files) + bool(texts) != 1:
+        names = [p.name for p in (*files, *texts[:1])]
+        raise DataError(f"{path}: must hold one source, {FORMS}; it holds {names or 'none'}")
+    return files[0] if files else path
+
+
+def fingerprint(path: Path) -> str:
+    """A digest that changes whenever the files do: of their names, sizes, and times of change."""
+    facts = []
+    for file in _texts(path) if path.is_dir() else [path]:
+        status = file.stat()
+        facts.append(
+            (str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        )
+    return hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()[:32]
+
+
+def writers(path: Path, part: str | None) -> Iterator[Writer]:
+    """The clients of what `find` found.
+
+    Args:
+        path: A file or a folder.
+        part: Of an SQLite file; None for all of them.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    name = path.name.lower()
+    if path.is_dir():
+        return _folder(path)
+    if name.endswith(LINES):
+        return read_lines(path)
+    if name.endswith(PARQUET):
+        from fedrecon.datasets.text._parquet import read_parquet
+
+        return read_parquet(path)
+    from fedrecon.datasets.text._sqlite import read_sqlite
+
+    return read_sqlite(path, part)
+
+
+def read_text(path: Path) -> list[str]:
+    """The lines of a text file: a sentence each.
+
+    Raises:
+        DataError: It cannot be read, or a line is not UTF-8.
+    """
+    try:
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    return [decoded(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+
+
+def read_user(path: Path) -> list[str]:
+    """The sentences of one user: the lines of a text file, or the only client of another form, whatever part
+    of an SQLite file it is in.
+
+    Raises:
+        DataError: It cannot be read, or holds several clients.
+    """
+    if path.is_file() and not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
+        return read_text(path)
+    found = [(writer.client, list(writer.sentences)) for writer in writers(find(path), None)]
+    if len(found) != 1:
+        names = ", ".join(repr(client) for client, _ in found[:4])
+        raise DataError(f"{path}: must hold one client, it holds {len(found):,}: {names}")
+    return found[0][1]
+
+
+def _texts(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".txt" and p.is_file())
+
+
+def _folder(folder: Path) -> Iterator[Writer]:
+    for path in _texts(folder):
+        if not is_unicode(path.stem):
+            raise DataError(f"{str(path)!r}: the name of a client's file must be UTF-8 text")
+        yield Writer(path.stem, read_text(path), str(path))

@@ -1,0 +1,82 @@
+"""Parquet with the columns `client` and `text`: a list of sentences per row, or one sentence per row."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedrecon.datasets.text._encode import Writer
+from fedrecon.errors import DataError
+
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
+
+
+def read_parquet(path: Path) -> Iterator[Writer]:
+    """The clients of a file; where a row is a sentence, a client's rows may lie apart.
+
+    Raises:
+        DataError: A column is missing, of another type or lacks values; or the file cannot be read.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        with file:
+            lists = _check(file.schema_arrow, path)
+            yield from _clients(file, path) if lists else _grouped(file, path)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def _check(schema: Any, path: Path) -> bool:
+    for name in ("client", "text"):
+        if name not in schema.names:
+            raise DataError(f"{path}: must have the columns 'client' and 'text', it has {schema.names}")
+    client, text = (_plain(schema.field(name).type) for name in ("client", "text"))
+    if not (_is_text(client) or pa.types.is_integer(client)):
+        raise DataError(f"{path}: column 'client' must hold strings or whole numbers, got {client}")
+    lists = any(is_list(text) for is_list in _LISTS)
+    if not _is_text(_plain(text.value_type) if lists else text):
+        raise DataError(f"{path}: column 'text' must hold strings or lists of strings, got {text}")
+    return lists
+
+
+def _plain(kind: Any) -> Any:
+    """The type of the values: a dictionary of them, as of pandas' categories, reads like themselves."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: Any) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _rows(file: Any, path: Path) -> Iterator[tuple[int, str, Any]]:
+    row = 0
+    for batch in file.iter_batches(batch_size=1024, columns=["client", "text"]):
+        for client, text in zip(*(batch.column(i).to_pylist() for i in (0, 1)), strict=True):
+            row += 1
+            for name, value in (("client", client), ("text", text)):
+                if value is None or (isinstance(value, list) and None in value):
+                    raise DataError(f"{path}, row {row}: column {name!r} must have a value, it is missing")
+            yield row, str(client), text
+
+
+def _clients(file: Any, path: Path) -> Iterator[Writer]:
+    for row, client, text in _rows(file, path):
+        yield Writer(client, text, f"{path}, row {row}")
+
+
+def _grouped(file: Any, path: Path) -> Iterator[Writer]:
+    first: dict[str, int] = {}
+    sentences: dict[str, list[str]] = {}
+    for row, client, text in _rows(file, path):
+        first.setdefault(client, row)
+        sentences.setdefault(client, []).append(text)
+    for client, text in sentences.items():
+        yield Writer(client, text, f"{path}, row {first[client]}")

@@ -1,0 +1,62 @@
+"""Texts as a federation: converted once into a client file, which serves until the source changes."""
+
+import os
+from pathlib import Path
+
+from fedrecon.data._cache import converted
+from fedrecon.data._clients import Clients
+from fedrecon.datasets.text import _chitchat as chitchat
+from fedrecon.datasets.text._encode import to_clients
+from fedrecon.datasets.text._load import find, fingerprint, writers
+from fedrecon.datasets.text._tokenizers import TOKENIZERS, tokenizer_of
+
+_VERSION = 2  # of what is made from a source and its settings
+
+
+def prepare(
+    path: str | os.PathLike[str],
+    *,
+    tokenizer: str = "whitespace",
+    sentences: int | None = 1024,
+    length: int = 20,
+    part: str = "train",
+    cache: str | os.PathLike[str] | None = None,
+) -> Clients:
+    """The clients of a text source, mapped from a client file that is made when it is needed.
+
+    The client file is made whole or not at all, and anew when the source or a parameter changes. With a
+    tokenizer of one's own, whose changes cannot be seen from here, nothing is kept.
+
+    Args:
+        path: A file or folder as `sources.find` takes it, or `"chitchat"` for the data set of that package.
+        tokenizer: A name in `tokens.TOKENIZERS`, or `"package.module:function"`.
+        sentences: Of a client, the first ones in order of time; None for all. 1,024 is the paper's.
+        length: Words of a sentence, the first ones. 20 is the paper's.
+        part: Of an SQLite file, which of its parts.
+        cache: The folder of the client files; by default the platform's own for fedrecon.
+
+    Returns:
+        Clients with the field `token`, see `text.to_clients`.
+
+    Raises:
+        DataError: The source cannot be read or holds no text; or the folder cannot be written.
+        ValueError: There is no such tokenizer.
+    """
+    tokenize = tokenizer_of(tokenizer)
+    packaged = os.fspath(path) == chitchat.NAME and not Path(path).exists()
+    source = chitchat.find_chitchat() if packaged else find(path)
+
+    def convert() -> Clients:
+        found = chitchat.read_chitchat(source) if packaged else writers(source, part)
+        return to_clients(found, tokenize, sentences, length, str(source))
+
+    if tokenizer not in TOKENIZERS:
+        return convert()
+    return converted(
+        convert,
+        kind="texts",
+        facts=(_VERSION, str(source.resolve()), tokenizer, sentences, length, part),
+        fingerprint=lambda: fingerprint(source),
+        where=str(source),
+        folder=cache,
+    )

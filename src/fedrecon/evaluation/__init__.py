@@ -1,0 +1,1 @@
+"""Evaluation of clients, ranking metrics, and the names of metrics."""

@@ -1,0 +1,244 @@
+"""Personalise, then test: how well an algorithm serves clients, each on examples held back from it."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, subkeys
+from fedrecon.core._examples import AlternateBatches, Examples, Split
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, Params
+from fedrecon.core._tags import tagged
+from fedrecon.data._clients import Clients
+from fedrecon.data._hashing import round_keys
+from fedrecon.errors import of_kind
+from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
+from fedrecon.simulation._block_plan import Plan, plan_evaluation
+from fedrecon.simulation._client_state_store import Kept, held
+from fedrecon.simulation._compilation import engine_options, heavy
+from fedrecon.simulation._devices import Devices
+
+# Reported beside the mean that it comes from: a function of one client's mean or of the pooled one.
+DERIVED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "rmse": ("mse", np.sqrt),
+    "perplexity": ("cross_entropy", np.exp),
+    "perplexity_restricted": ("cross_entropy_restricted", np.exp),
+    "perplexity_restricted_after_oov": ("cross_entropy_restricted_after_oov", np.exp),
+}
+
+_EVALUATION = 4  # purpose of draws
+
+
+@runtime_checkable
+class Scoring(Protocol):
+    """What is measured of a personalised client; hashable, so that it can be compiled in."""
+
+    def __call__(
+        self,
+        model: Model,
+        global_params: Params,
+        local_params: Params,
+        support: Examples,
+        query: Examples,
+        key: Any,
+    ) -> dict[str, Mean]:
+        """The client's metrics, scalars; of weight 0 where it has nothing to be scored on."""
+
+
+@tagged("scoring/model_metrics")
+def model_metrics(
+    model: Model, global_params: Params, local_params: Params, support: Examples, query: Examples, key: Any
+) -> dict[str, Mean]:
+    """The model's own metrics over the query set."""
+    metrics = model.metrics(global_params, local_params, query.data)
+    return {name: mean.where(query.mask).sum() for name, mean in metrics.items()}
+
+
+def evaluation_keys(seed: int, clients: Clients) -> np.ndarray:
+    """Data of the keys that clients draw with while they are evaluated, `[client, 2]`."""
+    return np.asarray(round_keys(seed, _EVALUATION, 0, clients.keys))
+
+
+class Evaluation:
+    """Per-client means of every metric, and what follows from them.
+
+    Attributes:
+        ids: The clients' names, `[client]`.
+        per_client: Metric to its sums `(total, weight)`, each `[client]`, in double precision. A client
+            without a test example has weight 0.
+    """
+
+    def __init__(self, ids: np.ndarray, per_client: Mapping[str, Mean]):
+        self.ids, self.per_client = ids, dict(per_client)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in self.over_examples().items())
+        return f"Evaluation({len(self.ids):,} clients, {shown})"
+
+    def over_examples(self) -> dict[str, float]:
+        """Metrics pooled over all test examples: a client counts by how many it has."""
+        pooled = {}
+        for name, (total, weight) in self.per_client.items():
+            pooled[name] = float(np.sum(total) / np.sum(weight)) if np.sum(weight) else float("nan")
+        return _with_derived(pooled)
+
+    def over_clients(self) -> dict[str, float]:
+        """Metrics of each client, averaged over the clients that have a test example."""
+        return {n: float(np.mean(v)) if v.size else float("nan") for n, v in self._tested().items()}
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Each client's own metrics, `[client]`; NaN where it has no test example, or is no number."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = {
+                name: np.asarray(total) / np.asarray(weight)
+                for name, (total, weight) in self.per_client.items()
+            }
+            return _with_derived(means)
+
+    def distribution(self) -> dict[str, dict[str, float]]:
+        """Deciles over the clients that have a test example, `"p0"` to `"p100"`.
+
+        All of a metric are NaN if it is no number at one of these clients.
+        """
+        deciles = range(0, 101, 10)
+        found = {}
+        for name, known in self._tested().items():
+            with np.errstate(invalid="ignore"):  # between infinities
+                quantiles = np.quantile(known, [d / 100 for d in deciles]) if known.size else [math.nan] * 11
+            found[name] = {f"p{d}": float(q) for d, q in zip(deciles, quantiles, strict=True)}
+        return found
+
+    def _tested(self) -> dict[str, np.ndarray]:
+        """The metrics of the clients that have a test example for them: one that diverged is among them."""
+        weights = {name: np.asarray(weight) for name, (_, weight) in self.per_client.items()}
+        weights |= {name: weights[source] for name, (source, _) in DERIVED.items() if source in weights}
+        return {name: values[weights[name] > 0] for name, values in self.values().items()}
+
+    def summary(self) -> dict[str, Any]:
+        """All of it in plain numbers: `"examples"`, `"clients"` and `"distribution"`."""
+        return {
+            "examples": self.over_examples(),
+            "clients": self.over_clients(),
+            "distribution": self.distribution(),
+        }
+
+    def table(self) -> dict[str, np.ndarray]:
+        """A column for the client, its number of test examples, and each metric."""
+        weights = [weight for _, weight in self.per_client.values()]
+        counts = weights[0] if weights else np.zeros(len(self.ids))
+        return {"client": self.ids, "weight": np.asarray(counts), **self.values()}
+
+
+def evaluate(
+    algorithm: Algorithm,
+    state: ServerState,
+    clients: Clients,
+    *,
+    split: Split = AlternateBatches(5),
+    seed: int = 0,
+    plan: Plan | None = None,
+    kept: Kept | None = None,
+    scoring: Scoring = model_metrics,
+    devices: int | None = None,
+) -> Evaluation:
+    """ReconEval: every client personalises on its support set and is scored on all of its query set.
+
+    Step limits and epochs of a stage hold for the reconstruction, nothing limits the query set.
+
+    Args:
+        algorithm: Whose `personalize` and `personal_model` are used.
+        state: The server's; its round drives schedules and adaptive epochs.
+        clients: All of them are evaluated. They may be seen or unseen ones.
+        split: Support and query set, a setting apart from the training's.
+        seed: Of what clients draw.
+        plan: How they are cut into blocks; on several devices each takes as many clients as a block has.
+        kept: What seen clients keep, as `Simulation.kept`; a client without an entry, as every unseen one,
+            starts as in its first round. None for all to start so.
+        scoring: What is measured, by default the metrics of `personal_model`.
+        devices: How many of each process's devices share the clients; None for all. Under JAX's distributed
+            runtime every process calls this, and has all metrics.
+
+    Returns:
+        The metrics per client.
+
+    Raises:
+        TypeError: An argument is of another kind: global parameters are no state, say.
+    """
+    of_kind(Algorithm, algorithm=algorithm)
+    of_kind(ServerState, state=state)
+    of_kind(Clients, clients=clients)
+    layout = Layout(algorithm.personal_model, clients, state.global_params)
+    large = heavy(state.global_params, algorithm.model.tables)
+    plan = plan or plan_evaluation(clients.num_examples, large)
+    keys = evaluation_keys(seed, clients)
+    known = kept if kept is not None and kept.knows(clients.keys) else None
+    spread = Devices.first(devices)
+    now = spread.everywhere((state.global_params, state.round))
+    positions, found = [], []
+    for slot, chosen in plan.fitting(clients.num_examples):
+        wide = slot._replace(blocks=1, clients=slot.clients * len(spread))
+        for start in range(0, len(chosen), wide.clients):
+            block = chosen[start : start + wide.clients]
+            own, mine = wide.part(block, *spread.part)
+            batch = layout.batch(own, mine, keys[mine], by_rows=False)
+            if known is not None:
+                stored = known.get(clients.keys[mine], own.clients)
+                batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
+            batch = spread.cut(batch)
+            program = _program(large)
+            sums = spread.settled(program(algorithm, split, scoring, *now, batch, slot.length, spread))
+            positions.append(block)
+            found.append((len(block), sums))
+    return Evaluation(clients.ids, _joined(positions, found, len(clients)))
+
+
+@functools.cache
+def _program(heavy: bool) -> Any:
+    """`_evaluate_block`, compiled; not before it is used, since that is when the devices are looked for."""
+    return jax.jit(_evaluate_block, static_argnums=(0, 1, 2, 6, 7), compiler_options=engine_options(heavy))
+
+
+def _evaluate_block(
+    algorithm: Algorithm,
+    split: Split,
+    scoring: Scoring,
+    global_params: Any,
+    round: Any,
+    block: Batch,
+    length: int,
+    devices: Devices,
+) -> dict[str, Mean]:
+    def client(global_params: Any, round: Any, batch: Batch) -> dict[str, Mean]:
+        key = key_of(batch.key)
+        support, query = split(examples_of(batch.data, batch.count, length), *subkeys(key, 1))
+        kept = held(algorithm, global_params, batch.kept, key)
+        local = algorithm.personalize(Broadcast(global_params, round), kept, support, key)
+        return scoring(algorithm.personal_model, global_params, local, support, query, key)
+
+    def clients(global_params: Any, round: Any, block: Batch) -> dict[str, Mean]:
+        one = functools.partial(client, global_params, round)
+        return jax.vmap(one)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
+
+    return devices.each(clients)(global_params, round, block)
+
+
+def _joined(positions: list[Any], found: list[Any], num_clients: int) -> dict[str, Mean]:
+    fetched = jax.device_get([sums for _, sums in found])
+    joined: dict[str, Mean] = {}
+    for name in fetched[0] if fetched else ():
+        total: Any = np.zeros(num_clients)
+        weight: Any = np.zeros(num_clients)
+        for where, (size, _), sums in zip(positions, found, fetched, strict=True):
+            total[where], weight[where] = sums[name].total[:size], sums[name].weight[:size]
+        joined[name] = Mean(total, weight)
+    return joined
+
+
+def _with_derived(metrics: dict[str, Any]) -> dict[str, Any]:
+    derived = {name: f(metrics[source]) for name, (source, f) in DERIVED.items() if source in metrics}
+    return {**metrics, **{k: v if isinstance(v, np.ndarray) else float(v) for k, v in derived.items()}}

@@ -1,0 +1,149 @@
+"""Ranking: where held-out items come among all that a client has not seen, and the metrics of that."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from fedrecon.core._examples import Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, Params
+from fedrecon.core._random import fold_in, uniform
+from fedrecon.core._tags import tagged
+
+KINDS = ("hr", "ndcg", "recall")
+_NEGATIVES = 11  # number of the subkey
+
+
+@tagged("scoring/ranking")
+@dataclass(frozen=True)
+class Ranking:
+    """Scores all items for a client and looks for those of its query set: a scoring of `evaluate`.
+
+    The candidates are all items but those of the support set (an item of both counts as held out). A
+    held-out item's rank r, from 0, is the number of candidates with a higher score. With H the held-out
+    items and D(r) = 1 / log2(r + 2):
+
+    - `hr@K`: the share of H with r < K;
+    - `recall@K`: the number of H with r < K, divided by min(K, |H|) (Liang et al., 2018);
+    - `ndcg@K`: the sum of D(r) over H with r < K, divided by the sum of D over the ranks 0 … min(K, |H|) - 1.
+
+    Where candidates have the same score, a metric is its expectation over their random order: a constant
+    score earns what chance earns. A score that is not a number comes last.
+
+    With `negatives`, the metrics `sampled_…` are those of lists of their own, each of one held-out item and
+    so many candidates that the client has neither in its support nor in its query set, drawn uniformly
+    without replacement from the evaluation's seed and the client's name: every algorithm meets the same. A
+    client counts once in all means.
+
+    Attributes:
+        num_items: Items in the catalogue.
+        metrics: Kind, one of `"hr"`, `"ndcg"` and `"recall"`, and K.
+        negatives: How many are drawn; 0 for none.
+        item: The field of the examples that holds the item.
+
+    Raises:
+        ValueError: A kind is unknown, or a number out of its range.
+
+    References:
+        He et al., Neural Collaborative Filtering, WWW 2017 (one held-out item, 99 drawn ones). Krichene and
+        Rendle, On Sampled Metrics for Item Recommendation, KDD 2020, on why to look at the others as well.
+        Liang et al., Variational Autoencoders for Collaborative Filtering, WWW 2018.
+    """
+
+    num_items: int
+    metrics: tuple[tuple[str, int], ...] = (("hr", 10), ("ndcg", 10))
+    negatives: int = 0
+    item: str = "item"
+
+    def __post_init__(self) -> None:
+        for kind, k in self.metrics:
+            if kind not in KINDS:
+                raise ValueError(f"metrics must be of the kinds {', '.join(KINDS)}, got {kind!r}")
+            if k < 1:
+                raise ValueError(f"the K of {kind}@K must be at least 1, got {k}")
+        if not 0 <= self.negatives < self.num_items:
+            raise ValueError(
+                f"negatives must be from 0 to {self.num_items - 1}, all items but one, got {self.negatives}"
+            )
+
+    def __call__(
+        self,
+        model: Model,
+        global_params: Params,
+        local_params: Params,
+        support: Examples,
+        query: Examples,
+        key: Any,
+    ) -> dict[str, Mean]:
+        """One client's metrics, of weight 1; of weight 0 where its query set is empty."""
+        if model.predict is None:
+            raise ValueError("a model that is asked to rank must have predict, this has none")
+        everything = {self.item: jnp.arange(self.num_items)}
+        return self.of_scores(model.predict(global_params, local_params, everything), support, query, key)
+
+    def of_scores(
+        self, scores: Float[Any, "item"], support: Examples, query: Examples, key: Any
+    ) -> dict[str, Mean]:
+        """The metrics of any scores of all items; see the call."""
+        held = query.data[self.item]
+        place = jnp.arange(held.size)
+        first = jnp.full(self.num_items, held.size).at[held].min(jnp.where(query.mask, place, held.size))
+        valid = query.mask & (first[held] == place)  # an item that is held out twice is one item
+        seen, wanted = self._marked(support), self._marked(query)
+        # Finite, so that what is left out, at minus infinity, ties with no candidate.
+        low = jnp.finfo(scores.dtype).min
+        scores = jnp.nan_to_num(scores, nan=low, posinf=-low, neginf=low)
+        ranked = jnp.sort(jnp.where(seen & ~wanted, -jnp.inf, scores))
+        own = scores[held]
+        not_above = jnp.searchsorted(ranked, own, side="right")
+        whole = _Places(self.num_items - not_above, not_above - jnp.searchsorted(ranked, own), valid)
+        found = {f"{kind}@{k}": self._mean(whole, kind, k, together=True) for kind, k in self.metrics}
+        if self.negatives:
+            drawn, usable = self.drawn(seen | wanted, key)
+            others = jnp.where(usable, scores[drawn], -jnp.inf)
+            above = jnp.sum(others > own[:, None], 1)
+            sampled = _Places(above, 1 + jnp.sum(others == own[:, None], 1), valid)
+            for kind, k in self.metrics:
+                found[f"sampled_{kind}@{k}"] = self._mean(sampled, kind, k, together=False)
+        return found
+
+    def drawn(
+        self, known: Bool[Any, "item"], key: Any
+    ) -> tuple[Int[Array, "negative"], Bool[Array, "negative"]]:
+        """Items that are not `known`, and which of them are: false where there are not so many."""
+        draws = uniform(fold_in(key, _NEGATIVES), known.shape)
+        best, items = jax.lax.top_k(jnp.where(known, -1.0, draws), self.negatives)
+        return items, best >= 0
+
+    def _marked(self, examples: Examples) -> Bool[Array, "item"]:
+        none = jnp.zeros(self.num_items, bool)
+        return none.at[examples.data[self.item]].max(examples.mask)
+
+    def _mean(self, places: "_Places", kind: str, k: int, together: bool) -> Mean:
+        gains = 1 / np.log2(np.arange(k) + 2) if kind == "ndcg" else np.ones(k)
+        sums = jnp.asarray(np.concatenate([[0], np.cumsum(gains)]), jnp.float32)
+        found = jnp.sum(jnp.where(places.valid, places.expected(sums), 0))
+        count = jnp.sum(places.valid)
+        best: Any = jnp.maximum(count, 1)
+        if together and kind != "hr":  # else every held-out item is at best the first of its own list
+            best = sums[jnp.minimum(best, k)]
+        return Mean.of(found / best, (count > 0).astype(jnp.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """Of held-out items how many candidates come before, how many tie (itself counted), which are valid."""
+
+    above: Int[Any, "held_out"]
+    tied: Int[Any, "held_out"]
+    valid: Bool[Any, "held_out"]
+
+    def expected(self, sums: Float[Array, "rank"]) -> Float[Array, "held_out"]:
+        """The expected gain, given the sums of the gains of the first 0, 1, 2, … ranks."""
+        most = sums.size - 1
+        first, end = jnp.minimum(self.above, most), jnp.minimum(self.above + self.tied, most)
+        return (sums[end] - sums[first]) / jnp.maximum(self.tied, 1)

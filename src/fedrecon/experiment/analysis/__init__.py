@@ -1,0 +1,1 @@
+"""Comparison of finished runs: significance tests, learning curves, and the report page."""

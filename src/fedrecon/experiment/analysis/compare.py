@@ -1,0 +1,133 @@
+"""Several runs side by side, from what their folders hold: figures, and tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedrecon.experiment.analysis.comparability import comparable, warnings
+from fedrecon.experiment.analysis.comparison import Target, cost, differences, quality
+from fedrecon.experiment.analysis.runs import Method, Run, columns, labels, methods, seed_folders
+from fedrecon.experiment.analysis.webpage import page
+from fedrecon.experiment.reporting import summary as report
+from fedrecon.experiment.reporting import tables
+from fedrecon.experiment.storage.files import RunError, write_atomically
+from fedrecon.experiment.storage.metrics_log import TRAINING
+from fedrecon.experiment.storage.run_folder import PLOTS
+from fedrecon.experiment.training.run_experiment import rich_table
+
+PAGE = "comparison.md"
+
+
+def compare_runs(
+    runs: Sequence[Path], out: Path, screen: Console, targets: Sequence[Target] = ()
+) -> list[tables.Table]:
+    """Compares runs: prints tables, and writes them with the figures.
+
+    Args:
+        runs: Their folders, finished; one of several seeds is one method. The first is what others are
+            compared with.
+        out: Gets `comparison.md`, each table as CSV and LaTeX, and `plots`.
+        screen: Where the tables are shown.
+        targets: Qualities to count rounds and clients to.
+
+    Returns:
+        The tables.
+
+    Raises:
+        RunError: A folder holds no run, or one that has no result yet.
+        SettingError: A target's metric was not recorded.
+    """
+    compared = methods(runs)
+    made, said = comparison(compared, targets)
+    figures = plot_runs(runs, out / PLOTS)
+    for text in said:
+        screen.print(f"Note: {text}", markup=False)
+    for table in made:
+        screen.print(f"\n{table.title}", style="bold")
+        screen.print(rich_table(table.text(), sum(column.shown is None for column in table.columns[:5])))
+    tables.write(out, made)
+    lines = [f"# {', '.join(method.label for method in compared)}", "", *(f"- {text}" for text in said)]
+    lines += ["", *map(tables.section, made)]
+    lines += [f"![{p.stem}]({PLOTS}/{p.name})" for p in figures if p.suffix == ".png"]
+    write_atomically(out / PAGE, "\n".join(lines) + "\n")
+    screen.print(f"\nPage:    {out / PAGE}")
+    screen.print(f"Tables:  {', '.join(f'{table.name}.csv, {table.name}.tex' for table in made)}")
+    return made
+
+
+def report_runs(runs: Sequence[Path], out: Path, targets: Sequence[Target] = ()) -> Path:
+    """Writes a page of HTML of runs.
+
+    Args:
+        runs: Their folders, finished, as for `compare_runs`.
+        out: The file.
+        targets: Qualities to count rounds and clients to.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: A folder holds no run, or one that has no result yet.
+        SettingError: A target's metric was not recorded.
+    """
+    compared = methods(runs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page(compared, *comparison(compared, targets)))
+    return out
+
+
+def comparison(
+    compared: Sequence[Method], targets: Sequence[Target] = ()
+) -> tuple[list[tables.Table], list[str]]:
+    """The tables of methods, and what their reader must be told first."""
+    made = [quality(compared), cost(compared, targets)]
+    paired = differences(compared, comparable)
+    return [*made, paired] if paired.rows else made, warnings(compared)
+
+
+def plot_runs(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
+    """Draws runs, finished or not; those of several seeds in one colour.
+
+    Args:
+        runs: Their folders.
+        out: Where to; by default `plots` in the folder of a single run, or here for several.
+
+    Returns:
+        The files.
+
+    Raises:
+        RunError: A folder holds no run, or one without an evaluation.
+    """
+    from fedrecon.experiment.reporting import plots  # takes a second
+
+    names = labels([(_name(run), run) for run in runs])
+    curves = [
+        _curves(x, name) for run, name in zip(runs, names, strict=True) for x in seed_folders(run) or [run]
+    ]
+    target = out or (runs[0] / PLOTS if len(runs) == 1 else Path(PLOTS))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return [target / path.name for path in plots.write(target, curves)]
+
+
+def _curves(path: Path, label: str) -> Any:
+    from fedrecon.experiment.reporting.plots import Curves
+
+    records = Run(path).records
+    if not any(row.protocol != TRAINING for row in records):
+        raise RunError(f"{path}: a run must have reached an evaluation to be drawn, this one has not")
+    files = sorted(path.glob("clients-*.parquet"))
+    return Curves(label, records, {report.clients_of(p): _metrics(p) for p in files})
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    return {name: values for name, values in columns(path).items() if name not in ("client", "weight")}
+
+
+def _name(path: Path) -> str:
+    """The name of a run, or of the first of its seeds; a folder's own where its settings give none."""
+    try:
+        return str(Run((seed_folders(path) or [path])[0]).config.get("name", path.name))
+    except RunError:
+        return path.name

@@ -1,0 +1,98 @@
+"""What is in a data file, for a person: clients, examples, histograms."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrecon.errors import DataError
+
+WIDTH = 40
+
+
+def describe_data(path: str, columns: Mapping[str, str] | None = None) -> str:
+    """A page about the clients in a file.
+
+    Args:
+        path: A rating file, or the folder or archive it is in; texts by client, as the task next_word reads
+            them; a client file (`.arrow`); with `columns`, a table.
+        columns: `"client"` alone, the column of a Parquet file that names the client; or those of a table of
+            ratings, `"client"`, `"item"`, `"rating"` and maybe `"time"`.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    from fedrecon.data._clients import Clients
+
+    if columns is not None and set(columns) == {"client"}:
+        if Path(path).suffix.lower() in (".csv", ".tsv", ".dat", ".data"):
+            raise DataError(f"{path}: ratings with columns of your own need --item and --rating, too")
+        clients = Clients.from_parquet(path, columns["client"])
+    elif Path(path).suffix == ".arrow":
+        clients = Clients.open(path)
+    elif not columns and _is_text(Path(path)):
+        from fedrecon.datasets.text._prepare import prepare as prepare_texts
+
+        clients = prepare_texts(path, sentences=None)
+    else:
+        from fedrecon.datasets.ratings._prepare import prepare
+
+        # A look at a file, not a use of it: that a user rated an item twice shows in the counts.
+        clients = prepare(path, columns=columns or None, duplicates="all")
+    return page(path, clients)
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a file or folder holds texts by client rather than ratings."""
+    from fedrecon.datasets.text._load import LINES, SQLITE
+
+    if not path.is_dir():
+        return path.name.lower().endswith((*LINES, *SQLITE))
+    suffixes = {file.suffix.lower() for file in path.iterdir()}
+    return ".txt" in suffixes and suffixes.isdisjoint({".csv", ".tsv", ".dat", ".data", ".parquet"})
+
+
+def page(title: str, clients: Any) -> str:
+    """Counts, the histogram of examples per client, and one of each field with few values."""
+    import numpy as np
+
+    counts = np.asarray(clients.num_examples)
+    lines = [title, "", f"clients    {len(clients):>12,}", f"examples   {int(counts.sum()):>12,}"]
+    for name, ids in clients.vocabularies.items():
+        lines.append(f"{name:<10} {len(ids):>12,} known, {len(np.unique(clients.column(name))):,} used")
+    if len(counts):
+        names = {"least": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "most": 1.0}
+        shown = "  ".join(f"{name} {round(np.quantile(counts, q)):,}" for name, q in names.items())
+        lines += ["", f"Examples per client: {shown}", *_lengths(counts)]
+    for name in clients.fields:
+        column = clients.column(name)
+        if not column.size or column.ndim > 1:
+            lines += ["", f"{name}: {column.dtype}, of shape {column.shape}"]
+            continue
+        values, found = np.unique(column, return_counts=True)
+        if len(values) <= 20:
+            bars = _bars([f"{v:g}" for v in values.tolist()], found.tolist())
+            lines += ["", f"{name}: {column.dtype}", *bars]
+        else:
+            lines += ["", f"{name}: {column.dtype}, {values[0]:,} to {values[-1]:,}, {len(values):,} values"]
+    return "\n".join(lines)
+
+
+def _lengths(counts: Any) -> list[str]:
+    """Clients by examples, in bins that double."""
+    import numpy as np
+
+    bins = np.where(counts > 0, np.floor(np.log2(np.maximum(counts, 1))).astype(int) + 1, 0)
+    labels, found = [], []
+    for b in range(int(bins.min()), int(bins.max()) + 1):
+        low, high = (0, 0) if b == 0 else (2 ** (b - 1), 2**b - 1)
+        labels.append(f"{low:,}" if low == high else f"{low:,} to {high:,}")
+        found.append(int((bins == b).sum()))
+    return _bars(labels, found)
+
+
+def _bars(labels: list[str], counts: list[int]) -> list[str]:
+    left, right, most = max(map(len, labels)), max(len(f"{c:,}") for c in counts), max(counts)
+    return [
+        f"  {label:>{left}}  {count:>{right},}  {'█' * round(WIDTH * count / most)}".rstrip()
+        for label, count in zip(labels, counts, strict=True)
+    ]

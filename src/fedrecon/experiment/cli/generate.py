@@ -1,0 +1,56 @@
+"""A large generated federation, written as a client file."""
+
+import itertools
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from fedrecon.data._writer import ClientWriter
+from fedrecon.datasets.ratings._population import population
+from fedrecon.experiment.console.progress_bar import counted
+from fedrecon.experiment.reporting.summary import size
+from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.files import RunError
+from fedrecon.experiment.storage.resource_usage import peak_memory
+
+
+def generate(out: Path, screen: Console, clients: int, items: int, ratings: float, seed: int) -> None:
+    """Writes generated ratings; memory does not grow with them.
+
+    Args:
+        out: The client file.
+        screen: Where progress is shown.
+        clients: How many.
+        items: How many.
+        ratings: Of a client on average.
+        seed: Decides everything.
+
+    Raises:
+        ValueError: A number is out of its range, or the file cannot be written.
+    """
+    begun, written = time.monotonic(), 0
+    if out.exists():
+        raise SettingError(f"--out: {out} is there already; remove it, or name a new file")
+    try:
+        pieces = population(clients, items, mean_ratings=ratings, seed=seed)
+        first = next(pieces)
+    except ValueError as error:
+        raise SettingError(f"--{error}") from None
+    try:
+        with (
+            ClientWriter(out, first.vocabularies) as writer,
+            counted(screen, "clients", clients) as shown,
+        ):
+            for piece in itertools.chain([first], pieces):
+                writer.add(piece)
+                written += int(piece.num_examples.sum())
+                shown(len(piece))
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error.strerror}") from None
+    seconds = time.monotonic() - begun
+    screen.print(
+        f"{clients:,} clients, {written:,} ratings of {items:,} items in {seconds:.1f} s; "
+        f"{size(out.stat().st_size)}; peak memory {size(peak_memory() or 0)}"
+    )
+    screen.print(f"Clients: {out}")

@@ -1,0 +1,71 @@
+"""All settings as a commented experiment file."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from fedrecon.experiment.config import Config, task_names
+from fedrecon.experiment.settings.sections import Known, flat, known
+
+WIDTH = 110
+
+
+def listing(config: Config) -> str:
+    """TOML of a configuration: what each setting means, its value, and its default where that differs.
+
+    Settings of variants that are not chosen follow as comments.
+    """
+    import tomli_w
+
+    values = flat(config.model_dump())
+    schema = type(config)
+    lines, table = [f"# Tasks: {', '.join(task_names())}"], ""
+    described: dict[str, Known] = {}
+    others: list[Known] = []
+    for item in known(schema):
+        described.setdefault(item.path, item)
+        if item.path not in values:
+            others.append(item)
+    # In TOML a table's own values come before the tables in it.
+    for path in sorted(values, key=lambda p: _order(p, values)):
+        parent, _, name = path.rpartition(".")
+        if parent != table:
+            table = parent
+            lines += ["", f"[{table}]"]
+        if path in described:
+            lines += _comment(described[path], values[path])
+        lines.append(tomli_w.dumps({name: values[path]}).strip())
+    if others:
+        lines += ["", "# Settings of what is not chosen above:"]
+        for item in others:
+            only = f" ({item.only})" if item.only else ""
+            lines += _wrapped(f"{item.path}{only}: {item.description}; default {_shown(item.default)}")
+    return "\n".join(lines) + "\n"
+
+
+def _order(path: str, values: Mapping[str, Any]) -> tuple[int, ...]:
+    """Keeps the order of the settings, but puts what is directly in a table before its subtables."""
+    names = list(values)
+    parent = path.rpartition(".")[0]
+    first = next(i for i, name in enumerate(names) if name.rpartition(".")[0] == parent)
+    return (0 if not parent else 1, _depth_first(parent, names), first, names.index(path))
+
+
+def _depth_first(parent: str, names: list[str]) -> int:
+    """Where the first setting in or below a table is."""
+    return next((i for i, name in enumerate(names) if name.startswith(f"{parent}.")), 0)
+
+
+def _comment(item: Known, value: Any) -> list[str]:
+    default = "" if value == item.default else f"; default {_shown(item.default)}"
+    return _wrapped(item.description + default)
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="#   ")
+
+
+def _shown(value: Any) -> str:
+    import tomli_w
+
+    return "none" if value is None else tomli_w.dumps({"x": value}).strip().removeprefix("x = ")

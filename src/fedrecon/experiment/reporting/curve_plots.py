@@ -1,0 +1,52 @@
+"""The figure of a run's curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
+from fedrecon.experiment.reporting.curve_points import Point
+from fedrecon.experiment.reporting.plots import COLORS, NAMES, STYLE, rendered, shown_metrics
+from fedrecon.experiment.storage.files import write_atomically
+from fedrecon.experiment.storage.run_folder import PLOTS
+
+_LABELS = {
+    "steps": "reconstruction steps",
+    "support": "share of the other examples that is support",
+    "examples": "examples of a client (mean of its group)",
+}
+
+
+def write(run: Path, title: str, points: Sequence[Point]) -> list[Path]:
+    """Draws the curves, a column for each, and writes them as PNG and SVG into the run's plots."""
+    curves = [name for name in _LABELS if any(point.curve == name for point in points)]
+    metrics = shown_metrics(set().union(*(point.metrics for point in points)))
+    written = []
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.5 * len(curves), 2.9 * len(metrics) + 0.7), layout="constrained")
+        axes = figure.subplots(len(metrics), len(curves), sharex="col", squeeze=False)
+        for row, metric in zip(axes, metrics, strict=True):
+            for axis, curve in zip(row, curves, strict=True):
+                own = [point for point in points if point.curve == curve]
+                values = [point.metrics[metric] for point in own]
+                axis.plot([point.x for point in own], values, color=COLORS[0], marker="o", markersize=3.2)
+                if curve != "support":
+                    axis.set_xscale("log")
+                    axis.xaxis.set_major_formatter(ScalarFormatter())
+                    xs = [point.x for point in own]
+                    # Within a decade or two the powers of ten alone would leave the axis without numbers.
+                    close = max(xs) < 100 * min(xs)
+                    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if close else (1,)))
+                    axis.xaxis.set_minor_formatter(NullFormatter())
+            row[0].set_ylabel(NAMES.get(metric, metric))
+        for axis, curve in zip(axes[-1], curves, strict=True):
+            axis.set_xlabel(_LABELS[curve])
+        figure.suptitle(title, fontsize=11, color="#333333")
+        (run / PLOTS).mkdir(exist_ok=True)
+        for suffix in ("png", "svg"):
+            path = run / PLOTS / f"curves.{suffix}"
+            write_atomically(path, rendered(figure, suffix))
+            written.append(path)
+    return written

@@ -1,0 +1,238 @@
+"""Figures of runs: how they got better, and how the clients fare."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fedrecon.experiment.storage.files import write_atomically
+from fedrecon.experiment.storage.metrics_log import PROTOCOLS, Records, name_of, place
+
+PROGRESS, CLIENTS = "progress", "clients"
+
+NAMES = {"rmse": "RMSE", "accuracy": "accuracy", "perplexity": "perplexity", "loss": "loss"}
+COLORS = ("#1f5a92", "#c8702a", "#3c8a5b", "#8a4f9e", "#a83c46", "#5d6b74", "#b29a24", "#2b8c9c")
+STYLE: Any = {
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a8a8a",
+    "axes.labelcolor": "#333333",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fedrecon",
+}
+
+
+class Curves(NamedTuple):
+    """A run to draw.
+
+    Attributes:
+        label: Its name; runs of one name, such as several seeds, share a colour.
+        records: Its numbers by round.
+        clients: Metric values per client, by split.
+    """
+
+    label: str
+    records: Records
+    clients: Mapping[str, Mapping[str, Any]]
+
+
+def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
+    """Draws runs, and writes each figure as PNG and SVG.
+
+    Args:
+        folder: Made where it does not exist.
+        runs: One, or several to compare.
+
+    Returns:
+        The files, relative to the folder that `folder` is in.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    with mpl.rc_context(STYLE):
+        for name, figure in ((PROGRESS, progress(runs)), (CLIENTS, clients(runs))):
+            if figure is None:
+                continue
+            figure.draw_without_rendering()  # lays it out, which need not be done again for each format
+            figure.set_layout_engine("none")
+            for suffix in ("png", "svg"):
+                path = folder / f"{name}.{suffix}"
+                write_atomically(path, rendered(figure, suffix))
+                written.append(Path(folder.name) / path.name)
+    return written
+
+
+def progress(runs: Sequence[Curves]) -> Figure | None:
+    """The evaluated metrics by round, by bytes sent and by wall time; None before the first evaluation."""
+    split = _split(runs)
+    metrics = shown_metrics(
+        {
+            r.metric
+            for run in runs
+            for r in run.records
+            if (r.split, r.protocol) == place(split) and r.weighting == "examples"
+        }
+    )
+    if not metrics:
+        return None
+    figure = Figure(figsize=(10.5, 2.9 * len(metrics) + 0.7), layout="constrained")
+    axes = figure.subplots(len(metrics), 3, sharex="col", sharey="row", squeeze=False)
+    scale, unit = _bytes_unit(max((_last(_sent(run.records)) for run in runs), default=0.0))
+    colors = _colors(runs)
+    alone = len(colors) == len(runs)
+    for run in runs:
+        sent = _sent(run.records)
+        seconds = run.records.series("train", "seconds", "total")
+        for row, metric in zip(axes, metrics, strict=True):
+            points = run.records.series(split, metric)
+            rounds = [r for r in points if r in sent and r in seconds]
+            values = [points[r] for r in rounds]
+            marker = {"marker": "o", "markersize": 3.2} if len(rounds) <= 30 else {}
+            for axis, x in zip(
+                row, (rounds, [sent[r] / scale for r in rounds], [seconds[r] for r in rounds]), strict=True
+            ):
+                axis.plot(
+                    x,
+                    values,
+                    color=colors[run.label],
+                    linewidth=1.6 if alone else 1.1,
+                    label=run.label,
+                    **marker,
+                )
+    for row, metric in zip(axes, metrics, strict=True):
+        row[0].set_ylabel(f"{NAMES.get(metric, metric)}, {split} clients")
+    for axis, label in zip(axes[-1], ("rounds", f"{unit} sent by and to clients", "seconds"), strict=True):
+        axis.set_xlabel(label)
+        axis.set_xlim(left=0)
+    _head(figure, axes[0][0], runs)
+    return figure
+
+
+def clients(runs: Sequence[Curves]) -> Figure | None:
+    """How the metrics are distributed over the clients; None if no client was evaluated."""
+    tested = (name for name in ("test", "seen test") if any(name in run.clients for run in runs))
+    name = next(tested, None) or _split(runs)
+    runs = [run for run in runs if name in run.clients]
+    metrics = shown_metrics({m for run in runs for m in run.clients[name]})
+    if not metrics:
+        return None
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    colors = _colors(runs)
+    for axis, metric in zip(axes, metrics, strict=True):
+        values = {label: _values(runs, label, name, metric) for label in colors}
+        everything = np.concatenate(list(values.values()))
+        if not everything.size:
+            continue
+        edges = _edges(everything, max(len(v) for v in values.values()))
+        for label, v in values.items():
+            color, filled = colors[label], len(colors) == 1
+            axis.hist(
+                np.clip(v, edges[0], edges[-1]),
+                edges,
+                histtype="stepfilled" if filled else "step",
+                color=color,
+                alpha=0.55 if filled else 1.0,
+                linewidth=1.4,
+                label=label,
+            )
+            if v.size:
+                axis.axvline(float(np.median(v)), color=color, linewidth=1.4, linestyle=(0, (4, 2)))
+        axis.set_xlabel(f"{NAMES.get(metric, metric)} of a client (dashed: median)")
+        axis.set_ylabel(f"{name} clients")
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _head(figure, axes[0], runs)
+    return figure
+
+
+def _edges(values: Any, clients: int) -> Any:
+    """Bins of a histogram: more for more clients; a few far clients share the last one."""
+    low, high = float(values.min()), float(np.quantile(values, 0.995))
+    if high <= low:
+        low, high = low - 0.5, low + 0.5
+    return np.linspace(low, high, round(np.clip(1.6 * np.sqrt(clients), 6, 40)) + 1)
+
+
+def _head(figure: Figure, axis: Any, runs: Sequence[Curves]) -> None:
+    names = _colors(runs)
+    if len(names) == 1:
+        figure.suptitle(runs[0].label, fontsize=11, color="#333333")
+    else:
+        handles, labels = axis.get_legend_handles_labels()
+        drawn = dict(zip(labels, handles, strict=True))
+        figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", ncols=min(len(names), 4))
+
+
+def _split(runs: Sequence[Curves]) -> str:
+    """The clients that are evaluated while training: `"validation"`, or what the runs call them."""
+    names = dict.fromkeys(
+        name_of(r.split, r.protocol) for run in runs for r in run.records if r.protocol in PROTOCOLS
+    )
+    return next((n for n in ("validation", *names) if n in names), "validation")
+
+
+def shown_metrics(found: set[str]) -> list[str]:
+    """The metrics that are worth a figure, at most two."""
+    known: list[str] = [m for m in ("rmse", "perplexity", "accuracy") if m in found]
+    return known[:2] or sorted(found)[:2]
+
+
+def _sent(records: Records) -> dict[int, float]:
+    """Bytes sent up to each round."""
+    total, result = 0.0, {}
+    up = records.series("train", "bytes_up", "total")
+    for round, down in records.series("train", "bytes_down", "total").items():
+        total += down + up[round]
+        result[round] = total
+    return result
+
+
+def _last(series: Mapping[int, float]) -> float:
+    return series[max(series)] if series else 0.0
+
+
+def _bytes_unit(most: float) -> tuple[float, str]:
+    for scale, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if most >= scale:
+            return scale, unit
+    return 1e3, "kB"
+
+
+def _colors(runs: Sequence[Curves]) -> dict[str, str]:
+    """A colour for each label."""
+    names = dict.fromkeys(run.label for run in runs)
+    return {name: COLORS[i % len(COLORS)] for i, name in enumerate(names)}
+
+
+def _values(runs: Sequence[Curves], label: str, split: str, metric: str) -> Any:
+    """A metric of every client of the runs with a label that have it, where it is a number."""
+    named = [run.clients[split] for run in runs if run.label == label]
+    found = [np.asarray(columns[metric], np.float64) for columns in named if metric in columns]
+    values = np.concatenate([np.empty(0), *found])
+    return values[np.isfinite(values)]
+
+
+def rendered(figure: Figure, suffix: str) -> bytes:
+    """A figure as the contents of a file."""
+    import io
+
+    buffer = io.BytesIO()
+    # Without a date the same run draws the same file.
+    metadata = {"Date": None} if suffix == "svg" else None
+    figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata)
+    return buffer.getvalue()

@@ -1,0 +1,188 @@
+"""What a run leaves for scripts and for readers: `result.json`, `summary.md`, tables of clients."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrecon.experiment.reporting.result import FIRST, Result
+from fedrecon.experiment.reporting.tables import markdown
+from fedrecon.experiment.reporting.training_warnings import concerns
+from fedrecon.experiment.storage.arrow import column
+from fedrecon.experiment.storage.metrics_log import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
+from fedrecon.solvers._minibatches import WORK
+
+_COLUMNS = 6  # metrics that a table has side by side
+
+
+def result_values(result: Result) -> dict[str, Any]:
+    """The run's numbers: final metrics by split, protocol and weighting, and what they cost."""
+    return {
+        **result.metrics,
+        "rounds": result.rounds,
+        "selected_round": result.selected_round,
+        "finished": not result.interrupted,
+        "seconds": dict(result.seconds),
+        "peak_memory_bytes": result.peak_memory,
+        "device_memory_bytes": result.device_memory,
+        "compilations": result.compilations,
+        "bytes_per_client_and_round": bytes_per_client(result.records),
+        "raw_data_bytes": result.raw_data,
+        "work_per_client_and_round": work_per_client(result.records),
+        "resumed_from": result.resumed_from,
+        "recomputed_rounds": result.recomputed,
+    }
+
+
+def bytes_per_client(records: Records) -> dict[str, float]:
+    """Mean bytes that a client receives and sends in a round, and those without rows of tables."""
+    names = ("down", "up", "dense_down", "dense_up")
+    return {name: _per_client(records, _column(name)) for name in names}
+
+
+def work_per_client(records: Records) -> dict[str, float]:
+    """What a client computes in a round, on average: see `fedrecon.solvers._minibatches.WORK`."""
+    return {name: _per_client(records, name) for name in WORK}
+
+
+def dumps(values: Any) -> str:
+    """JSON that every reader takes: numbers that are not finite become null."""
+    return json.dumps(_finite(values), indent=2) + "\n"
+
+
+def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".format) -> list[list[str]]:
+    """The metrics of `result_values` as rows of text, the first of which is the header.
+
+    A line for each set of clients and weighting; or for each metric, where these are too many for columns.
+    """
+    splits = dict(evaluated(values))
+    names = list(dict.fromkeys(m for v in splits.values() for m in v["examples"]))
+    names = [m for m in FIRST if m in names] + [m for m in names if m not in FIRST]
+    lines = [["clients", "weighted by", *names]]
+    for split, metrics in splits.items():
+        for weighting in ("examples", "clients"):
+            found = metrics[weighting]
+            lines.append([split, weighting, *(shown(found[m]) if m in found else "" for m in names)])
+    if len(names) <= _COLUMNS:
+        return lines
+    head, *metrics = map(list, zip(*lines, strict=True))
+    merged = [
+        f"{split}, by {weighting}" for split, weighting in zip(head[1:], metrics.pop(0)[1:], strict=True)
+    ]
+    return [["metric", *merged], *metrics]
+
+
+def evaluated(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Of `result_values` the evaluations, by the name of their clients."""
+    for split, protocols in values.items():
+        if isinstance(protocols, Mapping):
+            for protocol in PROTOCOLS:
+                if protocol in protocols:
+                    yield name_of(split, protocol), protocols[protocol]
+
+
+def summary(result: Result, title: str, figures: list[Path]) -> str:
+    """The run as a page of Markdown."""
+    values = result_values(result)
+    seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
+    lines = [f"# {title}", ""]
+    if result.interrupted:
+        lines += [f"Interrupted after {result.rounds} of {result.asked} rounds; resume it to go on.", ""]
+    if result.evaluations:
+        lines += (
+            [f"Parameters after round {result.selected_round} for the test clients.", ""]
+            if "test" in values
+            else []
+        )
+        lines += [markdown(table(values)), ""]
+    lines += [f"- {text[0].upper()}{text[1:]}." for text in concerns(result.records)]
+    for name, text in result.notes.items():
+        lines.append(f"- {name}: {text}")
+    lines += [
+        f"- Algorithm: `{result.algorithm!r}`",
+        f"- Rounds: {result.rounds}",
+        f"- Seconds: {seconds['total']:.1f}, of which {seconds['compilation']:.1f} compiling",
+        f"- Peak memory: {size(result.peak_memory)}",
+        f"- Programs compiled by the rounds: {result.compilations}",
+        f"- Sent per client and round: {size(sent['down'])} down, {size(sent['up'])} up"
+        f" (whole parameters: {size(sent['dense_down'])} down, {size(sent['dense_up'])} up)",
+        f"- Computed per client and round: {computed(values)}",
+    ]
+    if result.raw_data is not None:
+        lines.append(f"- Sent before the first round: all examples, {size(result.raw_data)}")
+    if result.resumed_from is not None:
+        again = f"{result.recomputed} recorded rounds were computed again"
+        lines.append(f"- Resumed from round {result.resumed_from}; {again}")
+    lines += ["", *(f"![{path.stem}]({path.as_posix()})" for path in figures if path.suffix == ".png")]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def computed(values: Mapping[str, Any]) -> str:
+    """What `result_values` says of a client's work: `"50.0 gradient steps, 150.0 example passes"`."""
+    found = values["work_per_client_and_round"]
+    parts = [f"{found[name]:,.1f} {name.replace('_', ' ')}" for name in WORK if found[name]]
+    return ", ".join(parts) or "nothing"
+
+
+def size(count: int | float | None) -> str:
+    """Bytes as a person reads them: `"1.2 MB"`."""
+    if count is None:
+        return "unknown"
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def clients_file(name: str) -> str:
+    """The file with the metrics of every client of a set."""
+    split, protocol = place(name)
+    return f"clients-{split}.parquet" if name == split else f"clients-{split}-{protocol}.parquet"
+
+
+def evaluated_file(name: str) -> str:
+    """The file with the metrics of every client of a set, evaluated again after the run.
+
+    It is told from the run's own: those are of the round that its `result.json` is of.
+    """
+    return f"evaluated-{clients_file(name)}"
+
+
+def clients_of(file: Path) -> str:
+    """Inverse of `clients_file`."""
+    split, _, protocol = file.stem.removeprefix("clients-").rpartition(f"-{STANDARD_EVAL}")
+    return name_of(split, STANDARD_EVAL) if split and not protocol else file.stem.removeprefix("clients-")
+
+
+def write_clients(path: Path, evaluation: Any) -> None:
+    """Writes the metrics of every client as a Parquet file, whole or not at all."""
+    import io
+
+    import pyarrow
+    import pyarrow.parquet
+
+    from fedrecon.experiment.storage.files import write_atomically
+
+    buffer = io.BytesIO()
+    table = pyarrow.table({name: column(values) for name, values in evaluation.table().items()})
+    pyarrow.parquet.write_table(table, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _per_client(records: Records, total: str) -> float:
+    clients = sum(records.series("train", "clients", "total").values())
+    return sum(records.series("train", total, "total").values()) / clients if clients else 0.0
+
+
+def _column(name: str) -> str:
+    return f"dense_bytes_{name[6:]}" if name.startswith("dense_") else f"bytes_{name}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,182 @@
+"""Tables of text and numbers, written as Markdown, CSV and LaTeX."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fedrecon.experiment.storage.files import write_atomically
+
+
+class Spread(NamedTuple):
+    """A number that was measured several times.
+
+    Attributes:
+        mean: Over the times.
+        deviation: Of a sample, over n - 1; NaN if there was one time.
+        times: How many.
+    """
+
+    mean: float
+    deviation: float
+    times: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """That of at least one number."""
+        times = len(values)
+        mean = math.fsum(values) / times
+        squares = math.fsum((v - mean) ** 2 for v in values)
+        return cls(mean, math.sqrt(squares / (times - 1)) if times > 1 else math.nan, times)
+
+
+# A cell that has nothing to say is None.
+Cell = str | int | float | Spread | None
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    Attributes:
+        name: Its head.
+        shown: A number as its reader sees it; None for a column of words.
+    """
+
+    name: str
+    shown: Callable[[float], str] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns.
+
+    Attributes:
+        name: Of its files.
+        title: What it shows.
+        columns: At least one.
+        rows: A cell for each column.
+        note: What its reader must know, or `""`.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+    def text(self) -> list[list[str]]:
+        """Rows of text, the first of which is the head."""
+        head = [column.name for column in self.columns]
+        cells = [[_shown(c, x) for c, x in zip(self.columns, row, strict=True)] for row in self.rows]
+        return [head, *cells]
+
+
+def spread(value: Spread, shown: Callable[[float], str]) -> str:
+    """`"0.93 ± 0.01"`; the deviation is left out where there was one time."""
+    if math.isnan(value.mean):
+        return ""
+    # Where all times agree, as in the number of rounds, "± 0" says nothing.
+    known = not math.isnan(value.deviation) and value.deviation
+    return shown(value.mean) + (f" ± {shown(value.deviation)}" if known else "")
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the first of which is the head, as a Markdown table."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+
+
+def comma_separated(table: Table) -> str:
+    """A table as CSV: numbers with all their digits; what was measured several times has more columns."""
+    several = [any(isinstance(row[i], Spread) for row in table.rows) for i in range(len(table.columns))]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    head: list[str] = []
+    for column, spread in zip(table.columns, several, strict=True):
+        head += [column.name, f"{column.name}: deviation"] if spread else [column.name]
+    writer.writerow(head)
+    for row in table.rows:
+        cells: list[str] = []
+        for cell, spread in zip(row, several, strict=True):
+            if isinstance(cell, Spread):
+                cells += [_digits(cell.mean), _digits(cell.deviation)]
+            else:
+                cells += [_digits(cell)] + [""] * spread
+        writer.writerow(cells)
+    return file.getvalue()
+
+
+def latex(table: Table) -> str:
+    """A table for LaTeX with the package booktabs."""
+    head, *body = table.text()
+    align = "".join("l" if column.shown is None else "r" for column in table.columns)
+    lines = [f"% {_plain(table.title)}", f"\\begin{{tabular}}{{{align}}}", "\\toprule"]
+    lines += [" & ".join(map(_escaped, head)) + " \\\\", "\\midrule"]
+    lines += [" & ".join(map(_escaped, row)) + " \\\\" for row in body]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+
+
+def section(table: Table) -> str:
+    """A table with its title and note as a part of a Markdown page."""
+    parts = [f"## {table.title}", "", markdown(table.text()), ""]
+    return "\n".join([*parts, *([table.note, ""] if table.note else [])])
+
+
+def write(folder: Path, tables: Sequence[Table]) -> list[Path]:
+    """Writes each table as CSV and LaTeX.
+
+    Args:
+        folder: Made where it does not exist.
+        tables: Their names are those of the files.
+
+    Returns:
+        The files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for table in tables:
+        for suffix, content in (("csv", comma_separated(table)), ("tex", latex(table))):
+            paths.append(folder / f"{table.name}.{suffix}")
+            write_atomically(paths[-1], content)
+    return paths
+
+
+def _shown(column: Column, cell: Cell) -> str:
+    if cell is None or isinstance(cell, str):
+        return cell or ""
+    shown = column.shown or "{:g}".format
+    if not isinstance(cell, Spread):
+        return "" if math.isnan(cell) else shown(cell)
+    return spread(cell, shown)
+
+
+def _digits(cell: Cell) -> str:
+    if isinstance(cell, float):
+        return "" if math.isnan(cell) else repr(float(cell))  # the shortest text that gives it back
+    return "" if cell is None else str(cell)
+
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": "--",
+    "…": r"\dots{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+}
+
+
+def _escaped(text: str) -> str:
+    return "".join(SPECIAL.get(c, c) for c in _plain(text))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())

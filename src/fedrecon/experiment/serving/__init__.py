@@ -1,0 +1,1 @@
+"""Commands on a finished run: evaluate, personalise and complete for clients of other data."""

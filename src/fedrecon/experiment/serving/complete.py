@@ -1,0 +1,83 @@
+"""The next words of a new user, with the parameters of a run."""
+
+from itertools import zip_longest
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedrecon.experiment.config import Config
+from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.checkpoint import Checkpoints
+from fedrecon.experiment.storage.files import RunError
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS
+from fedrecon.experiment.training.build import global_params_at
+from fedrecon.experiment.training.vocabularies import known_to
+
+
+def complete_run(run: Path, config: Config, history: Path, prompt: str, most: int, screen: Console) -> None:
+    """Prints what follows a prompt, by a run's parameters alone and with a user's reconstructed part.
+
+    Args:
+        run: The run's folder.
+        config: Its configuration.
+        history: The user's text: a file of lines, or of the forms of the task with one client.
+        prompt: The beginning of a sentence.
+        most: Words to show.
+        screen: Where the table is shown.
+
+    Raises:
+        SettingError: The run is of another task, or centralised.
+        RunError: It has no checkpoint, or one of another vocabulary.
+        DataError: The history cannot be read, or holds several clients or no word.
+    """
+    if config.task != "next_word":
+        raise SettingError(
+            f"{run}: completion takes a run of the task next_word, this one is of {config.task}"
+        )
+    if config.algorithm.name == "centralized":
+        raise SettingError(
+            f"{run}: completion takes a federated run, this one is of 'centralized', whose parameters have a "
+            "row for each of its clients and can be used only with their data: fedrecon evaluate"
+        )
+    from fedrecon.datasets.text._load import read_user
+    from fedrecon.datasets.text._tokenizers import tokenizer_of
+    from fedrecon.datasets.text._vocabulary import FIELD, Vocabulary
+    from fedrecon.experiment.tasks.next_word import network
+    from fedrecon.models.next_word._completion import complete
+
+    data = config.data
+    named = known_to(run).get(FIELD, [])
+    vocabulary = Vocabulary.from_named(named, data.buckets, data.outputs, f"{run}: the vocabulary")
+    algorithm = config.algorithm.build(network(config, len(vocabulary.words)))
+    latest = Checkpoints(run / CHECKPOINTS).latest()
+    if latest is None:
+        raise RunError(f"{run}: a run must have a checkpoint to complete a sentence, this one has none")
+    params = global_params_at(run, algorithm.model)
+    found = complete(
+        algorithm,
+        params,
+        latest,
+        vocabulary,
+        read_user(history),
+        prompt,
+        tokenize=tokenizer_of(data.tokenizer),
+        length=data.length,
+        most=most,
+        seed=config.seed,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("without the user's part", "%", "with it", "%"):
+        table.add_column(name, justify="right" if name == "%" else "left")
+    # With the user's own words there may be more choices.
+    for row in zip_longest(*found, fillvalue=None):
+        cells = [("", "") if x is None else (_shown(x[0]), f"{100 * x[1]:.1f}") for x in row]
+        table.add_row(*cells[0], *cells[1])
+    screen.print(_shown(f"{prompt} …"))
+    screen.print(table)
+
+
+def _shown(words: str) -> Text:
+    """As text, for words may look like markup or the names of emoji; half a surrogate pair as "?"."""
+    return Text(words.encode("utf-8", "replace").decode())

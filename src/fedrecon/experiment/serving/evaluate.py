@@ -1,0 +1,138 @@
+"""Evaluating the parameters of a run again, on its own data or on others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from fedrecon.core._examples import HeldOut
+from fedrecon.data._clients import Clients
+from fedrecon.data._holdout import HELD_OUT
+from fedrecon.evaluation._evaluate import Evaluation, evaluate
+from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.distributed.processes import Team
+from fedrecon.experiment.reporting import summary as report
+from fedrecon.experiment.reporting.result import by_protocol
+from fedrecon.experiment.serving.new_clients import asked, in_vocabularies, served_fields
+from fedrecon.experiment.storage.checkpoint import Checkpoints
+from fedrecon.experiment.storage.files import RunError
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS, FINGERPRINT, KEPT
+from fedrecon.experiment.tasks._base import Task
+from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.run_experiment import rich_table
+from fedrecon.experiment.training.run_spec import Job, digest
+from fedrecon.experiment.training.vocabularies import known_to
+from fedrecon.simulation._client_state_store import Kept
+
+
+def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -> dict[str, Evaluation]:
+    """Evaluates a run's last (or best, where it selects that) parameters, and prints the table.
+
+    Args:
+        run: Its folder; the clients' metrics are written there, beside those of the run itself.
+        config: Its configuration.
+        data: Where the data are now, or other data; None for where the run found them.
+        screen: Where the table is shown.
+
+    Raises:
+        ValueError: The run has no checkpoint, or the data cannot be used.
+    """
+    moved = config if data is None else override(config, {"data": {"path": data}})
+    other: Clients | None = None
+    task: Task | None
+    try:
+        task = task_of(moved)
+    except ValueError:
+        if data is None:
+            raise
+        task = None  # nothing that it could train on, maybe something to evaluate on
+    if task is None or not same_data(run, task):
+        if data is None:
+            raise _other_data(run, "give data with --data PATH")
+        task = task_of(config)
+        hold_to_data(run, task, "its model is made for them: put them back where it found them")
+        known = known_to(run)
+        other, left = in_vocabularies(config, data, known)
+    job = job_of(config, task)
+    round, state, kept = restored(run, job)
+    team = Team.present()
+    team.agree(
+        {"round": round, **{name: digest(x) for name, x in task.sets().items()}} if team.count > 1 else {}
+    )
+    screen.print(f"{config.name}: parameters after round {round}")
+    if other is None:
+        sets = {name: x for name, x in task.sets().items() if name != "train"}
+        splits = {name: job.split_of(name) for name in sets}
+    else:
+        other = asked(config, other, served_fields(task))
+        sets, splits = {"other": other}, {"other": HeldOut() if HELD_OUT in other.fields else job.split}
+        screen.print(f"other data: {len(other):,} clients; {left}")
+    evaluations = {
+        name: evaluate(
+            job.algorithm,
+            state,
+            clients,
+            split=splits[name],
+            seed=job.seed,
+            kept=kept,
+            scoring=job.scoring,
+        )
+        for name, clients in sets.items()
+    }
+    values = by_protocol({name: x.summary() for name, x in evaluations.items()})
+    screen.print(rich_table(report.table(values)))
+    for name, evaluation in evaluations.items() if team.first else ():
+        path = run / report.evaluated_file(name)
+        report.write_clients(path, evaluation)
+        screen.print(f"Clients: {path}")
+    return evaluations
+
+
+def same_data(run: Path, task: Task) -> bool:
+    """Whether a task's clients are those of a run, by their digests."""
+    saved: dict[str, str] = json.loads((run / FINGERPRINT).read_text(encoding="utf-8"))["clients"]
+    return {name: digest(clients) for name, clients in task.sets().items()} == saved
+
+
+def hold_to_data(run: Path, task: Task, advice: str) -> None:
+    """Holds a task's clients to be those of a run.
+
+    Args:
+        run: The run's folder.
+        task: Made anew from its settings.
+        advice: What the user can do, for the message.
+
+    Raises:
+        RunError: They are others.
+    """
+    if not same_data(run, task):
+        raise _other_data(run, advice)
+
+
+def _other_data(run: Path, advice: str) -> RunError:
+    return RunError(f"{run}: its data are no longer what they were; {advice}")
+
+
+def restored(run: Path, job: Job) -> tuple[int, Any, Kept | None]:
+    """The round and the state of the parameters that a run ends with, so far, and what clients keep.
+
+    Raises:
+        RunError: The run has no checkpoint, or a broken one.
+    """
+    checkpoints = Checkpoints(run / CHECKPOINTS)
+    latest = checkpoints.latest()
+    if latest is None:
+        raise RunError(f"{run}: a run must have a checkpoint to be evaluated, this one has none")
+    like = jax.jit(job.algorithm.init)(jax.random.key(0))
+    best = {"best": like.global_params} if job.select == "best" else {}
+    saved = checkpoints.restore(latest, {"state": like, **best})
+    tree = jax.tree.map(jnp.asarray, saved.tree)
+    found, kept = saved.info["best"], Kept.of(job.algorithm, job.clients, run / KEPT)
+    if kept is not None:
+        kept.restore(saved.info["kept"] if found is None else found["kept"])
+    if found is None:
+        return latest, tree["state"], kept
+    return found["round"], tree["state"]._replace(global_params=tree["best"]), kept

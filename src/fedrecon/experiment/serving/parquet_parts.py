@@ -1,0 +1,147 @@
+"""A Parquet file that is made in parts, so that a kill loses the parts of the moment and no more."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from fedrecon.experiment.settings.sections import flat
+from fedrecon.experiment.storage.arrow import repeating
+from fedrecon.experiment.storage.files import RunError, remove, sync, sync_folder, write_atomically
+from fedrecon.experiment.storage.run_folder import locked
+
+_REQUEST = "request.json"
+_KEY = b"fedrecon"  # of the request in the file's own metadata
+
+
+class Parts:
+    """The parts of a file, in a hidden folder beside it until all are there.
+
+    Args:
+        out: The file. Where it holds what is asked for already, nothing is left to do.
+        request: JSON values that decide what is in it.
+        count: How many parts it has.
+
+    Raises:
+        RunError: The file, or what a run before left of it, belongs to another request, or another process is
+            making it.
+    """
+
+    def __init__(self, out: Path, request: dict[str, Any], count: int):
+        self.out, self.request, self.count = out, json.loads(json.dumps(request)), count
+        self.folder = out.with_name(f".{out.name}.parts")
+        self.complete = out.exists()
+        self._lock: IO | None = None
+        if self.complete:
+            self._check(_request_of(out), f"{out}: the file that is there")
+            if self.folder.exists():
+                remove(self.folder)
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        self._lock = locked(self.folder, "output")
+        about = self.folder / _REQUEST
+        if about.exists() and any(self.folder.glob("[0-9]*.parquet")):
+            try:
+                self._check(json.loads(about.read_text(encoding="utf-8")), f"{self.folder}: what is there")
+            except RunError:
+                self.close()
+                raise
+        else:
+            write_atomically(about, json.dumps(self.request, indent=2) + "\n")
+
+    def close(self) -> None:
+        """Lets other processes make the file."""
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> "Parts":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def missing(self) -> list[int]:
+        """The parts that are not there yet."""
+        return [] if self.complete else [i for i in range(self.count) if not self._path(i).exists()]
+
+    def make(self, part: Callable[[int], Any], threads: int) -> Iterator[int]:
+        """Makes the missing parts, several at a time, and joins all.
+
+        Args:
+            part: From a part's number to its table.
+            threads: How many at a time.
+
+        Yields:
+            The number of each part that is now on the disk.
+        """
+
+        def write(number: int) -> int:
+            import pyarrow.parquet
+
+            table, buffer = part(number), io.BytesIO()
+            pyarrow.parquet.write_table(table, buffer, use_dictionary=repeating(table.schema))
+            write_atomically(self._path(number), buffer.getvalue())
+            return number
+
+        with ThreadPoolExecutor(threads) as pool:
+            waiting = [pool.submit(write, number) for number in self.missing()]
+            try:
+                for done in as_completed(waiting):
+                    yield done.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        if not self.complete:
+            self._join()
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.parquet"
+
+    def _join(self) -> None:
+        import pyarrow.parquet
+
+        temporary = self.folder / "joined.writing"
+        schema = pyarrow.parquet.read_schema(self._path(0))
+        schema = schema.with_metadata({_KEY: json.dumps(self.request)})
+        with open(temporary, "wb") as file:
+            repeated = repeating(schema)
+            with pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=repeated) as writer:
+                for number in range(self.count):
+                    table = pyarrow.parquet.ParquetFile(self._path(number)).read()
+                    writer.write_table(table.replace_schema_metadata(schema.metadata))
+            sync(file)
+        os.replace(temporary, self.out)
+        sync_folder(self.out.parent)
+        self.complete = True
+        self.close()
+        remove(self.folder)
+
+    def _check(self, there: Any, what: str) -> None:
+        saved, asked = flat(there), flat(self.request)
+        for name in [*saved, *asked]:
+            if saved.get(name) != asked.get(name):
+                raise RunError(
+                    f"{what} belongs to another request: {name} is {saved.get(name)!r} there and "
+                    f"{asked.get(name)!r} here; remove it, or give another --out"
+                )
+
+
+def _request_of(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    try:
+        return json.loads(pyarrow.parquet.read_schema(path).metadata[_KEY])
+    except (pa.ArrowException, OSError, KeyError, TypeError):
+        raise RunError(
+            f"{path}: there is a file already, and not one of this command; remove it first"
+        ) from None

@@ -1,0 +1,70 @@
+"""Other clients under the vocabularies of a run: the same items have the same numbers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedrecon.data._clients import Clients
+from fedrecon.errors import DataError
+
+
+class Matching:
+    """Renumbers clients' fields as a run knows them, and leaves out examples of what it does not know.
+
+    Args:
+        theirs: For each field the original ids, as the clients number them.
+        known: The same as the run numbers them.
+
+    Raises:
+        DataError: The clients lack a vocabulary that the run has, or have nothing in common with one.
+    """
+
+    def __init__(self, theirs: Mapping[str, Any], known: Mapping[str, Any]):
+        self._known = {name: np.asarray(ids) for name, ids in known.items()}
+        self._places: dict[str, np.ndarray] = {}  # of those that are numbered otherwise
+        for name, ids in known.items():
+            if name not in theirs:
+                raise DataError(
+                    f"the clients must name the original ids of the field {name!r}, as those of the run do"
+                )
+            here, there = np.asarray(theirs[name]).tolist(), np.asarray(ids).tolist()
+            if here == there:  # compared as a whole, for in a text's an entry may come twice
+                continue
+            place = {identity: i for i, identity in enumerate(there)}
+            if here and there and place.keys().isdisjoint(here):
+                raise DataError(
+                    f"none of the ids of the field {name!r} is known to the run: "
+                    f"theirs are like {here[0]!r}, the run's like {there[0]!r}"
+                )
+            # One more, so that there is a number where nobody has an item.
+            self._places[name] = np.array([*(place.get(identity, -1) for identity in here), -1], np.int32)
+
+    def __call__(self, clients: Clients) -> tuple[Clients, int]:
+        """Some of the clients, renumbered, and how many of their examples were left out.
+
+        Raises:
+            DataError: An example has several numbers of a field whose vocabulary is another.
+        """
+        if not self._places:
+            return clients, 0
+        for name in self._places:
+            if clients.blank(name, 0).ndim > 1:
+                raise DataError(
+                    f"the clients must be in the run's vocabulary of the field {name!r}, which holds several "
+                    "numbers in an example: make them from their source with that vocabulary"
+                )
+        columns = {name: np.asarray(clients.column(name)) for name in clients.fields}
+        keep = np.ones(int(clients.num_examples.sum()), bool)
+        for name, places in self._places.items():
+            columns[name] = places[columns[name]]
+            keep &= columns[name] >= 0
+        owner = np.repeat(np.arange(len(clients)), clients.num_examples)[keep]
+        counts = np.bincount(owner, minlength=len(clients))
+        made = Clients.from_columns(
+            clients.ids,
+            np.concatenate([[0], np.cumsum(counts)]),
+            {name: column[keep] for name, column in columns.items()},
+            self._known,
+        )
+        return made, int((~keep).sum())

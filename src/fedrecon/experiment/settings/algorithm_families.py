@@ -1,0 +1,108 @@
+"""What the settings of algorithms have in common: families of sections, and how their parts are built."""
+
+from importlib import import_module
+from typing import Any, ClassVar, Literal
+
+from fedrecon.experiment.settings.sections import Section, setting
+from fedrecon.experiment.settings.solvers import Newton, Optimizer, Reconstruct, Solver
+from fedrecon.experiment.settings.splits import AlternateBatches, Split
+
+ClientWeight = Literal["examples", "uniform"]
+_PARTS = ("part", "head", "body")  # paths of leaves; none for what the algorithm takes by itself
+
+
+class Approach(Section):
+    """An algorithm's settings."""
+
+    module: ClassVar[str] = ""  # of the function, where it is not called like it
+    name: str
+
+    def prepare(self, task: Any, seed: int) -> Any:
+        """The task as this approach wants its data."""
+        return task
+
+    def prepare_unseen(self, clients: Any) -> Any:
+        """Clients that were not trained on, likewise."""
+        return clients
+
+    def build_for(self, task: Any) -> Any:
+        """The algorithm for a prepared task."""
+        return self.build(task.model)
+
+    def parts(self) -> dict[str, Any]:
+        """All but the model, each setting built.
+
+        Raises:
+            SettingError: A setting that only Optax knows is unknown to it.
+        """
+        return {name: _built(name, value) for name, value in self if name != "name"}
+
+    def build(self, model: Any) -> Any:
+        """The algorithm."""
+        module = import_module(f"fedrecon.algorithms._{self.module or self.name}")
+        return getattr(module, self.name)(model, **self.parts())
+
+
+class Federated(Approach):
+    """Clients train the global parameters."""
+
+    client_weight: ClientWeight = setting(
+        "examples", "weight of a client's delta: the examples that its update processed, or 1"
+    )
+    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
+    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
+
+
+class Splitting(Federated):
+    """They split their examples into a support and a query set."""
+
+    split: Split = setting(AlternateBatches(), "support and query set in training:")
+
+
+class Tuning(Federated):
+    """Clients tune when they are served."""
+
+    part: list[str] = setting(
+        [], "paths of the global leaves to tune, or of what they lie below; none for all"
+    )
+    tune: Solver = setting(Solver(), "tunes a copy of them when a client is served:")
+
+
+class Reconstructing(Splitting):
+    """Clients reconstruct their local parameters."""
+
+    joint: bool = setting(False, "whether the update phase also trains the local parameters")
+    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters on the support set:")
+
+
+class Keeping(Federated):
+    """Clients keep their local parameters, and fit them alone."""
+
+    reconstruct: Reconstruct = setting(
+        Solver(), "fits the local parameters, from what a client kept, the global ones frozen:"
+    )
+
+
+class KeepingTogether(Keeping):
+    """Clients keep their local parameters, and fit them together with the global ones."""
+
+    update: Solver = setting(Solver(), "fits global and local parameters:")
+    local_rate: float = setting(1.0, "factor on the steps of the local parameters", gt=0, allow_inf_nan=False)
+
+
+def _built(name: str, value: Any) -> Any:
+    if name == "client_weight":
+        return _client_weight(value)
+    if name in _PARTS:
+        return tuple(value) or None
+    if isinstance(value, Optimizer):
+        return value.build(f"algorithm.{name}", scheduled=True)
+    if isinstance(value, Solver | Newton):
+        return value.build(f"algorithm.{name}")
+    return value.build() if name == "split" else value
+
+
+def _client_weight(name: str) -> Any:
+    from fedrecon.algorithms._base import by_examples, uniform
+
+    return {"examples": by_examples, "uniform": uniform}[name]

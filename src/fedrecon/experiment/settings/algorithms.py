@@ -1,0 +1,225 @@
+"""Settings of the algorithms, and what is built from them.
+
+A new algorithm is a section whose settings are its arguments, listed in `AlgorithmSettings`. Its name is that
+of its function, and of the function's module in `fedrecon.algorithms`.
+"""
+
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from fedrecon.experiment.settings.algorithm_families import (
+    Approach,
+    ClientWeight,
+    Federated,
+    Keeping,
+    KeepingTogether,
+    Reconstructing,
+    Splitting,
+    Tuning,
+)
+from fedrecon.experiment.settings.sections import setting
+from fedrecon.experiment.settings.solvers import Optimizer, Reconstruct, Solver
+
+_LOCAL = (
+    'paths of its leaves among (global, local) parameters, such as "0/item/bias" or "1", or of what they lie '
+    "below; none for the model's local ones"
+)
+
+
+class FedRecon(Reconstructing):
+    """Federated Reconstruction."""
+
+    name: Literal["fedrecon"] = "fedrecon"
+
+
+class FedAvg(Federated):
+    """Federated averaging; with another server optimiser FedAdam, FedYogi, FedAdagrad."""
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+class FineTuning(Tuning):
+    """Federated averaging; every client then tunes a copy of its own."""
+
+    name: Literal["finetuning"] = "finetuning"
+
+    def build(self, model: Any) -> Any:
+        """The algorithm."""
+        from fedrecon.algorithms._fedavg import fedavg
+        from fedrecon.algorithms._finetuning import finetuning
+
+        parts = self.parts()
+        tune, part = parts.pop("tune"), parts.pop("part")
+        return finetuning(fedavg(model, **parts), tune, part)
+
+
+class FineTunedFedRecon(Tuning, Reconstructing):
+    """Federated Reconstruction; every client then tunes all parameters."""
+
+    name: Literal["finetuned_fedrecon"] = "finetuned_fedrecon"
+
+    def build(self, model: Any) -> Any:
+        """The algorithm."""
+        from fedrecon.algorithms._fedrecon import fedrecon
+        from fedrecon.algorithms._finetuning import finetuning
+
+        parts = self.parts()
+        tune, part = parts.pop("tune"), parts.pop("part")
+        return finetuning(fedrecon(model, **parts), tune, part)
+
+
+class FullGradient(Splitting):
+    """Federated Reconstruction, differentiated through the reconstruction."""
+
+    name: Literal["full_gradient"] = "full_gradient"
+    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters on the support set:")
+
+
+class MAML(Splitting):
+    """Model-agnostic meta-learning."""
+
+    name: Literal["maml"] = "maml"
+    tune: Solver = setting(Solver(), "tunes all parameters on the support set:")
+
+
+class FirstOrderMAML(Splitting):
+    """Model-agnostic meta-learning without second derivatives."""
+
+    module: ClassVar[str] = "maml"
+    name: Literal["first_order_maml"] = "first_order_maml"
+    tune: Solver = setting(Solver(), "tunes all parameters on the support set:")
+
+
+class Reptile(Approach):
+    """Moves the global parameters towards those that clients tune."""
+
+    name: Literal["reptile"] = "reptile"
+    client_weight: ClientWeight = setting("uniform", "weight of a client's delta: its examples, or 1")
+    tune: Solver = setting(Solver(), "tunes all parameters:")
+    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
+
+
+class LocalOnly(Approach):
+    """Every client fits all parameters on its own."""
+
+    name: Literal["local_only"] = "local_only"
+    fit: Solver = setting(Solver(), "fits a copy of the initial parameters on the support set:")
+
+
+class Centralized(Approach):
+    """Mini-batch training on the pooled data of all clients, which then are no longer private."""
+
+    name: Literal["centralized"] = "centralized"
+    batch_size: int = setting(
+        64, "examples in a mini-batch; training.clients_per_round of them make a step of the server", ge=1
+    )
+    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters of an unseen client:")
+    server_optimizer: Optimizer = Optimizer(name="adam", learning_rate=0.001)
+
+    def prepare(self, task: Any, seed: int) -> Any:
+        """Mini-batches that mix the clients' examples."""
+        from fedrecon.data._pooling import in_batches, numbered
+
+        def unseen(clients: Any) -> Any:
+            return None if clients is None else numbered(clients, seen=False)
+
+        return replace(
+            task,
+            train=in_batches(numbered(task.train), self.batch_size, seed),
+            validation=unseen(task.validation),
+            test=unseen(task.test),
+            held_out={name: numbered(clients) for name, clients in task.held_out.items()},
+            num_clients=len(task.train),
+        )
+
+    def prepare_unseen(self, clients: Any) -> Any:
+        """Clients without a row on the server."""
+        from fedrecon.data._pooling import numbered
+
+        return numbered(clients, seen=False)
+
+    def build_for(self, task: Any) -> Any:
+        """The algorithm, which has a row for each of the task's clients."""
+        from fedrecon.algorithms._centralized import centralized
+
+        parts = self.parts()
+        del parts["batch_size"]
+        return centralized(task.model, task.num_clients, **parts)
+
+
+class FedAlt(Keeping):
+    """Clients keep their local parameters; they fit these and then the global ones."""
+
+    name: Literal["fedalt"] = "fedalt"
+
+
+class FedSim(KeepingTogether):
+    """Clients keep their local parameters, and fit them together with the global ones."""
+
+    name: Literal["fedsim"] = "fedsim"
+
+
+class FedPer(KeepingTogether):
+    """FedSim whose head is local."""
+
+    name: Literal["fedper"] = "fedper"
+    head: list[str] = setting([], _LOCAL)
+
+
+class FedRep(Keeping):
+    """FedAlt whose head is local."""
+
+    name: Literal["fedrep"] = "fedrep"
+    head: list[str] = setting([], _LOCAL)
+
+
+class LGFedAvg(KeepingTogether):
+    """FedSim whose body is local."""
+
+    name: Literal["lg_fedavg"] = "lg_fedavg"
+    body: list[str] = setting([], _LOCAL)
+
+
+class Ditto(Federated):
+    """Federated averaging; every client keeps a model of its own that stays near the shared one."""
+
+    name: Literal["ditto"] = "ditto"
+    strength: float = setting(1.0, "how much a client's own model is drawn to the shared one", ge=0)
+    fit: Solver = setting(Solver(), "trains a client's own model:")
+
+
+class PFedMe(Federated):
+    """The global parameters descend the Moreau envelopes of the clients' losses."""
+
+    name: Literal["pfedme"] = "pfedme"
+    client_weight: ClientWeight = setting("uniform", "weight of a client's delta: its examples, or 1")
+    strength: float = setting(15.0, "how much a personal model is drawn to the global one", ge=0)
+    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.005))
+    solve: Solver = setting(
+        Solver(batch_size="all", epochs=5, optimizer=Optimizer(learning_rate=0.05)),
+        "finds the personal model on a batch, and on the support set of who is served:",
+    )
+
+
+AlgorithmSettings = Annotated[
+    FedRecon
+    | FedAvg
+    | FineTuning
+    | FineTunedFedRecon
+    | FullGradient
+    | MAML
+    | FirstOrderMAML
+    | Reptile
+    | LocalOnly
+    | Centralized
+    | FedAlt
+    | FedSim
+    | FedPer
+    | FedRep
+    | LGFedAvg
+    | Ditto
+    | PFedMe,
+    Field(discriminator="name"),
+]

@@ -1,0 +1,98 @@
+"""Settings of the split of a client's examples into support and query set."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from fedrecon.experiment.settings.sections import Section, setting
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class AlternateBatches(Section):
+    """Even-numbered batches are support, odd-numbered ones query."""
+
+    name: Literal["alternate_batches"] = "alternate_batches"
+    batch_size: int = setting(5, "examples in a batch", ge=1)
+
+    def build(self) -> Any:
+        from fedrecon.core._examples import AlternateBatches
+
+        return AlternateBatches(self.batch_size)
+
+
+class AlternateExamples(Section):
+    """Even-numbered examples are support, odd-numbered ones query."""
+
+    name: Literal["alternate_examples"] = "alternate_examples"
+
+    def build(self) -> Any:
+        from fedrecon.core._examples import AlternateExamples
+
+        return AlternateExamples()
+
+
+class HalfBatches(Section):
+    """The first half of the batches is support, the rest query."""
+
+    name: Literal["half_batches"] = "half_batches"
+    batch_size: int = setting(5, "examples in a batch", ge=1)
+
+    def build(self) -> Any:
+        from fedrecon.core._examples import HalfBatches
+
+        return HalfBatches(self.batch_size)
+
+
+class Fraction(Section):
+    """The first examples are support, the rest query."""
+
+    name: Literal["fraction"] = "fraction"
+    support: Share = setting(0.5, "share of the examples that is support")
+
+    def build(self) -> Any:
+        from fedrecon.core._examples import Fraction
+
+        return Fraction(self.support)
+
+
+class RandomFraction(Section):
+    """A part of the examples, drawn afresh each round, is support, the rest query."""
+
+    name: Literal["random_fraction"] = "random_fraction"
+    support: Share = setting(0.5, "share of the examples that is support")
+
+    def build(self) -> Any:
+        from fedrecon.core._examples import RandomFraction
+
+        return RandomFraction(self.support)
+
+
+class ByTime(Section):
+    """The earliest examples are support, the later ones query."""
+
+    name: Literal["by_time"] = "by_time"
+    support: Share = setting(0.5, "share of the examples that is support")
+    field: str = setting("time", "field of the examples that holds the time")
+
+    def build(self) -> Any:
+        from fedrecon.core._examples import ByTime
+
+        return ByTime(self.support, self.field)
+
+
+class NoSplit(Section):
+    """The same examples reconstruct and update."""
+
+    name: Literal["none"] = "none"
+
+    def build(self) -> Any:
+        from fedrecon.core._examples import NoSplit
+
+        return NoSplit()
+
+
+Split = Annotated[
+    AlternateBatches | AlternateExamples | HalfBatches | Fraction | RandomFraction | ByTime | NoSplit,
+    Field(discriminator="name"),
+]

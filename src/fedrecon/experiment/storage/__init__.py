@@ -1,0 +1,1 @@
+"""The run folder: checkpoints, metrics, atomic files, environment and resource usage."""

@@ -1,0 +1,243 @@
+"""Checkpoints of a run: any pytree of arrays, exactly, whole or not at all."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrecon.experiment.storage.files import (
+    RunError,
+    leftovers,
+    remove,
+    sync_folder,
+    sync_tree,
+    write_atomically,
+)
+
+INFO = "info.json"
+ARRAYS = "arrays"
+
+
+class CheckpointError(RunError):
+    """A checkpoint that is cut short or belongs to other parameters; the message names it."""
+
+
+class Checkpoint(NamedTuple):
+    """What was saved.
+
+    Attributes:
+        round: Rounds done.
+        tree: The arrays, in the structure they were saved in, as NumPy arrays.
+        info: What was saved beside them: JSON values.
+    """
+
+    round: int
+    tree: Any
+    info: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints in a folder, one subfolder for each round that has one.
+
+    A checkpoint is written by Orbax under another name, synced to the disk with a list of its files, and
+    renamed: so that one with its proper name is whole, unless somebody cut it short afterwards, which its
+    list of files shows.
+
+    Args:
+        folder: Where they are; made when the first is saved.
+        keep: How many of the latest remain.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self.keep = folder.absolute(), keep  # Orbax takes no relative paths
+        self._orbax: Any = None
+
+    def rounds(self) -> list[int]:
+        """Rounds of the committed checkpoints, the earliest first."""
+        return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal() and p.is_dir())
+
+    def latest(self) -> int | None:
+        """The round of the last committed checkpoint, half-written ones left aside; None if there is none."""
+        return max(self.rounds(), default=None)
+
+    def clean(self) -> None:
+        """Removes what a kill left: half-written, or not yet removed."""
+        for path in leftovers(self.folder):
+            remove(path)
+        self._forget_old()
+
+    def save(self, round: int, tree: Any, info: Mapping[str, Any] | None = None) -> None:
+        """Saves a checkpoint, and removes the oldest ones beyond `keep`.
+
+        Args:
+            round: Rounds done.
+            tree: Arrays, keys of `jax.random` among them; it waits until they are computed.
+            info: JSON values to keep beside them.
+        """
+        final = self.folder / str(round)
+        if final.exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{round}.writing"
+        if temporary.exists():
+            remove(temporary)
+        leaves = _leaves(tree)
+        temporary.mkdir()
+        self._handler().save(temporary / ARRAYS, {n: x for n, x in leaves.items() if x.size})
+        described = {
+            "round": round,
+            "info": dict(info or {}),
+            "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
+            "files": {name: _signature(temporary / name) for name in _files(temporary)},
+        }
+        write_atomically(temporary / INFO, json.dumps(described, indent=1))
+        sync_tree(temporary)
+        temporary.rename(final)
+        sync_folder(self.folder)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        for old in self.rounds()[: -self.keep]:
+            remove(self.folder / str(old))
+
+    def restore(self, round: int, target: Any) -> Checkpoint:
+        """Reads the checkpoint of a round.
+
+        Args:
+            round: Of a committed checkpoint.
+            target: A tree of arrays of the same structure, shapes and types.
+
+        Raises:
+            CheckpointError: A file of it is missing or not as it was written, or its arrays are others than
+                those of `target`.
+        """
+        path = self.folder / str(round)
+        described = self.describe(round)
+        wanted = _leaves(target)
+        saved = described["leaves"]
+        for name in [*saved, *wanted]:
+            here = _describe(wanted[name]) if name in wanted else None
+            if saved.get(name) != here:
+                there = _show(saved.get(name))
+                raise CheckpointError(
+                    f"{path}: the array {name} is {there} there and {_show(here)} in this run"
+                )
+        full = self._read(path, saved)
+        flat, structure = jax.tree.flatten(target)
+        arrays = [_as(like, full[name]) for like, name in zip(flat, wanted, strict=True)]
+        return Checkpoint(round, jax.tree.unflatten(structure, arrays), described["info"])
+
+    def arrays(self, round: int) -> dict[str, np.ndarray]:
+        """The arrays of a round's checkpoint by their paths in the tree.
+
+        Raises:
+            CheckpointError: A file of it is missing or not as it was written.
+        """
+        return self._read(self.folder / str(round), self.describe(round)["leaves"])
+
+    def info(self, round: int) -> dict[str, Any]:
+        """What was saved beside the arrays of a round, its files unread; `{}` if that cannot be read."""
+        try:
+            info: dict[str, Any] = json.loads((self.folder / str(round) / INFO).read_text())["info"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return info
+
+    def describe(self, round: int) -> dict[str, Any]:
+        """What a checkpoint says of itself, after its files were found as they were written.
+
+        Raises:
+            CheckpointError: They were not.
+        """
+        path = self.folder / str(round)
+        try:
+            described = json.loads((path / INFO).read_text())
+            files = described["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise self._broken(path, INFO, "is missing or cut short") from None
+        for name, signature in files.items():
+            if not (path / name).is_file():
+                raise self._broken(path, name, "is missing")
+            size, checksum = _signature(path / name)
+            if size != signature[0]:
+                raise self._broken(path, name, f"has {size:,} bytes, but {signature[0]:,} were written")
+            if checksum != signature[1]:
+                raise self._broken(path, name, "is not what was written")
+        return described
+
+    def _broken(self, path: Path, name: str, what: str) -> CheckpointError:
+        others = [r for r in self.rounds() if str(r) != path.name]
+        instead = f"from round {others[-1]}" if others else "from the start"
+        return CheckpointError(
+            f"{path}: this checkpoint is cut short: {name} {what}; remove its folder to resume {instead}"
+        )
+
+    def _read(self, path: Path, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        import orbax.checkpoint as ocp
+
+        # Orbax keeps no empty arrays.
+        full = {name: np.empty(shape, dtype) for name, (shape, dtype) in leaves.items() if 0 in shape}
+        names = [name for name in leaves if name not in full]
+        wanted = ocp.args.PyTreeRestore(
+            item=dict.fromkeys(names, 0),
+            restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names},
+        )
+        return {**full, **self._handler().restore(path / ARRAYS, args=wanted)}
+
+    def _handler(self) -> Any:
+        if self._orbax is None:
+            import orbax.checkpoint as ocp  # takes a third of a second
+
+            # Each process by itself, where they are several: Orbax would wait for all of them.
+            me = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+            self._orbax = ocp.Checkpointer(
+                ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+            )
+        return self._orbax
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """The arrays by their unique paths, on the host."""
+    return {jax.tree_util.keystr(path): _plain(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _plain(leaf: Any) -> Any:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _as(like: Any, array: np.ndarray) -> Any:
+    return (
+        jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
+        if _is_key(like)
+        else array
+    )
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _describe(leaf: Any) -> list[Any]:
+    return [list(leaf.shape), str(leaf.dtype)]
+
+
+def _show(description: list[Any] | None) -> str:
+    if description is None:
+        return "missing"
+    shape, dtype = description
+    return f"{dtype}[{', '.join(map(str, shape))}]"
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def _signature(path: Path) -> list[int]:
+    data = path.read_bytes()
+    return [len(data), zlib.crc32(data)]

@@ -1,0 +1,44 @@
+"""The formats of `fingerprint.json`, which holds what must be equal for two runs to be the same.
+
+Format 2 holds the parts of a run as `fingerprint_parts` describes them.
+
+Files without a format number are of format 1, see `fingerprint_format_1`. They are read as they are and never
+rewritten: what was made from such a run, such as a half-written file of personalised clients, holds their
+content and must find it again.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrecon.experiment.storage import fingerprint_format_1
+from fedrecon.experiment.storage.files import RunError
+
+FORMAT = 2
+
+
+def in_format_of(saved: Mapping[str, Any], fingerprint: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """A fingerprint of this version in the format of one that was read from a file.
+
+    Args:
+        saved: The content of the file.
+        fingerprint: What `Job.fingerprint` returns.
+        path: The path of the file, for the message.
+
+    Raises:
+        RunError: A later version of the library wrote the file.
+    """
+    number = saved.get("format", 1)
+    if number == 1:
+        return fingerprint_format_1.converted(fingerprint)
+    if number != FORMAT:
+        raise RunError(f"{path}: format must be at most {FORMAT}, got {number!r}: a later fedrecon wrote it")
+    return fingerprint
+
+
+def as_text(saved: Any) -> str | None:
+    """A part of a run on one line, from a fingerprint of any format; None if the fingerprint lacks it.
+
+    Equal parts have equal texts, whichever format they are read from.
+    """
+    return saved if saved is None or isinstance(saved, str) else fingerprint_format_1.text(saved)

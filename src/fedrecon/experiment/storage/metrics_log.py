@@ -1,0 +1,169 @@
+"""The metrics of a run as one tidy table that a person can open."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fedrecon.experiment.storage.files import RunError, sync, write_atomically
+from fedrecon.solvers._minibatches import WORK
+
+METRICS = "metrics.csv"
+
+TRAINING = "training"
+RECON_EVAL, STANDARD_EVAL = PROTOCOLS = "recon_eval", "standard_eval"
+SEEN = "seen "  # before the name of a set of clients that were trained on
+
+WEIGHTINGS = ("examples", "clients")
+
+# Training metrics of which the total over the cohort tells more than the mean.
+COUNTS = ("dropped", "empty", *WORK)
+
+
+def place(name: str) -> tuple[str, str]:
+    """Split and protocol of the clients called so: StandardEval where they were seen in training."""
+    return (name.removeprefix(SEEN), STANDARD_EVAL) if name.startswith(SEEN) else (name, RECON_EVAL)
+
+
+def name_of(split: str, protocol: str) -> str:
+    """Inverse of `place`."""
+    return SEEN + split if protocol == STANDARD_EVAL else split
+
+
+class Row(NamedTuple):
+    """One number.
+
+    Attributes:
+        round: Rounds done.
+        split: `"train"`, `"validation"`, `"test"`, …
+        protocol: `"training"` (query predictions before each step of the update phase), `"recon_eval"`
+            (unseen clients) or `"standard_eval"` (held-out examples of seen ones).
+        weighting: `"examples"`, `"clients"`, or `"total"` for what is counted over the round's cohort.
+        metric: For instance `"rmse"`.
+        value: In the metric's unit; `seconds` count from the start of the run.
+    """
+
+    round: int
+    split: str
+    protocol: str
+    weighting: str
+    metric: str
+    value: float
+
+
+class Records:
+    """The rows of a run, in memory and, where a file is given, appended to it.
+
+    Args:
+        path: A CSV file; None to keep the rows in memory only.
+        listener: Told of new rows.
+    """
+
+    def __init__(self, path: Path | None = None, listener: Callable[[list[Row]], Any] | None = None):
+        self.path, self.listener = path, listener
+        self.rows: list[Row] = []
+        self._unwritten = 0
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Adds rows; `write` and `commit` put them in the file."""
+        new = list(rows)
+        self.rows += new
+        self._unwritten += len(new)
+        if self.listener is not None:
+            self.listener(new)
+
+    def write(self) -> None:
+        """Appends new rows to the file, where others can read them; a power cut may still take them."""
+        if self.path is None or not self._unwritten:
+            return
+        new = self.rows[len(self.rows) - self._unwritten :]
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            file.write(_text(new))
+        self._unwritten = 0
+
+    def commit(self) -> None:
+        """Waits until all rows are on the disk."""
+        self.write()
+        if self.path is not None:
+            with open(self.path, "r+b") as file:
+                sync(file)
+
+    def restart(self, round: int) -> int:
+        """Goes back to the end of a round: later rows leave the table and the file, as does a torn line.
+
+        The test's rows leave as well: they are made after the last round. The listener is told the rows that
+        stay, of which a kill may have kept the last from it.
+
+        Returns:
+            How many later rounds the table had, which are computed again.
+        """
+        old = read(self.path) if self.path is not None and self.path.exists() else []
+        self.rows = [row for row in old if row.split != "test"]
+        self.forget(round)
+        if self.listener is not None and self.rows:
+            self.listener(list(self.rows))
+        return len({row.round for row in old if row.round > round})
+
+    def forget(self, round: int) -> None:
+        """Removes the rows of later rounds, here and in the file."""
+        self.rows = [row for row in self.rows if row.round <= round]
+        self._unwritten = 0
+        if self.path is not None:
+            write_atomically(self.path, ",".join(Row._fields) + "\n" + _text(self.rows))
+
+    def series(self, name: str, metric: str, weighting: str = "examples") -> dict[int, float]:
+        """A metric of `"train"` or of a set of evaluated clients by round."""
+        split, protocol = place(name)
+        key = (split, TRAINING if split == "train" else protocol, weighting, metric)
+        return {r.round: r.value for r in self.rows if r[1:5] == key}
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def rows(round: int, split: str, protocol: str, summary: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
+    """The rows of `{weighting: {metric: value}}`; what else is in it is left out."""
+    for weighting in WEIGHTINGS:
+        for metric, value in summary.get(weighting, {}).items():
+            yield Row(round, split, protocol, weighting, metric, float(value))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a file; a torn last line, which a kill leaves, is left out.
+
+    Raises:
+        RunError: Another line is not as it was written.
+    """
+    text = path.read_text(encoding="utf-8")
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    if not lines:
+        return []
+    if lines[0] != ",".join(Row._fields):
+        raise RunError(f"{path}:1: the columns must be {','.join(Row._fields)}, got {lines[0]!r}")
+    result = []
+    for number, fields in enumerate(csv.reader(lines[1:]), start=2):
+        try:
+            round, *names, value = fields
+            result.append(Row(int(round), *_four(names), float(value)))
+        except ValueError:
+            line = ",".join(fields)
+            raise RunError(f"{path}:{number}: a line must be {','.join(Row._fields)}, got {line!r}") from None
+    return result
+
+
+def _four(names: list[str]) -> tuple[str, str, str, str]:
+    split, protocol, weighting, metric = names
+    return split, protocol, weighting, metric
+
+
+def _text(rows: Iterable[Row]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    for row in rows:
+        # repr is the shortest text that gives the same number back.
+        writer.writerow([*row[:-1], repr(row.value)])
+    return file.getvalue()

@@ -1,0 +1,139 @@
+"""The folder of a run: what belongs there, and whose it is."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from fedrecon.experiment.settings.sections import flat
+from fedrecon.experiment.storage.files import RunError, leftovers, remove, write_atomically
+from fedrecon.experiment.storage.fingerprint import in_format_of
+
+CONFIG = "config.toml"
+FINGERPRINT = "fingerprint.json"
+EXAMPLES = "examples.json"
+ENVIRONMENT = "environment.json"
+PLAN = "plan.json"
+TUNED = "plan-tuned.json"
+VOCABULARIES = "vocabularies.json"
+CHECKPOINTS = "checkpoints"
+KEPT = "kept"
+PLOTS = "plots"
+RESULT = "result.json"
+SUMMARY = "summary.md"
+LOCK = ".lock"
+
+# Settings, and tables of them, that may differ without making another run: where the data are, which are
+# themselves compared by their digests, and where numbers go.
+PLACES = ("data.path", "tracking")
+
+
+class RunFolder:
+    """An open run folder. Another process cannot open it until `close`, or the end of this process.
+
+    Args:
+        path: Made where it does not exist.
+        config: The settings of the run, nested.
+        fingerprint: What must be equal for two runs to be the same, beside the settings.
+
+    Raises:
+        RunError: The folder cannot be written, belongs to another run or to another process, or holds
+            something else.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any]):
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = locked(path)
+        except OSError as error:
+            raise RunError(f"{path}: the run folder cannot be written: {error.strerror}") from None
+        try:
+            self._claim(config, fingerprint)
+        except OSError as error:
+            self.close()
+            raise RunError(f"{error.filename}: the run folder cannot be written: {error.strerror}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Lets other processes open the folder."""
+        self._lock.close()
+
+    def read(self, name: str) -> str | None:
+        """The content of a file of the folder; None if there is none."""
+        file = self.path / name
+        return file.read_text(encoding="utf-8") if file.exists() else None
+
+    def write(self, name: str, content: str) -> None:
+        """Writes a file of the folder, whole or not at all."""
+        write_atomically(self.path / name, content)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes a JSON file of the folder, whole or not at all."""
+        self.write(name, json.dumps(content, indent=2) + "\n")
+
+    def _claim(self, config: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+        import tomli_w
+
+        for path in leftovers(self.path):
+            if path.is_dir():
+                remove(path)
+            else:
+                path.unlink()
+        saved = self.read(CONFIG)
+        if saved is None:
+            others = sorted(p.name for p in self.path.iterdir() if p.name != LOCK)
+            if others:
+                raise RunError(f"{self.path}: a run needs an empty folder, but this one holds {others[0]!r}")
+            self.write(CONFIG, tomli_w.dumps(config))
+        else:
+            compare(self.path, flat(tomllib.loads(saved)), flat(config))
+        marks = self.read(FINGERPRINT)
+        if marks is None:
+            self.write_json(FINGERPRINT, fingerprint)
+        else:
+            there = json.loads(marks)
+            compare(self.path, flat(there), flat(in_format_of(there, fingerprint, self.path / FINGERPRINT)))
+
+
+def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuses a run folder of another run.
+
+    Raises:
+        RunError: Naming the first setting that differs.
+    """
+    for name in [*there, *here]:
+        if is_place(name):
+            continue
+        if name not in there or name not in here or there[name] != here[name]:
+            saved = repr(there[name]) if name in there else "not set"
+            given = repr(here[name]) if name in here else "not set"
+            difference = f"{name} is {saved} there and {given} here"
+            raise RunError(f"{path}: this run folder belongs to another configuration: {difference}")
+
+
+def locked(path: Path, what: str = "run folder") -> IO:
+    """A file of a folder that no other process can lock until it is closed.
+
+    Raises:
+        RunError: Another process has locked it.
+    """
+    file = open(path / LOCK, "a")  # noqa: SIM115 - held until the run ends
+    try:
+        import fcntl
+    except ImportError:  # not on Windows: there, two processes may meet in a folder
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise RunError(f"{path}: another process is using this {what}") from None
+    return file
+
+
+def is_place(name: str) -> bool:
+    """Whether a setting says where something is, and nothing about what the run computes."""
+    return any(name == place or name.startswith(f"{place}.") for place in PLACES)

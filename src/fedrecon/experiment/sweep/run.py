@@ -1,0 +1,131 @@
+"""Runs the trials of a sweep, one after the other or side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedrecon.evaluation._metric_names import written
+from fedrecon.experiment.config import Config
+from fedrecon.experiment.console.progress import duration
+from fedrecon.experiment.storage.files import RunError
+from fedrecon.experiment.sweep.search import BEST, PAGE, Sweep
+from fedrecon.experiment.sweep.space import Dimension
+from fedrecon.experiment.sweep.trial import FAILED, INTERRUPTED, STOPPED, Outcome, run_trial
+from fedrecon.experiment.sweep.workers import Task, Workers
+
+
+def sweep(
+    config: Config,
+    space: Sequence[Dimension],
+    out: Path,
+    screen: Console,
+    trials: int,
+    jobs: int = 1,
+    metric: str | None = None,
+    prune: bool = False,
+) -> bool:
+    """Runs trials until a sweep has as many, and writes the best configuration.
+
+    Args:
+        config: What is tuned.
+        space: What may change.
+        out: The folder.
+        screen: Where progress is shown.
+        trials: How many, those of earlier calls included.
+        jobs: Processes that run trials at the same time.
+        metric: To tune; see `Sweep`.
+        prune: Whether bad trials are stopped early.
+
+    Returns:
+        Whether all were run; Ctrl-C ends it.
+
+    Raises:
+        ValueError: See `Sweep`.
+    """
+    opened = Sweep(config, space, out, metric, prune)
+    try:
+        before = len(opened.trials())
+        goal = f"{written(opened.metric)} on the validation clients"
+        screen.print(f"{config.name}: {trials} trials ({before} there), {goal}, folder {out}", markup=False)
+        left = trials - before
+        try:
+            finished = _in_turn(opened, left, screen) if jobs == 1 else _beside(opened, left, screen, jobs)
+        except KeyboardInterrupt:
+            finished = False
+        opened.write()
+    finally:
+        opened.close()
+    best = opened.best()
+    if not finished:
+        screen.print(f"Interrupted; {len(opened.trials())} trials are kept, the same command goes on.")
+    if best is not None:
+        screen.print(f"Best: trial {best.number}, {written(opened.metric)} {best.value:.4f}")
+        screen.print(f"Now, with the test clients: fedrecon run {out / BEST}", markup=False)
+    elif finished:
+        raise RunError(f"{out}: no trial could be measured; {PAGE} says why")
+    return finished
+
+
+def _in_turn(opened: Sweep, count: int, screen: Console) -> bool:
+    for _ in range(count):
+        trial, config, folder = opened.ask()
+
+        def watch(round: int, value: float, trial: Any = trial) -> bool:
+            return opened.watch(trial, round, value)
+
+        try:
+            outcome = run_trial(config, folder, opened.metric, watch)
+        except KeyboardInterrupt:
+            outcome = Outcome(INTERRUPTED)
+        opened.tell(trial, outcome)
+        if outcome.state == INTERRUPTED:
+            return False
+        _say(opened, trial, outcome, screen)
+    return True
+
+
+def _beside(opened: Sweep, count: int, screen: Console, jobs: int) -> bool:
+    if count <= 0:
+        return True
+    workers = Workers(min(jobs, count))
+    running: dict[int, Any] = {}
+    started = 0
+    try:
+        while started < count or workers.busy():
+            while started < count and workers.free():
+                trial, config, folder = opened.ask()
+                running[trial.number] = trial
+                workers.start(trial.number, Task(config.model_dump(), folder, opened.metric))
+                started += 1
+            if not workers.busy():
+                raise RunError(f"{opened.out}: all processes of the sweep died")
+            for number, outcome in workers.wait(lambda n, r, v: opened.watch(running[n], r, v)):
+                trial = running.pop(number)
+                opened.tell(trial, outcome)
+                _say(opened, trial, outcome, screen)
+    finally:
+        workers.close()
+        for trial in running.values():
+            opened.tell(trial, Outcome(INTERRUPTED))
+    return True
+
+
+def _say(opened: Sweep, trial: Any, outcome: Outcome, screen: Console) -> None:
+    """A line for a trial that ended."""
+    best = opened.best()
+    done = f"trial {trial.number}"
+    what = f"{written(opened.metric)} {outcome.value:.4f}"
+    if outcome.state == STOPPED:
+        what += f", stopped after round {outcome.rounds}"
+    elif outcome.state == FAILED:
+        what = f"failed: {outcome.message}"
+    chosen = "  ".join(f"{name.removeprefix('algorithm.')}={_shown(x)}" for name, x in trial.params.items())
+    so_far = "" if best is None else f"  best {best.value:.4f} (trial {best.number})"
+    took = f"  {duration(outcome.seconds)}" if outcome.seconds else ""
+    screen.print(f"{done}: {what}{took}{so_far}  {chosen}", markup=False, soft_wrap=True)
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

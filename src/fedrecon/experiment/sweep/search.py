@@ -1,0 +1,211 @@
+"""What a sweep has tried, on the disk after every trial, and what it tries next."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrecon.evaluation._metric_names import higher_is_better, written
+from fedrecon.experiment import config as configs
+from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.distributed.signals import undisturbed
+from fedrecon.experiment.reporting import tables
+from fedrecon.experiment.settings.extras import require
+from fedrecon.experiment.storage.files import write_atomically
+from fedrecon.experiment.storage.run_folder import RunFolder
+from fedrecon.experiment.sweep.space import Dimension, nested
+from fedrecon.experiment.sweep.trial import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    STOPPED,
+    Outcome,
+    job_without_test,
+    metric_of,
+)
+
+JOURNAL, TRIALS, BEST, PAGE = "journal.log", "trials", "best.toml", "sweep.md"
+
+
+class Sweep:
+    """An open sweep. Another process cannot open its folder until `close`.
+
+    Args:
+        config: What is tuned.
+        space: What may change.
+        out: The folder, made where it does not exist; one of the same sweep goes on.
+        metric: Of the validation clients; None for what is read first.
+        prune: Whether trials that are worse than the median of the others at the same round are stopped.
+
+    Raises:
+        SettingError: Optuna is not installed, a setting does not fit the data, or there is no such metric.
+        RunError: The folder cannot be written, or belongs to another sweep.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        space: Sequence[Dimension],
+        out: Path,
+        metric: str | None = None,
+        prune: bool = False,
+    ):
+        require("optuna", "sweep", "fedrecon sweep")
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.config, self.space, self.out = config, space, out
+        self.metric = metric_of(job_without_test(config)[1], metric)
+        described = {d.path: d._replace(path="")._asdict() for d in space}
+        identity = json.loads(json.dumps({"space": described, "metric": self.metric, "prune": prune}))
+        self.folder = RunFolder(out, config.model_dump(), identity)
+        self.study = self._study(prune)
+        self._requeue()
+
+    def close(self) -> None:
+        """Lets other processes open the folder."""
+        self.folder.close()
+
+    def trials(self) -> list[Any]:
+        """Trials that ended, those that Ctrl-C or a kill ended left out."""
+        ended = (t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished())
+        return [t for t in ended if "interrupted" not in t.user_attrs]
+
+    def best(self) -> Any:
+        """The best trial; None if none is done."""
+        done = [t for t in self.trials() if t.user_attrs.get("outcome") == DONE]
+        sign = -1 if higher_is_better(self.metric) else 1
+        return min(done, key=lambda t: sign * t.value, default=None)
+
+    @undisturbed()
+    def ask(self) -> tuple[Any, Config, Path]:
+        """The next trial, its configuration and its run folder."""
+        trial = self.study.ask()
+        chosen: dict[str, Any] = {}
+        for dimension in self.space:
+            if dimension.exists(chosen):
+                chosen[dimension.path] = dimension.suggest(trial)
+        # A trial that goes on does so in its old folder.
+        name = trial.user_attrs.get("folder", f"{trial.number:04d}")
+        trial.set_user_attr("folder", name)
+        return trial, self.configuration(chosen), self.out / TRIALS / name
+
+    def configuration(self, chosen: dict[str, Any]) -> Config:
+        """The experiment with some settings of the space."""
+        return override(self.config, nested(chosen))
+
+    @undisturbed()
+    def watch(self, trial: Any, round: int, value: float) -> bool:
+        """Notes an evaluation, and says whether the trial should stop."""
+        trial.report(value, round)
+        return bool(trial.should_prune())
+
+    @undisturbed()
+    def tell(self, trial: Any, outcome: Outcome) -> None:
+        """Notes how a trial ended."""
+        from optuna.trial import TrialState
+
+        trial.set_user_attr("outcome", outcome.state)
+        trial.set_user_attr("rounds", outcome.rounds)
+        trial.set_user_attr("seconds", outcome.seconds)
+        if outcome.state == DONE:
+            self.study.tell(trial, outcome.value)
+        elif outcome.state == STOPPED:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            trial.set_user_attr("message", outcome.message)
+            if outcome.state == INTERRUPTED:
+                trial.set_user_attr("interrupted", True)
+            if outcome.rounds:  # it diverged, which is worse than any value and worth knowing
+                self.study.tell(trial, -math.inf if higher_is_better(self.metric) else math.inf)
+            else:
+                self.study.tell(trial, state=TrialState.FAIL)
+        self.write()
+
+    def write(self) -> None:
+        """Writes the trials so far, and the best configuration."""
+        table = self.table()
+        write_atomically(self.out / "trials.csv", tables.comma_separated(table))
+        best = self.best()
+        lines = [f"# {self.config.name}: a sweep", ""]
+        if best is not None:
+            config = override(self.configuration(best.params), {"name": f"{self.config.name}-best"})
+            write_atomically(self.out / BEST, configs.text(config))
+            lines += [f"Best: trial {best.number}, {written(self.metric)} {best.value:.4f}.", ""]
+            lines += ["```sh", f"fedrecon run {self.out / BEST}", "```", ""]
+        write_atomically(self.out / PAGE, "\n".join(lines) + "\n" + tables.section(table))
+
+    def table(self) -> tables.Table:
+        """The trials that ended, the best first."""
+        sign = -1 if higher_is_better(self.metric) else 1
+        columns = [
+            tables.Column("trial"),
+            tables.Column("outcome"),
+            tables.Column(written(self.metric), "{:.4f}".format),
+            tables.Column("rounds", "{:,.0f}".format),
+            tables.Column("seconds", "{:.1f}".format),
+            *(tables.Column(d.path) for d in self.space),
+        ]
+        order = {DONE: 0, STOPPED: 1, FAILED: 2}
+        rows = []
+        for t in sorted(
+            self.trials(), key=lambda t: (order.get(t.user_attrs.get("outcome"), 2), sign * (t.value or 0))
+        ):
+            known = t.user_attrs
+            value = t.value if known.get("outcome") in (DONE, STOPPED) else None
+            row = (
+                f"{t.number}",
+                known.get("outcome", FAILED),
+                value,
+                known.get("rounds"),
+                known.get("seconds"),
+            )
+            rows.append((*row, *(_cell(t.params.get(d.path)) for d in self.space)))
+        note = "Measured on the validation clients; the test clients took no part."
+        return tables.Table("trials", "Trials", tuple(columns), tuple(rows), note)
+
+    def _study(self, prune: bool) -> Any:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+        journal = self.out / JOURNAL
+        # The folder is this process' own: a lock and half a line are what a killed one left.
+        Path(f"{journal}.lock").unlink(missing_ok=True)
+        if journal.exists():
+            content = journal.read_bytes()
+            write_atomically(journal, content[: content.rfind(b"\n") + 1])
+        # Optuna's other lock, its default, waits forever for one that was left under a relative path.
+        lock = JournalFileOpenLock(str(journal))
+        storage = JournalStorage(JournalFileBackend(str(journal), lock))
+        known = storage.get_all_studies()
+        before = len(storage.get_all_trials(known[0]._study_id, deepcopy=False)) if known else 0
+        return optuna.create_study(
+            storage=storage,
+            study_name="sweep",
+            direction="maximize" if higher_is_better(self.metric) else "minimize",
+            # A sweep that goes on does not draw again what it drew at its start.
+            sampler=optuna.samplers.TPESampler(seed=self.config.seed + before),
+            pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+
+    def _requeue(self) -> None:
+        """Has trials run again that did not end."""
+        from optuna.trial import TrialState
+
+        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+            storage, place = self.study._storage, trial._trial_id
+            storage.set_trial_user_attr(place, "interrupted", True)
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        waiting = {t.user_attrs.get("folder") for t in self.study.get_trials(states=(TrialState.WAITING,))}
+        again = {t.user_attrs.get("folder"): t for t in self.study.get_trials(deepcopy=False)}
+        for name, trial in again.items():  # the last of each folder
+            if trial.user_attrs.get("interrupted") and name not in waiting and trial.params:
+                self.study.enqueue_trial(trial.params, user_attrs={"folder": name})
+
+
+def _cell(value: Any) -> tables.Cell:
+    """A setting in a table."""
+    return str(value).lower() if isinstance(value, bool) else value

@@ -1,0 +1,160 @@
+"""One trial of a sweep: trains a configuration and measures it on the validation clients."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedrecon.core._examples import Examples
+from fedrecon.evaluation._evaluate import DERIVED
+from fedrecon.evaluation._metric_names import higher_is_better, shown_first
+from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.settings.sections import SettingError, flat
+from fedrecon.experiment.storage.files import remove
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS, KEPT
+from fedrecon.experiment.tasks._base import Task
+from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.evaluation_rows import Evaluated
+from fedrecon.experiment.training.run_spec import Job
+from fedrecon.experiment.training.train import run
+
+DONE, STOPPED, FAILED, INTERRUPTED = "done", "stopped", "failed", "interrupted"
+
+# Whether a trial is to be stopped, after this round, at which its metric was this.
+Watch = Callable[[int, float], bool]
+
+
+class Outcome(NamedTuple):
+    """How a trial ended.
+
+    Attributes:
+        state: `DONE`; `STOPPED` by its watch; `FAILED`; `INTERRUPTED` by Ctrl-C.
+        value: Of the metric over the validation clients' examples; NaN where it failed.
+        rounds: Rounds done.
+        seconds: It took in this process.
+        message: Why it failed.
+    """
+
+    state: str
+    value: float = math.nan
+    rounds: int = 0
+    seconds: float = 0.0
+    message: str = ""
+
+
+class _Stop(Exception):  # noqa: N818 - a wish, not an error
+    pass
+
+
+def without_test(config: Config) -> Config:
+    """The configuration without a share of the clients for the test, where its task has such a share."""
+    cut: dict[str, Any] = {"fractions": {"test": 0.0}}
+    known = flat(config.model_dump())
+    for where, data in (("data", cut), ("data.protocol", {"protocol": cut})):
+        if f"{where}.fractions.test" in known:
+            config = override(config, {"data": data})
+    return config
+
+
+def job_without_test(config: Config) -> tuple[Task, Job]:
+    """The task and the job of a configuration, of which the test clients are no part.
+
+    Raises:
+        SettingError: There are no validation clients.
+    """
+    config = without_test(config)
+    task = task_of(config)
+    held_out = {name: clients for name, clients in task.held_out.items() if name != "test"}
+    task = replace(task, test=None, held_out=held_out, notes={})
+    job = job_of(config, task)
+    if not job.while_training():
+        raise SettingError("a sweep needs validation clients, but the experiment has none")
+    return task, job
+
+
+def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
+    """Trains a configuration, or goes on with it, and measures it.
+
+    Args:
+        config: Whose `evaluation.select` decides between the final and the best evaluation.
+        out: Its run folder; once it is done, it has no checkpoints any more.
+        metric: Of the first validation clients, over examples.
+        watch: Told of every evaluation.
+    """
+    values: dict[int, float] = {}
+
+    def evaluated(report: Evaluated) -> None:
+        values[report.round] = next(iter(report.evaluations.values())).over_examples()[metric]
+        # What is no number now will be none later.
+        broken = not math.isfinite(values[report.round])
+        if report.round < report.rounds and (broken or watch(report.round, values[report.round])):
+            raise _Stop
+
+    state, started = DONE, time.monotonic()
+    try:
+        _, job = job_without_test(config)
+        result = run(job, out=out, callbacks=[evaluated], title=config.name)
+        if result.interrupted:
+            return Outcome(INTERRUPTED)
+        rounds = result.rounds
+        found = next(iter(result.evaluations.values())).over_examples()[metric]
+        # A trial that was interrupted and goes on has recorded its earlier evaluations.
+        name = next(iter(result.evaluations))
+        if config.evaluation.select == "best":
+            found = best([*result.records.series(name, metric).values(), found], metric)
+    except _Stop:
+        rounds, found = max(values), values[max(values)]
+        if math.isfinite(found):
+            state = STOPPED
+        elif config.evaluation.select == "best":
+            found = best(list(values.values()), metric)
+    except (ValueError, ArithmeticError) as error:
+        return Outcome(FAILED, message=str(error))
+    except OSError:  # a full disk stops all trials, and the sweep goes on when there is room
+        raise
+    # One trial that runs out of memory, or that a setting breaks, says nothing of the others.
+    except Exception as error:
+        return Outcome(FAILED, message=f"{type(error).__name__}: {error}")
+    seconds = time.monotonic() - started
+    for name in (CHECKPOINTS, KEPT):
+        if (out / name).exists():
+            remove(out / name)
+    if not math.isfinite(found):
+        return Outcome(FAILED, found, rounds, seconds, f"{metric} is {found} after round {rounds}")
+    return Outcome(state, found, rounds, seconds)
+
+
+def best(values: list[float], metric: str) -> float:
+    """The best of some values, those left out that are not finite."""
+    known = [value for value in values if math.isfinite(value)]
+    return (max if higher_is_better(metric) else min)(known, default=math.nan)
+
+
+def metric_of(job: Job, wanted: str | None) -> str:
+    """The metric to tune: the one wanted, or what is read first of those that the validation clients have.
+
+    Raises:
+        SettingError: They have no such metric or none at all, or it is unknown which way it is better.
+    """
+    model, clients = job.algorithm.personal_model, job.evaluated[job.while_training()[0]]
+    one = Examples({name: clients.blank(name, 1) for name in clients.fields}, np.ones(1, bool))
+
+    def measured(key: Any) -> Any:
+        shared = model.init_global(key)
+        return job.scoring(model, shared, model.init_local(shared, key), one, one, key)
+
+    names = list(jax.eval_shape(measured, jax.random.key(0)))
+    if not names:
+        raise SettingError("a sweep needs a metric, but the experiment's scoring measures none")
+    names += [name for name, (source, _) in DERIVED.items() if source in names]
+    metric = wanted or shown_first(names)[0]
+    if metric not in names:
+        raise SettingError(f"--metric must be one of {', '.join(sorted(names))}, got {metric!r}")
+    if higher_is_better(metric) is None:
+        raise SettingError(f"--metric: it is not known whether more {metric} is better or worse")
+    return metric

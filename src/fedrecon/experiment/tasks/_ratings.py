@@ -1,0 +1,95 @@
+"""Settings of tasks on ratings: sets of users, and matrix factorisation."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import model_validator
+
+from fedrecon.experiment.settings.sections import Section, setting
+
+if TYPE_CHECKING:
+    from fedrecon.experiment.tasks._base import Task
+
+
+class Fractions(Section):
+    """Shares of the users."""
+
+    train: float = setting(0.8, "share of the users to train on", gt=0, le=1)
+    validation: float = setting(0.1, "share of the users to evaluate while training; 0 for none", ge=0, lt=1)
+    test: float = setting(0.1, "share of the users to evaluate at the end; 0 for none", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> "Fractions":
+        total = self.train + self.validation + self.test
+        if total > 1 + 1e-9:
+            raise ValueError(f"train, validation and test must sum to at most 1, got {total:g}")
+        return self
+
+
+class HeldOutShares(Section):
+    """Shares of each training user's examples, the last in their order, that are held out: StandardEval."""
+
+    validation: float = setting(0.0, "share to evaluate while training; 0 for none", ge=0, lt=1)
+    test: float = setting(0.0, "share to evaluate at the end; 0 for none", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _less_than_one(self) -> "HeldOutShares":
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation and test must sum to less than 1, got {self.validation + self.test:g}"
+            )
+        return self
+
+
+class MatrixFactorization(Section):
+    """Ratings as products of item factors (global) and user factors (local)."""
+
+    factors: int = setting(50, "length of a factor vector", ge=1)
+    item_bias: bool = setting(False, "whether items have a bias, global, started at 0")
+    user_bias: bool = setting(False, "whether users have a bias, local, started at 0")
+    global_bias: float | Literal["none", "mean"] = setting(
+        "none", 'added to all predictions: a number, "mean" for the mean of the training ratings, or "none"'
+    )
+    init: Literal["uniform", "normal"] = setting("uniform", "distribution of all factors at the start")
+    init_scale: float = setting(0.05, "U(-init_scale, init_scale), or the deviation of the normal", ge=0)
+    user_penalty: float = setting(0.0, "times |u|², added to the sum of a stage's squared errors", ge=0)
+    user_bias_penalty: float = setting(0.0, "times the user's squared bias, likewise", ge=0)
+    item_penalty: float = setting(0.0, "times |v|² of the rated item, added to each rating's loss", ge=0)
+    item_bias_penalty: float = setting(0.0, "times the item's squared bias, likewise", ge=0)
+
+
+def task_of(config: Any, sets: Mapping[str, Any], notes: Mapping[str, str]) -> "Task":
+    """The task of an experiment whose model is `MatrixFactorization`.
+
+    Args:
+        config: The experiment's.
+        sets: Clients with the fields `item` and `rating` by the name of their set.
+        notes: For the reader.
+    """
+    from fedrecon.data._holdout import hold_out
+    from fedrecon.experiment.tasks._base import Task
+    from fedrecon.models._matrix_factorization import matrix_factorization
+
+    # Other fields would travel to the device for nothing.
+    fields = ["item", "rating"]
+    for split in (getattr(config.algorithm, "split", None), config.evaluation.split):
+        if split is not None and split.name == "by_time" and split.field not in fields:
+            fields.append(split.field)
+    sets = {name: clients.select(*fields) for name, clients in sets.items()}
+    held_out = hold_out(sets["train"], shares_of(config.data.held_out))
+    train = held_out.pop("train")
+    settings = config.model.model_dump()
+    bias = settings.pop("global_bias")
+    if bias == "mean":
+        bias = float(train.column("rating").mean(dtype="float64"))
+    model = matrix_factorization(
+        len(train.vocabularies["item"]), global_bias=None if bias == "none" else float(bias), **settings
+    )
+    cut = config.evaluation.split
+    scored = ("item", "rating", *([cut.field] if cut.name == "by_time" else []))
+    return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
+
+
+def shares_of(settings: Fractions | HeldOutShares) -> dict[str, float]:
+    """The sets that have a share."""
+    return {name: share for name, share in settings.model_dump().items() if share > 0}

@@ -1,0 +1,73 @@
+"""Settings of the trackers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from fedrecon.experiment.settings.extras import require
+from fedrecon.experiment.settings.sections import Section, setting
+
+if TYPE_CHECKING:
+    from fedrecon.experiment.tracking.tracker import Tracker
+
+
+class Untracked(Section):
+    """None: the run folder has all numbers."""
+
+    name: Literal["none"] = "none"
+
+
+class TensorBoard(Section):
+    """Event files in the folder `tensorboard` of the run: `tensorboard --logdir runs` shows them."""
+
+    name: Literal["tensorboard"] = "tensorboard"
+
+    def check(self) -> None:
+        """Refuses to begin without the package."""
+        require("tensorboard", "tensorboard", "tracking.name = tensorboard")
+
+    def open(self, folder: Path, title: str, settings: dict[str, Any]) -> "Tracker":
+        from fedrecon.experiment.tracking.tensorboard import TensorBoardTracker
+
+        return TensorBoardTracker(folder / "tensorboard")
+
+
+class WeightsAndBiases(Section):
+    """Weights & Biases."""
+
+    name: Literal["wandb"] = "wandb"
+    project: str = setting("fedrecon", "the project", min_length=1)
+    entity: str = setting("", 'the user or team; "" for the one logged in')
+    mode: Literal["online", "offline"] = setting(
+        "online", "offline keeps all in the run folder: `wandb sync`"
+    )
+
+    def check(self) -> None:
+        """Refuses to begin without the package."""
+        require("wandb", "wandb", "tracking.name = wandb")
+
+    def open(self, folder: Path, title: str, settings: dict[str, Any]) -> "Tracker":
+        from fedrecon.experiment.tracking.wandb import WandbTracker
+
+        return WandbTracker(folder, title, settings, self.project, self.entity, self.mode)
+
+
+class MLflow(Section):
+    """MLflow."""
+
+    name: Literal["mlflow"] = "mlflow"
+    uri: str = setting("", 'of a server, or sqlite:///FILE; "" for what the environment says')
+    experiment: str = setting("fedrecon", "the experiment", min_length=1)
+
+    def check(self) -> None:
+        """Refuses to begin without the package."""
+        require("mlflow", "mlflow", "tracking.name = mlflow")
+
+    def open(self, folder: Path, title: str, settings: dict[str, Any]) -> "Tracker":
+        from fedrecon.experiment.tracking.mlflow import MlflowTracker
+
+        return MlflowTracker(folder, title, settings, self.uri, self.experiment)
+
+
+Tracking = Annotated[Untracked | TensorBoard | WeightsAndBiases | MLflow, Field(discriminator="name")]

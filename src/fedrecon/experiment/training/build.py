@@ -1,0 +1,148 @@
+"""From a configuration to a job: the task's data and model, the algorithm, the sampling."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from fedrecon.core._model import Model
+from fedrecon.data._sampling import Passes, Poisson, Sampling, Uniform, Weighted
+from fedrecon.experiment.config import Config, task_module
+from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.checkpoint import Checkpoints
+from fedrecon.experiment.storage.files import RunError
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS, VOCABULARIES
+from fedrecon.experiment.tasks._base import Task
+from fedrecon.experiment.training.run_spec import Job
+from fedrecon.experiment.training.vocabularies import known_to
+
+SAMPLINGS: dict[str, type[Any]] = {
+    "uniform": Uniform,
+    "poisson": Poisson,
+    "weighted": Weighted,
+    "passes": Passes,
+}
+
+
+def task_of(config: Config) -> Task:
+    """Reads or makes the data, and the model for it.
+
+    Raises:
+        DataError: The data cannot be read.
+        SettingError: The data lack what the settings ask for.
+    """
+    task: Task = task_module(config.task).build(config)
+    return cast(Task, config.algorithm.prepare(task, config.seed))
+
+
+def sampling_of(config: Config, num_clients: int) -> Sampling:
+    """How cohorts are drawn.
+
+    Raises:
+        SettingError: There are fewer clients than a cohort asks for.
+    """
+    training = config.training
+    sampling: Sampling = SAMPLINGS[training.sampling](training.clients_per_round)
+    try:
+        sampling.check(num_clients)
+    except ValueError as error:
+        raise SettingError(f"training.clients_per_round: {error}") from None
+    return sampling
+
+
+def job_of(config: Config, task: Task) -> Job:
+    """The training run that a configuration describes.
+
+    Raises:
+        SettingError: A setting does not fit the data or the others.
+    """
+    training, evaluation = config.training, config.evaluation
+    if evaluation.select == "best" and task.validation is None and "validation" not in task.held_out:
+        raise SettingError('evaluation.select must be "final" without validation clients, got "best"')
+    algorithm = config.algorithm.build_for(task)
+    initial = None
+    if training.initial_global_params:
+        start = Path(training.initial_global_params)
+        _check_vocabularies(start, task)
+        # Its view of the model, of which more may be global than of the model itself.
+        initial = global_params_at(start, algorithm.model)
+    measured = task.measured()
+    if algorithm.exchanges == "examples":
+        del measured["train"]  # mini-batches, which do not tell whose examples they are
+    return Job(
+        algorithm=algorithm,
+        clients=task.train,
+        rounds=training.rounds,
+        sampling=sampling_of(config, len(task.train)),
+        seed=config.seed,
+        validation={} if task.validation is None else {"validation": task.validation},
+        test=task.test,
+        held_out=task.held_out,
+        scoring=task.scoring,
+        split=evaluation.split.build(),
+        evaluate_every=evaluation.every,
+        select=evaluation.select,
+        checkpoint_every=training.checkpoint_every,
+        initial_global_params=initial,
+        clients_per_block=None if training.clients_per_block == "auto" else training.clients_per_block,
+        measured=measured,
+        settings=config.model_dump(),
+    )
+
+
+def _check_vocabularies(start: Path, task: Task) -> None:
+    """Holds the rows of another run's tables to stand for what they stand for here."""
+    known = known_to(start)
+    for field, ids in task.train.vocabularies.items():
+        here, there = np.asarray(ids).tolist(), known.get(field)
+        if there is None or here == there:
+            continue
+        rows = (i for i, pair in enumerate(zip(there, here, strict=False)) if pair[0] != pair[1])
+        i = next(rows, min(len(here), len(there)))
+        shown = [repr(names[i]) if i < len(names) else "nothing" for names in (there, here)]
+        raise RunError(
+            f"{start / VOCABULARIES}: training.initial_global_params must be of a run with the same "
+            f"vocabulary of {field!r}, but its entry {i} is {shown[0]} and here it is {shown[1]}"
+        )
+
+
+def global_params_at(path: Path, model: Model) -> Any:
+    """The model's global parameters from a run folder or an `.npz` file with an array for each leaf.
+
+    Args:
+        path: Of a run folder, whose last checkpoint is used (its best parameters, where the run selects
+            those); or of a file whose arrays are named by their leaves' paths, such as `item/factors`.
+        model: Whose parameters they are.
+
+    Raises:
+        RunError: There is no such file, or it lacks a leaf or has it in another shape.
+    """
+    what = "training.initial_global_params"
+    like = jax.eval_shape(model.init_global, jax.random.key(0))
+    paths = [path for path, _ in jax.tree.leaves_with_path(like)]
+    if path.is_dir():
+        checkpoints = Checkpoints(path / CHECKPOINTS)
+        latest = checkpoints.latest()
+        if latest is None:
+            raise RunError(f"{path}: {what} must name a run with a checkpoint, this has none")
+        arrays = checkpoints.arrays(latest)
+        best = any(name.startswith("['best']") for name in arrays)
+        prefix = "['best']" if best else "['state'].global_params"
+        names = [prefix + jax.tree_util.keystr(p) for p in paths]
+    else:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is no .npz file"
+            raise RunError(f"{path}: {what} cannot be read: {reason}") from None
+        names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+    leaves = []
+    for name, wanted in zip(names, jax.tree.leaves(like), strict=True):
+        if name not in arrays:
+            raise RunError(f"{path}: {what} must hold the array {name!r}, it has {sorted(arrays)}")
+        if arrays[name].shape != wanted.shape:
+            raise RunError(f"{path}: {name} must be of shape {wanted.shape}, got {arrays[name].shape}")
+        leaves.append(arrays[name].astype(wanted.dtype))
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -1,0 +1,298 @@
+"""The rounds of a run, with evaluations, records and checkpoints on the way."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from threading import Event, Thread
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon.data._clients import Clients
+from fedrecon.errors import DataError
+from fedrecon.evaluation._evaluate import Evaluation, evaluate
+from fedrecon.experiment.console.progress import Progress
+from fedrecon.experiment.distributed.broadcast import saved_for_all, share_kept
+from fedrecon.experiment.distributed.processes import ALONE, Team
+from fedrecon.experiment.distributed.signals import Interrupt
+from fedrecon.experiment.storage.checkpoint import CheckpointError, Checkpoints
+from fedrecon.experiment.storage.metrics_log import TRAINING, Records, Row, place, rows
+from fedrecon.experiment.storage.resource_usage import Stopwatch
+from fedrecon.experiment.training.block_plan_tuning import Tuner
+from fedrecon.experiment.training.evaluation_rows import (
+    Best,
+    Evaluated,
+    better,
+    mean_of,
+    score,
+    training_rows,
+)
+from fedrecon.experiment.training.run_spec import Job
+from fedrecon.experiment.training.vocabularies import DIGEST
+from fedrecon.simulation._block_plan import Plan, plan_evaluation
+from fedrecon.simulation._client_state_store import Kept
+from fedrecon.simulation._compilation import heavy
+from fedrecon.simulation._round import Round
+from fedrecon.simulation._simulation import Simulation
+
+# Seconds between two looks at the results of past rounds, and how many rounds the device keeps to work on.
+LOOK_EVERY, LAG = 0.5, 2
+
+
+class Loop:
+    """Runs a job's rounds from its last checkpoint on.
+
+    Between evaluations and checkpoints the host stays a few rounds ahead of the device; twice a second the
+    metrics of rounds are fetched which lie that far back.
+
+    Attributes:
+        begun: Set after the first round: what may wait until then must not delay it.
+
+    Args:
+        job: What to do.
+        simulation: Of the job's training clients.
+        records: Where numbers go.
+        checkpoints: Where states go; None for nowhere.
+        watch: The run's clock.
+        progress: Who is told.
+        callbacks: Called with each `Evaluated`.
+        team: The processes that run it together. The first of them alone has checkpoints.
+        tuner: Who may change the plan on the way; None for nobody.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        simulation: Simulation,
+        records: Records,
+        checkpoints: Checkpoints | None,
+        watch: Stopwatch,
+        progress: Progress,
+        callbacks: Sequence[Callable[[Evaluated], Any]] = (),
+        team: Team = ALONE,
+        tuner: Tuner | None = None,
+    ):
+        self.tuner = tuner
+        self.team = team
+        self.job, self.simulation, self.records = job, simulation, records
+        self.checkpoints, self.watch, self.progress, self.callbacks = checkpoints, watch, progress, callbacks
+        self.state = simulation.init(job.initial_global_params)
+        self.done = 0
+        self.resumed_from: int | None = None
+        self.recomputed = 0
+        self.best: Best | None = None
+        self.evaluations: dict[str, Evaluation] = {}
+        self.interrupted = False
+        self.begun = Event()
+        self._ahead = Thread(target=self._compile_evaluation)
+        self._pending: deque[Round] = deque()
+        self._looked = time.monotonic()
+        self._since: dict[str, tuple[float, float]] = {}
+
+    def restore(self) -> None:
+        """Goes back to the last checkpoint, or to the start if there is none.
+
+        Raises:
+            CheckpointError: The checkpoint is cut short or another run's.
+        """
+        saved, mark = saved_for_all(self.checkpoints, self._tree(), self.team), None
+        if saved is not None:
+            tree = jax.tree.map(jnp.asarray, saved.tree)
+            self.state, self.done, self.resumed_from = tree["state"], saved.round, saved.round
+            self.watch.before = saved.info["seconds"]
+            if saved.info["best"] is not None:
+                self.best = Best(**saved.info["best"], global_params=tree["best"])
+            mark = saved.info.get("kept")
+        if self.simulation.kept is not None:
+            try:
+                marks = [mark, None if self.best is None else self.best.kept]
+                share_kept(self.simulation.kept, marks, self.team)
+                self.simulation.kept.restore(mark)
+                self.simulation.kept.hold(None if self.best is None else self.best.kept)
+            except DataError as error:
+                raise CheckpointError(str(error)) from None
+        self.recomputed = self.records.restart(self.done)
+        if self.tuner is not None:
+            self.tuner.resume(self.done)
+
+    def resumption(self) -> str:
+        """What to say of a run that goes on."""
+        start = "there is no checkpoint yet: starting again"
+        if self.resumed_from is not None:
+            start = f"going on from the checkpoint of round {self.resumed_from}"
+        return f"{start}; recorded rounds computed again: {self.recomputed}"
+
+    def run(self) -> None:
+        """Runs the rounds that are left. After Ctrl-C it saves the last complete round, and returns."""
+        job = self.job
+        self.progress.start(self.done, job.rounds)
+        if self.team.count == 1:  # else the processes' programs would meet in another order
+            self._ahead.start()
+        try:
+            with Interrupt(self.team.pass_on) as interrupt:
+                for round in self.simulation.rounds(self.state, job.rounds - self.done):
+                    self._after(round)
+                    if self.team.stops(interrupt.asked, round.number):
+                        self.interrupted = True
+                        break
+        except KeyboardInterrupt:
+            self.interrupted = True
+        finally:
+            self.begun.set()  # where no round came so far: somebody may wait for it
+        if self.interrupted:
+            # A second Ctrl-C may come at any place, also in the middle of a round's evaluation.
+            self._pending = deque(round for round in self._pending if round.number <= self.done)
+            self._look(0)
+            self.records.forget(self.done)
+            self._save()
+        if self._ahead.ident is not None:
+            self._ahead.join()
+
+    def evaluate(self) -> dict[str, Evaluation]:
+        """Evaluates the validation clients under the parameters of now, where that was not just done."""
+        if not self.evaluations:
+            self.evaluations = self._evaluations(self.state)
+        return self.evaluations
+
+    def evaluated(self, state: Any, kept: Kept | None, name: str) -> Evaluation:
+        """All clients of a set, under the protocol that its name tells."""
+        job = self.job
+        if self._ahead.is_alive():
+            self._ahead.join()
+        return self._evaluate_some(state, kept, name, job.evaluated[name])
+
+    def selected(self) -> tuple[int, Any, Kept | None]:
+        """The round whose parameters meet the test clients, a state with them, and what clients kept then."""
+        kept = self.simulation.kept
+        if self.job.select == "best" and self.best is not None:
+            state = self.state._replace(global_params=self.best.global_params)
+            return self.best.round, state, kept and kept.at(self.best.kept)
+        return self.done, self.state, kept
+
+    def _evaluations(self, state: Any) -> dict[str, Evaluation]:
+        kept = self.simulation.kept
+        return {name: self.evaluated(state, kept, name) for name in self.job.while_training()}
+
+    def _compile_evaluation(self) -> None:
+        """Evaluates one client of each validation set for the program that it compiles, beside the first
+        rounds.
+
+        What goes wrong here does so again where the evaluation is wanted, and is told there.
+        """
+        job = self.job
+        self.begun.wait()
+        with suppress(Exception):
+            kept = self.simulation.kept
+            for name in job.while_training():
+                clients = job.evaluated[name]
+                if kept is not None and kept.knows(clients.keys):
+                    continue  # what they keep is read by another program, and not while rounds change it
+                large = heavy(self.state.global_params, job.algorithm.model.tables)
+                plan = plan_evaluation(clients.num_examples, large)
+                self._evaluate_some(self.state, None, name, clients.take([0]), plan)
+
+    def _evaluate_some(
+        self, state: Any, kept: Kept | None, name: str, clients: Clients, plan: Plan | None = None
+    ) -> Evaluation:
+        """Clients of a set, under the protocol that its name tells."""
+        job, split = self.job, self.job.split_of(name)
+        return evaluate(
+            job.algorithm,
+            state,
+            clients,
+            split=split,
+            seed=job.seed,
+            plan=plan,
+            kept=kept,
+            scoring=job.scoring,
+        )
+
+    def _after(self, round: Round) -> None:
+        number, last = round.number, round.number == self.job.rounds
+        self._pending.append(round._replace(state=cast(Any, None)))
+        if len(self._pending) > LAG:
+            # No further ahead: every round in flight holds a state, and Ctrl-C would wait for all of them.
+            jax.block_until_ready(self._pending[-1 - LAG].block_metrics)
+        if self.watch.first_round is None:
+            jax.block_until_ready(round.state)
+            self.watch.first()
+            self.begun.set()
+        evaluating = last or number % self.job.evaluate_every == 0
+        saving = last or number % self.job.checkpoint_every == 0
+        if evaluating or saving:
+            self._look(0)
+        elif time.monotonic() - self._looked > LOOK_EVERY:
+            self._look(LAG)
+        report = self._evaluate(number, round.state) if evaluating else None
+        self.evaluations = report.evaluations if report is not None else {}
+        self.done, self.state = number, round.state
+        if saving:
+            self._save()
+        if report is not None:
+            for callback in self.callbacks:
+                callback(report)
+        if self.tuner is not None and not last:
+            self.tuner.after(number, round.state, self.watch.compilation(), not self._ahead.is_alive())
+
+    def _look(self, leave: int) -> None:
+        """Fetches the metrics of all but the last few rounds."""
+        while len(self._pending) > leave:
+            round = self._pending[0]
+            means = {name: (float(mean.total), float(mean.weight)) for name, mean in round.metrics().items()}
+            self._pending.popleft()
+            self.records.append(training_rows(round, means))
+            for name, (total, weight) in means.items():
+                before = self._since.get(name, (0.0, 0.0))
+                self._since[name] = (before[0] + total, before[1] + weight)
+            self.progress.round(round.number, mean_of(*means["loss"]))
+        self.records.write()
+        self._looked = time.monotonic()
+
+    def _evaluate(self, number: int, state: Any) -> Evaluated:
+        evaluations = self._evaluations(state)
+        for name, evaluation in evaluations.items():
+            self.records.append(rows(number, *place(name), evaluation.summary()))
+        seconds = self.watch.seconds()
+        self.records.append([Row(number, "train", TRAINING, "total", "seconds", seconds)])
+        self.records.write()
+        if evaluations:
+            # The first clients decide which parameters are the best.
+            metric, value = score(next(iter(evaluations.values())).over_examples())
+            if self.best is None or math.isnan(self.best.value) or better(metric, value, self.best.value):
+                kept = self.simulation.kept
+                mark = None
+                if kept is not None and self.job.select == "best":
+                    mark = kept.mark(number)
+                    kept.hold(mark)
+                self.best = Best(number, metric, value, state.global_params, mark)
+        training = {name: mean_of(*mean) for name, mean in self._since.items()}
+        self._since = {}
+        report = Evaluated(number, self.job.rounds, state, training, evaluations, seconds)
+        self.progress.evaluated(report)
+        return report
+
+    def _save(self) -> None:
+        """Commits the records and then the state: a state never lacks its records."""
+        self.records.commit()
+        if self.checkpoints is None or not self.done:
+            return
+        found = self.best if self.job.select == "best" else None
+        best = None if found is None else {k: v for k, v in found._asdict().items() if k != "global_params"}
+        info = {"seconds": self.watch.seconds(), "best": best, DIGEST: self.job.vocabularies}
+        kept = self.simulation.kept
+        if kept is not None:
+            info["kept"] = kept.commit(self.done)
+        self.checkpoints.save(self.done, self._tree(), info)
+        if kept is not None:
+            saved = [self.checkpoints.info(round) for round in self.checkpoints.rounds()]
+            marks = [x.get("kept") for x in saved] + [(x.get("best") or {}).get("kept") for x in saved]
+            kept.remove_all_but([mark for mark in marks if mark is not None])
+
+    def _tree(self) -> dict[str, Any]:
+        tree = {"state": self.state}
+        if self.job.select == "best":
+            tree["best"] = self.state.global_params if self.best is None else self.best.global_params
+        return tree

@@ -1,0 +1,110 @@
+"""An experiment from its configuration to its last table on the screen."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from fedrecon.experiment.config import Config
+from fedrecon.experiment.console.progress import progress_for
+from fedrecon.experiment.distributed.processes import Team
+from fedrecon.experiment.reporting import summary as report
+from fedrecon.experiment.reporting.result import Result
+from fedrecon.experiment.reporting.training_warnings import concerns
+from fedrecon.experiment.storage.run_folder import PLOTS
+from fedrecon.experiment.tracking.follower import follower
+from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.train import run
+
+# Of tables in a file, which has no edge.
+WIDTH = 200
+
+
+def console() -> Console:
+    """The screen; in a file lines are as long as they are. Of several processes only the first has one."""
+    if not Team.present().first:
+        return Console(quiet=True)
+    screen = Console(highlight=False)
+    return screen if screen.is_terminal else Console(highlight=False, soft_wrap=True, width=WIDTH)
+
+
+def run_experiment(config: Config, out: Path, screen: Console, started: float | None = None) -> Result:
+    """Runs, or goes on with, an experiment.
+
+    Args:
+        config: What to do.
+        out: The run folder.
+        screen: Where progress is shown.
+        started: When it began, by `time.monotonic`.
+
+    Raises:
+        ValueError: The data, a setting or the run folder cannot be used.
+    """
+    screen.print(
+        f"{config.name}: task {config.task}, {config.algorithm.name}, seed {config.seed}, folder {out}"
+    )
+    progress = progress_for(screen)
+    followed = follower(config, out, progress.note) if Team.present().first else None
+    config.algorithm.parts()  # what only Optax knows to be wrong is found before the data are read
+    task = task_of(config)
+    job = job_of(config, task)
+    screen.print("  ".join(f"{name} {len(x):,} clients" for name, x in task.sets().items()))
+    with ExitStack() as stack:
+        if followed is not None:
+            stack.enter_context(followed)
+        result = run(
+            job,
+            out=out,
+            progress=progress,
+            listener=followed,
+            started=started,
+            title=config.name,
+            notes=task.notes,
+        )
+        if followed is not None:
+            followed.finished = not result.interrupted
+    return result
+
+
+def show(result: Result, screen: Console) -> None:
+    """Prints the table of a result, and where everything is."""
+    values = report.result_values(result)
+    if result.interrupted:
+        screen.print(f"Interrupted after round {result.rounds} of {result.asked}; all of it is saved.")
+        screen.print(f"To go on: fedrecon resume {result.out}")
+        return
+    screen.print(rich_table(report.table(values)))
+    for text in concerns(result.records):
+        screen.print(f"Note: {text}.")
+    for name, text in result.notes.items():
+        screen.print(f"{name}: {text}")
+    seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
+    screen.print(
+        f"{result.rounds} rounds in {seconds['total']:.1f} s, {seconds['compilation']:.1f} s to compile; "
+        f"{report.size(sent['down'])} down and {report.size(sent['up'])} up per client and round; "
+        f"{report.computed(values)}; "
+        f"peak memory {report.size(values['peak_memory_bytes'])}"
+    )
+    if result.out is not None:
+        screen.print(f"Plot:    {result.out / PLOTS / 'progress.png'}")
+        screen.print(f"Summary: {result.out / 'summary.md'}")
+
+
+def rich_table(rows: list[list[str]], words: int | None = None) -> Table:
+    """Rows of text, the first of which is the header, as a table for the screen.
+
+    Args:
+        rows: As many cells in each.
+        words: How many columns, from the left, hold words rather than numbers; None for a table of
+            `report.table`.
+    """
+    head, *body = rows
+    if words is None:
+        words = 1 if head[0] == "metric" else 2
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, name in enumerate(head):
+        table.add_column(name, justify="left" if index < words else "right", overflow="fold")
+    for row in body:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,190 @@
+"""What a training run is asked to do, and by what it is told from others."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedrecon.algorithms._base import Algorithm
+from fedrecon.core._examples import HeldOut
+from fedrecon.data._clients import Clients
+from fedrecon.errors import of_kind
+from fedrecon.evaluation._evaluate import Scoring, model_metrics
+from fedrecon.experiment.storage import fingerprint_format_1
+from fedrecon.experiment.storage.fingerprint import FORMAT
+from fedrecon.experiment.storage.fingerprint_parts import describe
+from fedrecon.experiment.storage.metrics_log import SEEN
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A training run.
+
+    Attributes:
+        algorithm: What is trained.
+        clients: The training clients.
+        rounds: How many.
+        sampling: Of the cohorts.
+        seed: Of all draws.
+        validation: Unseen clients to evaluate while training, by the name of their split.
+        test: Unseen clients to evaluate once at the end; None for none.
+        held_out: Training clients with marked examples that are not trained on, `"validation"` to evaluate
+            while training, `"test"` at the end.
+        split: Support and query set of unseen clients in evaluation.
+        evaluate_every: Rounds between evaluations; the last round is always evaluated.
+        select: Whether the `"final"` parameters meet the test clients, or those of the `"best"` validation.
+        checkpoint_every: Rounds between checkpoints; the last round always has one.
+        initial_global_params: Where training starts; None for the model's own start.
+        scoring: What is measured of evaluated clients.
+        clients_per_block: Clients side by side in training; None leaves them to the plan.
+        measured: Sets of the clients with only those fields by which runs of other algorithms know them; `{}`
+            for all fields of all sets.
+        settings: What to write as the run folder's configuration; `{}` for what is above.
+    """
+
+    algorithm: Algorithm
+    clients: Clients
+    rounds: int
+    sampling: Any
+    seed: int
+    validation: Mapping[str, Clients]
+    test: Clients | None
+    split: Any
+    evaluate_every: int
+    select: str
+    checkpoint_every: int
+    initial_global_params: Any = None
+    held_out: Mapping[str, Clients] = field(default_factory=dict)
+    scoring: Scoring = model_metrics
+    clients_per_block: int | None = None
+    measured: Mapping[str, Clients] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        of_kind(Algorithm, algorithm=self.algorithm)
+        of_kind(Clients, clients=self.clients)
+        for name, clients in self.evaluated.items():
+            of_kind(Clients, **{f"the clients {name!r}": clients})
+        if not len(self.clients):
+            raise ValueError("the training clients must be at least 1, got 0")
+        for name in ("rounds", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.select not in ("final", "best"):
+            raise ValueError(f"select must be 'final' or 'best', got {self.select!r}")
+        if self.select == "best" and not self.while_training():
+            raise ValueError("select='best' needs clients to evaluate, got none")
+        for name, clients in self.evaluated.items():
+            if not len(clients):
+                raise ValueError(f"the clients to evaluate must be at least 1, got 0 in {name!r}")
+        for name in self.validation:
+            if name in ("train", "test") or name.startswith(SEEN):
+                raise ValueError(f"clients that are evaluated while training cannot be called {name!r}")
+        for name in self.held_out:
+            if name not in ("validation", "test"):
+                raise ValueError(f"held-out examples must be called 'validation' or 'test', got {name!r}")
+
+    @functools.cached_property
+    def evaluated(self) -> dict[str, Clients]:
+        """All clients that are evaluated, by the name of their set."""
+        test = {} if self.test is None else {"test": self.test}
+        return {**self.validation, **test, **{SEEN + name: x for name, x in self.held_out.items()}}
+
+    @property
+    def _sets(self) -> dict[str, Clients]:
+        return {"train": self.clients, **self.evaluated}
+
+    @functools.cached_property
+    def _digests(self) -> dict[str, str]:
+        return {name: digest(clients) for name, clients in self._sets.items()}
+
+    @functools.cached_property
+    def vocabularies(self) -> str:
+        """A digest of what the numbers in the clients' fields stand for."""
+        return ids_digest(self.clients.vocabularies)
+
+    def while_training(self) -> list[str]:
+        """Names of the sets that are evaluated while training; the first decides which round is the best."""
+        return [name for name in self.evaluated if name not in self.at_the_end()]
+
+    def at_the_end(self) -> list[str]:
+        """Names of the sets that are evaluated once, at the end."""
+        return [name for name in ("test", SEEN + "test") if name in self.evaluated]
+
+    def split_of(self, name: str) -> Any:
+        """Support and query set in the evaluation of a set."""
+        return HeldOut() if name.startswith(SEEN) else self.split
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What is equal in two runs only if they compute the same, as JSON values."""
+        return {
+            "format": FORMAT,
+            "algorithm": describe(self.algorithm),
+            "sampling": describe(self.sampling),
+            "seed": self.seed,
+            "rounds": self.rounds,
+            "evaluation": {
+                "split": describe(self.split),
+                "every": self.evaluate_every,
+                "select": self.select,
+                "scoring": describe(self.scoring),
+            },
+            "clients": self._digests,
+            "initial_global_params": arrays_digest(self.initial_global_params),
+        }
+
+    def examples(self) -> dict[str, str]:
+        """Digests by which runs of other algorithms tell whether they measured the same, by set."""
+        known, sets = self._digests, self._sets
+        return {
+            name: known[name] if set(x.fields) == set(sets[name].fields) else digest(x)
+            for name, x in (self.measured or sets).items()
+        }
+
+    def configuration(self) -> Mapping[str, Any]:
+        """The settings to write in the run folder."""
+        if self.settings:
+            return self.settings
+        marks = fingerprint_format_1.converted(self.fingerprint())  # one line each
+        return {
+            **{name: marks[name] for name in ("algorithm", "sampling", "seed", "rounds", "evaluation")},
+            "checkpoint_every": self.checkpoint_every,
+        }
+
+
+def digest(clients: Clients) -> str:
+    """Tells clients with other examples apart, in 16 hexadecimal digits."""
+    state = hashlib.blake2b(digest_size=8)
+    state.update(np.ascontiguousarray(clients.keys).tobytes())
+    state.update(np.asarray(clients.num_examples, np.int64).tobytes())
+    for name in sorted(clients.fields):
+        like = clients.blank(name, 0)
+        shape = (int(clients.num_examples.sum()), *like.shape[1:])
+        state.update(f"{name} {like.dtype} {shape}".encode())
+        for piece in clients.pieces():
+            state.update(np.ascontiguousarray(piece.column(name)).data)
+    return state.hexdigest()
+
+
+def ids_digest(vocabularies: Mapping[str, Any]) -> str:
+    """Tells vocabularies with other original ids, or in another order, apart."""
+    known = {name: np.asarray(ids).tolist() for name, ids in vocabularies.items()}
+    return hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def arrays_digest(tree: Any) -> str:
+    """Tells pytrees of arrays apart; `""` for None."""
+    if tree is None:
+        return ""
+    state = hashlib.blake2b(digest_size=8)
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        state.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()

@@ -1,0 +1,115 @@
+"""The next words of a new user: what a model makes of a prompt with and without the user's own part."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrecon.algorithms._base import Algorithm, Broadcast
+from fedrecon.core._examples import Examples
+from fedrecon.datasets.text._encode import Writer, to_clients
+from fedrecon.datasets.text._tokenizers import Tokenizer
+from fedrecon.datasets.text._vocabulary import BEGIN, END, PADDING, Vocabulary
+
+STOP, OTHER = "(end of sentence)", "(another word)"
+
+
+class Completion(NamedTuple):
+    """What may follow a prompt, the likeliest first.
+
+    Attributes:
+        general: Words and their probabilities, by the fresh local parameters that every client starts from,
+            which know no user's words: all buckets together are "(another word)".
+        personal: Likewise, by those reconstructed from the user's text; a bucket is the user's own most
+            frequent word in it, where there is one, and "(another word)" are the others.
+    """
+
+    general: list[tuple[str, float]]
+    personal: list[tuple[str, float]]
+
+
+def complete(
+    algorithm: Algorithm,
+    global_params: Any,
+    round: int,
+    vocabulary: Vocabulary,
+    history: Sequence[str],
+    prompt: str,
+    *,
+    tokenize: Tokenizer,
+    length: int,
+    most: int = 5,
+    seed: int = 0,
+) -> Completion:
+    """Reconstructs a user from its text and predicts what follows a prompt.
+
+    Args:
+        algorithm: What trained the parameters.
+        global_params: The server's.
+        round: Rounds done.
+        vocabulary: The run's.
+        history: The user's sentences.
+        prompt: The beginning of a sentence; of one longer than `length` the end counts.
+        tokenize: The run's.
+        length: Words of a sentence.
+        most: Words to show, fewer where there are not so many.
+        seed: Of what the client draws.
+
+    Raises:
+        DataError: The history holds no word.
+    """
+    texts = to_clients([Writer("user", history, "the history")], tokenize, None, length, "the history")
+    own = vocabulary.encode(texts)["user"]
+    key = jax.random.key(seed)
+    global_params = jax.tree.map(jnp.asarray, global_params)
+    kept = algorithm.init_kept(global_params, key)
+    batch = _prompt(vocabulary, tokenize(prompt), length)
+
+    @jax.jit
+    def probabilities(mask: Any) -> Any:
+        broadcast = Broadcast(global_params, jnp.int32(round))
+        local = algorithm.personalize(broadcast, kept, Examples(jax.tree.map(jnp.asarray, own), mask), key)
+        assert algorithm.personal_model.predict is not None
+        scores = algorithm.personal_model.predict(global_params, local, batch)[0, -1]
+        return jax.nn.softmax(scores.at[jnp.array([PADDING, BEGIN])].set(-jnp.inf))
+
+    count = len(own["word"])
+
+    def likeliest(known: int, names: list[str]) -> list[tuple[str, float]]:
+        p = np.asarray(probabilities(np.arange(count) < known))
+        nobodys = np.array([i >= vocabulary.rows and name is OTHER for i, name in enumerate(names)])
+        # All words that nobody named are one choice; padding and begin are none.
+        choices = [(names[i], float(p[i])) for i in np.flatnonzero(~nobodys) if i >= END]
+        if nobodys.any():
+            choices.append((OTHER, float(p[nobodys].sum())))
+        return sorted(choices, key=lambda choice: -choice[1])[:most]
+
+    names = _names(vocabulary)
+    return Completion(likeliest(0, names), likeliest(count, _with_own(names, vocabulary, texts)))
+
+
+def _prompt(vocabulary: Vocabulary, words: list[str], length: int) -> dict[str, Any]:
+    inputs = [(BEGIN, -1), *((vocabulary.row_of(word), vocabulary.local_row_of(word)) for word in words)]
+    rows, buckets = np.array(inputs[-length:], np.int32).T
+    return {"word": rows[None], "bucket": buckets[None]}
+
+
+def _names(vocabulary: Vocabulary) -> list[str]:
+    """What each id is shown as, where no user is known."""
+    names = [*vocabulary.named().tolist(), *[OTHER] * vocabulary.output_buckets]
+    names[END] = STOP
+    return names
+
+
+def _with_own(names: Sequence[str], vocabulary: Vocabulary, texts: Any) -> list[str]:
+    """The same with the user's own most frequent word for its bucket."""
+    names = list(names)
+    lexicon = texts.vocabularies["token"]
+    used = Counter(lexicon[i] for i in texts.column("token").reshape(-1).tolist() if i)
+    for word, _ in reversed(used.most_common()):
+        if not vocabulary.row_of(word):
+            names[vocabulary.id_of(word)] = word
+    return names

@@ -1,0 +1,153 @@
+"""What is measured of a model's predictions: losses and accuracies per token."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Model, Table
+from fedrecon.datasets.text._vocabulary import END
+from fedrecon.models.next_word._output_layer import affine, scored
+
+CHUNK = 16  # sentences that go through the network at a time when nothing is trained,
+SCORED = 2  # and whose scores are held: many clients side by side would not fit a CPU's cache otherwise
+
+Logits = Float[Array, "sentence position id"]
+Targets = Int[Array, "sentence position"]
+
+
+def loss_and_hits(kernel: Any, bias: Any, x: Any, target: Targets) -> tuple[Mean, Mean]:
+    """Of each sentence the sum over its tokens of -log p(target), and the tokens whose id scores highest.
+
+    Both with the number of its tokens. A tie for the first place counts as a hit.
+
+    Args:
+        kernel: Of the output layer, `[width, id]`.
+        bias: Likewise, `[id]`.
+        x: The output layer's input, `[sentence, position, width]`.
+        target: What followed; 0 where nothing did.
+    """
+    losses, hits = scored(kernel, bias, x.reshape(-1, x.shape[-1]), target.reshape(-1))
+    real = target > 0
+    return _tokens(losses.reshape(target.shape), real), _tokens(hits.reshape(target.shape), real)
+
+
+def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dict[str, Mean]:
+    """All metrics, of each sentence.
+
+    Args:
+        logits: Scores of all ids; 32 bits.
+        target: What followed; 0 where nothing did.
+        bucket: The input's local row; -1 where it has none.
+        rows: Ids below are shared words and the like, those from there on are buckets.
+
+    Returns:
+        `cross_entropy`, `accuracy` and `top_3_accuracy` over all tokens; `accuracy_no_oov` over those that
+        are no bucket; `accuracy_no_oov_no_end` over those that are no end of a sentence either;
+        `accuracy_restricted`, `accuracy_restricted_no_end` and `cross_entropy_restricted` over the same,
+        with the choice among shared words and the end alone, so that the number of buckets changes
+        neither what is asked nor what can be answered; `accuracy_restricted_after_oov` and
+        `cross_entropy_restricted_after_oov` over those of these that follow a bucket, where its embedding
+        says most; `oov`, the share of tokens that are a bucket.
+    """
+    real, shared = target > 0, (target > 0) & (target < rows)
+    words = shared & (target != END)
+    picked = _at(logits, target)
+    # Every score is read once for a maximum and once for a sum: those over all ids come from two parts.
+    known, others = logits[..., END:rows], jnp.concatenate([logits[..., :END], logits[..., rows:]], -1)
+    known_most, known_sum = jnp.max(known, -1), jax.nn.logsumexp(known, -1)
+    hit = picked >= jnp.maximum(known_most, jnp.max(others, -1))
+    log_sum = jnp.logaddexp(known_sum, jax.nn.logsumexp(others, -1))
+    above = jnp.sum(~(logits <= picked[..., None]), -1)  # what is no number is above
+    return {
+        "cross_entropy": _tokens(log_sum - picked, real),
+        "accuracy": _tokens(hit, real),
+        "top_3_accuracy": _tokens(above < 3, real),
+        "accuracy_no_oov": _tokens(hit, shared),
+        "accuracy_no_oov_no_end": _tokens(hit, words),
+        "cross_entropy_restricted": _tokens(known_sum - picked, shared),
+        "accuracy_restricted": _tokens(picked >= known_most, shared),
+        "accuracy_restricted_no_end": _tokens(picked >= known_most, words),
+        "cross_entropy_restricted_after_oov": _tokens(known_sum - picked, shared & (bucket >= 0)),
+        "accuracy_restricted_after_oov": _tokens(picked >= known_most, shared & (bucket >= 0)),
+        "oov": _tokens(target >= rows, real),
+    }
+
+
+def predicts_words(
+    init_global: Callable[..., Any], init_local: Callable[..., Any], inner: Callable[..., Any], rows: int
+) -> Model:
+    """A model of next words by what its output layer is given.
+
+    Args:
+        init_global: See `Model`; the table of the shared words is its leaf `embedding`, the output layer
+            are its leaves `output/kernel`, `[width, id]`, and `output/bias`.
+        init_local: Likewise.
+        inner: `(global_params, local_params, batch) -> the output layer's input`, `[sentence, position,
+            width]`, in the dtype in which products are computed.
+        rows: Of that table.
+
+    Returns:
+        A model with the metrics of `readings`; while it is trained it reports `accuracy` alone.
+    """
+
+    def predict(g: Any, x: Any, batch: Any) -> Logits:
+        return affine(g["output"]["kernel"], g["output"]["bias"], inner(g, x, batch))
+
+    def loss_and_metrics(g: Any, x: Any, batch: Any, key: Any) -> tuple[Mean, dict[str, Mean]]:
+        layer = g["output"]["kernel"], g["output"]["bias"]
+        losses, hits = loss_and_hits(*layer, inner(g, x, batch), batch["target"])
+        return losses, {"accuracy": hits}
+
+    def loss(g: Any, x: Any, batch: Any, key: Any) -> Mean:
+        return loss_and_metrics(g, x, batch, key)[0]
+
+    def metrics(g: Any, x: Any, batch: Any) -> dict[str, Mean]:
+        layer = g["output"]["kernel"], g["output"]["bias"]
+
+        def scores(part: Any) -> dict[str, Mean]:
+            return readings(affine(*layer, part["inner"]), part["target"], part["bucket"], rows)
+
+        def through(part: Any) -> dict[str, Mean]:
+            read = {name: part[name] for name in ("target", "bucket")}
+            return in_chunks(scores, {"inner": inner(g, x, part), **read}, SCORED)
+
+        fields = {name: batch[name] for name in ("word", "bucket", "target")}
+        return in_chunks(through, fields, CHUNK)
+
+    tables = (Table("embedding", ("word",)),)
+    return Model(
+        init_global, init_local, loss, metrics, predict, tables=tables, loss_and_metrics=loss_and_metrics
+    )
+
+
+def in_chunks(fn: Any, batch: Any, most: int) -> Any:
+    """`fn` of a batch of sentences, at most `most` at a time: scores of a whole client may not fit in memory.
+
+    Args:
+        fn: Pytree of arrays `[sentence, ...]` to one of such arrays.
+        batch: Its argument.
+        most: Sentences at a time.
+    """
+    size = jax.tree.leaves(batch)[0].shape[0]
+    chunks = math.ceil(size / most)
+    if chunks <= 1:
+        return fn(batch)
+    spare = chunks * most - size
+    padded = jax.tree.map(lambda x: jnp.pad(x, [(0, spare)] + [(0, 0)] * (x.ndim - 1)), batch)
+    parts = jax.tree.map(lambda x: x.reshape(chunks, most, *x.shape[1:]), padded)
+    found = jax.lax.map(fn, parts)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
+
+
+def _at(logits: Any, target: Any) -> Any:
+    return jnp.take_along_axis(logits, target[..., None], -1)[..., 0]
+
+
+def _tokens(values: Any, count: Any) -> Mean:
+    weight = count.astype(jnp.float32)
+    return Mean(jnp.sum(jnp.where(count, values, 0), -1).astype(jnp.float32), jnp.sum(weight, -1))

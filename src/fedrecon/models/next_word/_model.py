@@ -1,0 +1,87 @@
+"""The paper's model: an LSTM that predicts the next word, the embeddings of a client's own words local."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon.core._model import Model
+from fedrecon.core._random import uniform
+from fedrecon.datasets.text._vocabulary import FIRST_WORD
+from fedrecon.models.next_word._lstm import lstm
+from fedrecon.models.next_word._metrics import predicts_words
+from fedrecon.models.next_word._output_layer import affine
+
+
+def next_word_lstm(
+    words: int,
+    buckets: int,
+    output_buckets: int | None = None,
+    *,
+    embedding: int = 96,
+    hidden: int = 670,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Model:
+    """Embedding → LSTM → dense → dense to all ids, of `vocabulary`'s layout.
+
+    Global are the embeddings of padding, begin, end and the shared words, the LSTM and both dense layers
+    (the second's outputs for the buckets included); local are the embeddings of the buckets. An example
+    is a sentence; losses and metrics are sums over its tokens, so that a client's weight is its tokens.
+
+    Batches have the fields `word`, `bucket` and `target`, int `[position]`: see `Vocabulary.encode`. The
+    embedding of an input is the local row where there is one, and else the global one.
+
+    Args:
+        words: Shared words.
+        buckets: Local rows, for all other words.
+        output_buckets: Ids of these; None for as many.
+        embedding: Length of an embedding, and width of the dense layer before the last. 96 is the paper's.
+        hidden: Units of the LSTM. 670 is the paper's.
+        precision: Of the matrix products' factors; sums, states and parameters have 32 bits.
+
+    Returns:
+        A model with the metrics of `readings`; while training it reports `accuracy` alone. `predict` takes
+        `word` and `bucket` and returns scores, `[sentence, position, id]`.
+
+    References:
+        Singhal et al., Federated Reconstruction, NeurIPS 2021, section 5.1, and Reddi et al., Adaptive
+        Federated Optimization, 2021, for the network; starts are those of Keras' layers.
+    """
+    rows = words + FIRST_WORD
+    classes = rows + (buckets if output_buckets is None else output_buckets)
+    dtype = jnp.dtype(precision)
+
+    def init_global(key: Any) -> Any:
+        keys = jax.random.split(key, 5)
+        glorot, orthogonal = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.orthogonal()
+        # The forget gate starts open.
+        bias = jnp.zeros(4 * hidden).at[hidden : 2 * hidden].set(1.0)
+        return {
+            "embedding": _uniform(keys[0], (rows, embedding)),
+            "lstm": {
+                "kernel": glorot(keys[1], (embedding, 4 * hidden)),
+                "recurrent": orthogonal(keys[2], (hidden, 4 * hidden)),
+                "bias": bias,
+            },
+            "dense": {"kernel": glorot(keys[3], (hidden, embedding)), "bias": jnp.zeros(embedding)},
+            "output": {"kernel": glorot(keys[4], (embedding, classes)), "bias": jnp.zeros(classes)},
+        }
+
+    def init_local(global_params: Any, key: Any) -> Any:
+        return {"embedding": _uniform(key, (buckets, embedding))}
+
+    def inner(g: Any, x: Any, batch: Any) -> Any:
+        shared = g["embedding"][batch["word"]]
+        own = x["embedding"][jnp.maximum(batch["bucket"], 0)]
+        inputs = jnp.where(batch["bucket"][..., None] >= 0, own, shared).astype(dtype)
+        weights = g["lstm"]
+        h = lstm(weights["kernel"], weights["recurrent"], weights["bias"], jnp.swapaxes(inputs, 0, 1))
+        dense = affine(g["dense"]["kernel"], g["dense"]["bias"], h.astype(dtype))
+        return jnp.swapaxes(dense.astype(dtype), 0, 1)
+
+    return predicts_words(init_global, init_local, inner, rows)
+
+
+def _uniform(key: Any, shape: tuple[int, ...]) -> Any:
+    """Keras' start of an embedding."""
+    return uniform(key, shape, -0.05, 0.05)

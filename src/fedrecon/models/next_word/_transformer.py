@@ -1,0 +1,126 @@
+"""Another model for the same text: a small Transformer with low-rank local changes of its attention."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon.core._model import Model
+from fedrecon.core._random import normal
+from fedrecon.datasets.text._vocabulary import FIRST_WORD
+from fedrecon.models.next_word._metrics import predicts_words
+
+_PARTS = ("query", "key", "value", "output")
+
+
+def next_word_transformer(
+    words: int,
+    buckets: int,
+    output_buckets: int | None = None,
+    *,
+    embedding: int = 64,
+    heads: int = 4,
+    layers: int = 2,
+    rank: int = 4,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Model:
+    """A causal Transformer of pre-normalised layers, its output tied to nothing.
+
+    Global is all that a Transformer has, an embedding for each bucket included. Local is for each of a
+    layer's four attention matrices W a change A B of low rank: x W + (x A) B. A starts at random and B at
+    zero, so that a fresh client's model is the global one. Positions are sines: no sentence is too long.
+
+    Args:
+        words: Shared words.
+        buckets: Embeddings of all other words.
+        output_buckets: Ids of these; None for as many.
+        embedding: Length of an embedding; a multiple of `heads`.
+        heads: Of the attention.
+        layers: How many.
+        rank: Of the local changes.
+        precision: Of the factors of products with matrices of parameters; those of attention have 32 bits.
+
+    Returns:
+        A model with the fields, metrics and `predict` of `next_word_lstm`.
+
+    Raises:
+        ValueError: `embedding` is no multiple of `heads`, or is odd.
+
+    References:
+        Vaswani et al., Attention Is All You Need, 2017; Hu et al., LoRA, 2021.
+    """
+    if embedding % heads or embedding % 2:
+        raise ValueError(f"embedding must be even and a multiple of heads = {heads}, got {embedding}")
+    rows = words + FIRST_WORD
+    classes = rows + (buckets if output_buckets is None else output_buckets)
+    dtype = jnp.dtype(precision)
+    glorot = jax.nn.initializers.glorot_uniform()
+
+    def init_global(key: Any) -> Any:
+        k_rows, k_buckets, k_out, *k_layers = jax.random.split(key, 3 + layers)
+
+        def layer(key: Any) -> Any:
+            keys = jax.random.split(key, 6)
+            made = {part: glorot(k, (embedding, embedding)) for part, k in zip(_PARTS, keys[:4], strict=True)}
+            made |= {
+                "up": glorot(keys[4], (embedding, 4 * embedding)),
+                "down": glorot(keys[5], (4 * embedding, embedding)),
+            }
+            return made | {"scale": jnp.ones((2, embedding))}
+
+        normal = jax.nn.initializers.normal(0.1)
+        return {
+            "embedding": normal(k_rows, (rows, embedding)),
+            "bucket": normal(k_buckets, (buckets, embedding)),
+            "layers": [layer(k) for k in k_layers],
+            "scale": jnp.ones(embedding),
+            "output": {"kernel": glorot(k_out, (embedding, classes)), "bias": jnp.zeros(classes)},
+        }
+
+    def init_local(global_params: Any, key: Any) -> Any:
+        starts = normal(key, (layers, len(_PARTS), embedding, rank)) / jnp.sqrt(embedding)
+        zeros = jnp.zeros((rank, embedding))
+        return [
+            {part: {"a": a, "b": zeros} for part, a in zip(_PARTS, layer, strict=True)} for layer in starts
+        ]
+
+    def product(x: Any, matrix: Any) -> Any:
+        return jnp.matmul(x.astype(dtype), matrix.astype(dtype), preferred_element_type=jnp.float32)
+
+    def attend(layer: Any, own: Any, x: Any) -> Any:
+        def changed(part: str, x: Any) -> Any:
+            return product(x, layer[part]) + product(product(x, own[part]["a"]), own[part]["b"])
+
+        def split(x: Any) -> Any:
+            return x.reshape(*x.shape[:-1], heads, -1)
+
+        query, key, value = (split(changed(part, x)) for part in _PARTS[:3])
+        scores = jnp.einsum("sqhd,skhd->shqk", query, key) / jnp.sqrt(query.shape[-1])
+        seen = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+        weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), -1)
+        mixed = jnp.einsum("shqk,skhd->sqhd", weights, value).reshape(x.shape)
+        return changed("output", mixed)
+
+    def inner(g: Any, x: Any, batch: Any) -> Any:
+        bucket = batch["bucket"]
+        own = g["bucket"][jnp.maximum(bucket, 0)]
+        h = jnp.where(bucket[..., None] >= 0, own, g["embedding"][batch["word"]])
+        h = h + _positions(h.shape[1], embedding)
+        for layer, low_rank in zip(g["layers"], x, strict=True):
+            h = h + attend(layer, low_rank, _normalised(h) * layer["scale"][0])
+            h = h + product(
+                jax.nn.gelu(product(_normalised(h) * layer["scale"][1], layer["up"])), layer["down"]
+            )
+        return (_normalised(h) * g["scale"]).astype(dtype)
+
+    return predicts_words(init_global, init_local, inner, rows)
+
+
+def _normalised(x: Any) -> Any:
+    return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
+
+
+def _positions(length: int, size: int) -> Any:
+    """Sines and cosines of the positions, `[position, size]`, a tenth as long as in their source."""
+    angles = jnp.arange(length)[:, None] / 10_000 ** (jnp.arange(size // 2) * 2 / size)
+    return 0.1 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)

@@ -1,0 +1,1 @@
+"""Serving of clients that training has never seen: reconstruct, then predict."""

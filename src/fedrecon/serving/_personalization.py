@@ -1,0 +1,282 @@
+"""Inference: the local parameters of any number of clients, and what is recommended with them."""
+
+import functools
+import itertools
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from fedrecon._kernels.top_k import best
+from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
+from fedrecon.core._model import Model, leaf_at, leaves_of
+from fedrecon.data._clients import Clients
+from fedrecon.data._hashing import round_keys
+from fedrecon.errors import did_you_mean, of_kind
+from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
+from fedrecon.simulation._block_plan import FAR, Slot, side_by_side
+from fedrecon.simulation._client_state_store import Kept, held
+from fedrecon.simulation._compilation import engine_options, heavy
+from fedrecon.simulation._devices import Devices
+
+_EVALUATION = 4  # purpose of draws: a client gets what it gets when it is evaluated
+# Clients from which on so many shapes of blocks are worth their compilation.
+_SHAPES = ((0, 1), (5_000, 2), (50_000, 4))
+_PLACES = {True: 2**18, False: 2**20}  # for examples in a block on a device: on a CPU or elsewhere
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The items with the highest scores under each client's local parameters.
+
+    Attributes:
+        count: How many, at least 1.
+        field: The field that names items; the model's `predict` gets all of them at once, in this field.
+        items: How many items there are: the field's numbers are below it.
+        seen: Whether a client's own items may be among them.
+    """
+
+    count: int
+    field: str
+    items: int
+    seen: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= self.items:
+            raise ValueError(f"top must be from 1 to the {self.items:,} items, got {self.count}")
+
+
+class Personalization:
+    """Personalises clients with all of their examples as support set.
+
+    The clients are laid out in blocks of one of a few lengths, each of which is compiled when it is first
+    met. A client's numbers do not depend on its block, up to rounding, and are the same to the bit where the
+    same clients are asked for together. Calls may come from several threads.
+
+    Args:
+        algorithm: Whose `personalize` is used.
+        state: The server's; its round drives schedules and adaptive epochs.
+        num_examples: Examples of all clients that will be asked for, or of many like them.
+        seed: Of what clients draw.
+        top: What to recommend; None returns the local parameters themselves.
+        kept: What clients keep; those without an entry start anew.
+        clients_per_block: Clients side by side on a device; by default 64 on a CPU and 1,024 elsewhere, and
+            in any case fewer where they are very long.
+        devices: How many of this process's devices share the clients of a block; None for all.
+
+    Raises:
+        TypeError: An argument is of another kind.
+        ValueError: Items are to be recommended and the model has no `predict`, or fewer items.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        state: ServerState,
+        num_examples: Int[np.ndarray, "client"],
+        *,
+        seed: int = 0,
+        top: TopK | None = None,
+        kept: Kept | None = None,
+        clients_per_block: int | None = None,
+        devices: int | None = None,
+    ):
+        of_kind(Algorithm, algorithm=algorithm)
+        of_kind(ServerState, state=state)
+        if top is not None:
+            _check_items(top, algorithm.personal_model, state)
+        self._devices = Devices.here(devices)
+        self._algorithm, self._seed, self._top, self._kept = algorithm, seed, top, kept
+        self._state = self._devices.everywhere(state)
+        self._program = _program(heavy(state.global_params, algorithm.model.tables))
+        self.lengths = block_lengths(num_examples)
+        most = clients_per_block or clients_side_by_side()
+        self._widths = {
+            length: side_by_side(length, most, _PLACES[jax.default_backend() == "cpu"]) * len(self._devices)
+            for length in self.lengths
+        }
+        self._compiling = {length: Lock() for length in self.lengths}
+        self._compiled: set[int] = set()
+        self._reading = Lock()
+
+    def __call__(self, clients: Clients, have: Clients | None = None) -> dict[str, np.ndarray]:
+        """The local parameters of some clients, or the items recommended to them.
+
+        Args:
+            clients: At most so many that their examples and results fit in memory several times over.
+            have: The same clients with all of their own items, where these are more than they are
+                personalised by; by default those of `clients`.
+
+        Returns:
+            Each leaf by its path, `[client, ...]`; or `top.field`, the numbers of the items, best first,
+            and `"score"`, both `[client, count]`, where a score of -inf says that there is no such item.
+
+        Raises:
+            ValueError: A client has more examples than any of `num_examples`, a field does not fit the
+                model, or `have` are other clients.
+        """
+        have = clients if have is None else have
+        if not np.array_equal(have.keys, clients.keys):
+            raise ValueError("have must be the same clients in the same order, it has others")
+        layout = Layout(self._algorithm.personal_model, clients, self._state.global_params)
+        keys = round_keys(self._seed, _EVALUATION, 0, clients.keys)
+        found = []
+        for length, positions in self._blocks(np.maximum(clients.num_examples, have.num_examples)):
+            slot = Slot(1, self._widths[length], length)
+            batch = layout.batch(slot, positions, keys[positions], by_rows=False)
+            if self._kept is not None:
+                with self._reading:
+                    stored = self._kept.get(clients.keys[positions], slot.clients)
+                batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
+            own = () if self._top is None or self._top.seen else self._own(self._top, have, positions, length)
+            found.append((positions, self._run(length, (batch, own))))
+        return _in_order(found, len(clients))
+
+    def _blocks(self, lengths: Int[np.ndarray, "client"]) -> Any:
+        """Cuts clients into blocks: the length and the clients' positions of each."""
+        if lengths.max(initial=0) > self.lengths[-1]:
+            raise ValueError(
+                f"blocks are laid out for at most {self.lengths[-1]} examples per client, got {lengths.max()}"
+            )
+        order = np.argsort(lengths, kind="stable")
+        ends = np.searchsorted(lengths[order], self.lengths, side="right")
+        for length, start, end in zip(self.lengths, [0, *ends[:-1]], ends, strict=True):
+            width = self._widths[length]
+            for first in range(start, end, width):
+                yield length, order[first : min(first + width, end)]
+
+    def _own(
+        self, top: TopK, have: Clients, positions: Int[np.ndarray, "row"], length: int
+    ) -> Int[np.ndarray, "1 client item"]:
+        """The items that some clients have; the number of items, which is none of theirs, fills up."""
+        if top.field not in have.fields:
+            raise ValueError(
+                f"clients must have the field {top.field!r}, of which theirs are not recommended, they have "
+                f"{list(have.fields)}"
+            )
+        ids = have.padded(top.field, positions, length).astype(np.int32)  # which has room for one more number
+        there = np.arange(length) < have.num_examples[positions][:, None]
+        ids = np.where(there.reshape(*there.shape, *[1] * (ids.ndim - 2)), ids, top.items)
+        own = np.full((1, self._widths[length], ids[0].size), top.items, np.int32)
+        own[0, : len(positions)] = ids.reshape(len(positions), -1)
+        return own
+
+    def _run(self, length: int, batch: tuple[Batch, Any]) -> Any:
+        run = functools.partial(self._program, self._algorithm, self._top, length, self._devices)
+        args = (self._state.global_params, self._state.round, batch)
+        if length in self._compiled:
+            return run(*args)
+        with self._compiling[length]:  # else two threads would compile the same program
+            result = run(*args)
+            self._compiled.add(length)
+        return result
+
+
+def _check_items(top: TopK, model: Model, state: ServerState) -> None:
+    if model.predict is None:
+        raise ValueError("items can be recommended where a model has `predict`, this model has None")
+    for table in model.tables:
+        rows = leaf_at(state.global_params, table.leaf).shape[0]
+        if top.field in table.fields and top.items > rows:
+            raise ValueError(f"items must be at most the {rows:,} rows of {table.leaf!r}, got {top.items:,}")
+
+
+def clients_side_by_side() -> int:
+    """How many clients a device personalises at a time, where nobody says otherwise."""
+    return 64 if jax.default_backend() == "cpu" else 1024
+
+
+def block_lengths(num_examples: Int[np.ndarray, "client"]) -> list[int]:
+    """Lengths that clients are padded to, ascending, chosen so that few places stay empty."""
+    longest = _rounded(num_examples.max(initial=1))
+    if not len(num_examples):
+        return [longest]
+    most = max(shapes for clients, shapes in _SHAPES if len(num_examples) >= clients)
+    shares = [*(np.arange(1, 20) / 20), 0.98, 0.99]
+    if longest > FAR * np.quantile(num_examples, 0.95):
+        most = max(most, 2)
+    known = sorted({_rounded(x) for x in np.quantile(num_examples, shares)} - {longest})
+    below = np.cumsum(np.bincount(-(-np.maximum(num_examples, 1) // 10)))  # of at most ten times the index
+
+    def places(lengths: tuple[int, ...]) -> int:
+        upto = [0, *(int(below[length // 10]) for length in lengths)]
+        return sum(length * (b - a) for length, a, b in zip(lengths, upto[:-1], upto[1:], strict=True))
+
+    cuts = itertools.combinations(known, min(most - 1, len(known)))
+    choices: list[tuple[int, ...]] = [(*lengths, longest) for lengths in cuts]
+    shortest: tuple[int, ...] = min(choices, key=places)
+    return list(shortest)
+
+
+def _rounded(length: Any) -> int:
+    return -(-max(int(np.ceil(length)), 1) // 10) * 10
+
+
+@functools.cache
+def _program(heavy: bool) -> Any:
+    """`_personalize_block`, compiled; not before it is used, since that is when devices are looked for."""
+    return jax.jit(_personalize_block, static_argnums=(0, 1, 2, 3), compiler_options=engine_options(heavy))
+
+
+def _personalize_block(
+    algorithm: Algorithm,
+    top: TopK | None,
+    length: int,
+    devices: Devices,
+    global_params: Any,
+    round: Any,
+    block: tuple[Batch, Any],
+) -> dict[str, Any]:
+    def client(global_params: Any, round: Any, given: tuple[Batch, Any]) -> dict[str, Any]:
+        batch, own = given
+        examples = examples_of(batch.data, batch.count, length)
+        key = key_of(batch.key)
+        kept = held(algorithm, global_params, batch.kept, key)
+        local = algorithm.personalize(Broadcast(global_params, round), kept, examples, key)
+        if top is None:
+            return leaves_of(local)
+        scores = _scores(algorithm, top, global_params, local)
+        if not top.seen:
+            scores = scores.at[own].set(-jnp.inf, mode="drop")
+        values, items = best(scores, top.count)
+        return {top.field: items, "score": values}
+
+    def clients(global_params: Any, round: Any, block: tuple[Batch, Any]) -> dict[str, Any]:
+        one = functools.partial(client, global_params, round)
+        return jax.vmap(one)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
+
+    return devices.each(clients)(global_params, round, block)
+
+
+def _scores(algorithm: Algorithm, top: TopK, global_params: Any, local: Any) -> Any:
+    features = {top.field: jnp.arange(top.items)}
+    predict: Any = algorithm.personal_model.predict
+    try:
+        scores = predict(global_params, local, features)
+    except KeyError as error:
+        missing = error.args[0]
+        raise ValueError(
+            f"items are scored by the field {top.field!r} alone, but the model's predict looks up {missing!r}"
+            f"{did_you_mean(str(missing), features)}"
+        ) from error
+    if jnp.shape(scores) != (top.items,):
+        raise ValueError(
+            f"predict must return a score for each of the {top.items:,} items, "
+            f"got the shape {jnp.shape(scores)}"
+        )
+    return scores
+
+
+def _in_order(found: list[tuple[Any, Any]], num_clients: int) -> dict[str, np.ndarray]:
+    joined: dict[str, np.ndarray] = {}
+    for positions, values in found:
+        for name, x in values.items():
+            x = np.asarray(x)
+            if name not in joined:
+                joined[name] = np.zeros((num_clients, *x.shape[1:]), x.dtype)
+            joined[name][positions] = x[: len(positions)]
+    return joined

@@ -1,0 +1,1 @@
+"""Simulation of federated rounds on one or several devices."""

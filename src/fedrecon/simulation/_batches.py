@@ -1,0 +1,214 @@
+"""A cohort's examples as the arrays that a compiled round takes."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int, UInt32
+
+from fedrecon._kernels.rows import Group, groups, num_rows
+from fedrecon.core._examples import Examples
+from fedrecon.core._model import Model, Params
+from fedrecon.data._clients import Clients
+from fedrecon.data._padding import Places
+from fedrecon.errors import DataError, did_you_mean
+from fedrecon.simulation._block_plan import Slot
+
+
+class Batch(NamedTuple):
+    """Clients in blocks of one shape; every leaf starts with the axes `[block, client]`.
+
+    Attributes:
+        data: Fields, `[block, client, example, ...]`.
+        count: Valid examples of each client.
+        real: False where a place is left free.
+        key: Data of the client's random key for this round, `[block, client, 2]`.
+        rows: For each group of tables the rows that a client touches, `[block, client, row]`, and from
+            there on the number of rows the table has.
+        kept: What the clients hold between rounds.
+    """
+
+    data: dict[str, Any]
+    count: Any
+    real: Any
+    key: Any
+    rows: dict[str, Any]
+    kept: Any = ()
+
+
+class Layout:
+    """Lays out clients as `Batch`es, their table fields renumbered to the rows that each one touches.
+
+    Attributes:
+        positional: Fields in which no client has a number twice: renumbered, they hold the examples' own
+            positions, so that they need no search and are not laid out.
+        sizes: Rows of each group's tables, by the group's name.
+    """
+
+    def __init__(self, model: Model, clients: Clients, global_params: Params):
+        self.clients = clients
+        self.groups = groups(model.tables)
+        self.sizes = {g.name: num_rows(global_params, g) for g in self.groups}
+        self._check_fields()
+        self._ids = {f for t in (*model.tables, *model.local_tables) for f in t.fields}
+        for group in self.groups:
+            self._check_rows(group, self.sizes[group.name])
+        # Ids that an example has of each group.
+        self._widths = {g.name: sum(clients.blank(f).size for f in g.fields) for g in self.groups}
+        if model.local_tables:  # a client's own copies, which are used whole
+            local = jax.eval_shape(model.init_local, global_params, jax.random.key(0))
+            for group in groups(model.local_tables):
+                self._check_rows(group, num_rows(local, group))
+
+    @functools.cached_property
+    def positional(self) -> tuple[str, ...]:
+        """See the class."""
+        single = [g.fields[0] for g in self.groups if len(g.fields) == 1]
+        return tuple(f for f in single if self.clients.distinct(f))
+
+    def batch(
+        self,
+        slot: Slot,
+        positions: Int[np.ndarray, "row"],
+        keys: UInt32[np.ndarray, "row 2"],
+        by_rows: bool = True,
+    ) -> Batch:
+        """The clients at `positions`, at most the slot's capacity.
+
+        Args:
+            slot: The shape.
+            positions: Among the layout's clients.
+            keys: Data of these clients' random keys.
+            by_rows: Whether to renumber table fields; not where whole tables are used, as in evaluation.
+        """
+        clients, shape = self.clients, (slot.blocks, slot.clients)
+        free = slot.capacity - len(positions)
+
+        def shaped(x: np.ndarray) -> np.ndarray:
+            full = np.concatenate([x, np.zeros((free, *x.shape[1:]), x.dtype)]) if free else x
+            return full.reshape(*shape, *x.shape[1:])
+
+        places = clients.places(positions, slot.length)
+        cut = [g for g in self.groups if by_rows and self.by_rows(g, slot)]
+        counted = {g.fields[0] for g in cut} & set(self.positional)
+        data = {f: self._laid_out(places, f) for f in clients.fields if f not in counted}
+        count = clients.num_examples[positions].astype(np.int32)
+        rows = {}
+        for group in cut:
+            field, size = group.fields[0], self.sizes[group.name]
+            if field in counted:
+                found = places.field(field, np.int32, fill=size)
+            else:
+                found = self._renumber(group, data, count)
+            fill = np.full((free, found.shape[1]), size, np.int32)
+            rows[group.name] = np.concatenate([found, fill]).reshape(*shape, -1)
+        return Batch(
+            {f: shaped(x) for f, x in data.items()},
+            shaped(count),
+            shaped(np.ones(len(positions), bool)),
+            shaped(keys),
+            rows,
+        )
+
+    def by_rows(self, group: Group, slot: Slot) -> bool:
+        """Whether a client of this slot touches fewer rows than the tables have."""
+        return slot.length * self._widths[group.name] < self.sizes[group.name]
+
+    def touched(self, positions: Int[np.ndarray, "row"]) -> dict[str, Int[np.ndarray, "row"]]:
+        """How many different rows of each group every client touches: what has to be sent."""
+        counts = self.clients.num_examples[positions]
+        found = {}
+        for group in self.groups:
+            if group.fields[0] in self.positional:
+                found[group.name] = counts
+                continue
+            places = self.clients.places(positions, int(counts.max(initial=1)))
+            data = {f: self._laid_out(places, f) for f in group.fields}
+            rows = self._renumber(group, data, counts)
+            found[group.name] = np.count_nonzero(rows < self.sizes[group.name], axis=1)
+        return found
+
+    def _laid_out(self, places: Places, field: str) -> np.ndarray:
+        """A field of some clients; ids as 32-bit integers, since a smaller type may not have the row past a
+        table's end.
+        """
+        return places.field(field, np.int32 if field in self._ids else None)
+
+    def _renumber(self, group: Group, data: dict[str, Any], count: np.ndarray) -> np.ndarray:
+        """Renumbers `data` in place and returns the rows that each client touches, `[client, row]`."""
+        size, none = self.sizes[group.name], np.int32(self.sizes[group.name])
+        parts = []
+        for f in group.fields:
+            valid = np.arange(data[f].shape[1]) < count[:, None]
+            valid = valid.reshape(*valid.shape, *[1] * (data[f].ndim - 2))
+            width = int(np.prod(data[f].shape[1:]))  # which no reshape can infer where there is no client
+            parts.append(np.where(valid, data[f], size).reshape(len(count), width))
+        flat = np.concatenate(parts, axis=1).astype(np.int32)
+        order = np.argsort(flat, axis=1, kind="stable")
+        ranked = np.take_along_axis(flat, order, axis=1)
+        new = np.ones_like(ranked, bool)
+        new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+        number = np.cumsum(new, axis=1, dtype=np.int32) - 1
+        rows = np.full_like(flat, none)
+        np.put_along_axis(rows, number, ranked, axis=1)
+        local = np.empty_like(flat)
+        np.put_along_axis(local, order, number, axis=1)
+        start = 0
+        for f in group.fields:
+            width = int(np.prod(data[f].shape[1:]))
+            data[f] = local[:, start : start + width].reshape(data[f].shape)
+            start += width
+        return rows
+
+    def _check_fields(self) -> None:
+        clients = self.clients
+        for field in clients.fields:
+            kind = clients.blank(field).dtype
+            if kind.itemsize > 4:
+                raise DataError(
+                    f"field {field!r} holds 64-bit numbers that do not fit 32 bits, as JAX needs them; leave "
+                    f"it out with clients.select(...) or make its numbers smaller"
+                )
+
+    def _check_rows(self, group: Group, size: int) -> None:
+        """Refuses fields that do not hold numbers of rows of tables with `size` rows."""
+        clients = self.clients
+        for field in group.fields:
+            if field not in clients.fields:
+                raise DataError(
+                    f"tables {group.leaves} are indexed by the field {field!r}, but the clients have "
+                    f"{list(clients.fields)}{did_you_mean(field, clients.fields)}"
+                )
+            kind = clients.blank(field).dtype
+            if kind.kind not in "iu":
+                raise DataError(f"field {field!r} indexes a table, so it must hold whole numbers, got {kind}")
+            facts = clients.facts(field)
+            if facts.least < 0 or facts.most >= size:  # or only clients do that are not among these
+                for piece in clients.pieces():
+                    column = piece.column(field)
+                    if np.any((column < 0) | (column >= size)):
+                        raise DataError(_out_of_range(piece, group, field, size))
+
+
+def _out_of_range(clients: Clients, group: Group, field: str, size: int) -> str:
+    column = clients.column(field).reshape(int(clients.num_examples.sum()), -1)
+    bad = np.nonzero(((column < 0) | (column >= size)).any(axis=1))[0][0]
+    ends = np.cumsum(clients.num_examples)
+    owner = int(np.searchsorted(ends, bad, side="right"))
+    place = int(bad - (ends[owner] - clients.num_examples[owner]))
+    return (
+        f"field {field!r} must hold numbers from 0 to {size - 1}, the rows of {group.leaves[0]!r}; "
+        f"client {clients.ids[owner]!r} has {column[bad].tolist()} at example {place}"
+    )
+
+
+def key_of(data: Any) -> Any:
+    """The random key with some data: always of JAX's own default kind, so that runs can be repeated."""
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+
+def examples_of(data: dict[str, Any], count: Any, size: int, positional: tuple[str, ...] = ()) -> Examples:
+    """One client's fields, `[example, ...]`, as `Examples`, with the positional ones made here."""
+    own = {f: np.arange(size, dtype=np.int32) for f in positional}
+    return Examples({**data, **own}, np.arange(size) < count, positional)

@@ -1,0 +1,277 @@
+"""What clients keep between rounds: on the disk, and able to go back to where a checkpoint was."""
+
+import copy
+import shutil
+import tempfile
+import weakref
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Int, UInt64
+
+from fedrecon.algorithms._base import Algorithm, subkeys
+from fedrecon.core._model import Params
+from fedrecon.data._clients import Clients
+from fedrecon.errors import DataError
+from fedrecon.simulation._append_log import Log
+
+_ROUND, _CLIENT = "round", "client"
+# A log is written anew when most of it is outdated, and it is worth it.
+_OUTDATED, _WORTH = 2, 2**24
+
+
+class Stored(NamedTuple):
+    """What is known of what clients keep.
+
+    Attributes:
+        seen: Whether a client has kept anything so far, `[client]`.
+        value: What; zeros where it has not. Every leaf starts with the axis `client`.
+    """
+
+    seen: Bool[Any, "*client"]
+    value: Any
+
+
+def held(algorithm: Algorithm, global_params: Params, stored: Any, key: Any) -> Any:
+    """What a client holds: as it was stored, or, the first time, what it starts with.
+
+    Args:
+        algorithm: Whose `init_kept` is used.
+        global_params: Those that reached the client.
+        stored: Of this client; `()` if nothing is known of it.
+        key: The client's, for this round.
+    """
+    fresh = algorithm.init_kept(global_params, *subkeys(key, 1, first=2))
+    if not isinstance(stored, Stored):
+        return fresh
+    return jax.tree.map(lambda a, b: jnp.where(stored.seen, a, b), stored.value, fresh)
+
+
+class Kept:
+    """What every client keeps, by the key of its name.
+
+    A record for each client and round is added to a log, whose last record of a client counts; nothing is
+    changed in place. A checkpoint therefore is a number of records, `commit`, and going back to it is
+    forgetting the others. A log that is mostly outdated is written anew under another name, and the old
+    one stays for the checkpoints that need it. Memory holds 16 bytes per client of the population.
+
+    Args:
+        like: A client's, with the shapes and types of its leaves.
+        keys: Of all clients that may keep something.
+        folder: Where the logs are; made when the first record is written. None for a temporary one.
+    """
+
+    def __init__(self, like: Any, keys: UInt64[np.ndarray, "client"], folder: Path | None = None):
+        leaves, self._structure = jax.tree.flatten(like)
+        self._names = [str(i) for i in range(len(leaves))]
+        parts = [(n, x.dtype, x.shape) for n, x in zip(self._names, leaves, strict=True)]
+        self.dtype = np.dtype([(_ROUND, np.int64), (_CLIENT, np.uint64), *parts])
+        self._keys = np.sort(keys)
+        self._last = np.full(len(keys), -1, np.int64)
+        self._folder, self._temporary = folder, folder is None
+        self._log = Log(self._path(0), self.dtype)
+        self._clients = 0  # with a record
+        self._newest = -1  # the last record's round
+        self._since = 0  # the log remembers every state from after so many rounds on
+        self._pending: list[tuple[int, Any, Any]] = []
+        self._held: str | None = None
+        self._origin: Any = None
+
+    @staticmethod
+    def of(algorithm: Algorithm, clients: Clients, folder: Path | None = None) -> "Kept | None":
+        """For an algorithm's clients; None if they are stateless."""
+        key = jax.random.key(0)
+        like = jax.eval_shape(lambda k: algorithm.init_kept(algorithm.model.init_global(k), k), key)
+        return Kept(like, clients.keys, folder) if jax.tree.leaves(like) else None
+
+    def knows(self, keys: UInt64[np.ndarray, "client"]) -> bool:
+        """Whether any of these clients is of the population."""
+        return bool(self._positions(keys)[1].any())
+
+    def get(self, keys: UInt64[np.ndarray, "client"], places: int) -> Stored:
+        """What clients keep, those without a record marked; waits for what is still computed.
+
+        Args:
+            keys: Of the clients; none of the population is one without a record.
+            places: How many entries the result has: the clients', and then empty ones.
+        """
+        self._flush()
+        numbers = np.full(places, -1, np.int64)
+        where, known = self._positions(keys)
+        numbers[: len(keys)][known] = self._last[where[known]]
+        seen = numbers >= 0
+        records = np.zeros(places, self.dtype)
+        records[seen] = self._log.read(numbers[seen])
+        leaves = [np.ascontiguousarray(records[name]) for name in self._names]
+        return Stored(seen, jax.tree.unflatten(self._structure, leaves))
+
+    def put(self, round: int, keys: UInt64[np.ndarray, "client"], value: Any) -> None:
+        """Notes what clients keep after a round. It is fetched when it is next needed.
+
+        Args:
+            round: Rounds done before this one; not before that of an earlier call.
+            keys: Of the clients.
+            value: Its leaves start with the axes `[block, client]`; the first places are the clients'.
+        """
+        self._pending.append((round, keys, value))
+
+    def rewind(self, done: int) -> None:
+        """Goes back to the state after so many rounds.
+
+        Raises:
+            ValueError: That is longer ago than the log remembers.
+        """
+        self._pending = [entry for entry in self._pending if entry[0] < done]
+        if done > self._newest:
+            return
+        if done < self._since and done > 0:
+            raise ValueError(
+                f"what clients kept after {done} rounds is known no more, only since round {self._since}; "
+                "start a new simulation from a checkpoint of that round"
+            )
+        self._go_to(int(np.searchsorted(self._log.column(_ROUND), done)))
+        self._since = min(self._since, done)
+
+    def commit(self, done: int) -> dict[str, Any]:
+        """Puts the state after so many rounds on the disk; states before it may be gone afterwards.
+
+        Returns:
+            What `restore` needs to come back to it, as JSON values.
+        """
+        self.rewind(done)
+        self._flush()
+        self._tidy(done)
+        return self.mark(done)
+
+    def mark(self, done: int) -> dict[str, Any]:
+        """As `commit`, but one can go back as far as before."""
+        self.rewind(done)
+        self._flush()
+        self._log.sync()
+        return {
+            "file": self._log.path.name,
+            "records": self._log.count,
+            "checksum": self._log.checksum(),
+            "since": self._since,
+            "record": self._described(),
+        }
+
+    def restore(self, mark: Mapping[str, Any] | None) -> None:
+        """Goes to a state that was committed, or to the start. Files are changed by the next round only.
+
+        Raises:
+            DataError: A log is missing or not as it was written, or keeps something else.
+        """
+        self._pending = []
+        if mark is None:
+            self._log, self._since = Log(self._path(0), self.dtype), 0
+            self._go_to(0)
+            return
+        path = self._path(mark["file"])
+        if mark["record"] != self._described():
+            raise DataError(
+                f"{path}: clients keep {mark['record']} there and {self._described()} in this run"
+            )
+        size, wanted = path.stat().st_size if path.exists() else 0, mark["records"] * self.dtype.itemsize
+        if size < wanted:
+            raise DataError(f"{path}: what clients keep is cut short: {size:,} of {wanted:,} bytes are there")
+        self._log, self._since = Log(path, self.dtype, mark["records"]), mark["since"]
+        if self._log.checksum() != mark["checksum"]:
+            raise DataError(f"{path}: what clients keep is not what was written")
+        self._go_to(mark["records"])
+
+    def records(self, mark: Mapping[str, Any]) -> Any:
+        """The records of a committed state, `[record]`, for `adopt`."""
+        log = Log(self._path(mark["file"]), self.dtype, mark["records"])
+        return log.read(np.arange(mark["records"]))
+
+    def adopt(self, mark: Mapping[str, Any], records: Any) -> None:
+        """Puts another process's records of a committed state where `restore` finds them."""
+        self._make_folder()
+        Log(self._path(mark["file"]), self.dtype).append(records)
+
+    def at(self, mark: Mapping[str, Any] | None) -> "Kept":
+        """A committed state, or the start, beside the present one: to be read."""
+        view = copy.copy(self)
+        view._last, view._temporary = self._last.copy(), False
+        view._origin = self  # whose folder may be a temporary one
+        view.restore(mark)
+        return view
+
+    def hold(self, mark: Mapping[str, Any] | None) -> None:
+        """Lets the log that a committed state needs stay, until another one is held."""
+        self._held = None if mark is None else mark["file"]
+
+    def remove_all_but(self, marks: Collection[Mapping[str, Any]]) -> None:
+        """Removes the logs that none of these committed states, the held one, and the present one needs."""
+        needed = {mark["file"] for mark in marks} | {self._log.path.name, self._held}
+        for path in () if self._folder is None else self._folder.glob("*.log*"):
+            if path.name not in needed:
+                path.unlink()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        fetched = jax.device_get([value for _, _, value in self._pending])
+        for (round, keys, _), value in zip(self._pending, fetched, strict=True):
+            where, known = self._positions(keys)
+            if not known.all():
+                raise ValueError("only clients of the population can keep something")
+            records = np.empty(len(keys), self.dtype)
+            records[_ROUND], records[_CLIENT] = round, keys
+            for name, leaf in zip(self._names, jax.tree.leaves(value), strict=True):
+                records[name] = np.reshape(leaf, (-1, *self.dtype[name].shape))[: len(keys)]
+            self._make_folder()
+            self._log.append(records)
+            self._clients += int(np.count_nonzero(self._last[where] < 0))
+            self._last[where] = self._log.count - len(keys) + np.arange(len(keys))
+            self._newest = round
+        self._pending = []
+        if self._temporary:
+            self._tidy(self._newest + 1)
+
+    def _make_folder(self) -> None:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="fedrecon-kept-"))
+            self._log.path = self._path(self._log.path.name)
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def _tidy(self, done: int) -> None:
+        """Writes the log anew if most of it is outdated; it then remembers nothing from before now."""
+        if self._log.count * self.dtype.itemsize < _WORTH:
+            return
+        excess = self._log.count - _OUTDATED * self._clients
+        if excess * self.dtype.itemsize < _WORTH:
+            return
+        old, order = self._log, np.argsort(self._last)
+        order = order[self._last[order] >= 0]
+        self._log = old.copied(self._path(int(old.path.stem) + 1), self._last[order])
+        self._last[order] = np.arange(len(order))
+        if self._temporary:
+            self.remove_all_but([])
+        self._since = done
+
+    def _go_to(self, count: int) -> None:
+        self._log.cut(count)
+        self._last[:] = -1
+        where, _ = self._positions(self._log.column(_CLIENT))
+        self._last[where] = np.arange(count)  # of several records of a client the last one counts
+        self._clients = int(np.count_nonzero(self._last >= 0))
+        self._newest = int(self._log.read(np.array([count - 1]))[_ROUND][0]) if count else -1
+
+    def _positions(self, keys: Any) -> tuple[Int[np.ndarray, "client"], Bool[np.ndarray, "client"]]:
+        """Places of the clients among the population, and which of them are of it."""
+        where = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return where, self._keys[where] == keys
+
+    def _path(self, name: int | str) -> Path:
+        file = f"{name}.log" if isinstance(name, int) else name
+        return Path(file) if self._folder is None else self._folder / file
+
+    def _described(self) -> str:
+        return ", ".join(f"{x.base}{list(x.shape)}" for x in (self.dtype[name] for name in self._names))

@@ -1,0 +1,106 @@
+"""The compiled part of a round: blocks of clients, side by side, and the sum of what they send."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedrecon._kernels.gathered_rows import gather, remembering
+from fedrecon._kernels.packing import Packed
+from fedrecon._kernels.rows import Group, add_rows, take
+from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
+from fedrecon.core._mean import Mean, summed
+from fedrecon.core._model import Params, leaf_at, path_of, with_leaves
+from fedrecon.simulation._batches import Batch, examples_of, key_of
+from fedrecon.simulation._client_state_store import held
+from fedrecon.simulation._compilation import heavy
+
+
+class View(NamedTuple):
+    """How clients of a slot see their data: its length, the groups cut to rows, the positional fields."""
+
+    length: int
+    cut: tuple[Group, ...]
+    positional: tuple[str, ...]
+
+
+def cohort_update(
+    algorithm: Algorithm,
+    views: tuple[View, ...],
+    global_params: Params,
+    round: Any,
+    batches: tuple[Batch, ...],
+) -> tuple[Update, Packed, list[Any]]:
+    """The sum of a cohort's updates, each block's metrics by slot, and what clients keep."""
+    # Sums of halves, too, are made in single precision.
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), global_params)
+    total, found, kept = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
+    for batch, view in zip(batches, views, strict=True):
+        run = functools.partial(_block, algorithm, view, global_params, round)
+        total, (metrics, new) = jax.lax.scan(run, total, batch)
+        found.append(metrics)
+        kept.append(new)
+    return total, Packed.of(found), kept
+
+
+def one_pass(
+    update_of: Callable[..., Any],
+    step: Callable[[ServerState, Update], ServerState] | None,
+    state: ServerState,
+    batches: tuple[Batch, ...],
+) -> tuple[ServerState | None, Update, Packed, list[Any]]:
+    """The server's next state if the pass is all of the round, and what `update_of` returns.
+
+    Args:
+        update_of: `cohort_update` of an algorithm and its views, on one device or several.
+        step: The server's; None leaves it to another program, and the state out.
+        state: Before the round.
+        batches: Of the pass.
+    """
+    update, found, kept = update_of(state.global_params, state.round, batches)
+    return None if step is None else step(state, update), update, found, kept
+
+
+def _block(
+    algorithm: Algorithm,
+    view: View,
+    global_params: Params,
+    round: Any,
+    total: Update,
+    block: Batch,
+) -> tuple[Update, tuple[dict[str, Mean], Any]]:
+    """Adds the updates of the clients of a block, side by side, to `total`."""
+
+    def client(batch: Batch) -> tuple[Update, Any]:
+        small = {
+            name: gather(leaf_at(global_params, name), batch.rows[group.name])
+            for group in view.cut
+            for name in group.leaves
+        }
+        examples = examples_of(batch.data, batch.count, view.length, view.positional)
+        broadcast, key = Broadcast(with_leaves(global_params, small), round), key_of(batch.key)
+        kept = held(algorithm, broadcast.global_params, batch.kept, key)
+        update, kept = algorithm.client_update(broadcast, kept, examples, key)
+        metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
+        rows = {name: batch.rows[group.name] for group in view.cut for name in group.leaves}
+        rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}
+        return update._replace(metrics=metrics, rows=rows), kept
+
+    with remembering():
+        update, kept = jax.vmap(client)(block)
+
+    much = heavy(global_params, algorithm.model.tables)
+
+    def add(path: Any, total: Any, part: Any) -> Any:
+        rows = update.rows.get(path_of(path))
+        if rows is None:
+            return total + summed(part)
+        count = len(rows)
+        return add_rows(total, rows.reshape(count, -1), part.reshape(count, -1, *total.shape[1:]), much)
+
+    delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
+    weight = total.delta.weight + jnp.sum(update.delta.weight)
+    metrics = {name: mean.sum() for name, mean in update.metrics.items()}
+    return Update(Mean(delta, weight), {}, {}), (metrics, kept)

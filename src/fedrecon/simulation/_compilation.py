@@ -1,0 +1,63 @@
+"""How the engine's programs are compiled."""
+
+import functools
+import os
+from collections.abc import Sequence
+
+import jax
+
+from fedrecon.core._model import Params, Table, leaves_of
+
+_LEVEL, _EMITTERS = "xla_backend_optimization_level", "xla_cpu_use_fusion_emitters"
+
+
+# From so many bytes of parameters on, apart from tables, it matters how fast a program runs. Below, how fast
+# it compiles.
+_HEAVY_BYTES = 2**18
+
+
+def heavy(global_params: Params, tables: Sequence[Table]) -> bool:
+    """Whether a model computes much, as its parameters tell that are no tables.
+
+    Args:
+        global_params: Or their shapes.
+        tables: The model's.
+    """
+    names = {table.leaf for table in tables}
+    rest = [x for name, x in leaves_of(global_params).items() if name not in names]
+    return sum(x.size * x.dtype.itemsize for x in rest) > _HEAVY_BYTES
+
+
+def engine_options(heavy: bool) -> dict[str, int | bool]:
+    """Compiler options for the large programs of rounds and evaluations.
+
+    On a CPU the compiler's first level of effort, which compiles faster than its default and runs no slower;
+    and for models that are not heavy its older way of emitting fused operations, which takes a third off
+    the time of compiling and runs no slower where there is little to compute (benchmarks/README.md). What
+    the user sets in `XLA_FLAGS` stands.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    found: dict[str, int | bool] = {_LEVEL: 1} if _free(_LEVEL) else {}
+    if not heavy and _free(_EMITTERS) and _known(_EMITTERS, False):
+        found[_EMITTERS] = False
+    return found
+
+
+def quick_options() -> dict[str, int | bool]:
+    """Compiler options for what runs once: as little effort as it is used."""
+    return {**engine_options(heavy=False), _LEVEL: 0}
+
+
+def _free(name: str) -> bool:
+    return name not in os.environ.get("XLA_FLAGS", "")
+
+
+@functools.cache
+def _known(name: str, value: int | bool) -> bool:
+    """Whether the installed compiler has an option: a later one may lose it."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

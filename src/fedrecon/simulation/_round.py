@@ -1,0 +1,89 @@
+"""What a round leaves behind, and how many bytes it took."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedrecon._kernels.packing import Packed
+from fedrecon._kernels.rows import Group
+from fedrecon.algorithms._base import ServerState
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Params, path_of
+
+
+class Sizes:
+    """What a client's part of the global parameters weighs.
+
+    Attributes:
+        dense: Bytes of all.
+        rest: Bytes of those that are no tables.
+    """
+
+    def __init__(self, global_params: Params, groups: tuple[Group, ...]):
+        sizes = {
+            path_of(p): (x.size * x.dtype.itemsize, x.shape)
+            for p, x in jax.tree_util.tree_leaves_with_path(global_params)
+        }
+        self.dense = sum(size for size, _ in sizes.values())
+        self._row = {g.name: sum(sizes[n][0] // max(sizes[n][1][0], 1) for n in g.leaves) for g in groups}
+        self.rest = self.dense - sum(sizes[n][0] for g in groups for n in g.leaves)
+
+    def of(self, clients: int, touched: dict[str, Any]) -> tuple[int, int]:
+        """Bytes down and up for clients that touch so many rows of each group; a row's number takes four."""
+        down = up = clients * self.rest
+        for name, counts in touched.items():
+            rows = int(np.sum(counts))
+            down += rows * self._row[name]
+            up += rows * (self._row[name] + 4)
+        return down, up
+
+
+class Round(NamedTuple):
+    """What a round left behind; its arrays are on the device until they are asked for.
+
+    Attributes:
+        number: Rounds done, this one included.
+        state: The server's.
+        clients: Size of the cohort.
+        rows: How many rows of each group of tables its clients touched, by the group's name.
+        sizes: What rows and all other parameters weigh; nothing where the algorithm exchanges no parameters.
+        block_metrics: Sums of the metrics of each pass's blocks, on the device.
+    """
+
+    number: int
+    state: ServerState
+    clients: int
+    rows: dict[str, Any]
+    sizes: Sizes
+    block_metrics: list[Packed]
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes that would reach the cohort: rows of tables and all other parameters."""
+        return self.sizes.of(self.clients, self.rows)[0]
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes that would leave it, row numbers included."""
+        return self.sizes.of(self.clients, self.rows)[1]
+
+    @property
+    def dense_bytes_down(self) -> int:
+        """Bytes down with whole tables."""
+        return self.sizes.dense * self.clients
+
+    @property
+    def dense_bytes_up(self) -> int:
+        """Bytes up with whole tables."""
+        return self.sizes.dense * self.clients
+
+    def metrics(self) -> dict[str, Mean]:
+        """The cohort's metrics, summed over its blocks in double precision. Waits for the round to end."""
+        blocks: list[dict[str, Mean]] = [block for part in self.block_metrics for block in part.unpacked()]
+        names = blocks[0]
+
+        def total(name: str, part: int) -> Any:
+            return np.float64(sum(np.sum(block[name][part], dtype=np.float64) for block in blocks))
+
+        return {name: Mean(total(name, 0), total(name, 1)) for name in names}

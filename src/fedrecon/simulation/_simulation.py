@@ -1,0 +1,224 @@
+"""Federated rounds: cohorts in blocks, clients side by side within a block."""
+
+import functools
+import time
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrecon.algorithms._base import Algorithm, ServerState
+from fedrecon.core._model import Params, path_of
+from fedrecon.data._clients import Clients
+from fedrecon.data._hashing import round_keys
+from fedrecon.data._sampling import Sampling
+from fedrecon.simulation._batches import Batch, Layout, key_of
+from fedrecon.simulation._block_plan import Plan, plan_blocks
+from fedrecon.simulation._client_state_store import Kept
+from fedrecon.simulation._cohort import View, cohort_update, one_pass
+from fedrecon.simulation._compilation import engine_options, heavy, quick_options
+from fedrecon.simulation._devices import Devices
+from fedrecon.simulation._round import Round, Sizes
+from fedrecon.simulation._validate_model import check_model
+
+_TRAINING, _START = 3, 5  # purposes of draws
+_JOINED_BYTES = 2**22  # of global parameters: from there on a step's arrays weigh more than a dispatch
+
+
+class Simulation:
+    """Runs an algorithm on clients, a cohort a round.
+
+    Numbers do not depend on how clients are cut into blocks, up to the order of floating-point sums; under
+    one plan they are the same to the bit. Under JAX's distributed runtime every process makes the same
+    calls, lays out the clients of its own devices, and has all results.
+
+    Attributes:
+        algorithm: What is run.
+        clients: On whose examples.
+        sampling: How a round's cohort is drawn.
+        seed: Of the cohorts and of what clients draw; never of noise for privacy.
+        plan: How cohorts are cut into blocks.
+        kept: What clients keep between rounds; None for a stateless algorithm. It follows `rounds`, and
+            goes back where they go on from an earlier state.
+
+    Args:
+        kept_in: Folder for what clients keep, where a run before it is replaced; None for a temporary one.
+        devices: How many of each process's devices share the clients of a block; None for all.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        clients: Clients,
+        sampling: Sampling,
+        *,
+        seed: int = 0,
+        plan: Plan | None = None,
+        clients_per_block: int | None = None,
+        kept_in: str | PathLike[str] | None = None,
+        devices: int | None = None,
+    ):
+        sampling.check(len(clients))
+        self._devices = Devices.first(devices)
+        self.algorithm, self.clients, self.sampling, self.seed = algorithm, clients, sampling, seed
+        shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
+        self.kept = Kept.of(algorithm, clients, None if kept_in is None else Path(kept_in))
+        self._layout = Layout(algorithm.model, clients, shapes)
+        self._sizes = Sizes(shapes, self._layout.groups)
+        self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
+        large = heavy(shapes, algorithm.model.tables)
+        if clients_per_block is None and large and jax.default_backend() == "cpu":
+            # One after the other: XLA scatters into many large deltas side by side far more slowly there.
+            clients_per_block = 1
+        self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
+        self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
+        # Nearly all cohorts take one pass: with the server's step in its program, a round is one dispatch.
+        # It costs a step in each further pass, and memory that `_finish` reuses: much for large parameters.
+        self._joined = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) <= _JOINED_BYTES
+        self._options = engine_options(large)
+        self._before = 0  # programs of plans before this one
+        self._pass: Any = None
+        self.use(plan or self.plan_of(clients_per_block))
+
+    def plan_of(self, clients_per_block: int | None, most_slots: int = 2) -> Plan:
+        """The plan for so many clients side by side, in at most so many shapes."""
+        lengths, cohort, draw = self.clients.num_examples, self.sampling.most(len(self.clients)), None
+        if not getattr(self.sampling, "even", True):  # not all samplings say so
+            draw = functools.partial(self.sampling.indices, num_examples=lengths, seed=0)
+        plan = plan_blocks(lengths, cohort, most_slots, clients_per_block, draw)
+        return plan.in_parts(len(self._devices))
+
+    def use(self, plan: Plan) -> None:
+        """Cuts the cohorts of the rounds that come by a plan."""
+        self._before += 0 if self._pass is None else self._pass._cache_size()
+        self.plan = plan.in_parts(len(self._devices))
+        groups = self._layout.groups
+        views = tuple(
+            View(slot.length, cut, tuple(f for g in cut for f in g.fields if f in self._layout.positional))
+            for slot in self.plan.slots
+            for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
+        )
+        update_of = self._devices.spread(functools.partial(cohort_update, self.algorithm, views))
+        run = functools.partial(one_pass, update_of, self.algorithm.server_update if self._joined else None)
+        self._pass = jax.jit(run, compiler_options=self._options)
+
+    @property
+    def compilations(self) -> int:
+        """Programs that the rounds compiled so far."""
+        programs: tuple[Any, ...] = (self._pass, self._merge, self._finish)
+        return self._before + sum(program._cache_size() for program in programs)
+
+    def init(self, global_params: Params | None = None) -> ServerState:
+        """The first state, from the seed or from given global parameters; tries the model on a client.
+
+        Raises:
+            TypeError: As `check_model`.
+            ValueError: They are not of the model's structure and shapes, or as `check_model`.
+        """
+        key = key_of(round_keys(self.seed, _START, 0, np.uint64(0)))
+        state = jax.jit(self.algorithm.init, compiler_options=quick_options())(key)
+        if global_params is not None:
+            _check_like(global_params, state.global_params)
+            state = state._replace(global_params=jax.tree.map(jnp.asarray, global_params))
+        check_model(self.algorithm, self.clients, state.global_params, key)
+        return state
+
+    def rounds(self, state: ServerState, count: int) -> Iterator[Round]:
+        """Runs rounds from `state` on. The host lays out a cohort while the device works on the one before.
+
+        Args:
+            state: Where to start; its arrays stay valid.
+            count: How many rounds.
+        """
+        first = int(state.round)
+        if self.kept is not None:
+            self.kept.rewind(first)
+        state = self._devices.everywhere(state)
+        for number in range(first, first + count):
+            cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
+            keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
+            total, metrics, own = None, [], []
+            passes = self.plan.passes(self.clients.num_examples[cohort])
+            after = None
+            for slots in passes:
+                del after  # of the pass before: memory that this one may need
+                mine, batches = self._laid_out(slots, cohort, keys)
+                own += mine
+                after, update, found, kept = self._devices.settled(self._pass(state, batches))
+                total = update if total is None else self._merge(total, update)
+                if self.kept is not None:
+                    for positions, value in zip(slots, kept, strict=True):
+                        self.kept.put(number, self.clients.keys[cohort[positions]], value)
+                metrics.append(found)
+                del update, kept
+            state = self._finish(state, total) if after is None or len(passes) > 1 else after
+            del after, total  # else they would live as long as the caller keeps the round
+            rows = self._touched(cohort, cohort[np.concatenate(own)])
+            yield Round(number + 1, state, len(cohort), rows, self._sent, metrics)
+
+    def seconds(self, state: ServerState, repeats: int = 2) -> float:
+        """How long the passes of the next round compute under the present plan, compilation aside.
+
+        Args:
+            state: Of a round of this simulation; nothing is changed.
+            repeats: How often it is measured; the shortest time counts.
+        """
+        number, found = int(state.round), 0.0
+        cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
+        keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
+        for slots in self.plan.passes(self.clients.num_examples[cohort]):
+            batches = self._laid_out(slots, cohort, keys)[1]
+            times = []
+            for _ in range(repeats + 1):
+                start = time.perf_counter()
+                jax.block_until_ready(self._pass(state, batches))
+                times.append(time.perf_counter() - start)
+            found += min(times[1:])
+        return found
+
+    def _laid_out(self, slots: Any, cohort: Any, keys: Any) -> tuple[list[Any], tuple[Batch, ...]]:
+        """The places in the cohort of a pass's clients that this process lays out, and all their batches."""
+        parts = [
+            slot.part(positions, *self._devices.part)
+            for slot, positions in zip(self.plan.slots, slots, strict=True)
+        ]
+        batches = tuple(self._layout.batch(slot, cohort[p], keys[p]) for slot, p in parts)
+        if self.kept is not None:
+            names = [self.clients.keys[cohort[positions]] for _, positions in parts]
+            batches = tuple(map(functools.partial(_with_kept, self.kept), batches, names))
+        return [positions for _, positions in parts], self._devices.cut(batches)
+
+    def _touched(self, cohort: Any, own: Any) -> dict[str, Any]:
+        """How many rows of each group of tables a cohort touches, from the examples of this process's own."""
+        if self.algorithm.exchanges != "parameters":
+            return {}
+        groups, several = self._layout.groups, self._devices.processes > 1
+        if not several or all(group.fields[0] in self._layout.positional for group in groups):
+            return self._layout.touched(cohort)  # which of positional fields reads no examples
+        counts = self._layout.touched(own)
+        sums = self._devices.total([int(np.sum(x)) for x in counts.values()])
+        return {name: sums[i] for i, name in enumerate(counts)}
+
+
+def _with_kept(kept: Kept, batch: Batch, names: Any) -> Batch:
+    """A batch with what its clients hold, once the round before has computed it."""
+    blocks, clients = batch.real.shape
+    stored = kept.get(names, blocks * clients)
+    return batch._replace(kept=jax.tree.map(lambda x: x.reshape(blocks, clients, *x.shape[1:]), stored))
+
+
+def _check_like(given: Params, wanted: Params) -> None:
+    structures = [str(jax.tree.structure(x)) for x in (wanted, given)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"initial global parameters must have the model's structure {structures[0]}, got {structures[1]}"
+        )
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(given), jax.tree.leaves(wanted), strict=True):
+        if jnp.shape(a) != b.shape:
+            raise ValueError(
+                f"initial global parameter {path_of(path)!r} must be of shape {b.shape}, got {jnp.shape(a)}"
+            )

@@ -1,0 +1,300 @@
+"""The library's only training loop: mini-batch gradient descent over one client's examples."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int
+
+from fedrecon._kernels import rows
+from fedrecon._kernels.fold_lookups import fold_lookups
+from fedrecon._kernels.step_rows import counted, frozen_rows, with_ids, without
+from fedrecon.core._examples import Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Objective, Params, check_loss, leaf_at, path_of, with_leaves
+from fedrecon.core._random import fold_in
+from fedrecon.core._tags import tagged
+from fedrecon.solvers._minibatches import EXAMPLE_PASSES, GRADIENT_STEPS, Steps, plan_steps
+from fedrecon.solvers._optimizers import describe
+
+Metrics = dict[str, Mean]
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """Fits the parameters of an objective to examples: `Solver`, `Newton`, or a function of one's own.
+
+    It returns the fitted parameters and the means of the loss (`"loss"`) and of the objective's metrics,
+    every prediction made before the step that its batch took. A stage that has a method `locality` as
+    `Solver` has may be given rows instead of tables; one that has a method `work` is counted.
+    """
+
+    def __call__(
+        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
+    ) -> tuple[Params, Metrics]: ...
+
+
+@tagged("solver/gradient_descent")
+@dataclass(frozen=True, eq=False)
+class Solver:
+    """Mini-batch gradient descent with any Optax optimiser.
+
+    The optimiser's state starts afresh at each call. Examples are taken in their own order, the paper's,
+    in batches of which the last may be short; its loss is the mean over itself. A batch without a valid
+    example changes nothing, the optimiser's state included.
+
+    Attributes:
+        optimizer: Optax transformation.
+        batch_size: Examples per step; None for all of them at once.
+        epochs: Passes over the examples.
+        max_steps: Limit on the number of steps over all epochs; None for no limit.
+        shuffle: Whether every epoch takes the examples in a new random order.
+        reduction: Whether a step descends the `"mean"` of its batch's loss or the `"sum"`.
+        growing_epochs: Whether round r, counted from 1, makes min(r, `epochs`) passes: adaptive
+            reconstruction.
+        schedule: Factor on the updates as a function of the rounds done, for schedules over rounds; None
+            for 1. (A schedule inside `optimizer` counts the steps of one call.)
+        one_by_one: Whether clients of a block take this stage one after the other instead of side by side.
+            Where every client changes large matrices of its own, a CPU multiplies them faster so. It changes
+            the speed alone. An objective that closes over arrays cannot be fitted so: see `side_by_side`.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    optimizer: optax.GradientTransformation
+    batch_size: int | None
+    epochs: int = 1
+    max_steps: int | None = None
+    shuffle: bool = False
+    reduction: Literal["mean", "sum"] = "mean"
+    growing_epochs: bool = False
+    schedule: Callable[[Any], Any] | None = None
+    one_by_one: bool = False
+
+    def __post_init__(self) -> None:
+        for name, optional in (("batch_size", True), ("epochs", False), ("max_steps", True)):
+            value = getattr(self, name)
+            if not (optional and value is None) and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if self.reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}")
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)[1:]
+            if getattr(self, f.name) != f.default
+        ]
+        return f"Solver({', '.join([describe(self.optimizer), *shown])})"
+
+    def locality(self, params: Params, tables: Any) -> rows.Locality:
+        """How finely tables among the parameters it fits may be cut into rows: see `rows.locality`."""
+        return rows.locality(self.optimizer, params, tables)
+
+    def work(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+        """What a call with these examples takes: gradient steps and example passes, see `steps.WORK`."""
+        taken = self.taken(examples, round)
+        return {GRADIENT_STEPS: jnp.sum(taken > 0), EXAMPLE_PASSES: jnp.sum(taken)}
+
+    def taken(self, examples: Examples, round: Any = None) -> Int[Array, "step"]:
+        """How many examples each step of a call takes; 0 for one that is not made."""
+        return jnp.sum(self._plan(examples, round, shuffle=False, key=None).valid, axis=1)
+
+    def __call__(
+        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
+    ) -> tuple[Params, Metrics]:
+        """Descends `objective` from `params`.
+
+        Args:
+            objective: What is minimised.
+            params: Where to start.
+            examples: The client's, valid ones first.
+            key: For the order of the examples and for the loss.
+            round: Rounds done before this one; None counts as the first.
+
+        Returns:
+            The last parameters, and the means over all steps taken.
+        """
+        new, _, touched, metrics = self._descend(objective, params, examples, key, round)
+        added = {leaf: rows.add(leaf_at(params, leaf), ids, u) for leaf, (ids, u) in touched.items()}
+        return with_leaves(new, added), metrics
+
+    def displacement(
+        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
+    ) -> tuple[Params, dict[str, Any], Metrics]:
+        """As a call, but the change of the parameters; of tables only the rows that it touched, if those are
+        known before tracing.
+
+        Returns:
+            The change, in which such a table has `[step, id, ...]`; for these tables the rows' numbers,
+            `[step, id]`, none twice but on padding; and the means.
+        """
+        _, change, touched, metrics = self._descend(objective, params, examples, key, round)
+        delta = with_leaves(change, {leaf: updates for leaf, (_, updates) in touched.items()})
+        return delta, {leaf: ids for leaf, (ids, _) in touched.items()}, metrics
+
+    def _descend(
+        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
+    ) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
+        """The last parameters and their change, but for tables whose updates are all made at the end.
+
+        Of each of these the ids and the updates, both `[step, id, ...]`.
+        """
+        if not self.one_by_one:
+            return self._steps(objective, params, examples, key, round)
+
+        def alone(frozen: Params, params: Params, data: Any, mask: Any, key: Any, round: Any) -> Any:
+            own = Examples(data, mask, examples.positional)
+            return self._steps(replace(objective, frozen=frozen), params, own, key, round)
+
+        done = jnp.asarray(0 if round is None else round)
+        one_by_one: Any = jax.custom_batching.sequential_vmap(alone)
+        return one_by_one(objective.frozen, params, examples.data, examples.mask, key, done)
+
+    def _steps(
+        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
+    ) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
+        k_order, k_loss = fold_in(key, 0) if self.shuffle else None, fold_in(key, 1)
+        plan = self._plan(examples, round, self.shuffle, k_order)
+        batches = plan.batches(examples)
+        factor = 1.0 if self.schedule is None else self.schedule(0 if round is None else round)
+
+        gathered, sliced, batches, known = frozen_rows(objective, batches)
+        cut, batches, more = self._cut(objective, params, batches)
+        known |= more
+        count = examples.count()
+
+        def descend(params: Params, opt_state: Any, step: Any) -> Any:
+            """One step's updates; `params` holds the batch's rows where tables are cut."""
+            t, batch, frozen, share = step
+            batch = Examples({**batch.data, **known}, batch.mask) if known else batch
+            frozen = with_leaves(objective.frozen, frozen | {leaf: s.at(t) for leaf, s in sliced.items()})
+            k_step = fold_in(k_loss, t)
+            value = functools.partial(self._value, objective)
+            grads, metrics = jax.grad(value, has_aux=True)(params, frozen, batch, count, share, k_step)
+            updates, new_state = self.optimizer.update(grads, opt_state, params)
+            taken = batch.mask[0]  # valid rows come first
+            updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0).astype(u.dtype), updates)
+            return updates, jax.tree.map(lambda a, b: jnp.where(taken, a, b), new_state, opt_state), metrics
+
+        # What a mean over its examples multiplies each one with, of all steps at once.
+        shares = 1 / jnp.maximum(jnp.sum(plan.valid, 1, dtype=jnp.float32), 1)
+        xs = (jnp.arange(plan.valid.shape[0]), batches, gathered, shares)
+        opt_state = self.optimizer.init(params)
+        if plan.in_order and _commute(params, opt_state, cut):
+            found = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
+            updates, _, metrics = jax.vmap(lambda r, x: descend(with_leaves(params, r), opt_state, x))(
+                found, xs
+            )
+            touched = {c.leaf: (c.ids, leaf_at(updates, c.leaf)) for c in cut}
+            new, change = params, jax.tree.map(jnp.zeros_like, params)
+        elif plan.valid.shape[0] == 1 and not cut:
+            # Its updates are the change: nothing is rounded, and whole tables are passed over less often.
+            change, _, metrics = descend(params, opt_state, jax.tree.map(lambda x: x[0], xs))
+            metrics = jax.tree.map(lambda x: x[None], metrics)
+            new, touched = jax.tree.map(jnp.add, params, change), {}
+        else:
+            touched = {}
+
+            def step(carry: Any, x: Any) -> Any:
+                params, opt_state = carry
+                ids, x = x
+                found = {leaf: leaf_at(params, leaf)[i] for leaf, i in ids.items()}
+                updates, opt_state, metrics = descend(with_leaves(params, found), opt_state, x)
+                return (_added(params, updates, ids), opt_state), metrics
+
+            ids = {c.leaf: jnp.asarray(c.ids) for c in cut}
+            (new, _), metrics = jax.lax.scan(step, (params, opt_state), (ids, xs))
+            change = jax.tree.map(jnp.subtract, new, params)
+        return new, change, touched, {name: mean.sum() for name, mean in metrics.items()}
+
+    def _plan(self, examples: Examples, round: Any, shuffle: bool, key: Any) -> Steps:
+        passes: Any = self.epochs
+        if self.growing_epochs:
+            passes = jnp.minimum((0 if round is None else round) + 1, self.epochs)
+        return plan_steps(examples, self.batch_size, self.epochs, passes, self.max_steps, shuffle, key)
+
+    def _value(
+        self,
+        objective: Objective,
+        params: Params,
+        frozen: Params,
+        batch: Examples,
+        count: Any,
+        share: Any,
+        key: Any,
+    ) -> Any:
+        """A step's objective: the batch's loss, and its share, by examples, of the stage's penalty."""
+        losses, metrics = fold_lookups(objective.measure)(params, frozen, batch.data, key)
+        check_loss(losses, batch.size)
+        metrics = {"loss": losses, **metrics}
+        metrics = {name: mean.where(batch.mask).sum() for name, mean in metrics.items()}
+        loss = metrics["loss"]
+        value = loss.total
+        penalty = objective.penalty(params, frozen)
+        if not (isinstance(penalty, (int, float)) and penalty == 0):
+            value = value + penalty * jnp.sum(batch.mask) / jnp.maximum(count, 1)
+        if self.reduction == "mean":
+            # Where a loss is known to count its examples, no step of a loop has to do so again.
+            counts = isinstance(losses.weight, np.ndarray) and np.all(losses.weight == 1)
+            value = value * share if counts else value / jnp.where(loss.weight == 0, 1, loss.weight)
+        return value, metrics
+
+    def _cut(
+        self, objective: Objective, params: Params, batches: Examples
+    ) -> tuple[list["_Cut"], Examples, dict[str, Any]]:
+        """The tables of which a step sees its batch's rows alone, and the batches with ids to match."""
+        cut: list[_Cut] = []
+        known: dict[str, Any] = {}
+        if not objective.tables or self.locality(params, objective.tables) != "step":
+            return cut, batches, known
+        for group in rows.groups(objective.tables):
+            ids = rows.step_ids(batches, group)
+            if ids.shape[1] >= rows.num_rows(params, group):
+                continue
+            apart = rows.positions_known(batches, group)
+            if apart:
+                known |= counted(batches, group)
+            else:
+                batches = with_ids(batches, group, jax.vmap(rows.first_occurrence)(jnp.asarray(ids)))
+            cut += [_Cut(leaf, ids, apart) for leaf in group.leaves]
+        return cut, without(batches, known), known
+
+
+def side_by_side(stage: Stage) -> Stage:
+    """The stage without `one_by_one`, for objectives that close over arrays or have to be differentiated."""
+    return replace(stage, one_by_one=False) if isinstance(stage, Solver) else stage
+
+
+class _Cut(NamedTuple):
+    """A table of which every step sees the rows `ids`, `[step, id]`; `apart` if no row comes in two steps."""
+
+    leaf: str
+    ids: Any
+    apart: bool
+
+
+def _commute(params: Params, opt_state: Any, cut: list[_Cut]) -> bool:
+    """Whether no step reads what another one writes, so that all can be made at once.
+
+    So it is where all parameters are rows, no row comes in two batches, and nothing else is carried from
+    step to step.
+    """
+    all_cut = bool(cut) and len(jax.tree.leaves(params)) == len(cut)
+    return all_cut and all(c.apart for c in cut) and not jax.tree.leaves(opt_state)
+
+
+def _added(params: Params, updates: Params, ids: dict[str, Any]) -> Params:
+    """`params + updates`, where tables that were cut get their updates at the rows `ids`."""
+
+    def leaf(path: Any, x: Any, u: Any) -> Any:
+        name = path_of(path)
+        return x.at[ids[name]].add(u) if name in ids else x + u
+
+    return jax.tree_util.tree_map_with_path(leaf, params, updates)

@@ -1,0 +1,72 @@
+"""Derivatives of an optimum, whichever way it was found."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from fedrecon._kernels.cholesky import solve
+from fedrecon.core._examples import Examples
+from fedrecon.core._model import Objective, Params
+from fedrecon.core._tags import tagged
+from fedrecon.solvers._gradient import Metrics, Stage
+
+
+@tagged("solver/implicit")
+@dataclass(frozen=True)
+class Implicit:
+    """A stage whose result is differentiated as the optimum that it found, not through its steps.
+
+    At a minimum x of F(x; y), the sum of the loss over the examples plus the penalty, the gradient F_x is 0
+    whatever the frozen parameters y, so that dx/dy = -F_xx⁻¹ F_xy. Neither the start nor the steps matter,
+    nothing is kept of them, and the cost is that of one Newton step. It holds where the stage ends at a
+    minimum with curvature in all directions: there be a penalty, or more examples than parameters. Where
+    no derivative is asked for, it costs nothing.
+
+    Attributes:
+        stage: Finds the minimum.
+
+    References:
+        Rajeswaran et al., Meta-Learning with Implicit Gradients, NeurIPS 2019.
+    """
+
+    stage: Stage
+
+    def work(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+        """What the stage takes; a derivative is not counted."""
+        work = getattr(self.stage, "work", None)
+        return {} if work is None else work(examples, round)
+
+    def __call__(
+        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
+    ) -> tuple[Params, Metrics]:
+        """Arguments and result as for the stage."""
+        held = jax.lax.stop_gradient((objective.frozen, params))
+        found, metrics = self.stage(replace(objective, frozen=held[0]), held[1], examples, key, round)
+        flat, unravel = ravel_pytree(jax.lax.stop_gradient(found))
+
+        def total(x: Any, frozen: Params) -> Any:
+            losses = objective.fn(unravel(x), frozen, examples.data, key)
+            return losses.where(examples.mask).sum().total + objective.penalty(unravel(x), frozen)
+
+        hessian = jax.hessian(total)(flat, held[0])
+        return unravel(_optimum(flat, hessian, jax.grad(total)(flat, objective.frozen))), metrics
+
+
+@jax.custom_vjp
+def _optimum(x: Any, hessian: Any, gradient: Any) -> Any:
+    """`x`, which follows from the gradient having to stay 0."""
+    return x
+
+
+def _forward(x: Any, hessian: Any, gradient: Any) -> tuple[Any, Any]:
+    return x, hessian
+
+
+def _backward(hessian: Any, cotangent: Any) -> tuple[Any, Any, Any]:
+    return jnp.zeros_like(cotangent), jnp.zeros_like(hessian), -solve(hessian, cotangent)
+
+
+_optimum.defvjp(_forward, _backward)

@@ -1,0 +1,78 @@
+"""Which examples every step of a client takes."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from fedrecon.core._examples import Examples, random_order
+from fedrecon.core._random import fold_in
+
+# What fitting takes, whatever the machine: steps along a gradient; linear systems that are solved; examples
+# that are gone through for these, counted again in every pass.
+WORK = GRADIENT_STEPS, SOLVES, EXAMPLE_PASSES = "gradient_steps", "solves", "example_passes"
+
+
+class Steps(NamedTuple):
+    """The steps of one stage on one client.
+
+    Attributes:
+        place: `[step, example]`, positions among the client's examples.
+        valid: `[step, example]`, false where a batch is short and in steps that are not taken.
+        in_order: Whether the steps are the examples cut into pieces, one pass and nothing moved.
+    """
+
+    place: Int[Any, "step example"]
+    valid: Bool[Array, "step example"]
+    in_order: bool
+
+    def batches(self, examples: Examples) -> Examples:
+        """The batch of every step: leaves `[step, example, ...]`."""
+        steps, batch = self.valid.shape
+        if not self.in_order:
+            return examples.take(self.place, self.valid)
+
+        def cut(x: Any) -> Any:
+            return x[: steps * batch].reshape(steps, batch, *x.shape[1:])
+
+        return Examples(
+            jax.tree.map(cut, examples.padded(steps * batch).data), self.valid, examples.positional
+        )
+
+
+def plan_steps(
+    examples: Examples,
+    batch_size: int | None,
+    epochs: int,
+    passes: int | Int[Array, ""],
+    max_steps: int | None,
+    shuffle: bool,
+    key: Any,
+) -> Steps:
+    """Lays out `passes` passes (at most `epochs`, which is known before tracing) over a client's batches.
+
+    A client's own batches are counted, not those of the padding: step t takes batch t modulo their number,
+    so that neither its passes nor `max_steps` depend on how long other clients are.
+    """
+    batch = min(batch_size or examples.size, examples.size)
+    slots = -(-examples.size // batch)
+    most = slots * epochs if max_steps is None else min(slots * epochs, max_steps)
+    count = examples.count()
+    own = jax.lax.div(count + batch - 1, batch)  # the client's number of batches
+    step, column = jnp.arange(most), jnp.arange(batch)
+    active = step < own * passes
+    if epochs == 1:
+        within, epoch = step, jnp.zeros_like(step)
+    else:
+        within, epoch = jax.lax.rem(step, jnp.maximum(own, 1)), jax.lax.div(step, jnp.maximum(own, 1))
+    place: Any = within[:, None] * batch + column
+    valid = (place < count) & active[:, None]
+    if shuffle:
+        keys = jax.vmap(lambda e: fold_in(key, e))(jnp.arange(epochs))
+        orders = jax.vmap(random_order, (0, None))(keys, examples.mask)
+        place = orders[jnp.minimum(epoch, epochs - 1)[:, None], jnp.minimum(place, examples.size - 1)]
+    elif epochs == 1:
+        place = np.arange(most * batch).reshape(most, batch)
+    return Steps(place, valid, in_order=epochs == 1 and not shuffle)

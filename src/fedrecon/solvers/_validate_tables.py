@@ -1,0 +1,188 @@
+"""Whether a model only looks its tables up: tried on a batch, by rows against whole tables."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from fedrecon._kernels.rows import Group, num_rows
+from fedrecon.core._model import Params, leaves_of, with_leaves
+
+_TOLERANCE = 1e-4  # relative to the largest number of an array
+
+
+class Found(NamedTuple):
+    """What a model makes of a batch.
+
+    Attributes:
+        values: Pytrees of arrays by what they are called in a message.
+        gradients: For every global leaf.
+    """
+
+    values: dict[str, Any]
+    gradients: dict[str, Any]
+
+
+class Trial(NamedTuple):
+    """A model, to be run on other parameters and other ids.
+
+    Attributes:
+        run: `(global_params, batch) -> Found`.
+        params: The global parameters.
+        batch: Fields, `[example, ...]`, as NumPy arrays.
+        tables: The tables to try.
+        start: What `run` makes of `params` and `batch`.
+    """
+
+    run: Callable[..., Found]
+    params: Params
+    batch: dict[str, Any]
+    tables: Sequence[Group]
+    start: Found
+
+
+def check_lookups(trial: Trial) -> None:
+    """Holds the tables to their declaration.
+
+    All is computed again with the rows that the batch does not name set to NaN, and from the named rows
+    alone, their ids renumbered by first occurrence, and in the opposite order. Nothing may change.
+
+    Raises:
+        ValueError: Something does; the message names the leaf and the field.
+    """
+    every = [(group, leaf) for group in trial.tables for leaf in group.leaves]
+    if _changed(trial, _poisoned(trial, every), trial.batch):
+        for which in [*([one] for one in every), every]:
+            if what := _changed(trial, _poisoned(trial, which), trial.batch):
+                fields = {f for group, _ in which for f in group.fields}
+                raise ValueError(
+                    f"the {what} reads rows of the table {_names(x for _, x in which)} that no field in "
+                    f"{sorted(fields)} names; declare a table only if it is looked up and no more: no "
+                    "penalty on it, no product with all its rows"
+                )
+    for backwards in (False, True):
+        rows = [_named(trial.batch, g)[:: -1 if backwards else 1] for g in trial.tables]
+        try:
+            what = _changed(trial, *_rows_alone(trial, rows), rows)
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"the model fails where the table {_names(x for _, x in every)} has only the rows that a "
+                f"batch names; its number of rows must not matter: {error}"
+            ) from error
+        if what:
+            leaves, names = _to_blame(trial)
+            raise ValueError(
+                f"the {what} changes when the rows of the table {_names(leaves)} are renumbered: the field "
+                f"{_names(names)} must index its rows and be used for nothing else, such as a target, a "
+                "comparison with a number, or a leaf that is no table; give the same ids in another field "
+                "for that"
+            )
+
+
+def check_no_look(
+    fn: Callable[..., Any], name: str, global_params: Params, tables: Sequence[Group], *args: Any
+) -> None:
+    """Holds a function that gets no ids to leaving the tables alone.
+
+    Args:
+        fn: `(global_params, *args) -> pytree of arrays`.
+        name: What it is called in a message.
+        global_params: The global parameters.
+        tables: The tables.
+        *args: Its other arguments.
+
+    Raises:
+        ValueError: What it returns depends on a table; the message names the leaf.
+    """
+    graph = jax.make_jaxpr(fn)(global_params, *args).jaxpr
+    read = {v for v in graph.outvars if isinstance(v, core.Var)}
+    for equation in reversed(graph.eqns):
+        if read & set(equation.outvars):
+            read |= {v for v in equation.invars if isinstance(v, core.Var)}
+    for leaf, variable in zip(leaves_of(global_params), graph.invars, strict=False):
+        if variable in read and any(leaf in group.leaves for group in tables):
+            raise ValueError(
+                f"{name} reads the table {leaf!r}, of which a client has only the rows that its examples "
+                "name; declare a table only if it is looked up and no more"
+            )
+
+
+def _names(names: Any) -> str:
+    return " or ".join(repr(name) for name in names)
+
+
+def _named(batch: dict[str, Any], group: Group) -> np.ndarray:
+    """The ids that a batch names, in the order in which they come first."""
+    ids = np.concatenate([batch[f].reshape(-1) for f in group.fields])
+    _, first = np.unique(ids, return_index=True)
+    return ids[np.sort(first)]
+
+
+def _poisoned(trial: Trial, which: Sequence[tuple[Group, str]]) -> Params:
+    """The parameters with NaN in the rows of some tables that the batch does not name."""
+    leaves, new = leaves_of(trial.params), {}
+    for group, leaf in which:
+        other = np.ones(num_rows(trial.params, group), bool)
+        other[_named(trial.batch, group)] = False
+        new[leaf] = np.array(leaves[leaf])
+        new[leaf][other] = np.nan
+    return with_leaves(trial.params, new)
+
+
+def _rows_alone(trial: Trial, rows: Sequence[np.ndarray]) -> tuple[Params, dict[str, Any]]:
+    """The parameters with only these rows of each group's tables, and the batch with ids to match."""
+    leaves, batch = leaves_of(trial.params), dict(trial.batch)
+    new: dict[str, Any] = {}
+    for group, found in zip(trial.tables, rows, strict=True):
+        new |= {leaf: np.asarray(leaves[leaf])[found] for leaf in group.leaves}
+        order = np.argsort(found)
+        for f in group.fields:
+            batch[f] = order[np.searchsorted(found, batch[f], sorter=order)].astype(batch[f].dtype)
+    return with_leaves(trial.params, new), batch
+
+
+def _changed(
+    trial: Trial, params: Params, batch: dict[str, Any], rows: Sequence[np.ndarray] | None = None
+) -> str | None:
+    """What is no longer as it was; `rows` are those that the tables in `params` have, None for all."""
+    found = trial.run(params, batch)
+    for what, x in trial.start.values.items():
+        if not _same(x, found.values[what]):
+            return what
+    named: dict[str, Any] = {}
+    for i, group in enumerate(trial.tables):
+        own = _named(trial.batch, group)
+        named |= {leaf: (own, own) if rows is None else (rows[i], slice(None)) for leaf in group.leaves}
+    for leaf, x in trial.start.gradients.items():
+        before, after = named.get(leaf, ((), ()))
+        if not _same(np.asarray(x)[before], np.asarray(found.gradients[leaf])[after]):
+            return f"gradient by {leaf!r}"
+    return None
+
+
+def _to_blame(trial: Trial) -> tuple[list[str], list[str]]:
+    """Tables and their field, which changes something when its rows alone move to the tables' end."""
+    leaves = leaves_of(trial.params)
+    for group in trial.tables:
+        for field in group.fields:
+            ids = trial.batch[field]
+            rows, place = np.unique(ids, return_inverse=True)
+            new = {x: np.concatenate([leaves[x], np.asarray(leaves[x])[rows]]) for x in group.leaves}
+            moved = (num_rows(trial.params, group) + place.reshape(ids.shape)).astype(ids.dtype)
+            found = trial.run(with_leaves(trial.params, new), {**trial.batch, field: moved})
+            if not all(_same(x, found.values[what]) for what, x in trial.start.values.items()):
+                return list(group.leaves), [field]
+    return [x for g in trial.tables for x in g.leaves], [f for g in trial.tables for f in g.fields]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two pytrees hold the same numbers, up to rounding."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if np.shape(x) != np.shape(y):
+            return False
+        scale = float(np.max(np.abs(x), initial=1e-30))
+        if not np.allclose(x, y, rtol=_TOLERANCE, atol=_TOLERANCE * scale):
+            return False
+    return True

@@ -1,1 +1,0 @@
-"""Ratings, the first task: files of every MovieLens format, generated ratings, matrix factorisation."""

@@ -1,0 +1,56 @@
+"""Hashes of clients' names: the same for ever, in any order."""
+
+import numpy as np
+
+from fedrecon.data._hashing import client_keys, keyed, mix, mixed, round_keys
+
+
+def test_keys_are_the_same_for_ever():
+    """Changing them would change every split and every run."""
+    assert client_keys(["ann", "bob"]).tolist() == ANN_AND_BOB
+    assert client_keys(np.array([0, 1, -1])).tolist() == NUMBERS
+    assert keyed(0, 1, np.array([5], np.uint64)).tolist() == KEYED
+    assert round_keys(-5, 3, 7, client_keys(["ann", "bob"])).tolist() == OF_A_ROUND
+
+
+ANN_AND_BOB = [11957940740637538957, 10566683571197309812]
+NUMBERS = [16294208416658607535, 10451216379200822465, 16490336266968443936]
+KEYED = [5824483609541921649]
+OF_A_ROUND = [[3754606804, 2835906038], [3338299617, 2808781386]]
+
+
+def test_one_number_is_mixed_as_many_are():
+    numbers = np.concatenate([np.arange(5), np.random.default_rng(0).integers(2**63, size=100) * 2 + 1])
+    assert [mixed(int(x)) for x in numbers.astype(np.uint64)] == mix(numbers.astype(np.uint64)).tolist()
+    assert mixed(-1) == mixed(2**64 - 1)
+
+
+def test_mix_is_a_bijection_that_scrambles():
+    found = mix(np.arange(100_000))
+    assert len(np.unique(found)) == 100_000
+    bits = (found[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
+    np.testing.assert_allclose(bits.mean(0), 0.5, atol=0.02)
+
+
+def test_a_string_is_not_its_number():
+    assert client_keys(["7"]) != client_keys(np.array([7]))
+    assert len(client_keys([])) == 0
+
+
+def test_seeds_purposes_and_rounds_draw_apart():
+    keys = client_keys(np.arange(1000))
+    drawn = [keyed(s, p, keys) for s in (0, 1, -1) for p in (1, 2)]
+    drawn += [round_keys(s, p, r, keys).view(np.uint64)[:, 0] for s in (0, 1) for p in (1, 2) for r in (0, 1)]
+    assert len(np.unique(np.concatenate(drawn))) == 1000 * len(drawn)
+
+
+def test_clients_numbered_like_rounds_draw_apart():
+    keys = client_keys(np.arange(50))
+    drawn = [round_keys(0, 3, r, keys).view(np.uint64) for r in range(50)]
+    assert len(np.unique(np.concatenate(drawn))) == 50 * 50
+
+
+def test_keys_of_a_round_do_not_depend_on_who_else_is_there():
+    keys = client_keys(["ann", "bob", "cid"])
+    np.testing.assert_array_equal(round_keys(3, 1, 9, keys)[1], round_keys(3, 1, 9, keys[1]))
+    assert round_keys(3, 1, 9, keys).shape == (3, 2)

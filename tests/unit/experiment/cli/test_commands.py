@@ -1,0 +1,75 @@
+"""What the command line makes of its options before anything is run."""
+
+import pytest
+
+from fedrecon.experiment import config as configs
+from fedrecon.experiment.cli import commands
+from fedrecon.experiment.cli.main import parser
+from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.files import RunError
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def configured(monkeypatch):
+    """The configuration that `fedrecon run` would train."""
+
+    def of(*arguments):
+        found = []
+        monkeypatch.setattr(commands, "_train", lambda config, *_: found.append(config) or 0)
+        commands.run(parser().parse_args(["run", "--out", "out", *arguments]))
+        return found[0]
+
+    return of
+
+
+def test_what_a_task_takes_from_a_package_is_no_path(here, configured):
+    asked = ("--set", "task=next_word", "--data", "chitchat")
+    assert configured(*asked).data.path == "chitchat"
+    (here / "chitchat").mkdir()
+    assert configured(*asked).data.path == str(here / "chitchat")
+
+
+def test_another_tasks_packages_are_paths(here, configured):
+    assert configured("--set", "task=movielens", "--data", "chitchat").data.path == str(here / "chitchat")
+
+
+def test_a_run_is_resumed_with_packaged_data(here):
+    (here / "run").mkdir()
+    saved = configs.load(None, ["task=next_word", "data.path=elsewhere"])
+    (here / "run" / "config.toml").write_text(configs.text(saved))
+    assert commands._saved("run", "chitchat").data.path == "chitchat"
+    assert commands._saved("run", "texts").data.path == str(here / "texts")
+    assert commands._saved("run").data.path == "elsewhere"
+
+
+def test_the_folder_of_several_seeds_is_no_run(here):
+    (here / "five" / "seed-0").mkdir(parents=True)
+    (here / "five" / "seed-0" / "config.toml").write_text("")
+    with pytest.raises(RunError, match=r"five: must be the folder of one run.* with --seeds and --out five"):
+        commands._saved("five")
+
+
+def test_options_win_over_settings(here, configured):
+    config = configured("--set", "seed=3", "--set", "task=movielens", "--set", "data.path=x", "--seed", "4")
+    assert (config.seed, config.data.path) == (4, "x")
+
+
+def test_options_are_named_and_not_the_settings_behind_them(configured):
+    with pytest.raises(SettingError, match="--data: the task synthetic_ratings reads no data; choose one"):
+        configured("--data", "ratings.csv")
+    with pytest.raises(SettingError, match=r"^--seed: seed must be greater than or equal to 0, got -1"):
+        configured("--seed", "-1")
+    assert configured("--set", "task=movielens", "--data", "x.csv").data.path.endswith("x.csv")
+
+
+@pytest.mark.parametrize("flag", [["--field", "item"], ["--seen"]])
+def test_what_says_which_items_are_recommended_needs_a_number_of_them(flag):
+    command = ["personalize", "run", "--data", "x", "--out", "y", *flag]
+    with pytest.raises(SettingError, match=rf"{flag[0]} says which items are recommended, and needs --top K"):
+        commands.personalize(parser().parse_args(command))

@@ -1,0 +1,98 @@
+"""A file made in parts."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fedrecon.experiment.serving.parquet_parts import Parts
+from fedrecon.experiment.storage.files import RunError
+
+REQUEST = {"round": 3, "wanted": {"top": None, "seen": False}}
+
+
+def table(number: int) -> pa.Table:
+    return pa.table({"client": [2 * number, 2 * number + 1], "x": [[0.5 * number], []]})
+
+
+def recommended(number: int) -> pa.Table:
+    kinds = {"item": pa.large_list(pa.int64()), "score": pa.list_(pa.float32(), 2)}
+    rows = {"client": [f"c{number}"], "item": [[7, 7]], "score": [[0.5, number]]}
+    return pa.table(rows, pa.schema({"client": pa.string(), **kinds}))
+
+
+def make(out, part, count=5, request=REQUEST, threads=1):
+    with Parts(out, request, count) as parts:
+        missing = parts.missing()
+        assert sorted(parts.make(part, threads)) == missing
+    return missing
+
+
+def failing(number: int) -> pa.Table:
+    if number == 3:
+        raise OSError("no power")
+    return table(number)
+
+
+def test_what_was_made_before_a_failure_is_not_made_again(tmp_path):
+    whole, broken = tmp_path / "whole.parquet", tmp_path / "broken.parquet"
+    assert make(whole, table, threads=2) == list(range(5))
+    with pytest.raises(OSError, match="no power"):
+        make(broken, failing)
+    assert not broken.exists()
+    made = []
+
+    def counted(number: int) -> pa.Table:
+        made.append(number)
+        return table(number)
+
+    missing = make(broken, counted, threads=2)
+    assert 3 in missing and len(missing) < 5 and sorted(made) == missing
+    assert broken.read_bytes() == whole.read_bytes()
+    assert pq.read_table(broken)["client"].to_pylist() == list(range(10))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.parquet", "whole.parquet"]
+
+
+def test_dictionaries_are_made_of_what_comes_again(tmp_path):
+    """Not of numbers with a point: looking for the same ones takes longer than all the rest of writing."""
+    out = tmp_path / "out.parquet"
+    make(out, recommended, count=2)
+    group = pq.ParquetFile(out).metadata.row_group(1)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    assert {c.path_in_schema: c.has_dictionary_page for c in columns} == {
+        "client": True,
+        "item.list.element": True,
+        "score.list.element": False,
+    }
+    assert pq.read_table(out).to_pylist()[1] == {"client": "c1", "item": [7, 7], "score": [0.5, 1.0]}
+
+
+def test_a_file_that_is_there_is_left_alone(tmp_path):
+    out = tmp_path / "out.parquet"
+    make(out, table)
+    before = out.stat().st_mtime_ns
+    assert make(out, table) == [] and out.stat().st_mtime_ns == before
+    with pytest.raises(RunError, match=r"out.parquet: .* wanted.top is None there and 5 here"):
+        Parts(out, {**REQUEST, "wanted": {"top": 5}}, 5)
+
+
+def test_parts_of_another_request_are_refused(tmp_path):
+    out = tmp_path / "out.parquet"
+    with Parts(out, REQUEST, 5), pytest.raises(RunError, match="another process is using this output"):
+        Parts(out, REQUEST, 5)
+    another = {**REQUEST, "round": 4}
+    with Parts(out, another, 5):
+        pass  # of the first request there is no part: nobody loses any
+    with pytest.raises(OSError, match="no power"):
+        make(out, failing)
+    with pytest.raises(RunError, match=r"round is 3 there and 4 here; remove it"):
+        Parts(out, another, 5)
+
+
+def test_foreign_files_are_not_overwritten(tmp_path):
+    out = tmp_path / "out.parquet"
+    for write in (lambda: out.write_bytes(b"mine"), lambda: pq.write_table(table(0), out)):
+        write()
+        before = out.read_bytes()
+        with pytest.raises(RunError, match="not one of this command"):
+            Parts(out, REQUEST, 2)
+        assert out.read_bytes() == before
