@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import numba_round, recipe
 from benchmarks.timing import Way, timed
 from fedrecon import Clients
-from fedrecon.data._sampling import Sampling
+from fedrecon.data import Sampling
 
 BATCH, MAX_STEPS = numba_round.BATCH, numba_round.MAX_STEPS
 

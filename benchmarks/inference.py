@@ -14,8 +14,8 @@ from benchmarks import inference_command, recipe, timing
 from benchmarks.options import Options, Row
 from fedrecon import Clients, Newton, Solver, fedrecon, optimizer
 from fedrecon.experiment.serving.personalize import PER_PART, threads
-from fedrecon.models._matrix_factorization import matrix_factorization
-from fedrecon.serving._personalization import Personalization
+from fedrecon.models import matrix_factorization
+from fedrecon.serving import Personalization
 
 EXAMPLES = 80
 PENALTY = 1.0

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from benchmarks import numba_round, recipe
 from benchmarks.timing import Timed
 from fedrecon import Clients
-from fedrecon.data._sampling import Sampling
+from fedrecon.data import Sampling
 
 
 class Kernel:

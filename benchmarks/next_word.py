@@ -12,8 +12,7 @@ from benchmarks import next_word_products, next_word_recipe, timing
 from benchmarks.next_word_recipe import PAPER, Size
 from benchmarks.options import Options, Row
 from fedrecon import Clients
-from fedrecon.core._examples import Examples
-from fedrecon.core._model import Model, on_global, on_local
+from fedrecon.core import Examples, Model, on_global, on_local
 from fedrecon.experiment.storage.resource_usage import peak_memory
 from fedrecon.simulation._compilation import engine_options
 

@@ -7,9 +7,8 @@ from typing import Literal
 import numpy as np
 
 from fedrecon import Algorithm, Clients, Model, Simulation, Solver, Uniform, fedrecon, optimizer
-from fedrecon.core._examples import HalfBatches
-from fedrecon.core._model import without_tables
-from fedrecon.models.next_word._model import next_word_lstm
+from fedrecon.core import HalfBatches, without_tables
+from fedrecon.models.next_word import next_word_lstm
 
 RATE = 0.1
 

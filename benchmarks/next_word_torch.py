@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.next_word_recipe import RATE, Size
 from fedrecon import Clients
-from fedrecon.core._model import leaf_at
+from fedrecon.core import leaf_at
 
 # The library's leaves, and what PyTorch calls them; its matrices are the transposes, embeddings apart.
 NAMES = {

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from fedrecon import Broadcast, Mean, ServerState, Simulation, Update
 from fedrecon._kernels.rows import Group, add_rows, take
-from fedrecon.algorithms._base import displacement, subkeys, update_of
-from fedrecon.core._model import leaf_at, on_global, path_of, with_leaves
+from fedrecon.algorithms import displacement, subkeys, update_of
+from fedrecon.core import leaf_at, on_global, path_of, with_leaves
 from fedrecon.data._hashing import round_keys
+from fedrecon.simulation import Slot
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
-from fedrecon.simulation._block_plan import Slot
 
 Calls = dict[str, Callable[[], Any]]
 

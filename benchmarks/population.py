@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks import recipe, timing
 from benchmarks.options import Options, Row
 from fedrecon import Clients
-from fedrecon.data._arrow import is_client_file
+from fedrecon.data import is_client_file
 from fedrecon.experiment.storage.resource_usage import peak_memory
 from fedrecon.experiment.training.run_experiment import console
 

@@ -10,12 +10,10 @@ import numpy as np
 
 from benchmarks.options import Options, Row
 from fedrecon import Clients
-from fedrecon.core._examples import HeldOut, RandomFraction, Split
-from fedrecon.core._mean import Mean
-from fedrecon.datasets.ratings._interactions import interactions, leave_one_out, with_recency
-from fedrecon.datasets.ratings._prepare import prepare
+from fedrecon.core import HeldOut, Mean, RandomFraction, Split
+from fedrecon.datasets.ratings import interactions, leave_one_out, prepare, with_recency
+from fedrecon.evaluation import Ranking
 from fedrecon.evaluation._evaluate import Evaluation, evaluation_keys
-from fedrecon.evaluation._ranking import Ranking
 from fedrecon.simulation._batches import examples_of, key_of
 from fedrecon.simulation._block_plan import plan_evaluation
 

@@ -13,10 +13,9 @@ from fedrecon import (
     fedrecon,
     optimizer,
 )
-from fedrecon.core._model import without_tables
-from fedrecon.datasets.ratings._dataset import arrange, load
-from fedrecon.datasets.ratings._synthetic import synthetic
-from fedrecon.models._matrix_factorization import matrix_factorization
+from fedrecon.core import without_tables
+from fedrecon.datasets.ratings import arrange, load, synthetic
+from fedrecon.models import matrix_factorization
 
 FACTORS = 50
 CAP = 300

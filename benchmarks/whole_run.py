@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.options import Options, Row
 from benchmarks.recipe import SEED
-from fedrecon.datasets.ratings._synthetic import synthetic
+from fedrecon.datasets.ratings import synthetic
 
 ROUNDS = 500
 EXPERIMENT = Path(__file__).resolve().parents[1] / "experiments" / "movielens.toml"

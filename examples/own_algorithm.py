@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon import Algorithm, AlternateBatches, Solver, fedrecon, optimizer, train
-from fedrecon.algorithms._base import WeightedMean, keeps_nothing, server, subkeys, update_of
-from fedrecon.core._model import fully_global, on_global, on_local
-from fedrecon.datasets.ratings._synthetic import synthetic
-from fedrecon.models._matrix_factorization import matrix_factorization
+from fedrecon.algorithms import WeightedMean, keeps_nothing, server, subkeys, update_of
+from fedrecon.core import fully_global, on_global, on_local
+from fedrecon.datasets.ratings import synthetic
+from fedrecon.models import matrix_factorization
 
 
 def learned_start(model: Any, reconstruct: Any, update: Any, server_optimizer: Any, split: Any) -> Algorithm:

@@ -6,7 +6,7 @@ What a server would do with `result.state`, or a phone with the item table and i
 import numpy as np
 
 from fedrecon import Clients, Newton, Personalization, Solver, TopK, fedrecon, optimizer, train
-from fedrecon.models._matrix_factorization import matrix_factorization
+from fedrecon.models import matrix_factorization
 
 FILMS, TASTES = 60, 3
 

@@ -1,6 +1,6 @@
 """What the parts of the best recipe on MovieLens 1M contribute: each is taken out, or added, on its own.
 
-    python experiments/ablation.py --data PATH/TO/ml-1m
+    python -m experiments.ablation --data PATH/TO/ml-1m
 
 It can be interrupted; the same command goes on.
 """

@@ -1,6 +1,6 @@
 """Table 2 of the paper on another text, with a model small enough for two cores.
 
-    python experiments/next_word_table.py PATH --out FOLDER
+    python -m experiments.next_word_table PATH --out FOLDER
 
 Each approach is trained once, and evaluated after each of `--rounds` with every way of serving it, or with
 the first way alone (`--plain`). What is done is kept in `FOLDER/rows.json`, so that a second call goes on: a
@@ -34,23 +34,25 @@ from fedrecon import (
     local_only,
     optimizer,
 )
-from fedrecon.algorithms._centralized import centralized
-from fedrecon.algorithms._ditto import ditto
-from fedrecon.algorithms._fedalt import fedalt
-from fedrecon.algorithms._fedrep import fedrep
-from fedrecon.algorithms._fedsim import fedsim
-from fedrecon.algorithms._lg_fedavg import lg_fedavg
-from fedrecon.algorithms._maml import first_order_maml, maml
-from fedrecon.algorithms._pfedme import pfedme
-from fedrecon.algorithms._reptile import reptile
-from fedrecon.core._examples import HalfBatches
-from fedrecon.data._pooling import in_batches, numbered
+from fedrecon.algorithms import (
+    centralized,
+    ditto,
+    fedalt,
+    fedrep,
+    fedsim,
+    first_order_maml,
+    lg_fedavg,
+    maml,
+    pfedme,
+    reptile,
+)
+from fedrecon.core import HalfBatches
+from fedrecon.data import in_batches, numbered
+from fedrecon.datasets.text import Vocabulary, prepare
 from fedrecon.datasets.text._dataset import FRACTIONS, arrange
-from fedrecon.datasets.text._prepare import prepare
-from fedrecon.datasets.text._vocabulary import Vocabulary
 from fedrecon.experiment.storage.files import write_atomically
 from fedrecon.experiment.training.run_spec import digest
-from fedrecon.models.next_word._model import next_word_lstm
+from fedrecon.models.next_word import next_word_lstm
 
 SENTENCES, BATCH, COHORT, BLOCK = 64, 16, 8, 8
 EMBEDDING, HIDDEN = 48, 128

@@ -1,6 +1,6 @@
 """Approaches whose clients keep parameters, beside two whose clients keep none, on MovieLens 1M.
 
-    python experiments/stateful.py --data PATH/TO/ml-1m
+    python -m experiments.stateful --data PATH/TO/ml-1m
 
 Seen users are trained on with the first 80 % of their ratings by time and scored on the last 10 %; unseen
 users reconstruct on the even batches of five and are scored on the odd ones. It can be interrupted; the same

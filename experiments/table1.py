@@ -1,6 +1,6 @@
 """Table 1 of the paper on MovieLens 1M: every row under several seeds, the paper's figure beside ours.
 
-    python experiments/table1.py --data PATH/TO/ml-1m
+    python -m experiments.table1 --data PATH/TO/ml-1m
 
 It can be interrupted; the same command goes on.
 """

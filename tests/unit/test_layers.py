@@ -27,7 +27,7 @@ LAYERS = (
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 NOT_CORE = {"datasets", "deployment", "experiment", "export", "__main__"}
-CORE_MAY_IMPORT = {"jax", "jaxtyping", "numpy", "optax"}
+CORE_MAY_IMPORT = {"jax", "jaxtyping", "lazy_loader", "numpy", "optax"}
 CORE_MAY_IMPORT_IN_FUNCTIONS = CORE_MAY_IMPORT | {"pyarrow"}
 MAY_IMPORT_BESIDES = {"data._cache": {"platformdirs"}}  # where the platform keeps caches
 IMPORTERS = {"import_module", "__import__"}
@@ -200,7 +200,7 @@ def _tree(folder: Path, module: str, code: str) -> Path:
     lawful = {
         "__init__": "",
         "errors": "",
-        "core/__init__": "",
+        "core/__init__": "import lazy_loader",
         "core/_mean": "import jax",
         "core/_model": "from ..errors import Wrong",
         "data/__init__": "",

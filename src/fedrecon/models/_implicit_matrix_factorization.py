@@ -55,7 +55,7 @@ def implicit_factorization(
         init_scale: All factors start from N(0, init_scale² / factors).
 
     Returns:
-        A model without metrics of its own: it is to be measured by `fedrecon.evaluation._ranking.Ranking`.
+        A model without metrics of its own: it is to be measured by `fedrecon.evaluation.Ranking`.
 
     Raises:
         ValueError: A number is out of its range, or there is no such loss.

@@ -1,1 +1,5 @@
 """Simulation of federated rounds on one or several devices."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,6 @@
 """What the settings of algorithms have in common: families of sections, and how their parts are built."""
 
-from importlib import import_module
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.solvers import Newton, Optimizer, Reconstruct, Solver
@@ -14,7 +13,6 @@ _PARTS = ("part", "head", "body")  # paths of leaves; none for what the algorith
 class Approach(Section):
     """An algorithm's settings."""
 
-    module: ClassVar[str] = ""  # of the function, where it is not called like it
     name: str
 
     def prepare(self, task: Any, seed: int) -> Any:
@@ -39,8 +37,9 @@ class Approach(Section):
 
     def build(self, model: Any) -> Any:
         """The algorithm."""
-        module = import_module(f"fedrecon.algorithms._{self.module or self.name}")
-        return getattr(module, self.name)(model, **self.parts())
+        from fedrecon import algorithms
+
+        return getattr(algorithms, self.name)(model, **self.parts())
 
 
 class Federated(Approach):

@@ -5,7 +5,7 @@ of its function, and of the function's module in `fedrecon.algorithms`.
 """
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -87,7 +87,6 @@ class MAML(Splitting):
 class FirstOrderMAML(Splitting):
     """Model-agnostic meta-learning without second derivatives."""
 
-    module: ClassVar[str] = "maml"
     name: Literal["first_order_maml"] = "first_order_maml"
     tune: Solver = setting(Solver(), "tunes all parameters on the support set:")
 

@@ -1,0 +1,97 @@
+from . import (
+    algorithms,
+    core,
+    data,
+    datasets,
+    evaluation,
+    models,
+    sampling,
+    serving,
+    simulation,
+    solvers,
+    splits,
+)
+from .algorithms._base import Algorithm, Broadcast, ServerState, Update
+from .algorithms._fedavg import fedavg
+from .algorithms._fedrecon import fedrecon
+from .algorithms._finetuning import finetuning
+from .algorithms._full_gradient import full_gradient
+from .algorithms._local_only import local_only
+from .core._examples import (
+    AlternateBatches,
+    AlternateExamples,
+    ByTime,
+    Examples,
+    Fraction,
+    HalfBatches,
+    NoSplit,
+    RandomFraction,
+)
+from .core._mean import Mean
+from .core._model import Model, Table
+from .core._partition import is_local, partition
+from .data._clients import Clients
+from .data._sampling import Passes, Poisson, Uniform, Weighted
+from .evaluation._evaluate import Evaluation, evaluate
+from .experiment.reporting.result import Result
+from .experiment.training.train import train
+from .serving._personalization import Personalization, TopK
+from .simulation._round import Round
+from .simulation._simulation import Simulation
+from .solvers._gradient import Solver
+from .solvers._newton import Newton
+from .solvers._optimizers import optimizer
+
+__version__: str
+
+__all__ = [
+    "Algorithm",
+    "AlternateBatches",
+    "AlternateExamples",
+    "Broadcast",
+    "ByTime",
+    "Clients",
+    "Evaluation",
+    "Examples",
+    "Fraction",
+    "HalfBatches",
+    "Mean",
+    "Model",
+    "Newton",
+    "NoSplit",
+    "Passes",
+    "Personalization",
+    "Poisson",
+    "RandomFraction",
+    "Result",
+    "Round",
+    "ServerState",
+    "Simulation",
+    "Solver",
+    "Table",
+    "TopK",
+    "Uniform",
+    "Update",
+    "Weighted",
+    "algorithms",
+    "core",
+    "data",
+    "datasets",
+    "evaluate",
+    "evaluation",
+    "fedavg",
+    "fedrecon",
+    "finetuning",
+    "full_gradient",
+    "is_local",
+    "local_only",
+    "models",
+    "optimizer",
+    "partition",
+    "sampling",
+    "serving",
+    "simulation",
+    "solvers",
+    "splits",
+    "train",
+]

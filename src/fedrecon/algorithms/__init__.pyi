@@ -1,0 +1,70 @@
+from ._base import (
+    Aggregator,
+    Algorithm,
+    Broadcast,
+    ServerState,
+    Update,
+    WeightedMean,
+    by_examples,
+    displacement,
+    keeps_nothing,
+    kept_after,
+    server,
+    subkeys,
+    uniform,
+    update_of,
+    with_usable_tables,
+    work_of,
+)
+from ._centralized import centralized
+from ._ditto import ditto
+from ._fedalt import fedalt
+from ._fedavg import fedavg
+from ._fedper import fedper
+from ._fedrecon import fedrecon
+from ._fedrep import fedrep
+from ._fedsim import fedsim
+from ._finetuning import finetuning
+from ._full_gradient import full_gradient
+from ._lg_fedavg import lg_fedavg
+from ._local_only import local_only
+from ._maml import first_order_maml, maml
+from ._pfedme import pfedme
+from ._refitting import refit
+from ._reptile import reptile
+
+__all__ = [
+    "Aggregator",
+    "Algorithm",
+    "Broadcast",
+    "ServerState",
+    "Update",
+    "WeightedMean",
+    "by_examples",
+    "centralized",
+    "displacement",
+    "ditto",
+    "fedalt",
+    "fedavg",
+    "fedper",
+    "fedrecon",
+    "fedrep",
+    "fedsim",
+    "finetuning",
+    "first_order_maml",
+    "full_gradient",
+    "keeps_nothing",
+    "kept_after",
+    "lg_fedavg",
+    "local_only",
+    "maml",
+    "pfedme",
+    "refit",
+    "reptile",
+    "server",
+    "subkeys",
+    "uniform",
+    "update_of",
+    "with_usable_tables",
+    "work_of",
+]

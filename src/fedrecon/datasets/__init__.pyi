@@ -1,0 +1,6 @@
+from . import ratings, text
+
+__all__ = [
+    "ratings",
+    "text",
+]

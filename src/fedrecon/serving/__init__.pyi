@@ -1,0 +1,6 @@
+from ._personalization import Personalization, TopK
+
+__all__ = [
+    "Personalization",
+    "TopK",
+]

@@ -1,0 +1,15 @@
+from ._block_plan import Plan, Slot, plan_blocks
+from ._client_state_store import Kept
+from ._round import Round
+from ._simulation import Simulation
+from ._validate_model import check_model
+
+__all__ = [
+    "Kept",
+    "Plan",
+    "Round",
+    "Simulation",
+    "Slot",
+    "check_model",
+    "plan_blocks",
+]

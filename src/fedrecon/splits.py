@@ -1,0 +1,25 @@
+"""Splits of a client's examples into a support and a query set."""
+
+from fedrecon.core._examples import (
+    AlternateBatches,
+    AlternateExamples,
+    ByTime,
+    Fraction,
+    HalfBatches,
+    HeldOut,
+    NoSplit,
+    RandomFraction,
+    Split,
+)
+
+__all__ = [
+    "AlternateBatches",
+    "AlternateExamples",
+    "ByTime",
+    "Fraction",
+    "HalfBatches",
+    "HeldOut",
+    "NoSplit",
+    "RandomFraction",
+    "Split",
+]
