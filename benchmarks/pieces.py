@@ -114,7 +114,7 @@ class _View:
         def client(batch: Batch, small: Any) -> Any:
             keys = _keys(batch)
             support, _ = self._split(batch, keys[0])
-            return self.algorithm.personalize(_with(broadcast, small), batch.kept, support, keys[1])
+            return self.algorithm.personalize(_with(broadcast, small), batch.client_state, support, keys[1])
 
         return _in_blocks(client, batch, small)
 

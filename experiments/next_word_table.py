@@ -248,15 +248,15 @@ def identity(texts: Any) -> str:
     return hashlib.blake2b(digest(texts).encode() + words, digest_size=8).hexdigest()
 
 
-def whole(kept: dict[str, Any], training: Training, rounds: list[int]) -> bool:
+def whole(client_state: dict[str, Any], training: Training, rounds: list[int]) -> bool:
     """Whether a kept row has all of these rounds, and in each all ways of serving."""
     wanted = {training.name + way for way in training.served}
-    return all(wanted <= set(kept["found"].get(str(number), {})) for number in rounds)
+    return all(wanted <= set(client_state["found"].get(str(number), {})) for number in rounds)
 
 
-def joined(kept: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+def joined(client_state: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
     """A row made anew, with what the kept one has beside it."""
-    found = dict(kept["found"])
+    found = dict(client_state["found"])
     for number, served in made["found"].items():
         found[number] = {**found.get(number, {}), **served}
     return {**made, "found": found}
@@ -269,9 +269,9 @@ def read(file: Path, data: str) -> dict[str, Any]:
         SystemExit: They are of other data.
     """
     rows: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    if any(kept.get("data", data) != data for kept in rows.values()):
+    if any(client_state.get("data", data) != data for client_state in rows.values()):
         raise SystemExit(f"{file}: its rows are of other data; give another folder with --out")
-    unmarked = sum("data" not in kept for kept in rows.values())
+    unmarked = sum("data" not in client_state for client_state in rows.values())
     if unmarked:
         print(f"{file}: {unmarked} rows do not say what data they are of; they are taken to be of these")
     return rows
@@ -332,10 +332,10 @@ def main() -> None:
             if options.plain:
                 training = training._replace(served=dict([next(iter(training.served.items()))]))
             key = f"{words}/{max(options.rounds)}/{options.seed}/{training.name}"
-            kept = rows.get(key, {"found": {}})
-            if not whole(kept, training, options.rounds):
+            client_state = rows.get(key, {"found": {}})
+            if not whole(client_state, training, options.rounds):
                 made = row(training, texts, words, options.rounds, options.seed)
-                rows[key] = joined(kept, {**made, "data": data})
+                rows[key] = joined(client_state, {**made, "data": data})
                 write_atomically(file, json.dumps(rows, indent=1))
     print(table(rows))
 

@@ -34,7 +34,7 @@ from fedrecon.core._model import Model, Table, without_tables
 from fedrecon.data._hashing import round_keys
 from fedrecon.simulation._batches import key_of
 from fedrecon.simulation._block_plan import Plan, Slot
-from fedrecon.simulation._client_state_store import Stored, held
+from fedrecon.simulation._client_state_store import StoredClientState, current_client_state
 from fedrecon.simulation._simulation import _TRAINING, Simulation
 from fedrecon.solvers._gradient import Solver
 from fedrecon.solvers._minibatches import WORK
@@ -112,7 +112,7 @@ class Run(NamedTuple):
     metrics: list[dict[str, Mean]]
     rows_seen: set[int]
     compilations: int
-    kept: Any
+    client_states: Any
 
 
 @functools.cache
@@ -128,28 +128,28 @@ def simulated(name: str, kind: str, plan: Plan | None = None) -> Run:
     seen.clear()
     rounds = list(simulation.rounds(start, ROUNDS))
     metrics, compilations = [r.metrics() for r in rounds], simulation.compilations
-    return Run(simulation, start, rounds, metrics, set(seen), compilations, kept_by_all(simulation))
+    return Run(simulation, start, rounds, metrics, set(seen), compilations, states_of_all_clients(simulation))
 
 
-def kept_by_all(simulation: Simulation, clients: Any = EVERYBODY) -> Any:
+def states_of_all_clients(simulation: Simulation, clients: Any = EVERYBODY) -> Any:
     """What each of the clients keeps."""
-    kept, keys = simulation.kept, simulation.clients.keys[clients]
-    return () if kept is None else kept.get(keys, len(keys))
+    client_states, keys = simulation.client_states, simulation.clients.keys[clients]
+    return () if client_states is None else client_states.get(keys, len(keys))
 
 
 @functools.cache
-def compiled_client(name: str, kind: str) -> tuple[Any, Any, Stored]:
+def compiled_client(name: str, kind: str) -> tuple[Any, Any, StoredClientState]:
     algorithm = ALGORITHMS[name](without_tables(rating_model(**MODELS[kind])))
     step = jax.jit(algorithm.server_update)
 
     @jax.jit
-    def update(broadcast: Broadcast, stored: Stored, given: Any, key: Any) -> tuple[Update, Any]:
-        kept = held(algorithm, broadcast.global_params, stored, key_of(key))
-        return algorithm.client_update(broadcast, kept, given, key_of(key))
+    def update(broadcast: Broadcast, stored: StoredClientState, given: Any, key: Any) -> tuple[Update, Any]:
+        client_states = current_client_state(algorithm, broadcast.global_params, stored, key_of(key))
+        return algorithm.client_update(broadcast, client_states, given, key_of(key))
 
     shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
-    like = jax.eval_shape(algorithm.init_kept, shapes, jax.random.key(0))
-    nothing = Stored(np.bool_(False), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like))
+    like = jax.eval_shape(algorithm.init_client_state, shapes, jax.random.key(0))
+    nothing = StoredClientState(np.bool_(False), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like))
     return step, update, nothing
 
 
@@ -159,21 +159,21 @@ def by_hand(
     """The same with whole tables: one client after the other, sums in double precision, no simulation."""
     server_update, update, nothing = compiled_client(name, kind)
     federation, state, history = FEDERATIONS[kind], start, []
-    kept = dict.fromkeys(clients.tolist(), nothing)
+    client_states = dict.fromkeys(clients.tolist(), nothing)
     for number in range(ROUNDS):
         keys = round_keys(3, _TRAINING, number, federation.keys)
         found = []
         for i in clients:
             given = examples(federation, federation.ids[i], 17)
             broadcast = Broadcast(state.global_params, state.round)
-            sent, new = jax.device_get(update(broadcast, kept[i], given, keys[i]))
+            sent, new = jax.device_get(update(broadcast, client_states[i], given, keys[i]))
             found.append(sent)
-            kept[i] = Stored(np.bool_(True), new)
+            client_states[i] = StoredClientState(np.bool_(True), new)
         assert all(x.rows == {} and x.statistics == () for x in found)
         total = jax.tree.map(lambda *xs: np.sum(xs, axis=0, dtype=np.float64).astype(np.float32), *found)
         state = server_update(state, jax.tree.map(jax.numpy.asarray, total))
         history.append(total.metrics)
-    return state, history, jax.tree.map(lambda *xs: np.stack(xs), *kept.values())
+    return state, history, jax.tree.map(lambda *xs: np.stack(xs), *client_states.values())
 
 
 def assert_close(a: Any, b: Any) -> None:
@@ -197,14 +197,14 @@ every_case = pytest.mark.parametrize(
 @every_case
 def test_blocks_and_passes_by_rows_are_clients_one_by_one_with_whole_tables(name, kind):
     run = simulated(name, kind)
-    state, history, kept = by_hand(name, kind, run.start)
+    state, history, client_states = by_hand(name, kind, run.start)
     assert_close(run.rounds[-1].state, state)
     for found, wanted in zip(run.metrics, history, strict=True):
         assert found["dropped"].total == 0
         assert_close(found, wanted)
-    assert (run.kept == ()) == (name not in STATEFUL)
+    assert (run.client_states == ()) == (name not in STATEFUL)
     if name in STATEFUL:
-        assert_close(run.kept, kept)
+        assert_close(run.client_states, client_states)
     moved = jax.tree.map(
         lambda a, b: np.abs(a - b).max() > 1e-3, state.global_params, run.start.global_params
     )
@@ -268,8 +268,8 @@ def test_an_update_is_all_that_leaves_and_its_size_tells_nothing(name):
 
     def sent(params: Any, given: Any) -> Any:
         key = jax.random.key(1)
-        kept = algorithm.init_kept(params, key)
-        return algorithm.client_update(Broadcast(params, jax.numpy.int32(0)), kept, given, key)[0]
+        client_states = algorithm.init_client_state(params, key)
+        return algorithm.client_update(Broadcast(params, jax.numpy.int32(0)), client_states, given, key)[0]
 
     few, many = (jax.eval_shape(sent, params, examples(FEDERATIONS["repeats"], "c3", n)) for n in (4, 17))
     assert few == many
@@ -318,10 +318,10 @@ def test_clients_without_an_update_change_nothing(name):
     if name == "local_only":  # nobody has one
         assert_equal(run.rounds[-1].state.global_params, run.start.global_params)
         return
-    state, _, kept = by_hand(name, kind, run.start, EVERYBODY[~idle])
+    state, _, client_states = by_hand(name, kind, run.start, EVERYBODY[~idle])
     assert_close(run.rounds[-1].state, state)
     if name in STATEFUL:
-        assert_close(jax.tree.map(lambda x: x[~idle], run.kept), kept)
+        assert_close(jax.tree.map(lambda x: x[~idle], run.client_states), client_states)
 
 
 @every_algorithm
@@ -332,7 +332,7 @@ def test_order_of_the_clients_changes_nothing(name):
     run.simulation.sampling = Given([EVERYBODY])
     assert_close(rounds[-1].state, run.rounds[-1].state)
     assert_close(rounds[-1].metrics(), run.metrics[-1])
-    assert_close(kept_by_all(run.simulation), run.kept)
+    assert_close(states_of_all_clients(run.simulation), run.client_states)
 
 
 @every_algorithm
@@ -341,7 +341,7 @@ def test_same_plan_and_seed_same_bits(name):
     again = list(run.simulation.rounds(run.start, ROUNDS))
     assert_equal(again[-1].state, run.rounds[-1].state)
     assert_equal([r.metrics() for r in again], run.metrics)
-    assert_equal(kept_by_all(run.simulation), run.kept)
+    assert_equal(states_of_all_clients(run.simulation), run.client_states)
 
 
 @every_algorithm
@@ -355,7 +355,7 @@ def test_state_survives_as_arrays(name):
     assert resumed.number == 2
     assert_equal(resumed.state, run.rounds[-1].state)
     assert_equal(resumed.metrics(), run.metrics[-1])
-    assert_equal(kept_by_all(run.simulation), run.kept)
+    assert_equal(states_of_all_clients(run.simulation), run.client_states)
 
 
 @every_algorithm

@@ -39,9 +39,14 @@ def a_round(name: str, fused: bool) -> Any:
     def run(key: Any) -> Any:
         params = algorithm.model.init_global(key)
         broadcast = Broadcast(params, jnp.int32(0))
-        kept = algorithm.init_kept(params, key)
-        update, kept = algorithm.client_update(broadcast, kept, GIVEN, key)
-        return update.delta, update.metrics, kept, algorithm.personalize(broadcast, kept, GIVEN, key)
+        client_state = algorithm.init_client_state(params, key)
+        update, client_state = algorithm.client_update(broadcast, client_state, GIVEN, key)
+        return (
+            update.delta,
+            update.metrics,
+            client_state,
+            algorithm.personalize(broadcast, client_state, GIVEN, key),
+        )
 
     return run(jax.random.key(0))
 

@@ -78,9 +78,9 @@ def slopes(p: Any, batch: Any) -> Any:
 GLOBAL, LOCAL = np.array([1, 1, 0]), np.array([0, 0, 1])
 
 
-def alternating(w: Any, kept: Any, client: int) -> Any:
+def alternating(w: Any, client_states: Any, client: int) -> Any:
     """Pillutla et al., FedAlt."""
-    p = w * GLOBAL + kept * LOCAL
+    p = w * GLOBAL + client_states * LOCAL
     for batch in batches(client):
         p = p - FAST * slopes(p, batch) * LOCAL
     v = p
@@ -89,24 +89,24 @@ def alternating(w: Any, kept: Any, client: int) -> Any:
     return (p - w) * GLOBAL, v
 
 
-def simultaneous(w: Any, kept: Any, client: int, local_rate: float = 1.0) -> Any:
+def simultaneous(w: Any, client_states: Any, client: int, local_rate: float = 1.0) -> Any:
     """Pillutla et al., FedSim."""
-    p = w * GLOBAL + kept * LOCAL
+    p = w * GLOBAL + client_states * LOCAL
     for batch in batches(client):
         p = p - SLOW * slopes(p, batch) * (GLOBAL + local_rate * LOCAL)
     return (p - w) * GLOBAL, p
 
 
-def near(w: Any, kept: Any, client: int) -> Any:
+def near(w: Any, client_states: Any, client: int) -> Any:
     """Li et al. 2021, Algorithm 1."""
-    p, v = w, kept
+    p, v = w, client_states
     for batch in batches(client):
         p = p - SLOW * slopes(p, batch)
         v = v - FAST * (slopes(v, batch) + LAMBDA * (v - w))
     return p - w, v
 
 
-def envelope(w: Any, kept: Any, client: int) -> Any:
+def envelope(w: Any, client_states: Any, client: int) -> Any:
     """T. Dinh et al., Algorithm 1, with four inner steps."""
     p = w
     for batch in batches(client):
@@ -120,17 +120,17 @@ def envelope(w: Any, kept: Any, client: int) -> Any:
 def by_hand(client_update: Any, start_from_global: bool, weigh: bool = True) -> Any:
     """Rounds in double precision: the global parameters, and what clients keep."""
     w: Any = np.array([0.3, 0.2, 0.5])
-    kept: dict[int, Any] = {}
+    client_states: dict[int, Any] = {}
     for cohort in COHORTS:
         deltas, weights = [], []
         for client in cohort:
             first = w if start_from_global else np.array([0.3, 0.2, 0.5])
-            delta, kept[client] = client_update(w, kept.get(client, first), client)
+            delta, client_states[client] = client_update(w, client_states.get(client, first), client)
             n = len(HOMES[client]["y"])
             deltas.append(delta)
             weights.append(n if weigh else n > 0)
         w = w + BETA * np.average(deltas, axis=0, weights=weights)
-    return w, kept
+    return w, client_states
 
 
 def rounds(algorithm: Any, clients: Any = CLIENTS, cohorts: Any = COHORTS) -> tuple[Simulation, list[Any]]:
@@ -162,12 +162,12 @@ SERVER, QUICK, STEPS = sgd(BETA), solver(FAST), solver(SLOW)
 )
 def test_clients_keep_what_the_pseudocode_keeps(algorithm, client_update, kept_part):
     simulation, done = rounds(algorithm)
-    w, kept = by_hand(client_update, algorithm.name == "ditto")
+    w, client_states = by_hand(client_update, algorithm.name == "ditto")
     part = GLOBAL + LOCAL if algorithm.name == "ditto" else GLOBAL
     np.testing.assert_allclose(flat(done[-1].state.global_params), w[part > 0], rtol=2e-5)
-    stored = simulation.kept.get(CLIENTS.keys, len(CLIENTS))
+    stored = simulation.client_states.get(CLIENTS.keys, len(CLIENTS))
     assert stored.seen.tolist() == [True] * 5 + [False]
-    for client, wanted in kept.items():
+    for client, wanted in client_states.items():
         found = flat(jax.tree.map(lambda x, i=client: x[i], stored.value))
         np.testing.assert_allclose(found, wanted[kept_part > 0], rtol=2e-5, err_msg=str(client))
 
@@ -177,19 +177,19 @@ def test_with_a_local_body_the_level_is_shared():
     global_params = done[-1].state.global_params
     assert global_params[0] == {"slope": None}
     w: Any = np.array([0.3, 0.2, 0.5])
-    kept: dict[int, Any] = {}
+    client_states: dict[int, Any] = {}
     for cohort in COHORTS:
         found = {}
         for client in cohort:
-            found[client] = w * LOCAL + kept.get(client, w) * GLOBAL
+            found[client] = w * LOCAL + client_states.get(client, w) * GLOBAL
             for batch in batches(client):
                 found[client] = found[client] - SLOW * slopes(found[client], batch)
-        kept |= found
+        client_states |= found
         weights = [len(HOMES[client]["y"]) for client in cohort]
         w = w + LOCAL * BETA * np.average([p - w for p in found.values()], axis=0, weights=weights)
     np.testing.assert_allclose(global_params[1], w[2], rtol=2e-5)
-    stored = simulation.kept.get(CLIENTS.keys[:5], 5).value
-    np.testing.assert_allclose(stored[0]["slope"], [kept[c][:2] for c in range(5)], rtol=2e-5)
+    stored = simulation.client_states.get(CLIENTS.keys[:5], 5).value
+    np.testing.assert_allclose(stored[0]["slope"], [client_states[c][:2] for c in range(5)], rtol=2e-5)
 
 
 def test_moreau_envelopes():
@@ -197,15 +197,17 @@ def test_moreau_envelopes():
     simulation, done = rounds(pfedme(linear(), solve, STEPS, SERVER, LAMBDA))
     w, _ = by_hand(envelope, True, weigh=False)
     np.testing.assert_allclose(flat(done[-1].state.global_params), w, rtol=2e-5)
-    assert simulation.kept is None
+    assert simulation.client_states is None
     # Its loss is the envelope: between the personal model's loss and the global one's.
     metrics = done[0].metrics()
     assert 0 < metrics["loss"].value() < metrics["mse"].value()
 
 
-def scores(algorithm: Any, state: Any, kept: Any = None) -> Any:
+def scores(algorithm: Any, state: Any, client_states: Any = None) -> Any:
     """Each client's mean squared error on its own examples, of which all are support."""
-    return evaluate(algorithm, state, CLIENTS, split=NoSplit(), plan=PLAN, kept=kept).values()["mse"]
+    return evaluate(
+        algorithm, state, CLIENTS, split=NoSplit(), plan=PLAN, client_states=client_states
+    ).values()["mse"]
 
 
 def error(p: Any, client: int) -> Any:
@@ -226,7 +228,7 @@ def test_who_is_served(name):
     simulation, done = rounds(algorithm)
     state = done[-1].state
     pseudocode = {"fedalt": alternating, "fedsim": simultaneous, "ditto": near, "pfedme": envelope}[name]
-    w, kept = by_hand(pseudocode, name == "ditto", weigh=name != "pfedme")
+    w, client_states = by_hand(pseudocode, name == "ditto", weigh=name != "pfedme")
 
     def served(client: int, start: Any) -> Any:
         p = w * GLOBAL + start * LOCAL
@@ -244,12 +246,19 @@ def test_who_is_served(name):
 
     first = w if name == "ditto" else np.array([0.3, 0.2, 0.5])
     fresh = [served(c, first) for c in (0, 1, 2, 3, UNSEEN)]
-    held = fresh if name == "pfedme" else [served(c, kept.get(c, first)) for c in (0, 1, 2, 3, UNSEEN)]
+    held = (
+        fresh if name == "pfedme" else [served(c, client_states.get(c, first)) for c in (0, 1, 2, 3, UNSEEN)]
+    )
     some = [0, 1, 2, 3, UNSEEN]
     np.testing.assert_allclose(scores(algorithm, state)[some], fresh, rtol=5e-5)
-    np.testing.assert_allclose(scores(algorithm, state, simulation.kept)[some], held, rtol=5e-5)
+    np.testing.assert_allclose(scores(algorithm, state, simulation.client_states)[some], held, rtol=5e-5)
     unseen = evaluate(
-        algorithm, state, CLIENTS.take([UNSEEN]), split=NoSplit(), plan=PLAN, kept=simulation.kept
+        algorithm,
+        state,
+        CLIENTS.take([UNSEEN]),
+        split=NoSplit(),
+        plan=PLAN,
+        client_states=simulation.client_states,
     )
     np.testing.assert_allclose(unseen.values()["mse"], fresh[-1:], rtol=5e-5)
 
@@ -258,7 +267,7 @@ def test_without_its_term_ditto_is_federated_averaging_and_everybody_alone():
     simulation, done = rounds(ditto(linear(), STEPS, QUICK, SERVER, 0.0))
     _, average = rounds(fedavg(linear(), STEPS, SERVER))
     jax.tree.map(np.testing.assert_array_equal, done[-1].state, average[-1].state)
-    stored = simulation.kept.get(CLIENTS.keys[:1], 1).value
+    stored = simulation.client_states.get(CLIENTS.keys[:1], 1).value
     p = np.array([0.3, 0.2, 0.5])  # client 0 is in the first round and in the last one
     for batch in batches(0) * 2:
         p = p - FAST * slopes(p, batch)
@@ -271,18 +280,18 @@ ALL = [np.arange(4)] * 2
 
 def test_started_fresh_on_unsplit_data_fedalt_is_fedrecon():
     model = rating_model(scale=True)
-    kept = fedalt(model, solver(), solver(0.05), SERVER)
+    client_states = fedalt(model, solver(), solver(0.05), SERVER)
 
     def client_update(broadcast: Any, held: Any, examples: Any, key: Any) -> Any:
-        fresh = kept.init_kept(broadcast.global_params, *subkeys(key, 1, first=2))
-        return kept.client_update(broadcast, fresh, examples, key)
+        fresh = client_states.init_client_state(broadcast.global_params, *subkeys(key, 1, first=2))
+        return client_states.client_update(broadcast, fresh, examples, key)
 
-    _, found = rounds(replace(kept, client_update=client_update), RATINGS, ALL)
+    _, found = rounds(replace(client_states, client_update=client_update), RATINGS, ALL)
     alone = fedrecon(model, solver(), solver(0.05), SERVER, NoSplit())
     _, wanted = rounds(alone, RATINGS, ALL)
     jax.tree.map(np.testing.assert_array_equal, found[-1].state, wanted[-1].state)
     # Going on from what was kept is another thing from the second round on.
-    _, going_on = rounds(kept, RATINGS, ALL)
+    _, going_on = rounds(client_states, RATINGS, ALL)
     jax.tree.map(np.testing.assert_array_equal, going_on[0].state, wanted[0].state)
     change = jax.tree.map(
         lambda a, b: np.abs(a - b).max(), going_on[1].state.global_params, wanted[1].state.global_params
@@ -295,7 +304,7 @@ def test_without_local_parameters_fedsim_is_federated_averaging():
     simulation, found = rounds(fedsim(fully_global(rating_model()), update, solver(), SERVER), RATINGS, ALL)
     _, wanted = rounds(fedavg(rating_model(), update, SERVER), RATINGS, ALL)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found[-1].state, wanted[-1].state)
-    assert simulation.kept is None
+    assert simulation.client_states is None
 
 
 def test_rates_that_cannot_be():
@@ -317,10 +326,10 @@ def test_a_client_that_diverges_keeps_what_it_had_and_is_counted(name):
     algorithm = {"fedalt": fedalt, "ditto": ditto}[name](linear(), *made, SERVER)
     simulation, done = rounds(algorithm, cohorts=[[0, 1, 2], [1, 3], [3, 4]])
     assert [round.metrics()["dropped"].total for round in done] == [0, 0, 1]
-    after = simulation.kept.get(CLIENTS.keys, 6)
+    after = simulation.client_states.get(CLIENTS.keys, 6)
     assert after.seen.tolist() == [True] * 5 + [False]
-    simulation.kept.rewind(2)
-    before = simulation.kept.get(CLIENTS.keys, 6)
+    simulation.client_states.rewind(2)
+    before = simulation.client_states.get(CLIENTS.keys, 6)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:4], b[:4]), before.value, after.value)
     # The client without examples has no weight: nothing is left of the round.
     jax.tree.map(np.testing.assert_array_equal, done[2].state.global_params, done[1].state.global_params)

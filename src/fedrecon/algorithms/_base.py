@@ -76,13 +76,13 @@ class Algorithm:
         model: The view of the model that is trained.
         personal_model: The view under which what `personalize` returns is read.
         init: `key -> ServerState`.
-        init_kept: `(global_params, key) -> kept`: what a client holds between rounds, `()` if it is
-            stateless.
-        client_update: `(Broadcast, kept, Examples, key) -> (Update, kept)`.
+        init_client_state: `(global_params, key) -> client_state`: what a client holds before its first round;
+            `()` for a stateless algorithm.
+        client_update: `(Broadcast, client_state, Examples, key) -> (Update, client_state)`.
         server_update: `(ServerState, Update summed over the cohort) -> ServerState`. It must be pure: where a
             cohort is summed in several parts, it may be computed for each, and all but the whole one's result
             is thrown away.
-        personalize: `(Broadcast, kept, support, key) -> local_params`: evaluation, serving, export.
+        personalize: `(Broadcast, client_state, support, key) -> local_params`: evaluation, serving, export.
         name: For records and run folders, by which these know the run again: it must not change.
         hyperparameters: For records and run folders: what it was made of, under names that must not change
             either. Classes and functions among them are known by their tags, see `tags.tagged`.
@@ -93,7 +93,7 @@ class Algorithm:
     model: Model
     personal_model: Model
     init: Callable[..., ServerState]
-    init_kept: Callable[..., Any]
+    init_client_state: Callable[..., Any]
     client_update: Callable[..., tuple[Update, Any]]
     server_update: Callable[..., ServerState]
     personalize: Callable[..., Params]
@@ -150,8 +150,8 @@ def subkeys(key: Any, count: int, first: int = 0) -> list[Any]:
     return [fold_in(key, first + i) for i in range(count)]
 
 
-def keeps_nothing(global_params: Params, key: Any) -> tuple[()]:
-    """`init_kept` of stateless clients."""
+def stateless(global_params: Params, key: Any) -> tuple[()]:
+    """`init_client_state` of stateless clients."""
     return ()
 
 
@@ -194,7 +194,7 @@ def update_of(
     rows: dict[str, Any],
     metrics: Metrics,
     client_weight: Callable[[Mean], Any] = by_examples,
-    kept: Any = (),
+    client_state: Any = (),
     more_work: Mapping[str, Mean] = MappingProxyType({}),
 ) -> Update:
     """What a client sends after its update phase.
@@ -209,7 +209,7 @@ def update_of(
         metrics: What its update stage returned, with `"loss"`.
         client_weight: From the mean of the loss, its weight being the examples processed, to the client's
             weight.
-        kept: What the client would keep; see `kept_after`.
+        client_state: What the client would keep; see `client_state_after`.
         more_work: What other stages took, as `work_of` tells it; counted with that of the update stage.
     """
     work = {name: metrics[name] for name in WORK if name in metrics}
@@ -219,7 +219,7 @@ def update_of(
     weight = client_weight(metrics["loss"])
     # A sum is finite only if all its terms are; it takes a fraction of the time of a look at each. One that
     # overflows although its terms are finite would spoil the cohort's sum as well.
-    sums = [jnp.sum(x) for x in jax.tree.leaves((delta, metrics, weight, kept))]
+    sums = [jnp.sum(x) for x in jax.tree.leaves((delta, metrics, weight, client_state))]
     finite = jnp.all(jnp.isfinite(jnp.stack(sums)))
     mean = Mean.of(delta, weight).where(finite)
     metrics = {name: mean.where(finite) for name, mean in metrics.items()}
@@ -228,7 +228,7 @@ def update_of(
     return Update(mean, rows, {**metrics, **counts, **work})
 
 
-def kept_after(update: Update, new: Any, old: Any) -> Any:
+def client_state_after(update: Update, new: Any, old: Any) -> Any:
     """What a client keeps: `new`, or `old` if `update_of` dropped it."""
     return jax.tree.map(lambda a, b: jnp.where(update.metrics["dropped"].total > 0, b, a), new, old)
 
@@ -253,8 +253,8 @@ def server(
         params = optax.apply_updates(state.global_params, updates)
         new = ServerState(params, opt_state, aggregator_state, state.round)
         some = update.delta.weight > 0
-        kept = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
-        return kept._replace(round=state.round + 1)
+        client_state = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
+        return client_state._replace(round=state.round + 1)
 
     return init, server_update
 

@@ -12,8 +12,8 @@ from fedrecon.algorithms._base import (
     Update,
     WeightedMean,
     displacement,
-    keeps_nothing,
     server,
+    stateless,
     subkeys,
     update_of,
 )
@@ -50,12 +50,14 @@ def centralized(
     init, server_update = server(view, server_optimizer, WeightedMean())
     gradient = Solver(optax.sgd(1.0), batch_size=None)
 
-    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
         old, objective = broadcast.global_params, on_global(view, ())
         delta, rows, metrics = displacement(gradient, objective, old, examples, key, broadcast.round)
-        return update_of(delta, rows, metrics), kept
+        return update_of(delta, rows, metrics), client_state
 
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
         global_params, everyone = broadcast.global_params
         k_init, k_solve = subkeys(key, 2, first=2)
         fresh = model.init_local(global_params, k_init)
@@ -78,7 +80,7 @@ def centralized(
         view,
         personal,
         init,
-        keeps_nothing,
+        stateless,
         client_update,
         server_update,
         personalize,

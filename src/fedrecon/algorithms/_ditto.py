@@ -13,8 +13,8 @@ from fedrecon.algorithms._base import (
     Update,
     WeightedMean,
     by_examples,
+    client_state_after,
     displacement,
-    kept_after,
     subkeys,
     update_of,
     work_of,
@@ -69,26 +69,28 @@ def ditto(
     base = fedavg(without_tables(model), update, server_optimizer, client_weight, aggregator)
     shared = base.model
 
-    def fitted(broadcast: Broadcast, kept: Params, examples: Examples, key: Any) -> Params:
+    def fitted(broadcast: Broadcast, client_state: Params, examples: Examples, key: Any) -> Params:
         (k_fit,) = subkeys(key, 1, first=3)
         objective = proximal(on_global(shared, ()), broadcast.global_params, strength)
-        return fit(objective, kept, examples, k_fit, broadcast.round)[0]
+        return fit(objective, client_state, examples, k_fit, broadcast.round)[0]
 
-    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
         old, objective = broadcast.global_params, on_global(shared, ())
         delta, rows, metrics = displacement(update, objective, old, examples, key, broadcast.round)
-        personal = fitted(broadcast, kept, examples, key)
+        personal = fitted(broadcast, client_state, examples, key)
         more = work_of(fit, examples, broadcast.round)
         sent = update_of(delta, rows, metrics, client_weight, personal, more)
-        return sent, kept_after(sent, personal, kept)
+        return sent, client_state_after(sent, personal, client_state)
 
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
-        return fitted(broadcast, kept, support, key), ()
+    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
+        return fitted(broadcast, client_state, support, key), ()
 
     return replace(
         base,
         personal_model=personal_copy(shared),
-        init_kept=lambda global_params, key: global_params,
+        init_client_state=lambda global_params, key: global_params,
         client_update=client_update,
         personalize=personalize,
         name="ditto",

@@ -12,8 +12,8 @@ from fedrecon.algorithms._base import (
     Update,
     WeightedMean,
     by_examples,
+    client_state_after,
     displacement,
-    kept_after,
     server,
     subkeys,
     update_of,
@@ -61,14 +61,16 @@ def fedalt(
     init, server_update = server(model, server_optimizer, aggregator)
     personalize = refit(model, reconstruct)
 
-    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
         (k_global,) = subkeys(key, 1, first=1)
-        old, local = broadcast.global_params, personalize(broadcast, kept, examples, key)
+        old, local = broadcast.global_params, personalize(broadcast, client_state, examples, key)
         objective = on_global(model, local)
         delta, rows, metrics = displacement(update, objective, old, examples, k_global, broadcast.round)
         more = work_of(reconstruct, examples, broadcast.round, local)
         sent = update_of(delta, rows, metrics, client_weight, local, more)
-        return sent, kept_after(sent, local, kept)
+        return sent, client_state_after(sent, local, client_state)
 
     settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}
     settings |= {"client_weight": client_weight, "aggregator": aggregator}

@@ -13,8 +13,8 @@ from fedrecon.algorithms._base import (
     WeightedMean,
     by_examples,
     displacement,
-    keeps_nothing,
     server,
+    stateless,
     update_of,
     with_usable_tables,
 )
@@ -50,16 +50,18 @@ def fedavg(
     model = with_usable_tables(fully_global(model), update)
     init, server_update = server(model, server_optimizer, aggregator)
 
-    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
         old, objective = broadcast.global_params, on_global(model, ())
         delta, rows, metrics = displacement(update, objective, old, examples, key, broadcast.round)
-        return update_of(delta, rows, metrics, client_weight), kept
+        return update_of(delta, rows, metrics, client_weight), client_state
 
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> tuple[()]:
+    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> tuple[()]:
         return ()
 
     settings = {"update": update, "server_optimizer": server_optimizer}
     settings |= {"client_weight": client_weight, "aggregator": aggregator}
     return Algorithm(
-        model, model, init, keeps_nothing, client_update, server_update, personalize, "fedavg", settings
+        model, model, init, stateless, client_update, server_update, personalize, "fedavg", settings
     )

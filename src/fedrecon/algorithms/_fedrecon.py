@@ -13,9 +13,9 @@ from fedrecon.algorithms._base import (
     WeightedMean,
     by_examples,
     displacement,
-    keeps_nothing,
     rows_below,
     server,
+    stateless,
     subkeys,
     update_of,
     with_usable_tables,
@@ -65,17 +65,19 @@ def fedrecon(
     model = with_usable_tables(model, update, joint)
     init, server_update = server(model, server_optimizer, aggregator)
 
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
         k_init, k_solve = subkeys(key, 2, first=2)
         fresh = model.init_local(broadcast.global_params, k_init)
         return reconstruct(
             on_local(model, broadcast.global_params), fresh, support, k_solve, broadcast.round
         )[0]
 
-    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
         k_split, k_global = subkeys(key, 2)
         support, query = split(examples, k_split)
-        old, local = broadcast.global_params, personalize(broadcast, kept, support, key)
+        old, local = broadcast.global_params, personalize(broadcast, client_state, support, key)
         if joint:
             both, params = on_both(model), (old, local)
             (delta, _), rows, metrics = displacement(update, both, params, query, k_global, broadcast.round)
@@ -84,10 +86,10 @@ def fedrecon(
             objective = on_global(model, local)
             delta, rows, metrics = displacement(update, objective, old, query, k_global, broadcast.round)
         more = work_of(reconstruct, support, broadcast.round, local)
-        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
+        return update_of(delta, rows, metrics, client_weight, more_work=more), client_state
 
     settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}
     settings |= {"split": split, "joint": joint, "client_weight": client_weight, "aggregator": aggregator}
     return Algorithm(
-        model, model, init, keeps_nothing, client_update, server_update, personalize, "fedrecon", settings
+        model, model, init, stateless, client_update, server_update, personalize, "fedrecon", settings
     )

@@ -15,8 +15,8 @@ from fedrecon.algorithms._base import (
     Update,
     WeightedMean,
     by_examples,
+    client_state_after,
     displacement,
-    kept_after,
     rows_below,
     server,
     update_of,
@@ -68,13 +68,15 @@ def fedsim(
     init, server_update = server(model, server_optimizer, aggregator)
     personalize = refit(model, reconstruct)
 
-    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
-        start = broadcast.global_params, kept
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
+        start = broadcast.global_params, client_state
         found = displacement(both, on_both(model), start, examples, key, broadcast.round)
         (delta, change), rows, metrics = found
-        local = _moved(kept, change, rows_below("1", rows))
+        local = _moved(client_state, change, rows_below("1", rows))
         sent = update_of(delta, rows_below("0", rows), metrics, client_weight, local)
-        return sent, kept_after(sent, local, kept)
+        return sent, client_state_after(sent, local, client_state)
 
     settings = {"update": update, "reconstruct": reconstruct, "server_optimizer": server_optimizer}
     settings |= {"local_rate": local_rate, "client_weight": client_weight, "aggregator": aggregator}

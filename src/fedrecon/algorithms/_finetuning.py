@@ -35,11 +35,11 @@ def finetuning(trained: Algorithm, tune: Stage, part: tuple[str, ...] | None = N
     """
     view = personal_copy(trained.personal_model, part)
 
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
         k_init, k_solve = subkeys(key, 2, first=4)  # after those of the trained algorithm
         shared = broadcast.global_params
         copy, _ = view.init_local(shared, k_init)
-        start = copy, trained.personalize(broadcast, kept, support, key)
+        start = copy, trained.personalize(broadcast, client_state, support, key)
         return tune(on_local(view, shared), start, support, k_solve, broadcast.round)[0]
 
     settings = {"trained": trained, "tune": tune, "part": part}

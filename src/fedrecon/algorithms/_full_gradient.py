@@ -70,12 +70,14 @@ def full_gradient(
     )
     model = base.model
 
-    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
         k_split, k_global = subkeys(key, 2)
         support, query = split(examples, k_split)
 
         def local(params: Params) -> Params:
-            return base.personalize(broadcast._replace(global_params=params), kept, support, key)
+            return base.personalize(broadcast._replace(global_params=params), client_state, support, key)
 
         old = broadcast.global_params
         before, both = local(old), model.loss_and_metrics
@@ -91,7 +93,7 @@ def full_gradient(
         steps = metrics[GRADIENT_STEPS].total if GRADIENT_STEPS in metrics else 1
         again = work_of(reconstruct, support, broadcast.round, before)  # in every step
         more = {name: Mean(mean.total * steps, mean.weight) for name, mean in again.items()}
-        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
+        return update_of(delta, rows, metrics, client_weight, more_work=more), client_state
 
     settings = dict(base.hyperparameters) | {"reconstruct": reconstruct}
     settings.pop("joint")

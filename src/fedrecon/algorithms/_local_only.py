@@ -12,8 +12,8 @@ from fedrecon.algorithms._base import (
     Broadcast,
     Update,
     WeightedMean,
-    keeps_nothing,
     server,
+    stateless,
     update_of,
     with_usable_tables,
     work_of,
@@ -41,16 +41,18 @@ def local_only(model: Model, fit: Stage) -> Algorithm:
     model = with_usable_tables(fully_global(model), fit)
     init, server_update = server(model, optax.identity(), WeightedMean())
 
-    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
         initial = broadcast.global_params
         _, metrics = fit(on_global(model, ()), initial, examples, key, broadcast.round)
         nothing = jax.tree.map(jnp.zeros_like, initial)
         metrics |= work_of(fit, examples, broadcast.round)
-        return update_of(nothing, {}, metrics, client_weight=lambda loss: jnp.zeros(())), kept
+        return update_of(nothing, {}, metrics, client_weight=lambda loss: jnp.zeros(())), client_state
 
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> tuple[()]:
+    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> tuple[()]:
         return ()
 
-    untrained = Algorithm(model, model, init, keeps_nothing, client_update, server_update, personalize)
+    untrained = Algorithm(model, model, init, stateless, client_update, server_update, personalize)
     served = finetuning(untrained, fit)
     return replace(served, name="local_only", hyperparameters={"fit": fit}, exchanges="nothing")

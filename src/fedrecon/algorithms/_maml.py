@@ -100,14 +100,16 @@ def first_order_maml(
     model = with_usable_tables(base.model, tune)
     tuned = finetuning(replace(base, model=model, personal_model=model), tune)
 
-    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
         k_split, k_global = subkeys(key, 2)
         support, query = split(examples, k_split)
-        copy, _ = tuned.personalize(broadcast, kept, support, key)
+        copy, _ = tuned.personalize(broadcast, client_state, support, key)
         objective = on_global(model, ())
         delta, rows, metrics = displacement(update, objective, copy, query, k_global, broadcast.round)
         more = work_of(tune, support, broadcast.round)
-        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
+        return update_of(delta, rows, metrics, client_weight, more_work=more), client_state
 
     settings = {"tune": tune, **base.hyperparameters, "split": split}
     return replace(tuned, client_update=client_update, name="first_order_maml", hyperparameters=settings)

@@ -99,14 +99,16 @@ def pfedme(
             metrics=lambda params, frozen, batch: shared.metrics(params, (), _without_mask(batch)),
         )
 
-    def client_update(broadcast: Broadcast, kept: Any, examples: Examples, key: Any) -> tuple[Update, Any]:
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
         marked = Examples({**examples.data, _VALID: examples.mask}, examples.mask, examples.positional)
         objective, old = envelope(broadcast.round, examples.count()), broadcast.global_params
         delta, rows, metrics = displacement(changing, objective, old, marked, key, broadcast.round)
         more = _work(update, solve, examples, broadcast.round)
-        return update_of(delta, rows, metrics, client_weight, more_work=more), kept
+        return update_of(delta, rows, metrics, client_weight, more_work=more), client_state
 
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
         (k_solve,) = subkeys(key, 1, first=3)
         objective = proximal(on_global(shared, ()), broadcast.global_params, strength)
         return finding(objective, broadcast.global_params, support, k_solve, broadcast.round)[0], ()

@@ -12,9 +12,9 @@ from fedrecon.solvers._gradient import Stage
 def refit(model: Model, reconstruct: Stage) -> Callable[..., Params]:
     """`personalize` of such clients: fits what one kept to its support set, the global parameters frozen."""
 
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Params:
+    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
         (k_solve,) = subkeys(key, 1, first=3)
         objective = on_local(model, broadcast.global_params)
-        return reconstruct(objective, kept, support, k_solve, broadcast.round)[0]
+        return reconstruct(objective, client_state, support, k_solve, broadcast.round)[0]
 
     return personalize

@@ -19,7 +19,7 @@ from fedrecon.data._hashing import round_keys
 from fedrecon.errors import of_kind
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
 from fedrecon.simulation._block_plan import Plan, plan_evaluation
-from fedrecon.simulation._client_state_store import Kept, held
+from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 
@@ -142,7 +142,7 @@ def evaluate(
     split: Split = AlternateBatches(5),
     seed: int = 0,
     plan: Plan | None = None,
-    kept: Kept | None = None,
+    client_states: ClientStateStore | None = None,
     scoring: Scoring = model_metrics,
     devices: int | None = None,
 ) -> Evaluation:
@@ -157,8 +157,8 @@ def evaluate(
         split: Support and query set, a setting apart from the training's.
         seed: Of what clients draw.
         plan: How they are cut into blocks; on several devices each takes as many clients as a block has.
-        kept: What seen clients keep, as `Simulation.kept`; a client without an entry, as every unseen one,
-            starts as in its first round. None for all to start so.
+        client_states: The states of seen clients, as in `Simulation.client_states`. A client without an
+            entry, such as every unseen one, starts as in its first round. None lets all clients start so.
         scoring: What is measured, by default the metrics of `personal_model`.
         devices: How many of each process's devices share the clients; None for all. Under JAX's distributed
             runtime every process calls this, and has all metrics.
@@ -176,7 +176,7 @@ def evaluate(
     large = heavy(state.global_params, algorithm.model.tables)
     plan = plan or plan_evaluation(clients.num_examples, large)
     keys = evaluation_keys(seed, clients)
-    known = kept if kept is not None and kept.knows(clients.keys) else None
+    known = client_states if client_states is not None and client_states.knows(clients.keys) else None
     spread = Devices.first(devices)
     now = spread.everywhere((state.global_params, state.round))
     positions, found = [], []
@@ -188,7 +188,7 @@ def evaluate(
             batch = layout.batch(own, mine, keys[mine], by_rows=False)
             if known is not None:
                 stored = known.get(clients.keys[mine], own.clients)
-                batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
+                batch = batch._replace(client_state=jax.tree.map(lambda x: x[None], stored))
             batch = spread.cut(batch)
             program = _program(large)
             sums = spread.settled(program(algorithm, split, scoring, *now, batch, slot.length, spread))
@@ -216,8 +216,8 @@ def _evaluate_block(
     def client(global_params: Any, round: Any, batch: Batch) -> dict[str, Mean]:
         key = key_of(batch.key)
         support, query = split(examples_of(batch.data, batch.count, length), *subkeys(key, 1))
-        kept = held(algorithm, global_params, batch.kept, key)
-        local = algorithm.personalize(Broadcast(global_params, round), kept, support, key)
+        client_state = current_client_state(algorithm, global_params, batch.client_state, key)
+        local = algorithm.personalize(Broadcast(global_params, round), client_state, support, key)
         return scoring(algorithm.personal_model, global_params, local, support, query, key)
 
     def clients(global_params: Any, round: Any, block: Batch) -> dict[str, Mean]:

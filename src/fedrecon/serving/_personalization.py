@@ -19,7 +19,7 @@ from fedrecon.data._hashing import round_keys
 from fedrecon.errors import did_you_mean, of_kind
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
 from fedrecon.simulation._block_plan import FAR, Slot, side_by_side
-from fedrecon.simulation._client_state_store import Kept, held
+from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 
@@ -63,7 +63,7 @@ class Personalization:
         num_examples: Examples of all clients that will be asked for, or of many like them.
         seed: Of what clients draw.
         top: What to recommend; None returns the local parameters themselves.
-        kept: What clients keep; those without an entry start anew.
+        client_states: What clients keep; those without an entry start anew.
         clients_per_block: Clients side by side on a device; by default 64 on a CPU and 1,024 elsewhere, and
             in any case fewer where they are very long.
         devices: How many of this process's devices share the clients of a block; None for all.
@@ -81,7 +81,7 @@ class Personalization:
         *,
         seed: int = 0,
         top: TopK | None = None,
-        kept: Kept | None = None,
+        client_states: ClientStateStore | None = None,
         clients_per_block: int | None = None,
         devices: int | None = None,
     ):
@@ -90,7 +90,7 @@ class Personalization:
         if top is not None:
             _check_items(top, algorithm.personal_model, state)
         self._devices = Devices.here(devices)
-        self._algorithm, self._seed, self._top, self._kept = algorithm, seed, top, kept
+        self._algorithm, self._seed, self._top, self._client_states = algorithm, seed, top, client_states
         self._state = self._devices.everywhere(state)
         self._program = _program(heavy(state.global_params, algorithm.model.tables))
         self.lengths = block_lengths(num_examples)
@@ -128,10 +128,10 @@ class Personalization:
         for length, positions in self._blocks(np.maximum(clients.num_examples, have.num_examples)):
             slot = Slot(1, self._widths[length], length)
             batch = layout.batch(slot, positions, keys[positions], by_rows=False)
-            if self._kept is not None:
+            if self._client_states is not None:
                 with self._reading:
-                    stored = self._kept.get(clients.keys[positions], slot.clients)
-                batch = batch._replace(kept=jax.tree.map(lambda x: x[None], stored))
+                    stored = self._client_states.get(clients.keys[positions], slot.clients)
+                batch = batch._replace(client_state=jax.tree.map(lambda x: x[None], stored))
             own = () if self._top is None or self._top.seen else self._own(self._top, have, positions, length)
             found.append((positions, self._run(length, (batch, own))))
         return _in_order(found, len(clients))
@@ -235,8 +235,8 @@ def _personalize_block(
         batch, own = given
         examples = examples_of(batch.data, batch.count, length)
         key = key_of(batch.key)
-        kept = held(algorithm, global_params, batch.kept, key)
-        local = algorithm.personalize(Broadcast(global_params, round), kept, examples, key)
+        client_state = current_client_state(algorithm, global_params, batch.client_state, key)
+        local = algorithm.personalize(Broadcast(global_params, round), client_state, examples, key)
         if top is None:
             return leaves_of(local)
         scores = _scores(algorithm, top, global_params, local)

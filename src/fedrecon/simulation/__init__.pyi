@@ -1,11 +1,11 @@
 from ._block_plan import Plan, Slot, plan_blocks
-from ._client_state_store import Kept
+from ._client_state_store import ClientStateStore
 from ._round import Round
 from ._simulation import Simulation
 from ._validate_model import check_model
 
 __all__ = [
-    "Kept",
+    "ClientStateStore",
     "Plan",
     "Round",
     "Simulation",

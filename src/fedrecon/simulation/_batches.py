@@ -26,7 +26,7 @@ class Batch(NamedTuple):
         key: Data of the client's random key for this round, `[block, client, 2]`.
         rows: For each group of tables the rows that a client touches, `[block, client, row]`, and from
             there on the number of rows the table has.
-        kept: What the clients hold between rounds.
+        client_state: What the clients hold between rounds.
     """
 
     data: dict[str, Any]
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     real: Any
     key: Any
     rows: dict[str, Any]
-    kept: Any = ()
+    client_state: Any = ()
 
 
 class Layout:

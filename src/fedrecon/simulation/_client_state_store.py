@@ -24,7 +24,7 @@ _ROUND, _CLIENT = "round", "client"
 _OUTDATED, _WORTH = 2, 2**24
 
 
-class Stored(NamedTuple):
+class StoredClientState(NamedTuple):
     """What is known of what clients keep.
 
     Attributes:
@@ -36,22 +36,22 @@ class Stored(NamedTuple):
     value: Any
 
 
-def held(algorithm: Algorithm, global_params: Params, stored: Any, key: Any) -> Any:
+def current_client_state(algorithm: Algorithm, global_params: Params, stored: Any, key: Any) -> Any:
     """What a client holds: as it was stored, or, the first time, what it starts with.
 
     Args:
-        algorithm: Whose `init_kept` is used.
+        algorithm: Whose `init_client_state` is used.
         global_params: Those that reached the client.
         stored: Of this client; `()` if nothing is known of it.
         key: The client's, for this round.
     """
-    fresh = algorithm.init_kept(global_params, *subkeys(key, 1, first=2))
-    if not isinstance(stored, Stored):
+    fresh = algorithm.init_client_state(global_params, *subkeys(key, 1, first=2))
+    if not isinstance(stored, StoredClientState):
         return fresh
     return jax.tree.map(lambda a, b: jnp.where(stored.seen, a, b), stored.value, fresh)
 
 
-class Kept:
+class ClientStateStore:
     """What every client keeps, by the key of its name.
 
     A record for each client and round is added to a log, whose last record of a client counts; nothing is
@@ -85,14 +85,14 @@ class Kept:
     def of(algorithm: Algorithm, clients: Clients, folder: Path | None = None) -> "Kept | None":
         """For an algorithm's clients; None if they are stateless."""
         key = jax.random.key(0)
-        like = jax.eval_shape(lambda k: algorithm.init_kept(algorithm.model.init_global(k), k), key)
-        return Kept(like, clients.keys, folder) if jax.tree.leaves(like) else None
+        like = jax.eval_shape(lambda k: algorithm.init_client_state(algorithm.model.init_global(k), k), key)
+        return ClientStateStore(like, clients.keys, folder) if jax.tree.leaves(like) else None
 
     def knows(self, keys: UInt64[np.ndarray, "client"]) -> bool:
         """Whether any of these clients is of the population."""
         return bool(self._positions(keys)[1].any())
 
-    def get(self, keys: UInt64[np.ndarray, "client"], places: int) -> Stored:
+    def get(self, keys: UInt64[np.ndarray, "client"], places: int) -> StoredClientState:
         """What clients keep, those without a record marked; waits for what is still computed.
 
         Args:
@@ -107,7 +107,7 @@ class Kept:
         records = np.zeros(places, self.dtype)
         records[seen] = self._log.read(numbers[seen])
         leaves = [np.ascontiguousarray(records[name]) for name in self._names]
-        return Stored(seen, jax.tree.unflatten(self._structure, leaves))
+        return StoredClientState(seen, jax.tree.unflatten(self._structure, leaves))
 
     def put(self, round: int, keys: UInt64[np.ndarray, "client"], value: Any) -> None:
         """Notes what clients keep after a round. It is fetched when it is next needed.

@@ -14,7 +14,7 @@ from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
 from fedrecon.core._mean import Mean, summed
 from fedrecon.core._model import Params, leaf_at, path_of, with_leaves
 from fedrecon.simulation._batches import Batch, examples_of, key_of
-from fedrecon.simulation._client_state_store import held
+from fedrecon.simulation._client_state_store import current_client_state
 from fedrecon.simulation._compilation import heavy
 
 
@@ -36,13 +36,13 @@ def cohort_update(
     """The sum of a cohort's updates, each block's metrics by slot, and what clients keep."""
     # Sums of halves, too, are made in single precision.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), global_params)
-    total, found, kept = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
+    total, found, client_state = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
     for batch, view in zip(batches, views, strict=True):
         run = functools.partial(_block, algorithm, view, global_params, round)
         total, (metrics, new) = jax.lax.scan(run, total, batch)
         found.append(metrics)
-        kept.append(new)
-    return total, Packed.of(found), kept
+        client_state.append(new)
+    return total, Packed.of(found), client_state
 
 
 def one_pass(
@@ -59,8 +59,8 @@ def one_pass(
         state: Before the round.
         batches: Of the pass.
     """
-    update, found, kept = update_of(state.global_params, state.round, batches)
-    return None if step is None else step(state, update), update, found, kept
+    update, found, client_state = update_of(state.global_params, state.round, batches)
+    return None if step is None else step(state, update), update, found, client_state
 
 
 def _block(
@@ -81,15 +81,15 @@ def _block(
         }
         examples = examples_of(batch.data, batch.count, view.length, view.positional)
         broadcast, key = Broadcast(with_leaves(global_params, small), round), key_of(batch.key)
-        kept = held(algorithm, broadcast.global_params, batch.kept, key)
-        update, kept = algorithm.client_update(broadcast, kept, examples, key)
+        client_state = current_client_state(algorithm, broadcast.global_params, batch.client_state, key)
+        update, client_state = algorithm.client_update(broadcast, client_state, examples, key)
         metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
         rows = {name: batch.rows[group.name] for group in view.cut for name in group.leaves}
         rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}
-        return update._replace(metrics=metrics, rows=rows), kept
+        return update._replace(metrics=metrics, rows=rows), client_state
 
     with remembering():
-        update, kept = jax.vmap(client)(block)
+        update, client_state = jax.vmap(client)(block)
 
     much = heavy(global_params, algorithm.model.tables)
 
@@ -103,4 +103,4 @@ def _block(
     delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
     weight = total.delta.weight + jnp.sum(update.delta.weight)
     metrics = {name: mean.sum() for name, mean in update.metrics.items()}
-    return Update(Mean(delta, weight), {}, {}), (metrics, kept)
+    return Update(Mean(delta, weight), {}, {}), (metrics, client_state)

@@ -123,8 +123,8 @@ class Devices:
             return cohort
 
         def part(global_params: Any, round: Any, batches: Any) -> Any:
-            update, found, kept = cohort(global_params, round, batches)
-            return *jax.lax.psum((update, found), _CLIENTS), self._gathered(kept, 1)
+            update, found, client_state = cohort(global_params, round, batches)
+            return *jax.lax.psum((update, found), _CLIENTS), self._gathered(client_state, 1)
 
         cut = jax.P(None, _CLIENTS)
         return self._mapped(part, cut, (jax.P(), jax.P(), cut if self.processes == 1 else jax.P()))

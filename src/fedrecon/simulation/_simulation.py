@@ -18,7 +18,7 @@ from fedrecon.data._hashing import round_keys
 from fedrecon.data._sampling import Sampling
 from fedrecon.simulation._batches import Batch, Layout, key_of
 from fedrecon.simulation._block_plan import Plan, plan_blocks
-from fedrecon.simulation._client_state_store import Kept
+from fedrecon.simulation._client_state_store import ClientStateStore
 from fedrecon.simulation._cohort import View, cohort_update, one_pass
 from fedrecon.simulation._compilation import engine_options, heavy, quick_options
 from fedrecon.simulation._devices import Devices
@@ -42,11 +42,12 @@ class Simulation:
         sampling: How a round's cohort is drawn.
         seed: Of the cohorts and of what clients draw; never of noise for privacy.
         plan: How cohorts are cut into blocks.
-        kept: What clients keep between rounds; None for a stateless algorithm. It follows `rounds`, and
-            goes back where they go on from an earlier state.
+        client_states: The states of all clients between rounds; None for a stateless algorithm. It follows
+            `rounds`, and goes back where they go on from an earlier state.
 
     Args:
-        kept_in: Folder for what clients keep, where a run before it is replaced; None for a temporary one.
+        client_states_folder: Folder of the clients' states, where those of a run before are replaced; None
+            for a temporary folder.
         devices: How many of each process's devices share the clients of a block; None for all.
     """
 
@@ -59,14 +60,16 @@ class Simulation:
         seed: int = 0,
         plan: Plan | None = None,
         clients_per_block: int | None = None,
-        kept_in: str | PathLike[str] | None = None,
+        client_states_folder: str | PathLike[str] | None = None,
         devices: int | None = None,
     ):
         sampling.check(len(clients))
         self._devices = Devices.first(devices)
         self.algorithm, self.clients, self.sampling, self.seed = algorithm, clients, sampling, seed
         shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
-        self.kept = Kept.of(algorithm, clients, None if kept_in is None else Path(kept_in))
+        self.client_states = ClientStateStore.of(
+            algorithm, clients, None if client_states_folder is None else Path(client_states_folder)
+        )
         self._layout = Layout(algorithm.model, clients, shapes)
         self._sizes = Sizes(shapes, self._layout.groups)
         self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
@@ -135,8 +138,8 @@ class Simulation:
             count: How many rounds.
         """
         first = int(state.round)
-        if self.kept is not None:
-            self.kept.rewind(first)
+        if self.client_states is not None:
+            self.client_states.rewind(first)
         state = self._devices.everywhere(state)
         for number in range(first, first + count):
             cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
@@ -148,13 +151,13 @@ class Simulation:
                 del after  # of the pass before: memory that this one may need
                 mine, batches = self._laid_out(slots, cohort, keys)
                 own += mine
-                after, update, found, kept = self._devices.settled(self._pass(state, batches))
+                after, update, found, client_states = self._devices.settled(self._pass(state, batches))
                 total = update if total is None else self._merge(total, update)
-                if self.kept is not None:
-                    for positions, value in zip(slots, kept, strict=True):
-                        self.kept.put(number, self.clients.keys[cohort[positions]], value)
+                if self.client_states is not None:
+                    for positions, value in zip(slots, client_states, strict=True):
+                        self.client_states.put(number, self.clients.keys[cohort[positions]], value)
                 metrics.append(found)
-                del update, kept
+                del update, client_states
             state = self._finish(state, total) if after is None or len(passes) > 1 else after
             del after, total  # else they would live as long as the caller keeps the round
             rows = self._touched(cohort, cohort[np.concatenate(own)])
@@ -187,9 +190,9 @@ class Simulation:
             for slot, positions in zip(self.plan.slots, slots, strict=True)
         ]
         batches = tuple(self._layout.batch(slot, cohort[p], keys[p]) for slot, p in parts)
-        if self.kept is not None:
+        if self.client_states is not None:
             names = [self.clients.keys[cohort[positions]] for _, positions in parts]
-            batches = tuple(map(functools.partial(_with_kept, self.kept), batches, names))
+            batches = tuple(map(functools.partial(_with_client_states, self.client_states), batches, names))
         return [positions for _, positions in parts], self._devices.cut(batches)
 
     def _touched(self, cohort: Any, own: Any) -> dict[str, Any]:
@@ -204,11 +207,13 @@ class Simulation:
         return {name: sums[i] for i, name in enumerate(counts)}
 
 
-def _with_kept(kept: Kept, batch: Batch, names: Any) -> Batch:
+def _with_client_states(client_states: ClientStateStore, batch: Batch, names: Any) -> Batch:
     """A batch with what its clients hold, once the round before has computed it."""
     blocks, clients = batch.real.shape
-    stored = kept.get(names, blocks * clients)
-    return batch._replace(kept=jax.tree.map(lambda x: x.reshape(blocks, clients, *x.shape[1:]), stored))
+    stored = client_states.get(names, blocks * clients)
+    return batch._replace(
+        client_state=jax.tree.map(lambda x: x.reshape(blocks, clients, *x.shape[1:]), stored)
+    )
 
 
 def _check_like(given: Params, wanted: Params) -> None:

@@ -198,7 +198,7 @@ def test_clients_of_both_algorithms_keep_nothing():
         fedavg(rating_model(), solver(), ADAM),
         fedrecon(rating_model(), solver(), solver(), ADAM),
     ):
-        assert algorithm.init_kept({}, jax.random.key(0)) == ()
+        assert algorithm.init_client_state({}, jax.random.key(0)) == ()
 
 
 def test_fedavg_has_nothing_personal():

@@ -107,7 +107,7 @@ def test_the_other_approaches_fit_the_model(training):
             Broadcast(state.global_params, state.round),
             Examples(clients, np.ones(20, bool)),
         )
-        kept = algorithm.init_kept(state.global_params, key)
+        kept = algorithm.init_client_state(state.global_params, key)
         update, _ = algorithm.client_update(broadcast, kept, examples, key)
         local = algorithm.personalize(broadcast, kept, examples, key)
         measured = algorithm.personal_model.metrics(state.global_params, local, clients)

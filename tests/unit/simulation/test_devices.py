@@ -32,12 +32,12 @@ for algorithm in (
         for last in simulation.rounds(simulation.init(), 3):
             counts.append(simulation.compilations)
         metrics = {name: (mean.total, mean.weight) for name, mean in last.metrics().items()}
-        kept = ()
-        if simulation.kept is not None:
-            kept = simulation.kept.get(simulation.clients.keys, len(simulation.clients))
-        found[devices] = jax.device_get((last.state.global_params, metrics, kept))
+        client_states = ()
+        if simulation.client_states is not None:
+            client_states = simulation.client_states.get(simulation.clients.keys, len(simulation.clients))
+        found[devices] = jax.device_get((last.state.global_params, metrics, client_states))
         assert len(set(counts)) == 1, counts  # all is compiled by the first round
-        if simulation.kept is None:
+        if simulation.client_states is None:
             counts = simulation.clients.num_examples
             inferred = Personalization(algorithm, last.state, counts, devices=devices)(simulation.clients)
             scored = evaluate(algorithm, last.state, simulation.clients, devices=devices)

@@ -51,7 +51,7 @@ def test_a_round_goes_on_from_any_state(simulation, rounds):
 
 
 def test_stateless_clients_keep_nothing(simulation):
-    assert simulation.kept is None
+    assert simulation.client_states is None
 
 
 def test_blocks_are_planned_for_the_cohorts_that_are_drawn():

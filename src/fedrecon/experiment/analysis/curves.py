@@ -49,12 +49,20 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
     job = job_of(config, task)
     if split not in job.evaluated:
         raise SettingError(f"--split must be one of {', '.join(job.evaluated)}, got {split!r}")
-    clients, (round, state, kept) = job.evaluated[split], restored(run, job)
+    clients, (round, state, client_states) = job.evaluated[split], restored(run, job)
     screen.print(f"{config.name}: parameters after round {round}, {len(clients):,} {split} clients")
     points = []
 
     def evaluated(algorithm: Algorithm, cut: Split) -> Evaluation:
-        return evaluate(algorithm, state, clients, split=cut, seed=job.seed, kept=kept, scoring=job.scoring)
+        return evaluate(
+            algorithm,
+            state,
+            clients,
+            split=cut,
+            seed=job.seed,
+            client_states=client_states,
+            scoring=job.scoring,
+        )
 
     def add(curve: str, x: float, found: Evaluation) -> None:
         counts = next(iter(found.per_client.values())).weight
@@ -89,8 +97,8 @@ def _given_less(algorithm: Algorithm, share: float) -> Algorithm:
     that a client is known to have do not become candidates of a ranking.
     """
 
-    def personalize(broadcast: Broadcast, kept: Any, support: Examples, key: Any) -> Any:
-        return algorithm.personalize(broadcast, kept, first_share(support, share), key)
+    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Any:
+        return algorithm.personalize(broadcast, client_state, first_share(support, share), key)
 
     return replace(algorithm, personalize=personalize)
 

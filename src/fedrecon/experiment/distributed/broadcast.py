@@ -10,7 +10,7 @@ from fedrecon.experiment.storage.checkpoint import Checkpoint, Checkpoints
 from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.run_folder import PLAN, RunFolder
 from fedrecon.simulation._block_plan import Plan
-from fedrecon.simulation._client_state_store import Kept
+from fedrecon.simulation._client_state_store import ClientStateStore
 
 
 def saved_plan(folder: RunFolder | None, team: Team) -> Plan | None:
@@ -44,11 +44,13 @@ def saved_for_all(checkpoints: Checkpoints | None, like: Any, team: Team) -> Che
     return Checkpoint(**told, tree=team.share(like if saved is None else saved.tree))
 
 
-def share_kept(kept: Kept, marks: Sequence[Mapping[str, Any] | None], team: Team) -> None:
+def share_client_states(
+    client_states: ClientStateStore, marks: Sequence[Mapping[str, Any] | None], team: Team
+) -> None:
     """Brings what clients kept in some committed states to the processes that do not see the folder.
 
     Args:
-        kept: Of this process.
+        client_states: Of this process.
         marks: Of the states, None for the start.
         team: The processes.
 
@@ -60,7 +62,9 @@ def share_kept(kept: Kept, marks: Sequence[Mapping[str, Any] | None], team: Team
         if mark is not None and mark["records"] >= longest.get(mark["file"], mark)["records"]:
             longest[mark["file"]] = mark
     for mark in longest.values():
-        records = kept.records(mark) if team.first else np.zeros(mark["records"], kept.dtype)
-        records = team.share(records.view(np.uint8)).view(kept.dtype)
+        records = (
+            client_states.records(mark) if team.first else np.zeros(mark["records"], client_states.dtype)
+        )
+        records = team.share(records.view(np.uint8)).view(client_states.dtype)
         if not team.first:
-            kept.adopt(mark, records)
+            client_states.adopt(mark, records)

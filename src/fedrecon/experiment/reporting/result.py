@@ -8,7 +8,7 @@ from typing import Any
 from fedrecon.algorithms._base import Algorithm
 from fedrecon.evaluation._evaluate import Evaluation
 from fedrecon.experiment.storage.metrics_log import Records, place
-from fedrecon.simulation._client_state_store import Kept
+from fedrecon.simulation._client_state_store import ClientStateStore
 
 # What a person reads first; other metrics follow in their own order.
 FIRST = ("rmse", "accuracy", "perplexity", "loss")
@@ -38,8 +38,8 @@ class Result:
         out: The run folder, if any.
         notes: What else a reader should know, by what it is.
         raw_data: Bytes of the examples that left the clients before the first round; None where none did.
-        kept: What the training clients kept after `selected_round`, for `evaluate`; None for a stateless
-            algorithm.
+        client_states: The states of the training clients after `selected_round`, for `evaluate`; None for a
+            stateless algorithm.
     """
 
     algorithm: Algorithm
@@ -60,7 +60,7 @@ class Result:
     out: Path | None
     notes: Mapping[str, str]
     raw_data: int | None = None
-    kept: Kept | None = None
+    client_states: ClientStateStore | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import asked, in_vocabularies, served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.files import RunError
-from fedrecon.experiment.storage.run_folder import CHECKPOINTS, FINGERPRINT, KEPT
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, FINGERPRINT
 from fedrecon.experiment.tasks._base import Task
 from fedrecon.experiment.training.build import job_of, task_of
 from fedrecon.experiment.training.run_experiment import rich_table
 from fedrecon.experiment.training.run_spec import Job, digest
 from fedrecon.experiment.training.vocabularies import known_to
-from fedrecon.simulation._client_state_store import Kept
+from fedrecon.simulation._client_state_store import ClientStateStore
 
 
 def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -> dict[str, Evaluation]:
@@ -57,7 +57,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         known = known_to(run)
         other, left = in_vocabularies(config, data, known)
     job = job_of(config, task)
-    round, state, kept = restored(run, job)
+    round, state, client_states = restored(run, job)
     team = Team.present()
     team.agree(
         {"round": round, **{name: digest(x) for name, x in task.sets().items()}} if team.count > 1 else {}
@@ -77,7 +77,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
             clients,
             split=splits[name],
             seed=job.seed,
-            kept=kept,
+            client_states=client_states,
             scoring=job.scoring,
         )
         for name, clients in sets.items()
@@ -116,7 +116,7 @@ def _other_data(run: Path, advice: str) -> RunError:
     return RunError(f"{run}: its data are no longer what they were; {advice}")
 
 
-def restored(run: Path, job: Job) -> tuple[int, Any, Kept | None]:
+def restored(run: Path, job: Job) -> tuple[int, Any, ClientStateStore | None]:
     """The round and the state of the parameters that a run ends with, so far, and what clients keep.
 
     Raises:
@@ -130,9 +130,12 @@ def restored(run: Path, job: Job) -> tuple[int, Any, Kept | None]:
     best = {"best": like.global_params} if job.select == "best" else {}
     saved = checkpoints.restore(latest, {"state": like, **best})
     tree = jax.tree.map(jnp.asarray, saved.tree)
-    found, kept = saved.info["best"], Kept.of(job.algorithm, job.clients, run / KEPT)
-    if kept is not None:
-        kept.restore(saved.info["kept"] if found is None else found["kept"])
+    found, client_states = (
+        saved.info["best"],
+        ClientStateStore.of(job.algorithm, job.clients, run / CLIENT_STATES),
+    )
+    if client_states is not None:
+        client_states.restore(saved.info["kept"] if found is None else found["kept"])
     if found is None:
-        return latest, tree["state"], kept
-    return found["round"], tree["state"]._replace(global_params=tree["best"]), kept
+        return latest, tree["state"], client_states
+    return found["round"], tree["state"]._replace(global_params=tree["best"]), client_states

@@ -70,7 +70,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     task = task_of(config)
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
     job = job_of(config, task)
-    round, state, kept = restored(run, job)
+    round, state, client_states = restored(run, job)
     known = known_to(run)
     fields = served_fields(task)
     clients = to_serve(config, data, known, fields)
@@ -86,7 +86,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         clients.num_examples,
         seed=job.seed,
         top=top,
-        kept=kept,
+        client_states=client_states,
         clients_per_block=width,
     )
     screen.print(f"{config.name}: parameters after round {round}; {len(clients):,} clients")

@@ -16,7 +16,7 @@ from fedrecon.evaluation._metric_names import higher_is_better, shown_first
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.settings.sections import SettingError, flat
 from fedrecon.experiment.storage.files import remove
-from fedrecon.experiment.storage.run_folder import CHECKPOINTS, KEPT
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES
 from fedrecon.experiment.tasks._base import Task
 from fedrecon.experiment.training.build import job_of, task_of
 from fedrecon.experiment.training.evaluation_rows import Evaluated
@@ -121,7 +121,7 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
     except Exception as error:
         return Outcome(FAILED, message=f"{type(error).__name__}: {error}")
     seconds = time.monotonic() - started
-    for name in (CHECKPOINTS, KEPT):
+    for name in (CHECKPOINTS, CLIENT_STATES):
         if (out / name).exists():
             remove(out / name)
     if not math.isfinite(found):

@@ -38,14 +38,29 @@ class Best(NamedTuple):
         metric: What it was the best in, and `value` its value over examples.
         value: That value.
         global_params: The parameters.
-        kept: What goes back to what clients kept then, where they keep something and it will be asked for.
+        client_states_mark: The mark by which the store of client states goes back to that round; None for a
+            stateless algorithm, and where only the last round will be asked for.
     """
 
     round: int
     metric: str
     value: float
     global_params: Any
-    kept: Mapping[str, Any] | None = None
+    client_states_mark: Mapping[str, Any] | None = None
+
+    def to_info(self) -> dict[str, Any]:
+        """The JSON values in a checkpoint's `info.json`; the parameters are among its arrays."""
+        return {
+            "round": self.round,
+            "metric": self.metric,
+            "value": self.value,
+            "kept": self.client_states_mark,
+        }
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any], global_params: Any) -> "Best":
+        """The best evaluation of a checkpoint, from its `info.json` and its arrays."""
+        return cls(info["round"], info["metric"], info["value"], global_params, info.get("kept"))
 
 
 def score(metrics: dict[str, float]) -> tuple[str, float]:

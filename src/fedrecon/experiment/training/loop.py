@@ -15,7 +15,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 from fedrecon.evaluation._evaluate import Evaluation, evaluate
 from fedrecon.experiment.console.progress import Progress
-from fedrecon.experiment.distributed.broadcast import saved_for_all, share_kept
+from fedrecon.experiment.distributed.broadcast import saved_for_all, share_client_states
 from fedrecon.experiment.distributed.processes import ALONE, Team
 from fedrecon.experiment.distributed.signals import Interrupt
 from fedrecon.experiment.storage.checkpoint import CheckpointError, Checkpoints
@@ -33,7 +33,7 @@ from fedrecon.experiment.training.evaluation_rows import (
 from fedrecon.experiment.training.run_spec import Job
 from fedrecon.experiment.training.vocabularies import DIGEST
 from fedrecon.simulation._block_plan import Plan, plan_evaluation
-from fedrecon.simulation._client_state_store import Kept
+from fedrecon.simulation._client_state_store import ClientStateStore
 from fedrecon.simulation._compilation import heavy
 from fedrecon.simulation._round import Round
 from fedrecon.simulation._simulation import Simulation
@@ -104,14 +104,16 @@ class Loop:
             self.state, self.done, self.resumed_from = tree["state"], saved.round, saved.round
             self.watch.before = saved.info["seconds"]
             if saved.info["best"] is not None:
-                self.best = Best(**saved.info["best"], global_params=tree["best"])
+                self.best = Best.from_info(saved.info["best"], tree["best"])
             mark = saved.info.get("kept")
-        if self.simulation.kept is not None:
+        if self.simulation.client_states is not None:
             try:
-                marks = [mark, None if self.best is None else self.best.kept]
-                share_kept(self.simulation.kept, marks, self.team)
-                self.simulation.kept.restore(mark)
-                self.simulation.kept.hold(None if self.best is None else self.best.kept)
+                marks = [mark, None if self.best is None else self.best.client_states_mark]
+                share_client_states(self.simulation.client_states, marks, self.team)
+                self.simulation.client_states.restore(mark)
+                self.simulation.client_states.hold(
+                    None if self.best is None else self.best.client_states_mark
+                )
             except DataError as error:
                 raise CheckpointError(str(error)) from None
         self.recomputed = self.records.restart(self.done)
@@ -157,24 +159,24 @@ class Loop:
             self.evaluations = self._evaluations(self.state)
         return self.evaluations
 
-    def evaluated(self, state: Any, kept: Kept | None, name: str) -> Evaluation:
+    def evaluated(self, state: Any, client_states: ClientStateStore | None, name: str) -> Evaluation:
         """All clients of a set, under the protocol that its name tells."""
         job = self.job
         if self._ahead.is_alive():
             self._ahead.join()
-        return self._evaluate_some(state, kept, name, job.evaluated[name])
+        return self._evaluate_some(state, client_states, name, job.evaluated[name])
 
-    def selected(self) -> tuple[int, Any, Kept | None]:
+    def selected(self) -> tuple[int, Any, ClientStateStore | None]:
         """The round whose parameters meet the test clients, a state with them, and what clients kept then."""
-        kept = self.simulation.kept
+        client_states = self.simulation.client_states
         if self.job.select == "best" and self.best is not None:
             state = self.state._replace(global_params=self.best.global_params)
-            return self.best.round, state, kept and kept.at(self.best.kept)
-        return self.done, self.state, kept
+            return self.best.round, state, client_states and client_states.at(self.best.client_states_mark)
+        return self.done, self.state, client_states
 
     def _evaluations(self, state: Any) -> dict[str, Evaluation]:
-        kept = self.simulation.kept
-        return {name: self.evaluated(state, kept, name) for name in self.job.while_training()}
+        client_states = self.simulation.client_states
+        return {name: self.evaluated(state, client_states, name) for name in self.job.while_training()}
 
     def _compile_evaluation(self) -> None:
         """Evaluates one client of each validation set for the program that it compiles, beside the first
@@ -185,17 +187,22 @@ class Loop:
         job = self.job
         self.begun.wait()
         with suppress(Exception):
-            kept = self.simulation.kept
+            client_states = self.simulation.client_states
             for name in job.while_training():
                 clients = job.evaluated[name]
-                if kept is not None and kept.knows(clients.keys):
+                if client_states is not None and client_states.knows(clients.keys):
                     continue  # what they keep is read by another program, and not while rounds change it
                 large = heavy(self.state.global_params, job.algorithm.model.tables)
                 plan = plan_evaluation(clients.num_examples, large)
                 self._evaluate_some(self.state, None, name, clients.take([0]), plan)
 
     def _evaluate_some(
-        self, state: Any, kept: Kept | None, name: str, clients: Clients, plan: Plan | None = None
+        self,
+        state: Any,
+        client_states: ClientStateStore | None,
+        name: str,
+        clients: Clients,
+        plan: Plan | None = None,
     ) -> Evaluation:
         """Clients of a set, under the protocol that its name tells."""
         job, split = self.job, self.job.split_of(name)
@@ -206,7 +213,7 @@ class Loop:
             split=split,
             seed=job.seed,
             plan=plan,
-            kept=kept,
+            client_states=client_states,
             scoring=job.scoring,
         )
 
@@ -262,11 +269,11 @@ class Loop:
             # The first clients decide which parameters are the best.
             metric, value = score(next(iter(evaluations.values())).over_examples())
             if self.best is None or math.isnan(self.best.value) or better(metric, value, self.best.value):
-                kept = self.simulation.kept
+                client_states = self.simulation.client_states
                 mark = None
-                if kept is not None and self.job.select == "best":
-                    mark = kept.mark(number)
-                    kept.hold(mark)
+                if client_states is not None and self.job.select == "best":
+                    mark = client_states.mark(number)
+                    client_states.hold(mark)
                 self.best = Best(number, metric, value, state.global_params, mark)
         training = {name: mean_of(*mean) for name, mean in self._since.items()}
         self._since = {}
@@ -279,17 +286,16 @@ class Loop:
         self.records.commit()
         if self.checkpoints is None or not self.done:
             return
-        found = self.best if self.job.select == "best" else None
-        best = None if found is None else {k: v for k, v in found._asdict().items() if k != "global_params"}
+        best = self.best.to_info() if self.best is not None and self.job.select == "best" else None
         info = {"seconds": self.watch.seconds(), "best": best, DIGEST: self.job.vocabularies}
-        kept = self.simulation.kept
-        if kept is not None:
-            info["kept"] = kept.commit(self.done)
+        client_states = self.simulation.client_states
+        if client_states is not None:
+            info["kept"] = client_states.commit(self.done)
         self.checkpoints.save(self.done, self._tree(), info)
-        if kept is not None:
+        if client_states is not None:
             saved = [self.checkpoints.info(round) for round in self.checkpoints.rounds()]
             marks = [x.get("kept") for x in saved] + [(x.get("best") or {}).get("kept") for x in saved]
-            kept.remove_all_but([mark for mark in marks if mark is not None])
+            client_states.remove_all_but([mark for mark in marks if mark is not None])
 
     def _tree(self) -> dict[str, Any]:
         tree = {"state": self.state}

@@ -37,7 +37,7 @@ from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.loop import Loop
 from fedrecon.experiment.training.run_spec import Job
 from fedrecon.simulation._block_plan import Plan
-from fedrecon.simulation._client_state_store import Kept
+from fedrecon.simulation._client_state_store import ClientStateStore
 from fedrecon.simulation._simulation import Simulation
 
 ALTERNATE_BATCHES = AlternateBatches(5)
@@ -201,7 +201,7 @@ def run(
             job.sampling,
             seed=job.seed,
             plan=saved_plan(folder, team) or plan,
-            kept_in=None if folder is None else folder.path / folders.KEPT,
+            client_states_folder=None if folder is None else folder.path / folders.CLIENT_STATES,
             clients_per_block=job.clients_per_block,
         )
         if folder is not None:
@@ -226,8 +226,8 @@ def run(
         if loop.resumed_from is not None or loop.recomputed:
             shown.note(loop.resumption())
         loop.run()
-        selected_round, state, kept = loop.selected()
-        evaluations = _final_evaluations(loop, selected_round, state, kept)
+        selected_round, state, client_states = loop.selected()
+        evaluations = _final_evaluations(loop, selected_round, state, client_states)
         if folder is not None:
             figures = _write_figures(folder, loop.records, evaluations, title)
         result = Result(
@@ -253,7 +253,7 @@ def run(
             out=None if folder is None else folder.path,
             notes=notes or {},
             raw_data=raw_bytes(job.clients) if job.algorithm.exchanges == "examples" else None,
-            kept=kept,
+            client_states=client_states,
         )
         if folder is not None and not _complete(folder, loop):
             folder.write(folders.SUMMARY, report.summary(result, title, figures))
@@ -268,13 +268,13 @@ def _agreed(job: Job) -> dict[str, Any]:
 
 
 def _final_evaluations(
-    loop: Loop, selected_round: int, state: Any, kept: Kept | None
+    loop: Loop, selected_round: int, state: Any, client_states: ClientStateStore | None
 ) -> dict[str, Evaluation]:
     if loop.interrupted:
         return dict(loop.evaluations)
     evaluations = dict(loop.evaluate())
     for name in loop.job.at_the_end():
-        evaluations[name] = loop.evaluated(state, kept, name)
+        evaluations[name] = loop.evaluated(state, client_states, name)
         loop.records.append(rows(selected_round, *place(name), evaluations[name].summary()))
     loop.records.commit()
     return evaluations

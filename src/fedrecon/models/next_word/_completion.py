@@ -65,7 +65,7 @@ def complete(
     own = vocabulary.encode(texts)["user"]
     key = jax.random.key(seed)
     global_params = jax.tree.map(jnp.asarray, global_params)
-    kept = algorithm.init_kept(global_params, key)
+    kept = algorithm.init_client_state(global_params, key)
     batch = _prompt(vocabulary, tokenize(prompt), length)
 
     @jax.jit

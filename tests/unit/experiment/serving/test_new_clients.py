@@ -185,7 +185,7 @@ def test_rankings_are_evaluated_on_other_users_too(home, weighted):
     assert "other data: 5 clients; 0 examples left out" in screen.file.getvalue()
     task = task_of(weighted)
     job = job_of(weighted, task)
-    _, state, kept = restored(home / "weighted", job)
+    _, state, client_states = restored(home / "weighted", job)
     new = leave_one_out(interactions(prepare(home / "new.csv", columns=COLUMNS)))["held_out"]
     wanted = evaluate(
         job.algorithm,
@@ -193,7 +193,7 @@ def test_rankings_are_evaluated_on_other_users_too(home, weighted):
         with_recency(new, 30.0, 2.0),
         split=HeldOut(),
         seed=job.seed,
-        kept=kept,
+        client_states=client_states,
         scoring=task.scoring,
     )
     for name, mean in wanted.per_client.items():

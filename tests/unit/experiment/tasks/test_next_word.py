@@ -52,9 +52,9 @@ def test_every_approach_trains_and_serves_the_model(name):
     def round(key, train, test):
         state = job.algorithm.init(key)
         broadcast = Broadcast(state.global_params, state.round)
-        kept = job.algorithm.init_kept(state.global_params, key)
-        update, _ = job.algorithm.client_update(broadcast, kept, train, key)
-        local = job.algorithm.personalize(broadcast, kept, test, key)
+        client_state = job.algorithm.init_client_state(state.global_params, key)
+        update, _ = job.algorithm.client_update(broadcast, client_state, train, key)
+        local = job.algorithm.personalize(broadcast, client_state, test, key)
         measured = job.algorithm.personal_model.metrics(state.global_params, local, test.data)
         return update, job.algorithm.server_update(state, update), measured
 
