@@ -87,7 +87,7 @@ def _calls(
     mask, stage = jnp.ones(taken, bool), next_word_recipe.stage(size)
 
     def update(model: Model, g: Any, data: Any) -> Any:
-        return stage.displacement(on_global(model, x), g, Examples(data, mask), key)[0]
+        return stage.solve_delta(on_global(model, x), g, Examples(data, mask), key)[0]
 
     def reconstruct(g: Any, data: Any) -> Any:
         return jax.vmap(lambda d: stage(on_local(model, g), x, Examples(d, mask), key)[0])(data)

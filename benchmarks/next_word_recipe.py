@@ -91,9 +91,9 @@ def clients(size: Size) -> Clients:
     )
 
 
-def stage(size: Size, epochs: int = 1, one_by_one: bool = False) -> Solver:
+def stage(size: Size, epochs: int = 1, sequential: bool = False) -> Solver:
     """Of either phase."""
-    return Solver(optimizer("sgd", learning_rate=RATE), size.batch, epochs, one_by_one=one_by_one)
+    return Solver(optimizer("sgd", learning_rate=RATE), size.batch, epochs, sequential=sequential)
 
 
 def algorithm(size: Size, model: Model, server: str = "yogi_zero", rate: float = 0.1) -> Algorithm:
@@ -105,7 +105,7 @@ def algorithm(size: Size, model: Model, server: str = "yogi_zero", rate: float =
         server: The server's optimizer.
         rate: Its learning rate.
     """
-    reconstruct, update = stage(size, size.epochs), stage(size, one_by_one=True)
+    reconstruct, update = stage(size, size.epochs), stage(size, sequential=True)
     server_optimizer = optimizer(server, learning_rate=rate)
     return fedrecon(model, reconstruct, update, server_optimizer, split=HalfBatches(size.batch))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from fedrecon import Broadcast, Mean, ServerState, Simulation, Update
 from fedrecon._kernels.rows import Group, add_rows, take
-from fedrecon.algorithms import displacement, subkeys, update_of
+from fedrecon.algorithms import solve_delta, subkeys, update_of
 from fedrecon.core import leaf_at, on_global, path_of, with_leaves
 from fedrecon.data._hashing import round_keys
 from fedrecon.simulation import Slot
@@ -124,7 +124,7 @@ class _View:
         def client(batch: Batch, small: Any, local: Any) -> Any:
             keys, old = _keys(batch), _with(broadcast, small).global_params
             objective, (_, query) = on_global(self.algorithm.model, local), self._split(batch, keys[0])
-            delta, ids, metrics = displacement(stage, objective, old, query, keys[2], broadcast.round)
+            delta, ids, metrics = solve_delta(stage, objective, old, query, keys[2], broadcast.round)
             rows = {name: batch.rows[group] for name, group in self.leaves.items()}
             return delta, rows | {name: take(rows[name], x) for name, x in ids.items()}, metrics
 

@@ -89,16 +89,16 @@ class Training(NamedTuple):
     pooled: bool = False
 
 
-def stage(rate: float, epochs: int = 1, one_by_one: bool = True) -> Solver:
+def stage(rate: float, epochs: int = 1, sequential: bool = True) -> Solver:
     """Gradient descent in the experiment's batches."""
-    return Solver(optimizer("sgd", learning_rate=rate), BATCH, epochs, max_steps=100, one_by_one=one_by_one)
+    return Solver(optimizer("sgd", learning_rate=rate), BATCH, epochs, max_steps=100, sequential=sequential)
 
 
 def trainings() -> Iterator[Training]:
     """The approaches; the paper's table first."""
     server = optimizer("yogi_zero", learning_rate=0.1)
     reconstruct, update, tune = (
-        stage(0.1, LOCAL_EPOCHS, one_by_one=False),
+        stage(0.1, LOCAL_EPOCHS, sequential=False),
         stage(0.3),
         stage(0.1, LOCAL_EPOCHS),
     )
@@ -125,7 +125,7 @@ def trainings() -> Iterator[Training]:
     )
     yield Training("FedYogi, 1 bucket", 1, lambda model: fedavg(model, update, server), itself)
     # A row's gradient is a mean over all tokens of a batch, few of which are its own.
-    fast, quick = stage(FAST, LOCAL_EPOCHS, one_by_one=False), stage(FAST, LOCAL_EPOCHS)
+    fast, quick = stage(FAST, LOCAL_EPOCHS, sequential=False), stage(FAST, LOCAL_EPOCHS)
     yield Training(
         "FedRecon, 500 buckets, fast",
         500,
@@ -148,7 +148,7 @@ def others() -> Iterator[Training]:
     """The library's other approaches, by the same stages."""
     server = optimizer("yogi_zero", learning_rate=0.1)
     together, update, tune = (
-        stage(0.1, LOCAL_EPOCHS, one_by_one=False),
+        stage(0.1, LOCAL_EPOCHS, sequential=False),
         stage(0.3),
         stage(0.1, LOCAL_EPOCHS),
     )

@@ -37,7 +37,7 @@ from fedrecon.simulation._block_plan import Plan, Slot
 from fedrecon.simulation._client_state_store import StoredClientState, current_client_state
 from fedrecon.simulation._simulation import _TRAINING, Simulation
 from fedrecon.solvers._gradient import Solver
-from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._newton import Newton
 from fedrecon.solvers._optimizers import optimizer
 
@@ -71,7 +71,7 @@ ALGORITHMS = {
     "adam": lambda model: fedrecon(model, ADAPTIVE, ADAPTIVE, ADAM, PAIRS),
     "joint": lambda model: fedrecon(model, SHUFFLED, WITH_MOMENTUM, SERVER, PAIRS, True, uniform),
     "newton": lambda model: fedrecon(model, Newton(), FULL, ADAM, RandomFraction(), False, uniform),
-    "no split": lambda model: fedrecon(model, solver(epochs=3, growing_epochs=True), PLAIN, YOGI, NoSplit()),
+    "no split": lambda model: fedrecon(model, solver(epochs=3, adaptive_epochs=True), PLAIN, YOGI, NoSplit()),
     "full_gradient": lambda model: full_gradient(model, solver(epochs=2), PLAIN, SERVER, PAIRS),
     "implicit": lambda model: full_gradient(model, Newton(), FULL, ADAGRAD, PAIRS),
     "fedavg": lambda model: fedavg(model, solver(0.05, 3, epochs=2, shuffle=True), MOMENTUM),
@@ -277,7 +277,7 @@ def test_an_update_is_all_that_leaves_and_its_size_tells_nothing(name):
     assert jax.tree.map(lambda x: x.shape, few.delta.total) == jax.tree.map(lambda x: x.shape, params)
     assert few.delta.weight.shape == ()
     assert all(x.shape == () for x in jax.tree.leaves(few.metrics))
-    assert set(few.metrics) - set(WORK) == {"loss", "mse", "hits", "dropped", "empty"}
+    assert set(few.metrics) - set(COSTS) == {"loss", "mse", "hits", "dropped", "empty"}
 
 
 @every_algorithm
@@ -285,7 +285,7 @@ def test_what_clients_compute_is_counted(name):
     found = {n: float(mean.total) for n, mean in simulated(name, "repeats").metrics[0].items()}
     if name == "implicit":  # nothing is solved for where there is no query set
         queried = [n for n, query in zip(LENGTHS, QUERY, strict=True) if query]
-        assert [found[x] for x in WORK] == [len(queried), len(queried), sum(queried)]
+        assert [found[x] for x in COSTS] == [len(queried), len(queried), sum(queried)]
         return
     if name == "newton":  # halves at random: which clients have a query set is another test's
         assert found["solves"] == len(LENGTHS)

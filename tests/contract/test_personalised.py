@@ -22,8 +22,8 @@ from fedrecon.core._model import Model, without_tables
 from fedrecon.simulation._block_plan import Plan, Slot
 from fedrecon.simulation._simulation import Simulation
 from fedrecon.solvers._gradient import Solver
-from fedrecon.solvers._implicit_diff import Implicit
-from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._implicit_diff import ImplicitDifferentiation
+from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._newton import Newton
 from fedrecon.solvers._optimizers import optimizer
 
@@ -97,7 +97,7 @@ def test_what_clients_compute_is_counted():
     }
     for name in TRAINING:
         metrics = trained(name, "repeats", by_rows=True)[1]
-        found = [float(metrics[n].total) if n in metrics else 0 for n in WORK]
+        found = [float(metrics[n].total) if n in metrics else 0 for n in COSTS]
         assert tuple(found) == wanted[name], name
 
 
@@ -183,4 +183,7 @@ def test_algorithms_print_what_they_are_made_of():
         assert shown.startswith(f"{name}(") and "Solver(" in shown
     assert repr(reptile(model, solver(), sgd(0.5))).startswith("reptile(tune=Solver(")
     assert "reconstruct=Newton(iterations=1" in repr(TRAINING["full_gradient, newton"](model))
-    assert repr(Implicit(Newton())) == "Implicit(stage=Newton(iterations=1, damping=0.0))"
+    assert (
+        repr(ImplicitDifferentiation(Newton()))
+        == "ImplicitDifferentiation(solver=Newton(iterations=1, damping=0.0))"
+    )

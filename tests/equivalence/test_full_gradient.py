@@ -16,7 +16,7 @@ from fedrecon.core._examples import AlternateExamples, Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, fully_global
 from fedrecon.solvers._gradient import Solver
-from fedrecon.solvers._implicit_diff import Implicit
+from fedrecon.solvers._implicit_diff import ImplicitDifferentiation
 from fedrecon.solvers._newton import Newton
 
 DESCENT = solver(1.0, None, reduction="sum")  # its delta is the negative gradient of the summed loss
@@ -65,7 +65,9 @@ def test_through_two_steps_as_derived_by_hand():
     np.testing.assert_allclose(held, 2 * np.sum((YQ - G * XQ - local) * XQ), rtol=1e-5)
 
 
-@pytest.mark.parametrize("stage", [Newton(), Implicit(solver(0.05, None, epochs=100, reduction="sum"))])
+@pytest.mark.parametrize(
+    "stage", [Newton(), ImplicitDifferentiation(solver(0.05, None, epochs=100, reduction="sum"))]
+)
 def test_at_the_optimum_as_derived_by_hand(stage):
     local, slope = np.sum(YS - G * XS) / (3 + PENALTY), -np.sum(XS) / (3 + PENALTY)
     wanted = 2 * np.sum((YQ - G * XQ - local) * (XQ + slope))

@@ -57,7 +57,7 @@ class Stage:
         optimizer: Its state is fresh in every call.
         batch_size: None takes the whole set as one batch.
         epochs: Passes over the set.
-        growing_epochs: min(round + 1, epochs) passes instead.
+        adaptive_epochs: min(round + 1, epochs) passes instead.
         max_steps: Most steps, over all epochs; None for no limit.
         reduction: Of a batch's loss.
     """
@@ -65,7 +65,7 @@ class Stage:
     optimizer: Optimizer
     batch_size: int | None = 5
     epochs: int = 1
-    growing_epochs: bool = False
+    adaptive_epochs: bool = False
     max_steps: int | None = None
     reduction: Reduction = "mean"
 
@@ -131,7 +131,7 @@ def client_update(
         settings: What to do.
         params: The global leaves (`item_factors`, …; see `factorization`).
         examples: The client's examples, in the order used.
-        round: Rounds done before this one; only `growing_epochs` asks for it.
+        round: Rounds done before this one; only `adaptive_epochs` asks for it.
         initial_local: The local leaves that reconstruction starts from (`user_factors`, …).
     """
     params = cast(settings, params)
@@ -181,7 +181,7 @@ def steps(stage: Stage, examples: Ratings, round: int) -> Iterator[Ratings]:
     n = len(examples.items)
     size = stage.batch_size or max(n, 1)
     starts = range(0, n, size)
-    epochs = min(round + 1, stage.epochs) if stage.growing_epochs else stage.epochs
+    epochs = min(round + 1, stage.epochs) if stage.adaptive_epochs else stage.epochs
     count = epochs * len(starts)
     for t in range(count if stage.max_steps is None else min(count, stage.max_steps)):
         start = starts[t % len(starts)]

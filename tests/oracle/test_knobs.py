@@ -97,7 +97,7 @@ KNOBS = {
         update=("sgd", 2, {"epochs": 3, "max_steps": 4}),
     ),
     "growing epochs, server with momentum": Knobs(
-        reconstruct=("sgd", 3, {"epochs": 2, "growing_epochs": True}), server="momentum"
+        reconstruct=("sgd", 3, {"epochs": 2, "adaptive_epochs": True}), server="momentum"
     ),
     "sums of whole sets, Yogi at the server, uniform weights": Knobs(
         reconstruct=("sgd", None, {"reduction": "sum"}),

@@ -169,7 +169,7 @@ def test_steps_run_over_the_epochs_and_stop_at_the_limit():
 
     assert used(Stage(sgd(1.0), 2, epochs=2, max_steps=4), 0) == [[0, 1], [2, 3], [4], [0, 1]]
     assert used(Stage(sgd(1.0), None, epochs=2), 0) == [[0, 1, 2, 3, 4]] * 2
-    growing = Stage(sgd(1.0), 3, epochs=2, growing_epochs=True)
+    growing = Stage(sgd(1.0), 3, epochs=2, adaptive_epochs=True)
     assert [len(used(growing, round)) for round in range(4)] == [2, 4, 4, 4]
     assert list(steps(growing, Ratings(np.arange(0), np.zeros(0)), 1)) == []
 

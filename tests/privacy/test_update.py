@@ -12,7 +12,7 @@ from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import AlternateBatches, RandomFraction
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of
-from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._newton import Newton
 
 CLIENTS = federation()
@@ -49,7 +49,7 @@ def test_it_is_exactly_an_update(sent):
     assert np.shape(update.delta.weight) == ()
     assert update.rows == {}  # the client got whole tables
     assert update.statistics == ()
-    assert set(update.metrics) - set(WORK) == {"loss", "mse", "hits", "dropped", "empty"}
+    assert set(update.metrics) - set(COSTS) == {"loss", "mse", "hits", "dropped", "empty"}
     for mean in update.metrics.values():
         assert type(mean) is Mean
         assert np.shape(mean.total) == np.shape(mean.weight) == ()

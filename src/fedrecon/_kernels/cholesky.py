@@ -22,9 +22,9 @@ def solve(
     """
     diagonal = jnp.diagonal(matrix)
     ridge = 1e-7 * jnp.max(diagonal) + jnp.where(jnp.max(diagonal) > 0, 0, 1)
-    one_by_one = jax.custom_batching.sequential_vmap(_solve)
+    sequential = jax.custom_batching.sequential_vmap(_solve)
     regular = matrix + ridge * jnp.eye(diagonal.size)
-    return jax.lax.platform_dependent(regular, right, cpu=one_by_one, default=_solve)
+    return jax.lax.platform_dependent(regular, right, cpu=sequential, default=_solve)
 
 
 def _solve(matrix: Any, right: Any) -> Any:

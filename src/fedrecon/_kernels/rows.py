@@ -172,7 +172,7 @@ def add_rows(table: Array, ids: Int[Array, "client id"], updates: Array, heavy: 
     """
     size = table.shape[0]
 
-    def one_by_one(table: Array, ids: Any, updates: Array) -> Array:
+    def sequential(table: Array, ids: Any, updates: Array) -> Array:
         real = ids < size
         counts = jnp.max(jnp.where(real, jnp.arange(1, ids.shape[1] + 1), 0), axis=1)
 
@@ -192,7 +192,7 @@ def add_rows(table: Array, ids: Int[Array, "client id"], updates: Array, heavy: 
 
     if heavy:
         return scattered(table, ids, updates)
-    return jax.lax.platform_dependent(table, ids, updates, cpu=one_by_one, default=scattered)
+    return jax.lax.platform_dependent(table, ids, updates, cpu=sequential, default=scattered)
 
 
 def _runs(ids: Any) -> tuple[int, int] | None:

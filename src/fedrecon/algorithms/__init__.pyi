@@ -7,14 +7,14 @@ from ._base import (
     WeightedMean,
     by_examples,
     client_state_after,
-    displacement,
+    cost_of,
     server,
+    solve_delta,
     stateless,
     subkeys,
     uniform,
     update_of,
     with_usable_tables,
-    work_of,
 )
 from ._centralized import centralized
 from ._ditto import ditto
@@ -43,7 +43,7 @@ __all__ = [
     "by_examples",
     "centralized",
     "client_state_after",
-    "displacement",
+    "cost_of",
     "ditto",
     "fedalt",
     "fedavg",
@@ -61,10 +61,10 @@ __all__ = [
     "refit",
     "reptile",
     "server",
+    "solve_delta",
     "stateless",
     "subkeys",
     "uniform",
     "update_of",
     "with_usable_tables",
-    "work_of",
 ]

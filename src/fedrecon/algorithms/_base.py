@@ -16,8 +16,8 @@ from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Objective, Params, leaf_at, without_tables
 from fedrecon.core._random import fold_in
 from fedrecon.core._tags import tagged
-from fedrecon.solvers._gradient import Metrics, Stage
-from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._gradient import LocalSolver, Metrics
+from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._optimizers import describe
 
 
@@ -155,19 +155,19 @@ def stateless(global_params: Params, key: Any) -> tuple[()]:
     return ()
 
 
-def displacement(
-    stage: Stage, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
+def solve_delta(
+    solver: LocalSolver, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
 ) -> tuple[Params, dict[str, Any], Metrics]:
-    """How a stage changes parameters: `Solver.displacement`, or for stages without it the difference.
+    """How a stage changes parameters: `Solver.solve_delta`, or for stages without it the difference.
 
     The metrics tell what it took, too.
     """
-    if hasattr(stage, "displacement"):
-        change, rows, metrics = stage.displacement(objective, params, examples, key, round)
+    if hasattr(solver, "solve_delta"):
+        change, rows, metrics = solver.solve_delta(objective, params, examples, key, round)
     else:
-        new, metrics = stage(objective, params, examples, key, round)
+        new, metrics = solver(objective, params, examples, key, round)
         change, rows = jax.tree.map(jnp.subtract, new, params), {}
-    return change, rows, metrics | work_of(stage, examples, round)
+    return change, rows, metrics | cost_of(solver, examples, round)
 
 
 def rows_below(part: str, rows: dict[str, Any]) -> dict[str, Any]:
@@ -175,17 +175,17 @@ def rows_below(part: str, rows: dict[str, Any]) -> dict[str, Any]:
     return {leaf.removeprefix(f"{part}/"): ids for leaf, ids in rows.items() if leaf.startswith(f"{part}/")}
 
 
-def work_of(stage: Stage, examples: Examples, round: Any, fitted: Params = 0) -> Metrics:
+def cost_of(solver: LocalSolver, examples: Examples, round: Any, fitted: Params = 0) -> Metrics:
     """What a stage takes with a client's examples, as metrics; empty for one that does not say.
 
     Args:
-        stage: A solver, or what stands for one.
+        solver: A solver, or what stands for one.
         examples: That it processes.
         round: Rounds done before.
         fitted: The parameters that it fits. If they have no leaf, there is nothing to do.
     """
-    work = getattr(stage, "work", None)
-    found = work(examples, round) if work is not None and jax.tree.leaves(fitted) else {}
+    cost = getattr(solver, "cost", None)
+    found = cost(examples, round) if cost is not None and jax.tree.leaves(fitted) else {}
     return {name: Mean(jnp.asarray(x, jnp.float32), jnp.ones(())) for name, x in found.items()}
 
 
@@ -195,7 +195,7 @@ def update_of(
     metrics: Metrics,
     client_weight: Callable[[Mean], Any] = by_examples,
     client_state: Any = (),
-    more_work: Mapping[str, Mean] = MappingProxyType({}),
+    other_costs: Mapping[str, Mean] = MappingProxyType({}),
 ) -> Update:
     """What a client sends after its update phase.
 
@@ -205,17 +205,17 @@ def update_of(
 
     Args:
         delta: New minus old global parameters; of a table that `rows` names, of these rows.
-        rows: See `displacement`.
+        rows: See `solve_delta`.
         metrics: What its update stage returned, with `"loss"`.
         client_weight: From the mean of the loss, its weight being the examples processed, to the client's
             weight.
         client_state: What the client would keep; see `client_state_after`.
-        more_work: What other stages took, as `work_of` tells it; counted with that of the update stage.
+        other_costs: What other stages took, as `cost_of` tells it; counted with that of the update stage.
     """
-    work = {name: metrics[name] for name in WORK if name in metrics}
-    metrics = {name: mean for name, mean in metrics.items() if name not in work}
-    for name, mean in more_work.items():
-        work[name] = Mean(work[name].total + mean.total, mean.weight) if name in work else mean
+    cost = {name: metrics[name] for name in COSTS if name in metrics}
+    metrics = {name: mean for name, mean in metrics.items() if name not in cost}
+    for name, mean in other_costs.items():
+        cost[name] = Mean(cost[name].total + mean.total, mean.weight) if name in cost else mean
     weight = client_weight(metrics["loss"])
     # A sum is finite only if all its terms are; it takes a fraction of the time of a look at each. One that
     # overflows although its terms are finite would spoil the cohort's sum as well.
@@ -225,7 +225,7 @@ def update_of(
     metrics = {name: mean.where(finite) for name, mean in metrics.items()}
     share = {"dropped": ~finite, "empty": finite & (metrics["loss"].weight == 0)}
     counts = {name: Mean(x.astype(jnp.float32), jnp.ones(())) for name, x in share.items()}
-    return Update(mean, rows, {**metrics, **counts, **work})
+    return Update(mean, rows, {**metrics, **counts, **cost})
 
 
 def client_state_after(update: Update, new: Any, old: Any) -> Any:

@@ -11,8 +11,8 @@ from fedrecon.algorithms._base import (
     Broadcast,
     Update,
     WeightedMean,
-    displacement,
     server,
+    solve_delta,
     stateless,
     subkeys,
     update_of,
@@ -20,13 +20,13 @@ from fedrecon.algorithms._base import (
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, Params, Table, on_global, on_local
 from fedrecon.core._pooled_view import ROW, pooled
-from fedrecon.solvers._gradient import Solver, Stage
+from fedrecon.solvers._gradient import LocalSolver, Solver
 
 
 def centralized(
     model: Model,
     num_clients: int,
-    reconstruct: Stage,
+    reconstruct: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     field: str = ROW,
 ) -> Algorithm:
@@ -54,7 +54,7 @@ def centralized(
         broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
     ) -> tuple[Update, Any]:
         old, objective = broadcast.global_params, on_global(view, ())
-        delta, rows, metrics = displacement(gradient, objective, old, examples, key, broadcast.round)
+        delta, rows, metrics = solve_delta(gradient, objective, old, examples, key, broadcast.round)
         return update_of(delta, rows, metrics), client_state
 
     def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:

@@ -14,23 +14,23 @@ from fedrecon.algorithms._base import (
     WeightedMean,
     by_examples,
     client_state_after,
-    displacement,
+    cost_of,
+    solve_delta,
     subkeys,
     update_of,
-    work_of,
 )
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._proximal import proximal
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Params, on_global, personal_copy, without_tables
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
 def ditto(
     model: Model,
-    update: Stage,
-    fit: Stage,
+    update: LocalSolver,
+    fit: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     strength: float = 1.0,
     client_weight: Callable[[Mean], Any] = by_examples,
@@ -78,9 +78,9 @@ def ditto(
         broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
     ) -> tuple[Update, Any]:
         old, objective = broadcast.global_params, on_global(shared, ())
-        delta, rows, metrics = displacement(update, objective, old, examples, key, broadcast.round)
+        delta, rows, metrics = solve_delta(update, objective, old, examples, key, broadcast.round)
         personal = fitted(broadcast, client_state, examples, key)
-        more = work_of(fit, examples, broadcast.round)
+        more = cost_of(fit, examples, broadcast.round)
         sent = update_of(delta, rows, metrics, client_weight, personal, more)
         return sent, client_state_after(sent, personal, client_state)
 

@@ -13,24 +13,24 @@ from fedrecon.algorithms._base import (
     WeightedMean,
     by_examples,
     client_state_after,
-    displacement,
+    cost_of,
     server,
+    solve_delta,
     subkeys,
     update_of,
     with_usable_tables,
-    work_of,
 )
 from fedrecon.algorithms._refitting import refit
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, on_global
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
 def fedalt(
     model: Model,
-    reconstruct: Stage,
-    update: Stage,
+    reconstruct: LocalSolver,
+    update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     client_weight: Callable[[Mean], Any] = by_examples,
     aggregator: Aggregator = WeightedMean(),
@@ -67,8 +67,8 @@ def fedalt(
         (k_global,) = subkeys(key, 1, first=1)
         old, local = broadcast.global_params, personalize(broadcast, client_state, examples, key)
         objective = on_global(model, local)
-        delta, rows, metrics = displacement(update, objective, old, examples, k_global, broadcast.round)
-        more = work_of(reconstruct, examples, broadcast.round, local)
+        delta, rows, metrics = solve_delta(update, objective, old, examples, k_global, broadcast.round)
+        more = cost_of(reconstruct, examples, broadcast.round, local)
         sent = update_of(delta, rows, metrics, client_weight, local, more)
         return sent, client_state_after(sent, local, client_state)
 

@@ -12,8 +12,8 @@ from fedrecon.algorithms._base import (
     Update,
     WeightedMean,
     by_examples,
-    displacement,
     server,
+    solve_delta,
     stateless,
     update_of,
     with_usable_tables,
@@ -21,12 +21,12 @@ from fedrecon.algorithms._base import (
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, fully_global, on_global
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
 def fedavg(
     model: Model,
-    update: Stage,
+    update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     client_weight: Callable[[Mean], Any] = by_examples,
     aggregator: Aggregator = WeightedMean(),
@@ -54,7 +54,7 @@ def fedavg(
         broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
     ) -> tuple[Update, Any]:
         old, objective = broadcast.global_params, on_global(model, ())
-        delta, rows, metrics = displacement(update, objective, old, examples, key, broadcast.round)
+        delta, rows, metrics = solve_delta(update, objective, old, examples, key, broadcast.round)
         return update_of(delta, rows, metrics, client_weight), client_state
 
     def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> tuple[()]:

@@ -11,13 +11,13 @@ from fedrecon.algorithms._fedsim import fedsim
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
 from fedrecon.core._partition import with_local
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
 def fedper(
     model: Model,
-    update: Stage,
-    reconstruct: Stage,
+    update: LocalSolver,
+    reconstruct: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     head: tuple[str, ...] | None = None,
     local_rate: float = 1.0,

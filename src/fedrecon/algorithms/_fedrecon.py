@@ -12,25 +12,25 @@ from fedrecon.algorithms._base import (
     Update,
     WeightedMean,
     by_examples,
-    displacement,
+    cost_of,
     rows_below,
     server,
+    solve_delta,
     stateless,
     subkeys,
     update_of,
     with_usable_tables,
-    work_of,
 )
 from fedrecon.core._examples import AlternateBatches, Examples, Split
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Params, on_both, on_global, on_local
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
 def fedrecon(
     model: Model,
-    reconstruct: Stage,
-    update: Stage,
+    reconstruct: LocalSolver,
+    update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     split: Split = AlternateBatches(5),
     joint: bool = False,
@@ -80,13 +80,13 @@ def fedrecon(
         old, local = broadcast.global_params, personalize(broadcast, client_state, support, key)
         if joint:
             both, params = on_both(model), (old, local)
-            (delta, _), rows, metrics = displacement(update, both, params, query, k_global, broadcast.round)
+            (delta, _), rows, metrics = solve_delta(update, both, params, query, k_global, broadcast.round)
             rows = rows_below("0", rows)
         else:
             objective = on_global(model, local)
-            delta, rows, metrics = displacement(update, objective, old, query, k_global, broadcast.round)
-        more = work_of(reconstruct, support, broadcast.round, local)
-        return update_of(delta, rows, metrics, client_weight, more_work=more), client_state
+            delta, rows, metrics = solve_delta(update, objective, old, query, k_global, broadcast.round)
+        more = cost_of(reconstruct, support, broadcast.round, local)
+        return update_of(delta, rows, metrics, client_weight, other_costs=more), client_state
 
     settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}
     settings |= {"split": split, "joint": joint, "client_weight": client_weight, "aggregator": aggregator}

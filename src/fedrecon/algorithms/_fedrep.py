@@ -11,13 +11,13 @@ from fedrecon.algorithms._fedalt import fedalt
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
 from fedrecon.core._partition import with_local
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
 def fedrep(
     model: Model,
-    reconstruct: Stage,
-    update: Stage,
+    reconstruct: LocalSolver,
+    update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     head: tuple[str, ...] | None = None,
     client_weight: Callable[[Mean], Any] = by_examples,

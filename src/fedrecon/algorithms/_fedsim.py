@@ -16,9 +16,9 @@ from fedrecon.algorithms._base import (
     WeightedMean,
     by_examples,
     client_state_after,
-    displacement,
     rows_below,
     server,
+    solve_delta,
     update_of,
     with_usable_tables,
 )
@@ -26,13 +26,13 @@ from fedrecon.algorithms._refitting import refit
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Params, on_both, path_of
-from fedrecon.solvers._gradient import Solver, Stage
+from fedrecon.solvers._gradient import LocalSolver, Solver
 
 
 def fedsim(
     model: Model,
-    update: Stage,
-    reconstruct: Stage,
+    update: LocalSolver,
+    reconstruct: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     local_rate: float = 1.0,
     client_weight: Callable[[Mean], Any] = by_examples,
@@ -72,7 +72,7 @@ def fedsim(
         broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
     ) -> tuple[Update, Any]:
         start = broadcast.global_params, client_state
-        found = displacement(both, on_both(model), start, examples, key, broadcast.round)
+        found = solve_delta(both, on_both(model), start, examples, key, broadcast.round)
         (delta, change), rows, metrics = found
         local = _moved(client_state, change, rows_below("1", rows))
         sent = update_of(delta, rows_below("0", rows), metrics, client_weight, local)
@@ -93,7 +93,7 @@ def fedsim(
     )
 
 
-def _at_rates(update: Stage, local_rate: float) -> Stage:
+def _at_rates(update: LocalSolver, local_rate: float) -> LocalSolver:
     """The stage with its steps in the second of two trees of parameters scaled."""
     if local_rate == 1:
         return update

@@ -6,10 +6,10 @@ from typing import Any
 from fedrecon.algorithms._base import Algorithm, Broadcast, subkeys
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Params, on_local, personal_copy
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
-def finetuning(trained: Algorithm, tune: Stage, part: tuple[str, ...] | None = None) -> Algorithm:
+def finetuning(trained: Algorithm, tune: LocalSolver, part: tuple[str, ...] | None = None) -> Algorithm:
     """Trains as another algorithm does; whoever is served then tunes all parameters on its support set.
 
     A client copies the global parameters g, gets local ones l as `trained` gives them, and fits both,

@@ -13,25 +13,25 @@ from fedrecon.algorithms._base import (
     Update,
     WeightedMean,
     by_examples,
-    displacement,
+    cost_of,
+    solve_delta,
     subkeys,
     update_of,
-    work_of,
 )
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import AlternateBatches, Examples, Split
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Params, on_global
-from fedrecon.solvers._gradient import Stage, side_by_side
-from fedrecon.solvers._implicit_diff import Implicit
+from fedrecon.solvers._gradient import LocalSolver, vectorized
+from fedrecon.solvers._implicit_diff import ImplicitDifferentiation
 from fedrecon.solvers._minibatches import GRADIENT_STEPS
 from fedrecon.solvers._newton import Newton
 
 
 def full_gradient(
     model: Model,
-    reconstruct: Stage,
-    update: Stage,
+    reconstruct: LocalSolver,
+    update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     split: Split = AlternateBatches(5),
     client_weight: Callable[[Mean], Any] = by_examples,
@@ -42,7 +42,8 @@ def full_gradient(
     `fedrecon` holds the reconstructed l fixed while it descends the query loss in g. Here
     l(g) = reconstruct(l; g, support) is part of what is differentiated: d/dg loss(g, l(g); query), at every
     step of `update` anew. A `Solver` is differentiated through its steps; `Newton` at its optimum, see
-    `Implicit`, which makes the same of any other stage. The penalty shapes l(g) and counts in g, l fixed.
+    `ImplicitDifferentiation`, which does the same for any other solver. The penalty shapes l(g) and counts in
+    g while l is fixed.
 
     A step of an optimiser that divides by a root of past gradients has no derivative where they are all 0:
     for Adam and its like set `eps_root` in `reconstruct`.
@@ -63,8 +64,10 @@ def full_gradient(
         Finn, Abbeel and Levine, Model-Agnostic Meta-Learning, ICML 2017; Singhal et al., Federated
         Reconstruction, NeurIPS 2021, section 4.2, which leaves the derivative of l out.
     """
-    through = Implicit(reconstruct) if isinstance(reconstruct, Newton) else side_by_side(reconstruct)
-    changing = side_by_side(update)
+    through = (
+        ImplicitDifferentiation(reconstruct) if isinstance(reconstruct, Newton) else vectorized(reconstruct)
+    )
+    changing = vectorized(update)
     base = fedrecon(
         model, through, update, server_optimizer, split, client_weight=client_weight, aggregator=aggregator
     )
@@ -89,11 +92,11 @@ def full_gradient(
             tables=(),  # the support set reads other rows than a step's batch
             frozen_tables=(),
         )
-        delta, rows, metrics = displacement(changing, objective, old, query, k_global, broadcast.round)
+        delta, rows, metrics = solve_delta(changing, objective, old, query, k_global, broadcast.round)
         steps = metrics[GRADIENT_STEPS].total if GRADIENT_STEPS in metrics else 1
-        again = work_of(reconstruct, support, broadcast.round, before)  # in every step
+        again = cost_of(reconstruct, support, broadcast.round, before)  # in every step
         more = {name: Mean(mean.total * steps, mean.weight) for name, mean in again.items()}
-        return update_of(delta, rows, metrics, client_weight, more_work=more), client_state
+        return update_of(delta, rows, metrics, client_weight, other_costs=more), client_state
 
     settings = dict(base.hyperparameters) | {"reconstruct": reconstruct}
     settings.pop("joint")

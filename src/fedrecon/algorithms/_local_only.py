@@ -12,19 +12,19 @@ from fedrecon.algorithms._base import (
     Broadcast,
     Update,
     WeightedMean,
+    cost_of,
     server,
     stateless,
     update_of,
     with_usable_tables,
-    work_of,
 )
 from fedrecon.algorithms._finetuning import finetuning
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, fully_global, on_global
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
-def local_only(model: Model, fit: Stage) -> Algorithm:
+def local_only(model: Model, fit: LocalSolver) -> Algorithm:
     """Nothing is federated: a client fits a copy of all initial parameters to its support set alone.
 
     The bar that any federation has to pass. Rounds change nothing but their number; their metrics tell
@@ -47,7 +47,7 @@ def local_only(model: Model, fit: Stage) -> Algorithm:
         initial = broadcast.global_params
         _, metrics = fit(on_global(model, ()), initial, examples, key, broadcast.round)
         nothing = jax.tree.map(jnp.zeros_like, initial)
-        metrics |= work_of(fit, examples, broadcast.round)
+        metrics |= cost_of(fit, examples, broadcast.round)
         return update_of(nothing, {}, metrics, client_weight=lambda loss: jnp.zeros(())), client_state
 
     def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> tuple[()]:

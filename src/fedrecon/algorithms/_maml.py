@@ -13,11 +13,11 @@ from fedrecon.algorithms._base import (
     Update,
     WeightedMean,
     by_examples,
-    displacement,
+    cost_of,
+    solve_delta,
     subkeys,
     update_of,
     with_usable_tables,
-    work_of,
 )
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._finetuning import finetuning
@@ -25,13 +25,13 @@ from fedrecon.algorithms._full_gradient import full_gradient
 from fedrecon.core._examples import AlternateBatches, Examples, Split
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, fully_global, on_global, personal_copy
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
 def maml(
     model: Model,
-    tune: Stage,
-    update: Stage,
+    tune: LocalSolver,
+    update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     split: Split = AlternateBatches(5),
     client_weight: Callable[[Mean], Any] = by_examples,
@@ -70,8 +70,8 @@ def maml(
 
 def first_order_maml(
     model: Model,
-    tune: Stage,
-    update: Stage,
+    tune: LocalSolver,
+    update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     split: Split = AlternateBatches(5),
     client_weight: Callable[[Mean], Any] = by_examples,
@@ -107,9 +107,9 @@ def first_order_maml(
         support, query = split(examples, k_split)
         copy, _ = tuned.personalize(broadcast, client_state, support, key)
         objective = on_global(model, ())
-        delta, rows, metrics = displacement(update, objective, copy, query, k_global, broadcast.round)
-        more = work_of(tune, support, broadcast.round)
-        return update_of(delta, rows, metrics, client_weight, more_work=more), client_state
+        delta, rows, metrics = solve_delta(update, objective, copy, query, k_global, broadcast.round)
+        more = cost_of(tune, support, broadcast.round)
+        return update_of(delta, rows, metrics, client_weight, other_costs=more), client_state
 
     settings = {"tune": tune, **base.hyperparameters, "split": split}
     return replace(tuned, client_update=client_update, name="first_order_maml", hyperparameters=settings)

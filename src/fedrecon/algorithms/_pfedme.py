@@ -14,12 +14,12 @@ from fedrecon.algorithms._base import (
     Broadcast,
     Update,
     WeightedMean,
-    displacement,
+    cost_of,
+    solve_delta,
     subkeys,
     uniform,
     update_of,
     with_usable_tables,
-    work_of,
 )
 from fedrecon.algorithms._ditto import check_strength
 from fedrecon.algorithms._fedavg import fedavg
@@ -27,15 +27,15 @@ from fedrecon.algorithms._proximal import proximal, squared_distance
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Batch, Model, Objective, Params, on_global, personal_copy
-from fedrecon.solvers._gradient import Metrics, Stage, side_by_side
+from fedrecon.solvers._gradient import LocalSolver, Metrics, vectorized
 
 _VALID = "_valid"  # the field that tells a batch's examples from padding
 
 
 def pfedme(
     model: Model,
-    solve: Stage,
-    update: Stage,
+    solve: LocalSolver,
+    update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     strength: float = 15.0,
     client_weight: Callable[[Mean], Any] = uniform,
@@ -77,7 +77,7 @@ def pfedme(
     check_strength(strength)
     base = fedavg(model, update, server_optimizer, client_weight, aggregator)
     shared = with_usable_tables(base.model, solve)
-    finding, changing = side_by_side(solve), side_by_side(update)
+    finding, changing = vectorized(solve), vectorized(update)
 
     def envelope(round: Any, count: Any) -> Objective:
         def nearest(params: Params, examples: Examples, key: Any) -> Params:
@@ -104,9 +104,9 @@ def pfedme(
     ) -> tuple[Update, Any]:
         marked = Examples({**examples.data, _VALID: examples.mask}, examples.mask, examples.positional)
         objective, old = envelope(broadcast.round, examples.count()), broadcast.global_params
-        delta, rows, metrics = displacement(changing, objective, old, marked, key, broadcast.round)
-        more = _work(update, solve, examples, broadcast.round)
-        return update_of(delta, rows, metrics, client_weight, more_work=more), client_state
+        delta, rows, metrics = solve_delta(changing, objective, old, marked, key, broadcast.round)
+        more = _cost(update, solve, examples, broadcast.round)
+        return update_of(delta, rows, metrics, client_weight, other_costs=more), client_state
 
     def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
         (k_solve,) = subkeys(key, 1, first=3)
@@ -124,7 +124,7 @@ def pfedme(
     )
 
 
-def _work(update: Stage, solve: Stage, examples: Examples, round: Any) -> Metrics:
+def _cost(update: LocalSolver, solve: LocalSolver, examples: Examples, round: Any) -> Metrics:
     """What the solves in the steps of `update` take; empty where it does not tell how many those are."""
     taken = getattr(update, "taken", None)
     if taken is None:
@@ -132,7 +132,7 @@ def _work(update: Stage, solve: Stage, examples: Examples, round: Any) -> Metric
 
     def in_step(count: Any) -> Metrics:
         batch = Examples({}, jnp.arange(examples.size) < count)
-        return jax.tree.map(lambda x: jnp.where(count > 0, x, 0), work_of(solve, batch, round))
+        return jax.tree.map(lambda x: jnp.where(count > 0, x, 0), cost_of(solve, batch, round))
 
     found = jax.vmap(in_step)(taken(examples, round))
     return {name: Mean(jnp.sum(mean.total), jnp.ones(())) for name, mean in found.items()}

@@ -6,10 +6,10 @@ from typing import Any
 from fedrecon.algorithms._base import Broadcast, subkeys
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, Params, on_local
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
-def refit(model: Model, reconstruct: Stage) -> Callable[..., Params]:
+def refit(model: Model, reconstruct: LocalSolver) -> Callable[..., Params]:
     """`personalize` of such clients: fits what one kept to its support set, the global parameters frozen."""
 
     def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:

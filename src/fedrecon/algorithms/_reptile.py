@@ -11,12 +11,12 @@ from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._finetuning import finetuning
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
-from fedrecon.solvers._gradient import Stage
+from fedrecon.solvers._gradient import LocalSolver
 
 
 def reptile(
     model: Model,
-    tune: Stage,
+    tune: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     client_weight: Callable[[Mean], Any] = uniform,
     aggregator: Aggregator = WeightedMean(),

@@ -14,11 +14,11 @@ from fedrecon.core._model import Model, Params, check_loss, leaf_at, leaves_of
 from fedrecon.data._clients import Clients
 from fedrecon.errors import did_you_mean
 from fedrecon.simulation._compilation import quick_options
-from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._validate_tables import Found, Trial, check_lookups, check_no_look
 
 _EXAMPLES = 8
-_RESERVED = ("loss", "dropped", "empty", *WORK)  # what the library reports beside a model's metrics
+_RESERVED = ("loss", "dropped", "empty", *COSTS)  # what the library reports beside a model's metrics
 
 
 def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, key: Any) -> None:

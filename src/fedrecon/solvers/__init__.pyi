@@ -1,16 +1,16 @@
-from ._gradient import Metrics, Solver, Stage
-from ._implicit_diff import Implicit
+from ._gradient import LocalSolver, Metrics, Solver
+from ._implicit_diff import ImplicitDifferentiation
 from ._newton import Newton
 from ._optimizers import NamedOptimizer, Schedule, describe, optimizer, schedule, yogi_zero
 
 __all__ = [
-    "Implicit",
+    "ImplicitDifferentiation",
+    "LocalSolver",
     "Metrics",
     "NamedOptimizer",
     "Newton",
     "Schedule",
     "Solver",
-    "Stage",
     "describe",
     "optimizer",
     "schedule",

@@ -26,12 +26,12 @@ Metrics = dict[str, Mean]
 
 
 @runtime_checkable
-class Stage(Protocol):
+class LocalSolver(Protocol):
     """Fits the parameters of an objective to examples: `Solver`, `Newton`, or a function of one's own.
 
     It returns the fitted parameters and the means of the loss (`"loss"`) and of the objective's metrics,
     every prediction made before the step that its batch took. A stage that has a method `locality` as
-    `Solver` has may be given rows instead of tables; one that has a method `work` is counted.
+    `Solver` has may be given rows instead of tables; one that has a method `cost` is counted.
     """
 
     def __call__(
@@ -39,7 +39,7 @@ class Stage(Protocol):
     ) -> tuple[Params, Metrics]: ...
 
 
-@tagged("solver/gradient_descent")
+@tagged("solver/gradient_descent", names={"adaptive_epochs": "growing_epochs", "sequential": "one_by_one"})
 @dataclass(frozen=True, eq=False)
 class Solver:
     """Mini-batch gradient descent with any Optax optimiser.
@@ -55,13 +55,13 @@ class Solver:
         max_steps: Limit on the number of steps over all epochs; None for no limit.
         shuffle: Whether every epoch takes the examples in a new random order.
         reduction: Whether a step descends the `"mean"` of its batch's loss or the `"sum"`.
-        growing_epochs: Whether round r, counted from 1, makes min(r, `epochs`) passes: adaptive
+        adaptive_epochs: Whether round r, counted from 1, makes min(r, `epochs`) passes: adaptive
             reconstruction.
         schedule: Factor on the updates as a function of the rounds done, for schedules over rounds; None
             for 1. (A schedule inside `optimizer` counts the steps of one call.)
-        one_by_one: Whether clients of a block take this stage one after the other instead of side by side.
+        sequential: Whether clients of a block take this stage one after the other instead of side by side.
             Where every client changes large matrices of its own, a CPU multiplies them faster so. It changes
-            the speed alone. An objective that closes over arrays cannot be fitted so: see `side_by_side`.
+            the speed alone. An objective that closes over arrays cannot be fitted so: see `vectorized`.
 
     Raises:
         ValueError: A number is out of its range.
@@ -73,9 +73,9 @@ class Solver:
     max_steps: int | None = None
     shuffle: bool = False
     reduction: Literal["mean", "sum"] = "mean"
-    growing_epochs: bool = False
+    adaptive_epochs: bool = False
     schedule: Callable[[Any], Any] | None = None
-    one_by_one: bool = False
+    sequential: bool = False
 
     def __post_init__(self) -> None:
         for name, optional in (("batch_size", True), ("epochs", False), ("max_steps", True)):
@@ -97,8 +97,8 @@ class Solver:
         """How finely tables among the parameters it fits may be cut into rows: see `rows.locality`."""
         return rows.locality(self.optimizer, params, tables)
 
-    def work(self, examples: Examples, round: Any = None) -> dict[str, Any]:
-        """What a call with these examples takes: gradient steps and example passes, see `steps.WORK`."""
+    def cost(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+        """What a call with these examples takes: gradient steps and example passes, see `steps.COSTS`."""
         taken = self.taken(examples, round)
         return {GRADIENT_STEPS: jnp.sum(taken > 0), EXAMPLE_PASSES: jnp.sum(taken)}
 
@@ -125,7 +125,7 @@ class Solver:
         added = {leaf: rows.add(leaf_at(params, leaf), ids, u) for leaf, (ids, u) in touched.items()}
         return with_leaves(new, added), metrics
 
-    def displacement(
+    def solve_delta(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
     ) -> tuple[Params, dict[str, Any], Metrics]:
         """As a call, but the change of the parameters; of tables only the rows that it touched, if those are
@@ -146,7 +146,7 @@ class Solver:
 
         Of each of these the ids and the updates, both `[step, id, ...]`.
         """
-        if not self.one_by_one:
+        if not self.sequential:
             return self._steps(objective, params, examples, key, round)
 
         def alone(frozen: Params, params: Params, data: Any, mask: Any, key: Any, round: Any) -> Any:
@@ -154,8 +154,8 @@ class Solver:
             return self._steps(replace(objective, frozen=frozen), params, own, key, round)
 
         done = jnp.asarray(0 if round is None else round)
-        one_by_one: Any = jax.custom_batching.sequential_vmap(alone)
-        return one_by_one(objective.frozen, params, examples.data, examples.mask, key, done)
+        sequential: Any = jax.custom_batching.sequential_vmap(alone)
+        return sequential(objective.frozen, params, examples.data, examples.mask, key, done)
 
     def _steps(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
@@ -216,7 +216,7 @@ class Solver:
 
     def _plan(self, examples: Examples, round: Any, shuffle: bool, key: Any) -> Steps:
         passes: Any = self.epochs
-        if self.growing_epochs:
+        if self.adaptive_epochs:
             passes = jnp.minimum((0 if round is None else round) + 1, self.epochs)
         return plan_steps(examples, self.batch_size, self.epochs, passes, self.max_steps, shuffle, key)
 
@@ -267,9 +267,9 @@ class Solver:
         return cut, without(batches, known), known
 
 
-def side_by_side(stage: Stage) -> Stage:
-    """The stage without `one_by_one`, for objectives that close over arrays or have to be differentiated."""
-    return replace(stage, one_by_one=False) if isinstance(stage, Solver) else stage
+def vectorized(solver: LocalSolver) -> LocalSolver:
+    """The stage without `sequential`, for objectives that close over arrays or have to be differentiated."""
+    return replace(solver, sequential=False) if isinstance(solver, Solver) else solver
 
 
 class _Cut(NamedTuple):

@@ -11,12 +11,12 @@ from fedrecon._kernels.cholesky import solve
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Objective, Params
 from fedrecon.core._tags import tagged
-from fedrecon.solvers._gradient import Metrics, Stage
+from fedrecon.solvers._gradient import LocalSolver, Metrics
 
 
-@tagged("solver/implicit")
+@tagged("solver/implicit", names={"solver": "stage"})
 @dataclass(frozen=True)
-class Implicit:
+class ImplicitDifferentiation:
     """A stage whose result is differentiated as the optimum that it found, not through its steps.
 
     At a minimum x of F(x; y), the sum of the loss over the examples plus the penalty, the gradient F_x is 0
@@ -26,25 +26,25 @@ class Implicit:
     no derivative is asked for, it costs nothing.
 
     Attributes:
-        stage: Finds the minimum.
+        solver: Finds the minimum.
 
     References:
         Rajeswaran et al., Meta-Learning with Implicit Gradients, NeurIPS 2019.
     """
 
-    stage: Stage
+    solver: LocalSolver
 
-    def work(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+    def cost(self, examples: Examples, round: Any = None) -> dict[str, Any]:
         """What the stage takes; a derivative is not counted."""
-        work = getattr(self.stage, "work", None)
-        return {} if work is None else work(examples, round)
+        cost = getattr(self.solver, "cost", None)
+        return {} if cost is None else cost(examples, round)
 
     def __call__(
         self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
     ) -> tuple[Params, Metrics]:
         """Arguments and result as for the stage."""
         held = jax.lax.stop_gradient((objective.frozen, params))
-        found, metrics = self.stage(replace(objective, frozen=held[0]), held[1], examples, key, round)
+        found, metrics = self.solver(replace(objective, frozen=held[0]), held[1], examples, key, round)
         flat, unravel = ravel_pytree(jax.lax.stop_gradient(found))
 
         def total(x: Any, frozen: Params) -> Any:

@@ -12,7 +12,7 @@ from fedrecon.core._random import fold_in
 
 # What fitting takes, whatever the machine: steps along a gradient; linear systems that are solved; examples
 # that are gone through for these, counted again in every pass.
-WORK = GRADIENT_STEPS, SOLVES, EXAMPLE_PASSES = "gradient_steps", "solves", "example_passes"
+COSTS = GRADIENT_STEPS, SOLVES, EXAMPLE_PASSES = "gradient_steps", "solves", "example_passes"
 
 
 class Steps(NamedTuple):

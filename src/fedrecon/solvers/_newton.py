@@ -45,8 +45,8 @@ class Newton:
         if self.damping < 0:
             raise ValueError(f"damping must not be negative, got {self.damping}")
 
-    def work(self, examples: Examples, round: Any = None) -> dict[str, Any]:
-        """What a call with these examples takes: solves and example passes, see `steps.WORK`."""
+    def cost(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+        """What a call with these examples takes: solves and example passes, see `steps.COSTS`."""
         return {SOLVES: self.iterations, EXAMPLE_PASSES: self.iterations * examples.count()}
 
     def __call__(

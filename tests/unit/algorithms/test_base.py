@@ -16,13 +16,13 @@ from fedrecon.algorithms._base import (
     Update,
     WeightedMean,
     by_examples,
-    displacement,
+    cost_of,
     server,
+    solve_delta,
     subkeys,
     uniform,
     update_of,
     with_usable_tables,
-    work_of,
 )
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._fedrecon import fedrecon
@@ -30,7 +30,7 @@ from fedrecon.core._examples import Examples, NoSplit
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Objective, Table
 from fedrecon.solvers._gradient import Solver
-from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._newton import Newton
 from fedrecon.solvers._optimizers import optimizer
 
@@ -71,13 +71,13 @@ def test_a_client_without_query_examples_is_counted():
 
 def test_the_work_of_all_stages_is_counted_also_of_who_is_dropped():
     examples = Examples({}, jnp.ones(5, bool))
-    first, own = work_of(solver(), examples, 0), work_of(Newton(2), examples, 0)
-    update = sent([np.nan], {"loss": LOSS} | first, more_work=own)
-    found = {name: float(update.metrics[name].total) for name in WORK}
+    first, own = cost_of(solver(), examples, 0), cost_of(Newton(2), examples, 0)
+    update = sent([np.nan], {"loss": LOSS} | first, other_costs=own)
+    found = {name: float(update.metrics[name].total) for name in COSTS}
     assert found == {"gradient_steps": 3, "solves": 2, "example_passes": 15}
     assert update.metrics["dropped"] == Mean(1, 1)
-    assert work_of(lambda *_: None, examples, 0) == {}
-    assert work_of(solver(), examples, 0, ()) == {}  # no local parameters
+    assert cost_of(lambda *_: None, examples, 0) == {}
+    assert cost_of(solver(), examples, 0, ()) == {}  # no local parameters
 
 
 def test_client_weights():
@@ -129,12 +129,12 @@ def test_keys_differ():
 
 
 def test_displacement_of_a_stage_of_ones_own():
-    def stage(objective, params, examples, key, round=None):
+    def solver(objective, params, examples, key, round=None):
         return params + 3, {"loss": LOSS}
 
     examples = Examples({"x": jnp.ones(2)}, jnp.ones(2, bool))
-    delta, rows, metrics = displacement(
-        stage, Objective(lambda *args: None), jnp.ones(2), examples, None, None
+    delta, rows, metrics = solve_delta(
+        solver, Objective(lambda *args: None), jnp.ones(2), examples, None, None
     )
     np.testing.assert_array_equal(delta, [3, 3])
     assert (rows, metrics) == ({}, {"loss": LOSS})

@@ -208,9 +208,10 @@ def test_memory_does_not_grow_with_what_is_kept(folder, run_python):
 import pathlib
 import jax, numpy as np
 from fedrecon.experiment.storage.resource_usage import peak_memory
-from fedrecon.simulation._client_state_store import Kept
+from fedrecon.simulation._client_state_store import ClientStateStore
 keys = np.arange(400, dtype=np.uint64)
-client_states = Kept(jax.ShapeDtypeStruct((2**18,), np.float32), keys, pathlib.Path({str(folder)!r}))
+like = jax.ShapeDtypeStruct((2**18,), np.float32)
+client_states = ClientStateStore(like, keys, pathlib.Path({str(folder)!r}))
 before = peak_memory()
 for start in range(0, 400, 10):
     client_states.put(start, keys[start:start + 10], np.ones((1, 10, 2**18), np.float32))

@@ -9,7 +9,7 @@ import pytest
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Objective
-from fedrecon.solvers._gradient import Solver, Stage
+from fedrecon.solvers._gradient import LocalSolver, Solver
 from fedrecon.solvers._newton import Newton
 from fedrecon.solvers._optimizers import optimizer, schedule
 
@@ -75,7 +75,7 @@ def test_no_examples_no_steps():
 
 @pytest.mark.parametrize(("round", "steps"), [(None, 1), (0, 1), (1, 2), (5, 3)])
 def test_growing_epochs(round, steps):
-    _, metrics = fit(Solver(SGD, None, epochs=3, growing_epochs=True), round=round)
+    _, metrics = fit(Solver(SGD, None, epochs=3, adaptive_epochs=True), round=round)
     assert metrics["loss"].weight == 3 * steps
 
 
@@ -118,8 +118,8 @@ def test_prints_what_is_not_the_default():
 
 
 def test_stages():
-    assert isinstance(Solver(SGD, 1), Stage)
-    assert isinstance(Newton(), Stage)
+    assert isinstance(Solver(SGD, 1), LocalSolver)
+    assert isinstance(Newton(), LocalSolver)
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_clients_that_take_a_stage_one_after_the_other_end_where_they_would_side
     def loss(a, frozen, batch, key):
         return Mean.of(jnp.square(a * frozen - batch["x"]))
 
-    def run(one_by_one):
-        solver = Solver(SGD, 2, one_by_one=one_by_one)
+    def run(sequential):
+        solver = Solver(SGD, 2, sequential=sequential)
 
         def client(start, frozen, x, count):
             given = Examples({"x": x}, jnp.arange(5) < count)
-            return solver.displacement(Objective(loss, frozen), start, given, jax.random.key(0))
+            return solver.solve_delta(Objective(loss, frozen), start, given, jax.random.key(0))
 
         starts, data = jnp.array([1.0, -2.0, 0.5]), jnp.sin(jnp.arange(15.0)).reshape(3, 5)
         return jax.jit(jax.vmap(client, (0, None, 0, 0)))(starts, jnp.array(0.7), data, jnp.array([5, 0, 3]))
 
     for a, b in zip(*map(jax.tree.leaves, (run(False), run(True))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
-    assert repr(Solver(SGD, 2, one_by_one=True)).endswith("one_by_one=True)")
+    assert repr(Solver(SGD, 2, sequential=True)).endswith("sequential=True)")

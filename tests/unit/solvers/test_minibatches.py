@@ -13,7 +13,7 @@ from fedrecon.solvers._minibatches import plan_steps
 SIZE = 7
 
 
-def one_by_one(count, batch_size, passes, max_steps):
+def sequential(count, batch_size, passes, max_steps):
     """The examples of every step: batches in turn, a pass after a pass, up to a number of steps."""
     size = batch_size or SIZE
     batches = [list(range(i, min(i + size, count))) for i in range(0, count, size)]
@@ -48,13 +48,13 @@ def planned(batch_size, epochs, max_steps, shuffle=False, passes=None, key=0):
 )
 def test_steps(batch_size, epochs, max_steps):
     found = planned(batch_size, epochs, max_steps)
-    assert found == [one_by_one(n, batch_size, epochs, max_steps) for n in range(SIZE + 1)]
+    assert found == [sequential(n, batch_size, epochs, max_steps) for n in range(SIZE + 1)]
 
 
 def taken(count, **settings):
     """The work of a solver on so many examples."""
-    work = solver(**settings).work(Examples({}, np.arange(SIZE) < count), round=0)
-    return int(work["gradient_steps"]), int(work["example_passes"])
+    cost = solver(**settings).cost(Examples({}, np.arange(SIZE) < count), round=0)
+    return int(cost["gradient_steps"]), int(cost["example_passes"])
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def taken(count, **settings):
 )
 def test_work_is_that_of_the_steps(batch_size, epochs, max_steps):
     for count in range(SIZE + 1):
-        steps = one_by_one(count, batch_size, epochs, max_steps)
+        steps = sequential(count, batch_size, epochs, max_steps)
         wanted = len(steps), sum(map(len, steps))
         for shuffle in (False, True):
             settings = {"batch_size": batch_size, "epochs": epochs, "max_steps": max_steps}
@@ -70,12 +70,12 @@ def test_work_is_that_of_the_steps(batch_size, epochs, max_steps):
 
 
 def test_work_grows_with_the_passes():
-    assert taken(5, epochs=4, growing_epochs=True) == (3, 5)
+    assert taken(5, epochs=4, adaptive_epochs=True) == (3, 5)
     assert taken(5, epochs=4) == (12, 20)
 
 
 def test_fewer_passes_than_there_may_be():
-    assert planned(3, 4, 6, passes=2) == [one_by_one(n, 3, 2, 6) for n in range(SIZE + 1)]
+    assert planned(3, 4, 6, passes=2) == [sequential(n, 3, 2, 6) for n in range(SIZE + 1)]
 
 
 def test_every_shuffled_pass_takes_all_examples_in_a_new_order():
@@ -85,4 +85,4 @@ def test_every_shuffled_pass_takes_all_examples_in_a_new_order():
         assert all(sorted(p) == list(range(count)) for p in passes)
         if count > 5:
             assert len({tuple(p) for p in passes}) == 3
-        assert [len(s) for s in steps[:own]] == [len(s) for s in one_by_one(count, 3, 1, None)]
+        assert [len(s) for s in steps[:own]] == [len(s) for s in sequential(count, 3, 1, None)]

@@ -57,8 +57,8 @@ def test_nothing_to_fit():
 
 
 def test_work_is_a_solve_in_every_iteration():
-    work = Newton(iterations=3).work(Examples({}, np.arange(5) < 4))
-    assert {name: int(x) for name, x in work.items()} == {"solves": 3, "example_passes": 12}
+    cost = Newton(iterations=3).cost(Examples({}, np.arange(5) < 4))
+    assert {name: int(x) for name, x in cost.items()} == {"solves": 3, "example_passes": 12}
 
 
 def test_without_examples_and_penalty_the_start_stays():

@@ -14,7 +14,7 @@ from fedrecon.experiment.reporting.summary import size
 from fedrecon.experiment.reporting.tables import Cell, Column, Spread, Table
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.metrics_log import TRAINING, WEIGHTINGS, name_of
-from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._minibatches import COSTS
 
 FOUR = "{:.4f}".format
 SIGNED = "{:+.4f}".format
@@ -114,8 +114,8 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
         rows[-1].append(Spread.of([run.result["seconds"]["total"] for run in method.runs]))
         rows[-1].append(Spread.of([_cohort(run) for run in method.runs]))
         rows[-1] += [Spread.of([x[name] for x in sent]) for name in ("down", "up", "dense_down", "dense_up")]
-    for name in WORK:
-        taken = [_work(method, name) for method in methods]
+    for name in COSTS:
+        taken = [_cost(method, name) for method in methods]
         if any(x is not None and x.mean for x in taken):
             columns.append(Column(name.replace("_", " "), ONE))
             for row, x in zip(rows, taken, strict=True):
@@ -148,7 +148,7 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
     return Table("cost", "Cost", tuple(columns), tuple(map(tuple, rows)), note)
 
 
-def _work(method: Method, name: str) -> Spread | None:
+def _cost(method: Method, name: str) -> Spread | None:
     """What a client computes in a round; None for runs of before it was counted."""
     counts = [run.result.get("work_per_client_and_round") for run in method.runs]
     if not all(counts):

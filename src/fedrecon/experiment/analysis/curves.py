@@ -70,10 +70,10 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
         shown = "  ".join(f"{name} {value:.4f}" for name, value in points[-1].metrics.items())
         screen.print(f"{curve} {x:g}: {shown}")
 
-    stage = _stage(config)
-    for steps in STEPS if stage else ():
+    solver = _stage(config)
+    for steps in STEPS if solver else ():
         # As many passes as steps: every client that has an example then takes them all.
-        more = override(config, {"algorithm": {stage: {"epochs": steps, "max_steps": steps}}})
+        more = override(config, {"algorithm": {solver: {"epochs": steps, "max_steps": steps}}})
         add("steps", float(steps), evaluated(more.algorithm.build_for(task), job.split_of(split)))
     # Of seen clients, whose other examples were trained on, those held out alone measure what is found.
     cut = job.split_of(split) if split.startswith(SEEN) else Fraction(1 - HELD, query=HELD)

@@ -11,7 +11,7 @@ from fedrecon.experiment.reporting.tables import markdown
 from fedrecon.experiment.reporting.training_warnings import concerns
 from fedrecon.experiment.storage.arrow import column
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
-from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._minibatches import COSTS
 
 _COLUMNS = 6  # metrics that a table has side by side
 
@@ -42,8 +42,8 @@ def bytes_per_client(records: Records) -> dict[str, float]:
 
 
 def work_per_client(records: Records) -> dict[str, float]:
-    """What a client computes in a round, on average: see `fedrecon.solvers._minibatches.WORK`."""
-    return {name: _per_client(records, name) for name in WORK}
+    """What a client computes in a round, on average: see `fedrecon.solvers._minibatches.COSTS`."""
+    return {name: _per_client(records, name) for name in COSTS}
 
 
 def dumps(values: Any) -> str:
@@ -121,7 +121,7 @@ def summary(result: Result, title: str, figures: list[Path]) -> str:
 def computed(values: Mapping[str, Any]) -> str:
     """What `result_values` says of a client's work: `"50.0 gradient steps, 150.0 example passes"`."""
     found = values["work_per_client_and_round"]
-    parts = [f"{found[name]:,.1f} {name.replace('_', ' ')}" for name in WORK if found[name]]
+    parts = [f"{found[name]:,.1f} {name.replace('_', ' ')}" for name in COSTS if found[name]]
     return ", ".join(parts) or "nothing"
 
 

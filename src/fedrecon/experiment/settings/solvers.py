@@ -107,9 +107,9 @@ class Solver(Section):
             None if self.max_steps == "none" else self.max_steps,
             shuffle=self.shuffle,
             reduction=self.reduction,
-            growing_epochs=self.growing_epochs,
+            adaptive_epochs=self.growing_epochs,
             schedule=None if rates is None else Relative(rates, rate),
-            one_by_one=self.one_by_one,
+            sequential=self.one_by_one,
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedrecon.experiment.storage.files import RunError, sync, write_atomically
-from fedrecon.solvers._minibatches import WORK
+from fedrecon.solvers._minibatches import COSTS
 
 METRICS = "metrics.csv"
 
@@ -18,7 +18,7 @@ SEEN = "seen "  # before the name of a set of clients that were trained on
 WEIGHTINGS = ("examples", "clients")
 
 # Training metrics of which the total over the cohort tells more than the mean.
-COUNTS = ("dropped", "empty", *WORK)
+COUNTS = ("dropped", "empty", *COSTS)
 
 
 def place(name: str) -> tuple[str, str]:

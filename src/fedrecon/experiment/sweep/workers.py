@@ -38,7 +38,7 @@ class Workers:
         self._processes = []
         for _ in range(count):
             here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there,), daemon=True)
+            process = context.Process(target=_cost, args=(there,), daemon=True)
             process.start()
             there.close()
             self._processes.append(process)
@@ -90,7 +90,7 @@ class Workers:
             process.join()
 
 
-def _work(boss: Connection) -> None:
+def _cost(boss: Connection) -> None:
     import signal
 
     from fedrecon.experiment.config import resolve

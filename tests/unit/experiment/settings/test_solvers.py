@@ -34,7 +34,7 @@ def test_settings_reach_the_solver():
     )
     assert repr(settings.build("here")) == (
         "Solver(sgd(learning_rate=0.2, momentum=0.9), batch_size=3, epochs=2, max_steps=4, shuffle=True, "
-        "reduction='sum', growing_epochs=True)"
+        "reduction='sum', adaptive_epochs=True)"
     )
     everything = Solver(batch_size="all").build("here")
     assert (everything.batch_size, everything.max_steps) == (None, None)

@@ -33,7 +33,7 @@ from fedrecon.experiment.storage.fingerprint_parts import describe
 from fedrecon.experiment.storage.run_folder import FINGERPRINT, RunFolder
 from fedrecon.experiment.training.build import SAMPLINGS
 from fedrecon.solvers._gradient import Solver
-from fedrecon.solvers._implicit_diff import Implicit
+from fedrecon.solvers._implicit_diff import ImplicitDifferentiation
 from fedrecon.solvers._newton import Newton
 from fedrecon.solvers._optimizers import optimizer, schedule
 
@@ -91,9 +91,9 @@ FULL = Solver(
     7,
     shuffle=True,
     reduction="sum",
-    growing_epochs=True,
+    adaptive_epochs=True,
     schedule=Relative(SCHEDULE, 0.5),
-    one_by_one=True,
+    sequential=True,
 )
 
 
@@ -127,9 +127,9 @@ PARTS = {
     "solver": Solver(sgd(), 5),
     "solver_of_all": FULL,
     "newton": Newton(2, 1e-8),
-    "implicit": Implicit(Newton()),
-    "nested": Implicit(Implicit(Solver(optax.sgd(0.1), 2, one_by_one=True))),
-    "implicit_own": Implicit(Own()),
+    "implicit": ImplicitDifferentiation(Newton()),
+    "nested": ImplicitDifferentiation(ImplicitDifferentiation(Solver(optax.sgd(0.1), 2, sequential=True))),
+    "implicit_own": ImplicitDifferentiation(Own()),
     "fedrecon": fedrecon(
         MODEL, FULL, Solver(sgd(0.5), 4), sgd(SCHEDULE), data.Fraction(), True, uniform, WeightedMean()
     ),
@@ -141,7 +141,9 @@ PARTS = {
         MODEL, Newton(), Solver(optax.adam(1e-3), 5), optax.chain(optax.clip(1.0), optax.sgd(0.1))
     ),
     "fedsim_of_numpy": fedsim(MODEL, Solver(sgd(), 5), Newton(), sgd(), np.float64(0.5), by_examples),
-    "full_gradient_implicit": full_gradient(MODEL, Implicit(Newton()), Solver(sgd(), 5), sgd()),
+    "full_gradient_implicit": full_gradient(
+        MODEL, ImplicitDifferentiation(Newton()), Solver(sgd(), 5), sgd()
+    ),
     "optimizers": fedrecon(
         MODEL,
         Newton(),

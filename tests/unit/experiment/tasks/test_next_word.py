@@ -138,4 +138,4 @@ def test_the_experiments_that_ship_are_whole(repository, name):
     config = configs.load(repository / "experiments" / name)
     assert config.task == "next_word"
     parts = config.algorithm.parts()
-    assert "yogi_zero" in repr(parts["server_optimizer"]) and parts["update"].one_by_one
+    assert "yogi_zero" in repr(parts["server_optimizer"]) and parts["update"].sequential

@@ -26,8 +26,8 @@ ALGORITHMS = {
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_same_round(name):
-    def after(one_by_one: bool) -> Any:
-        stage = replace(solver(0.05), one_by_one=one_by_one)
+    def after(sequential: bool) -> Any:
+        stage = replace(solver(0.05), sequential=sequential)
         simulation = Simulation(ALGORITHMS[name](rating_model(), stage), CLIENTS, Given([[0, 1]]))
         return next(simulation.rounds(simulation.init(), 1)).state.global_params
 
