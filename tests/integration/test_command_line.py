@@ -199,7 +199,8 @@ def test_a_run_is_evaluated_again(run, fedrecon):
 KILLED = """
 import os, signal
 from pathlib import Path
-from fedrecon.experiment import commands, parts, personalizing
+from fedrecon.experiment.cli import commands
+from fedrecon.experiment.serving import parquet_parts as parts, personalize as personalizing
 from fedrecon.experiment.training.run_experiment import console
 
 written = []
