@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from experiments.side_by_side import command, measured, run_side_by_side
 
+from fedrecon._files import write_atomically
 from fedrecon.experiment.reporting.tables import markdown, spread
-from fedrecon.experiment.storage.files import write_atomically
 from fedrecon.experiment.training.run_experiment import console
 
 

@@ -34,6 +34,7 @@ from fedrecon import (
     local_only,
     optimizer,
 )
+from fedrecon._files import write_atomically
 from fedrecon.algorithms import (
     centralized,
     ditto,
@@ -50,7 +51,6 @@ from fedrecon.core import HalfBatches
 from fedrecon.data import in_batches, numbered
 from fedrecon.datasets.text import Vocabulary, prepare
 from fedrecon.datasets.text._dataset import FRACTIONS, arrange
-from fedrecon.experiment.storage.files import write_atomically
 from fedrecon.experiment.training.run_spec import digest
 from fedrecon.models.next_word import next_word_lstm
 

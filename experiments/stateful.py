@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from experiments.side_by_side import command, measured, run_side_by_side
 
+from fedrecon._files import write_atomically
 from fedrecon.experiment.reporting.summary import size
 from fedrecon.experiment.reporting.tables import markdown, spread
-from fedrecon.experiment.storage.files import write_atomically
 from fedrecon.experiment.training.run_experiment import console
 
 

@@ -9,6 +9,10 @@ class DataError(ValueError):
     """Data cannot be used; the message names the file and line or the parameter, the rule and the value."""
 
 
+class RunError(ValueError):
+    """A run folder that cannot be used; the message names the folder or file, the rule and the value."""
+
+
 def at_least(least: int, **given: float | int) -> None:
     """Raises a ValueError that names the first of the parameters given which is below `least`."""
     for name, value in given.items():

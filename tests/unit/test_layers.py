@@ -12,7 +12,7 @@ import pytest
 # From the lowest to the highest. A part is a package or a module of `fedrecon`; parts of one layer do not
 # know each other.
 LAYERS = (
-    ("errors",),
+    ("errors", "_files"),
     ("core",),
     ("_kernels", "data"),
     ("solvers", "datasets"),
@@ -29,7 +29,10 @@ HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 NOT_CORE = {"datasets", "deployment", "experiment", "export", "__main__"}
 CORE_MAY_IMPORT = {"jax", "jaxtyping", "lazy_loader", "numpy", "optax"}
 CORE_MAY_IMPORT_IN_FUNCTIONS = CORE_MAY_IMPORT | {"pyarrow"}
-MAY_IMPORT_BESIDES = {"data._cache": {"platformdirs"}}  # where the platform keeps caches
+MAY_IMPORT_BESIDES = {
+    "_files": {"filelock"},  # locks of the operating system
+    "data._cache": {"platformdirs"},  # where the platform keeps caches
+}
 IMPORTERS = {"import_module", "__import__"}
 STRANGERS = "datasets"  # its packages share a layer and a folder, nothing else
 

@@ -1,12 +1,12 @@
 """Clients from and to Arrow: the client file, Parquet, and data frames."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedrecon._files import atomic_file
 from fedrecon.data._field_stats import Facts
 from fedrecon.data._from_arrays import vocabulary
 from fedrecon.data._scratch import scratch
@@ -130,12 +130,8 @@ def write_within(
     metadata = {"format": _FORMAT, "vocabularies": json.dumps(kept), "facts": json.dumps(facts)}
     table = pa.table(arrays).replace_schema_metadata(metadata)
     temporary = folder / "clients"  # not by `tempfile`, whose files are for their owner alone
-    with open(temporary, "xb") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table, max_chunksize=len(ids) or None)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with atomic_file(path, temporary) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=len(ids) or None)
 
 
 def is_client_file(path: Any) -> bool:

@@ -8,7 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+
+from fedrecon._files import lock
 
 _LOCK = "lock"
 _NEW, _LOCKED = ".new", ".unfinished"
@@ -23,16 +24,17 @@ def scratch(path: Path) -> Iterator[Path]:
     """
     remove_leftovers(path)
     folder = Path(tempfile.mkdtemp(_NEW, f"{_own(path)}.", path.parent))
-    lock = None
+    held = None
     try:
         with suppress(OSError):  # on a file system without locks nobody can tell what is a leftover
-            lock = _locked(folder / _LOCK)
-        if lock is not None:
+            if os.name != "nt":  # Windows renames no folder that holds an open file
+                held = lock(folder / _LOCK)
+        if held is not None:
             folder = folder.rename(folder.with_suffix(_LOCKED))
         yield folder
     finally:
-        if lock is not None:
-            lock.close()  # first: a network file system keeps what is open
+        if held is not None:
+            held.release()  # first: a network file system keeps what is open
         shutil.rmtree(folder, ignore_errors=True)  # another that writes may have begun to, by now
 
 
@@ -42,31 +44,10 @@ def remove_leftovers(path: Path) -> None:
         if folder.suffix != _LOCKED or folder.stem.rpartition(".")[0] != _own(path):
             continue
         with suppress(OSError):  # in use, or gone by now, or another's: none of these is in the way
-            lock = _locked(folder / _LOCK, "r+")
-            if lock is not None:
-                lock.close()
-                shutil.rmtree(folder)
+            lock(folder / _LOCK).release()
+            shutil.rmtree(folder)
 
 
 def _own(path: Path) -> str:
     """How this host's folders for a file begin: some network file systems keep locks to each host."""
     return f".{path.name}.{hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()}"
-
-
-def _locked(path: Path, mode: str = "w") -> IO | None:
-    """A file that no other process can lock until it is closed; None on Windows.
-
-    Raises:
-        OSError: It is locked already, or cannot be.
-    """
-    if os.name == "nt":  # where no folder with an open file could be renamed either
-        return None
-    import fcntl
-
-    file = open(path, mode)  # noqa: SIM115 - held by the caller
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise
-    return file

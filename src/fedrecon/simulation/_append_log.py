@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from fedrecon._files import being_written, rename, sync, sync_folder
+
 _CHUNK = 2**24  # bytes that are held in memory where all of a file is gone through
 
 
@@ -83,27 +85,22 @@ class Log:
 
     def copied(self, path: Path, numbers: Int[np.ndarray, "record"]) -> "Log":
         """A new log of some of the records, on the disk when this returns."""
-        temporary = Log(path.with_name(f".{path.name}.writing"), self.dtype)
+        temporary = Log(being_written(path), self.dtype)
         temporary.path.unlink(missing_ok=True)
         step = max(_CHUNK // self.dtype.itemsize, 1)
         for start in range(0, max(len(numbers), 1), step):
             temporary.append(self.read(numbers[start : start + step]))
         temporary.sync()
-        os.replace(temporary.path, path)
+        rename(temporary.path, path)
         return Log(path, self.dtype, temporary.count)
 
     def sync(self) -> None:
         """Waits until the records, and the file's name, are on the disk."""
         if not self.path.exists():
             return
-        with open(self.path, "r+b") as file:  # Windows syncs only what was opened for writing
-            os.fsync(file.fileno())
-        if os.name != "nt":  # it keeps names without being asked, and opens no folder
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        with open(self.path, "r+b") as file:
+            sync(file)
+        sync_folder(self.path.parent)
 
 
 def _bytes(records: Any) -> Any:

@@ -6,13 +6,14 @@ from typing import Any
 
 from rich.console import Console
 
+from fedrecon._files import write_atomically
+from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.comparability import comparable, warnings
 from fedrecon.experiment.analysis.comparison import Target, cost, differences, quality
 from fedrecon.experiment.analysis.runs import Method, Run, columns, labels, methods, seed_folders
 from fedrecon.experiment.analysis.webpage import page
 from fedrecon.experiment.reporting import summary as report
 from fedrecon.experiment.reporting import tables
-from fedrecon.experiment.storage.files import RunError, write_atomically
 from fedrecon.experiment.storage.metrics_log import TRAINING
 from fedrecon.experiment.storage.run_folder import PLOTS
 from fedrecon.experiment.training.run_experiment import rich_table

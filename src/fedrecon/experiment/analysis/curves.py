@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from fedrecon._files import write_atomically
 from fedrecon.algorithms._base import Algorithm, Broadcast
 from fedrecon.core._examples import Examples, Fraction, Split, first_share
 from fedrecon.evaluation._evaluate import Evaluation, evaluate
@@ -17,7 +18,6 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.reporting.curve_points import Point
 from fedrecon.experiment.serving.evaluate import hold_to_data, restored
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.files import write_atomically
 from fedrecon.experiment.storage.metrics_log import SEEN
 from fedrecon.experiment.training.build import job_of, task_of
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.metrics_log import METRICS, Records, read
 from fedrecon.experiment.storage.run_folder import (
     CONFIG,

@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
+from fedrecon._files import write_atomically
 from fedrecon.experiment.analysis.compare import plot_runs
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.reporting import summary as report
 from fedrecon.experiment.reporting.tables import Spread, markdown
-from fedrecon.experiment.storage.files import write_atomically
 from fedrecon.experiment.storage.metrics_log import WEIGHTINGS, place
 from fedrecon.experiment.storage.run_folder import PLOTS, RESULT, SUMMARY
 from fedrecon.experiment.training.run_experiment import rich_table, run_experiment

@@ -4,12 +4,12 @@ import argparse
 import time
 from pathlib import Path
 
+from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.distributed.processes import ALONE, Team, join
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.compilation_cache import keep_compiled
-from fedrecon.experiment.storage.files import RunError
 
 
 def run(options: argparse.Namespace) -> int:

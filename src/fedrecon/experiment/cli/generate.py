@@ -8,10 +8,10 @@ from rich.console import Console
 
 from fedrecon.data._writer import ClientWriter
 from fedrecon.datasets.ratings._population import population
+from fedrecon.errors import RunError
 from fedrecon.experiment.console.progress_bar import counted
 from fedrecon.experiment.reporting.summary import size
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.resource_usage import peak_memory
 
 

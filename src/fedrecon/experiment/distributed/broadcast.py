@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.distributed.processes import Team
 from fedrecon.experiment.storage.checkpoint import Checkpoint, Checkpoints
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.run_folder import PLAN, RunFolder
 from fedrecon.simulation._block_plan import Plan
 from fedrecon.simulation._client_state_store import ClientStateStore

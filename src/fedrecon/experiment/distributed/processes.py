@@ -12,9 +12,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.distributed import exit_message as last_words
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.files import RunError
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 

@@ -7,9 +7,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from fedrecon._files import write_atomically
 from fedrecon.experiment.reporting.curve_points import Point
 from fedrecon.experiment.reporting.plots import COLORS, NAMES, STYLE, rendered, shown_metrics
-from fedrecon.experiment.storage.files import write_atomically
 from fedrecon.experiment.storage.run_folder import PLOTS
 
 _LABELS = {

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedrecon.experiment.storage.files import write_atomically
+from fedrecon._files import write_atomically
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, Records, name_of, place
 
 PROGRESS, CLIENTS = "progress", "clients"

@@ -163,7 +163,7 @@ def write_clients(path: Path, evaluation: Any) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    from fedrecon.experiment.storage.files import write_atomically
+    from fedrecon._files import write_atomically
 
     buffer = io.BytesIO()
     table = pyarrow.table({name: column(values) for name, values in evaluation.table().items()})

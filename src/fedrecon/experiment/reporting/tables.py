@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fedrecon.experiment.storage.files import write_atomically
+from fedrecon._files import write_atomically
 
 
 class Spread(NamedTuple):

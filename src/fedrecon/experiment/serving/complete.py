@@ -7,10 +7,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS
 from fedrecon.experiment.training.build import global_params_at
 from fedrecon.experiment.training.vocabularies import known_to

@@ -11,6 +11,7 @@ from rich.console import Console
 from fedrecon.core._examples import HeldOut
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
+from fedrecon.errors import RunError
 from fedrecon.evaluation._evaluate import Evaluation, evaluate
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.distributed.processes import Team
@@ -18,7 +19,6 @@ from fedrecon.experiment.reporting import summary as report
 from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import asked, in_vocabularies, served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, FINGERPRINT
 from fedrecon.experiment.tasks._base import Task
 from fedrecon.experiment.training.build import job_of, task_of

@@ -2,17 +2,20 @@
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
+from fedrecon._files import atomic_file, make_folder, remove, write_atomically
+from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage.arrow import repeating
-from fedrecon.experiment.storage.files import RunError, remove, sync, sync_folder, write_atomically
 from fedrecon.experiment.storage.run_folder import locked
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _REQUEST = "request.json"
 _KEY = b"fedrecon"  # of the request in the file's own metadata
@@ -35,14 +38,14 @@ class Parts:
         self.out, self.request, self.count = out, json.loads(json.dumps(request)), count
         self.folder = out.with_name(f".{out.name}.parts")
         self.complete = out.exists()
-        self._lock: IO | None = None
+        self._lock: BaseFileLock | None = None
         if self.complete:
             self._check(_request_of(out), f"{out}: the file that is there")
             if self.folder.exists():
                 remove(self.folder)
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
         self._lock = locked(self.folder, "output")
@@ -59,7 +62,7 @@ class Parts:
     def close(self) -> None:
         """Lets other processes make the file."""
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> "Parts":
         return self
@@ -109,18 +112,15 @@ class Parts:
     def _join(self) -> None:
         import pyarrow.parquet
 
-        temporary = self.folder / "joined.writing"
         schema = pyarrow.parquet.read_schema(self._path(0))
         schema = schema.with_metadata({_KEY: json.dumps(self.request)})
-        with open(temporary, "wb") as file:
-            repeated = repeating(schema)
-            with pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=repeated) as writer:
-                for number in range(self.count):
-                    table = pyarrow.parquet.ParquetFile(self._path(number)).read()
-                    writer.write_table(table.replace_schema_metadata(schema.metadata))
-            sync(file)
-        os.replace(temporary, self.out)
-        sync_folder(self.out.parent)
+        with (
+            atomic_file(self.out, self.folder / "joined.writing") as file,
+            pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=repeating(schema)) as writer,
+        ):
+            for number in range(self.count):
+                table = pyarrow.parquet.ParquetFile(self._path(number)).read()
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
         self.complete = True
         self.close()
         remove(self.folder)

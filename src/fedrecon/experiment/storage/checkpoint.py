@@ -10,14 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrecon.experiment.storage.files import (
-    RunError,
-    leftovers,
-    remove,
-    sync_folder,
-    sync_tree,
-    write_atomically,
-)
+from fedrecon._files import being_written, leftovers, make_folder, remove, rename, sync_tree, write_atomically
+from fedrecon.errors import RunError
 
 INFO = "info.json"
 ARRAYS = "arrays"
@@ -82,8 +76,8 @@ class Checkpoints:
         final = self.folder / str(round)
         if final.exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{round}.writing"
+        make_folder(self.folder)
+        temporary = being_written(final)
         if temporary.exists():
             remove(temporary)
         leaves = _leaves(tree)
@@ -97,8 +91,7 @@ class Checkpoints:
         }
         write_atomically(temporary / INFO, json.dumps(described, indent=1))
         sync_tree(temporary)
-        temporary.rename(final)
-        sync_folder(self.folder)
+        rename(temporary, final)
         self._forget_old()
 
     def _forget_old(self) -> None:

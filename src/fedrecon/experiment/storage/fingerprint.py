@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.storage import fingerprint_format_1
-from fedrecon.experiment.storage.files import RunError
 
 FORMAT = 2
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedrecon.experiment.storage.files import RunError, sync, write_atomically
+from fedrecon._files import sync, write_atomically
+from fedrecon.errors import RunError
 from fedrecon.solvers._minibatches import COSTS
 
 METRICS = "metrics.csv"

@@ -4,11 +4,15 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
+from fedrecon._files import leftovers, lock, make_folder, remove, write_atomically
+from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat
-from fedrecon.experiment.storage.files import RunError, leftovers, remove, write_atomically
 from fedrecon.experiment.storage.fingerprint import in_format_of
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 CONFIG = "config.toml"
 FINGERPRINT = "fingerprint.json"
@@ -45,7 +49,7 @@ class RunFolder:
     def __init__(self, path: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any]):
         self.path = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             self._lock = locked(path)
         except OSError as error:
             raise RunError(f"{path}: the run folder cannot be written: {error.strerror}") from None
@@ -60,7 +64,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Lets other processes open the folder."""
-        self._lock.close()
+        self._lock.release()
 
     def read(self, name: str) -> str | None:
         """The content of a file of the folder; None if there is none."""
@@ -115,23 +119,21 @@ def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> No
             raise RunError(f"{path}: this run folder belongs to another configuration: {difference}")
 
 
-def locked(path: Path, what: str = "run folder") -> IO:
-    """A file of a folder that no other process can lock until it is closed.
+def locked(path: Path, what: str = "run folder") -> "BaseFileLock":
+    """Locks a folder against other processes, see `lock`, until the lock is released.
+
+    Args:
+        path: The folder; it must exist.
+        what: What the message calls it.
 
     Raises:
         RunError: Another process has locked it.
+        OSError: The folder cannot be written, or its file system has no locks.
     """
-    file = open(path / LOCK, "a")  # noqa: SIM115 - held until the run ends
     try:
-        import fcntl
-    except ImportError:  # not on Windows: there, two processes may meet in a folder
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock(path / LOCK)
     except BlockingIOError:
-        file.close()
         raise RunError(f"{path}: another process is using this {what}") from None
-    return file
 
 
 def is_place(name: str) -> bool:

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
+from fedrecon.errors import RunError
 from fedrecon.evaluation._metric_names import written
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress import duration
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.sweep.search import BEST, PAGE, Sweep
 from fedrecon.experiment.sweep.space import Dimension
 from fedrecon.experiment.sweep.trial import FAILED, INTERRUPTED, STOPPED, Outcome, run_trial

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedrecon._files import write_atomically
 from fedrecon.evaluation._metric_names import higher_is_better, written
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.distributed.signals import undisturbed
 from fedrecon.experiment.reporting import tables
 from fedrecon.experiment.settings.extras import require
-from fedrecon.experiment.storage.files import write_atomically
 from fedrecon.experiment.storage.run_folder import RunFolder
 from fedrecon.experiment.sweep.space import Dimension, nested
 from fedrecon.experiment.sweep.trial import (

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fedrecon._files import remove
 from fedrecon.core._examples import Examples
 from fedrecon.evaluation._evaluate import DERIVED
 from fedrecon.evaluation._metric_names import higher_is_better, shown_first
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.settings.sections import SettingError, flat
-from fedrecon.experiment.storage.files import remove
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES
 from fedrecon.experiment.tasks._base import Task
 from fedrecon.experiment.training.build import job_of, task_of

@@ -8,7 +8,7 @@ from typing import Any
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
-from fedrecon.experiment.storage.files import write_atomically
+from fedrecon._files import write_atomically
 
 # Of the run, in the run folder.
 IDENTITY = "mlflow.txt"

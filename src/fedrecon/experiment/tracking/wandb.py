@@ -8,7 +8,7 @@ from typing import Any
 
 import wandb
 
-from fedrecon.experiment.storage.files import write_atomically
+from fedrecon._files import write_atomically
 
 # The run's id, and the last step of each name, in the run folder: offline there is nobody to ask.
 STATE = "wandb.json"

@@ -8,10 +8,10 @@ import numpy as np
 
 from fedrecon.core._model import Model
 from fedrecon.data._sampling import Passes, Poisson, Sampling, Uniform, Weighted
+from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config, task_module
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, VOCABULARIES
 from fedrecon.experiment.tasks._base import Task
 from fedrecon.experiment.training.run_spec import Job

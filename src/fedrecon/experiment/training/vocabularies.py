@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, VOCABULARIES
 from fedrecon.experiment.training.run_spec import ids_digest
 

@@ -8,12 +8,12 @@ from rich.console import Console
 from scipy import stats
 from tests.folders import COHORT, write_run
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.comparability import warnings
 from fedrecon.experiment.analysis.compare import compare_runs, comparison, plot_runs
 from fedrecon.experiment.analysis.comparison import Target, cost
 from fedrecon.experiment.analysis.runs import methods
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.files import RunError
 
 
 @pytest.fixture(scope="module")

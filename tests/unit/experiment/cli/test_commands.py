@@ -2,11 +2,11 @@
 
 import pytest
 
+from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli import commands
 from fedrecon.experiment.cli.main import parser
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.files import RunError
 
 
 @pytest.fixture

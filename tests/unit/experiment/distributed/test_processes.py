@@ -6,11 +6,11 @@ from dataclasses import replace
 import jax
 import pytest
 
+from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.distributed import processes as module
 from fedrecon.experiment.distributed.processes import ALONE, Team, join
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.training import train as training
 from fedrecon.experiment.training.build import job_of, task_of
 

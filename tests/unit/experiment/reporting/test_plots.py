@@ -3,10 +3,10 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.compare import plot_runs
 from fedrecon.experiment.reporting import plots
 from fedrecon.experiment.reporting.plots import Curves
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.metrics_log import RECON_EVAL, TRAINING, Records, Row
 
 

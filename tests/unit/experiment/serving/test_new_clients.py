@@ -15,7 +15,7 @@ from fedrecon.core._examples import Examples, HeldOut
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.ratings._interactions import interactions, leave_one_out, with_recency
 from fedrecon.datasets.ratings._prepare import prepare
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, RunError
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.experiment.analysis.curves import draw
 from fedrecon.experiment.analysis.runs import Run
@@ -25,7 +25,6 @@ from fedrecon.experiment.serving.evaluate import evaluate_run, restored
 from fedrecon.experiment.serving.new_clients import served_fields, to_serve
 from fedrecon.experiment.serving.personalize import Wanted, personalize_run
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.training.build import job_of, task_of
 from fedrecon.experiment.training.run_experiment import run_experiment
 from fedrecon.serving._personalization import Personalization

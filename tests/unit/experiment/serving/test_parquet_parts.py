@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.serving.parquet_parts import Parts
-from fedrecon.experiment.storage.files import RunError
 
 REQUEST = {"round": 3, "wanted": {"top": None, "seen": False}}
 

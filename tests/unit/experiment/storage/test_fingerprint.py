@@ -19,6 +19,7 @@ from fedrecon.algorithms._full_gradient import full_gradient
 from fedrecon.core import _examples as data
 from fedrecon.core._tags import tag_of, tagged
 from fedrecon.data._sampling import Passes, Poisson, Uniform, Weighted
+from fedrecon.errors import RunError
 from fedrecon.evaluation import _ranking as ranking
 from fedrecon.evaluation._evaluate import model_metrics
 from fedrecon.experiment import config as configs
@@ -26,7 +27,6 @@ from fedrecon.experiment.analysis.comparability import warnings
 from fedrecon.experiment.analysis.runs import methods
 from fedrecon.experiment.settings.sections import variants
 from fedrecon.experiment.settings.solvers import Relative
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.fingerprint import FORMAT, as_text, in_format_of
 from fedrecon.experiment.storage.fingerprint_format_1 import converted, text
 from fedrecon.experiment.storage.fingerprint_parts import describe

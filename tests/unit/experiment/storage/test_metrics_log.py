@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from fedrecon.experiment.storage.files import RunError
+from fedrecon.errors import RunError
 from fedrecon.experiment.storage.metrics_log import Records, Row, read, rows
 
 HEADER = "round,split,protocol,weighting,metric,value"

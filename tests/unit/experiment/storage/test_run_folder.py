@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
+from fedrecon._files import leftovers
+from fedrecon.errors import RunError
 from fedrecon.experiment.storage.environment import environment, revision
-from fedrecon.experiment.storage.files import RunError, leftovers, remove, write_atomically
 from fedrecon.experiment.storage.run_folder import CONFIG, FINGERPRINT, RunFolder
 
 CONFIGURATION = {"name": "a", "training": {"rounds": 3}, "data": {"path": "here"}}
@@ -80,36 +81,6 @@ def test_leftovers_of_a_kill_are_cleared(tmp_path):
     (tmp_path / ".old.removing").mkdir()
     RunFolder(tmp_path, CONFIGURATION, MARKS).close()
     assert leftovers(tmp_path) == []
-
-
-def test_a_write_that_fails_leaves_the_old_content(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, "old")
-
-    def fail(handle):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-
-
-def test_removing_goes_by_another_name(tmp_path, monkeypatch):
-    folder = tmp_path / "5"
-    folder.mkdir()
-
-    def die(path):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("shutil.rmtree", die)
-    with pytest.raises(KeyboardInterrupt):
-        remove(folder)
-    assert not folder.exists()
-    monkeypatch.undo()
-    (left,) = leftovers(tmp_path)
-    remove(left)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_environment_is_recorded(repository):

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from fedrecon.data._clients import Clients
+from fedrecon.errors import RunError
 from fedrecon.evaluation._evaluate import model_metrics
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.distributed.signals import Interrupt, undisturbed
 from fedrecon.experiment.settings import extras
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.sweep import run as sweeping
 from fedrecon.experiment.sweep import trial
 from fedrecon.experiment.sweep.search import Sweep

@@ -19,9 +19,9 @@ from fedrecon.core._model import Model
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import hold_out
 from fedrecon.data._sampling import Poisson
+from fedrecon.errors import RunError
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.reporting import plots
-from fedrecon.experiment.storage.files import RunError
 from fedrecon.experiment.storage.metrics_log import read
 from fedrecon.experiment.training.evaluation_rows import Evaluated, score
 from fedrecon.experiment.training.loop import LAG
