@@ -26,13 +26,13 @@ def run(options: Options) -> list[Row]:
     clients = recipe.training_clients(options)
     simulation = recipe.simulation(clients, options.clients_per_round)
     comparison = Comparison(simulation, at_a_time=AT_A_TIME)
-    loop = Loop(import_module("fedjax"), clients, Uniform(options.clients_per_round))
+    loop = TrainingLoop(import_module("fedjax"), clients, Uniform(options.clients_per_round))
     note = f"client by client; fedjax {version('fedjax')}, its jit backend"
     comparison.add("FedJAX", functools.partial(timing.timed, loop.round), note)
     return comparison.rows(options.rounds or ROUNDS, CHUNKS)
 
 
-class Loop:
+class TrainingLoop:
     """Runs rounds on and on.
 
     Attributes:

@@ -11,7 +11,7 @@ from benchmarks.next_word_recipe import RATE, Size
 from fedrecon import Clients, Model
 
 
-class Loop:
+class TrainingLoop:
     """Runs rounds of all clients on and on; the server adds the weighted mean of their deltas.
 
     Attributes:

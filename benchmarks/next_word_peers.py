@@ -33,14 +33,14 @@ def run(options: Options, size: Size = PAPER) -> list[Row]:
     start = jax.jit(model.init_global)(jax.random.key(0))
     draw = next_word_recipe.starts(size)
     if find_spec("fedjax") is not None:
-        on_fedjax = next_word_fedjax.Loop(import_module("fedjax"), size, model, clients, start, draw)
+        on_fedjax = next_word_fedjax.TrainingLoop(import_module("fedjax"), size, model, clients, start, draw)
         note = f"client by client; fedjax {version('fedjax')}, its jit backend, the library's model"
         comparison.add("FedJAX", functools.partial(timing.timed, on_fedjax.round), note)
     else:
         missing.append(Row("FedJAX", None, "ms", "fedjax is not installed"))
     if find_spec("torch") is not None:
         torch = next_word_torch.pytorch()
-        in_torch = next_word_torch.Loop(torch, size, clients, start, draw)
+        in_torch = next_word_torch.TrainingLoop(torch, size, clients, start, draw)
         note = f"a loop over clients; torch {torch.__version__}, {torch.get_num_threads()} threads"
         comparison.add("PyTorch", functools.partial(timing.timed, in_torch.round), note)
     else:

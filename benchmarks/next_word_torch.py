@@ -34,7 +34,7 @@ def pytorch() -> Any:
     return import_module("torch")
 
 
-class Loop:
+class TrainingLoop:
     """Runs rounds of all clients on and on; the server adds the weighted mean of their deltas.
 
     Attributes:

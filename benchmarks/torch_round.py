@@ -25,13 +25,13 @@ def run(options: Options) -> list[Row]:
     comparison = Comparison(simulation, at_a_time=AT_A_TIME)
     torch = import_module("torch")
     torch.set_num_threads(1)  # a step works on five rows: more threads cost more than they bring
-    loop = Loop(torch, clients, Uniform(options.clients_per_round))
+    loop = TrainingLoop(torch, clients, Uniform(options.clients_per_round))
     note = f"a loop over clients; torch {torch.__version__}, one thread"
     comparison.add("PyTorch", functools.partial(timing.timed, loop.round), note)
     return comparison.rows(options.rounds or ROUNDS, CHUNKS)
 
 
-class Loop:
+class TrainingLoop:
     """Runs rounds on and on.
 
     Attributes:

@@ -42,6 +42,7 @@ def tagged(
         ValueError: Another class or function has that kind.
 
     Example:
+        >>> import dataclasses
         >>> @tagged("split/every_third", names={"first": "offset"})
         ... @dataclasses.dataclass(frozen=True)
         ... class EveryThird:

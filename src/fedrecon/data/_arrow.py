@@ -7,18 +7,20 @@ from typing import Any
 import numpy as np
 
 from fedrecon._files import atomic_file
-from fedrecon.data._field_stats import Facts
+from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import vocabulary
 from fedrecon.data._scratch import scratch
 from fedrecon.errors import DataError
 
-Parts = tuple[Any, Any, dict[str, np.ndarray], dict[str, np.ndarray]]  # ids, offsets, columns, vocabularies
+ClientColumns = tuple[
+    Any, Any, dict[str, np.ndarray], dict[str, np.ndarray]
+]  # ids, offsets, columns, vocabularies
 
 _FORMAT = "fedrecon-clients-1"
 _MAGIC = b"ARROW1"
 
 
-def from_rows(frame: Any, client: str) -> Parts:
+def from_rows(frame: Any, client: str) -> ClientColumns:
     """See `Clients.from_table`."""
     import pyarrow as pa
 
@@ -63,7 +65,7 @@ def from_rows(frame: Any, client: str) -> Parts:
     return ids[rank], np.concatenate([[0], np.cumsum(counts)]), columns, vocabularies
 
 
-def from_parquet(path: Any, client: str) -> Parts:
+def from_parquet(path: Any, client: str) -> ClientColumns:
     """See `Clients.from_parquet`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -111,7 +113,7 @@ def write_within(
     num_examples: np.ndarray,
     columns: dict[str, np.ndarray],
     vocabularies: dict[str, np.ndarray],
-    facts: dict[str, Facts],
+    field_stats: dict[str, FieldStats],
 ) -> None:
     """Writes a client file that comes into being in a folder of the same file system."""
     import pyarrow as pa
@@ -127,7 +129,7 @@ def write_within(
             values = pa.FixedSizeListArray.from_arrays(values, length)
         arrays[name] = pa.LargeListArray.from_arrays(_arrow(offsets), values)
     kept = {name: {"values": v.tolist(), "strings": v.dtype == object} for name, v in vocabularies.items()}
-    metadata = {"format": _FORMAT, "vocabularies": json.dumps(kept), "facts": json.dumps(facts)}
+    metadata = {"format": _FORMAT, "vocabularies": json.dumps(kept), "facts": json.dumps(field_stats)}
     table = pa.table(arrays).replace_schema_metadata(metadata)
     temporary = folder / "clients"  # not by `tempfile`, whose files are for their owner alone
     with atomic_file(path, temporary) as file, pa.ipc.new_file(file, table.schema) as writer:
@@ -169,8 +171,10 @@ def open_clients(path: Any) -> tuple[Any, ...]:
         for name, v in json.loads(metadata["vocabularies"]).items()
     }
     keys = _np(_mapped(table["key"]))
-    facts = {name: Facts(*values) for name, values in json.loads(metadata.get("facts", "{}")).items()}
-    return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies, facts
+    field_stats = {
+        name: FieldStats(*values) for name, values in json.loads(metadata.get("facts", "{}")).items()
+    }
+    return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies, field_stats
 
 
 def _mapped(column: Any) -> Any:

@@ -23,7 +23,7 @@ def cache_folder() -> Path:
 _IN_MEMORY = 2**28  # bytes of an array, up to which it is there
 
 
-def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def disk_backed_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An array to be filled: where it is large, mapped from a file in the cache folder that has no name.
 
     The file goes with the process. What does not fit in memory may then lie on the disk.
@@ -42,7 +42,7 @@ def room(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         raise _unwritable(folder, error) from error
 
 
-def converted(
+def load_or_convert(
     convert: Callable[[], Clients],
     *,
     kind: str,

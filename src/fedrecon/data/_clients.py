@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from fedrecon.data._field_stats import NONE, Facts, measured, merged
+from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import checked, gathered, vocabulary
 from fedrecon.data._hashing import client_keys
-from fedrecon.data._padding import Places
+from fedrecon.data._padding import PaddedGather
 from fedrecon.data._random_split import cut, shuffle
 from fedrecon.errors import DataError
 
@@ -42,14 +42,14 @@ class Clients:
         num_examples: Int[np.ndarray, "client"],
         columns: Mapping[str, np.ndarray],
         vocabularies: Mapping[str, np.ndarray],
-        facts: Mapping[str, Facts] | None = None,
+        field_stats: Mapping[str, FieldStats] | None = None,
     ):
         self.ids, self.keys = ids, keys
         self.num_examples = num_examples
         self.vocabularies = dict(vocabularies)
         self._starts, self._columns = starts, dict(columns)
         self._index: dict[Any, int] | None = None
-        self._facts = dict(facts or {})
+        self._field_stats = dict(field_stats or {})
 
     # ---- made from -----------------------------------------------------------------------------------
 
@@ -131,8 +131,8 @@ class Clients:
         from fedrecon.data._arrow import write_clients
 
         columns = {name: self.column(name) for name in self.fields}
-        facts = {name: self.facts(name) for name in self.fields}
-        write_clients(path, self.ids, self.keys, self.num_examples, columns, self.vocabularies, facts)
+        field_stats = {name: self.field_stats(name) for name in self.fields}
+        write_clients(path, self.ids, self.keys, self.num_examples, columns, self.vocabularies, field_stats)
 
     # ---- read ----------------------------------------------------------------------------------------
 
@@ -167,22 +167,22 @@ class Clients:
             return column[start : start + int(self.num_examples.sum())]
         return column[self._rows()]
 
-    def facts(self, field: str) -> Facts:
+    def field_stats(self, field: str) -> FieldStats:
         """The range of a field's numbers, and whether they repeat at a client; read where it is not known.
 
         Of a part of other clients it may be their range.
         """
-        if field not in self._facts:
+        if field not in self._field_stats:
             found = NONE._replace(distinct=self.blank(field, 0).ndim == 1)
             for piece in self.pieces():
                 owner = np.repeat(np.arange(len(piece)), piece.num_examples)
                 found = merged(found, measured(piece.column(field), owner))
-            self._facts[field] = found
-        return self._facts[field]
+            self._field_stats[field] = found
+        return self._field_stats[field]
 
     def distinct(self, field: str) -> bool:
         """Whether a field holds one whole number per example, and no number twice at any client."""
-        return self.facts(field).distinct
+        return self.field_stats(field).distinct
 
     def pieces(self, examples: int = _PIECE) -> Iterator["Clients"]:
         """The clients in consecutive pieces of about so many examples, one client at least."""
@@ -209,9 +209,9 @@ class Clients:
         """
         return self.places(clients, size).field(field)
 
-    def places(self, clients: Int[np.ndarray, "row"], size: int) -> Places:
+    def places(self, clients: Int[np.ndarray, "row"], size: int) -> PaddedGather:
         """Where the examples of some clients lie, to read several fields; arguments as of `padded`."""
-        return Places.of(self._columns, self._starts[clients], self.num_examples[clients], size)
+        return PaddedGather.of(self._columns, self._starts[clients], self.num_examples[clients], size)
 
     # ---- other clients -------------------------------------------------------------------------------
 
@@ -221,15 +221,15 @@ class Clients:
 
     def _at(self, clients: Any) -> "Clients":
         parts = self.ids[clients], self.keys[clients], self._starts[clients], self.num_examples[clients]
-        return Clients(*parts, self._columns, self.vocabularies, self._facts)
+        return Clients(*parts, self._columns, self.vocabularies, self._field_stats)
 
     def select(self, *fields: str) -> "Clients":
         """The same clients with these fields only."""
         for field in fields:
             self._check_field(field)
         columns = {f: self._columns[f] for f in fields}
-        facts = {f: x for f, x in self._facts.items() if f in columns}
-        return self._with(columns=columns, facts=facts)
+        field_stats = {f: x for f, x in self._field_stats.items() if f in columns}
+        return self._with(columns=columns, field_stats=field_stats)
 
     def shuffled(self, seed: int) -> "Clients":
         """Every client's examples in a random order, fixed by the seed and the client's id alone."""
@@ -270,7 +270,7 @@ class Clients:
     def _with(self, **other: Any) -> "Clients":
         same = ("ids", "keys", "num_examples", "vocabularies")
         parts = {name: getattr(self, name) for name in same}
-        inner = {"starts": self._starts, "columns": self._columns, "facts": self._facts}
+        inner = {"starts": self._starts, "columns": self._columns, "field_stats": self._field_stats}
         return Clients(**{**parts, **inner, **other})
 
     def _check_field(self, field: str) -> None:

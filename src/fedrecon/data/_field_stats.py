@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Facts(NamedTuple):
+class FieldStats(NamedTuple):
     """A field's range, and whether numbers repeat.
 
     They stay true, if less sharp, for any part of the clients and of their examples.
@@ -21,16 +21,16 @@ class Facts(NamedTuple):
     distinct: bool
 
 
-NONE = Facts(np.inf, -np.inf, True)  # of no example at all
+NONE = FieldStats(np.inf, -np.inf, True)  # of no example at all
 
 
-def merged(one: Facts, other: Facts) -> Facts:
+def merged(one: FieldStats, other: FieldStats) -> FieldStats:
     """What holds for two sets of clients together."""
     least, most = min(one.least, other.least), max(one.most, other.most)
-    return Facts(least, most, one.distinct and other.distinct)
+    return FieldStats(least, most, one.distinct and other.distinct)
 
 
-def measured(column: np.ndarray, owner: np.ndarray) -> Facts:
+def measured(column: np.ndarray, owner: np.ndarray) -> FieldStats:
     """Reads a field.
 
     Args:
@@ -49,4 +49,4 @@ def measured(column: np.ndarray, owner: np.ndarray) -> Facts:
         pairs.sort()
         single = not np.any(pairs[1:] == pairs[:-1])
     # As numbers of Python, of which whole ones have no limit.
-    return Facts(least.item(), most.item(), single)
+    return FieldStats(least.item(), most.item(), single)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 
-class Places(NamedTuple):
+class PaddedGather(NamedTuple):
     """The examples of some clients, a row for each.
 
     Attributes:
@@ -21,10 +21,10 @@ class Places(NamedTuple):
     free: Bool[np.ndarray, "client place"]
 
     @staticmethod
-    def of(columns: Mapping[str, np.ndarray], starts: Any, counts: Any, size: int) -> "Places":
+    def of(columns: Mapping[str, np.ndarray], starts: Any, counts: Any, size: int) -> "PaddedGather":
         """Of clients with so many examples from `starts` on, at most `size` each."""
         place = np.arange(size, dtype=np.int32)
-        return Places(columns, starts[:, None] + place, place >= counts.astype(np.int32)[:, None])
+        return PaddedGather(columns, starts[:, None] + place, place >= counts.astype(np.int32)[:, None])
 
     def field(self, name: str, dtype: Any = None, fill: int = 0) -> np.ndarray:
         """A field of the clients, `[client, place, ...]`.

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedrecon.data._arrow import write_within
 from fedrecon.data._clients import Clients
-from fedrecon.data._field_stats import Facts, merged
+from fedrecon.data._field_stats import FieldStats, merged
 from fedrecon.data._from_arrays import vocabulary
 from fedrecon.data._hashing import client_keys
 from fedrecon.data._scratch import scratch
@@ -46,7 +46,7 @@ class ClientWriter:
         self._counts: list[np.ndarray] = []
         self._files: dict[str, IO] = {}
         self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
-        self._facts: dict[str, Facts] = {}
+        self._field_stats: dict[str, FieldStats] = {}
         self._folder: Path | None = None
         self._open = ExitStack()
 
@@ -88,8 +88,9 @@ class ClientWriter:
             for name, file in self._files.items():
                 file.write(np.ascontiguousarray(piece.column(name)).data)
         for name in kinds:
-            facts = clients.facts(name)
-            self._facts[name] = merged(self._facts[name], facts) if name in self._facts else facts
+            stats = clients.field_stats(name)
+            before = self._field_stats.get(name)
+            self._field_stats[name] = stats if before is None else merged(before, stats)
         self._ids.append(clients.ids)
         self._counts.append(clients.num_examples)
 
@@ -128,7 +129,8 @@ class ClientWriter:
             )
         keys = client_keys(ids)
         assert self._folder is not None
-        write_within(self._folder, self._path, ids, keys, counts, columns, self._vocabularies, self._facts)
+        stats = self._field_stats
+        write_within(self._folder, self._path, ids, keys, counts, columns, self._vocabularies, stats)
 
 
 def _show(dtype: np.dtype, shape: tuple[int, ...]) -> str:

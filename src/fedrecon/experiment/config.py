@@ -116,7 +116,7 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
         SettingError: The file is missing or no TOML, or a setting is unknown or breaks a rule.
     """
     source, values = _read(path)
-    if isinstance(values.get("algorithm"), str):  # as `Job.configuration` writes it
+    if isinstance(values.get("algorithm"), str):  # as `RunSpec.configuration` writes it
         raise SettingError(
             f"{source}: is of a run made in Python, whose model and data only its program has: call "
             f"fedrecon.train with the same arguments to go on with it, fedrecon.Personalization to serve "

@@ -18,7 +18,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import round_keys
 from fedrecon.errors import did_you_mean, of_kind
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
-from fedrecon.simulation._block_plan import FAR, Slot, side_by_side
+from fedrecon.simulation._block_plan import FAR, Slot, clients_in_block
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
@@ -94,9 +94,10 @@ class Personalization:
         self._state = self._devices.everywhere(state)
         self._program = _program(heavy(state.global_params, algorithm.model.tables))
         self.lengths = block_lengths(num_examples)
-        most = clients_per_block or clients_side_by_side()
+        most = clients_per_block or default_clients_per_block()
         self._widths = {
-            length: side_by_side(length, most, _PLACES[jax.default_backend() == "cpu"]) * len(self._devices)
+            length: clients_in_block(length, most, _PLACES[jax.default_backend() == "cpu"])
+            * len(self._devices)
             for length in self.lengths
         }
         self._compiling = {length: Lock() for length in self.lengths}
@@ -185,7 +186,7 @@ def _check_items(top: TopK, model: Model, state: ServerState) -> None:
             raise ValueError(f"items must be at most the {rows:,} rows of {table.leaf!r}, got {top.items:,}")
 
 
-def clients_side_by_side() -> int:
+def default_clients_per_block() -> int:
     """How many clients a device personalises at a time, where nobody says otherwise."""
     return 64 if jax.default_backend() == "cpu" else 1024
 

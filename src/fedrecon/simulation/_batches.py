@@ -11,7 +11,7 @@ from fedrecon._kernels.rows import Group, groups, num_rows
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, Params
 from fedrecon.data._clients import Clients
-from fedrecon.data._padding import Places
+from fedrecon.data._padding import PaddedGather
 from fedrecon.errors import DataError, did_you_mean
 from fedrecon.simulation._block_plan import Slot
 
@@ -129,7 +129,7 @@ class Layout:
             found[group.name] = np.count_nonzero(rows < self.sizes[group.name], axis=1)
         return found
 
-    def _laid_out(self, places: Places, field: str) -> np.ndarray:
+    def _laid_out(self, places: PaddedGather, field: str) -> np.ndarray:
         """A field of some clients; ids as 32-bit integers, since a smaller type may not have the row past a
         table's end.
         """
@@ -183,8 +183,10 @@ class Layout:
             kind = clients.blank(field).dtype
             if kind.kind not in "iu":
                 raise DataError(f"field {field!r} indexes a table, so it must hold whole numbers, got {kind}")
-            facts = clients.facts(field)
-            if facts.least < 0 or facts.most >= size:  # or only clients do that are not among these
+            field_stats = clients.field_stats(field)
+            if (
+                field_stats.least < 0 or field_stats.most >= size
+            ):  # or only clients do that are not among these
                 for piece in clients.pieces():
                     column = piece.column(field)
                     if np.any((column < 0) | (column >= size)):

@@ -200,10 +200,12 @@ def plan_evaluation(num_examples: Int[np.ndarray, "client"], heavy: bool = False
     short = {min(-(-max(int(length), 1) // 10) * 10, longest) for length in shares}
     if len(num_examples) < _MANY_CLIENTS:
         short = {length for length in [max(short, default=longest)] if longest > FAR * length}
-    return Plan(tuple(Slot(1, side_by_side(length, most), length) for length in sorted({*short, longest})))
+    return Plan(
+        tuple(Slot(1, clients_in_block(length, most), length) for length in sorted({*short, longest}))
+    )
 
 
-def side_by_side(length: int, most: int = _MOST_CLIENTS, places: int = _MOST_PLACES) -> int:
+def clients_in_block(length: int, most: int = _MOST_CLIENTS, places: int = _MOST_PLACES) -> int:
     """Clients of a block that is gone through once: fewer where they are very long, for the memory's sake.
 
     Args:

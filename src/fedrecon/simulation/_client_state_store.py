@@ -82,7 +82,7 @@ class ClientStateStore:
         self._origin: Any = None
 
     @staticmethod
-    def of(algorithm: Algorithm, clients: Clients, folder: Path | None = None) -> "Kept | None":
+    def of(algorithm: Algorithm, clients: Clients, folder: Path | None = None) -> "ClientStateStore | None":
         """For an algorithm's clients; None if they are stateless."""
         key = jax.random.key(0)
         like = jax.eval_shape(lambda k: algorithm.init_client_state(algorithm.model.init_global(k), k), key)
@@ -194,7 +194,7 @@ class ClientStateStore:
         self._make_folder()
         Log(self._path(mark["file"]), self.dtype).append(records)
 
-    def at(self, mark: Mapping[str, Any] | None) -> "Kept":
+    def at(self, mark: Mapping[str, Any] | None) -> "ClientStateStore":
         """A committed state, or the start, beside the present one: to be read."""
         view = copy.copy(self)
         view._last, view._temporary = self._last.copy(), False

@@ -190,7 +190,7 @@ def for_each_client(start, step, end):
 
 def test_the_round_for_fedjax_is_the_same_round():
     clients, sampling = recipe.training_clients(SMALL), Uniform(4)
-    loop = fedjax_round.Loop(SimpleNamespace(for_each_client=for_each_client), clients, sampling)
+    loop = fedjax_round.TrainingLoop(SimpleNamespace(for_each_client=for_each_client), clients, sampling)
     before, random = loop.table, copy.deepcopy(loop._random)
     after = loop.round()
 
@@ -206,7 +206,7 @@ def test_the_round_for_fedjax_is_the_same_round():
 def test_the_round_in_pytorch_is_the_same_round():
     torch = pytest.importorskip("torch")
     clients = recipe.training_clients(SMALL)
-    loop = torch_round.Loop(torch, clients, Uniform(8))
+    loop = torch_round.TrainingLoop(torch, clients, Uniform(8))
     name = clients.ids[int(np.argmax(clients.num_examples))]
     fields, count = clients[name], int(clients.num_examples.max())
     user = np.random.default_rng(0).uniform(-0.3, 0.3, recipe.FACTORS).astype(np.float32)
@@ -266,7 +266,7 @@ def next_words():
 def test_the_next_word_round_in_pytorch_is_the_same_round(next_words):
     torch = pytest.importorskip("torch")
     _, clients, start, own, wanted = next_words
-    loop = next_word_torch.Loop(torch, SENTENCES, clients, start, own.copy)
+    loop = next_word_torch.TrainingLoop(torch, SENTENCES, clients, start, own.copy)
     loop.round()
     assert_same_change(loop.global_params(), wanted, start)
 
@@ -274,7 +274,7 @@ def test_the_next_word_round_in_pytorch_is_the_same_round(next_words):
 def test_the_next_word_round_for_fedjax_is_the_same_round(next_words):
     model, clients, start, own, wanted = next_words
     fedjax = SimpleNamespace(for_each_client=for_each_client)
-    loop = next_word_fedjax.Loop(fedjax, SENTENCES, model, clients, start, own.copy)
+    loop = next_word_fedjax.TrainingLoop(fedjax, SENTENCES, model, clients, start, own.copy)
     assert_same_change(leaves_of(loop.round()), wanted, start)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from fedrecon import Clients
 from fedrecon.data._arrow import is_client_file
-from fedrecon.data._field_stats import NONE, Facts, measured, merged
+from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._writer import ClientWriter
 from fedrecon.errors import DataError
 from fedrecon.experiment.training.run_spec import digest
@@ -140,7 +140,7 @@ def test_facts_come_with_the_file_and_hold_for_parts(tmp_path, monkeypatch):
     opened = Clients.open(tmp_path / "clients.arrow")
     monkeypatch.setattr(Clients, "column", lambda *_: pytest.fail("the field was read"))
     for part in (opened, opened.take([1, 0]).cap(2), opened.select("item")):
-        assert part.facts("item") == made.facts("item") and part.distinct("item")
+        assert part.field_stats("item") == made.field_stats("item") and part.distinct("item")
     assert not opened.distinct("image")
 
 
@@ -162,20 +162,20 @@ def test_facts_are_those_of_all_pieces():
     assert [len(piece) for piece in pieces] == [1, 2, 1]
     assert sum(int(piece.num_examples.sum()) for piece in pieces) == 15
     least, most = made.column("item").min(), made.column("item").max()
-    assert made.facts("item") == Facts(least, most, True)
-    assert merged(NONE, Facts(1, 2, False)) == Facts(1, 2, False)
+    assert made.field_stats("item") == FieldStats(least, most, True)
+    assert merged(NONE, FieldStats(1, 2, False)) == FieldStats(1, 2, False)
     twice = measured(np.array([1, 2, 1], np.int64), np.array([0, 0, 0]))
     apart = measured(np.array([1, 2, 1], np.int64), np.array([0, 0, 1]))
     assert (twice.distinct, apart.distinct) == (False, True)
     wide = measured(np.array([2**40, -(2**41)]), np.array([0, 0]))
-    assert wide == Facts(-(2**41), 2**40, True)
+    assert wide == FieldStats(-(2**41), 2**40, True)
 
 
 def test_pieces_change_neither_orders_nor_digests(monkeypatch):
     made = clients([4, 6, 0, 5, 9])
-    whole = made.shuffled(3), made.sorted_by("item"), digest(made), made.take([3, 1]).facts("item")
+    whole = made.shuffled(3), made.sorted_by("item"), digest(made), made.take([3, 1]).field_stats("item")
     monkeypatch.setattr("fedrecon.data._clients.Clients.pieces", lambda self, examples=0: PIECES(self, 6))
-    cut = made.shuffled(3), made.sorted_by("item"), digest(made), made.take([3, 1]).facts("item")
+    cut = made.shuffled(3), made.sorted_by("item"), digest(made), made.take([3, 1]).field_stats("item")
     for one, other in zip(whole[:2], cut[:2], strict=True):
         for name in made.fields:
             np.testing.assert_array_equal(one.column(name), other.column(name))

@@ -11,7 +11,7 @@ from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.models._matrix_factorization import matrix_factorization
 from fedrecon.serving import _personalization as personalization
 from fedrecon.serving._personalization import Personalization, TopK, block_lengths
-from fedrecon.simulation._block_plan import plan_evaluation, side_by_side
+from fedrecon.simulation._block_plan import clients_in_block, plan_evaluation
 
 ITEMS, FACTORS = 30, 4
 
@@ -180,4 +180,4 @@ def test_few_clients_that_are_far_longer_than_the_rest_take_no_more_memory(train
     for name, values in narrow(CLIENTS).items():
         np.testing.assert_allclose(values, alone[name], rtol=1e-5, atol=1e-6)
     assert [slot.clients for slot in plan_evaluation(np.array([300] * 99 + [60_000])).slots] == [64, 4]
-    assert side_by_side(300) == 64 and side_by_side(60_000) == 4 and side_by_side(10**7) == 1
+    assert clients_in_block(300) == 64 and clients_in_block(60_000) == 4 and clients_in_block(10**7) == 1

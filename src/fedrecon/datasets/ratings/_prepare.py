@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedrecon.data._cache import converted
+from fedrecon.data._cache import load_or_convert
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.ratings._archive import find
 from fedrecon.datasets.ratings._columns import Ratings
@@ -52,7 +52,7 @@ def prepare(
 
         return group(read(source, reading))
 
-    return converted(
+    return load_or_convert(
         convert,
         kind="ratings",
         facts=(_VERSION, str(source.path.resolve()), source.member, tuple(reading)),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedrecon.data._cache import room
+from fedrecon.data._cache import disk_backed_array
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.text._tokenizers import Tokenizer
 from fedrecon.errors import DataError
@@ -57,7 +57,7 @@ def to_clients(
 
     def cut() -> None:
         """Puts what was read into a piece of its own, which may lie on the disk."""
-        piece = room((len(lengths), length), np.int32)
+        piece = disk_backed_array((len(lengths), length), np.int32)
         piece[:] = 0
         piece[np.arange(length) < np.asarray(lengths)[:, None]] = np.asarray(flat)
         pieces.append(piece)
@@ -85,7 +85,7 @@ def to_clients(
     if not sum(counts):
         raise DataError(f"{source}: must hold text, none of its {len(ids):,} clients has a word")
     cut()
-    tokens = room((sum(counts), length), np.int32)
+    tokens = disk_backed_array((sum(counts), length), np.int32)
     np.concatenate(pieces, out=tokens)
     lexicon = np.asarray(["", *numbers], object)
     offsets = np.concatenate([[0], np.cumsum(counts)])

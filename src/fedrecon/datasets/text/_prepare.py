@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from fedrecon.data._cache import converted
+from fedrecon.data._cache import load_or_convert
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.text import _chitchat as chitchat
 from fedrecon.datasets.text._encode import to_clients
@@ -52,7 +52,7 @@ def prepare(
 
     if tokenizer not in TOKENIZERS:
         return convert()
-    return converted(
+    return load_or_convert(
         convert,
         kind="texts",
         facts=(_VERSION, str(source.resolve()), tokenizer, sentences, length, part),

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.data._cache import room
+from fedrecon.data._cache import disk_backed_array
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 
@@ -174,7 +174,7 @@ class Vocabulary:
         facts[0] = PADDING, -1, PADDING  # the lexicon's entry for "no word"
         by_token = np.array(facts, np.int32).T
         shape, start = (int(clients.num_examples.sum()), *clients.blank("token").shape), 0
-        columns = {name: room(shape, np.int32) for name in ("word", "bucket", "target")}
+        columns = {name: disk_backed_array(shape, np.int32) for name in ("word", "bucket", "target")}
         for piece in clients.pieces():
             made = self.columns(piece.column("token"), *by_token)
             stop = start + int(piece.num_examples.sum())
@@ -192,6 +192,6 @@ class Vocabulary:
         word[:, 1:], bucket[:, 1:] = rows[tokens[:, :-1]], buckets[tokens[:, :-1]]
         target = ids[tokens]
         length = np.count_nonzero(tokens, axis=1)
-        room = np.flatnonzero(length < tokens.shape[1])
-        target[room, length[room]] = END
+        disk_backed_array = np.flatnonzero(length < tokens.shape[1])
+        target[disk_backed_array, length[disk_backed_array]] = END
         return {"word": word, "bucket": bucket, "target": target}

@@ -19,7 +19,7 @@ from fedrecon.experiment.reporting.curve_points import Point
 from fedrecon.experiment.serving.evaluate import hold_to_data, restored
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.metrics_log import SEEN
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -46,10 +46,10 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
     moved = config if data is None else override(config, {"data": {"path": data}})
     task = task_of(moved)
     hold_to_data(run, task, "say where they are now with --data PATH")
-    job = job_of(config, task)
-    if split not in job.evaluated:
-        raise SettingError(f"--split must be one of {', '.join(job.evaluated)}, got {split!r}")
-    clients, (round, state, client_states) = job.evaluated[split], restored(run, job)
+    spec = spec_of(config, task)
+    if split not in spec.evaluated:
+        raise SettingError(f"--split must be one of {', '.join(spec.evaluated)}, got {split!r}")
+    clients, (round, state, client_states) = spec.evaluated[split], restored(run, spec)
     screen.print(f"{config.name}: parameters after round {round}, {len(clients):,} {split} clients")
     points = []
 
@@ -59,9 +59,9 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
             state,
             clients,
             split=cut,
-            seed=job.seed,
+            seed=spec.seed,
             client_states=client_states,
-            scoring=job.scoring,
+            scoring=spec.scoring,
         )
 
     def add(curve: str, x: float, found: Evaluation) -> None:
@@ -74,12 +74,12 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
     for steps in STEPS if solver else ():
         # As many passes as steps: every client that has an example then takes them all.
         more = override(config, {"algorithm": {solver: {"epochs": steps, "max_steps": steps}}})
-        add("steps", float(steps), evaluated(more.algorithm.build_for(task), job.split_of(split)))
+        add("steps", float(steps), evaluated(more.algorithm.build_for(task), spec.split_of(split)))
     # Of seen clients, whose other examples were trained on, those held out alone measure what is found.
-    cut = job.split_of(split) if split.startswith(SEEN) else Fraction(1 - HELD, query=HELD)
+    cut = spec.split_of(split) if split.startswith(SEEN) else Fraction(1 - HELD, query=HELD)
     for share in SHARES:
-        add("support", share, evaluated(_given_less(job.algorithm, share), cut))
-    whole = evaluated(job.algorithm, job.split_of(split))
+        add("support", share, evaluated(_given_less(spec.algorithm, share), cut))
+    whole = evaluated(spec.algorithm, spec.split_of(split))
     for group in np.array_split(np.argsort(clients.num_examples, kind="stable"), min(GROUPS, len(clients))):
         part = {
             name: type(mean)(mean.total[group], mean.weight[group]) for name, mean in whole.per_client.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.config import Config
-from fedrecon.experiment.distributed.processes import ALONE, Team, join
+from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.compilation_cache import keep_compiled
 
@@ -163,7 +163,7 @@ def settings(options: argparse.Namespace) -> int:
     return 0
 
 
-def _begin(options: argparse.Namespace) -> Team:
+def _begin(options: argparse.Namespace) -> ProcessGroup:
     keep_compiled()
     return join() if options.distributed else ALONE
 

@@ -6,29 +6,29 @@ from typing import Any
 import numpy as np
 
 from fedrecon.errors import RunError
-from fedrecon.experiment.distributed.processes import Team
+from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.storage.checkpoint import Checkpoint, Checkpoints
 from fedrecon.experiment.storage.run_folder import PLAN, RunFolder
 from fedrecon.simulation._block_plan import Plan
 from fedrecon.simulation._client_state_store import ClientStateStore
 
 
-def saved_plan(folder: RunFolder | None, team: Team) -> Plan | None:
+def saved_plan(folder: RunFolder | None, processes: ProcessGroup) -> Plan | None:
     """The run folder's plan if it has one: only under the same plan are the bits the same."""
-    saved = team.tell(None if folder is None else folder.read(PLAN))
+    saved = processes.tell(None if folder is None else folder.read(PLAN))
     try:
         return None if saved is None else Plan.from_json(saved)
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{PLAN}: must be the run's plan as it was written: {error}") from None
 
 
-def saved_for_all(checkpoints: Checkpoints | None, like: Any, team: Team) -> Checkpoint | None:
+def saved_for_all(checkpoints: Checkpoints | None, like: Any, processes: ProcessGroup) -> Checkpoint | None:
     """The last checkpoint; None if there is none. What a kill left beside it is removed.
 
     Args:
         checkpoints: Where it is; None in all processes but the first, and where none are kept.
         like: A tree as it was saved, in every process.
-        team: The processes.
+        processes: The processes.
 
     Raises:
         CheckpointError: It is cut short or another run's.
@@ -38,33 +38,33 @@ def saved_for_all(checkpoints: Checkpoints | None, like: Any, team: Team) -> Che
         checkpoints.clean()
         latest = checkpoints.latest()
         saved = None if latest is None else checkpoints.restore(latest, like)
-    told = team.tell(None if saved is None else {"round": saved.round, "info": saved.info})
+    told = processes.tell(None if saved is None else {"round": saved.round, "info": saved.info})
     if told is None:
         return None
-    return Checkpoint(**told, tree=team.share(like if saved is None else saved.tree))
+    return Checkpoint(**told, tree=processes.share(like if saved is None else saved.tree))
 
 
 def share_client_states(
-    client_states: ClientStateStore, marks: Sequence[Mapping[str, Any] | None], team: Team
+    client_states: ClientStateStore, marks: Sequence[Mapping[str, Any] | None], processes: ProcessGroup
 ) -> None:
     """Brings what clients kept in some committed states to the processes that do not see the folder.
 
     Args:
         client_states: Of this process.
         marks: Of the states, None for the start.
-        team: The processes.
+        processes: The processes.
 
     Raises:
         DataError: A log is missing or cut short.
     """
     longest: dict[str, Mapping[str, Any]] = {}
-    for mark in marks if team.count > 1 else ():
+    for mark in marks if processes.count > 1 else ():
         if mark is not None and mark["records"] >= longest.get(mark["file"], mark)["records"]:
             longest[mark["file"]] = mark
     for mark in longest.values():
         records = (
-            client_states.records(mark) if team.first else np.zeros(mark["records"], client_states.dtype)
+            client_states.records(mark) if processes.first else np.zeros(mark["records"], client_states.dtype)
         )
-        records = team.share(records.view(np.uint8)).view(client_states.dtype)
-        if not team.first:
+        records = processes.share(records.view(np.uint8)).view(client_states.dtype)
+        if not processes.first:
             client_states.adopt(mark, records)

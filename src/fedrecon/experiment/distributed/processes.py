@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedrecon.errors import RunError
-from fedrecon.experiment.distributed import exit_message as last_words
+from fedrecon.experiment.distributed import exit_message
 from fedrecon.experiment.settings.sections import SettingError
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -28,7 +28,7 @@ _calls = itertools.count()
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes of a run, of which the first writes its folder. All of them make the same calls.
 
     Attributes:
@@ -40,13 +40,13 @@ class Team:
     count: int = 1
 
     @staticmethod
-    def present() -> "Team":
+    def present() -> "ProcessGroup":
         """The processes of JAX's distributed runtime; this one alone where it does not run."""
         jax = sys.modules.get("jax")
         if jax is None or not jax.distributed.is_initialized():
             return ALONE
         # Asked of JAX itself, it would look for devices, and wait until the others do.
-        return Team(_runtime().process_id, _runtime().num_processes)
+        return ProcessGroup(_runtime().process_id, _runtime().num_processes)
 
     @property
     def first(self) -> bool:
@@ -145,10 +145,10 @@ class Team:
             raise _lost(error) from error
 
 
-ALONE = Team()
+ALONE = ProcessGroup()
 
 
-def join() -> Team:
+def join() -> ProcessGroup:
     """Makes this process one of several of a run, as the environment says; before JAX looks for devices.
 
     What it does not say is found by JAX, where it knows how: under SLURM, Open MPI and on cloud TPUs.
@@ -184,14 +184,14 @@ def join() -> Team:
             f"--distributed needs {ADDRESS} (HOST:PORT of the first process), {COUNT} and {NUMBER}, or a "
             f"cluster that JAX knows, such as SLURM; set: {known or 'none of them'} ({error})"
         ) from None
-    team = Team.present()
-    if team.count > 1:
+    processes = ProcessGroup.present()
+    if processes.count > 1:
         # JAX's own farewell to the others, which may be gone, comes after these are withdrawn.
-        last_words.leave(
-            f"fedrecon: process {team.number} of {team.count} was ended: from outside, or by JAX since "
-            f"another process of this run was lost, see what they printed; {_ON}\n"
+        exit_message.leave(
+            f"fedrecon: process {processes.number} of {processes.count} was ended: from outside, or by JAX "
+            f"since another process of this run was lost, see what they printed; {_ON}\n"
         )
-    return team
+    return processes
 
 
 def leave(status: int, message: str) -> None:
@@ -199,16 +199,16 @@ def leave(status: int, message: str) -> None:
 
     JAX would have it wait for processes that may be gone.
     """
-    team = Team.present()
-    if team.count == 1:
+    processes = ProcessGroup.present()
+    if processes.count == 1:
         return
     with suppress(Exception):
-        _client().key_value_set(f"{_FAILED}/{team.number}", message)
-        if team.first:
+        _client().key_value_set(f"{_FAILED}/{processes.number}", message)
+        if processes.first:
             time.sleep(5 * _PAUSE)  # the others hear it from this process
     sys.stdout.flush()
     sys.stderr.flush()
-    last_words.withdraw()
+    exit_message.withdraw()
     os._exit(status)
 
 

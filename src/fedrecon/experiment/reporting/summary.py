@@ -8,7 +8,7 @@ from typing import Any
 
 from fedrecon.experiment.reporting.result import FIRST, Result
 from fedrecon.experiment.reporting.tables import markdown
-from fedrecon.experiment.reporting.training_warnings import concerns
+from fedrecon.experiment.reporting.training_warnings import training_warnings
 from fedrecon.experiment.storage.arrow import column
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
 from fedrecon.solvers._minibatches import COSTS
@@ -96,7 +96,7 @@ def summary(result: Result, title: str, figures: list[Path]) -> str:
             else []
         )
         lines += [markdown(table(values)), ""]
-    lines += [f"- {text[0].upper()}{text[1:]}." for text in concerns(result.records)]
+    lines += [f"- {text[0].upper()}{text[1:]}." for text in training_warnings(result.records)]
     for name, text in result.notes.items():
         lines.append(f"- {name}: {text}")
     lines += [

@@ -3,7 +3,7 @@
 from fedrecon.experiment.storage.metrics_log import Records
 
 
-def concerns(records: Records, many: float = 0.1) -> list[str]:
+def training_warnings(records: Records, many: float = 0.1) -> list[str]:
     """Sentences about updates that were dropped, or that changed nothing; none if all is well.
 
     Args:

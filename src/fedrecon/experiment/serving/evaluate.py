@@ -14,16 +14,16 @@ from fedrecon.data._holdout import HELD_OUT
 from fedrecon.errors import RunError
 from fedrecon.evaluation._evaluate import Evaluation, evaluate
 from fedrecon.experiment.config import Config, override
-from fedrecon.experiment.distributed.processes import Team
+from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary as report
 from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import asked, in_vocabularies, served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, FINGERPRINT
 from fedrecon.experiment.tasks._base import Task
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_experiment import rich_table
-from fedrecon.experiment.training.run_spec import Job, digest
+from fedrecon.experiment.training.run_spec import RunSpec, digest
 from fedrecon.experiment.training.vocabularies import known_to
 from fedrecon.simulation._client_state_store import ClientStateStore
 
@@ -56,35 +56,37 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         hold_to_data(run, task, "its model is made for them: put them back where it found them")
         known = known_to(run)
         other, left = in_vocabularies(config, data, known)
-    job = job_of(config, task)
-    round, state, client_states = restored(run, job)
-    team = Team.present()
-    team.agree(
-        {"round": round, **{name: digest(x) for name, x in task.sets().items()}} if team.count > 1 else {}
+    spec = spec_of(config, task)
+    round, state, client_states = restored(run, spec)
+    processes = ProcessGroup.present()
+    processes.agree(
+        {"round": round, **{name: digest(x) for name, x in task.sets().items()}}
+        if processes.count > 1
+        else {}
     )
     screen.print(f"{config.name}: parameters after round {round}")
     if other is None:
         sets = {name: x for name, x in task.sets().items() if name != "train"}
-        splits = {name: job.split_of(name) for name in sets}
+        splits = {name: spec.split_of(name) for name in sets}
     else:
         other = asked(config, other, served_fields(task))
-        sets, splits = {"other": other}, {"other": HeldOut() if HELD_OUT in other.fields else job.split}
+        sets, splits = {"other": other}, {"other": HeldOut() if HELD_OUT in other.fields else spec.split}
         screen.print(f"other data: {len(other):,} clients; {left}")
     evaluations = {
         name: evaluate(
-            job.algorithm,
+            spec.algorithm,
             state,
             clients,
             split=splits[name],
-            seed=job.seed,
+            seed=spec.seed,
             client_states=client_states,
-            scoring=job.scoring,
+            scoring=spec.scoring,
         )
         for name, clients in sets.items()
     }
     values = by_protocol({name: x.summary() for name, x in evaluations.items()})
     screen.print(rich_table(report.table(values)))
-    for name, evaluation in evaluations.items() if team.first else ():
+    for name, evaluation in evaluations.items() if processes.first else ():
         path = run / report.evaluated_file(name)
         report.write_clients(path, evaluation)
         screen.print(f"Clients: {path}")
@@ -116,7 +118,7 @@ def _other_data(run: Path, advice: str) -> RunError:
     return RunError(f"{run}: its data are no longer what they were; {advice}")
 
 
-def restored(run: Path, job: Job) -> tuple[int, Any, ClientStateStore | None]:
+def restored(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateStore | None]:
     """The round and the state of the parameters that a run ends with, so far, and what clients keep.
 
     Raises:
@@ -126,13 +128,13 @@ def restored(run: Path, job: Job) -> tuple[int, Any, ClientStateStore | None]:
     latest = checkpoints.latest()
     if latest is None:
         raise RunError(f"{run}: a run must have a checkpoint to be evaluated, this one has none")
-    like = jax.jit(job.algorithm.init)(jax.random.key(0))
-    best = {"best": like.global_params} if job.select == "best" else {}
+    like = jax.jit(spec.algorithm.init)(jax.random.key(0))
+    best = {"best": like.global_params} if spec.select == "best" else {}
     saved = checkpoints.restore(latest, {"state": like, **best})
     tree = jax.tree.map(jnp.asarray, saved.tree)
     found, client_states = (
         saved.info["best"],
-        ClientStateStore.of(job.algorithm, job.clients, run / CLIENT_STATES),
+        ClientStateStore.of(spec.algorithm, spec.clients, run / CLIENT_STATES),
     )
     if client_states is not None:
         client_states.restore(saved.info["kept"] if found is None else found["kept"])

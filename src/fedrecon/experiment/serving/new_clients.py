@@ -7,7 +7,7 @@ from fedrecon.data._arrow import is_client_file
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
 from fedrecon.experiment.config import Config, override, task_module
-from fedrecon.experiment.serving.vocabulary_mapping import Matching
+from fedrecon.experiment.serving.vocabulary_mapping import VocabularyMapper
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.tasks._base import Task
 
@@ -27,7 +27,7 @@ def in_vocabularies(config: Config, data: str, known: Mapping[str, list[Any]]) -
     clients, said = _read(config, data, known)
     if said:
         return clients, said
-    clients, unknown = Matching(clients.vocabularies, known)(clients)
+    clients, unknown = VocabularyMapper(clients.vocabularies, known)(clients)
     return clients, f"{unknown:,} examples left out, of items unknown to the run"
 
 

@@ -21,7 +21,7 @@ _REQUEST = "request.json"
 _KEY = b"fedrecon"  # of the request in the file's own metadata
 
 
-class Parts:
+class ResumableParquetWriter:
     """The parts of a file, in a hidden folder beside it until all are there.
 
     Args:
@@ -64,7 +64,7 @@ class Parts:
         if self._lock is not None:
             self._lock.release()
 
-    def __enter__(self) -> "Parts":
+    def __enter__(self) -> "ResumableParquetWriter":
         return self
 
     def __exit__(

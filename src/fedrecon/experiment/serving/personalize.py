@@ -18,16 +18,16 @@ from fedrecon.experiment.console.progress_bar import counted
 from fedrecon.experiment.reporting.summary import size
 from fedrecon.experiment.serving.evaluate import hold_to_data, restored
 from fedrecon.experiment.serving.new_clients import ready, served_fields, to_serve
-from fedrecon.experiment.serving.parquet_parts import Parts
-from fedrecon.experiment.serving.vocabulary_mapping import Matching
+from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
+from fedrecon.experiment.serving.vocabulary_mapping import VocabularyMapper
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.arrow import column, ragged
 from fedrecon.experiment.storage.resource_usage import peak_memory
 from fedrecon.experiment.storage.run_folder import FINGERPRINT
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_spec import digest, ids_digest
 from fedrecon.experiment.training.vocabularies import known_to
-from fedrecon.serving._personalization import Personalization, TopK, clients_side_by_side
+from fedrecon.serving._personalization import Personalization, TopK, default_clients_per_block
 
 PER_PART = 8192  # clients at most: what a kill loses per thread, and what is in memory at a time
 # Bytes of local parameters in a part at most; until they are written they are in memory about four times.
@@ -69,22 +69,22 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     begun = time.monotonic()
     task = task_of(config)
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
-    job = job_of(config, task)
-    round, state, client_states = restored(run, job)
+    spec = spec_of(config, task)
+    round, state, client_states = restored(run, spec)
     known = known_to(run)
     fields = served_fields(task)
     clients = to_serve(config, data, known, fields)
     if not len(clients):
         raise DataError(f"{data}: there must be a client to personalise, there is none")
-    matching, top = Matching(clients.vocabularies, known), _top(wanted, known)
-    per_part = _per_part(12 * top.count if top is not None else _local_bytes(job.algorithm, state))
+    matching, top = VocabularyMapper(clients.vocabularies, known), _top(wanted, known)
+    per_part = _per_part(12 * top.count if top is not None else _local_bytes(spec.algorithm, state))
     # Blocks of more clients than a part has would be padding.
-    width = min(-(-per_part // jax.local_device_count()), clients_side_by_side())
+    width = min(-(-per_part // jax.local_device_count()), default_clients_per_block())
     personalization = Personalization(
-        job.algorithm,
+        spec.algorithm,
         state,
         clients.num_examples,
-        seed=job.seed,
+        seed=spec.seed,
         top=top,
         client_states=client_states,
         clients_per_block=width,
@@ -108,7 +108,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         # What is too low to be served by is rated all the same, and nothing to recommend.
         return _table(served, personalization(served, matched), top, known)
 
-    with Parts(out, request, -(-total // per_part)) as parts:
+    with ResumableParquetWriter(out, request, -(-total // per_part)) as parts:
         missing = parts.missing()
         if len(missing) < parts.count:
             screen.print(f"{parts.count - len(missing)} of {parts.count} parts are there already")

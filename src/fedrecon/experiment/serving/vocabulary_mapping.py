@@ -9,7 +9,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 
 
-class Matching:
+class VocabularyMapper:
     """Renumbers clients' fields as a run knows them, and leaves out examples of what it does not know.
 
     Args:

@@ -22,7 +22,7 @@ def in_format_of(saved: Mapping[str, Any], fingerprint: Mapping[str, Any], path:
 
     Args:
         saved: The content of the file.
-        fingerprint: What `Job.fingerprint` returns.
+        fingerprint: What `RunSpec.fingerprint` returns.
         path: The path of the file, for the message.
 
     Raises:
@@ -30,7 +30,7 @@ def in_format_of(saved: Mapping[str, Any], fingerprint: Mapping[str, Any], path:
     """
     number = saved.get("format", 1)
     if number == 1:
-        return fingerprint_format_1.converted(fingerprint)
+        return fingerprint_format_1.to_format_1(fingerprint)
     if number != FORMAT:
         raise RunError(f"{path}: format must be at most {FORMAT}, got {number!r}: a later fedrecon wrote it")
     return fingerprint

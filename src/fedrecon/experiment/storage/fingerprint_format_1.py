@@ -46,7 +46,7 @@ _GRADIENT_DESCENT: Mapping[str, Any] = {
 }
 
 
-def converted(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+def to_format_1(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     """A fingerprint of format 2 as one of format 1."""
     result = {name: value for name, value in fingerprint.items() if name != "format"}
     for name in ("algorithm", "sampling"):

@@ -18,9 +18,9 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.settings.sections import SettingError, flat
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES
 from fedrecon.experiment.tasks._base import Task
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.evaluation_rows import Evaluated
-from fedrecon.experiment.training.run_spec import Job
+from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.train import run
 
 DONE, STOPPED, FAILED, INTERRUPTED = "done", "stopped", "failed", "interrupted"
@@ -61,7 +61,7 @@ def without_test(config: Config) -> Config:
     return config
 
 
-def job_without_test(config: Config) -> tuple[Task, Job]:
+def job_without_test(config: Config) -> tuple[Task, RunSpec]:
     """The task and the job of a configuration, of which the test clients are no part.
 
     Raises:
@@ -71,10 +71,10 @@ def job_without_test(config: Config) -> tuple[Task, Job]:
     task = task_of(config)
     held_out = {name: clients for name, clients in task.held_out.items() if name != "test"}
     task = replace(task, test=None, held_out=held_out, notes={})
-    job = job_of(config, task)
-    if not job.while_training():
+    spec = spec_of(config, task)
+    if not spec.while_training():
         raise SettingError("a sweep needs validation clients, but the experiment has none")
-    return task, job
+    return task, spec
 
 
 def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
@@ -97,8 +97,8 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
 
     state, started = DONE, time.monotonic()
     try:
-        _, job = job_without_test(config)
-        result = run(job, out=out, callbacks=[evaluated], title=config.name)
+        _, spec = job_without_test(config)
+        result = run(spec, out=out, callbacks=[evaluated], title=config.name)
         if result.interrupted:
             return Outcome(INTERRUPTED)
         rounds = result.rounds
@@ -135,18 +135,18 @@ def best(values: list[float], metric: str) -> float:
     return (max if higher_is_better(metric) else min)(known, default=math.nan)
 
 
-def metric_of(job: Job, wanted: str | None) -> str:
+def metric_of(spec: RunSpec, wanted: str | None) -> str:
     """The metric to tune: the one wanted, or what is read first of those that the validation clients have.
 
     Raises:
         SettingError: They have no such metric or none at all, or it is unknown which way it is better.
     """
-    model, clients = job.algorithm.personal_model, job.evaluated[job.while_training()[0]]
+    model, clients = spec.algorithm.personal_model, spec.evaluated[spec.while_training()[0]]
     one = Examples({name: clients.blank(name, 1) for name in clients.fields}, np.ones(1, bool))
 
     def measured(key: Any) -> Any:
         shared = model.init_global(key)
-        return job.scoring(model, shared, model.init_local(shared, key), one, one, key)
+        return spec.scoring(model, shared, model.init_local(shared, key), one, one, key)
 
     names = list(jax.eval_shape(measured, jax.random.key(0)))
     if not names:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from fedrecon.experiment.distributed.processes import Team
+from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.storage.run_folder import TUNED, RunFolder
 from fedrecon.simulation._block_plan import Plan
 from fedrecon.simulation._simulation import Simulation
@@ -28,7 +28,7 @@ def pays() -> bool:
     return jax.default_backend() != "cpu"
 
 
-class Tuner:
+class BlockPlanTuner:
     """Tries other plans after a run's first rounds, where its rounds are so many or so long that it pays.
 
     What it chooses, and from which round on, is written to the run folder, and a resume does the same.
@@ -37,18 +37,23 @@ class Tuner:
         simulation: Of the run.
         rounds: Of the run.
         folder: Of the run; None for nowhere.
-        team: The processes that run it together.
+        processes: The processes that run it together.
         free: Whether nobody has chosen the plan.
     """
 
     def __init__(
-        self, simulation: Simulation, rounds: int, folder: RunFolder | None, team: Team, free: bool = True
+        self,
+        simulation: Simulation,
+        rounds: int,
+        folder: RunFolder | None,
+        processes: ProcessGroup,
+        free: bool = True,
     ):
-        self._simulation, self._rounds, self._folder, self._team = simulation, rounds, folder, team
+        self._simulation, self._rounds, self._folder, self._processes = simulation, rounds, folder, processes
         self._free = free and pays()
         self._last: float | None = None
         self._paces: list[float] = []
-        saved = team.tell(None if folder is None else folder.read(TUNED))
+        saved = processes.tell(None if folder is None else folder.read(TUNED))
         self._saved = None if saved is None else json.loads(saved)
 
     def resume(self, done: int) -> None:
@@ -86,14 +91,14 @@ class Tuner:
     def _decide(self, number: int, state: Any, compilation: float) -> None:
         simulation, present = self._simulation, self._simulation.plan
         budget = SHARE * min(self._paces) * (self._rounds - number)
-        budget, compilation = self._team.tell([budget, compilation])
+        budget, compilation = self._processes.tell([budget, compilation])
 
         def measure(plan: Plan) -> tuple[float, float]:
             started = time.monotonic()
             if plan != simulation.plan:
                 simulation.use(plan)
             seconds = self._seconds(state)
-            found = self._team.tell([seconds, time.monotonic() - started])
+            found = self._processes.tell([seconds, time.monotonic() - started])
             return found[0], found[1]
 
         chosen = search(present, simulation.plan_of, measure, budget, compilation)
@@ -113,7 +118,7 @@ class Tuner:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             seconds = math.inf
-        return seconds if self._team.all(seconds < math.inf) else math.inf
+        return seconds if self._processes.all(seconds < math.inf) else math.inf
 
 
 def search(

@@ -14,7 +14,7 @@ from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, VOCABULARIES
 from fedrecon.experiment.tasks._base import Task
-from fedrecon.experiment.training.run_spec import Job
+from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.vocabularies import known_to
 
 SAMPLINGS: dict[str, type[Any]] = {
@@ -51,7 +51,7 @@ def sampling_of(config: Config, num_clients: int) -> Sampling:
     return sampling
 
 
-def job_of(config: Config, task: Task) -> Job:
+def spec_of(config: Config, task: Task) -> RunSpec:
     """The training run that a configuration describes.
 
     Raises:
@@ -70,7 +70,7 @@ def job_of(config: Config, task: Task) -> Job:
     measured = task.measured()
     if algorithm.exchanges == "examples":
         del measured["train"]  # mini-batches, which do not tell whose examples they are
-    return Job(
+    return RunSpec(
         algorithm=algorithm,
         clients=task.train,
         rounds=training.rounds,

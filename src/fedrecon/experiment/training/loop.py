@@ -16,12 +16,12 @@ from fedrecon.errors import DataError
 from fedrecon.evaluation._evaluate import Evaluation, evaluate
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.distributed.broadcast import saved_for_all, share_client_states
-from fedrecon.experiment.distributed.processes import ALONE, Team
+from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup
 from fedrecon.experiment.distributed.signals import Interrupt
 from fedrecon.experiment.storage.checkpoint import CheckpointError, Checkpoints
 from fedrecon.experiment.storage.metrics_log import TRAINING, Records, Row, place, rows
 from fedrecon.experiment.storage.resource_usage import Stopwatch
-from fedrecon.experiment.training.block_plan_tuning import Tuner
+from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
 from fedrecon.experiment.training.evaluation_rows import (
     Best,
     Evaluated,
@@ -30,7 +30,7 @@ from fedrecon.experiment.training.evaluation_rows import (
     score,
     training_rows,
 )
-from fedrecon.experiment.training.run_spec import Job
+from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.vocabularies import DIGEST
 from fedrecon.simulation._block_plan import Plan, plan_evaluation
 from fedrecon.simulation._client_state_store import ClientStateStore
@@ -42,7 +42,7 @@ from fedrecon.simulation._simulation import Simulation
 LOOK_EVERY, LAG = 0.5, 2
 
 
-class Loop:
+class TrainingLoop:
     """Runs a job's rounds from its last checkpoint on.
 
     Between evaluations and checkpoints the host stays a few rounds ahead of the device; twice a second the
@@ -52,34 +52,39 @@ class Loop:
         begun: Set after the first round: what may wait until then must not delay it.
 
     Args:
-        job: What to do.
+        spec: What to do.
         simulation: Of the job's training clients.
         records: Where numbers go.
         checkpoints: Where states go; None for nowhere.
-        watch: The run's clock.
+        stopwatch: The run's clock.
         progress: Who is told.
         callbacks: Called with each `Evaluated`.
-        team: The processes that run it together. The first of them alone has checkpoints.
+        processes: The processes that run it together. The first of them alone has checkpoints.
         tuner: Who may change the plan on the way; None for nobody.
     """
 
     def __init__(
         self,
-        job: Job,
+        spec: RunSpec,
         simulation: Simulation,
         records: Records,
         checkpoints: Checkpoints | None,
-        watch: Stopwatch,
+        stopwatch: Stopwatch,
         progress: Progress,
         callbacks: Sequence[Callable[[Evaluated], Any]] = (),
-        team: Team = ALONE,
-        tuner: Tuner | None = None,
+        processes: ProcessGroup = ALONE,
+        tuner: BlockPlanTuner | None = None,
     ):
         self.tuner = tuner
-        self.team = team
-        self.job, self.simulation, self.records = job, simulation, records
-        self.checkpoints, self.watch, self.progress, self.callbacks = checkpoints, watch, progress, callbacks
-        self.state = simulation.init(job.initial_global_params)
+        self.processes = processes
+        self.spec, self.simulation, self.records = spec, simulation, records
+        self.checkpoints, self.stopwatch, self.progress, self.callbacks = (
+            checkpoints,
+            stopwatch,
+            progress,
+            callbacks,
+        )
+        self.state = simulation.init(spec.initial_global_params)
         self.done = 0
         self.resumed_from: int | None = None
         self.recomputed = 0
@@ -98,18 +103,18 @@ class Loop:
         Raises:
             CheckpointError: The checkpoint is cut short or another run's.
         """
-        saved, mark = saved_for_all(self.checkpoints, self._tree(), self.team), None
+        saved, mark = saved_for_all(self.checkpoints, self._tree(), self.processes), None
         if saved is not None:
             tree = jax.tree.map(jnp.asarray, saved.tree)
             self.state, self.done, self.resumed_from = tree["state"], saved.round, saved.round
-            self.watch.before = saved.info["seconds"]
+            self.stopwatch.before = saved.info["seconds"]
             if saved.info["best"] is not None:
                 self.best = Best.from_info(saved.info["best"], tree["best"])
             mark = saved.info.get("kept")
         if self.simulation.client_states is not None:
             try:
                 marks = [mark, None if self.best is None else self.best.client_states_mark]
-                share_client_states(self.simulation.client_states, marks, self.team)
+                share_client_states(self.simulation.client_states, marks, self.processes)
                 self.simulation.client_states.restore(mark)
                 self.simulation.client_states.hold(
                     None if self.best is None else self.best.client_states_mark
@@ -129,15 +134,15 @@ class Loop:
 
     def run(self) -> None:
         """Runs the rounds that are left. After Ctrl-C it saves the last complete round, and returns."""
-        job = self.job
-        self.progress.start(self.done, job.rounds)
-        if self.team.count == 1:  # else the processes' programs would meet in another order
+        spec = self.spec
+        self.progress.start(self.done, spec.rounds)
+        if self.processes.count == 1:  # else the processes' programs would meet in another order
             self._ahead.start()
         try:
-            with Interrupt(self.team.pass_on) as interrupt:
-                for round in self.simulation.rounds(self.state, job.rounds - self.done):
+            with Interrupt(self.processes.pass_on) as interrupt:
+                for round in self.simulation.rounds(self.state, spec.rounds - self.done):
                     self._after(round)
-                    if self.team.stops(interrupt.asked, round.number):
+                    if self.processes.stops(interrupt.asked, round.number):
                         self.interrupted = True
                         break
         except KeyboardInterrupt:
@@ -161,22 +166,22 @@ class Loop:
 
     def evaluated(self, state: Any, client_states: ClientStateStore | None, name: str) -> Evaluation:
         """All clients of a set, under the protocol that its name tells."""
-        job = self.job
+        spec = self.spec
         if self._ahead.is_alive():
             self._ahead.join()
-        return self._evaluate_some(state, client_states, name, job.evaluated[name])
+        return self._evaluate_some(state, client_states, name, spec.evaluated[name])
 
     def selected(self) -> tuple[int, Any, ClientStateStore | None]:
         """The round whose parameters meet the test clients, a state with them, and what clients kept then."""
         client_states = self.simulation.client_states
-        if self.job.select == "best" and self.best is not None:
+        if self.spec.select == "best" and self.best is not None:
             state = self.state._replace(global_params=self.best.global_params)
             return self.best.round, state, client_states and client_states.at(self.best.client_states_mark)
         return self.done, self.state, client_states
 
     def _evaluations(self, state: Any) -> dict[str, Evaluation]:
         client_states = self.simulation.client_states
-        return {name: self.evaluated(state, client_states, name) for name in self.job.while_training()}
+        return {name: self.evaluated(state, client_states, name) for name in self.spec.while_training()}
 
     def _compile_evaluation(self) -> None:
         """Evaluates one client of each validation set for the program that it compiles, beside the first
@@ -184,15 +189,15 @@ class Loop:
 
         What goes wrong here does so again where the evaluation is wanted, and is told there.
         """
-        job = self.job
+        spec = self.spec
         self.begun.wait()
         with suppress(Exception):
             client_states = self.simulation.client_states
-            for name in job.while_training():
-                clients = job.evaluated[name]
+            for name in spec.while_training():
+                clients = spec.evaluated[name]
                 if client_states is not None and client_states.knows(clients.keys):
                     continue  # what they keep is read by another program, and not while rounds change it
-                large = heavy(self.state.global_params, job.algorithm.model.tables)
+                large = heavy(self.state.global_params, spec.algorithm.model.tables)
                 plan = plan_evaluation(clients.num_examples, large)
                 self._evaluate_some(self.state, None, name, clients.take([0]), plan)
 
@@ -205,30 +210,30 @@ class Loop:
         plan: Plan | None = None,
     ) -> Evaluation:
         """Clients of a set, under the protocol that its name tells."""
-        job, split = self.job, self.job.split_of(name)
+        spec, split = self.spec, self.spec.split_of(name)
         return evaluate(
-            job.algorithm,
+            spec.algorithm,
             state,
             clients,
             split=split,
-            seed=job.seed,
+            seed=spec.seed,
             plan=plan,
             client_states=client_states,
-            scoring=job.scoring,
+            scoring=spec.scoring,
         )
 
     def _after(self, round: Round) -> None:
-        number, last = round.number, round.number == self.job.rounds
+        number, last = round.number, round.number == self.spec.rounds
         self._pending.append(round._replace(state=cast(Any, None)))
         if len(self._pending) > LAG:
             # No further ahead: every round in flight holds a state, and Ctrl-C would wait for all of them.
             jax.block_until_ready(self._pending[-1 - LAG].block_metrics)
-        if self.watch.first_round is None:
+        if self.stopwatch.first_round is None:
             jax.block_until_ready(round.state)
-            self.watch.first()
+            self.stopwatch.first()
             self.begun.set()
-        evaluating = last or number % self.job.evaluate_every == 0
-        saving = last or number % self.job.checkpoint_every == 0
+        evaluating = last or number % self.spec.evaluate_every == 0
+        saving = last or number % self.spec.checkpoint_every == 0
         if evaluating or saving:
             self._look(0)
         elif time.monotonic() - self._looked > LOOK_EVERY:
@@ -242,7 +247,7 @@ class Loop:
             for callback in self.callbacks:
                 callback(report)
         if self.tuner is not None and not last:
-            self.tuner.after(number, round.state, self.watch.compilation(), not self._ahead.is_alive())
+            self.tuner.after(number, round.state, self.stopwatch.compilation(), not self._ahead.is_alive())
 
     def _look(self, leave: int) -> None:
         """Fetches the metrics of all but the last few rounds."""
@@ -262,7 +267,7 @@ class Loop:
         evaluations = self._evaluations(state)
         for name, evaluation in evaluations.items():
             self.records.append(rows(number, *place(name), evaluation.summary()))
-        seconds = self.watch.seconds()
+        seconds = self.stopwatch.seconds()
         self.records.append([Row(number, "train", TRAINING, "total", "seconds", seconds)])
         self.records.write()
         if evaluations:
@@ -271,13 +276,13 @@ class Loop:
             if self.best is None or math.isnan(self.best.value) or better(metric, value, self.best.value):
                 client_states = self.simulation.client_states
                 mark = None
-                if client_states is not None and self.job.select == "best":
+                if client_states is not None and self.spec.select == "best":
                     mark = client_states.mark(number)
                     client_states.hold(mark)
                 self.best = Best(number, metric, value, state.global_params, mark)
         training = {name: mean_of(*mean) for name, mean in self._since.items()}
         self._since = {}
-        report = Evaluated(number, self.job.rounds, state, training, evaluations, seconds)
+        report = Evaluated(number, self.spec.rounds, state, training, evaluations, seconds)
         self.progress.evaluated(report)
         return report
 
@@ -286,8 +291,8 @@ class Loop:
         self.records.commit()
         if self.checkpoints is None or not self.done:
             return
-        best = self.best.to_info() if self.best is not None and self.job.select == "best" else None
-        info = {"seconds": self.watch.seconds(), "best": best, DIGEST: self.job.vocabularies}
+        best = self.best.to_info() if self.best is not None and self.spec.select == "best" else None
+        info = {"seconds": self.stopwatch.seconds(), "best": best, DIGEST: self.spec.vocabularies}
         client_states = self.simulation.client_states
         if client_states is not None:
             info["kept"] = client_states.commit(self.done)
@@ -299,6 +304,6 @@ class Loop:
 
     def _tree(self) -> dict[str, Any]:
         tree = {"state": self.state}
-        if self.job.select == "best":
+        if self.spec.select == "best":
             tree["best"] = self.state.global_params if self.best is None else self.best.global_params
         return tree

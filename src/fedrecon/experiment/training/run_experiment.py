@@ -8,13 +8,13 @@ from rich.table import Table
 
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress import progress_for
-from fedrecon.experiment.distributed.processes import Team
+from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary as report
 from fedrecon.experiment.reporting.result import Result
-from fedrecon.experiment.reporting.training_warnings import concerns
+from fedrecon.experiment.reporting.training_warnings import training_warnings
 from fedrecon.experiment.storage.run_folder import PLOTS
 from fedrecon.experiment.tracking.follower import follower
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.train import run
 
 # Of tables in a file, which has no edge.
@@ -23,7 +23,7 @@ WIDTH = 200
 
 def console() -> Console:
     """The screen; in a file lines are as long as they are. Of several processes only the first has one."""
-    if not Team.present().first:
+    if not ProcessGroup.present().first:
         return Console(quiet=True)
     screen = Console(highlight=False)
     return screen if screen.is_terminal else Console(highlight=False, soft_wrap=True, width=WIDTH)
@@ -45,16 +45,16 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
         f"{config.name}: task {config.task}, {config.algorithm.name}, seed {config.seed}, folder {out}"
     )
     progress = progress_for(screen)
-    followed = follower(config, out, progress.note) if Team.present().first else None
+    followed = follower(config, out, progress.note) if ProcessGroup.present().first else None
     config.algorithm.parts()  # what only Optax knows to be wrong is found before the data are read
     task = task_of(config)
-    job = job_of(config, task)
+    spec = spec_of(config, task)
     screen.print("  ".join(f"{name} {len(x):,} clients" for name, x in task.sets().items()))
     with ExitStack() as stack:
         if followed is not None:
             stack.enter_context(followed)
         result = run(
-            job,
+            spec,
             out=out,
             progress=progress,
             listener=followed,
@@ -75,7 +75,7 @@ def show(result: Result, screen: Console) -> None:
         screen.print(f"To go on: fedrecon resume {result.out}")
         return
     screen.print(rich_table(report.table(values)))
-    for text in concerns(result.records):
+    for text in training_warnings(result.records):
         screen.print(f"Note: {text}.")
     for name, text in result.notes.items():
         screen.print(f"{name}: {text}")

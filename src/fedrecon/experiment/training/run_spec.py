@@ -22,7 +22,7 @@ from fedrecon.experiment.storage.metrics_log import SEEN
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class RunSpec:
     """A training run.
 
     Attributes:
@@ -151,7 +151,7 @@ class Job:
         """The settings to write in the run folder."""
         if self.settings:
             return self.settings
-        marks = fingerprint_format_1.converted(self.fingerprint())  # one line each
+        marks = fingerprint_format_1.to_format_1(self.fingerprint())  # one line each
         return {
             **{name: marks[name] for name in ("algorithm", "sampling", "seed", "rounds", "evaluation")},
             "checkpoint_every": self.checkpoint_every,

@@ -21,10 +21,10 @@ from fedrecon.errors import of_kind
 from fedrecon.evaluation._evaluate import Evaluation
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.distributed.broadcast import saved_plan
-from fedrecon.experiment.distributed.processes import Team
+from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary as report
 from fedrecon.experiment.reporting.result import Result
-from fedrecon.experiment.reporting.training_warnings import concerns
+from fedrecon.experiment.reporting.training_warnings import training_warnings
 from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage import run_folder as folders
 from fedrecon.experiment.storage.checkpoint import Checkpoints
@@ -32,10 +32,10 @@ from fedrecon.experiment.storage.environment import environment
 from fedrecon.experiment.storage.metrics_log import METRICS, Records, Row, place, rows
 from fedrecon.experiment.storage.resource_usage import Stopwatch, device_memory, peak_memory
 from fedrecon.experiment.storage.run_folder import RunFolder
-from fedrecon.experiment.training.block_plan_tuning import Tuner
+from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
 from fedrecon.experiment.training.evaluation_rows import Evaluated
-from fedrecon.experiment.training.loop import Loop
-from fedrecon.experiment.training.run_spec import Job
+from fedrecon.experiment.training.loop import TrainingLoop
+from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._block_plan import Plan
 from fedrecon.simulation._client_state_store import ClientStateStore
 from fedrecon.simulation._simulation import Simulation
@@ -134,7 +134,7 @@ def train(
         sampling = Uniform(max(1, min(100, len(clients))) if clients_per_round is None else clients_per_round)
     if isinstance(evaluate, Clients):
         evaluate = {"validation": evaluate}
-    job = Job(
+    spec = RunSpec(
         algorithm=algorithm,
         clients=clients,
         rounds=rounds,
@@ -149,14 +149,14 @@ def train(
         checkpoint_every=checkpoint_every,
         initial_global_params=initial_global_params,
     )
-    result = run(job, out=out, callbacks=callbacks, plan=plan, progress=progress)
-    for text in concerns(result.records, many=0.5):
+    result = run(spec, out=out, callbacks=callbacks, plan=plan, progress=progress)
+    for text in training_warnings(result.records, many=0.5):
         warnings.warn(text, RuntimeWarning, stacklevel=2)
     return result
 
 
 def run(
-    job: Job,
+    spec: RunSpec,
     *,
     out: str | PathLike[str] | None = None,
     callbacks: Sequence[Callable[[Evaluated], Any]] = (),
@@ -170,7 +170,7 @@ def run(
     """Does a job; see `train`.
 
     Args:
-        job: What to do.
+        spec: What to do.
         out: The run folder.
         callbacks: Called with `Evaluated`.
         plan: How cohorts are cut into blocks.
@@ -181,41 +181,41 @@ def run(
         notes: What else the summary says.
     """
     with ExitStack() as stack:
-        team = Team.present()
-        stack.enter_context(team.together())
-        if team.count > 1:
-            team.agree(_agreed(job))
-        if not team.first:
+        processes = ProcessGroup.present()
+        stack.enter_context(processes.together())
+        if processes.count > 1:
+            processes.agree(_agreed(spec))
+        if not processes.first:
             out, progress, listener = None, None, None
         folder = None
         if out is not None:
-            folder = RunFolder(Path(out), job.configuration(), job.fingerprint())
+            folder = RunFolder(Path(out), spec.configuration(), spec.fingerprint())
             stack.callback(folder.close)
-        watch = Stopwatch(started)
-        stack.callback(watch.close)
+        stopwatch = Stopwatch(started)
+        stack.callback(stopwatch.close)
         shown = stack.enter_context(progress or Progress())
-        free = plan is None and job.clients_per_block is None
+        free = plan is None and spec.clients_per_block is None
         simulation = Simulation(
-            job.algorithm,
-            job.clients,
-            job.sampling,
-            seed=job.seed,
-            plan=saved_plan(folder, team) or plan,
+            spec.algorithm,
+            spec.clients,
+            spec.sampling,
+            seed=spec.seed,
+            plan=saved_plan(folder, processes) or plan,
             client_states_folder=None if folder is None else folder.path / folders.CLIENT_STATES,
-            clients_per_block=job.clients_per_block,
+            clients_per_block=spec.clients_per_block,
         )
         if folder is not None:
-            _describe(folder, simulation.plan, job)
-        loop = Loop(
-            job,
+            _describe(folder, simulation.plan, spec)
+        loop = TrainingLoop(
+            spec,
             simulation,
             Records(None if folder is None else folder.path / METRICS, listener),
             None if folder is None else Checkpoints(folder.path / folders.CHECKPOINTS),
-            watch,
+            stopwatch,
             shown,
             callbacks,
-            team,
-            Tuner(simulation, job.rounds, folder, team, free),
+            processes,
+            BlockPlanTuner(simulation, spec.rounds, folder, processes, free),
         )
         if folder is not None:
             loading = Thread(target=_load_ahead, args=[loop.begun])
@@ -231,19 +231,19 @@ def run(
         if folder is not None:
             figures = _write_figures(folder, loop.records, evaluations, title)
         result = Result(
-            algorithm=job.algorithm,
+            algorithm=spec.algorithm,
             state=loop.state,
             global_params=state.global_params,
             evaluations=evaluations,
             records=loop.records,
             rounds=loop.done,
-            asked=job.rounds,
+            asked=spec.rounds,
             selected_round=selected_round,
             interrupted=loop.interrupted,
             seconds={
-                "total": watch.seconds(),
-                "compilation": watch.compilation(),
-                "to_first_round": watch.first_round,
+                "total": stopwatch.seconds(),
+                "compilation": stopwatch.compilation(),
+                "to_first_round": stopwatch.first_round,
             },
             peak_memory=peak_memory(),
             device_memory=device_memory(),
@@ -252,7 +252,7 @@ def run(
             recomputed=loop.recomputed,
             out=None if folder is None else folder.path,
             notes=notes or {},
-            raw_data=raw_bytes(job.clients) if job.algorithm.exchanges == "examples" else None,
+            raw_data=raw_bytes(spec.clients) if spec.algorithm.exchanges == "examples" else None,
             client_states=client_states,
         )
         if folder is not None and not _complete(folder, loop):
@@ -261,29 +261,29 @@ def run(
     return result
 
 
-def _agreed(job: Job) -> dict[str, Any]:
+def _agreed(spec: RunSpec) -> dict[str, Any]:
     """What must be equal in all processes of a run, which may have the data at places of their own."""
-    settings = {n: x for n, x in flat(job.configuration()).items() if not folders.is_place(n)}
-    return flat({"settings": settings, **job.fingerprint()})
+    settings = {n: x for n, x in flat(spec.configuration()).items() if not folders.is_place(n)}
+    return flat({"settings": settings, **spec.fingerprint()})
 
 
 def _final_evaluations(
-    loop: Loop, selected_round: int, state: Any, client_states: ClientStateStore | None
+    loop: TrainingLoop, selected_round: int, state: Any, client_states: ClientStateStore | None
 ) -> dict[str, Evaluation]:
     if loop.interrupted:
         return dict(loop.evaluations)
     evaluations = dict(loop.evaluate())
-    for name in loop.job.at_the_end():
+    for name in loop.spec.at_the_end():
         evaluations[name] = loop.evaluated(state, client_states, name)
         loop.records.append(rows(selected_round, *place(name), evaluations[name].summary()))
     loop.records.commit()
     return evaluations
 
 
-def _complete(folder: RunFolder, loop: Loop) -> bool:
+def _complete(folder: RunFolder, loop: TrainingLoop) -> bool:
     """Whether the run was over before: then its report tells what it took, and stays."""
     saved = folder.read(folders.RESULT)
-    return loop.resumed_from == loop.job.rounds and saved is not None and json.loads(saved)["finished"]
+    return loop.resumed_from == loop.spec.rounds and saved is not None and json.loads(saved)["finished"]
 
 
 def _write_figures(
@@ -304,13 +304,13 @@ def _load_ahead(begun: Event) -> None:
         import_module(name)
 
 
-def _describe(folder: RunFolder, plan: Plan, job: Job) -> None:
+def _describe(folder: RunFolder, plan: Plan, spec: RunSpec) -> None:
     if folder.read(folders.ENVIRONMENT) is None:
-        folder.write_json(folders.ENVIRONMENT, environment(job.seed))
+        folder.write_json(folders.ENVIRONMENT, environment(spec.seed))
     if folder.read(folders.EXAMPLES) is None:
-        folder.write_json(folders.EXAMPLES, job.examples())
+        folder.write_json(folders.EXAMPLES, spec.examples())
     if folder.read(folders.PLAN) is None:
         folder.write(folders.PLAN, plan.to_json() + "\n")
-    vocabularies = {name: np.asarray(ids).tolist() for name, ids in job.clients.vocabularies.items()}
+    vocabularies = {name: np.asarray(ids).tolist() for name, ids in spec.clients.vocabularies.items()}
     if vocabularies and folder.read(folders.VOCABULARIES) is None:
         folder.write(folders.VOCABULARIES, json.dumps(vocabularies) + "\n")

@@ -12,36 +12,36 @@ from fedrecon.experiment.analysis.runs import Run, methods
 from fedrecon.experiment.config import resolve
 from fedrecon.experiment.serving.new_clients import ready
 from fedrecon.experiment.storage.metrics_log import RECON_EVAL
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 
 
-def job(**changed):
+def spec(**changed):
     data = {"clients": 30, "items": 12, "held_out": {"test": 0.2}}
     values = {"data": data, "training": {"clients_per_round": 2}, **changed}
     config = resolve({"task": "synthetic_ratings", **values}, "test")
-    return job_of(config, task_of(config))
+    return spec_of(config, task_of(config))
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return job()
+    return spec()
 
 
 def test_an_algorithm_that_pools_examples_measures_the_same(plain):
     """It gives every example the number of its client, and trains on mini-batches."""
-    pooled = job(algorithm={"name": "centralized"})
+    pooled = spec(algorithm={"name": "centralized"})
     assert pooled.fingerprint()["clients"] != plain.fingerprint()["clients"]
     assert pooled.examples().keys() == {"validation", "test", "seen test"}
     assert all(plain.examples()[name] == digest for name, digest in pooled.examples().items())
     assert plain.examples() == plain.fingerprint()["clients"]
-    assert job(seed=1).examples()["test"] != plain.examples()["test"]
+    assert spec(seed=1).examples()["test"] != plain.examples()["test"]
 
 
 def ratings(path, **data):
     lines = [f"{user}::{item}::4::{user + item}\n" for user in range(30) for item in range(user % 3, 9)]
     path.write_text("".join(lines))
     config = resolve({"data": {"path": str(path), **data.pop("data", {})}, **data}, "test")
-    return job_of(config, task_of(config))
+    return spec_of(config, task_of(config))
 
 
 def test_a_split_by_time_in_training_measures_the_same(tmp_path, monkeypatch):
@@ -63,9 +63,9 @@ def test_a_split_by_times_of_64_bits(tmp_path, monkeypatch):
     path.write_text("".join(lines))
     settings = {"training": {"clients_per_round": 5}, "algorithm": {"split": {"name": "by_time"}}}
     config = resolve({"task": "movielens", "data": {"path": str(path)}, **settings}, "test")
-    job = job_of(config, task_of(config))
-    time, items = job.clients.column("time"), job.clients.vocabularies["item"]
-    original = (7 * items[job.clients.column("item")]) % 11
+    spec = spec_of(config, task_of(config))
+    time, items = spec.clients.column("time"), spec.clients.vocabularies["item"]
+    original = (7 * items[spec.clients.column("item")]) % 11
     assert time.dtype == np.int32
     assert (np.argsort(time[:9], kind="stable") == np.argsort(original[:9], kind="stable")).all()
     others = Clients.from_arrays({1: {"item": [0, 1], "rating": [4.0, 5.0], "time": [2**40 + 5, 2**40]}})

@@ -9,10 +9,10 @@ import pytest
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.distributed import processes as module
-from fedrecon.experiment.distributed.processes import ALONE, Team, join
+from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.training import train as training
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 
 
 class Store:
@@ -43,12 +43,12 @@ def store(monkeypatch):
 
 
 def both(call, monkeypatch):
-    """What `call(team)` returns or raises in each of two processes."""
+    """What `call(processes)` returns or raises in each of two processes."""
     found = {}
 
     def one(number):
         try:
-            found[number] = call(Team(number, 2))
+            found[number] = call(ProcessGroup(number, 2))
         except Exception as error:
             found[number] = error
 
@@ -62,7 +62,7 @@ def both(call, monkeypatch):
 
 
 def test_alone():
-    assert Team.present() is ALONE
+    assert ProcessGroup.present() is ALONE
     assert ALONE.first
     assert ALONE.tell({"a": 1}) == {"a": 1}
     assert ALONE.share([1]) == [1]
@@ -72,41 +72,46 @@ def test_alone():
 
 
 def test_the_first_tells(store, monkeypatch):
-    told = both(lambda team: team.tell({"plan": [1, None]} if team.first else "unheard"), monkeypatch)
+    told = both(
+        lambda processes: processes.tell({"plan": [1, None]} if processes.first else "unheard"), monkeypatch
+    )
     assert told == ({"plan": [1, None]}, {"plan": [1, None]})
 
 
 def test_they_agree(store, monkeypatch):
-    assert both(lambda team: team.agree({"settings.training.rounds": 5}), monkeypatch) == (None, None)
+    assert both(lambda group: group.agree({"settings.training.rounds": 5}), monkeypatch) == (
+        None,
+        None,
+    )
 
 
 def test_what_goes_wrong_in_one_went_wrong_in_all(store, monkeypatch):
     assert ALONE.all(True) and not ALONE.all(False)
-    assert both(lambda team: team.all(True), monkeypatch) == (True, True)
+    assert both(lambda processes: processes.all(True), monkeypatch) == (True, True)
     store.values.clear()
-    assert both(lambda team: team.all(team.first), monkeypatch) == (False, False)
+    assert both(lambda processes: processes.all(processes.first), monkeypatch) == (False, False)
 
 
 def test_nobody_waits_for_one_that_waits_for_him(store, monkeypatch):
     monkeypatch.setattr(module, "SILENCE", 0.01)
     with pytest.raises(RunError, match="another process of this run waits for this one"):
-        Team(1, 2).all(False)
+        ProcessGroup(1, 2).all(False)
 
 
 def test_the_data_may_lie_elsewhere_in_each(store, monkeypatch):
     """What a run has its processes agree on leaves out where things are."""
     small = configs.load(None, ["data.clients=20", "data.items=5", "training.clients_per_round=3"])
-    job = job_of(small, task_of(small))
+    spec = spec_of(small, task_of(small))
 
-    def call(team, **changed):
-        tracking = {"name": "wandb", "project": str(team.number)}
-        values = {"data": {"path": f"/{team.number}"}, "tracking": tracking, **changed}
+    def call(processes, **changed):
+        tracking = {"name": "wandb", "project": str(processes.number)}
+        values = {"data": {"path": f"/{processes.number}"}, "tracking": tracking, **changed}
         settings = configs.resolve({"task": "movielens", **values}, "test").model_dump()
-        return team.agree(training._agreed(replace(job, settings=settings)))
+        return processes.agree(training._agreed(replace(spec, settings=settings)))
 
     assert both(call, monkeypatch) == (None, None)
     store.values.clear()
-    found = both(lambda team: call(team, seed=team.number), monkeypatch)
+    found = both(lambda processes: call(processes, seed=processes.number), monkeypatch)
     assert "settings.seed is 0 in process 0 and 1 in process 1" in str(found[0])
 
 
@@ -119,7 +124,7 @@ def test_the_data_may_lie_elsewhere_in_each(store, monkeypatch):
     ],
 )
 def test_they_differ(first, second, message, store, monkeypatch):
-    found = both(lambda team: team.agree(first if team.first else second), monkeypatch)
+    found = both(lambda processes: processes.agree(first if processes.first else second), monkeypatch)
     for error in found:
         assert isinstance(error, RunError)
         assert message in str(error)
@@ -128,15 +133,18 @@ def test_they_differ(first, second, message, store, monkeypatch):
 def test_one_failed_before(store, monkeypatch):
     store.key_value_set("fedrecon/failed/0", "no space left")
     with pytest.raises(RunError, match="process 0 of this run failed: no space left"):
-        Team(1, 2).tell()
+        ProcessGroup(1, 2).tell()
 
 
 def test_one_is_lost(store):
     with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo"), ALONE.together():
         raise jax.errors.JaxRuntimeError("Gloo all-reduce failed")
-    with pytest.raises(RunError, match=r"was lost.*last checkpoint \(Gloo all-reduce"), Team(0, 2).together():
+    with (
+        pytest.raises(RunError, match=r"was lost.*last checkpoint \(Gloo all-reduce"),
+        ProcessGroup(0, 2).together(),
+    ):
         raise jax.errors.JaxRuntimeError("Gloo all-reduce failed: closed\nmore")
-    with pytest.raises(jax.errors.JaxRuntimeError, match="EXHAUSTED"), Team(0, 2).together():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="EXHAUSTED"), ProcessGroup(0, 2).together():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
 

@@ -13,7 +13,7 @@ from fedrecon.evaluation._evaluate import Evaluation
 from fedrecon.experiment.analysis.seeds import statistics
 from fedrecon.experiment.cli.describe import page
 from fedrecon.experiment.reporting import summary as report
-from fedrecon.experiment.serving.vocabulary_mapping import Matching
+from fedrecon.experiment.serving.vocabulary_mapping import VocabularyMapper
 from fedrecon.experiment.storage.metrics_log import Records, Row
 from fedrecon.experiment.training.run_experiment import rich_table
 
@@ -140,13 +140,13 @@ def test_ids_are_matched_by_what_they_stand_for():
         {"item": [0, 1, 2, 1], "rating": [1.0, 2.0, 3.0, 4.0]},
         {"item": np.array([30, 10, 20])},
     )
-    found, unknown = Matching(other.vocabularies, {"item": [10, 20, 40]})(other)
+    found, unknown = VocabularyMapper(other.vocabularies, {"item": [10, 20, 40]})(other)
     assert unknown == 1
     assert found.vocabularies["item"].tolist() == [10, 20, 40]
     assert {name: x.tolist() for name, x in found["ann"].items()} == {"item": [0, 1], "rating": [2.0, 3.0]}
     assert found["bob"]["item"].tolist() == [0]
     with pytest.raises(DataError, match=r"none of the ids of the field 'item' .* like 30, the run's like 99"):
-        Matching(other.vocabularies, {"item": [99]})
+        VocabularyMapper(other.vocabularies, {"item": [99]})
 
 
 def test_texts_are_matched_by_nothing_but_the_same_vocabulary():
@@ -154,10 +154,10 @@ def test_texts_are_matched_by_nothing_but_the_same_vocabulary():
     texts = Clients.from_columns(
         ["ann"], [0, 2], {"word": [[0, 1], [2, 0]]}, {"word": np.array(named, object)}
     )
-    found, unknown = Matching(texts.vocabularies, {"word": named})(texts)
+    found, unknown = VocabularyMapper(texts.vocabularies, {"word": named})(texts)
     assert unknown == 0 and found["ann"]["word"].tolist() == [[0, 1], [2, 0]]
     with pytest.raises(DataError, match="must be in the run's vocabulary of the field 'word'"):
-        Matching(texts.vocabularies, {"word": ["<begin>", "court"]})(texts)
+        VocabularyMapper(texts.vocabularies, {"word": ["<begin>", "court"]})(texts)
 
 
 def test_files_of_clients_are_told_apart_by_split_and_protocol():

@@ -5,7 +5,7 @@ from tests.unit.experiment.training.test_train import ALGORITHM, MODEL, TRAIN, V
 
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.experiment.console.progress import Pace, describe
-from fedrecon.experiment.reporting.training_warnings import concerns
+from fedrecon.experiment.reporting.training_warnings import training_warnings
 from fedrecon.experiment.storage.metrics_log import TRAINING, Records, Row
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.train import train
@@ -23,21 +23,21 @@ def records(**counts):
 
 
 def test_nothing_is_said_where_all_is_well():
-    assert concerns(records(dropped=[0, 0, 0], empty=[1, 1, 1])) == []
-    assert concerns(Records()) == []
+    assert training_warnings(records(dropped=[0, 0, 0], empty=[1, 1, 1])) == []
+    assert training_warnings(Records()) == []
 
 
 def test_dropped_updates_are_told_with_their_rounds():
-    (said,) = concerns(records(dropped=[0, 2, 5]))
+    (said,) = training_warnings(records(dropped=[0, 2, 5]))
     assert said.startswith("7 of 30 updates, of rounds 2 to 3, were dropped as not finite")
     assert "learning rate" in said
 
 
 def test_clients_without_a_query_example_are_told_where_they_are_many():
     counts = records(empty=[4, 4, 4])
-    (said,) = concerns(counts)
+    (said,) = training_warnings(counts)
     assert said.startswith("12 of 30 updates changed nothing") and "batch size" in said
-    assert concerns(counts, many=0.5) == []
+    assert training_warnings(counts, many=0.5) == []
 
 
 def test_a_run_that_diverges_warns(tmp_path):

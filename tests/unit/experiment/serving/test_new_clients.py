@@ -25,7 +25,7 @@ from fedrecon.experiment.serving.evaluate import evaluate_run, restored
 from fedrecon.experiment.serving.new_clients import served_fields, to_serve
 from fedrecon.experiment.serving.personalize import Wanted, personalize_run
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_experiment import run_experiment
 from fedrecon.serving._personalization import Personalization
 
@@ -95,13 +95,13 @@ def test_what_weighs_in_evaluation_weighs_where_users_are_served(home, weighted)
     assert served_fields(task) == ("item", "weight")
     found = served(home, "weighted", weighted, "new.csv")
     assert found == served(home, "weighted", weighted, "new.arrow")
-    job = job_of(weighted, task)
-    _, state, _ = restored(home / "weighted", job)
+    spec = spec_of(weighted, task)
+    _, state, _ = restored(home / "weighted", spec)
     new = interactions(prepare(home / "new.csv", columns=COLUMNS))
     users = {}
     for extra in (30.0, 0.0):
         clients = with_recency(new, extra, 2.0)
-        personalization = Personalization(job.algorithm, state, clients.num_examples, seed=job.seed)
+        personalization = Personalization(spec.algorithm, state, clients.num_examples, seed=spec.seed)
         users[extra] = personalization(clients)["user/factors"]
     np.testing.assert_allclose(found["user/factors"], users[30.0], rtol=1e-5)
     assert np.abs(users[30.0] - users[0.0]).max() > 1e-3
@@ -183,15 +183,15 @@ def test_rankings_are_evaluated_on_other_users_too(home, weighted):
     assert found["other"].ids.tolist() == list(range(100, 105))
     assert "other data: 5 clients; 0 examples left out" in screen.file.getvalue()
     task = task_of(weighted)
-    job = job_of(weighted, task)
-    _, state, client_states = restored(home / "weighted", job)
+    spec = spec_of(weighted, task)
+    _, state, client_states = restored(home / "weighted", spec)
     new = leave_one_out(interactions(prepare(home / "new.csv", columns=COLUMNS)))["held_out"]
     wanted = evaluate(
-        job.algorithm,
+        spec.algorithm,
         state,
         with_recency(new, 30.0, 2.0),
         split=HeldOut(),
-        seed=job.seed,
+        seed=spec.seed,
         client_states=client_states,
         scoring=task.scoring,
     )
@@ -228,27 +228,27 @@ def test_curves_serve_seen_users_with_less_and_score_them_alike(home, weighted, 
     own = json.loads((home / "weighted" / "result.json").read_text())["test"]["standard_eval"]["examples"]
     assert whole.metrics == pytest.approx(own) and small.metrics != whole.metrics
     assert {point.clients for point in (small, whole)} == {20}
-    job = job_of(weighted, task_of(weighted))
-    assert {split for _, split in seen} == {job.split_of("seen test")}
+    spec = spec_of(weighted, task_of(weighted))
+    assert {split for _, split in seen} == {spec.split_of("seen test")}
     # The users are those that this much of their examples makes.
-    clients = job.evaluated["seen test"]
-    broadcast = Broadcast(restored(home / "weighted", job)[1].global_params, 1)
+    clients = spec.evaluated["seen test"]
+    broadcast = Broadcast(restored(home / "weighted", spec)[1].global_params, 1)
     given = Examples({name: x[:8] for name, x in clients[3].items()}, np.arange(8) < 7)
     for (algorithm, _), count in zip(seen, (3, 7), strict=False):
         less = Examples(given.data, np.arange(8) < count)
         found, wanted = (
             a.personalize(broadcast, (), x, jax.random.key(0))
-            for a, x in ((algorithm, given), (job.algorithm, less))
+            for a, x in ((algorithm, given), (spec.algorithm, less))
         )
         np.testing.assert_allclose(found["user"]["factors"], wanted["user"]["factors"], rtol=1e-4, atol=1e-6)
 
 
 def test_a_score_that_is_no_matter_of_the_support_has_a_flat_curve(home, monkeypatch):
     config = trained(home, "flat", {"protocol": {"name": "unseen", "recall": [2], "ndcg": [3]}})
-    job = job_of(config, task_of(config))
-    popular = replace(job.algorithm, personalize=lambda *_: {"user": {"factors": np.ones(2, np.float32)}})
+    spec = spec_of(config, task_of(config))
+    popular = replace(spec.algorithm, personalize=lambda *_: {"user": {"factors": np.ones(2, np.float32)}})
     monkeypatch.setattr(
-        "fedrecon.experiment.analysis.curves.job_of", lambda *_: replace(job, algorithm=popular)
+        "fedrecon.experiment.analysis.curves.spec_of", lambda *_: replace(spec, algorithm=popular)
     )
     monkeypatch.setattr("fedrecon.experiment.analysis.curves.SHARES", (0.1, 0.5, 1.0))
     monkeypatch.setattr("fedrecon.experiment.analysis.curves.STEPS", ())

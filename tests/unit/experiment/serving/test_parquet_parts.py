@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedrecon.errors import RunError
-from fedrecon.experiment.serving.parquet_parts import Parts
+from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
 
 REQUEST = {"round": 3, "wanted": {"top": None, "seen": False}}
 
@@ -21,7 +21,7 @@ def recommended(number: int) -> pa.Table:
 
 
 def make(out, part, count=5, request=REQUEST, threads=1):
-    with Parts(out, request, count) as parts:
+    with ResumableParquetWriter(out, request, count) as parts:
         missing = parts.missing()
         assert sorted(parts.make(part, threads)) == missing
     return missing
@@ -72,20 +72,23 @@ def test_a_file_that_is_there_is_left_alone(tmp_path):
     before = out.stat().st_mtime_ns
     assert make(out, table) == [] and out.stat().st_mtime_ns == before
     with pytest.raises(RunError, match=r"out.parquet: .* wanted.top is None there and 5 here"):
-        Parts(out, {**REQUEST, "wanted": {"top": 5}}, 5)
+        ResumableParquetWriter(out, {**REQUEST, "wanted": {"top": 5}}, 5)
 
 
 def test_parts_of_another_request_are_refused(tmp_path):
     out = tmp_path / "out.parquet"
-    with Parts(out, REQUEST, 5), pytest.raises(RunError, match="another process is using this output"):
-        Parts(out, REQUEST, 5)
+    with (
+        ResumableParquetWriter(out, REQUEST, 5),
+        pytest.raises(RunError, match="another process is using this output"),
+    ):
+        ResumableParquetWriter(out, REQUEST, 5)
     another = {**REQUEST, "round": 4}
-    with Parts(out, another, 5):
+    with ResumableParquetWriter(out, another, 5):
         pass  # of the first request there is no part: nobody loses any
     with pytest.raises(OSError, match="no power"):
         make(out, failing)
     with pytest.raises(RunError, match=r"round is 3 there and 4 here; remove it"):
-        Parts(out, another, 5)
+        ResumableParquetWriter(out, another, 5)
 
 
 def test_foreign_files_are_not_overwritten(tmp_path):
@@ -94,5 +97,5 @@ def test_foreign_files_are_not_overwritten(tmp_path):
         write()
         before = out.read_bytes()
         with pytest.raises(RunError, match="not one of this command"):
-            Parts(out, REQUEST, 2)
+            ResumableParquetWriter(out, REQUEST, 2)
         assert out.read_bytes() == before

@@ -28,7 +28,7 @@ from fedrecon.experiment.analysis.runs import methods
 from fedrecon.experiment.settings.sections import variants
 from fedrecon.experiment.settings.solvers import Relative
 from fedrecon.experiment.storage.fingerprint import FORMAT, as_text, in_format_of
-from fedrecon.experiment.storage.fingerprint_format_1 import converted, text
+from fedrecon.experiment.storage.fingerprint_format_1 import text, to_format_1
 from fedrecon.experiment.storage.fingerprint_parts import describe
 from fedrecon.experiment.storage.run_folder import FINGERPRINT, RunFolder
 from fedrecon.experiment.training.build import SAMPLINGS
@@ -305,7 +305,7 @@ OLD = {
 
 
 def test_a_fingerprint_is_converted_to_format_1():
-    assert converted(MARKS) == OLD
+    assert to_format_1(MARKS) == OLD
     assert in_format_of(OLD, MARKS, Path(FINGERPRINT)) == OLD
     assert in_format_of(MARKS, MARKS, Path(FINGERPRINT)) == MARKS
 

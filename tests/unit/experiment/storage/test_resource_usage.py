@@ -9,34 +9,34 @@ from fedrecon.experiment.storage.resource_usage import Stopwatch, device_memory,
 
 
 def test_compilation_is_part_of_the_time():
-    watch = Stopwatch()
+    stopwatch = Stopwatch()
     jax.jit(lambda x: jax.numpy.sin(x) @ x.T)(jax.numpy.ones((3, 3)))
-    watch.close()
-    assert 0 < watch.compilation() <= watch.seconds()
-    before = watch.compilation()
+    stopwatch.close()
+    assert 0 < stopwatch.compilation() <= stopwatch.seconds()
+    before = stopwatch.compilation()
     jax.jit(lambda x: jax.numpy.cos(x) @ x.T)(jax.numpy.ones((3, 3)))
-    assert watch.compilation() == before, "a closed watch still listens"
+    assert stopwatch.compilation() == before, "a closed watch still listens"
 
 
 def test_nested_compilations_count_once(monkeypatch):
-    watch = Stopwatch()
+    stopwatch = Stopwatch()
     event = "/jax/core/compile/backend_compile_duration"
     for now, duration in ((10.0, 2.0), (11.0, 4.0), (20.0, 1.0)):
         monkeypatch.setattr(time, "monotonic", lambda now=now: now)
-        watch._heard(event, duration)
-        watch._heard("/jax/something/else", 100.0)
+        stopwatch._heard(event, duration)
+        stopwatch._heard("/jax/something/else", 100.0)
     monkeypatch.undo()
-    watch.close()
-    assert watch.compilation() == pytest.approx(4.0 + 1.0)
+    stopwatch.close()
+    assert stopwatch.compilation() == pytest.approx(4.0 + 1.0)
 
 
 def test_seconds_of_earlier_processes_count():
-    watch = Stopwatch(started=time.monotonic() - 5.0, before=100.0)
-    assert 105.0 <= watch.seconds() < 106.0
-    assert watch.first_round is None
-    watch.first()
-    assert 5.0 <= watch.first_round < 6.0
-    watch.close()
+    stopwatch = Stopwatch(started=time.monotonic() - 5.0, before=100.0)
+    assert 105.0 <= stopwatch.seconds() < 106.0
+    assert stopwatch.first_round is None
+    stopwatch.first()
+    assert 5.0 <= stopwatch.first_round < 6.0
+    stopwatch.close()
 
 
 def test_memory_is_in_bytes():

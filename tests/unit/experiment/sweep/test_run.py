@@ -30,7 +30,7 @@ from fedrecon.experiment.sweep.trial import (
     job_without_test,
     run_trial,
 )
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 
 SMALL = [
@@ -232,20 +232,20 @@ def test_what_is_tuned_is_what_the_task_measures(tmp_path, space):
     (tmp_path / "ratings.dat").write_text("".join(lines))
     settings = ["task=ranking", f'data.path="{tmp_path / "ratings.dat"}"', "training.clients_per_round=5"]
     protocol = 'data.protocol={name="leave_one_out", held_out="second_latest", sampled=3, k=[2]}'
-    job = job_without_test(configs.load(None, [*settings, protocol]))[1]
-    assert trial.metric_of(job, None) == "hr@2"
-    assert trial.metric_of(job, "sampled_ndcg@2") == "sampled_ndcg@2"
+    spec = job_without_test(configs.load(None, [*settings, protocol]))[1]
+    assert trial.metric_of(spec, None) == "hr@2"
+    assert trial.metric_of(spec, "sampled_ndcg@2") == "sampled_ndcg@2"
     with pytest.raises(SettingError, match=r"--metric must be one of hr@2, ndcg@2, .* got 'rmse'"):
-        trial.metric_of(job, "rmse")
+        trial.metric_of(spec, "rmse")
     with pytest.raises(SettingError, match="a sweep needs a metric, but"):
-        trial.metric_of(replace(job, scoring=model_metrics), None)
+        trial.metric_of(replace(spec, scoring=model_metrics), None)
 
 
 @pytest.mark.parametrize("error", [MemoryError("too wide"), TypeError("no such leaf")])
 def test_a_trial_that_breaks_does_not_stop_the_others(config, space, tmp_path, monkeypatch, error):
     calls = []
 
-    def run(job, out, callbacks, title):
+    def run(spec, out, callbacks, title):
         calls.append(out)
         if len(calls) == 1:
             raise error
@@ -287,10 +287,10 @@ def test_the_test_clients_are_not_loaded(config, monkeypatch):
         return replace(task_of(config), test=Untouchable(), held_out={"test": Untouchable()})
 
     monkeypatch.setattr(trial, "task_of", build)
-    task, job = job_without_test(config)
+    task, spec = job_without_test(config)
     assert asked[0].data.fractions.test == 0
-    assert (task.test, job.test, dict(job.held_out)) == (None, None, {})
-    assert list(job.fingerprint()["clients"]) == ["train", "validation"]
+    assert (task.test, spec.test, dict(spec.held_out)) == (None, None, {})
+    assert list(spec.fingerprint()["clients"]) == ["train", "validation"]
     # The others are the very clients that the experiment trains on and tunes by.
     whole = task_of(config)
     for name in ("train", "validation"):
@@ -316,9 +316,9 @@ def test_a_trial_knows_nothing_of_the_test_clients(tmp_path):
     config = configs.load(None, [*settings, f'data.path="{path}"'])
     tested = set(task_of(config).test.ids.tolist())
     assert 0 < len(tested) < 30
-    before = job_without_test(config)[1], job_of(config, task_of(config))
+    before = job_without_test(config)[1], spec_of(config, task_of(config))
     write((u, i, 6 - r if u in tested else r) for u, i, r in lines)
-    after = job_without_test(config)[1], job_of(config, task_of(config))
+    after = job_without_test(config)[1], spec_of(config, task_of(config))
     # All that training and evaluation follow from is the same, though the experiment's own run is another.
     assert before[0].fingerprint() == after[0].fingerprint()
     assert before[1].fingerprint() != after[1].fingerprint()
@@ -356,7 +356,7 @@ class Shown:
     ],
 )
 def test_what_diverges_is_not_trained_to_its_end(config, tmp_path, monkeypatch, values, select, expected):
-    def run(job, out, callbacks, title):
+    def run(spec, out, callbacks, title):
         for round, value in enumerate(values, 1):
             callbacks[0](Evaluated(round, len(values), None, {}, {"validation": Shown(value)}, 0.0))
 

@@ -12,7 +12,7 @@ from fedrecon.datasets.text._vocabulary import bucket_of
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.settings.algorithms import AlgorithmSettings
 from fedrecon.experiment.tasks import next_word
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 
 SMALL = [
     "task=next_word",
@@ -47,18 +47,18 @@ def test_every_approach_trains_and_serves_the_model(name):
     """As far as shapes tell."""
     given = ["model.network.hidden=5", f"algorithm.name={name}", "training.clients_per_round=2"]
     config = configs.load(None, [*SMALL, *given])
-    job = job_of(config, task_of(config))
+    spec = spec_of(config, task_of(config))
 
     def round(key, train, test):
-        state = job.algorithm.init(key)
+        state = spec.algorithm.init(key)
         broadcast = Broadcast(state.global_params, state.round)
-        client_state = job.algorithm.init_client_state(state.global_params, key)
-        update, _ = job.algorithm.client_update(broadcast, client_state, train, key)
-        local = job.algorithm.personalize(broadcast, client_state, test, key)
-        measured = job.algorithm.personal_model.metrics(state.global_params, local, test.data)
-        return update, job.algorithm.server_update(state, update), measured
+        client_state = spec.algorithm.init_client_state(state.global_params, key)
+        update, _ = spec.algorithm.client_update(broadcast, client_state, train, key)
+        local = spec.algorithm.personalize(broadcast, client_state, test, key)
+        measured = spec.algorithm.personal_model.metrics(state.global_params, local, test.data)
+        return update, spec.algorithm.server_update(state, update), measured
 
-    sets = job.clients, next(iter(job.validation.values()))
+    sets = spec.clients, next(iter(spec.validation.values()))
     given = (Examples(dict(x[x.ids[0]]), np.ones(x.num_examples[0], bool)) for x in sets)
     update, state, measured = jax.eval_shape(round, jax.random.key(0), *given)
     assert type(update) is Update and "accuracy" in update.metrics
@@ -119,7 +119,7 @@ def test_runs_of_the_same_targets_are_comparable():
         config = configs.load(
             None, [*SMALL, "model.network.hidden=5", "training.clients_per_round=2", *given]
         )
-        return job_of(config, task_of(config)).examples()
+        return spec_of(config, task_of(config)).examples()
 
     apart, one = examples("data.output_buckets=1"), examples("data.buckets=1")
     assert apart == one and set(one) == {"train", "validation", "test"}

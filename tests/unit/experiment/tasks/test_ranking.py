@@ -16,7 +16,7 @@ from fedrecon.experiment.sweep.trial import job_without_test, without_test
 from fedrecon.experiment.training.build import task_of
 from fedrecon.experiment.training.evaluation_rows import better
 from fedrecon.experiment.training.run_experiment import run_experiment
-from fedrecon.experiment.training.run_spec import Job
+from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._simulation import Simulation
 
 USERS, ITEMS, HAVE = 40, 20, 8
@@ -159,13 +159,13 @@ def test_a_run_finds_the_held_out_items(ratings, tmp_path, monkeypatch):
 
 
 def test_what_is_measured_is_part_of_a_run(ratings):
-    from fedrecon.experiment.training.build import job_of
+    from fedrecon.experiment.training.build import spec_of
 
     def marks(k):
         protocol = {"name": "leave_one_out", "sampled": 9, "k": [k]}
         config = configured(ratings, {"protocol": protocol}, training={"clients_per_round": 20})
-        job: Job = job_of(config, task_of(config))
-        return job.fingerprint()["evaluation"]["scoring"]
+        spec: RunSpec = spec_of(config, task_of(config))
+        return spec.fingerprint()["evaluation"]["scoring"]
 
     assert marks(2) != marks(3) and marks(2)["kind"] == "scoring/ranking"
 

@@ -133,7 +133,7 @@ def tuner(monkeypatch):
     simulation = Simulation(ALGORITHM, CLIENTS, Uniform(9))
     monkeypatch.setattr(tuning, "pays", lambda: True)
     monkeypatch.setattr(tuning, "SHARE", 1e9)
-    made = tuning.Tuner(simulation, 9, None, tuning.Team())
+    made = tuning.BlockPlanTuner(simulation, 9, None, tuning.ProcessGroup())
     made._paces = [1.0]
     return made, simulation
 

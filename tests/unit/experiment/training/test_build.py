@@ -8,7 +8,7 @@ from fedrecon.core._model import leaves_of
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS
-from fedrecon.experiment.training.build import job_of, task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 
 SMALL = [
     "data.clients=20",
@@ -20,22 +20,22 @@ SMALL = [
 ]
 
 
-def job(*more):
+def spec(*more):
     config = configs.load(None, [*SMALL, *more])
-    return job_of(config, task_of(config))
+    return spec_of(config, task_of(config))
 
 
 @pytest.mark.parametrize("name", ["fedrecon", "fedavg", "finetuning", "maml", "local_only", "centralized"])
 @pytest.mark.parametrize("source", ["file", "run"])
 def test_training_starts_from_the_parameters_that_the_algorithm_shares(name, source, tmp_path):
     chosen = f"algorithm.name={name}"
-    state = jax.jit(job(chosen).algorithm.init)(jax.random.key(7))
+    state = jax.jit(spec(chosen).algorithm.init)(jax.random.key(7))
     if source == "file":
         path = tmp_path / "start.npz"
         np.savez(path, **leaves_of(state.global_params))
     else:
         path = tmp_path
         Checkpoints(path / CHECKPOINTS).save(1, {"state": state}, {})
-    found = job(chosen, f'training.initial_global_params="{path}"').initial_global_params
+    found = spec(chosen, f'training.initial_global_params="{path}"').initial_global_params
     assert jax.tree.structure(found) == jax.tree.structure(state.global_params)
     jax.tree.map(np.testing.assert_array_equal, found, state.global_params)
