@@ -10,7 +10,7 @@ from fedrecon import Broadcast, Mean, ServerState, Simulation, Update
 from fedrecon._kernels.rows import Group, add_rows, take
 from fedrecon.algorithms import solve_delta, subkeys, update_of
 from fedrecon.core import leaf_at, on_global, path_of, with_leaves
-from fedrecon.data._hashing import round_keys
+from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.simulation import Slot
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
 
@@ -39,7 +39,7 @@ def _host(simulation: Simulation, layout: Layout) -> tuple[tuple[Batch, ...], Ca
     cohort = draw()
 
     def hash_keys() -> Any:
-        return round_keys(simulation.seed, 0, 0, simulation.clients.keys[cohort])
+        return round_keys(simulation.seed, Purpose.TRAINING, 0, simulation.clients.keys[cohort])
 
     keys = hash_keys()
 

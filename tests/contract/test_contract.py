@@ -31,11 +31,11 @@ from fedrecon.algorithms._reptile import reptile
 from fedrecon.core._examples import AlternateBatches, NoSplit, RandomFraction
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table, without_tables
-from fedrecon.data._hashing import round_keys
+from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.simulation._batches import key_of
 from fedrecon.simulation._block_plan import Plan, Slot
 from fedrecon.simulation._client_state_store import StoredClientState, current_client_state
-from fedrecon.simulation._simulation import _TRAINING, Simulation
+from fedrecon.simulation._simulation import Simulation
 from fedrecon.solvers._gradient import Solver
 from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._newton import Newton
@@ -161,7 +161,7 @@ def by_hand(
     federation, state, history = FEDERATIONS[kind], start, []
     client_states = dict.fromkeys(clients.tolist(), nothing)
     for number in range(ROUNDS):
-        keys = round_keys(3, _TRAINING, number, federation.keys)
+        keys = round_keys(3, Purpose.TRAINING, number, federation.keys)
         found = []
         for i in clients:
             given = examples(federation, federation.ids[i], 17)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedrecon.data._clients import Clients
-from fedrecon.data._hashing import client_keys, round_keys
+from fedrecon.data._hashing import Purpose, client_keys, round_keys
 from fedrecon.simulation._block_plan import Plan, Slot, plan_blocks
 
 IDS = st.lists(st.text(max_size=5), unique=True, max_size=20) | st.lists(
@@ -56,8 +56,8 @@ def test_a_clients_keys_depend_on_its_id_alone(ids, random, seed):
     own, other = client_keys(ids), client_keys([ids[i] for i in order])
     assert own[order].tolist() == other.tolist()
     assert len(set(own.tolist())) == len(ids)
-    drawn = round_keys(seed, 1, 7, own)
-    assert drawn[order].tolist() == round_keys(seed, 1, 7, other).tolist()
+    drawn = round_keys(seed, Purpose.EXAMPLE_ORDER, 7, own)
+    assert drawn[order].tolist() == round_keys(seed, Purpose.EXAMPLE_ORDER, 7, other).tolist()
 
 
 @settings(max_examples=60)

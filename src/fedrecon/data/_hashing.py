@@ -1,5 +1,6 @@
 """Stable hashes of clients' names: the same in every process, order and version."""
 
+import enum
 import hashlib
 from typing import Any
 
@@ -7,6 +8,27 @@ import numpy as np
 from jaxtyping import UInt32, UInt64
 
 _SIZE = 2**64
+
+
+class Purpose(enum.IntEnum):
+    """What random numbers are drawn for.
+
+    Draws for different purposes are independent under the same seed. The numbers enter the hash, so a
+    number must never change or be used again: the draws of all earlier runs depend on it.
+    """
+
+    EXAMPLE_ORDER = 1
+    """The order of a client's examples, by which some of them are held out or kept."""
+    CLIENT_SPLIT = 2
+    """The order of the clients, by which they are split into training, validation and test clients."""
+    TRAINING = 3
+    """What a client draws in a round of training."""
+    EVALUATION = 4
+    """What a client draws when it is evaluated, and when it is served."""
+    INITIAL_PARAMS = 5
+    """The global parameters at the start of training."""
+    NEGATIVE_ITEMS = 21
+    """Items that a client has not interacted with, drawn as negative examples for training."""
 
 
 def mix(x: Any) -> UInt64[np.ndarray, "*shape"]:
@@ -39,12 +61,12 @@ def client_keys(ids: Any) -> UInt64[np.ndarray, "client"]:
         return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
-def keyed(seed: int, purpose: int, keys: Any) -> UInt64[np.ndarray, "*shape"]:
+def keyed(seed: int, purpose: Purpose, keys: Any) -> UInt64[np.ndarray, "*shape"]:
     """`keys` hashed with a seed: sorting by it is a random order in which no key depends on another.
 
     Args:
         seed: The experiment's.
-        purpose: Draws for another purpose are independent under the same seed.
+        purpose: What is drawn. Draws for another purpose are independent under the same seed.
         keys: 64-bit numbers.
     """
     salt = mixed(mixed(int(seed)) + purpose)
@@ -52,7 +74,7 @@ def keyed(seed: int, purpose: int, keys: Any) -> UInt64[np.ndarray, "*shape"]:
         return mix(np.asarray(keys, np.uint64) ^ np.uint64(salt))
 
 
-def round_keys(seed: int, purpose: int, round: int, keys: Any) -> UInt32[np.ndarray, "*shape 2"]:
+def round_keys(seed: int, purpose: Purpose, round: int, keys: Any) -> UInt32[np.ndarray, "*shape 2"]:
     """Key data for what clients draw in a round: from seed, round and client alone.
 
     Made on the host, where hashing a cohort takes microseconds; in a program, every hash has to be

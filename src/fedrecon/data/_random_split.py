@@ -5,10 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from fedrecon.data._hashing import keyed
+from fedrecon.data._hashing import Purpose, keyed
 from fedrecon.errors import DataError
-
-_ORDER, _SPLIT = 1, 2  # purposes of draws
 
 
 def shuffle(
@@ -29,7 +27,7 @@ def shuffle(
     with np.errstate(over="ignore"):
         own = np.repeat(keys, num_examples) + position.astype(np.uint64)
     # The owner above, 40 random bits below: one sort, which takes half the time of one by two keys.
-    draws = (owner << np.uint64(40)) | (keyed(seed, _ORDER, own) >> np.uint64(24))
+    draws = (owner << np.uint64(40)) | (keyed(seed, Purpose.EXAMPLE_ORDER, own) >> np.uint64(24))
     return np.argsort(draws, kind="stable")
 
 
@@ -56,6 +54,6 @@ def cut(
         raise DataError(
             f"fractions must sum to at most 1, got {dict(fractions)}, {sum(fractions.values()):g}"
         )
-    order = np.argsort(keyed(seed, _SPLIT, keys), kind="stable")
+    order = np.argsort(keyed(seed, Purpose.CLIENT_SPLIT, keys), kind="stable")
     ends = np.round(np.cumsum([0.0, *fractions.values()]) * len(keys)).astype(int)
     return {name: np.sort(order[a:b]) for name, a, b in zip(fractions, ends[:-1], ends[1:], strict=True)}

@@ -15,7 +15,7 @@ from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Params
 from fedrecon.core._tags import tagged
 from fedrecon.data._clients import Clients
-from fedrecon.data._hashing import round_keys
+from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import of_kind
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
 from fedrecon.simulation._block_plan import Plan, plan_evaluation
@@ -30,8 +30,6 @@ DERIVED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "perplexity_restricted": ("cross_entropy_restricted", np.exp),
     "perplexity_restricted_after_oov": ("cross_entropy_restricted_after_oov", np.exp),
 }
-
-_EVALUATION = 4  # purpose of draws
 
 
 @runtime_checkable
@@ -61,7 +59,7 @@ def model_metrics(
 
 def evaluation_keys(seed: int, clients: Clients) -> np.ndarray:
     """Data of the keys that clients draw with while they are evaluated, `[client, 2]`."""
-    return np.asarray(round_keys(seed, _EVALUATION, 0, clients.keys))
+    return np.asarray(round_keys(seed, Purpose.EVALUATION, 0, clients.keys))
 
 
 class Evaluation:

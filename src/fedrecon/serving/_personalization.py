@@ -15,7 +15,7 @@ from fedrecon._kernels.top_k import best
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
 from fedrecon.core._model import Model, leaf_at, leaves_of
 from fedrecon.data._clients import Clients
-from fedrecon.data._hashing import round_keys
+from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import did_you_mean, of_kind
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
 from fedrecon.simulation._block_plan import FAR, Slot, clients_in_block
@@ -23,7 +23,6 @@ from fedrecon.simulation._client_state_store import ClientStateStore, current_cl
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 
-_EVALUATION = 4  # purpose of draws: a client gets what it gets when it is evaluated
 # Clients from which on so many shapes of blocks are worth their compilation.
 _SHAPES = ((0, 1), (5_000, 2), (50_000, 4))
 _PLACES = {True: 2**18, False: 2**20}  # for examples in a block on a device: on a CPU or elsewhere
@@ -124,7 +123,8 @@ class Personalization:
         if not np.array_equal(have.keys, clients.keys):
             raise ValueError("have must be the same clients in the same order, it has others")
         layout = Layout(self._algorithm.personal_model, clients, self._state.global_params)
-        keys = round_keys(self._seed, _EVALUATION, 0, clients.keys)
+        # The purpose of evaluation: a client is served with the parameters that it is evaluated with.
+        keys = round_keys(self._seed, Purpose.EVALUATION, 0, clients.keys)
         found = []
         for length, positions in self._blocks(np.maximum(clients.num_examples, have.num_examples)):
             slot = Slot(1, self._widths[length], length)

@@ -14,7 +14,7 @@ import numpy as np
 from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.core._model import Params, path_of
 from fedrecon.data._clients import Clients
-from fedrecon.data._hashing import round_keys
+from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.data._sampling import Sampling
 from fedrecon.simulation._batches import Batch, Layout, key_of
 from fedrecon.simulation._block_plan import Plan, plan_blocks
@@ -25,7 +25,6 @@ from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._round import Round, Sizes
 from fedrecon.simulation._validate_model import check_model
 
-_TRAINING, _START = 3, 5  # purposes of draws
 _JOINED_BYTES = 2**22  # of global parameters: from there on a step's arrays weigh more than a dispatch
 
 
@@ -122,7 +121,7 @@ class Simulation:
             TypeError: As `check_model`.
             ValueError: They are not of the model's structure and shapes, or as `check_model`.
         """
-        key = key_of(round_keys(self.seed, _START, 0, np.uint64(0)))
+        key = key_of(round_keys(self.seed, Purpose.INITIAL_PARAMS, 0, np.uint64(0)))
         state = jax.jit(self.algorithm.init, compiler_options=quick_options())(key)
         if global_params is not None:
             _check_like(global_params, state.global_params)
@@ -143,7 +142,7 @@ class Simulation:
         state = self._devices.everywhere(state)
         for number in range(first, first + count):
             cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
-            keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
+            keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
             total, metrics, own = None, [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
             after = None
@@ -172,7 +171,7 @@ class Simulation:
         """
         number, found = int(state.round), 0.0
         cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
-        keys = round_keys(self.seed, _TRAINING, number, self.clients.keys[cohort])
+        keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
         for slots in self.plan.passes(self.clients.num_examples[cohort]):
             batches = self._laid_out(slots, cohort, keys)[1]
             times = []

@@ -3,12 +3,10 @@
 import numpy as np
 
 from fedrecon.data._clients import Clients
-from fedrecon.data._hashing import keyed
+from fedrecon.data._hashing import Purpose, keyed
 from fedrecon.data._holdout import HELD_OUT
 from fedrecon.datasets.ratings._validation import quoted
 from fedrecon.errors import DataError
-
-_NEGATIVES = 21  # purpose of draws
 
 
 def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: int = 1) -> Clients:
@@ -164,8 +162,10 @@ def with_negatives(clients: Clients, count: int, num_items: int, seed: int) -> C
     position, owner = _places(clients)
     with np.errstate(over="ignore"):
         places = (position.astype(np.uint64) * np.uint64(count))[:, None] + np.arange(count, dtype=np.uint64)
-        own = keyed(seed, _NEGATIVES, clients.keys)[owner][:, None] + places
-    return _with(clients, {"negatives": (keyed(seed, _NEGATIVES, own) % num_items).astype(np.int32)})
+        own = keyed(seed, Purpose.NEGATIVE_ITEMS, clients.keys)[owner][:, None] + places
+    return _with(
+        clients, {"negatives": (keyed(seed, Purpose.NEGATIVE_ITEMS, own) % num_items).astype(np.int32)}
+    )
 
 
 def _places(clients: Clients) -> tuple[np.ndarray, np.ndarray]:
