@@ -1,6 +1,7 @@
 """What fedrecon raises beside the standard exceptions, and how it says what may have been meant."""
 
 import difflib
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,11 +14,65 @@ class RunError(ValueError):
     """A run folder that cannot be used; the message names the folder or file, the rule and the value."""
 
 
-def at_least(least: int, **given: float | int) -> None:
-    """Raises a ValueError that names the first of the parameters given which is below `least`."""
-    for name, value in given.items():
-        if not value >= least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+def whole_number(
+    name: str,
+    value: Any,
+    least: int | None = None,
+    most: int | None = None,
+    *,
+    error: type[ValueError] = ValueError,
+) -> int:
+    """Checks a parameter that must be a whole number, and returns it as an `int`.
+
+    Integers of NumPy and JAX are accepted: they come out of arrays, and the result is the `int` of the same
+    value, so that what is stored, hashed and printed does not depend on where a number came from. Booleans
+    are refused, although Python counts them among the integers: where a number is expected, `True` is a
+    mistake.
+
+    Args:
+        name: The parameter's name, for the message.
+        value: The value that was given.
+        least: The smallest value allowed; None for no limit.
+        most: The largest value allowed, only together with `least`; None for no limit.
+        error: The class of the error.
+
+    Raises:
+        ValueError: The value is not a whole number, or is out of its range. The message names the
+            parameter, the rule and the value.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # of what has no `__index__`, such as 3.0, and of arrays of several numbers
+        number = None
+    if number is not None and (least is None or number >= least) and (most is None or number <= most):
+        return number
+    limits = "" if least is None else f" of at least {least}" if most is None else f" from {least} to {most}"
+    raise error(f"{name} must be a whole number{limits}, got {plain(value)}")
+
+
+def store_whole_numbers(owner: Any, least: int, *names: str, optional: bool = False) -> None:
+    """Checks attributes of a frozen dataclass in its `__post_init__`, and stores each as an `int`.
+
+    Args:
+        owner: The instance.
+        least: The smallest value allowed.
+        names: Names of the attributes.
+        optional: Whether an attribute may also be None, which stays.
+
+    Raises:
+        ValueError: As `whole_number`.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if not (optional and value is None):
+            object.__setattr__(owner, name, whole_number(name, value, least))
+
+
+def plain(value: Any) -> str:
+    """A value as a message shows it: a NumPy scalar like Python's own, `3` and not `np.int64(3)`."""
+    # Told by the name of its module: importing NumPy here would double the start-up of `fedrecon --help`.
+    scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
+    return repr(value.item() if scalar else value)
 
 
 def of_kind(kind: type, **given: Any) -> None:

@@ -359,7 +359,7 @@ def test_rating_files_are_described_trained_on_and_evaluated(fedrecon, home):
         for user, items in zip(best["client"], best["item"], strict=True)
     )
     wrong = fedrecon(*asked, "--top", 41, check=False)
-    assert "--top must be from 1 to the 40 items, got 41" in wrong.stderr
+    assert "--top must be at most the 40 items, got 41" in wrong.stderr
     table = pyarrow.parquet.read_table(home / "films" / "evaluated-clients-other.parquet").to_pydict()
     assert len(table["client"]) == 7
     assert all(math.isfinite(x) for x in table["rmse"])
@@ -434,7 +434,7 @@ MISTAKES = [
         2,
         "--set: training.rounds must be greater than or equal to 1, got 0",
     ),
-    (["run", "small.toml", "--seeds", "1"], 2, "--seeds must be at least 2, got 1"),
+    (["run", "small.toml", "--seeds", "1"], 2, "--seeds must be a whole number of at least 2, got 1"),
     (
         ["run", "small.toml", "--set", "training.clients_per_round=37"],
         2,
@@ -466,7 +466,11 @@ MISTAKES = [
     (["plot", "."], 1, ".: a run folder must have a metrics.csv, this has none"),
     (["compare", "first", "."], 1, ".: a run folder must have a config.toml, this has none"),
     (["sweep", "small.toml", "nowhere.toml"], 2, "nowhere.toml: the space cannot be read"),
-    (["sweep", "small.toml", "small.toml", "--jobs", "0"], 2, "--jobs must be at least 1, got 0"),
+    (
+        ["sweep", "small.toml", "small.toml", "--jobs", "0"],
+        2,
+        "--jobs must be a whole number of at least 1, got 0",
+    ),
     (["sweep", "small.toml", "small.toml"], 2, "small.toml: name must be a range such as { low = 0.1,"),
     (["report", "nowhere"], 1, "nowhere: a run folder must have a config.toml, this has none"),
     (["compare", "first", "--target", "0.9"], 2, "--target takes METRIC=VALUE, for instance rmse=0.93, got"),

@@ -45,7 +45,7 @@ TypeError: state must be of the class ServerState, got dict
 TypeError: local must be is_local(...) or a function of a leaf's path, got 'head'
 TypeError: tables must be a tuple, such as (Table(leaf='hidden', fields=('home',)),), got a Table
 TypeError: fields must be a tuple of names, such as ('home',), got 'home'
-DataError: a cap must be a whole number of at least 1 example per client, got 2.5
+DataError: cap must be a whole number of at least 1, got 2.5
 DataError: the clients have the fields ['weather', 'consumption'], not 'weather forecast'
 DataError: the clients have the fields ['weather', 'consumption'], not 'time'
 """

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from fedrecon.core._random import uniform
 from fedrecon.core._tags import tagged
+from fedrecon.errors import plain, store_whole_numbers
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["positional"])
@@ -89,7 +90,7 @@ class AlternateBatches:
     batch_size: int = 5
 
     def __post_init__(self) -> None:
-        _at_least_one("batch_size", self.batch_size)
+        store_whole_numbers(self, 1, "batch_size")
 
     def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
         pair = 2 * self.batch_size
@@ -125,7 +126,7 @@ class HalfBatches:
     batch_size: int
 
     def __post_init__(self) -> None:
-        _at_least_one("batch_size", self.batch_size)
+        store_whole_numbers(self, 1, "batch_size")
 
     def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
         def half(count: Any) -> Any:
@@ -156,7 +157,8 @@ class Fraction:
             _share("query", self.query)
             if self.support + self.query > 1 + 1e-9:
                 raise ValueError(
-                    f"support and query must sum to at most 1, got {self.support} and {self.query}"
+                    f"support and query must sum to at most 1, got {plain(self.support)} and "
+                    f"{plain(self.query)}"
                 )
 
     def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
@@ -255,7 +257,7 @@ def first_share(examples: Examples, share: float) -> Examples:
         ValueError: The share does not lie there.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1], got {share!r}")
+        raise ValueError(f"share must lie in (0, 1], got {plain(share)}")
     first = jnp.arange(min(math.ceil(share * examples.size) + 1, examples.size))
     return examples.take(first, first < _ceil_share(share, examples))
 
@@ -284,11 +286,6 @@ def _cut(examples: Examples, support: Int[Array, ""], most: int, most_rest: int)
     return examples.take(first, first < support), examples.take(rest, rest < count)
 
 
-def _at_least_one(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
 def _share(name: str, value: float) -> None:
     if not 0 < value < 1:
-        raise ValueError(f"{name} must lie between 0 and 1, both excluded, got {value!r}")
+        raise ValueError(f"{name} must lie between 0 and 1, both excluded, got {plain(value)}")

@@ -6,7 +6,7 @@ import jax
 
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Params, Table, leaves_of
-from fedrecon.errors import at_least
+from fedrecon.errors import whole_number
 
 ROW = "row"
 
@@ -29,7 +29,7 @@ def pooled(model: Model, num_clients: int, field: str = ROW) -> Model:
         ValueError: `num_clients` is not positive, or the model has a penalty, which belongs to a client and
             not to examples.
     """
-    at_least(1, num_clients=num_clients)
+    num_clients = whole_number("num_clients", num_clients, 1)
     shapes = jax.eval_shape(model.init_global, jax.random.key(0))
     local_shapes = jax.eval_shape(model.init_local, shapes, jax.random.key(0))
     _check_no_penalty(model, shapes, local_shapes)

@@ -11,7 +11,7 @@ from fedrecon.data._from_arrays import checked, gathered, vocabulary
 from fedrecon.data._hashing import client_keys
 from fedrecon.data._padding import PaddedGather
 from fedrecon.data._random_split import cut, shuffle
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, whole_number
 
 _PIECE = 1 << 22  # examples that are looked at together: what bounds the memory that it takes
 
@@ -233,6 +233,7 @@ class Clients:
 
     def shuffled(self, seed: int) -> "Clients":
         """Every client's examples in a random order, fixed by the seed and the client's id alone."""
+        seed = whole_number("seed", seed)
 
         def order(piece: Clients) -> np.ndarray:
             return shuffle(piece.keys, piece.num_examples, piece._position(), seed)
@@ -251,8 +252,7 @@ class Clients:
 
     def cap(self, most: int) -> "Clients":
         """The first `most` examples of every client."""
-        if isinstance(most, bool) or not isinstance(most, int | np.integer) or most < 1:
-            raise DataError(f"a cap must be a whole number of at least 1 example per client, got {most!r}")
+        most = whole_number("cap", most, 1, error=DataError)
         return self._with(num_examples=np.minimum(self.num_examples, most))
 
     def split(self, fractions: Mapping[str, float | int], seed: int) -> dict[str, "Clients"]:
@@ -264,7 +264,9 @@ class Clients:
 
         Raises:
             DataError: A share is out of its range, or they sum to more than 1.
+            ValueError: The seed is not a whole number.
         """
+        seed = whole_number("seed", seed)
         return {name: self.take(positions) for name, positions in cut(self.keys, fractions, seed).items()}
 
     def _with(self, **other: Any) -> "Clients":

@@ -4,7 +4,7 @@ import numpy as np
 
 from fedrecon.core._pooled_view import ROW
 from fedrecon.data._clients import Clients
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, whole_number
 
 
 def numbered(clients: Clients, seen: bool = True, field: str = ROW) -> Clients:
@@ -31,10 +31,10 @@ def in_batches(clients: Clients, batch_size: int, seed: int) -> Clients:
         seed: Of the order.
 
     Raises:
-        DataError: `batch_size` is not positive.
+        DataError: `batch_size` or the seed is out of its range.
     """
-    if batch_size < 1:
-        raise DataError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size = whole_number("batch_size", batch_size, 1, error=DataError)
+    seed = whole_number("seed", seed, 0, error=DataError)
     total = int(clients.num_examples.sum())
     order = np.random.default_rng(seed).permutation(total)
     columns = {name: clients.column(name)[order] for name in clients.fields}

@@ -3,12 +3,13 @@
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
 
 from fedrecon.core._tags import tagged
+from fedrecon.errors import store_whole_numbers
 
 
 @runtime_checkable
@@ -45,7 +46,7 @@ class Uniform:
     clients_per_round: int
 
     def __post_init__(self) -> None:
-        _positive(self.clients_per_round)
+        store_whole_numbers(self, 1, "clients_per_round")
 
     def indices(
         self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
@@ -71,7 +72,7 @@ class Poisson:
     clients_per_round: int
 
     def __post_init__(self) -> None:
-        _positive(self.clients_per_round)
+        store_whole_numbers(self, 1, "clients_per_round")
 
     def indices(
         self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
@@ -106,7 +107,7 @@ class Weighted:
     _known: "_Shares | None" = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _positive(self.clients_per_round)
+        store_whole_numbers(self, 1, "clients_per_round")
 
     def indices(
         self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
@@ -173,7 +174,7 @@ class Passes:
     clients_per_round: int
 
     def __post_init__(self) -> None:
-        _positive(self.clients_per_round)
+        store_whole_numbers(self, 1, "clients_per_round")
 
     def indices(
         self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
@@ -197,11 +198,6 @@ def _permutation(seed: int, number: int, size: int) -> Int[np.ndarray, "client"]
 
 def _generator(seed: int, round: int) -> np.random.Generator:
     return np.random.default_rng([seed % 2**63, round])
-
-
-def _positive(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"clients_per_round must be a whole number of at least 1, got {value!r}")
 
 
 def _enough(asked: int, num_clients: int) -> None:

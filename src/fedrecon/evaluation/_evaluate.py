@@ -16,7 +16,7 @@ from fedrecon.core._model import Model, Params
 from fedrecon.core._tags import tagged
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
-from fedrecon.errors import of_kind
+from fedrecon.errors import of_kind, whole_number
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
 from fedrecon.simulation._block_plan import Plan, plan_evaluation
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
@@ -166,10 +166,12 @@ def evaluate(
 
     Raises:
         TypeError: An argument is of another kind: global parameters are no state, say.
+        ValueError: The seed or the number of devices is not a whole number, or there are not so many devices.
     """
     of_kind(Algorithm, algorithm=algorithm)
     of_kind(ServerState, state=state)
     of_kind(Clients, clients=clients)
+    seed = whole_number("seed", seed)
     layout = Layout(algorithm.personal_model, clients, state.global_params)
     large = heavy(state.global_params, algorithm.model.tables)
     plan = plan or plan_evaluation(clients.num_examples, large)

@@ -13,6 +13,7 @@ from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Params
 from fedrecon.core._random import fold_in, uniform
 from fedrecon.core._tags import tagged
+from fedrecon.errors import store_whole_numbers, whole_number
 
 KINDS = ("hr", "ndcg", "recall")
 _NEGATIVES = 11  # number of the subkey
@@ -60,12 +61,15 @@ class Ranking:
     item: str = "item"
 
     def __post_init__(self) -> None:
+        store_whole_numbers(self, 1, "num_items")
+        store_whole_numbers(self, 0, "negatives")
+        metrics = []
         for kind, k in self.metrics:
             if kind not in KINDS:
                 raise ValueError(f"metrics must be of the kinds {', '.join(KINDS)}, got {kind!r}")
-            if k < 1:
-                raise ValueError(f"the K of {kind}@K must be at least 1, got {k}")
-        if not 0 <= self.negatives < self.num_items:
+            metrics.append((kind, whole_number(f"the K of {kind}@K", k, 1)))
+        object.__setattr__(self, "metrics", tuple(metrics))
+        if not self.negatives < self.num_items:
             raise ValueError(
                 f"negatives must be from 0 to {self.num_items - 1}, all items but one, got {self.negatives}"
             )

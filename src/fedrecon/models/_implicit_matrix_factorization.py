@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table
 from fedrecon.core._random import normal
-from fedrecon.errors import at_least
+from fedrecon.errors import whole_number
 
 SAMPLED = ("sampled_softmax", "binary", "bpr")
 LOSSES = ("squared", "softmax", *SAMPLED)
@@ -64,7 +64,7 @@ def implicit_factorization(
         Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008. Rendle et
         al., Revisiting the Performance of iALS on Item Recommendation Benchmarks, RecSys 2022.
     """
-    at_least(1, num_items=num_items, factors=factors)
+    num_items, factors = whole_number("num_items", num_items, 1), whole_number("factors", factors, 1)
     for name, number in (("unobserved", unobserved), ("penalty", penalty), ("init_scale", init_scale)):
         if not 0 <= number < float("inf"):
             raise ValueError(f"{name} must be finite and not negative, got {number}")

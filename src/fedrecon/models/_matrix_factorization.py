@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table
 from fedrecon.core._random import normal, uniform
-from fedrecon.errors import at_least
+from fedrecon.errors import whole_number
 
 
 def matrix_factorization(
@@ -47,10 +47,13 @@ def matrix_factorization(
     Returns:
         A model with metrics `mse` and `accuracy`, the share of ratings that are off by at most 0.5.
 
+    Raises:
+        ValueError: `num_items` or `factors` is not a whole number of at least 1.
+
     References:
         Singhal et al., Federated Reconstruction, NeurIPS 2021, section 5.1.
     """
-    at_least(1, num_items=num_items, factors=factors)
+    num_items, factors = whole_number("num_items", num_items, 1), whole_number("factors", factors, 1)
 
     def draw(key: Any, *shape: int) -> Any:
         if init == "uniform":

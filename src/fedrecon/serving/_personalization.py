@@ -16,7 +16,7 @@ from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
 from fedrecon.core._model import Model, leaf_at, leaves_of
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
-from fedrecon.errors import did_you_mean, of_kind
+from fedrecon.errors import did_you_mean, of_kind, store_whole_numbers, whole_number
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
 from fedrecon.simulation._block_plan import FAR, Slot, clients_in_block
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
@@ -45,8 +45,9 @@ class TopK:
     seen: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.count <= self.items:
-            raise ValueError(f"top must be from 1 to the {self.items:,} items, got {self.count}")
+        store_whole_numbers(self, 1, "count", "items")
+        if self.count > self.items:
+            raise ValueError(f"count must be at most the {self.items:,} items, got {self.count}")
 
 
 class Personalization:
@@ -69,7 +70,8 @@ class Personalization:
 
     Raises:
         TypeError: An argument is of another kind.
-        ValueError: Items are to be recommended and the model has no `predict`, or fewer items.
+        ValueError: Items are to be recommended and the model has no `predict`, or fewer items; or a number
+            is not whole or out of its range.
     """
 
     def __init__(
@@ -86,6 +88,9 @@ class Personalization:
     ):
         of_kind(Algorithm, algorithm=algorithm)
         of_kind(ServerState, state=state)
+        seed = whole_number("seed", seed)
+        if clients_per_block is not None:
+            clients_per_block = whole_number("clients_per_block", clients_per_block, 1)
         if top is not None:
             _check_items(top, algorithm.personal_model, state)
         self._devices = Devices.here(devices)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrecon.errors import whole_number
+
 _CLIENTS = "clients"  # the axis of the mesh
 
 
@@ -35,6 +37,7 @@ class Devices:
             ValueError: There are not so many, or one process has more than another.
         """
         here = Devices.here(count)
+        count = None if count is None else len(here)
         if jax.process_count() == 1:
             return here
         owned: dict[int, list[Any]] = {}
@@ -54,8 +57,10 @@ class Devices:
             ValueError: There are not so many.
         """
         there = jax.local_devices()
-        if count is not None and not 1 <= count <= len(there):
-            raise ValueError(f"devices must be from 1 to the {len(there)} of this process, got {count}")
+        if count is not None:
+            count = whole_number("devices", count, 1)
+            if count > len(there):
+                raise ValueError(f"devices must be at most the {len(there)} of this process, got {count}")
         return Devices(tuple(there[:count]))
 
     def __len__(self) -> int:

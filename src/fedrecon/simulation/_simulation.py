@@ -16,6 +16,7 @@ from fedrecon.core._model import Params, path_of
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.data._sampling import Sampling
+from fedrecon.errors import whole_number
 from fedrecon.simulation._batches import Batch, Layout, key_of
 from fedrecon.simulation._block_plan import Plan, plan_blocks
 from fedrecon.simulation._client_state_store import ClientStateStore
@@ -62,6 +63,9 @@ class Simulation:
         client_states_folder: str | PathLike[str] | None = None,
         devices: int | None = None,
     ):
+        seed = whole_number("seed", seed)
+        if clients_per_block is not None:
+            clients_per_block = whole_number("clients_per_block", clients_per_block, 1)
         sampling.check(len(clients))
         self._devices = Devices.first(devices)
         self.algorithm, self.clients, self.sampling, self.seed = algorithm, clients, sampling, seed
@@ -136,6 +140,7 @@ class Simulation:
             state: Where to start; its arrays stay valid.
             count: How many rounds.
         """
+        count = whole_number("count", count, 0)
         first = int(state.round)
         if self.client_states is not None:
             self.client_states.rewind(first)

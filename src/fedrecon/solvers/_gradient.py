@@ -19,6 +19,7 @@ from fedrecon.core._mean import Mean
 from fedrecon.core._model import Objective, Params, check_loss, leaf_at, path_of, with_leaves
 from fedrecon.core._random import fold_in
 from fedrecon.core._tags import tagged
+from fedrecon.errors import store_whole_numbers
 from fedrecon.solvers._minibatches import EXAMPLE_PASSES, GRADIENT_STEPS, Steps, plan_steps
 from fedrecon.solvers._optimizers import describe
 
@@ -78,10 +79,8 @@ class Solver:
     sequential: bool = False
 
     def __post_init__(self) -> None:
-        for name, optional in (("batch_size", True), ("epochs", False), ("max_steps", True)):
-            value = getattr(self, name)
-            if not (optional and value is None) and not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        store_whole_numbers(self, 1, "epochs")
+        store_whole_numbers(self, 1, "batch_size", "max_steps", optional=True)
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}")
 

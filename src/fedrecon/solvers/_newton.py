@@ -11,6 +11,7 @@ from fedrecon._kernels.cholesky import solve
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Objective, Params, check_loss
 from fedrecon.core._tags import tagged
+from fedrecon.errors import plain, store_whole_numbers
 from fedrecon.solvers._gradient import Metrics
 from fedrecon.solvers._minibatches import EXAMPLE_PASSES, SOLVES
 
@@ -40,10 +41,9 @@ class Newton:
     damping: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        store_whole_numbers(self, 1, "iterations")
         if self.damping < 0:
-            raise ValueError(f"damping must not be negative, got {self.damping}")
+            raise ValueError(f"damping must not be negative, got {plain(self.damping)}")
 
     def cost(self, examples: Examples, round: Any = None) -> dict[str, Any]:
         """What a call with these examples takes: solves and example passes, see `steps.COSTS`."""

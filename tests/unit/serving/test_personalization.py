@@ -163,7 +163,7 @@ def test_longer_clients_than_were_announced_are_refused(trained):
 
 def test_what_cannot_be_recommended_is_said(trained):
     algorithm, state = trained
-    with pytest.raises(ValueError, match="top must be from 1 to the 30 items, got 31"):
+    with pytest.raises(ValueError, match="count must be at most the 30 items, got 31"):
         TopK(31, "item", ITEMS)
     broken = fedrecon(Model(**{**vars(algorithm.model), "predict": None}), Newton(), solver(), sgd())
     with pytest.raises(ValueError, match="where a model has `predict`"):

@@ -66,7 +66,9 @@ def test_blocks_can_be_cut():
     assert plan.in_parts(1) == plan
 
 
-@pytest.mark.parametrize("count", [0, 99])
-def test_there_must_be_so_many(count):
-    with pytest.raises(ValueError, match=rf"devices must be from 1 to the \d+ of this process, got {count}"):
+@pytest.mark.parametrize(
+    ("count", "rule"), [(0, "a whole number of at least 1"), (99, r"at most the \d+ of this process")]
+)
+def test_there_must_be_so_many(count, rule):
+    with pytest.raises(ValueError, match=rf"devices must be {rule}, got {count}"):
         Devices.first(count)

@@ -18,8 +18,8 @@ def test_prints():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"iterations": 0}, "iterations must be at least 1, got 0"),
-        ({"iterations": -3}, "iterations must be at least 1, got -3"),
+        ({"iterations": 0}, "iterations must be a whole number of at least 1, got 0"),
+        ({"iterations": -3}, "iterations must be a whole number of at least 1, got -3"),
         ({"damping": -0.1}, "damping must not be negative, got -0.1"),
     ],
 )

@@ -6,7 +6,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, keyed
 from fedrecon.data._holdout import HELD_OUT
 from fedrecon.datasets.ratings._validation import quoted
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, whole_number
 
 
 def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: int = 1) -> Clients:
@@ -19,8 +19,9 @@ def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: in
         least_items: Clients with fewer interactions are left out; 0 leaves out nobody.
 
     Raises:
-        DataError: There are no items, or nobody is left.
+        DataError: There are no items, nobody is left, or `least_items` is not a whole number of at least 0.
     """
+    least_items = whole_number("least_items", least_items, 0, error=DataError)
     if "item" not in ratings.fields:
         raise DataError(f"interactions must have the field 'item', the clients have {list(ratings.fields)}")
     if "time" in ratings.fields:
@@ -94,10 +95,9 @@ def leave_one_out(clients: Clients, back: int = 1) -> dict[str, Clients]:
         that one, which a field `held_out` marks. A client with nothing to train on is in neither.
 
     Raises:
-        DataError: Nobody is left.
+        DataError: Nobody is left, or `back` is not a whole number of at least 1.
     """
-    if back < 1:
-        raise DataError(f"back must be at least 1, the latest interaction, got {back}")
+    back = whole_number("back", back, 1, error=DataError)
     clients = clients.take(np.flatnonzero(clients.num_examples > back))
     if not len(clients):
         raise DataError(f"clients must have more than {back} interactions to hold one out, none has")
@@ -157,8 +157,9 @@ def with_negatives(clients: Clients, count: int, num_items: int, seed: int) -> C
     Raises:
         DataError: A number is out of its range.
     """
-    if count < 1 or num_items < 1:
-        raise DataError(f"count and num_items must be at least 1, got {count} and {num_items}")
+    count = whole_number("count", count, 1, error=DataError)
+    num_items = whole_number("num_items", num_items, 1, error=DataError)
+    seed = whole_number("seed", seed, error=DataError)
     position, owner = _places(clients)
     with np.errstate(over="ignore"):
         places = (position.astype(np.uint64) * np.uint64(count))[:, None] + np.arange(count, dtype=np.uint64)

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.ratings._synthetic import draw_counts, draw_items, draw_popularity
+from fedrecon.errors import plain, whole_number
 
 _PER_PIECE = 8192  # clients whose ratings are drawn together
 _LEAST, _SPREAD = 20, 1.14  # as in `synthetic`: of the ratings per client
@@ -36,14 +37,11 @@ def population(
     Raises:
         ValueError: A parameter out of its range.
     """
-    if num_clients < 1:
-        raise ValueError(f"clients must be at least 1, got {num_clients}")
-    if num_items < 2:
-        raise ValueError(f"items must be at least 2, got {num_items}")
+    num_clients = whole_number("num_clients", num_clients, 1)
+    num_items = whole_number("num_items", num_items, 2)
     if not _LEAST < mean_ratings < np.inf:
-        raise ValueError(f"ratings must be more than {_LEAST} per client, got {mean_ratings}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+        raise ValueError(f"mean_ratings must be more than {_LEAST} per client, got {plain(mean_ratings)}")
+    seed = whole_number("seed", seed, 0)
     median = _LEAST + (mean_ratings - _LEAST) / np.exp(_SPREAD**2 / 2)  # of a lognormal law
     random = np.random.default_rng([seed, 0])
     popularity = draw_popularity(random, num_items)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from fedrecon.data._clients import Clients
-from fedrecon.errors import at_least
+from fedrecon.errors import whole_number
 
 # MovieLens 1M: its users rate at least 20 items, at the median 96, on average 166, at most 62% of all; the
 # top 10, 20 and 50% of its items have 44, 65 and 92% of the ratings. At its size these give 44, 65 and 91%.
@@ -77,8 +77,10 @@ def synthetic(
     Raises:
         ValueError: A parameter out of its range.
     """
-    at_least(1, num_clients=num_clients, num_factors=num_factors)
-    at_least(2, num_items=num_items)
+    num_clients = whole_number("num_clients", num_clients, 1)
+    num_items = whole_number("num_items", num_items, 2)
+    num_factors = whole_number("num_factors", num_factors, 1)
+    seed = whole_number("seed", seed, 0)
     for name, size in (
         ("noise", noise),
         ("factor_deviation", factor_deviation),
@@ -138,7 +140,7 @@ def ridge_rmse(planted: Planted, clients: Clients, batch_size: int = 5) -> float
     Raises:
         ValueError: `batch_size` is below 1.
     """
-    at_least(1, batch_size=batch_size)
+    batch_size = whole_number("batch_size", batch_size, 1)
     strength = planted.effective_noise**2 / np.array(
         [planted.factor_deviation**2] * planted.item_factors.shape[1] + [planted.bias_deviation**2]
     )

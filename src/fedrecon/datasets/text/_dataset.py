@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import hold_out
 from fedrecon.datasets.text._vocabulary import Vocabulary
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, whole_number
 
 FRACTIONS: Mapping[str, float | int] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
@@ -40,9 +40,13 @@ def arrange(
         For each set its clients, with the fields of `Vocabulary.encode`; and the vocabulary.
 
     Raises:
-        DataError: A fraction or share is out of its range, or the vocabulary cannot be read or has more words
-            or another number of buckets.
+        DataError: A fraction, share or number is out of its range, or the vocabulary cannot be read or has
+            more words or another number of buckets.
     """
+    words = whole_number("words", words, 0, error=DataError)
+    buckets = whole_number("buckets", buckets, 1, error=DataError)
+    if output_buckets is not None:
+        output_buckets = whole_number("output_buckets", output_buckets, 1, error=DataError)
     sets = texts.split(fractions, seed)
     if vocabulary is None:
         counted = hold_out(sets["train"], held_out or {})["train"]

@@ -9,6 +9,7 @@ from fedrecon.datasets.text import _chitchat as chitchat
 from fedrecon.datasets.text._encode import to_clients
 from fedrecon.datasets.text._load import find, fingerprint, writers
 from fedrecon.datasets.text._tokenizers import TOKENIZERS, tokenizer_of
+from fedrecon.errors import whole_number
 
 _VERSION = 2  # of what is made from a source and its settings
 
@@ -40,8 +41,11 @@ def prepare(
 
     Raises:
         DataError: The source cannot be read or holds no text; or the folder cannot be written.
-        ValueError: There is no such tokenizer.
+        ValueError: There is no such tokenizer, or a number is not whole or below 1.
     """
+    length = whole_number("length", length, 1)
+    if sentences is not None:
+        sentences = whole_number("sentences", sentences, 1)
     tokenize = tokenizer_of(tokenizer)
     packaged = os.fspath(path) == chitchat.NAME and not Path(path).exists()
     source = chitchat.find_chitchat() if packaged else find(path)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.text._encode import Writer, to_clients
-from fedrecon.errors import at_least
+from fedrecon.errors import whole_number
 
 _NONE = -1
 
@@ -84,9 +84,11 @@ def synthetic(
     Raises:
         ValueError: A parameter is out of its range.
     """
-    at_least(1, num_clients=num_clients, sentences=sentences, words=words, own_words=own_words)
-    at_least(2, kinds=kinds)
-    at_least(4, length=length)
+    num_clients = whole_number("num_clients", num_clients, 1)
+    sentences = whole_number("sentences", sentences, 1)
+    words, own_words = whole_number("words", words, 1), whole_number("own_words", own_words, 1)
+    kinds, length = whole_number("kinds", kinds, 2), whole_number("length", length, 4)
+    seed = whole_number("seed", seed, 0)
     if not 0 <= private < 1:
         raise ValueError(f"private must lie in [0, 1), got {private}")
     random = np.random.default_rng(seed)

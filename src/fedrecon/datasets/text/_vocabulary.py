@@ -24,7 +24,7 @@ import numpy as np
 
 from fedrecon.data._cache import disk_backed_array
 from fedrecon.data._clients import Clients
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, whole_number
 
 PADDING, BEGIN, END, FIRST_WORD = 0, 1, 2, 3
 SPECIAL = ("<padding>", "<begin>", "<end>")
@@ -60,9 +60,8 @@ class Vocabulary:
 
     def __init__(self, words: Sequence[str], buckets: int, output_buckets: int | None = None):
         output_buckets = buckets if output_buckets is None else output_buckets
-        for name, count in (("buckets", buckets), ("output_buckets", output_buckets)):
-            if count < 1:
-                raise DataError(f"{name} must be at least 1, got {count}")
+        buckets = whole_number("buckets", buckets, 1, error=DataError)
+        output_buckets = whole_number("output_buckets", output_buckets, 1, error=DataError)
         self.words, self.buckets, self.output_buckets = tuple(words), buckets, output_buckets
         self._rows = {word: FIRST_WORD + i for i, word in enumerate(self.words)}
         if len(self._rows) < len(self.words):
@@ -148,7 +147,11 @@ class Vocabulary:
             size: At most so many words.
             buckets: For all other words.
             output_buckets: Likewise.
+
+        Raises:
+            DataError: A number is not whole, or out of its range.
         """
+        size = whole_number("size", size, 0, error=DataError)
         lexicon = clients.vocabularies["token"]
         counts = np.zeros(len(lexicon), np.int64)
         for piece in clients.pieces():

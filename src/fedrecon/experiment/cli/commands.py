@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from fedrecon.errors import RunError
+from fedrecon.errors import RunError, whole_number
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
@@ -22,8 +22,7 @@ def run(options: argparse.Namespace) -> int:
         raise SettingError(
             "--seeds and --distributed exclude each other: start each seed as a run of its own"
         )
-    if options.seeds < 2:
-        raise SettingError(f"--seeds must be at least 2, got {options.seeds}")
+    whole_number("--seeds", options.seeds, 2, error=SettingError)
     keep_compiled()
     from fedrecon.experiment.analysis.seeds import train_seeds
     from fedrecon.experiment.training.run_experiment import console
@@ -121,8 +120,7 @@ def sweep(options: argparse.Namespace) -> int:
 
     config = _above(configs.load(options.experiment, options.overrides), options.data, options.seed)
     for name in ("trials", "jobs"):
-        if getattr(options, name) < 1:
-            raise SettingError(f"--{name} must be at least 1, got {getattr(options, name)}")
+        whole_number(f"--{name}", getattr(options, name), 1, error=SettingError)
     dimensions = space.load(options.space, config)
     keep_compiled()
     from fedrecon.experiment.sweep.run import sweep as run_sweep
@@ -144,8 +142,7 @@ def describe(options: argparse.Namespace) -> int:
 
 def complete(options: argparse.Namespace) -> int:
     """Shows the next words of a new user."""
-    if options.top < 1:
-        raise SettingError(f"--top must be at least 1, got {options.top}")
+    whole_number("--top", options.top, 1, error=SettingError)
     keep_compiled()
     from fedrecon.experiment.serving.complete import complete_run
     from fedrecon.experiment.training.run_experiment import console

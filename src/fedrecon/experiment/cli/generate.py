@@ -14,6 +14,9 @@ from fedrecon.experiment.reporting.summary import size
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.resource_usage import peak_memory
 
+# Options of the command that have another name than the parameter of `population`.
+_OPTIONS = {"num_clients": "clients", "num_items": "items", "mean_ratings": "ratings"}
+
 
 def generate(out: Path, screen: Console, clients: int, items: int, ratings: float, seed: int) -> None:
     """Writes generated ratings; memory does not grow with them.
@@ -36,7 +39,8 @@ def generate(out: Path, screen: Console, clients: int, items: int, ratings: floa
         pieces = population(clients, items, mean_ratings=ratings, seed=seed)
         first = next(pieces)
     except ValueError as error:
-        raise SettingError(f"--{error}") from None
+        name, _, rule = str(error).partition(" ")
+        raise SettingError(f"--{_OPTIONS.get(name, name)} {rule}") from None
     try:
         with (
             ClientWriter(out, first.vocabularies) as writer,

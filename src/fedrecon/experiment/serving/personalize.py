@@ -143,7 +143,8 @@ def _top(wanted: Wanted, known: dict[str, Any]) -> TopK | None:
     try:
         return TopK(wanted.top, field, len(known[field]), wanted.seen)
     except ValueError as error:
-        raise SettingError(f"--{error}") from None
+        rule = str(error).removeprefix("count ")
+        raise SettingError(f"--top {rule}") from None
 
 
 def _per_part(size: int) -> int:

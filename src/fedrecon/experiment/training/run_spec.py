@@ -13,7 +13,7 @@ import numpy as np
 from fedrecon.algorithms._base import Algorithm
 from fedrecon.core._examples import HeldOut
 from fedrecon.data._clients import Clients
-from fedrecon.errors import of_kind
+from fedrecon.errors import of_kind, store_whole_numbers, whole_number
 from fedrecon.evaluation._evaluate import Scoring, model_metrics
 from fedrecon.experiment.storage import fingerprint_format_1
 from fedrecon.experiment.storage.fingerprint import FORMAT
@@ -72,10 +72,9 @@ class RunSpec:
             of_kind(Clients, **{f"the clients {name!r}": clients})
         if not len(self.clients):
             raise ValueError("the training clients must be at least 1, got 0")
-        for name in ("rounds", "evaluate_every", "checkpoint_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        store_whole_numbers(self, 1, "rounds", "evaluate_every", "checkpoint_every")
+        store_whole_numbers(self, 1, "clients_per_block", optional=True)
+        object.__setattr__(self, "seed", whole_number("seed", self.seed))
         if self.select not in ("final", "best"):
             raise ValueError(f"select must be 'final' or 'best', got {self.select!r}")
         if self.select == "best" and not self.while_training():

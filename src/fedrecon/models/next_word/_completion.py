@@ -13,6 +13,7 @@ from fedrecon.core._examples import Examples
 from fedrecon.datasets.text._encode import Writer, to_clients
 from fedrecon.datasets.text._tokenizers import Tokenizer
 from fedrecon.datasets.text._vocabulary import BEGIN, END, PADDING, Vocabulary
+from fedrecon.errors import whole_number
 
 STOP, OTHER = "(end of sentence)", "(another word)"
 
@@ -60,7 +61,10 @@ def complete(
 
     Raises:
         DataError: The history holds no word.
+        ValueError: A number is not whole, or out of its range.
     """
+    length, most = whole_number("length", length, 1), whole_number("most", most, 1)
+    round, seed = whole_number("round", round, 0), whole_number("seed", seed)
     texts = to_clients([Writer("user", history, "the history")], tokenize, None, length, "the history")
     own = vocabulary.encode(texts)["user"]
     key = jax.random.key(seed)

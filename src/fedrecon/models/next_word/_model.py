@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from fedrecon.core._model import Model
 from fedrecon.core._random import uniform
 from fedrecon.datasets.text._vocabulary import FIRST_WORD
+from fedrecon.errors import whole_number
 from fedrecon.models.next_word._lstm import lstm
 from fedrecon.models.next_word._metrics import predicts_words
 from fedrecon.models.next_word._output_layer import affine
@@ -43,12 +44,18 @@ def next_word_lstm(
         A model with the metrics of `readings`; while training it reports `accuracy` alone. `predict` takes
         `word` and `bucket` and returns scores, `[sentence, position, id]`.
 
+    Raises:
+        ValueError: A number is not whole, or out of its range.
+
     References:
         Singhal et al., Federated Reconstruction, NeurIPS 2021, section 5.1, and Reddi et al., Adaptive
         Federated Optimization, 2021, for the network; starts are those of Keras' layers.
     """
+    words, buckets = whole_number("words", words, 0), whole_number("buckets", buckets, 1)
+    embedding, hidden = whole_number("embedding", embedding, 1), whole_number("hidden", hidden, 1)
+    outputs = buckets if output_buckets is None else whole_number("output_buckets", output_buckets, 1)
     rows = words + FIRST_WORD
-    classes = rows + (buckets if output_buckets is None else output_buckets)
+    classes = rows + outputs
     dtype = jnp.dtype(precision)
 
     def init_global(key: Any) -> Any:

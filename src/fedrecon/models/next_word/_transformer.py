@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from fedrecon.core._model import Model
 from fedrecon.core._random import normal
 from fedrecon.datasets.text._vocabulary import FIRST_WORD
+from fedrecon.errors import whole_number
 from fedrecon.models.next_word._metrics import predicts_words
 
 _PARTS = ("query", "key", "value", "output")
@@ -44,15 +45,20 @@ def next_word_transformer(
         A model with the fields, metrics and `predict` of `next_word_lstm`.
 
     Raises:
-        ValueError: `embedding` is no multiple of `heads`, or is odd.
+        ValueError: `embedding` is no multiple of `heads`, or is odd; or a number is not whole or out of its
+            range.
 
     References:
         Vaswani et al., Attention Is All You Need, 2017; Hu et al., LoRA, 2021.
     """
+    words, buckets = whole_number("words", words, 0), whole_number("buckets", buckets, 1)
+    outputs = buckets if output_buckets is None else whole_number("output_buckets", output_buckets, 1)
+    embedding, heads = whole_number("embedding", embedding, 1), whole_number("heads", heads, 1)
+    layers, rank = whole_number("layers", layers, 1), whole_number("rank", rank, 1)
     if embedding % heads or embedding % 2:
         raise ValueError(f"embedding must be even and a multiple of heads = {heads}, got {embedding}")
     rows = words + FIRST_WORD
-    classes = rows + (buckets if output_buckets is None else output_buckets)
+    classes = rows + outputs
     dtype = jnp.dtype(precision)
     glorot = jax.nn.initializers.glorot_uniform()
 

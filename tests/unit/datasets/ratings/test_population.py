@@ -62,8 +62,8 @@ def test_command_writes_what_the_movielens_task_reads(tmp_path, capsys, monkeypa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--clients", "0"], "--clients must be at least 1, got 0"),
-        (["--items", "1"], "--items must be at least 2, got 1"),
+        (["--clients", "0"], "--clients must be a whole number of at least 1, got 0"),
+        (["--items", "1"], "--items must be a whole number of at least 2, got 1"),
         (["--ratings", "20"], "--ratings must be more than 20 per client, got 20.0"),
         (["--out", "nowhere/x"], "nowhere/x: cannot be written: No such file or directory"),
     ],
@@ -85,4 +85,4 @@ def test_what_is_there_is_not_written_over(tmp_path, capsys):
         main(["generate", "--clients", "9", "--items", "30", "--seed", "-1", "--out", str(tmp_path / "x")])
         == 2
     )
-    assert "--seed must be at least 0, got -1" in capsys.readouterr().err
+    assert "--seed must be a whole number of at least 0, got -1" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_more_support_comes_nearer_to_the_noise(generated):
 def test_without_query_examples_there_is_no_error(generated):
     clients, planted = generated
     assert np.isnan(ridge_rmse(planted, clients.cap(5)))
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, got 0"):
         ridge_rmse(planted, clients, batch_size=0)
 
 
@@ -138,9 +138,9 @@ def test_small_federations(size):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"num_clients": 0}, "num_clients must be at least 1, got 0"),
-        ({"num_items": 1}, "num_items must be at least 2, got 1"),
-        ({"num_factors": 0}, "num_factors must be at least 1, got 0"),
+        ({"num_clients": 0}, "num_clients must be a whole number of at least 1, got 0"),
+        ({"num_items": 1}, "num_items must be a whole number of at least 2, got 1"),
+        ({"num_factors": 0}, "num_factors must be a whole number of at least 1, got 0"),
         ({"noise": 0.0}, "noise must be positive and finite, got 0.0"),
         ({"factor_deviation": -1.0}, "factor_deviation must be positive and finite, got -1.0"),
         ({"bias_deviation": float("nan")}, "bias_deviation must be positive and finite, got nan"),

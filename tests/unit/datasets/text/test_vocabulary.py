@@ -145,9 +145,9 @@ def test_a_vocabulary_that_is_none(tmp_path, content, message):
 
 
 def test_buckets_must_be_some():
-    with pytest.raises(DataError, match="buckets must be at least 1, got 0"):
+    with pytest.raises(DataError, match="buckets must be a whole number of at least 1, got 0"):
         Vocabulary(["a"], 0)
-    with pytest.raises(DataError, match="output_buckets must be at least 1, got 0"):
+    with pytest.raises(DataError, match="output_buckets must be a whole number of at least 1, got 0"):
         Vocabulary(["a"], 3, 0)
 
 
