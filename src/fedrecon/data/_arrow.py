@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from fedrecon._files import atomic_file
+from fedrecon.data import _arrow_bridge as bridge
 from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import vocabulary
 from fedrecon.data._scratch import scratch
@@ -31,17 +32,13 @@ def from_rows(frame: Any, client: str) -> ClientColumns:
             f"a table must be of pandas, Polars or Arrow, got {type(frame).__name__}: {error}"
         ) from error
     _require(table.column_names, client)
-    table = table.cast(pa.schema([f.with_type(_without_views(f.type)) for f in table.schema]))
+    table = table.cast(pa.schema([f.with_type(bridge.without_views(f.type)) for f in table.schema]))
     for name in table.column_names:
-        if table[name].null_count:
-            raise DataError(
-                f"column {name!r} must have a value in every row, {table[name].null_count} are missing"
-            )
-    owners = table[client].combine_chunks()
-    if pa.types.is_dictionary(owners.type):
-        owners = owners.dictionary_decode()  # a category that no row has is no client
-    encoded = owners.dictionary_encode()
-    codes, ids = _np(encoded.indices), _id_array(client, encoded.dictionary)
+        if missing := len(bridge.missing_rows(table[name])):
+            raise DataError(f"column {name!r} must have a value in every row, {missing} are missing")
+    owners = bridge.decoded(table[client])  # a category that no row has is no client
+    codes, names = bridge.encoded(owners)
+    ids = _id_array(client, names)
     rank = np.argsort(ids, kind="stable")  # by id, so that the order of the rows decides nothing
     place = np.empty_like(rank)
     place[rank] = np.arange(len(rank))
@@ -52,16 +49,13 @@ def from_rows(frame: Any, client: str) -> ClientColumns:
     for name in table.column_names:
         if name == client:
             continue
-        values = table[name].combine_chunks()
-        if (
-            pa.types.is_string(values.type)
-            or pa.types.is_large_string(values.type)
-            or pa.types.is_dictionary(values.type)
-        ):
-            values = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-            vocabularies[name] = vocabulary(name, values.dictionary.to_pylist())
-            values = values.indices
-        columns[name] = _values(name, values)[order]
+        values = table[name]
+        if pa.types.is_dictionary(values.type) or bridge.is_text(values.type):
+            columns[name], words = bridge.encoded(values)
+            vocabularies[name] = vocabulary(name, words.to_pylist())
+        else:
+            columns[name] = _values(name, values)
+        columns[name] = columns[name][order]
     return ids[rank], np.concatenate([[0], np.cumsum(counts)]), columns, vocabularies
 
 
@@ -75,27 +69,25 @@ def from_parquet(path: Any, client: str) -> ClientColumns:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
     _require(table.column_names, client, path)
-    lists = [n for n in table.column_names if _is_list(table.schema.field(n).type)]
+    lists = [n for n in table.column_names if bridge.is_list(table.schema.field(n).type)]
     if not lists:
         return from_rows(table, client)
-    missing = table[client].null_count
-    if missing:
+    if missing := len(bridge.missing_rows(table[client])):
         raise DataError(f"{path}: column {client!r} must have a value in every row, {missing} are missing")
-    ids = _id_array(client, table[client].combine_chunks())
+    ids = _id_array(client, bridge.decoded(table[client]))
     columns, offsets = {}, None
     for name in table.column_names:
         if name == client:
             continue
         if name not in lists:
             raise DataError(f"{path}: where a row is a client, every column must be a list, {name!r} is not")
-        values = table[name].combine_chunks()
-        if values.null_count or values.values.null_count:
+        if len(bridge.missing_rows(table[name])):
             raise DataError(f"{path}: column {name!r} must have a value in every list, some are missing")
-        ends = _np(values.offsets).astype(np.int64)
-        if offsets is not None and not np.array_equal(np.diff(ends), np.diff(offsets)):
+        values, ends = bridge.from_lists(table[name])
+        if offsets is not None and not np.array_equal(ends, offsets):
             raise DataError(f"{path}: the lists of a client must be of one length, {name!r} differs")
-        offsets = ends - ends[0]
-        columns[name] = _values(name, values.flatten())
+        offsets = ends
+        columns[name] = _values(name, values)
     return ids, offsets, columns, {}
 
 
@@ -120,14 +112,11 @@ def write_within(
 
     offsets = np.concatenate([[0], np.cumsum(num_examples)]).astype(np.int64)
     arrays = {
-        "client": pa.array(ids.tolist(), pa.string()) if ids.dtype == object else _arrow(ids),
-        "key": _arrow(keys),
+        "client": bridge.to_arrow(ids),
+        "key": bridge.to_arrow(keys),
     }
     for name, column in columns.items():
-        values = _arrow(np.ascontiguousarray(column).reshape(-1))
-        for length in reversed(column.shape[1:]):
-            values = pa.FixedSizeListArray.from_arrays(values, length)
-        arrays[name] = pa.LargeListArray.from_arrays(_arrow(offsets), values)
+        arrays[name] = bridge.to_lists(column, offsets)
     kept = {name: {"values": v.tolist(), "strings": v.dtype == object} for name, v in vocabularies.items()}
     metadata = {"format": _FORMAT, "vocabularies": json.dumps(kept), "facts": json.dumps(field_stats)}
     table = pa.table(arrays).replace_schema_metadata(metadata)
@@ -159,92 +148,42 @@ def open_clients(path: Any) -> tuple[Any, ...]:
         table = reader.read_all()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no client file, or it is cut short: {error}") from error
-    ids = _mapped(table["client"])
-    ids = _np(ids) if pa.types.is_integer(ids.type) else np.asarray(ids.to_pylist(), object)
+    ids = bridge.to_numpy(table["client"])
     columns, offsets = {}, np.zeros(len(ids) + 1, np.int64)
     for name in table.column_names[2:]:
-        values = _mapped(table[name])
-        offsets = _np(values.offsets)
-        columns[name] = _values(name, values.values)
+        values, offsets = bridge.from_lists(table[name])
+        columns[name] = bridge.to_numpy(values)
     vocabularies = {
         name: np.asarray(v["values"], object if v["strings"] else np.int64)
         for name, v in json.loads(metadata["vocabularies"]).items()
     }
-    keys = _np(_mapped(table["key"]))
+    keys = bridge.to_numpy(table["key"])
     field_stats = {
         name: FieldStats(*values) for name, values in json.loads(metadata.get("facts", "{}")).items()
     }
     return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies, field_stats
 
 
-def _mapped(column: Any) -> Any:
-    """A column's only part, where it lies in the file: `combine_chunks` would copy it."""
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _without_views(kind: Any) -> Any:
-    """The type as older parts of Arrow know it, also of a dictionary's values."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        return pa.dictionary(kind.index_type, _without_views(kind.value_type), kind.ordered)
-    return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(kind, kind)
-
-
-# Both pass numbers by themselves: `pa.array` and `to_numpy` import pandas first, where there is one.
-
-
-def _arrow(values: np.ndarray) -> Any:
-    """A flat array of numbers as Arrow's, where it lies."""
-    import pyarrow as pa
-
-    if values.dtype == bool:  # of which Arrow packs eight into a byte
-        return pa.array(values)
-    buffer = pa.py_buffer(np.ascontiguousarray(values))
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, buffer])
-
-
-def _np(array: Any) -> np.ndarray:
-    """Arrow's numbers as an array, where they lie if they can."""
-    import pyarrow as pa
-
-    numbers = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
-    if numbers and not array.null_count:
-        return np.from_dlpack(array)
-    return array.to_numpy(zero_copy_only=False)
-
-
 def _values(name: str, values: Any) -> np.ndarray:
     """A column of numbers, or of lists of a fixed length, as an array; without a copy where Arrow allows."""
     import pyarrow as pa
 
-    shape = []
-    while pa.types.is_fixed_size_list(values.type):
-        shape.append(values.type.list_size)
-        values = values.flatten()
-    if not (
-        pa.types.is_integer(values.type)
-        or pa.types.is_floating(values.type)
-        or pa.types.is_boolean(values.type)
-    ):
-        raise DataError(f"column {name!r} must hold numbers or strings, got {values.type}")
-    return _np(values).reshape(-1, *shape)
+    kind = values.type
+    while pa.types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    if not (bridge.is_number(kind) or pa.types.is_boolean(kind)):
+        raise DataError(f"column {name!r} must hold numbers or strings, got {kind}")
+    return bridge.to_numpy(values)
 
 
 def _id_array(name: str, ids: Any) -> np.ndarray:
     import pyarrow as pa
 
     if pa.types.is_integer(ids.type):
-        return _np(ids).astype(np.int64)
-    if pa.types.is_string(ids.type) or pa.types.is_large_string(ids.type):
-        return np.asarray(ids.to_pylist(), object)
+        return bridge.to_numpy(ids).astype(np.int64)
+    if bridge.is_text(ids.type):
+        return bridge.to_numpy(ids)
     raise DataError(f"column {name!r} must hold integers or strings, as it names the clients; got {ids.type}")
-
-
-def _is_list(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
 
 
 def _require(names: list[str], client: str, path: Any = None) -> None:

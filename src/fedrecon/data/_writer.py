@@ -89,8 +89,8 @@ class ClientWriter:
                 file.write(np.ascontiguousarray(piece.column(name)).data)
         for name in kinds:
             stats = clients.field_stats(name)
-            before = self._field_stats.get(name)
-            self._field_stats[name] = stats if before is None else merged(before, stats)
+            earlier = self._field_stats.get(name)
+            self._field_stats[name] = stats if earlier is None else merged(earlier, stats)
         self._ids.append(clients.ids)
         self._counts.append(clients.num_examples)
 

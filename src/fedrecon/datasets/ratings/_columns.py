@@ -1,9 +1,8 @@
-"""Ratings as columns, with the ids as written and renumbered, and the way from Arrow to NumPy."""
+"""Ratings as columns, with the ids as written and renumbered."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float32, Float64, Int32, Int64, Shaped
 
 
@@ -42,15 +41,3 @@ class Ratings(NamedTuple):
     time: Int64[np.ndarray, "rating"] | None
     client_ids: Shaped[np.ndarray, "client"]
     item_ids: Shaped[np.ndarray, "item"]
-
-
-def flat(column: Any, dtype: Any) -> np.ndarray:
-    """An Arrow column without nulls as NumPy, its values of `dtype` already.
-
-    Arrow's own conversion imports pandas where that is installed: longer work than reading a million ratings.
-    """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if len(array) == 0:
-        return np.empty(0, dtype)
-    size = np.dtype(dtype).itemsize
-    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * size)

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from fedrecon.data._arrow_bridge import one_chunk, to_numpy
 from fedrecon.datasets.ratings import _error_lines as lines
 from fedrecon.datasets.ratings._archive import Source, reason, translated
-from fedrecon.datasets.ratings._columns import Table, flat
+from fedrecon.datasets.ratings._columns import Table
 from fedrecon.datasets.ratings._formats import Format, first_line, header_columns
 from fedrecon.datasets.ratings._reader_options import Columns
 
@@ -39,10 +39,10 @@ def read_text(source: Source, found: Format) -> Table:
         raise lines.first_fault(source, found, columns, "a number is missing")
     table = table.unify_dictionaries()
     return Table(
-        client=table[columns.client].combine_chunks(),
-        item=table[columns.item].combine_chunks(),
-        rating=flat(table[columns.rating], np.float64),
-        time=None if columns.time is None else flat(table[columns.time], np.int64),
+        client=one_chunk(table[columns.client]),
+        item=one_chunk(table[columns.item]),
+        rating=to_numpy(table[columns.rating]),
+        time=None if columns.time is None else to_numpy(table[columns.time]),
     )
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute
 from jaxtyping import Int32, Shaped
 
-from fedrecon.datasets.ratings._columns import flat
+from fedrecon.data._arrow_bridge import to_numpy
 from fedrecon.datasets.ratings._validation import WHOLE, id_fault
 
 
@@ -52,7 +52,7 @@ def vocabulary(role: str, column: Any, *, integer: bool, parse: bool) -> Vocabul
         FaultyRow: An id is empty or not UTF-8, is not a whole number though it must be, or does not fit in
             64 bits.
     """
-    words, codes = column.dictionary, flat(column.indices, np.int32)
+    words, codes = column.dictionary, to_numpy(column.indices)
     if pa.types.is_integer(words.type) or integer or (parse and _all_whole(words)):
         ids = _whole_numbers(role, words, codes)
         order = np.argsort(ids)
@@ -60,7 +60,7 @@ def vocabulary(role: str, column: Any, *, integer: bool, parse: bool) -> Vocabul
         if pyarrow.compute.index(words, "").as_py() >= 0 or not _is_utf_8(words):
             raise _first_fault(words, codes, lambda word: id_fault(role, word, integer=False))
         ids = np.array(words.to_pylist(), dtype=object)
-        order = flat(pyarrow.compute.array_sort_indices(words), np.uint64)
+        order = to_numpy(pyarrow.compute.array_sort_indices(words))
     rank = np.empty(len(ids), np.int32)
     rank[order] = np.arange(len(ids), dtype=np.int32)
     return Vocabulary(rank[codes], ids[order])
@@ -70,7 +70,7 @@ def _whole_numbers(role: str, words: Any, codes: Int32[np.ndarray, "rating"]) ->
     """The distinct ids as int64."""
     if pa.types.is_integer(words.type) or _all_whole(words):
         try:
-            return flat(words.cast(pa.int64()), np.int64)
+            return to_numpy(words.cast(pa.int64()))
         except pa.ArrowInvalid:
             pass  # one does not fit in 64 bits
     raise _first_fault(words, codes, lambda word: id_fault(role, word, integer=True))

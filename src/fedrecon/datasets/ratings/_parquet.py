@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet
 from jaxtyping import Float64, Int64
 
+from fedrecon.data._arrow_bridge import is_number, is_text, missing_rows, one_chunk, to_numpy, value_type
 from fedrecon.datasets.ratings._archive import Source, reason
-from fedrecon.datasets.ratings._columns import Table, flat
+from fedrecon.datasets.ratings._columns import Table
 from fedrecon.datasets.ratings._formats import Format, present_columns
 from fedrecon.datasets.ratings._validation import quoted
 from fedrecon.errors import DataError
@@ -42,25 +42,21 @@ def read_parquet(source: Source, found: Format) -> Table:
 def _ids(source: Source, table: Any, role: str, name: str) -> Any:
     """The column, dictionary-encoded anew: a dictionary that was stored may hold words that no row has."""
     column = _without_nulls(source, table, role, name)
-    stored = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    stored = value_type(column.type)
     if pa.types.is_integer(stored):
         wanted = stored
-    elif pa.types.is_string(stored) or pa.types.is_large_string(stored) or pa.types.is_string_view(stored):
+    elif is_text(stored):
         wanted = pa.large_string()
     else:
         raise _type_error(source, role, name, "whole numbers or text", column.type)
-    return column.cast(wanted).combine_chunks().dictionary_encode()
+    return one_chunk(column.cast(wanted).dictionary_encode())
 
 
 def _ratings(source: Source, table: Any, name: str) -> Float64[np.ndarray, "rating"]:
     column = _without_nulls(source, table, "rating", name)
-    if not (
-        pa.types.is_integer(column.type)
-        or pa.types.is_floating(column.type)
-        or pa.types.is_decimal(column.type)
-    ):
+    if not (is_number(column.type) or pa.types.is_decimal(column.type)):
         raise _type_error(source, "rating", name, "numbers", column.type)
-    return flat(column.cast(pa.float64(), safe=False), np.float64)
+    return to_numpy(column.cast(pa.float64(), safe=False))
 
 
 def _times(source: Source, table: Any, name: str) -> Int64[np.ndarray, "rating"]:
@@ -74,7 +70,7 @@ def _times(source: Source, table: Any, name: str) -> Int64[np.ndarray, "rating"]
     ):
         raise _type_error(source, "time", name, "whole numbers, dates or timestamps", column.type)
     try:
-        return flat(column.cast(pa.int64()), np.int64)
+        return to_numpy(column.cast(pa.int64()))
     except pa.ArrowInvalid as error:
         raise DataError(
             f"{source.where}: column {quoted(name)} (the time) must fit in 64 bits: {reason(error)}"
@@ -83,11 +79,10 @@ def _times(source: Source, table: Any, name: str) -> Int64[np.ndarray, "rating"]
 
 def _without_nulls(source: Source, table: Any, role: str, name: str) -> Any:
     column = table[name]
-    if column.null_count:
-        row = 1 + pyarrow.compute.index(column.is_null(), True).as_py()
-        raise DataError(
-            f"{source.where}, row {row}: column {quoted(name)} (the {role}) must have a value, has none"
-        )
+    missing = missing_rows(column)
+    if len(missing):
+        where = f"{source.where}, row {1 + missing[0]}"
+        raise DataError(f"{where}: column {quoted(name)} (the {role}) must have a value, has none")
     return column
 
 

@@ -7,16 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fedrecon.data._arrow_bridge import is_list, is_text, value_type
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.errors import DataError
-
-_LISTS = (
-    pa.types.is_list,
-    pa.types.is_large_list,
-    pa.types.is_fixed_size_list,
-    pa.types.is_list_view,
-    pa.types.is_large_list_view,
-)
 
 
 def read_parquet(path: Path) -> Iterator[Writer]:
@@ -38,22 +31,13 @@ def _check(schema: Any, path: Path) -> bool:
     for name in ("client", "text"):
         if name not in schema.names:
             raise DataError(f"{path}: must have the columns 'client' and 'text', it has {schema.names}")
-    client, text = (_plain(schema.field(name).type) for name in ("client", "text"))
-    if not (_is_text(client) or pa.types.is_integer(client)):
+    client, text = (value_type(schema.field(name).type) for name in ("client", "text"))
+    if not (is_text(client) or pa.types.is_integer(client)):
         raise DataError(f"{path}: column 'client' must hold strings or whole numbers, got {client}")
-    lists = any(is_list(text) for is_list in _LISTS)
-    if not _is_text(_plain(text.value_type) if lists else text):
+    lists = is_list(text) or pa.types.is_fixed_size_list(text)
+    if not is_text(value_type(text.value_type) if lists else text):
         raise DataError(f"{path}: column 'text' must hold strings or lists of strings, got {text}")
     return lists
-
-
-def _plain(kind: Any) -> Any:
-    """The type of the values: a dictionary of them, as of pandas' categories, reads like themselves."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_text(kind: Any) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _rows(file: Any, path: Path) -> Iterator[tuple[int, str, Any]]:

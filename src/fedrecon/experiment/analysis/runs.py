@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrecon.data._arrow_bridge import to_numpy
 from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage.metrics_log import METRICS, Records, read
@@ -184,7 +185,7 @@ def columns(path: Path) -> dict[str, Any]:
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
-    return {name: table[name].to_numpy() for name in table.column_names}
+    return {name: to_numpy(table[name]) for name in table.column_names}
 
 
 def _identity(run: Run) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrecon.data._arrow_bridge import to_arrow
 from fedrecon.experiment.reporting.result import FIRST, Result
 from fedrecon.experiment.reporting.tables import markdown
 from fedrecon.experiment.reporting.training_warnings import training_warnings
-from fedrecon.experiment.storage.arrow import column
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
 from fedrecon.solvers._minibatches import COSTS
 
@@ -166,7 +166,7 @@ def write_clients(path: Path, evaluation: Any) -> None:
     from fedrecon._files import write_atomically
 
     buffer = io.BytesIO()
-    table = pyarrow.table({name: column(values) for name, values in evaluation.table().items()})
+    table = pyarrow.table({name: to_arrow(values) for name, values in evaluation.table().items()})
     pyarrow.parquet.write_table(table, buffer)
     write_atomically(path, buffer.getvalue())
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from fedrecon._files import atomic_file, make_folder, remove, write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat
-from fedrecon.experiment.storage.arrow import repeating
 from fedrecon.experiment.storage.run_folder import locked
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class ResumableParquetWriter:
             import pyarrow.parquet
 
             table, buffer = part(number), io.BytesIO()
-            pyarrow.parquet.write_table(table, buffer, use_dictionary=repeating(table.schema))
+            pyarrow.parquet.write_table(table, buffer, use_dictionary=_repeating(table.schema))
             write_atomically(self._path(number), buffer.getvalue())
             return number
 
@@ -116,7 +115,7 @@ class ResumableParquetWriter:
         schema = schema.with_metadata({_KEY: json.dumps(self.request)})
         with (
             atomic_file(self.out, self.folder / "joined.writing") as file,
-            pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=repeating(schema)) as writer,
+            pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=_repeating(schema)) as writer,
         ):
             for number in range(self.count):
                 table = pyarrow.parquet.ParquetFile(self._path(number)).read()
@@ -145,3 +144,21 @@ def _request_of(path: Path) -> Any:
         raise RunError(
             f"{path}: there is a file already, and not one of this command; remove it first"
         ) from None
+
+
+def _repeating(schema: Any) -> list[str]:
+    """The columns, by their paths in Parquet, of which a dictionary of their values is worth its making.
+
+    Not numbers with a point, which hardly come twice: to look for them takes four times as long as to write
+    them, and the file becomes larger.
+    """
+    import pyarrow as pa
+
+    names = []
+    for field in schema:
+        path, kind = field.name, field.type
+        while isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+            path, kind = f"{path}.list.element", kind.value_type
+        if not pa.types.is_floating(kind):
+            names.append(path)
+    return names

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from fedrecon.algorithms._base import Algorithm, ServerState
+from fedrecon.data._arrow_bridge import to_arrow, to_lists
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 from fedrecon.experiment.config import Config
@@ -21,7 +22,6 @@ from fedrecon.experiment.serving.new_clients import ready, served_fields, to_ser
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
 from fedrecon.experiment.serving.vocabulary_mapping import VocabularyMapper
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.arrow import column, ragged
 from fedrecon.experiment.storage.resource_usage import peak_memory
 from fedrecon.experiment.storage.run_folder import FINGERPRINT
 from fedrecon.experiment.training.build import spec_of, task_of
@@ -164,15 +164,15 @@ def _local_bytes(algorithm: Algorithm, state: ServerState) -> int:
 def _table(clients: Clients, found: dict[str, np.ndarray], top: TopK | None, known: dict[str, Any]) -> Any:
     import pyarrow as pa
 
-    columns = {"client": column(clients.ids)}
+    columns = {"client": to_arrow(clients.ids)}
     if top is None:
-        return pa.table(columns | {name: column(values) for name, values in found.items()})
+        return pa.table(columns | {name: to_arrow(values) for name, values in found.items()})
     there = found["score"] > -np.inf
     ids = np.asarray(known[top.field])
     ids = ids.astype(object) if ids.dtype.kind == "U" else ids
-    counts = there.sum(axis=1)
-    columns[top.field] = ragged(ids[found[top.field][there]], counts)
-    columns["score"] = ragged(found["score"][there], counts)
+    offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+    columns[top.field] = to_lists(ids[found[top.field][there]], offsets)
+    columns["score"] = to_lists(found["score"][there], offsets)
     return pa.table(columns)
 
 
