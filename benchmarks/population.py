@@ -40,7 +40,7 @@ def run(options: Options) -> list[Row]:
 
 
 def _generate(path: Path, clients: int, items: int) -> int:
-    from fedrecon.experiment.cli.generate import generate
+    from fedrecon.experiment.cli.commands.generate import generate
 
     generate(path, console(), clients, items, 100.0, recipe.SEED)
     return peak_memory() or 0

@@ -4,8 +4,9 @@ import pytest
 
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
-from fedrecon.experiment.cli import commands
-from fedrecon.experiment.cli.main import parser
+from fedrecon.experiment.cli import runs
+from fedrecon.experiment.cli.main import COMMANDS, group, main
+from fedrecon.experiment.cli.options import Invocation
 from fedrecon.experiment.settings.sections import SettingError
 
 
@@ -15,15 +16,43 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def call(*arguments):
+    """A command without the command line's handling of errors."""
+    with group().make_context("fedrecon", list(arguments), obj=Invocation(0.0)) as context:
+        return group().invoke(context)
+
+
+def test_every_command_is_a_module_and_has_a_line(repository):
+    modules = (repository / "src/fedrecon/experiment/cli/commands").glob("[a-z]*.py")
+    assert {path.stem for path in modules} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_keeps_the_lines_of_its_examples(name, capsys):
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"Usage: fedrecon {name} ")
+    assert "--traceback" in shown
+
+
+def test_mistakes_show_how_the_command_is_used(capsys):
+    assert main(["run", "--seeds", "many"]) == 2
+    shown = capsys.readouterr().err
+    assert "Usage: fedrecon run [OPTIONS] [EXPERIMENT]" in shown
+    assert "Invalid value for '--seeds': 'many' is not a valid integer" in shown
+    assert main(["runn"]) == 2
+    assert "No such command 'runn'" in capsys.readouterr().err
+
+
 @pytest.fixture
 def configured(monkeypatch):
     """The configuration that `fedrecon run` would train."""
 
     def of(*arguments):
-        found = []
-        monkeypatch.setattr(commands, "_train", lambda config, *_: found.append(config) or 0)
-        commands.run(parser().parse_args(["run", "--out", "out", *arguments]))
-        return found[0]
+        trained = []
+        monkeypatch.setattr(runs, "train", lambda config, *_: trained.append(config) or 0)
+        call("run", "--out", "out", *arguments)
+        return trained[0]
 
     return of
 
@@ -43,16 +72,16 @@ def test_a_run_is_resumed_with_packaged_data(here):
     (here / "run").mkdir()
     saved = configs.load(None, ["task=next_word", "data.path=elsewhere"])
     (here / "run" / "config.toml").write_text(configs.text(saved))
-    assert commands._saved("run", "chitchat").data.path == "chitchat"
-    assert commands._saved("run", "texts").data.path == str(here / "texts")
-    assert commands._saved("run").data.path == "elsewhere"
+    assert runs.saved_config("run", "chitchat").data.path == "chitchat"
+    assert runs.saved_config("run", "texts").data.path == str(here / "texts")
+    assert runs.saved_config("run").data.path == "elsewhere"
 
 
 def test_the_folder_of_several_seeds_is_no_run(here):
     (here / "five" / "seed-0").mkdir(parents=True)
     (here / "five" / "seed-0" / "config.toml").write_text("")
     with pytest.raises(RunError, match=r"five: must be the folder of one run.* with --seeds and --out five"):
-        commands._saved("five")
+        runs.saved_config("five")
 
 
 def test_options_win_over_settings(here, configured):
@@ -72,4 +101,4 @@ def test_options_are_named_and_not_the_settings_behind_them(configured):
 def test_what_says_which_items_are_recommended_needs_a_number_of_them(flag):
     command = ["personalize", "run", "--data", "x", "--out", "y", *flag]
     with pytest.raises(SettingError, match=rf"{flag[0]} says which items are recommended, and needs --top K"):
-        commands.personalize(parser().parse_args(command))
+        call(*command)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fedrecon.errors import DataError
-from fedrecon.experiment.cli.describe import describe_data
+from fedrecon.experiment.cli.commands.describe import describe_data
 
 OWN = "when,person,film,stars\n1,ann,x,4\n2,ann,y,3.5\n3,bob,y,3.5\n"
 

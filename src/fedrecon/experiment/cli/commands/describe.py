@@ -1,12 +1,29 @@
-"""What is in a data file, for a person: clients, examples, histograms."""
+"""`fedrecon describe`: shows what is in a data file: clients, examples, histograms."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
+
 from fedrecon.errors import DataError
+from fedrecon.experiment.cli import options
 
 WIDTH = 40
+
+
+_ROLE = "likewise, in ratings with columns of your own"
+
+
+@options.command
+@click.argument("data", metavar="DATA")
+@click.option("--client", metavar="COLUMN", help="the column that names the client, in any Parquet file")
+@click.option("--item", metavar="COLUMN", help=_ROLE)
+@click.option("--rating", metavar="COLUMN", help=_ROLE)
+@click.option("--time", metavar="COLUMN", help=_ROLE)
+def command(data: str, **columns: str | None) -> None:
+    """Shows what is in a data file: clients, examples, histograms."""
+    print(describe_data(data, {name: column for name, column in columns.items() if column is not None}))
 
 
 def describe_data(path: str, columns: Mapping[str, str] | None = None) -> str:

@@ -1,0 +1,34 @@
+"""`fedrecon complete`: shows the next words of a new user."""
+
+from pathlib import Path
+
+import click
+
+from fedrecon.experiment.cli import options
+
+
+@options.command
+@options.run_folder
+@click.option("--history", required=True, metavar="FILE", help="the user's text, a sentence a line")
+@click.option("--prompt", required=True, metavar="TEXT", help="the beginning of a sentence")
+@click.option("--top", type=int, default=5, metavar="K", help="words to show; default: 5")
+@options.pass_invocation
+def command(invocation: options.Invocation, run: str, history: str, prompt: str, top: int) -> None:
+    """Reconstructs a new user's local parameters from its text, and shows the next words after a prompt by
+    the run's parameters alone and with the user's own part. For runs of the task next_word.
+
+      fedrecon complete runs/next_word --history me.txt --prompt "see you at the"
+
+    A word that the user has and the run's vocabulary lacks can be among the latter: it stands for its
+    bucket. Without the user's part a bucket is "(another word)".
+    """
+    from fedrecon.errors import whole_number
+    from fedrecon.experiment.cli import runs
+    from fedrecon.experiment.settings.sections import SettingError
+
+    whole_number("--top", top, 1, error=SettingError)
+    runs.begin(invocation)
+    from fedrecon.experiment.serving.complete import complete_run
+    from fedrecon.experiment.training.run_experiment import console
+
+    complete_run(Path(run), runs.saved_config(run), Path(history), prompt, top, console())

@@ -1,0 +1,51 @@
+"""`fedrecon personalize`: reconstructs every client of some data, or recommends to it."""
+
+from pathlib import Path
+
+import click
+
+from fedrecon.experiment.cli import options
+
+
+@options.command
+@options.run_folder
+@options.data("a client file, or what the run's task reads", required=True, metavar="CLIENTS")
+@click.option("--out", required=True, metavar="FILE", help="the Parquet file")
+@click.option("--top", type=int, metavar="K", help="recommend so many items to each client")
+@click.option("--seen", is_flag=True, help="also items that the client has rated")
+@click.option("--field", metavar="NAME", help="the field of the items, where it is not clear")
+@options.pass_invocation
+def command(
+    invocation: options.Invocation,
+    run: str,
+    data: str,
+    out: str,
+    top: int | None,
+    seen: bool,
+    field: str | None,
+) -> None:
+    """Personalises every client of some data with a run's parameters, all of a client's examples being its
+    support set, and writes a Parquet file with a row for each: its id, and its local parameters or,
+    with --top, the items with the highest scores that it has not rated yet, however low. Ids are those
+    of the data. Clients are served with what the run's evaluation serves them with. The run's own data
+    have to be where it found them.
+
+      fedrecon personalize runs/mine --data clients.arrow --out users.parquet
+      fedrecon personalize runs/mine --data ratings.csv --out recommended.parquet --top 20
+
+    Killed and started again, it goes on where it was.
+    """
+    from fedrecon.experiment.cli import runs
+    from fedrecon.experiment.settings.sections import SettingError
+
+    if top is None:
+        for name, given in (("--field", field is not None), ("--seen", seen)):
+            if given:
+                raise SettingError(f"{name} says which items are recommended, and needs --top K")
+    runs.begin(invocation)
+    from fedrecon.experiment.serving.personalize import Wanted, personalize_run
+    from fedrecon.experiment.training.run_experiment import console
+
+    config = runs.saved_config(run)
+    place = str(runs.absolute(data, config))
+    personalize_run(Path(run), config, place, Path(out), console(), Wanted(top, field, seen))

@@ -1,0 +1,109 @@
+"""What commands have in common: how their help reads, and the options that several of them take."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+# Applies options to a command's function.
+Decorator = Callable[[Function], Function]
+
+
+@dataclass
+class Invocation:
+    """What a call of the command line knows beside the command's own parameters.
+
+    Attributes:
+        started: When the process began, by `time.monotonic`, seconds.
+        traceback: Whether an error is shown with where it came from.
+        distributed: Whether this process is one of several of a run.
+    """
+
+    started: float
+    traceback: bool = False
+    distributed: bool = False
+
+
+pass_invocation = click.make_pass_decorator(Invocation)
+
+
+class Command(click.Command):
+    """A command whose help text is printed as it was written: its examples must keep their lines."""
+
+    def __init__(self, *arguments: Any, **settings: Any):
+        super().__init__(*arguments, **settings)
+        self.params.append(_noted("traceback", "show where an error came from"))
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(f"\n{self.help}\n")
+
+
+def command(function: Callable[..., Any]) -> Command:
+    """A decorator that makes a command of a function, whose docstring is the text of the help page."""
+    return click.command(cls=Command, help=inspect.cleandoc(function.__doc__ or ""))(function)
+
+
+def experiment(required: bool = False) -> Decorator:
+    """The argument EXPERIMENT: a TOML file; without one, an experiment that is embedded."""
+    return click.argument(
+        "experiment", metavar="EXPERIMENT" if required else "[EXPERIMENT]", required=required
+    )
+
+
+def run_folder(function: Function) -> Function:
+    """The argument RUN: the folder of a run."""
+    return click.argument("run", metavar="RUN")(function)
+
+
+def run_folders(function: Function) -> Function:
+    """The arguments RUN…: run folders, or folders of several seeds."""
+    return click.argument("runs", metavar="RUN...", nargs=-1, required=True)(function)
+
+
+def changes(function: Function) -> Function:
+    """`--set NAME=VALUE`, any number of times."""
+    return click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="change a setting, by its dotted name; may be given many times",
+    )(function)
+
+
+def targets(function: Function) -> Function:
+    """`--target METRIC=VALUE`, any number of times."""
+    return click.option(
+        "--target",
+        multiple=True,
+        metavar="METRIC=VALUE",
+        help="count the rounds and clients it took to get there; may be given many times",
+    )(function)
+
+
+def distributed(function: Function) -> Function:
+    """`--distributed`: noted in the `Invocation`, since errors end such a process in another way."""
+    text = "one of several processes: set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID"
+    return click.option(
+        "--distributed", is_flag=True, expose_value=False, callback=_note("distributed"), help=text
+    )(function)
+
+
+def data(help: str, *, required: bool = False, metavar: str = "PATH") -> Decorator:
+    """`--data PATH`."""
+    return click.option("--data", required=required, metavar=metavar, help=help)
+
+
+def _noted(name: str, help: str) -> click.Option:
+    return click.Option([f"--{name}"], is_flag=True, expose_value=False, callback=_note(name), help=help)
+
+
+def _note(name: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def note(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+        if given and context.obj is not None:
+            setattr(context.obj, name, True)
+
+    return note

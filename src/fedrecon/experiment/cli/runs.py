@@ -1,0 +1,105 @@
+"""What commands on runs do first and last: configurations, folders, processes, training."""
+
+import time
+from pathlib import Path
+
+from fedrecon.errors import RunError
+from fedrecon.experiment import config as configs
+from fedrecon.experiment.cli.options import Invocation
+from fedrecon.experiment.config import Config
+from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
+from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.compilation_cache import keep_compiled
+
+
+def begin(invocation: Invocation) -> ProcessGroup:
+    """Prepares JAX for a command that computes.
+
+    Returns:
+        The processes of the run: this one alone, or, with `--distributed`, all that have joined.
+    """
+    keep_compiled()
+    return join() if invocation.distributed else ALONE
+
+
+def train(config: Config, out: Path, invocation: Invocation) -> int:
+    """Trains, and shows the result.
+
+    Args:
+        config: The experiment.
+        out: The run folder; a run that it holds goes on.
+        invocation: The call of the command line.
+
+    Returns:
+        The exit status: 130 where the run was interrupted.
+    """
+    begin(invocation)
+    from fedrecon.experiment.training.run_experiment import console, run_experiment, show
+
+    screen = console()
+    result = run_experiment(config, out, screen, invocation.started)
+    show(result, screen)
+    return 130 if result.interrupted else 0
+
+
+def with_options(config: Config, data: str | None, seed: int | None = None) -> Config:
+    """A configuration with the settings that have an option of their own, which wins over `--set`.
+
+    Args:
+        config: The experiment.
+        data: The option `--data`.
+        seed: The option `--seed`.
+
+    Raises:
+        SettingError: The task reads no data, or the seed is out of its range; the message names the option.
+    """
+    if data is not None:
+        if "path" not in type(config.data).model_fields:
+            raise SettingError(
+                f"--data: the task {config.task} reads no data; choose one that does by an experiment file, "
+                f"or by --set task=movielens for ratings and --set task=next_word for texts"
+            )
+        config = configs.override(config, {"data": {"path": absolute(data, config)}}, "--data")
+    return config if seed is None else configs.override(config, {"seed": seed}, "--seed")
+
+
+def absolute(path: str | None, config: Config) -> str | None:
+    """A path of data that still holds when the run is resumed from another folder.
+
+    What a task takes from an installed package has a name and no path, unless there is such a file.
+    """
+    packaged = getattr(configs.task_module(config.task), "PACKAGED", ())
+    if path is None or (path in packaged and not Path(path).exists()):
+        return path
+    return str(Path(path).absolute())
+
+
+def saved_config(run: str, data: str | None = None) -> Config:
+    """The configuration of a run folder.
+
+    Args:
+        run: The folder.
+        data: Where its data are now; None for where the run found them.
+
+    Raises:
+        RunError: It is not the folder of a single run.
+    """
+    from fedrecon.experiment.analysis.runs import seed_folders
+    from fedrecon.experiment.storage.run_folder import CONFIG
+
+    path = Path(run) / CONFIG
+    if not path.is_file():
+        if seed_folders(Path(run)):
+            raise RunError(
+                f"{run}: must be the folder of one run, this holds those of several seeds: name one of them, "
+                f"or go on with all by the command that began them, with --seeds and --out {run}"
+            )
+        raise RunError(f"{run}: a run folder must have a {CONFIG}, this has none")
+    return with_options(configs.load(path), data)
+
+
+def fresh_folder(parent: Path, name: str) -> Path:
+    """A folder in `parent` that does not exist yet, named by the experiment and the time."""
+    base = parent / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 100))]
+    return next(path for path in candidates if not path.exists())
