@@ -10,6 +10,7 @@ from benchmarks import numba_round, recipe
 from benchmarks.timing import Timed
 from fedrecon import Clients
 from fedrecon.data import Sampling
+from fedrecon.data._from_arrays import offsets_of
 
 
 class Kernel:
@@ -28,8 +29,7 @@ class Kernel:
         self._local = random.uniform(-scale, scale, recipe.FACTORS).astype(np.float32)
         self._work = numba_round.scratch(*shape)
         self._clients, self._sampling, self._seed = clients, sampling, seed
-        ends = np.cumsum(clients.num_examples)
-        self._starts = ends - clients.num_examples
+        self._starts = clients.offsets[:-1]
         self._items, self._ratings = clients.column("item").astype(np.uint32), clients.column("rating")
         self._done = 0
         self.prepared = 0.0
@@ -37,7 +37,7 @@ class Kernel:
     def cohort(self, indices: Int[np.ndarray, "row"]) -> tuple[Any, Any, Any]:
         """Offsets, items and ratings of a cohort, as the kernel takes them."""
         counts = self._clients.num_examples[indices]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
+        offsets = offsets_of(counts)
         rows = np.repeat(self._starts[indices] - offsets[:-1], counts) + np.arange(offsets[-1])
         return offsets, self._items[rows], self._ratings[rows]
 

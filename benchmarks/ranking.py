@@ -144,8 +144,7 @@ def unseen(everyone: Clients) -> list[Row]:
 def matrix(clients: Clients) -> np.ndarray:
     """Who has what, `[client, item]`."""
     have = np.zeros((len(clients), len(clients.vocabularies["item"])), np.float32)
-    owner = np.repeat(np.arange(len(clients)), clients.num_examples)
-    have[owner, clients.column("item")] = 1
+    have[clients.owners(), clients.column("item")] = 1
     return have
 
 

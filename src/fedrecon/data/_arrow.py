@@ -9,7 +9,7 @@ import numpy as np
 from fedrecon._files import atomic_file
 from fedrecon.data import _arrow_bridge as bridge
 from fedrecon.data._field_stats import FieldStats
-from fedrecon.data._from_arrays import vocabulary
+from fedrecon.data._from_arrays import offsets_of, vocabulary
 from fedrecon.data._scratch import scratch
 from fedrecon.errors import DataError
 
@@ -56,7 +56,7 @@ def from_rows(frame: Any, client: str) -> ClientColumns:
         else:
             columns[name] = _values(name, values)
         columns[name] = columns[name][order]
-    return ids[rank], np.concatenate([[0], np.cumsum(counts)]), columns, vocabularies
+    return ids[rank], offsets_of(counts), columns, vocabularies
 
 
 def from_parquet(path: Any, client: str) -> ClientColumns:
@@ -110,7 +110,7 @@ def write_within(
     """Writes a client file that comes into being in a folder of the same file system."""
     import pyarrow as pa
 
-    offsets = np.concatenate([[0], np.cumsum(num_examples)]).astype(np.int64)
+    offsets = offsets_of(num_examples)
     arrays = {
         "client": bridge.to_arrow(ids),
         "key": bridge.to_arrow(keys),

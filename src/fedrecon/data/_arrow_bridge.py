@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, Shaped
 
+from fedrecon.data._from_arrays import offsets_of
+
 
 def to_numpy(column: Any) -> Shaped[np.ndarray, "row ..."]:
     """A column of numbers, truth values, texts, or lists of one fixed length, as an array.
@@ -193,7 +195,7 @@ def _large_lists(array: Any) -> Any:
 
     _refuse_nulls(array)
     # Not by `cast`, which makes invalid arrays of list views in Arrow 26.
-    offsets = np.concatenate([[0], np.cumsum(to_numpy(array.value_lengths()), dtype=np.int64)])
+    offsets = offsets_of(to_numpy(array.value_lengths()))
     return pa.LargeListArray.from_arrays(to_arrow(offsets), array.flatten())
 
 

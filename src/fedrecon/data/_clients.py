@@ -1,13 +1,14 @@
 """The clients' examples: columnar, ragged, one row per client, in memory or mapped from a file."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
-from fedrecon.data._from_arrays import checked, gathered, vocabulary
+from fedrecon.data._from_arrays import checked, gathered, offsets_of, stored, vocabulary
 from fedrecon.data._hashing import client_keys
 from fedrecon.data._padding import PaddedGather
 from fedrecon.data._random_split import cut, shuffle
@@ -148,6 +149,24 @@ class Clients:
         """Names of the fields."""
         return tuple(self._columns)
 
+    @cached_property
+    def offsets(self) -> Int64[np.ndarray, "client_and_one"]:
+        """Where each client's examples begin in `column`, and at last how many examples there are.
+
+        Client i owns the rows `offsets[i]:offsets[i + 1]` of every column. `[client + 1]`, read-only.
+        """
+        offsets = offsets_of(self.num_examples)
+        offsets.flags.writeable = False  # it is shared by all who ask
+        return offsets
+
+    def owners(self) -> Int64[np.ndarray, "example"]:
+        """The client that each row of `column` belongs to, as a position among the clients, ascending."""
+        return np.repeat(np.arange(len(self)), self.num_examples)
+
+    def positions(self) -> Int64[np.ndarray, "example"]:
+        """The place of each row of `column` among the examples of its client, counted from 0."""
+        return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.num_examples)
+
     def __getitem__(self, client: Any) -> dict[str, np.ndarray]:
         """The examples of one client, by its id."""
         if self._index is None:
@@ -175,8 +194,7 @@ class Clients:
         if field not in self._field_stats:
             found = NONE._replace(distinct=self.blank(field, 0).ndim == 1)
             for piece in self.pieces():
-                owner = np.repeat(np.arange(len(piece)), piece.num_examples)
-                found = merged(found, measured(piece.column(field), owner))
+                found = merged(found, measured(piece.column(field), piece.owners()))
             self._field_stats[field] = found
         return self._field_stats[field]
 
@@ -186,7 +204,7 @@ class Clients:
 
     def pieces(self, examples: int = _PIECE) -> Iterator["Clients"]:
         """The clients in consecutive pieces of about so many examples, one client at least."""
-        ends = np.cumsum(self.num_examples)
+        ends = self.offsets[1:]
         start = 0
         while start < len(self):
             before = int(ends[start - 1]) if start else 0
@@ -231,12 +249,71 @@ class Clients:
         field_stats = {f: x for f, x in self._field_stats.items() if f in columns}
         return self._with(columns=columns, field_stats=field_stats)
 
+    def with_columns(self, /, **columns: Any) -> "Clients":
+        """The same clients and examples with further fields, or with other numbers in fields they have.
+
+        The other fields keep their numbers and are shared where the clients lie one after the other, as
+        they do unless they were taken in another order or cut.
+
+        Args:
+            columns: Name of a field to its numbers `[example, ...]`, one client after the other as in
+                `column`; they are stored as `from_columns` stores them. The vocabulary of a field that is
+                replaced stays.
+
+        Raises:
+            DataError: A column does not hold numbers, or not one row for every example.
+
+        Example:
+            >>> clients = Clients.from_arrays({"ann": {"rating": [4.0, 5.0]}, "bob": {"rating": [1.0]}})
+            >>> clients.with_columns(liked=clients.column("rating") > 3)["ann"]["liked"].tolist()
+            [True, True]
+        """
+        total = int(self.offsets[-1])
+        for name, column in columns.items():
+            if np.shape(column)[:1] != (total,):
+                raise DataError(
+                    f"field {name!r} must have one row for each of the {total:,} examples, "
+                    f"got the shape {np.shape(column)}"
+                )
+        return self._of_rows(self.num_examples, {name: self.column(name) for name in self.fields} | columns)
+
+    def filter_examples(self, mask: Any) -> "Clients":
+        """The same clients, also those with no example left, with some of their examples in their order.
+
+        Args:
+            mask: Which examples stay: truth values `[example]`, one client after the other as in `column`.
+
+        Raises:
+            DataError: The mask does not hold one truth value for every example.
+
+        Example:
+            >>> clients = Clients.from_arrays({"ann": {"rating": [4.0, 5.0]}, "bob": {"rating": [1.0]}})
+            >>> clients.filter_examples(clients.column("rating") > 4).num_examples.tolist()
+            [1, 0]
+        """
+        mask, total = np.asarray(mask), int(self.offsets[-1])
+        if mask.dtype != bool or mask.shape != (total,):
+            raise DataError(
+                f"mask must hold one truth value for each of the {total:,} examples, "
+                f"got {mask.dtype} of the shape {mask.shape}"
+            )
+        counts = np.diff(offsets_of(mask)[self.offsets])
+        if self._contiguous():
+            return self._of_rows(counts, {name: self.column(name)[mask] for name in self.fields})
+        rows = self._rows()[mask]  # so that only what stays is gathered
+        return self._of_rows(counts, {name: column[rows] for name, column in self._columns.items()})
+
+    def _of_rows(self, num_examples: Int[np.ndarray, "client"], columns: Mapping[str, Any]) -> "Clients":
+        """The same clients with columns of their examples alone, one client after the other."""
+        starts = offsets_of(num_examples)[:-1]
+        return self._with(starts=starts, num_examples=num_examples, columns=stored(columns), field_stats=None)
+
     def shuffled(self, seed: int) -> "Clients":
         """Every client's examples in a random order, fixed by the seed and the client's id alone."""
         seed = whole_number("seed", seed)
 
         def order(piece: Clients) -> np.ndarray:
-            return shuffle(piece.keys, piece.num_examples, piece._position(), seed)
+            return shuffle(piece.keys, piece.num_examples, piece.positions(), seed)
 
         return self._reordered(order)
 
@@ -245,8 +322,7 @@ class Clients:
         self._check_field(field)
 
         def order(piece: Clients) -> np.ndarray:
-            owner = np.repeat(np.arange(len(piece)), piece.num_examples)
-            return np.lexsort((piece.column(field), owner))
+            return np.lexsort((piece.column(field), piece.owners()))
 
         return self._reordered(order)
 
@@ -283,13 +359,8 @@ class Clients:
         ends = self._starts + self.num_examples
         return bool(np.array_equal(self._starts[1:], ends[:-1]))
 
-    def _position(self) -> np.ndarray:
-        """Each example's index within its client, `[example]`."""
-        firsts = np.cumsum(self.num_examples) - self.num_examples
-        return np.arange(int(self.num_examples.sum())) - np.repeat(firsts, self.num_examples)
-
     def _rows(self) -> np.ndarray:
-        return np.repeat(self._starts, self.num_examples) + self._position()
+        return np.repeat(self._starts, self.num_examples) + self.positions()
 
     def _reordered(self, order: Callable[["Clients"], np.ndarray]) -> "Clients":
         """The examples, seen one client after the other, in an order for each piece; copies them."""
@@ -300,5 +371,4 @@ class Clients:
             for name, column in columns.items():
                 column[at : at + len(rows)] = self._columns[name][rows]
             at += len(rows)
-        starts = np.cumsum(self.num_examples) - self.num_examples
-        return self._with(starts=starts, columns=columns)
+        return self._with(starts=self.offsets[:-1], columns=columns)

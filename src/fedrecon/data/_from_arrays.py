@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from fedrecon.errors import DataError
 
@@ -16,9 +17,7 @@ def checked(
     Raises:
         DataError: They do not fit together.
     """
-    ids, offsets = _ids(ids), np.asarray(offsets, np.int64)
-    # In one piece: of anything else NumPy would copy all whenever some examples are taken.
-    narrow = {name: np.require(_numbers(name, column), None, ("C", "A")) for name, column in columns.items()}
+    ids, offsets, narrow = _ids(ids), np.asarray(offsets, np.int64), stored(columns)
     if not narrow:
         raise DataError("clients must have at least one field, got none")
     rows = {name: len(column) for name, column in narrow.items()}
@@ -32,6 +31,31 @@ def checked(
             f"not decrease, got {len(offsets)} from {offsets[:1].tolist()} to {offsets[-1:].tolist()}"
         )
     return ids, offsets, narrow
+
+
+def stored(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Columns as `Clients` stores them: 32-bit numbers where these fit, each in one piece of memory.
+
+    Raises:
+        DataError: A column does not hold numbers.
+    """
+    # In one piece: of anything else NumPy would copy all whenever some examples are taken.
+    return {name: np.require(_numbers(name, column), None, ("C", "A")) for name, column in columns.items()}
+
+
+def offsets_of(counts: Any) -> Int64[np.ndarray, "part_and_one"]:
+    """Where parts of these lengths begin when they lie one after the other, and where the last one ends.
+
+    Args:
+        counts: The length of each part, `[part]`, not negative.
+
+    Returns:
+        `[part + 1]`, from 0 to the sum: part i is `offsets[i]:offsets[i + 1]`.
+    """
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    if len(counts):
+        np.cumsum(counts, dtype=np.int64, out=offsets[1:])
+    return offsets
 
 
 def gathered(arrays: Mapping[Any, Mapping[str, Any]]) -> tuple[list[Any], np.ndarray, dict[str, np.ndarray]]:
@@ -57,7 +81,7 @@ def gathered(arrays: Mapping[Any, Mapping[str, Any]]) -> tuple[list[Any], np.nda
         for name in names:
             parts[name].append(np.atleast_1d(np.asarray(fields[name])))
     columns = {name: _joined(name, list(arrays), xs) for name, xs in parts.items()}
-    return list(arrays), np.concatenate([[0], np.cumsum(lengths)]), columns
+    return list(arrays), offsets_of(lengths), columns
 
 
 def _ids(ids: Any) -> Any:

@@ -36,24 +36,14 @@ def hold_out(clients: Clients, shares: Mapping[str, float]) -> dict[str, Clients
         return {"train": clients}
     if HELD_OUT in clients.fields:
         raise DataError(f"the clients have a field {HELD_OUT!r} already")
-    counts = clients.num_examples
     left = 1 - sum(shares.values())
-    ends = np.round(np.cumsum([left, *shares.values()])[:, None] * counts).astype(np.int64)
-    owner = np.repeat(np.arange(len(clients)), counts)
-    position = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    columns = {field: clients.column(field) for field in clients.fields}
+    ends = np.round(np.cumsum([left, *shares.values()])[:, None] * clients.num_examples).astype(np.int64)
+    owner, position = clients.owners(), clients.positions()
     train = position < ends[0][owner]
-
-    def made(chosen: np.ndarray, mark: bool) -> Clients:
-        sizes = np.bincount(owner[chosen], minlength=len(clients))
-        found = {field: column[chosen] for field, column in columns.items()}
-        if mark:
-            found[HELD_OUT] = (~train[chosen]).astype(np.int8)
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        return Clients.from_columns(clients.ids, offsets, found, clients.vocabularies)
-
-    sets = {"train": made(train, False)}
+    sets = {"train": clients.filter_examples(train)}
     for name, start, stop in zip(shares, ends[:-1], ends[1:], strict=True):
         within = (position >= start[owner]) & (position < stop[owner])
-        sets[name] = made(train | within, True)
+        chosen = train | within
+        marks = (~train[chosen]).astype(np.int8)
+        sets[name] = clients.filter_examples(chosen).with_columns(**{HELD_OUT: marks})
     return sets

@@ -16,10 +16,7 @@ def numbered(clients: Clients, seen: bool = True, field: str = ROW) -> Clients:
     if field in clients.fields:
         raise DataError(f"the clients have a field {field!r} already")
     numbers = np.arange(len(clients), dtype=np.int32) if seen else np.full(len(clients), -1, np.int32)
-    columns = {name: clients.column(name) for name in clients.fields}
-    columns[field] = np.repeat(numbers, clients.num_examples)
-    offsets = np.concatenate([[0], np.cumsum(clients.num_examples)])
-    return Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)
+    return clients.with_columns(**{field: np.repeat(numbers, clients.num_examples)})
 
 
 def in_batches(clients: Clients, batch_size: int, seed: int) -> Clients:

@@ -196,9 +196,8 @@ class Layout:
 def _out_of_range(clients: Clients, group: Group, field: str, size: int) -> str:
     column = clients.column(field).reshape(int(clients.num_examples.sum()), -1)
     bad = np.nonzero(((column < 0) | (column >= size)).any(axis=1))[0][0]
-    ends = np.cumsum(clients.num_examples)
-    owner = int(np.searchsorted(ends, bad, side="right"))
-    place = int(bad - (ends[owner] - clients.num_examples[owner]))
+    owner = int(np.searchsorted(clients.offsets, bad, side="right")) - 1
+    place = int(bad - clients.offsets[owner])
     return (
         f"field {field!r} must hold numbers from 0 to {size - 1}, the rows of {group.leaves[0]!r}; "
         f"client {clients.ids[owner]!r} has {column[bad].tolist()} at example {place}"

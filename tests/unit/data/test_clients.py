@@ -515,3 +515,110 @@ def test_split_is_disjoint_and_depends_on_ids_alone():
 def test_fractions_that_are_refused(fractions, message):
     with pytest.raises(DataError, match=message):
         small().split(fractions, seed=0)
+
+
+def some_clients(which):
+    """Five clients, of which some have no example: as made, taken in another order, capped, or none."""
+    counts = np.array([3, 0, 4, 1, 0])
+    columns = {"item": np.arange(8, dtype=np.int32) % 5, "x": np.arange(16.0, dtype=np.float32).reshape(8, 2)}
+    clients = Clients.from_columns(list("abcde"), [0, *np.cumsum(counts)], columns, {"item": list("vwxyz")})
+    return {
+        "all": clients,
+        "order": clients.take([2, 1, 0]),
+        "part": clients.take([1, 2, 3]),
+        "capped": clients.cap(2),
+        "none": clients.take([]),
+    }[which]
+
+
+WHICH = ["all", "order", "part", "capped", "none"]
+
+
+@pytest.mark.parametrize("which", WHICH)
+def test_offsets_owners_and_positions_say_whose_an_example_is(which):
+    clients = some_clients(which)
+    offsets, owners, positions = clients.offsets, clients.owners(), clients.positions()
+    assert offsets.dtype == np.int64 and offsets.shape == (len(clients) + 1,) and not offsets.flags.writeable
+    assert clients.offsets is offsets
+    items = clients.column("item")
+    for i, client in enumerate(clients.ids.tolist()):
+        own = clients[client]["item"]
+        np.testing.assert_array_equal(items[offsets[i] : offsets[i + 1]], own)
+        np.testing.assert_array_equal(items[owners == i], own)
+        np.testing.assert_array_equal(positions[owners == i], np.arange(len(own)))
+    assert len(owners) == len(positions) == offsets[-1] == len(items)
+
+
+@pytest.mark.parametrize("which", WHICH)
+def test_with_columns_adds_and_replaces(which):
+    clients = some_clients(which)
+    items = clients.column("item")
+    other = clients.with_columns(item=items + 7, twice=np.stack([items, items], 1).astype(np.int64))
+    assert other.fields == ("item", "x", "twice")
+    assert other.ids.tolist() == clients.ids.tolist() and other.keys.tolist() == clients.keys.tolist()
+    assert other.vocabularies["item"].tolist() == list("vwxyz")
+    assert other.blank("twice", 0).dtype == np.int32
+    for client in clients.ids.tolist():
+        before, after = clients[client], other[client]
+        np.testing.assert_array_equal(after["item"], before["item"] + 7)
+        np.testing.assert_array_equal(after["x"], before["x"])
+        np.testing.assert_array_equal(after["twice"], np.stack([before["item"]] * 2, 1))
+    assert len(items) == 0 or other.field_stats("item").most == items.max() + 7
+
+
+def test_with_columns_shares_what_it_does_not_replace(tmp_path):
+    some_clients("all").write(tmp_path / "clients.arrow")
+    mapped = Clients.open(tmp_path / "clients.arrow")
+    other = mapped.with_columns(y=np.zeros(8))
+    assert np.shares_memory(other.column("x"), mapped.column("x"))
+    assert np.shares_memory(other.column("item"), mapped.column("item"))
+
+
+@pytest.mark.parametrize("which", WHICH)
+@pytest.mark.parametrize("keep", ["some", "all", "nothing"])
+def test_filter_examples_keeps_clients_and_order(which, keep):
+    def chosen(items):
+        return {"some": items % 2 == 0, "all": items >= 0, "nothing": items < 0}[keep]
+
+    clients = some_clients(which)
+    mask = chosen(clients.column("item"))
+    other = clients.filter_examples(mask)
+    assert other.ids.tolist() == clients.ids.tolist() and other.vocabularies.keys() == {"item"}
+    for client in clients.ids.tolist():
+        before, after = clients[client], other[client]
+        for field in clients.fields:
+            np.testing.assert_array_equal(after[field], before[field][chosen(before["item"])])
+    assert other.offsets[-1] == mask.sum()
+
+
+def test_field_stats_are_those_of_the_examples_that_stay():
+    clients = Clients.from_arrays({"a": {"item": [1, 2, 2, 9]}})
+    assert not clients.distinct("item")
+    assert clients.filter_examples(np.array([True, True, False, False])).field_stats("item") == (1, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"y": np.zeros(7)}, r"'y' must have one row for each of the 8 examples, got the shape \(7,\)"),
+        ({"y": np.zeros((2, 4))}, r"each of the 8 examples, got the shape \(2, 4\)"),
+        ({"y": 1.0}, r"each of the 8 examples, got the shape \(\)"),
+        ({"y": list("abcdefgh")}, "field 'y' must hold numbers"),
+    ],
+)
+def test_further_columns_that_are_refused(columns, message):
+    with pytest.raises(DataError, match=message):
+        some_clients("all").with_columns(**columns)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.ones(7, bool), r"mask must hold one truth value for each of the 8 examples, got bool .* \(7,\)"),
+        (np.ones((8, 1), bool), r"got bool of the shape \(8, 1\)"),
+        (np.arange(8), r"got int64 of the shape \(8,\)"),
+    ],
+)
+def test_masks_that_are_refused(mask, message):
+    with pytest.raises(DataError, match=message):
+        some_clients("all").filter_examples(mask)

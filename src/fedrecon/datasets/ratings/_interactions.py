@@ -29,7 +29,7 @@ def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: in
     keep = np.ones(int(ratings.num_examples.sum()), bool)
     if "rating" in ratings.fields:
         keep = ratings.column("rating") >= least_rating
-    found = _where(ratings.select("item"), keep)
+    found = ratings.select("item").filter_examples(keep)
     kept = np.flatnonzero(found.num_examples >= least_items)
     if least_items and not kept.size:
         raise DataError(
@@ -65,7 +65,7 @@ def each_once(ratings: Clients, duplicates: str, where: str) -> Clients:
         return ratings
     kept = []
     for piece in ratings.pieces():
-        _, owner = _places(piece)
+        owner = piece.owners()
         item = piece.column("item")
         order = np.lexsort((item, owner))  # stable
         before, after = order[:-1], order[1:]
@@ -80,7 +80,7 @@ def each_once(ratings: Clients, duplicates: str, where: str) -> Clients:
         keep = np.ones(len(item), bool)
         keep[before[again]] = False
         kept.append(keep)
-    return _where(ratings, np.concatenate(kept))
+    return ratings.filter_examples(np.concatenate(kept))
 
 
 def leave_one_out(clients: Clients, back: int = 1) -> dict[str, Clients]:
@@ -102,15 +102,14 @@ def leave_one_out(clients: Clients, back: int = 1) -> dict[str, Clients]:
     if not len(clients):
         raise DataError(f"clients must have more than {back} interactions to hold one out, none has")
     left = clients.num_examples - back
-    position, owner = _places(clients)
+    position, owner = clients.positions(), clients.owners()
     sets = {}
     for name, most in (("train", left), ("held_out", left + 1)):
         within = position < most[owner]
-        columns = {field: clients.column(field)[within] for field in clients.fields}
+        sets[name] = clients.filter_examples(within)
         if name == HELD_OUT:
-            columns[HELD_OUT] = (position == left[owner])[within].astype(np.int8)
-        offsets = np.concatenate([[0], np.cumsum(most)])
-        sets[name] = Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)
+            marks = (position == left[owner])[within].astype(np.int8)
+            sets[name] = sets[name].with_columns(**{HELD_OUT: marks})
     return sets
 
 
@@ -131,7 +130,7 @@ def with_recency(clients: Clients, extra: float, items: float) -> Clients:
     """
     if not (0 <= extra < np.inf and 0 < items < np.inf):
         raise DataError(f"extra must not be negative and items be positive, got {extra} and {items}")
-    position, owner = _places(clients)
+    position, owner = clients.positions(), clients.owners()
     counts = clients.num_examples.copy()
     trained = np.ones(len(owner), bool)
     if HELD_OUT in clients.fields:
@@ -139,7 +138,7 @@ def with_recency(clients: Clients, extra: float, items: float) -> Clients:
         counts = np.bincount(owner[trained], minlength=len(clients))
     later = np.maximum(counts[owner] - 1 - position, 0)
     weight = np.where(trained, 1 + extra * np.exp(-later / items), 1)
-    return _with(clients, {"weight": weight.astype(np.float32)})
+    return clients.with_columns(weight=weight.astype(np.float32))
 
 
 def with_negatives(clients: Clients, count: int, num_items: int, seed: int) -> Clients:
@@ -160,31 +159,9 @@ def with_negatives(clients: Clients, count: int, num_items: int, seed: int) -> C
     count = whole_number("count", count, 1, error=DataError)
     num_items = whole_number("num_items", num_items, 1, error=DataError)
     seed = whole_number("seed", seed, error=DataError)
-    position, owner = _places(clients)
+    position, owner = clients.positions(), clients.owners()
     with np.errstate(over="ignore"):
         places = (position.astype(np.uint64) * np.uint64(count))[:, None] + np.arange(count, dtype=np.uint64)
         own = keyed(seed, Purpose.NEGATIVE_ITEMS, clients.keys)[owner][:, None] + places
-    return _with(
-        clients, {"negatives": (keyed(seed, Purpose.NEGATIVE_ITEMS, own) % num_items).astype(np.int32)}
-    )
-
-
-def _places(clients: Clients) -> tuple[np.ndarray, np.ndarray]:
-    """Each example's position within its client, and its client's among the clients."""
-    counts = clients.num_examples
-    owner = np.repeat(np.arange(len(clients)), counts)
-    return np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts), owner
-
-
-def _where(clients: Clients, keep: np.ndarray) -> Clients:
-    """The clients with some of their examples."""
-    _, owner = _places(clients)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(owner[keep], minlength=len(clients)))])
-    columns = {field: clients.column(field)[keep] for field in clients.fields}
-    return Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)
-
-
-def _with(clients: Clients, more: dict[str, np.ndarray]) -> Clients:
-    offsets = np.concatenate([[0], np.cumsum(clients.num_examples)])
-    columns = {field: clients.column(field) for field in clients.fields} | more
-    return Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)
+    negatives = (keyed(seed, Purpose.NEGATIVE_ITEMS, own) % num_items).astype(np.int32)
+    return clients.with_columns(negatives=negatives)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fedrecon.data._clients import Clients
+from fedrecon.data._from_arrays import offsets_of
 from fedrecon.datasets.ratings._synthetic import draw_counts, draw_items, draw_popularity
 from fedrecon.errors import plain, whole_number
 
@@ -60,7 +61,7 @@ def population(
         for k in range(_FACTORS):
             score += users[owners, k] * factors[items, k]
         stars = np.clip(np.rint(score + random.normal(0, _NOISE, len(score))), 1, 5).astype(np.float32)
-        ends = np.concatenate([[0], np.cumsum(counts[:size])])
+        ends = offsets_of(counts[:size])
         columns = {"item": items[: ends[-1]], "rating": stars[: ends[-1]]}
         names = {"item": np.arange(num_items)}
         yield Clients.from_columns(np.arange(start, start + size), ends, columns, names)

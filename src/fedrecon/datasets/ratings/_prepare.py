@@ -7,6 +7,7 @@ import numpy as np
 
 from fedrecon.data._cache import load_or_convert
 from fedrecon.data._clients import Clients
+from fedrecon.data._from_arrays import offsets_of
 from fedrecon.datasets.ratings._archive import find
 from fedrecon.datasets.ratings._columns import Ratings
 from fedrecon.datasets.ratings._reader_options import Reading
@@ -71,5 +72,4 @@ def group(ratings: Ratings) -> Clients:
         order = np.argsort(ratings.client, kind="stable")
         columns = {name: column[order] for name, column in columns.items()}
     counts = np.bincount(ratings.client, minlength=len(ratings.client_ids))
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Clients.from_columns(ratings.client_ids, offsets, columns, {"item": ratings.item_ids})
+    return Clients.from_columns(ratings.client_ids, offsets_of(counts), columns, {"item": ratings.item_ids})

@@ -1,12 +1,14 @@
 """A generated federation of ratings whose truth is known, shaped like MovieLens 1M."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from fedrecon.data._clients import Clients
+from fedrecon.data._from_arrays import offsets_of
 from fedrecon.errors import whole_number
 
 # MovieLens 1M: its users rate at least 20 items, at the median 96, on average 166, at most 62% of all; the
@@ -113,10 +115,9 @@ def synthetic(
         noise,
         float(np.sqrt(np.mean(off**2, dtype=np.float64))),
     )
-    offsets = np.concatenate([[0], np.cumsum(counts)])
     names = {"item": np.arange(num_items)}
     return Clients.from_columns(
-        np.arange(num_clients), offsets, {"item": items, "rating": stars}, names
+        np.arange(num_clients), offsets_of(counts), {"item": items, "rating": stars}, names
     ), planted
 
 
@@ -190,8 +191,7 @@ def _problems(
 ) -> Iterator[tuple[Float[np.ndarray, "rating column"], Float[np.ndarray, "rating"]]]:
     """Each client's regression: the items' factors and a 1; what is left for the user to explain."""
     items, ratings = clients.column("item"), clients.column("rating").astype(np.float64)
-    ends = np.cumsum(clients.num_examples)
-    for start, end in zip(ends - clients.num_examples, ends, strict=True):
+    for start, end in pairwise(clients.offsets):
         item = items[start:end]
         design = np.concatenate([planted.item_factors[item], np.ones((len(item), 1))], axis=1)
         yield design.astype(np.float64), ratings[start:end] - planted.mean - planted.item_biases[item]

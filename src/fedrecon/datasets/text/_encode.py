@@ -8,6 +8,7 @@ import numpy as np
 
 from fedrecon.data._cache import disk_backed_array
 from fedrecon.data._clients import Clients
+from fedrecon.data._from_arrays import offsets_of
 from fedrecon.datasets.text._tokenizers import Tokenizer
 from fedrecon.errors import DataError
 
@@ -88,8 +89,9 @@ def to_clients(
     tokens = disk_backed_array((sum(counts), length), np.int32)
     np.concatenate(pieces, out=tokens)
     lexicon = np.asarray(["", *numbers], object)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    return Clients.from_columns(np.asarray(ids, object), offsets, {"token": tokens}, {"token": lexicon})
+    return Clients.from_columns(
+        np.asarray(ids, object), offsets_of(counts), {"token": tokens}, {"token": lexicon}
+    )
 
 
 def _tokenized(writer: Writer, tokenize: Tokenizer) -> Iterator[list[str]]:

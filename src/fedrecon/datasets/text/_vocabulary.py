@@ -184,8 +184,7 @@ class Vocabulary:
             for name, column in columns.items():
                 column[start:stop] = made[name]
             start = stop
-        offsets = np.concatenate([[0], np.cumsum(clients.num_examples)])
-        return Clients.from_columns(clients.ids, offsets, columns, {FIELD: self.named()})
+        return Clients.from_columns(clients.ids, clients.offsets, columns, {FIELD: self.named()})
 
     @staticmethod
     def columns(tokens: Any, rows: Any, buckets: Any, ids: Any) -> Mapping[str, np.ndarray]:

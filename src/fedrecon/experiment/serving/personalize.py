@@ -13,6 +13,7 @@ from rich.console import Console
 from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.data._arrow_bridge import to_arrow, to_lists
 from fedrecon.data._clients import Clients
+from fedrecon.data._from_arrays import offsets_of
 from fedrecon.errors import DataError
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress_bar import counted
@@ -170,7 +171,7 @@ def _table(clients: Clients, found: dict[str, np.ndarray], top: TopK | None, kno
     there = found["score"] > -np.inf
     ids = np.asarray(known[top.field])
     ids = ids.astype(object) if ids.dtype.kind == "U" else ids
-    offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+    offsets = offsets_of(there.sum(axis=1))
     columns[top.field] = to_lists(ids[found[top.field][there]], offsets)
     columns["score"] = to_lists(found["score"][there], offsets)
     return pa.table(columns)

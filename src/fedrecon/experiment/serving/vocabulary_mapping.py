@@ -59,12 +59,5 @@ class VocabularyMapper:
         for name, places in self._places.items():
             columns[name] = places[columns[name]]
             keep &= columns[name] >= 0
-        owner = np.repeat(np.arange(len(clients)), clients.num_examples)[keep]
-        counts = np.bincount(owner, minlength=len(clients))
-        made = Clients.from_columns(
-            clients.ids,
-            np.concatenate([[0], np.cumsum(counts)]),
-            {name: column[keep] for name, column in columns.items()},
-            self._known,
-        )
-        return made, int((~keep).sum())
+        renumbered = Clients.from_columns(clients.ids, clients.offsets, columns, self._known)
+        return renumbered.filter_examples(keep), int((~keep).sum())

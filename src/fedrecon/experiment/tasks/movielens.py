@@ -91,13 +91,8 @@ def narrowed(config: Any, clients: "Clients") -> "Clients":
 
     Their order is all that a split needs, and JAX's numbers have 32 bits.
     """
-    from fedrecon.data._clients import Clients
-
     splits = (getattr(config.algorithm, "split", None), config.evaluation.split)
     wanted = any(split is not None and split.name == "by_time" for split in splits)
     if not wanted or "time" not in clients.fields or clients.blank("time").dtype.itemsize <= 4:
         return clients
-    columns = {name: clients.column(name) for name in clients.fields}
-    columns["time"] = np.unique(columns["time"], return_inverse=True)[1]
-    offsets = np.concatenate([[0], np.cumsum(clients.num_examples)])
-    return Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)
+    return clients.with_columns(time=np.unique(clients.column("time"), return_inverse=True)[1])
