@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -17,19 +17,12 @@ from fedrecon.core._tags import tagged
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import of_kind, whole_number
+from fedrecon.evaluation._metric_names import DERIVED
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
 from fedrecon.simulation._block_plan import Plan, plan_evaluation
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
-
-# Reported beside the mean that it comes from: a function of one client's mean or of the pooled one.
-DERIVED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    "rmse": ("mse", np.sqrt),
-    "perplexity": ("cross_entropy", np.exp),
-    "perplexity_restricted": ("cross_entropy_restricted", np.exp),
-    "perplexity_restricted_after_oov": ("cross_entropy_restricted_after_oov", np.exp),
-}
 
 
 @runtime_checkable

@@ -9,8 +9,9 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, Field, create_model
 
+from fedrecon.evaluation._selection import FORMS, is_selection
 from fedrecon.experiment import tasks
 from fedrecon.experiment.settings.algorithms import AlgorithmSettings, FedRecon
 from fedrecon.experiment.settings.sections import (
@@ -49,12 +50,20 @@ class Training(Section):
     )
 
 
+def _selection(select: str) -> str:
+    if not is_selection(select):
+        raise ValueError(f"must be {FORMS}, got {select!r}")
+    return select
+
+
 class Evaluating(Section):
     """ReconEval on unseen clients."""
 
     every: int = setting(50, "rounds between evaluations of the validation clients", ge=1)
-    select: Literal["final", "best"] = setting(
-        "final", "test clients meet the parameters of the final round, or those of the best validation"
+    select: Annotated[str, AfterValidator(_selection)] = setting(
+        "final",
+        "test clients meet the parameters of the final round, or of the best validation, by what is read"
+        ' first, by "best:METRIC", or by "best:METRIC:max" or ":min"',
     )
     split: Split = setting(AlternateBatches(), "support and query set in evaluation:")
 

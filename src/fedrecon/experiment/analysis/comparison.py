@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedrecon.evaluation._metric_names import higher_is_better, shown_first, worst_decile, written
+from fedrecon.evaluation._metric_names import Direction, direction_of, label_of, shown_first, worst_decile
+from fedrecon.evaluation._selection import Criterion
 from fedrecon.experiment.analysis.runs import Method, Run
 from fedrecon.experiment.analysis.significance import paired
 from fedrecon.experiment.reporting.summary import size
@@ -28,14 +29,16 @@ class Target(NamedTuple):
     Attributes:
         metric: For instance `"rmse"`.
         value: Reached where the metric, over examples, is at least as good.
+        direction: Which way the metric is better.
     """
 
     metric: str
     value: float
+    direction: Direction
 
     @classmethod
     def parse(cls, text: str) -> "Target":
-        """From `"rmse=0.93"`.
+        """From `"rmse=0.93"`, or `"acc:max=0.7"` for a metric that the table of metrics does not know.
 
         Raises:
             SettingError: It has another form, or it is unknown which way the metric is better.
@@ -47,13 +50,18 @@ class Target(NamedTuple):
             value = math.nan
         if not name or not math.isfinite(value):
             raise SettingError(f"--target takes METRIC=VALUE, for instance rmse=0.93, got {text!r}")
-        if higher_is_better(name) is None:
-            raise SettingError(f"--target: it is not known whether more {name} is better or worse")
-        return cls(name, value)
+        metric, given = Criterion.parse(name)
+        direction = given or direction_of(metric)
+        if direction is None:
+            raise SettingError(
+                f"--target: it is not known whether more {metric} is better or worse; say it: "
+                f"{metric}:max={number} or {metric}:min={number}"
+            )
+        return cls(metric, value, direction)
 
     def reached(self, value: float) -> bool:
         """Whether a value is as good."""
-        return value >= self.value if higher_is_better(self.metric) else value <= self.value
+        return self.direction.reaches(value, self.value)
 
 
 def quality(methods: Sequence[Method]) -> Table:
@@ -75,7 +83,7 @@ def quality(methods: Sequence[Method]) -> Table:
                 worst = None
                 if decile is not None and all("distribution" in run for run in runs):
                     worst = Spread.of([_number(run["distribution"][metric][decile]) for run in runs])
-                rows.append((split, protocol, written(metric), method.label, len(runs), *over, worst))
+                rows.append((split, protocol, label_of(metric), method.label, len(runs), *over, worst))
     columns = (
         *map(Column, ("clients", "protocol", "metric", "method")),
         Column("seeds", WHOLE),
@@ -127,7 +135,7 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
             row.append(examples or None)
     for target in targets:
         name = _watched(methods, target.metric)
-        aim = f"{written(target.metric)} {target.value:g}{'' if name == 'validation' else f', {name}'}"
+        aim = f"{label_of(target.metric)} {target.value:g}{'' if name == 'validation' else f', {name}'}"
         columns += [Column(f"rounds to {aim}", WHOLE), Column(f"clients to {aim}", WHOLE)]
         for method, row in zip(methods, rows, strict=True):
             if not all(run.records.series(name, target.metric) for run in method.runs):
@@ -175,7 +183,7 @@ def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str, 
                 found = paired(changes)
                 measured = (found.pairs, found.mean, found.error, found.low, found.high, found.p)
                 gains = _gains(metric, changes)
-                rows.append((split, protocol, written(metric), method.label, over, *measured, gains))
+                rows.append((split, protocol, label_of(metric), method.label, over, *measured, gains))
     columns = (
         *map(Column, ("clients", "protocol", "metric", "method", "paired over")),
         Column("pairs", WHOLE),
@@ -235,10 +243,10 @@ def client_differences(
 
 def _gains(metric: str, changes: Sequence[float]) -> float | None:
     """The share of pairs in which the second is better; None where it is not known which way that is."""
-    higher = higher_is_better(metric)
-    if higher is None:
+    direction = direction_of(metric)
+    if direction is None:
         return None
-    return sum(x > 0 if higher else x < 0 for x in changes) / len(changes)
+    return sum(direction.better(x, 0.0) for x in changes) / len(changes)
 
 
 def _changes(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.evaluation._metric_names import shown_first, written
+from fedrecon.evaluation._metric_names import label_of, shown_first
 from fedrecon.experiment.analysis.comparison import evaluated
 from fedrecon.experiment.analysis.runs import Method, Run
 from fedrecon.experiment.reporting.tables import Table
@@ -164,8 +164,8 @@ def _curves(methods: Sequence[Method]) -> Iterator[dict[str, Any]]:
                     if (found := _series(run, split, protocol, metric, weighting))["rounds"]
                 ]
                 if series:
-                    title = f"{written(metric)} over {weighting}, {split} clients, {protocol}"
-                    yield {"title": title, "name": f"{written(metric)}, {split} clients", "series": series}
+                    title = f"{label_of(metric)} over {weighting}, {split} clients, {protocol}"
+                    yield {"title": title, "name": f"{label_of(metric)}, {split} clients", "series": series}
 
 
 def _series(run: Run, split: str, protocol: str, metric: str, weighting: str) -> dict[str, list[float]]:
@@ -209,9 +209,9 @@ def _clients(methods: Sequence[Method]) -> Iterator[dict[str, Any]]:
                 for number, found in enumerate(values)
                 if found.size
             ]
-            title = f"{written(metric)}, {split} clients, {protocol}"
+            title = f"{label_of(metric)}, {split} clients, {protocol}"
             edges_shown = [_short(x) for x in edges.tolist()]
-            yield {"title": title, "name": written(metric), "edges": edges_shown, "series": series}
+            yield {"title": title, "name": label_of(metric), "edges": edges_shown, "series": series}
 
 
 def _pooled(tables: Iterable[Any], metric: str) -> np.ndarray:

@@ -7,6 +7,8 @@ from collections import deque
 from types import TracebackType
 from typing import Any
 
+from fedrecon.evaluation._metric_names import shown_first
+
 
 class Progress:
     """Is told what happens, and shows nothing. What shows something overrides its methods."""
@@ -71,7 +73,7 @@ def describe(report: Any, pace: Pace) -> str:
         parts.append(f"{report.training['dropped']:.1%} of the updates dropped")
     for name, evaluation in report.evaluations.items():
         metrics = evaluation.summary()["examples"]
-        shown = [m for m in ("rmse", "accuracy", "perplexity", "loss") if m in metrics][:2]
+        shown = shown_first(metrics)[:2]
         parts.append(f"{name} " + " ".join(f"{m} {figure(metrics[m])}" for m in shown))
     speed, left = pace.at(report.round, report.rounds)
     if speed is not None and left is not None:
@@ -150,8 +152,7 @@ class Live(Progress):
     def evaluated(self, report: Any) -> None:
         for name, evaluation in list(report.evaluations.items())[:1]:
             metrics = evaluation.summary()["examples"]
-            metric = next(iter(m for m in ("rmse", "perplexity", "loss", *metrics) if m in metrics))
-            self._best = f"{name} {metric} {figure(metrics[metric])}"
+            self._best = " ".join([name, *(f"{m} {figure(metrics[m])}" for m in shown_first(metrics)[:1])])
         self.note(describe(report, self._pace))
 
     def note(self, text: str) -> None:

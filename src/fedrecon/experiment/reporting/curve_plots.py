@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from fedrecon._files import write_atomically
+from fedrecon.evaluation._metric_names import label_of
 from fedrecon.experiment.reporting.curve_points import Point
-from fedrecon.experiment.reporting.plots import COLORS, NAMES, STYLE, rendered, shown_metrics
+from fedrecon.experiment.reporting.plots import COLORS, STYLE, rendered, shown_metrics
 from fedrecon.experiment.storage.run_folder import PLOTS
 
 _LABELS = {
@@ -40,7 +41,7 @@ def write(run: Path, title: str, points: Sequence[Point]) -> list[Path]:
                     close = max(xs) < 100 * min(xs)
                     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if close else (1,)))
                     axis.xaxis.set_minor_formatter(NullFormatter())
-            row[0].set_ylabel(NAMES.get(metric, metric))
+            row[0].set_ylabel(label_of(metric))
         for axis, curve in zip(axes[-1], curves, strict=True):
             axis.set_xlabel(_LABELS[curve])
         figure.suptitle(title, fontsize=11, color="#333333")

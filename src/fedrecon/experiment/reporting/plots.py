@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedrecon._files import write_atomically
+from fedrecon.evaluation._metric_names import PREFERRED, label_of, shown_first
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, Records, name_of, place
 
 PROGRESS, CLIENTS = "progress", "clients"
 
-NAMES = {"rmse": "RMSE", "accuracy": "accuracy", "perplexity": "perplexity", "loss": "loss"}
 COLORS = ("#1f5a92", "#c8702a", "#3c8a5b", "#8a4f9e", "#a83c46", "#5d6b74", "#b29a24", "#2b8c9c")
 STYLE: Any = {
     "font.size": 9.5,
@@ -115,7 +115,7 @@ def progress(runs: Sequence[Curves]) -> Figure | None:
                     **marker,
                 )
     for row, metric in zip(axes, metrics, strict=True):
-        row[0].set_ylabel(f"{NAMES.get(metric, metric)}, {split} clients")
+        row[0].set_ylabel(f"{label_of(metric)}, {split} clients")
     for axis, label in zip(axes[-1], ("rounds", f"{unit} sent by and to clients", "seconds"), strict=True):
         axis.set_xlabel(label)
         axis.set_xlim(left=0)
@@ -153,7 +153,7 @@ def clients(runs: Sequence[Curves]) -> Figure | None:
             )
             if v.size:
                 axis.axvline(float(np.median(v)), color=color, linewidth=1.4, linestyle=(0, (4, 2)))
-        axis.set_xlabel(f"{NAMES.get(metric, metric)} of a client (dashed: median)")
+        axis.set_xlabel(f"{label_of(metric)} of a client (dashed: median)")
         axis.set_ylabel(f"{name} clients")
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     _head(figure, axes[0], runs)
@@ -188,8 +188,8 @@ def _split(runs: Sequence[Curves]) -> str:
 
 def shown_metrics(found: set[str]) -> list[str]:
     """The metrics that are worth a figure, at most two."""
-    known: list[str] = [m for m in ("rmse", "perplexity", "accuracy") if m in found]
-    return known[:2] or sorted(found)[:2]
+    shown = shown_first(sorted(found))
+    return ([m for m in shown if m in PREFERRED] or shown)[:2]
 
 
 def _sent(records: Records) -> dict[int, float]:

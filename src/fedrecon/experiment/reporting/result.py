@@ -7,11 +7,9 @@ from typing import Any
 
 from fedrecon.algorithms._base import Algorithm
 from fedrecon.evaluation._evaluate import Evaluation
+from fedrecon.evaluation._metric_names import shown_first
 from fedrecon.experiment.storage.metrics_log import Records, place
 from fedrecon.simulation._client_state_store import ClientStateStore
-
-# What a person reads first; other metrics follow in their own order.
-FIRST = ("rmse", "accuracy", "perplexity", "loss")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +26,8 @@ class Result:
         rounds: Rounds done; fewer than `asked` after Ctrl-C.
         asked: Rounds asked for.
         selected_round: The round of `global_params`.
+        selected_by: What decided it: `"final"`, or as in `"best:rmse:min"` the metric of the best evaluation
+            and which way it is better.
         interrupted: Whether Ctrl-C ended it.
         seconds: `"total"`, `"compilation"` and `"to_first_round"` (None if no round was run).
         peak_memory: Bytes that this process held at most.
@@ -60,6 +60,7 @@ class Result:
     out: Path | None
     notes: Mapping[str, str]
     raw_data: int | None = None
+    selected_by: str = "final"
     client_states: ClientStateStore | None = None
 
     @property
@@ -74,7 +75,7 @@ class Result:
         parts = [f"{self.rounds} of {self.asked} rounds"]
         for name, evaluation in self.evaluations.items():
             found = evaluation.summary()["examples"]
-            parts.append(f"{name} " + " ".join(f"{m}={found[m]:.4f}" for m in FIRST if m in found))
+            parts.append(f"{name} " + " ".join(f"{m}={found[m]:.4f}" for m in shown_first(found)[:2]))
         return f"Result({', '.join(parts)})"
 
 

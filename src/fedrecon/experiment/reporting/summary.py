@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.data._arrow_bridge import to_arrow
-from fedrecon.experiment.reporting.result import FIRST, Result
+from fedrecon.evaluation._metric_names import by_preference
+from fedrecon.evaluation._selection import Criterion, metric_in
+from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.tables import markdown
 from fedrecon.experiment.reporting.training_warnings import training_warnings
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
@@ -22,6 +24,7 @@ def result_values(result: Result) -> dict[str, Any]:
         **result.metrics,
         "rounds": result.rounds,
         "selected_round": result.selected_round,
+        "selected_by": result.selected_by,
         "finished": not result.interrupted,
         "seconds": dict(result.seconds),
         "peak_memory_bytes": result.peak_memory,
@@ -57,8 +60,7 @@ def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".form
     A line for each set of clients and weighting; or for each metric, where these are too many for columns.
     """
     splits = dict(evaluated(values))
-    names = list(dict.fromkeys(m for v in splits.values() for m in v["examples"]))
-    names = [m for m in FIRST if m in names] + [m for m in names if m not in FIRST]
+    names = by_preference(m for v in splits.values() for m in v["examples"])
     lines = [["clients", "weighted by", *names]]
     for split, metrics in splits.items():
         for weighting in ("examples", "clients"):
@@ -91,7 +93,7 @@ def summary(result: Result, title: str, figures: list[Path]) -> str:
         lines += [f"Interrupted after {result.rounds} of {result.asked} rounds; resume it to go on.", ""]
     if result.evaluations:
         lines += (
-            [f"Parameters after round {result.selected_round} for the test clients.", ""]
+            [f"Parameters after round {result.selected_round} for the test clients{_reason(result)}.", ""]
             if "test" in values
             else []
         )
@@ -116,6 +118,15 @@ def summary(result: Result, title: str, figures: list[Path]) -> str:
         lines.append(f"- Resumed from round {result.resumed_from}; {again}")
     lines += ["", *(f"![{path.stem}]({path.as_posix()})" for path in figures if path.suffix == ".png")]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _reason(result: Result) -> str:
+    """Why the test clients met the parameters of the selected round, as the end of a sentence."""
+    text = metric_in(result.selected_by)
+    metric, direction = (None, None) if text is None else Criterion.parse(text)
+    if metric is None or direction is None:
+        return ""
+    return f", the best evaluation by {Criterion(metric, direction).words}"
 
 
 def computed(values: Mapping[str, Any]) -> str:

@@ -129,7 +129,7 @@ def restored(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateStore | Non
     if latest is None:
         raise RunError(f"{run}: a run must have a checkpoint to be evaluated, this one has none")
     like = jax.jit(spec.algorithm.init)(jax.random.key(0))
-    best = {"best": like.global_params} if spec.select == "best" else {}
+    best = {"best": like.global_params} if spec.selects_best else {}
     saved = checkpoints.restore(latest, {"state": like, **best})
     tree = jax.tree.map(jnp.asarray, saved.tree)
     found, client_states = (

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from fedrecon.errors import RunError
-from fedrecon.evaluation._metric_names import written
+from fedrecon.evaluation._metric_names import label_of
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress import duration
 from fedrecon.experiment.sweep.search import BEST, PAGE, Sweep
@@ -47,7 +47,7 @@ def sweep(
     opened = Sweep(config, space, out, metric, prune)
     try:
         before = len(opened.trials())
-        goal = f"{written(opened.metric)} on the validation clients"
+        goal = f"{label_of(opened.metric)} on the validation clients"
         screen.print(f"{config.name}: {trials} trials ({before} there), {goal}, folder {out}", markup=False)
         left = trials - before
         try:
@@ -61,7 +61,7 @@ def sweep(
     if not finished:
         screen.print(f"Interrupted; {len(opened.trials())} trials are kept, the same command goes on.")
     if best is not None:
-        screen.print(f"Best: trial {best.number}, {written(opened.metric)} {best.value:.4f}")
+        screen.print(f"Best: trial {best.number}, {label_of(opened.metric)} {best.value:.4f}")
         screen.print(f"Now, with the test clients: fedrecon run {out / BEST}", markup=False)
     elif finished:
         raise RunError(f"{out}: no trial could be measured; {PAGE} says why")
@@ -116,7 +116,7 @@ def _say(opened: Sweep, trial: Any, outcome: Outcome, screen: Console) -> None:
     """A line for a trial that ended."""
     best = opened.best()
     done = f"trial {trial.number}"
-    what = f"{written(opened.metric)} {outcome.value:.4f}"
+    what = f"{label_of(opened.metric)} {outcome.value:.4f}"
     if outcome.state == STOPPED:
         what += f", stopped after round {outcome.rounds}"
     elif outcome.state == FAILED:

@@ -1,13 +1,12 @@
 """What a sweep has tried, on the disk after every trial, and what it tries next."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fedrecon._files import write_atomically
-from fedrecon.evaluation._metric_names import higher_is_better, written
+from fedrecon.evaluation._metric_names import Direction, direction_of, label_of
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.distributed.signals import undisturbed
@@ -35,7 +34,8 @@ class Sweep:
         config: What is tuned.
         space: What may change.
         out: The folder, made where it does not exist; one of the same sweep goes on.
-        metric: Of the validation clients; None for what is read first.
+        metric: Of the validation clients, `"METRIC"`, or `"METRIC:max"` or `"METRIC:min"` where it is not
+            known which way it is better; None for what selects the best round, or else is read first.
         prune: Whether trials that are worse than the median of the others at the same round are stopped.
 
     Raises:
@@ -56,9 +56,12 @@ class Sweep:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config, self.space, self.out = config, space, out
-        self.metric = metric_of(job_without_test(config)[1], metric)
+        tuned = metric_of(job_without_test(config)[1], metric)
+        self.metric, self.direction = tuned.metric, tuned.direction
         described = {d.path: d._replace(path="")._asdict() for d in space}
-        identity = json.loads(json.dumps({"space": described, "metric": self.metric, "prune": prune}))
+        # As an earlier version named it, where the direction is that of the table.
+        named = tuned.metric if tuned.direction is direction_of(tuned.metric) else str(tuned)
+        identity = json.loads(json.dumps({"space": described, "metric": named, "prune": prune}))
         self.folder = RunFolder(out, config.model_dump(), identity)
         self.study = self._study(prune)
         self._requeue()
@@ -75,8 +78,7 @@ class Sweep:
     def best(self) -> Any:
         """The best trial; None if none is done."""
         done = [t for t in self.trials() if t.user_attrs.get("outcome") == DONE]
-        sign = -1 if higher_is_better(self.metric) else 1
-        return min(done, key=lambda t: sign * t.value, default=None)
+        return min(done, key=lambda t: self.direction.loss(t.value), default=None)
 
     @undisturbed()
     def ask(self) -> tuple[Any, Config, Path]:
@@ -118,7 +120,7 @@ class Sweep:
             if outcome.state == INTERRUPTED:
                 trial.set_user_attr("interrupted", True)
             if outcome.rounds:  # it diverged, which is worse than any value and worth knowing
-                self.study.tell(trial, -math.inf if higher_is_better(self.metric) else math.inf)
+                self.study.tell(trial, self.direction.worst)
             else:
                 self.study.tell(trial, state=TrialState.FAIL)
         self.write()
@@ -132,17 +134,16 @@ class Sweep:
         if best is not None:
             config = override(self.configuration(best.params), {"name": f"{self.config.name}-best"})
             write_atomically(self.out / BEST, configs.text(config))
-            lines += [f"Best: trial {best.number}, {written(self.metric)} {best.value:.4f}.", ""]
+            lines += [f"Best: trial {best.number}, {label_of(self.metric)} {best.value:.4f}.", ""]
             lines += ["```sh", f"fedrecon run {self.out / BEST}", "```", ""]
         write_atomically(self.out / PAGE, "\n".join(lines) + "\n" + tables.section(table))
 
     def table(self) -> tables.Table:
         """The trials that ended, the best first."""
-        sign = -1 if higher_is_better(self.metric) else 1
         columns = [
             tables.Column("trial"),
             tables.Column("outcome"),
-            tables.Column(written(self.metric), "{:.4f}".format),
+            tables.Column(label_of(self.metric), "{:.4f}".format),
             tables.Column("rounds", "{:,.0f}".format),
             tables.Column("seconds", "{:.1f}".format),
             *(tables.Column(d.path) for d in self.space),
@@ -150,7 +151,8 @@ class Sweep:
         order = {DONE: 0, STOPPED: 1, FAILED: 2}
         rows = []
         for t in sorted(
-            self.trials(), key=lambda t: (order.get(t.user_attrs.get("outcome"), 2), sign * (t.value or 0))
+            self.trials(),
+            key=lambda t: (order.get(t.user_attrs.get("outcome"), 2), self.direction.loss(t.value or 0.0)),
         ):
             known = t.user_attrs
             value = t.value if known.get("outcome") in (DONE, STOPPED) else None
@@ -184,7 +186,7 @@ class Sweep:
         return optuna.create_study(
             storage=storage,
             study_name="sweep",
-            direction="maximize" if higher_is_better(self.metric) else "minimize",
+            direction="maximize" if self.direction is Direction.HIGHER else "minimize",
             # A sweep that goes on does not draw again what it drew at its start.
             sampler=optuna.samplers.TPESampler(seed=self.config.seed + before),
             pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),

@@ -7,13 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 from fedrecon._files import remove
-from fedrecon.core._examples import Examples
-from fedrecon.evaluation._evaluate import DERIVED
-from fedrecon.evaluation._metric_names import higher_is_better, shown_first
+from fedrecon.evaluation._selection import Criterion, criterion, metric_in
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.settings.sections import SettingError, flat
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES
@@ -87,9 +82,14 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
         watch: Told of every evaluation.
     """
     values: dict[int, float] = {}
+    decisive: dict[int, float] = {}  # of the metric that selects the best round, which may be another one
+    selected: Criterion | None = None
 
     def evaluated(report: Evaluated) -> None:
-        values[report.round] = next(iter(report.evaluations.values())).over_examples()[metric]
+        metrics = next(iter(report.evaluations.values())).over_examples()
+        values[report.round] = metrics[metric]
+        if selected is not None:
+            decisive[report.round] = metrics[selected.metric]
         # What is no number now will be none later.
         broken = not math.isfinite(values[report.round])
         if report.round < report.rounds and (broken or watch(report.round, values[report.round])):
@@ -98,6 +98,7 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
     state, started = DONE, time.monotonic()
     try:
         _, spec = job_without_test(config)
+        selected = spec.criterion
         result = run(spec, out=out, callbacks=[evaluated], title=config.name)
         if result.interrupted:
             return Outcome(INTERRUPTED)
@@ -105,14 +106,16 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
         found = next(iter(result.evaluations.values())).over_examples()[metric]
         # A trial that was interrupted and goes on has recorded its earlier evaluations.
         name = next(iter(result.evaluations))
-        if config.evaluation.select == "best":
-            found = best([*result.records.series(name, metric).values(), found], metric)
+        if selected is not None:
+            found = result.records.series(name, metric)[result.selected_round]
     except _Stop:
         rounds, found = max(values), values[max(values)]
         if math.isfinite(found):
             state = STOPPED
-        elif config.evaluation.select == "best":
-            found = best(list(values.values()), metric)
+        elif selected is not None:
+            finite = {round: x for round, x in decisive.items() if math.isfinite(x)}
+            loss = selected.direction.loss
+            found = values[min(finite, key=lambda round: loss(finite[round]))] if finite else math.nan
     except (ValueError, ArithmeticError) as error:
         return Outcome(FAILED, message=str(error))
     except OSError:  # a full disk stops all trials, and the sweep goes on when there is room
@@ -129,32 +132,21 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
     return Outcome(state, found, rounds, seconds)
 
 
-def best(values: list[float], metric: str) -> float:
-    """The best of some values, those left out that are not finite."""
-    known = [value for value in values if math.isfinite(value)]
-    return (max if higher_is_better(metric) else min)(known, default=math.nan)
+def metric_of(spec: RunSpec, wanted: str | None) -> Criterion:
+    """The metric to tune, and which way it is better.
 
-
-def metric_of(spec: RunSpec, wanted: str | None) -> str:
-    """The metric to tune: the one wanted, or what is read first of those that the validation clients have.
+    Args:
+        spec: Whose validation clients have it.
+        wanted: `"METRIC"`, `"METRIC:max"` or `"METRIC:min"`; None for what selects the best round of a
+            trial, or else for what is read first.
 
     Raises:
-        SettingError: They have no such metric or none at all, or it is unknown which way it is better.
+        SettingError: The clients have no such metric or none at all, or it is unknown which way it is better.
     """
-    model, clients = spec.algorithm.personal_model, spec.evaluated[spec.while_training()[0]]
-    one = Examples({name: clients.blank(name, 1) for name in clients.fields}, np.ones(1, bool))
-
-    def measured(key: Any) -> Any:
-        shared = model.init_global(key)
-        return spec.scoring(model, shared, model.init_local(shared, key), one, one, key)
-
-    names = list(jax.eval_shape(measured, jax.random.key(0)))
+    names = spec.metric_names()
     if not names:
         raise SettingError("a sweep needs a metric, but the experiment's scoring measures none")
-    names += [name for name, (source, _) in DERIVED.items() if source in names]
-    metric = wanted or shown_first(names)[0]
-    if metric not in names:
-        raise SettingError(f"--metric must be one of {', '.join(sorted(names))}, got {metric!r}")
-    if higher_is_better(metric) is None:
-        raise SettingError(f"--metric: it is not known whether more {metric} is better or worse")
-    return metric
+    try:
+        return criterion(wanted or metric_in(spec.select), names, "--metric")
+    except ValueError as error:
+        raise SettingError(str(error)) from None

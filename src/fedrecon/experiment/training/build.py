@@ -58,8 +58,10 @@ def spec_of(config: Config, task: Task) -> RunSpec:
         SettingError: A setting does not fit the data or the others.
     """
     training, evaluation = config.training, config.evaluation
-    if evaluation.select == "best" and task.validation is None and "validation" not in task.held_out:
-        raise SettingError('evaluation.select must be "final" without validation clients, got "best"')
+    if evaluation.select != "final" and task.validation is None and "validation" not in task.held_out:
+        raise SettingError(
+            f'evaluation.select must be "final" without validation clients, got "{evaluation.select}"'
+        )
     algorithm = config.algorithm.build_for(task)
     initial = None
     if training.initial_global_params:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fedrecon.evaluation._evaluate import DERIVED, Evaluation
-from fedrecon.evaluation._metric_names import higher_is_better
+from fedrecon.evaluation._evaluate import Evaluation
+from fedrecon.evaluation._metric_names import DERIVED
 from fedrecon.experiment.storage.metrics_log import COUNTS, TRAINING, Row, rows
 from fedrecon.simulation._round import Round
 
@@ -61,20 +61,6 @@ class Best(NamedTuple):
     def from_info(cls, info: Mapping[str, Any], global_params: Any) -> "Best":
         """The best evaluation of a checkpoint, from its `info.json` and its arrays."""
         return cls(info["round"], info["metric"], info["value"], global_params, info.get("kept"))
-
-
-def score(metrics: dict[str, float]) -> tuple[str, float]:
-    """The metric that decides which evaluation is the best, and its value."""
-    for name in ("rmse", "perplexity", "loss"):
-        if name in metrics:
-            return name, metrics[name]
-    name = next(iter(metrics))
-    return name, metrics[name]
-
-
-def better(metric: str, value: float, than: float) -> bool:
-    """Whether a value of a metric is better than another; of a metric that is not known, the lower one is."""
-    return value > than if higher_is_better(metric) else value < than
 
 
 def training_rows(round: Round, means: Mapping[str, tuple[float, float]]) -> Iterator[Row]:

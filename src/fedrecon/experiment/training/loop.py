@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 from fedrecon.evaluation._evaluate import Evaluation, evaluate
+from fedrecon.evaluation._metric_names import direction_of
+from fedrecon.evaluation._selection import Criterion
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.distributed.broadcast import saved_for_all, share_client_states
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup
@@ -25,9 +27,7 @@ from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
 from fedrecon.experiment.training.evaluation_rows import (
     Best,
     Evaluated,
-    better,
     mean_of,
-    score,
     training_rows,
 )
 from fedrecon.experiment.training.run_spec import RunSpec
@@ -88,6 +88,7 @@ class TrainingLoop:
         self.done = 0
         self.resumed_from: int | None = None
         self.recomputed = 0
+        self.criterion = spec.criterion
         self.best: Best | None = None
         self.evaluations: dict[str, Evaluation] = {}
         self.interrupted = False
@@ -110,6 +111,7 @@ class TrainingLoop:
             self.stopwatch.before = saved.info["seconds"]
             if saved.info["best"] is not None:
                 self.best = Best.from_info(saved.info["best"], tree["best"])
+                self._continue_with(self.best.metric)
             mark = saved.info.get("kept")
         if self.simulation.client_states is not None:
             try:
@@ -124,6 +126,18 @@ class TrainingLoop:
         self.recomputed = self.records.restart(self.done)
         if self.tuner is not None:
             self.tuner.resume(self.done)
+
+    def _continue_with(self, metric: str) -> None:
+        """Selects by the metric of the best evaluation so far, even if today's choice would be another one.
+
+        Earlier versions preferred perplexity to accuracy: values of two metrics cannot be compared.
+        """
+        if self.criterion is None or self.criterion.metric == metric:
+            return
+        direction = direction_of(metric)
+        if direction is None:
+            raise CheckpointError(f"its best evaluation is by {metric!r}, of which no direction is known")
+        self.criterion = Criterion(metric, direction)
 
     def resumption(self) -> str:
         """What to say of a run that goes on."""
@@ -174,7 +188,7 @@ class TrainingLoop:
     def selected(self) -> tuple[int, Any, ClientStateStore | None]:
         """The round whose parameters meet the test clients, a state with them, and what clients kept then."""
         client_states = self.simulation.client_states
-        if self.spec.select == "best" and self.best is not None:
+        if self.spec.selects_best and self.best is not None:
             state = self.state._replace(global_params=self.best.global_params)
             return self.best.round, state, client_states and client_states.at(self.best.client_states_mark)
         return self.done, self.state, client_states
@@ -270,13 +284,14 @@ class TrainingLoop:
         seconds = self.stopwatch.seconds()
         self.records.append([Row(number, "train", TRAINING, "total", "seconds", seconds)])
         self.records.write()
-        if evaluations:
+        if self.criterion is not None:
             # The first clients decide which parameters are the best.
-            metric, value = score(next(iter(evaluations.values())).over_examples())
-            if self.best is None or math.isnan(self.best.value) or better(metric, value, self.best.value):
+            metric, direction = self.criterion.metric, self.criterion.direction
+            value = next(iter(evaluations.values())).over_examples()[metric]
+            if self.best is None or math.isnan(self.best.value) or direction.better(value, self.best.value):
                 client_states = self.simulation.client_states
                 mark = None
-                if client_states is not None and self.spec.select == "best":
+                if client_states is not None:
                     mark = client_states.mark(number)
                     client_states.hold(mark)
                 self.best = Best(number, metric, value, state.global_params, mark)
@@ -291,7 +306,7 @@ class TrainingLoop:
         self.records.commit()
         if self.checkpoints is None or not self.done:
             return
-        best = self.best.to_info() if self.best is not None and self.spec.select == "best" else None
+        best = None if self.best is None else self.best.to_info()
         info = {"seconds": self.stopwatch.seconds(), "best": best, DIGEST: self.spec.vocabularies}
         client_states = self.simulation.client_states
         if client_states is not None:
@@ -304,6 +319,6 @@ class TrainingLoop:
 
     def _tree(self) -> dict[str, Any]:
         tree = {"state": self.state}
-        if self.spec.select == "best":
+        if self.spec.selects_best:
             tree["best"] = self.state.global_params if self.best is None else self.best.global_params
         return tree

@@ -11,10 +11,12 @@ import jax
 import numpy as np
 
 from fedrecon.algorithms._base import Algorithm
-from fedrecon.core._examples import HeldOut
+from fedrecon.core._examples import Examples, HeldOut
 from fedrecon.data._clients import Clients
 from fedrecon.errors import of_kind, store_whole_numbers, whole_number
 from fedrecon.evaluation._evaluate import Scoring, model_metrics
+from fedrecon.evaluation._metric_names import DERIVED
+from fedrecon.evaluation._selection import FORMS, Criterion, criterion, is_selection, metric_in
 from fedrecon.experiment.storage import fingerprint_format_1
 from fedrecon.experiment.storage.fingerprint import FORMAT
 from fedrecon.experiment.storage.fingerprint_parts import describe
@@ -37,7 +39,8 @@ class RunSpec:
             while training, `"test"` at the end.
         split: Support and query set of unseen clients in evaluation.
         evaluate_every: Rounds between evaluations; the last round is always evaluated.
-        select: Whether the `"final"` parameters meet the test clients, or those of the `"best"` validation.
+        select: Whether the `"final"` parameters meet the test clients, or those of the `"best"` evaluation of
+            the first set that is evaluated while training; see `train`.
         checkpoint_every: Rounds between checkpoints; the last round always has one.
         initial_global_params: Where training starts; None for the model's own start.
         scoring: What is measured of evaluated clients.
@@ -75,10 +78,10 @@ class RunSpec:
         store_whole_numbers(self, 1, "rounds", "evaluate_every", "checkpoint_every")
         store_whole_numbers(self, 1, "clients_per_block", optional=True)
         object.__setattr__(self, "seed", whole_number("seed", self.seed))
-        if self.select not in ("final", "best"):
-            raise ValueError(f"select must be 'final' or 'best', got {self.select!r}")
-        if self.select == "best" and not self.while_training():
-            raise ValueError("select='best' needs clients to evaluate, got none")
+        if not is_selection(self.select):
+            raise ValueError(f"select must be {FORMS}, got {self.select!r}")
+        if self.selects_best and not self.while_training():
+            raise ValueError(f"select={self.select!r} needs clients to evaluate, got none")
         for name, clients in self.evaluated.items():
             if not len(clients):
                 raise ValueError(f"the clients to evaluate must be at least 1, got 0 in {name!r}")
@@ -115,6 +118,34 @@ class RunSpec:
     def at_the_end(self) -> list[str]:
         """Names of the sets that are evaluated once, at the end."""
         return [name for name in ("test", SEEN + "test") if name in self.evaluated]
+
+    @property
+    def selects_best(self) -> bool:
+        """Whether the parameters of the best evaluation meet the test clients, and not the final ones."""
+        return self.select != "final"
+
+    @functools.cached_property
+    def criterion(self) -> Criterion | None:
+        """What decides which evaluation is the best; None where the final parameters are selected.
+
+        Raises:
+            ValueError: The metric is not measured, or it is not known which way it is better.
+        """
+        if not self.selects_best:
+            return None
+        return criterion(metric_in(self.select), self.metric_names(), "select", "best:")
+
+    def metric_names(self) -> list[str]:
+        """Names of the metrics that the first set of clients that is evaluated while training has."""
+        model, clients = self.algorithm.personal_model, self.evaluated[self.while_training()[0]]
+        one = Examples({name: clients.blank(name, 1) for name in clients.fields}, np.ones(1, bool))
+
+        def measured(key: Any) -> Any:
+            shared = model.init_global(key)
+            return self.scoring(model, shared, model.init_local(shared, key), one, one, key)
+
+        names = list(jax.eval_shape(measured, jax.random.key(0)))
+        return names + [name for name, (source, _) in DERIVED.items() if source in names]
 
     def split_of(self, name: str) -> Any:
         """Support and query set in the evaluation of a set."""

@@ -87,7 +87,10 @@ def train(
         held_out: Training clients with marked examples that are not trained on, as `hold_out` makes them:
             `"validation"` to evaluate while training, `"test"` at the end.
         select: Whether the `"final"` parameters meet the test clients, or those of the `"best"` evaluation
-            of the first clients in `evaluate`.
+            of the first clients in `evaluate`. The best is decided by the metric that is read first: RMSE,
+            accuracy, perplexity, else the first that the model measures. `"best:METRIC"` names another one,
+            and `"best:METRIC:max"` or `"best:METRIC:min"` one of which the library does not know which way
+            it is better.
         callbacks: Called with `Evaluated` after every evaluated round.
         out: The run folder; made where it does not exist. None keeps nothing on the disk.
         checkpoint_every: Rounds between checkpoints: the most that a resume computes again.
@@ -180,6 +183,7 @@ def run(
         title: Of the summary and the figures.
         notes: What else the summary says.
     """
+    spec.criterion  # noqa: B018 - is refused before there is a run folder, where it is not known
     with ExitStack() as stack:
         processes = ProcessGroup.present()
         stack.enter_context(processes.together())
@@ -239,6 +243,7 @@ def run(
             rounds=loop.done,
             asked=spec.rounds,
             selected_round=selected_round,
+            selected_by=f"best:{loop.criterion}" if loop.criterion is not None else "final",
             interrupted=loop.interrupted,
             seconds={
                 "total": stopwatch.seconds(),

@@ -14,7 +14,6 @@ from fedrecon.experiment.config import resolve
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.sweep.trial import job_without_test, without_test
 from fedrecon.experiment.training.build import task_of
-from fedrecon.experiment.training.evaluation_rows import better
 from fedrecon.experiment.training.run_experiment import run_experiment
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._simulation import Simulation
@@ -168,12 +167,6 @@ def test_what_is_measured_is_part_of_a_run(ratings):
         return spec.fingerprint()["evaluation"]["scoring"]
 
     assert marks(2) != marks(3) and marks(2)["kind"] == "scoring/ranking"
-
-
-def test_more_is_better_where_a_metric_says_so():
-    assert better("ndcg@10", 0.5, 0.4) and not better("ndcg@10", 0.4, 0.5)
-    assert better("rmse", 0.4, 0.5) and not better("rmse", 0.5, 0.4)
-    assert better("zeal", 0.4, 0.5)
 
 
 def test_losses_over_drawn_items_train_on_rows(ratings):

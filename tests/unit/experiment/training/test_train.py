@@ -23,7 +23,7 @@ from fedrecon.errors import RunError
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.reporting import plots
 from fedrecon.experiment.storage.metrics_log import read
-from fedrecon.experiment.training.evaluation_rows import Evaluated, score
+from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.loop import LAG
 from fedrecon.experiment.training.train import train
 from fedrecon.simulation._simulation import Simulation
@@ -251,12 +251,6 @@ def test_the_best_parameters_meet_the_test_clients(tmp_path, no_figures):
     assert second.metrics == result.metrics
 
 
-def test_scores_are_lower_the_better():
-    assert score({"accuracy": 0.5, "mse": 4.0, "rmse": 2.0}) == ("rmse", 2.0)
-    assert score({"cross_entropy": 1.0, "perplexity": 3.0}) == ("perplexity", 3.0)
-    assert score({"mae": 1.5}) == ("mae", 1.5)
-
-
 def test_a_second_call_finds_the_run_finished(finished):
     before = {p: p.read_bytes() for p in finished.out.rglob("*") if p.is_file()}
     again = run(out=finished.out)
@@ -419,7 +413,7 @@ def test_the_cohort_may_be_drawn_otherwise():
         ({"clients_per_round": 0}, "clients_per_round must be a whole number of at least 1, got 0"),
         ({"clients_per_round": 21}, "clients_per_round must be at most the 20 training clients, got 21"),
         ({"sampling": Poisson(5)}, "either sampling or clients_per_round must be given, got both"),
-        ({"select": "last"}, "select must be 'final' or 'best', got 'last'"),
+        ({"select": "last"}, "select must be 'final', 'best', .* got 'last'"),
         ({"select": "best", "evaluate": None}, "select='best' needs clients to evaluate, got none"),
         ({"evaluate": {"test": TEST}}, "clients that are evaluated while training cannot be called 'test'"),
         ({"test": TEST.take([])}, "the clients to evaluate must be at least 1, got 0 in 'test'"),
@@ -506,3 +500,43 @@ def test_the_host_is_not_far_ahead_of_the_device(monkeypatch):
     train(slow, TRAIN, 30, clients_per_round=5, evaluate_every=30)
     assert len(ahead) == 30
     assert 2 <= max(ahead) <= LAG + 2
+
+
+def with_unknown_metric():
+    """The algorithm with a metric that the table of metrics does not know: the negative squared error."""
+
+    def metrics(g, local, batch):
+        squares = MODEL.metrics(g, local, batch)["mse"]
+        return {"acc": Mean(-squares.total, squares.weight)}
+
+    model = replace(MODEL, metrics=metrics)
+    step = Solver(optimizer("sgd", learning_rate=0.1), 5)
+    return federated_reconstruction(model, step, step, optimizer("sgd", learning_rate=0.3))
+
+
+def test_the_direction_of_a_metric_is_known_or_said(tmp_path):
+    settings = {"clients_per_round": 5, "evaluate": VALIDATION, "test": TEST, "evaluate_every": 1}
+    algorithm = with_unknown_metric()
+    with pytest.raises(ValueError, match="more acc is better or worse; say it: best:acc:max or best:acc:min"):
+        train(algorithm, TRAIN, 4, select="best", out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run").exists()
+    for direction, chosen in (("max", max), ("min", min)):
+        result = train(
+            algorithm, TRAIN, 4, select=f"best:acc:{direction}", out=tmp_path / direction, **settings
+        )
+        curve = result.records.series("validation", "acc")
+        assert result.selected_round == chosen(curve, key=curve.get)
+        assert result.selected_by == f"best:acc:{direction}"
+        saved = json.loads((tmp_path / direction / "result.json").read_text())
+        assert saved["selected_by"] == result.selected_by
+        words = {"max": "higher", "min": "lower"}[direction]
+        summary = (tmp_path / direction / "summary.md").read_text()
+        assert f"the best evaluation by acc, {words} is better." in summary
+
+
+def test_the_best_by_a_named_metric():
+    with pytest.raises(ValueError, match=r"select must be one of .*mse, rmse, got 'zeal'"):
+        run(select="best:zeal")
+    assert run(2, select="best:mse").selected_by == "best:mse:min"
+    assert run(2, select="best").selected_by == "best:rmse:min"
+    assert run(2).selected_by == "final"

@@ -1,0 +1,77 @@
+"""Which round's parameters a run ends with: those of the last, or those of the best evaluation."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fedrecon.evaluation._metric_names import Direction, direction_of, label_of, shown_first
+
+FORMS = "'final', 'best', 'best:METRIC' or 'best:METRIC:max' (or ':min')"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A metric, and which way it is better.
+
+    Attributes:
+        metric: Its name.
+        direction: Which way it is better.
+    """
+
+    metric: str
+    direction: Direction
+
+    def __str__(self) -> str:
+        """As a user writes it: `"rmse:min"`."""
+        return f"{self.metric}:{self.direction.value}"
+
+    @property
+    def words(self) -> str:
+        """As a sentence has it: `"RMSE, lower is better"`."""
+        return f"{label_of(self.metric)}, {self.direction.words}"
+
+    @staticmethod
+    def parse(text: str) -> "tuple[str, Direction | None]":
+        """The metric of `"METRIC"`, or metric and direction of `"METRIC:max"` and `"METRIC:min"`."""
+        for direction in Direction:
+            if text.endswith(f":{direction.value}"):
+                return text.removesuffix(f":{direction.value}"), direction
+        return text, None
+
+
+def criterion(text: str | None, measured: Iterable[str], name: str, prefix: str = "") -> Criterion:
+    """The metric to select or tune by.
+
+    Args:
+        text: `"METRIC"`, or `"METRIC:max"` or `"METRIC:min"` for one whose direction is not in the table of
+            metrics; None for what is read first of the metrics measured.
+        measured: Names of the metrics that are measured.
+        name: The parameter or option that the text was given for, for messages.
+        prefix: What stands before the metric in its value, for messages.
+
+    Raises:
+        ValueError: No metric is measured, not this one, or it is not known which way it is better.
+    """
+    names = list(measured)
+    if not names:
+        raise ValueError(f"{name} needs a metric, but the model or scoring measures none")
+    metric, given = Criterion.parse(text) if text else (shown_first(names)[0], None)
+    if metric not in names:
+        raise ValueError(f"{name} must be one of {', '.join(sorted(names))}, got {metric!r}")
+    direction = given or direction_of(metric)
+    if direction is None:
+        raise ValueError(
+            f"{name}: it is not known whether more {metric} is better or worse; say it: "
+            f"{prefix}{metric}:max or {prefix}{metric}:min"
+        )
+    return Criterion(metric, direction)
+
+
+def is_selection(select: str) -> bool:
+    """Whether a value of `select` has one of the `FORMS`."""
+    kind, colon, criterion = select.partition(":")
+    return select == "final" or (kind == "best" and (not colon or Criterion.parse(criterion)[0] != ""))
+
+
+def metric_in(select: str) -> str | None:
+    """What a value of `select` names, `"METRIC"` or `"METRIC:max"`; None where it leaves the choice open."""
+    return select.partition(":")[2] or None
