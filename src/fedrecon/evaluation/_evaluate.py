@@ -178,7 +178,7 @@ def evaluate(
         for start in range(0, len(chosen), wide.clients):
             block = chosen[start : start + wide.clients]
             own, mine = wide.part(block, *spread.part)
-            batch = layout.batch(own, mine, keys[mine], by_rows=False)
+            batch = layout.batch(own, mine, keys[mine], cut=())
             if known is not None:
                 stored = known.get(clients.keys[mine], own.clients)
                 batch = batch._replace(client_state=jax.tree.map(lambda x: x[None], stored))

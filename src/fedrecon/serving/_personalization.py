@@ -133,7 +133,7 @@ class Personalization:
         found = []
         for length, positions in self._blocks(np.maximum(clients.num_examples, have.num_examples)):
             slot = Slot(1, self._widths[length], length)
-            batch = layout.batch(slot, positions, keys[positions], by_rows=False)
+            batch = layout.batch(slot, positions, keys[positions], cut=())
             if self._client_states is not None:
                 with self._reading:
                     stored = self._client_states.get(clients.keys[positions], slot.clients)

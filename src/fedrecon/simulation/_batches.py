@@ -1,6 +1,7 @@
 """A cohort's examples as the arrays that a compiled round takes."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -72,7 +73,7 @@ class Layout:
         slot: Slot,
         positions: Int[np.ndarray, "row"],
         keys: UInt32[np.ndarray, "row 2"],
-        by_rows: bool = True,
+        cut: Sequence[Group] | None = None,
     ) -> Batch:
         """The clients at `positions`, at most the slot's capacity.
 
@@ -80,7 +81,8 @@ class Layout:
             slot: The shape.
             positions: Among the layout's clients.
             keys: Data of these clients' random keys.
-            by_rows: Whether to renumber table fields; not where whole tables are used, as in evaluation.
+            cut: The groups whose fields are renumbered, none where whole tables are used, as in evaluation;
+                by default those of which a client of the slot touches fewer rows than the tables have.
         """
         clients, shape = self.clients, (slot.blocks, slot.clients)
         free = slot.capacity - len(positions)
@@ -90,7 +92,7 @@ class Layout:
             return full.reshape(*shape, *x.shape[1:])
 
         places = clients.places(positions, slot.length)
-        cut = [g for g in self.groups if by_rows and self.by_rows(g, slot)]
+        cut = [g for g in self.groups if self.by_rows(g, slot)] if cut is None else cut
         counted = {g.fields[0] for g in cut} & set(self.positional)
         data = {f: self._laid_out(places, f) for f in clients.fields if f not in counted}
         count = clients.num_examples[positions].astype(np.int32)

@@ -2,28 +2,20 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fedrecon._kernels.gathered_rows import gather, remembering
 from fedrecon._kernels.packing import Packed
-from fedrecon._kernels.rows import Group, add_rows, take
+from fedrecon._kernels.rows import add_rows, take
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
 from fedrecon.core._mean import Mean, summed
 from fedrecon.core._model import Params, leaf_at, path_of, with_leaves
-from fedrecon.simulation._batches import Batch, examples_of, key_of
-from fedrecon.simulation._client_state_store import current_client_state
+from fedrecon.simulation._batches import Batch
+from fedrecon.simulation._client_step import View, client_step
 from fedrecon.simulation._compilation import heavy
-
-
-class View(NamedTuple):
-    """How clients of a slot see their data: its length, the groups cut to rows, the positional fields."""
-
-    length: int
-    cut: tuple[Group, ...]
-    positional: tuple[str, ...]
 
 
 def cohort_update(
@@ -79,10 +71,8 @@ def _block(
             for group in view.cut
             for name in group.leaves
         }
-        examples = examples_of(batch.data, batch.count, view.length, view.positional)
-        broadcast, key = Broadcast(with_leaves(global_params, small), round), key_of(batch.key)
-        client_state = current_client_state(algorithm, broadcast.global_params, batch.client_state, key)
-        update, client_state = algorithm.client_update(broadcast, client_state, examples, key)
+        broadcast = Broadcast(with_leaves(global_params, small), round)
+        update, client_state = client_step(algorithm, view, broadcast, batch)
         metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
         rows = {name: batch.rows[group.name] for group in view.cut for name in group.leaves}
         rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}

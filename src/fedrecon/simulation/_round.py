@@ -38,6 +38,10 @@ class Sizes:
             up += rows * (self._row[name] + 4)
         return down, up
 
+    def asked(self, touched: dict[str, Any]) -> int:
+        """Bytes of the rows' numbers alone, by which clients ask for their rows."""
+        return 4 * sum(int(np.sum(counts)) for counts in touched.values())
+
 
 class Round(NamedTuple):
     """What a round left behind; its arrays are on the device until they are asked for.
@@ -67,6 +71,11 @@ class Round(NamedTuple):
     def bytes_up(self) -> int:
         """Bytes that would leave it, row numbers included."""
         return self.sizes.of(self.clients, self.rows)[1]
+
+    @property
+    def request_bytes(self) -> int:
+        """Bytes that would leave the cohort before it gets anything: the numbers of its rows."""
+        return self.sizes.asked(self.rows)
 
     @property
     def dense_bytes_down(self) -> int:

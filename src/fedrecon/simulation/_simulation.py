@@ -17,11 +17,12 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.data._sampling import Sampling
 from fedrecon.errors import whole_number
-from fedrecon.simulation._batches import Batch, Layout, key_of
+from fedrecon.simulation._batches import Batch, Layout
 from fedrecon.simulation._block_plan import Plan, plan_blocks
 from fedrecon.simulation._client_state_store import ClientStateStore
-from fedrecon.simulation._cohort import View, cohort_update, one_pass
-from fedrecon.simulation._compilation import engine_options, heavy, quick_options
+from fedrecon.simulation._client_step import View, first_state
+from fedrecon.simulation._cohort import cohort_update, one_pass
+from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._round import Round, Sizes
 from fedrecon.simulation._validate_model import check_model
@@ -125,8 +126,7 @@ class Simulation:
             TypeError: As `check_model`.
             ValueError: They are not of the model's structure and shapes, or as `check_model`.
         """
-        key = key_of(round_keys(self.seed, Purpose.INITIAL_PARAMS, 0, np.uint64(0)))
-        state = jax.jit(self.algorithm.init, compiler_options=quick_options())(key)
+        state, key = first_state(self.algorithm, self.seed)
         if global_params is not None:
             _check_like(global_params, state.global_params)
             state = state._replace(global_params=jax.tree.map(jnp.asarray, global_params))

@@ -34,7 +34,7 @@ def clients_of(item, **others):
 
 def test_blocks_of_padded_clients():
     clients = federation(lengths=(3, 0, 5, 2))
-    batch = layout(clients).batch(Slot(2, 2, 6), np.array([2, 0, 3]), KEYS[:3], by_rows=False)
+    batch = layout(clients).batch(Slot(2, 2, 6), np.array([2, 0, 3]), KEYS[:3], cut=())
     assert batch.count.tolist() == [[5, 3], [2, 0]]
     assert batch.real.tolist() == [[True, True], [True, False]]
     assert batch.key.tolist() == [[[0, 1], [2, 3]], [[4, 5], [0, 0]]]

@@ -1,0 +1,194 @@
+"""One client of a deployment: its examples, what it asks for, and what it answers."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from fedrecon._kernels.rows import Group, groups
+from fedrecon.algorithms._base import Algorithm, Broadcast, Update
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Params, leaves_of, with_leaves
+from fedrecon.data._clients import Clients
+from fedrecon.data._hashing import Purpose, round_keys
+from fedrecon.errors import DataError, of_kind
+from fedrecon.simulation._batches import Batch, Layout
+from fedrecon.simulation._block_plan import Slot
+from fedrecon.simulation._client_state_store import StoredClientState
+from fedrecon.simulation._client_step import View, client_step
+from fedrecon.simulation._compilation import engine_options, heavy
+
+_STEP = 10  # lengths are rounded up to multiples of it, so that clients share programs
+
+
+class Client:
+    """A client, as it computes where its examples are.
+
+    It runs the algorithm's own `client_update`, with the draws that the simulator gives the client of that
+    name. Of a table that the model declares it needs the rows that its examples name, and changes no others.
+
+    Attributes:
+        algorithm: What is trained.
+        name: The client's name, from which its draws follow.
+        state: What the client keeps between rounds; None before its first round, and for a stateless
+            algorithm.
+
+    Args:
+        algorithm: What is trained.
+        examples: Fields, arrays `[example, ...]`; or `Clients` with this client alone.
+        name: An integer or a string.
+        seed: The run's, of what clients draw; never of noise for privacy.
+        state: See the attribute.
+        length: Examples to which the client is padded at least, so that clients of one process share a
+            compiled program.
+
+    Raises:
+        DataError: The fields do not fit together, or do not index the model's tables.
+        TypeError: `algorithm` is none.
+
+    Example:
+        >>> from fedrecon import fedavg, optimizer, solvers
+        >>> from fedrecon.models import matrix_factorization
+        >>> sgd = optimizer("sgd", learning_rate=0.1)
+        >>> algorithm = fedavg(matrix_factorization(30, 2), solvers.Solver(sgd, 5), sgd)
+        >>> ann = Client(algorithm, {"item": [3, 1], "rating": [4.0, 5.0]}, "ann")
+        >>> ann.rows["0/item/factors"].tolist()
+        [1, 3]
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        examples: Mapping[str, Any] | Clients,
+        name: Any,
+        seed: int = 0,
+        *,
+        state: Any = None,
+        length: int = 0,
+    ):
+        of_kind(Algorithm, algorithm=algorithm)
+        clients = examples if isinstance(examples, Clients) else Clients.from_arrays({name: examples})
+        if len(clients) != 1 or clients.ids[0] != name:
+            raise DataError(f"examples must be those of the client {name!r} alone, got {clients!r}")
+        self.algorithm, self.name, self.state = algorithm, name, state
+        self._seed, self._key = seed, clients.keys
+        count = int(clients.num_examples[0])
+        length = max(-(-count // _STEP) * _STEP, length, 1)
+        tables, self._shapes = _tables(algorithm)
+        layout = Layout(algorithm.model, clients, self._shapes)
+        cut = {group.name: group for group in tables}
+        fields = (group.fields for group in tables)
+        positional = tuple(f for names in fields for f in names if f in layout.positional)
+        self._view = View(length, tables, positional)
+        slot = Slot(1, 1, length)
+        batch = layout.batch(slot, np.zeros(1, np.int64), np.zeros((1, 2), np.uint32), cut=tables)
+        self._batch: Batch = jax.tree.map(lambda x: x[0, 0], batch)
+        # Where each row that is asked for lies among those that the compiled program numbers. In ascending
+        # order, since the order of a client's examples is nobody else's business.
+        self._places, by_group = {}, {}
+        for group, found in self._batch.rows.items():
+            used = np.flatnonzero(found < layout.sizes[group])
+            self._places[group] = used[np.argsort(found[used])]
+            by_group[group] = found[self._places[group]]
+        self._group_of = {leaf: name for name, group in cut.items() for leaf in group.leaves}
+        self._sizes = {leaf: layout.sizes[name] for leaf, name in self._group_of.items()}
+        self.rows: dict[str, Int[np.ndarray, "row"]] = {
+            leaf: by_group[name] for leaf, name in self._group_of.items()
+        }
+        """What the client asks for: of each table which rows, ascending, none twice; int32."""
+
+    def update(self, broadcast: Broadcast) -> Update:
+        """What the client sends in a round, and its next `state`.
+
+        Args:
+            broadcast: Of the round, with whole tables or with the rows of `rows`, in that order.
+
+        Returns:
+            An update on the host, whose rows are all those of `rows`, changed or not: which of them the
+            client's query set has does not show.
+
+        Raises:
+            ValueError: A leaf is not of the shape that the model has, or that was asked for.
+        """
+        params = self._cut(broadcast.global_params)
+        round = int(broadcast.round)
+        key = round_keys(self._seed, Purpose.TRAINING, round, self._key)[0]
+        batch = self._batch._replace(key=key, client_state=self._stored(params))
+        run = _program(self.algorithm)
+        broadcast = Broadcast(params, jnp.int32(round), broadcast.extra)
+        update, state = jax.device_get(run(self.algorithm, self._view, broadcast, batch))
+        self.state = state if jax.tree.leaves(state) else None
+        return self._on_rows(update)
+
+    def _stored(self, params: Params) -> Any:
+        like = jax.eval_shape(self.algorithm.init_client_state, params, jax.random.key(0))
+        if not jax.tree.leaves(like):
+            return ()
+        if self.state is None:
+            return StoredClientState(
+                np.bool_(False), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+            )
+        return StoredClientState(np.bool_(True), self.state)
+
+    def _cut(self, params: Params) -> Params:
+        """The global parameters with tables as the compiled program numbers their rows."""
+        given, wanted = leaves_of(params), leaves_of(self._shapes)
+        if given.keys() != wanted.keys():
+            raise ValueError(f"a broadcast must have the leaves {sorted(wanted)}, got {sorted(given)}")
+        small = {}
+        for leaf, x in given.items():
+            shape = wanted[leaf].shape
+            if leaf not in self.rows:
+                _check_shape(leaf, x, shape)
+                continue
+            ids = self.rows[leaf]
+            whole = np.shape(x) == shape
+            if not whole:
+                _check_shape(leaf, x, (len(ids), *shape[1:]))
+            group = self._group_of[leaf]
+            table = np.zeros((len(self._batch.rows[group]), *shape[1:]), wanted[leaf].dtype)
+            table[self._places[group]] = np.asarray(x)[ids] if whole else np.asarray(x)
+            small[leaf] = table
+        return with_leaves(params, small)
+
+    def _on_rows(self, update: Update) -> Update:
+        """The update with each table's delta summed by row, in the order of `rows`."""
+        sent = {}
+        for leaf, delta in leaves_of(update.delta.total).items():
+            if leaf not in self.rows:
+                continue
+            places = self._places[self._group_of[leaf]]
+            if leaf in update.rows:
+                delta = _by_row(delta, update.rows[leaf], len(self._batch.rows[self._group_of[leaf]]))
+            sent[leaf] = delta[places]
+        total = with_leaves(update.delta.total, sent)
+        return update._replace(delta=Mean(total, update.delta.weight), rows=dict(self.rows))
+
+
+def _by_row(delta: Any, ids: Int[np.ndarray, "*id"], size: int) -> np.ndarray:
+    """The sum of a table's delta, `[*id, ...]`, for each of its rows; ids past the last one are padding's."""
+    found = np.zeros((size + 1, *delta.shape[ids.ndim :]), delta.dtype)
+    np.add.at(found, np.minimum(ids.reshape(-1), size), delta.reshape(-1, *found.shape[1:]))
+    return found[:size]
+
+
+def _check_shape(leaf: str, x: Any, wanted: tuple[int, ...]) -> None:
+    if np.shape(x) != wanted:
+        raise ValueError(f"the broadcast's leaf {leaf!r} must be of shape {wanted}, got {np.shape(x)}")
+
+
+@functools.cache
+def _tables(algorithm: Algorithm) -> tuple[tuple[Group, ...], Params]:
+    """The algorithm's groups of tables, the same objects at every call, and its parameters' shapes."""
+    return groups(algorithm.model.tables), jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
+
+
+@functools.cache
+def _program(algorithm: Algorithm) -> Any:
+    """`client_step`, compiled for an algorithm; its clients share it where they share a length."""
+    large = heavy(_tables(algorithm)[1], algorithm.model.tables)
+    return jax.jit(client_step, static_argnums=(0, 1), compiler_options=engine_options(large))

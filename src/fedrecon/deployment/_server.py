@@ -1,0 +1,252 @@
+"""The server of a deployment: cohorts, sums, steps and checkpoints."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrecon._files import write_atomically
+from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import Params, leaves_of, with_leaves
+from fedrecon.data._sampling import Sampling
+from fedrecon.deployment._messages import Address, state_from, state_message
+from fedrecon.deployment._refusals import Refusal, RefusedError
+from fedrecon.deployment._sums import Sums
+from fedrecon.deployment._wire import decode, encode
+from fedrecon.errors import DataError, of_kind, whole_number
+from fedrecon.simulation._client_step import first_state
+
+
+class Outcome(NamedTuple):
+    """How an attempt at a round ended.
+
+    Attributes:
+        round: Rounds done before it.
+        attempt: How often it was begun before.
+        released: Whether its sum was applied to the global parameters.
+        asked: Clients of the cohort.
+        answered: Clients whose updates were counted.
+        late: Answers to an earlier round or attempt.
+        refused: Updates that were not counted, by the reason's name.
+        metrics: Means over the answers.
+    """
+
+    round: int
+    attempt: int
+    released: bool
+    asked: int
+    answered: int
+    late: int
+    refused: Mapping[str, int]
+    metrics: Mapping[str, Mean]
+
+
+class Server:
+    """Runs an algorithm's rounds over clients that answer from elsewhere.
+
+    It says who is in a round's cohort and what they get, adds up what they answer, and applies the sum. When
+    a round ends, after a deadline or with the last answer, is the caller's choice.
+
+    Attributes:
+        algorithm: What is trained.
+        clients: The names of all clients, in the order in which `sampling` numbers them.
+        state: The server's state, of which one must not change an array in place.
+        attempt: How often the present round was begun before.
+        run: The name by which clients know the run.
+
+    Args:
+        algorithm: What is trained.
+        clients: Names of all clients; a mapping to their numbers of examples where `sampling` needs these.
+        sampling: How cohorts are drawn.
+        seed: The run's.
+        run: See the attribute.
+        global_params: Where training starts; by default as the simulator starts from `seed`.
+        min_answers: Answers without which a round is begun again instead of being applied.
+        max_weight: The largest weight that a client may claim.
+        statistics: Shapes and types of what updates hold in `statistics`.
+
+    Raises:
+        TypeError: `algorithm` is none.
+        ValueError: There are fewer clients than `sampling` draws, or two have the same name.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        clients: Sequence[Any] | Mapping[Any, int],
+        sampling: Sampling,
+        *,
+        seed: int = 0,
+        run: str = "run",
+        global_params: Params | None = None,
+        min_answers: int = 1,
+        max_weight: float = float("inf"),
+        statistics: Any = (),
+    ):
+        of_kind(Algorithm, algorithm=algorithm)
+        min_answers = whole_number("min_answers", min_answers, 0)
+        self.algorithm, self.clients, self.run = algorithm, list(clients), run
+        if len(set(self.clients)) < len(self.clients):
+            raise ValueError("clients must have different names, two have the same")
+        sampling.check(len(self.clients))
+        counts = clients.values() if isinstance(clients, Mapping) else np.ones(len(self.clients), np.int64)
+        self._num_examples = np.array([*counts], np.int64)
+        self._sampling, self._seed, self._min_answers = sampling, seed, min_answers
+        state, _ = first_state(algorithm, seed)
+        if global_params is not None:
+            state = state._replace(global_params=jax.tree.map(jnp.asarray, global_params))
+        self.state: ServerState = state
+        self.attempt = 0
+        shapes = jax.eval_shape(lambda: state.global_params)
+        self._tables = {t.leaf: leaves_of(shapes)[t.leaf].shape[0] for t in algorithm.model.tables}
+        self._sums = Sums(shapes, frozenset(self._tables), statistics, max_weight)
+        self._step = jax.jit(algorithm.server_update)
+        self._begin()
+
+    @property
+    def round(self) -> int:
+        """Rounds done."""
+        return self._round
+
+    @property
+    def answered(self) -> frozenset[Any]:
+        """Names of the clients whose updates of this round were counted."""
+        return frozenset(self._answered)
+
+    def cohort(self) -> list[Any]:
+        """Names of the clients that the present round asks; the same at every call."""
+        return list(self._cohort)
+
+    def address(self, client: Any = "") -> Address:
+        """What messages of the present round belong to."""
+        return Address(self.run, self._round, self.attempt, str(client))
+
+    def broadcast(self, rows: Mapping[str, Any] | None = None) -> Broadcast:
+        """What a client of the present round gets.
+
+        Args:
+            rows: Of each table the rows that the client asked for; None for whole tables.
+
+        Raises:
+            RefusedError: A row is asked for that there is not, or rows of what is no table.
+        """
+        params = self.state.global_params
+        if rows is not None:
+            leaves = leaves_of(params)
+            small = {leaf: np.asarray(leaves[leaf])[self._checked(leaf, ids)] for leaf, ids in rows.items()}
+            params = with_leaves(params, small)
+        return Broadcast(params, self.state.round)
+
+    def _checked(self, leaf: str, ids: Any) -> np.ndarray:
+        if leaf not in self._tables:
+            raise RefusedError(
+                Refusal.WRONG_LEAF, f"rows can be asked of {sorted(self._tables)}, not of {leaf!r}"
+            )
+        ids, size = np.asarray(ids), self._tables[leaf]
+        if ids.dtype.kind not in "iu" or ids.ndim != 1:
+            raise RefusedError(Refusal.WRONG_DTYPE, f"rows of {leaf!r} must be a list of whole numbers")
+        if ids.size and not 0 <= ids.min() <= ids.max() < size:
+            raise RefusedError(Refusal.ROW_RANGE, f"rows of {leaf!r} must lie from 0 to {size - 1}")
+        return ids
+
+    def add(
+        self, client: Any, update: Update, *, round: int | None = None, attempt: int | None = None
+    ) -> Refusal | None:
+        """Counts a client's update in the present round's sum.
+
+        Args:
+            client: Its name.
+            update: What it answered.
+            round: To which round it answered; None for the present one.
+            attempt: To which attempt at it; None for the present one.
+
+        Returns:
+            None, or why it was not counted: it then changed nothing but the number of refusals.
+        """
+        try:
+            self._check_turn(client, round, attempt)
+            self._sums.add(update)
+        except RefusedError as error:
+            return self.refuse(error.reason)
+        self._answered.add(client)
+        return None
+
+    def refuse(self, reason: Refusal) -> Refusal:
+        """Counts a message that cannot be used."""
+        self._refused[reason.value] += 1
+        return reason
+
+    def _check_turn(self, client: Any, round: int | None, attempt: int | None) -> None:
+        round = self._round if round is None else round
+        attempt = self.attempt if attempt is None else attempt
+        if (round, attempt) != (self._round, self.attempt):
+            self._late += (round, attempt) < (self._round, self.attempt)
+            raise RefusedError(
+                Refusal.WRONG_ROUND,
+                f"this is round {self._round}, attempt {self.attempt}; got {round}, {attempt}",
+            )
+        if client not in self._members:
+            raise RefusedError(Refusal.NOT_ASKED, f"the client {client!r} is not in this round's cohort")
+        if client in self._answered:
+            raise RefusedError(Refusal.DUPLICATE, f"the client {client!r} has answered this round")
+
+    def step(self) -> Outcome:
+        """Ends the present round: applies its sum, or begins it again where too few have answered."""
+        enough = len(self._answered) >= min(self._min_answers, len(self._cohort))
+        state = self._step(self.state, self._sums.update()) if enough else self.state
+        # Each update is finite, but their sum may be beyond single precision: the parameters would be lost.
+        released = enough and _is_finite(state.global_params)
+        metrics = {name: Mean(*pair) for name, pair in self._sums.metrics.items()}
+        counts = len(self._cohort), len(self._answered), self._late, dict(self._refused)
+        outcome = Outcome(self._round, self.attempt, released, *counts, metrics)
+        if released:
+            self.state, self.attempt = state, 0
+        else:
+            self.attempt += 1
+        self._begin()
+        return outcome
+
+    def _begin(self) -> None:
+        self._round = int(self.state.round)
+        positions = self._sampling.indices(self._round, self._num_examples, self._seed)
+        self._cohort = [self.clients[i] for i in positions]
+        self._members, self._answered = set(self._cohort), set[Any]()
+        self._late, self._refused = 0, Counter[str]()
+        self._sums.clear()
+
+    def checkpoint(self, path: Path) -> None:
+        """Writes the state between rounds to a file, whole or not at all; answers so far are not in it.
+
+        Raises:
+            OSError: It cannot be written. The file that was there before is as it was.
+        """
+        message = state_message(self.address(), self.state, {"attempt": self.attempt})
+        write_atomically(Path(path), encode(message))
+
+    def restore(self, path: Path) -> None:
+        """Goes to a state that `checkpoint` wrote, and begins its round.
+
+        It counts as another attempt, so that answers to what was asked before are not taken for answers to
+        this one.
+
+        Raises:
+            DataError: The file is not whole, or of another run or algorithm.
+        """
+        try:
+            message = decode(Path(path).read_bytes(), max_bytes=2**63)
+            state = state_from(message, self.state)
+        except RefusedError as error:
+            raise DataError(f"{path}: this checkpoint cannot be used: {error}") from None
+        if message.run != self.run:
+            raise DataError(f"{path}: a checkpoint must be of the run {self.run!r}, got {message.run!r}")
+        self.state, self.attempt = state, message.attempt + 1
+        self._begin()
+
+
+def _is_finite(params: Params) -> bool:
+    return all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(params))
