@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, create_model
 
 from fedrecon.evaluation._selection import FORMS, is_selection
 from fedrecon.experiment import tasks
-from fedrecon.experiment.settings.algorithms import AlgorithmSettings, FedRecon
+from fedrecon.experiment.settings.algorithms import AnyAlgorithmSettings, FedReconSettings
 from fedrecon.experiment.settings.sections import (
     Section,
     SettingError,
@@ -24,13 +24,13 @@ from fedrecon.experiment.settings.sections import (
     setting,
     validate,
 )
-from fedrecon.experiment.settings.splits import AlternateBatches, Split
-from fedrecon.experiment.tracking.settings import Tracking, Untracked
+from fedrecon.experiment.settings.splits import AlternateBatchesSettings, SplitSettings
+from fedrecon.experiment.tracking.settings import TrackingSettings, UntrackedSettings
 
 DEFAULT = "default.toml"
 
 
-class Training(Section):
+class TrainingSettings(Section):
     """The rounds."""
 
     rounds: int = setting(500, "rounds", ge=1)
@@ -56,7 +56,7 @@ def _selection(select: str) -> str:
     return select
 
 
-class Evaluating(Section):
+class EvaluationSettings(Section):
     """ReconEval on unseen clients."""
 
     every: int = setting(50, "rounds between evaluations of the validation clients", ge=1)
@@ -65,7 +65,7 @@ class Evaluating(Section):
         "test clients meet the parameters of the final round, or of the best validation, by what is read"
         ' first, by "best:METRIC", or by "best:METRIC:max" or ":min"',
     )
-    split: Split = setting(AlternateBatches(), "support and query set in evaluation:")
+    split: SplitSettings = setting(AlternateBatchesSettings(), "support and query set in evaluation:")
 
 
 class Config(Section):
@@ -76,10 +76,10 @@ class Config(Section):
     seed: int = setting(0, "of the split, of the sampling and of all draws", ge=0, lt=2**31)
     data: Any = None
     model: Any = None
-    algorithm: AlgorithmSettings = setting(FedRecon(), "the algorithm:")
-    training: Training = Training()
-    evaluation: Evaluating = Evaluating()
-    tracking: Tracking = setting(Untracked(), "where numbers go beside the run folder:")
+    algorithm: AnyAlgorithmSettings = setting(FedReconSettings(), "the algorithm:")
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: TrackingSettings = setting(UntrackedSettings(), "where numbers go beside the run folder:")
 
 
 def task_names() -> list[str]:

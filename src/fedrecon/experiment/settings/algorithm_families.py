@@ -3,14 +3,19 @@
 from typing import Any, Literal
 
 from fedrecon.experiment.settings.sections import Section, setting
-from fedrecon.experiment.settings.solvers import Newton, Optimizer, Reconstruct, Solver
-from fedrecon.experiment.settings.splits import AlternateBatches, Split
+from fedrecon.experiment.settings.solvers import (
+    LocalSolverSettings,
+    NewtonSettings,
+    OptimizerSettings,
+    SolverSettings,
+)
+from fedrecon.experiment.settings.splits import AlternateBatchesSettings, SplitSettings
 
 ClientWeight = Literal["examples", "uniform"]
 _PARTS = ("part", "head", "body")  # paths of leaves; none for what the algorithm takes by itself
 
 
-class Approach(Section):
+class AlgorithmSettings(Section):
     """An algorithm's settings."""
 
     name: str
@@ -42,50 +47,52 @@ class Approach(Section):
         return getattr(algorithms, self.name)(model, **self.parts())
 
 
-class Federated(Approach):
+class FederatedSettings(AlgorithmSettings):
     """Clients train the global parameters."""
 
     client_weight: ClientWeight = setting(
         "examples", "weight of a client's delta: the examples that its update processed, or 1"
     )
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.5))
-    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
+    update: SolverSettings = SolverSettings(optimizer=OptimizerSettings(learning_rate=0.5))
+    server_optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1.0)
 
 
-class Splitting(Federated):
+class SplittingSettings(FederatedSettings):
     """They split their examples into a support and a query set."""
 
-    split: Split = setting(AlternateBatches(), "support and query set in training:")
+    split: SplitSettings = setting(AlternateBatchesSettings(), "support and query set in training:")
 
 
-class Tuning(Federated):
+class TuningSettings(FederatedSettings):
     """Clients tune when they are served."""
 
     part: list[str] = setting(
         [], "paths of the global leaves to tune, or of what they lie below; none for all"
     )
-    tune: Solver = setting(Solver(), "tunes a copy of them when a client is served:")
+    tune: SolverSettings = setting(SolverSettings(), "tunes a copy of them when a client is served:")
 
 
-class Reconstructing(Splitting):
+class ReconstructingSettings(SplittingSettings):
     """Clients reconstruct their local parameters."""
 
     joint: bool = setting(False, "whether the update phase also trains the local parameters")
-    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters on the support set:")
-
-
-class Keeping(Federated):
-    """Clients keep their local parameters, and fit them alone."""
-
-    reconstruct: Reconstruct = setting(
-        Solver(), "fits the local parameters, from what a client kept, the global ones frozen:"
+    reconstruct: LocalSolverSettings = setting(
+        SolverSettings(), "fits the local parameters on the support set:"
     )
 
 
-class KeepingTogether(Keeping):
+class KeepingSettings(FederatedSettings):
+    """Clients keep their local parameters, and fit them alone."""
+
+    reconstruct: LocalSolverSettings = setting(
+        SolverSettings(), "fits the local parameters, from what a client kept, the global ones frozen:"
+    )
+
+
+class KeepingTogetherSettings(KeepingSettings):
     """Clients keep their local parameters, and fit them together with the global ones."""
 
-    update: Solver = setting(Solver(), "fits global and local parameters:")
+    update: SolverSettings = setting(SolverSettings(), "fits global and local parameters:")
     local_rate: float = setting(1.0, "factor on the steps of the local parameters", gt=0, allow_inf_nan=False)
 
 
@@ -94,9 +101,9 @@ def _built(name: str, value: Any) -> Any:
         return _client_weight(value)
     if name in _PARTS:
         return tuple(value) or None
-    if isinstance(value, Optimizer):
+    if isinstance(value, OptimizerSettings):
         return value.build(f"algorithm.{name}", scheduled=True)
-    if isinstance(value, Solver | Newton):
+    if isinstance(value, SolverSettings | NewtonSettings):
         return value.build(f"algorithm.{name}")
     return value.build() if name == "split" else value
 

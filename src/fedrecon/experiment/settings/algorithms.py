@@ -1,7 +1,7 @@
 """Settings of the algorithms, and what is built from them.
 
-A new algorithm is a section whose settings are its arguments, listed in `AlgorithmSettings`. Its name is that
-of its function, and of the function's module in `fedrecon.algorithms`.
+A new algorithm is a section whose settings are its arguments, listed in `AnyAlgorithmSettings`. Its name is
+that of its function, and of the function's module in `fedrecon.algorithms`.
 """
 
 from dataclasses import replace
@@ -10,17 +10,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fedrecon.experiment.settings.algorithm_families import (
-    Approach,
+    AlgorithmSettings,
     ClientWeight,
-    Federated,
-    Keeping,
-    KeepingTogether,
-    Reconstructing,
-    Splitting,
-    Tuning,
+    FederatedSettings,
+    KeepingSettings,
+    KeepingTogetherSettings,
+    ReconstructingSettings,
+    SplittingSettings,
+    TuningSettings,
 )
 from fedrecon.experiment.settings.sections import setting
-from fedrecon.experiment.settings.solvers import Optimizer, Reconstruct, Solver
+from fedrecon.experiment.settings.solvers import LocalSolverSettings, OptimizerSettings, SolverSettings
 
 _LOCAL = (
     'paths of its leaves among (global, local) parameters, such as "0/item/bias" or "1", or of what they lie '
@@ -28,19 +28,19 @@ _LOCAL = (
 )
 
 
-class FedRecon(Reconstructing):
+class FedReconSettings(ReconstructingSettings):
     """Federated Reconstruction."""
 
     name: Literal["fedrecon"] = "fedrecon"
 
 
-class FedAvg(Federated):
+class FedAvgSettings(FederatedSettings):
     """Federated averaging; with another server optimiser FedAdam, FedYogi, FedAdagrad."""
 
     name: Literal["fedavg"] = "fedavg"
 
 
-class FineTuning(Tuning):
+class FineTuningSettings(TuningSettings):
     """Federated averaging; every client then tunes a copy of its own."""
 
     name: Literal["finetuning"] = "finetuning"
@@ -55,7 +55,7 @@ class FineTuning(Tuning):
         return finetuning(fedavg(model, **parts), tune, part)
 
 
-class FineTunedFedRecon(Tuning, Reconstructing):
+class FineTunedFedReconSettings(TuningSettings, ReconstructingSettings):
     """Federated Reconstruction; every client then tunes all parameters."""
 
     name: Literal["finetuned_fedrecon"] = "finetuned_fedrecon"
@@ -70,52 +70,58 @@ class FineTunedFedRecon(Tuning, Reconstructing):
         return finetuning(fedrecon(model, **parts), tune, part)
 
 
-class FullGradient(Splitting):
+class FullGradientSettings(SplittingSettings):
     """Federated Reconstruction, differentiated through the reconstruction."""
 
     name: Literal["full_gradient"] = "full_gradient"
-    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters on the support set:")
+    reconstruct: LocalSolverSettings = setting(
+        SolverSettings(), "fits the local parameters on the support set:"
+    )
 
 
-class MAML(Splitting):
+class MAMLSettings(SplittingSettings):
     """Model-agnostic meta-learning."""
 
     name: Literal["maml"] = "maml"
-    tune: Solver = setting(Solver(), "tunes all parameters on the support set:")
+    tune: SolverSettings = setting(SolverSettings(), "tunes all parameters on the support set:")
 
 
-class FirstOrderMAML(Splitting):
+class FirstOrderMAMLSettings(SplittingSettings):
     """Model-agnostic meta-learning without second derivatives."""
 
     name: Literal["first_order_maml"] = "first_order_maml"
-    tune: Solver = setting(Solver(), "tunes all parameters on the support set:")
+    tune: SolverSettings = setting(SolverSettings(), "tunes all parameters on the support set:")
 
 
-class Reptile(Approach):
+class ReptileSettings(AlgorithmSettings):
     """Moves the global parameters towards those that clients tune."""
 
     name: Literal["reptile"] = "reptile"
     client_weight: ClientWeight = setting("uniform", "weight of a client's delta: its examples, or 1")
-    tune: Solver = setting(Solver(), "tunes all parameters:")
-    server_optimizer: Optimizer = Optimizer(learning_rate=1.0)
+    tune: SolverSettings = setting(SolverSettings(), "tunes all parameters:")
+    server_optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1.0)
 
 
-class LocalOnly(Approach):
+class LocalOnlySettings(AlgorithmSettings):
     """Every client fits all parameters on its own."""
 
     name: Literal["local_only"] = "local_only"
-    fit: Solver = setting(Solver(), "fits a copy of the initial parameters on the support set:")
+    fit: SolverSettings = setting(
+        SolverSettings(), "fits a copy of the initial parameters on the support set:"
+    )
 
 
-class Centralized(Approach):
+class CentralizedSettings(AlgorithmSettings):
     """Mini-batch training on the pooled data of all clients, which then are no longer private."""
 
     name: Literal["centralized"] = "centralized"
     batch_size: int = setting(
         64, "examples in a mini-batch; training.clients_per_round of them make a step of the server", ge=1
     )
-    reconstruct: Reconstruct = setting(Solver(), "fits the local parameters of an unseen client:")
-    server_optimizer: Optimizer = Optimizer(name="adam", learning_rate=0.001)
+    reconstruct: LocalSolverSettings = setting(
+        SolverSettings(), "fits the local parameters of an unseen client:"
+    )
+    server_optimizer: OptimizerSettings = OptimizerSettings(name="adam", learning_rate=0.001)
 
     def prepare(self, task: Any, seed: int) -> Any:
         """Mini-batches that mix the clients' examples."""
@@ -148,77 +154,77 @@ class Centralized(Approach):
         return centralized(task.model, task.num_clients, **parts)
 
 
-class FedAlt(Keeping):
+class FedAltSettings(KeepingSettings):
     """Clients keep their local parameters; they fit these and then the global ones."""
 
     name: Literal["fedalt"] = "fedalt"
 
 
-class FedSim(KeepingTogether):
+class FedSimSettings(KeepingTogetherSettings):
     """Clients keep their local parameters, and fit them together with the global ones."""
 
     name: Literal["fedsim"] = "fedsim"
 
 
-class FedPer(KeepingTogether):
+class FedPerSettings(KeepingTogetherSettings):
     """FedSim whose head is local."""
 
     name: Literal["fedper"] = "fedper"
     head: list[str] = setting([], _LOCAL)
 
 
-class FedRep(Keeping):
+class FedRepSettings(KeepingSettings):
     """FedAlt whose head is local."""
 
     name: Literal["fedrep"] = "fedrep"
     head: list[str] = setting([], _LOCAL)
 
 
-class LGFedAvg(KeepingTogether):
+class LGFedAvgSettings(KeepingTogetherSettings):
     """FedSim whose body is local."""
 
     name: Literal["lg_fedavg"] = "lg_fedavg"
     body: list[str] = setting([], _LOCAL)
 
 
-class Ditto(Federated):
+class DittoSettings(FederatedSettings):
     """Federated averaging; every client keeps a model of its own that stays near the shared one."""
 
     name: Literal["ditto"] = "ditto"
     strength: float = setting(1.0, "how much a client's own model is drawn to the shared one", ge=0)
-    fit: Solver = setting(Solver(), "trains a client's own model:")
+    fit: SolverSettings = setting(SolverSettings(), "trains a client's own model:")
 
 
-class PFedMe(Federated):
+class PFedMeSettings(FederatedSettings):
     """The global parameters descend the Moreau envelopes of the clients' losses."""
 
     name: Literal["pfedme"] = "pfedme"
     client_weight: ClientWeight = setting("uniform", "weight of a client's delta: its examples, or 1")
     strength: float = setting(15.0, "how much a personal model is drawn to the global one", ge=0)
-    update: Solver = Solver(optimizer=Optimizer(learning_rate=0.005))
-    solve: Solver = setting(
-        Solver(batch_size="all", epochs=5, optimizer=Optimizer(learning_rate=0.05)),
+    update: SolverSettings = SolverSettings(optimizer=OptimizerSettings(learning_rate=0.005))
+    solve: SolverSettings = setting(
+        SolverSettings(batch_size="all", epochs=5, optimizer=OptimizerSettings(learning_rate=0.05)),
         "finds the personal model on a batch, and on the support set of who is served:",
     )
 
 
-AlgorithmSettings = Annotated[
-    FedRecon
-    | FedAvg
-    | FineTuning
-    | FineTunedFedRecon
-    | FullGradient
-    | MAML
-    | FirstOrderMAML
-    | Reptile
-    | LocalOnly
-    | Centralized
-    | FedAlt
-    | FedSim
-    | FedPer
-    | FedRep
-    | LGFedAvg
-    | Ditto
-    | PFedMe,
+AnyAlgorithmSettings = Annotated[
+    FedReconSettings
+    | FedAvgSettings
+    | FineTuningSettings
+    | FineTunedFedReconSettings
+    | FullGradientSettings
+    | MAMLSettings
+    | FirstOrderMAMLSettings
+    | ReptileSettings
+    | LocalOnlySettings
+    | CentralizedSettings
+    | FedAltSettings
+    | FedSimSettings
+    | FedPerSettings
+    | FedRepSettings
+    | LGFedAvgSettings
+    | DittoSettings
+    | PFedMeSettings,
     Field(discriminator="name"),
 ]

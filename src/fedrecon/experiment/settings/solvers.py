@@ -16,7 +16,7 @@ Limit = Annotated[int, Field(ge=1)] | Literal["none"]
 _NO_SCHEDULES = ("add_decayed_weights", "constant_schedule", "join_schedules", "scale_by_schedule")
 
 
-class Schedule(Section):
+class ScheduleSettings(Section):
     """An Optax schedule over rounds; its other arguments are given by their names in Optax."""
 
     model_config = ConfigDict(extra="allow")
@@ -46,7 +46,7 @@ class Schedule(Section):
         return _made(path, schedule, name, {**{k: v for k, v in start.items() if k in takes}, **given})
 
 
-class Optimizer(Section):
+class OptimizerSettings(Section):
     """An optimiser of Optax; its other hyperparameters are given by their names in Optax."""
 
     model_config = ConfigDict(extra="allow")
@@ -56,7 +56,7 @@ class Optimizer(Section):
         "optimiser of Optax: sgd, adam, adagrad, …, or yogi_zero; its other hyperparameters by their names",
     )
     learning_rate: float = setting(0.1, "learning rate, before its schedule", gt=0, allow_inf_nan=False)
-    schedule: Schedule = Schedule()
+    schedule: ScheduleSettings = ScheduleSettings()
 
     def build(self, path: str, *, scheduled: bool) -> Any:
         """The optimiser, whose learning rate follows the schedule if `scheduled`, and else is constant.
@@ -77,7 +77,7 @@ class Optimizer(Section):
         return _made(path, optimizer, self.name, given)
 
 
-class Solver(Section):
+class SolverSettings(Section):
     """Mini-batch gradient descent."""
 
     kind: Literal["solver"] = setting("solver", "mini-batch gradient descent")
@@ -92,7 +92,7 @@ class Solver(Section):
     one_by_one: bool = setting(
         False, "whether clients of a block take the stage in turn: faster where they change large matrices"
     )
-    optimizer: Optimizer = Optimizer()
+    optimizer: OptimizerSettings = OptimizerSettings()
 
     def build(self, path: str) -> Any:
         from fedrecon.solvers._gradient import Solver
@@ -113,7 +113,7 @@ class Solver(Section):
         )
 
 
-class Newton(Section):
+class NewtonSettings(Section):
     """Damped Newton steps: exact in one where the objective is quadratic, as in matrix factorisation."""
 
     kind: Literal["newton"] = "newton"
@@ -126,7 +126,7 @@ class Newton(Section):
         return Newton(self.iterations, self.damping)
 
 
-Reconstruct = Annotated[Solver | Newton, Field(discriminator="kind")]
+LocalSolverSettings = Annotated[SolverSettings | NewtonSettings, Field(discriminator="kind")]
 
 
 @tagged("schedule/relative")

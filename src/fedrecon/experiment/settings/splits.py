@@ -9,7 +9,7 @@ from fedrecon.experiment.settings.sections import Section, setting
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class AlternateBatches(Section):
+class AlternateBatchesSettings(Section):
     """Even-numbered batches are support, odd-numbered ones query."""
 
     name: Literal["alternate_batches"] = "alternate_batches"
@@ -21,7 +21,7 @@ class AlternateBatches(Section):
         return AlternateBatches(self.batch_size)
 
 
-class AlternateExamples(Section):
+class AlternateExamplesSettings(Section):
     """Even-numbered examples are support, odd-numbered ones query."""
 
     name: Literal["alternate_examples"] = "alternate_examples"
@@ -32,7 +32,7 @@ class AlternateExamples(Section):
         return AlternateExamples()
 
 
-class HalfBatches(Section):
+class HalfBatchesSettings(Section):
     """The first half of the batches is support, the rest query."""
 
     name: Literal["half_batches"] = "half_batches"
@@ -44,7 +44,7 @@ class HalfBatches(Section):
         return HalfBatches(self.batch_size)
 
 
-class Fraction(Section):
+class FractionSettings(Section):
     """The first examples are support, the rest query."""
 
     name: Literal["fraction"] = "fraction"
@@ -56,7 +56,7 @@ class Fraction(Section):
         return Fraction(self.support)
 
 
-class RandomFraction(Section):
+class RandomFractionSettings(Section):
     """A part of the examples, drawn afresh each round, is support, the rest query."""
 
     name: Literal["random_fraction"] = "random_fraction"
@@ -68,7 +68,7 @@ class RandomFraction(Section):
         return RandomFraction(self.support)
 
 
-class ByTime(Section):
+class ByTimeSettings(Section):
     """The earliest examples are support, the later ones query."""
 
     name: Literal["by_time"] = "by_time"
@@ -81,7 +81,7 @@ class ByTime(Section):
         return ByTime(self.support, self.field)
 
 
-class NoSplit(Section):
+class NoSplitSettings(Section):
     """The same examples reconstruct and update."""
 
     name: Literal["none"] = "none"
@@ -92,7 +92,13 @@ class NoSplit(Section):
         return NoSplit()
 
 
-Split = Annotated[
-    AlternateBatches | AlternateExamples | HalfBatches | Fraction | RandomFraction | ByTime | NoSplit,
+SplitSettings = Annotated[
+    AlternateBatchesSettings
+    | AlternateExamplesSettings
+    | HalfBatchesSettings
+    | FractionSettings
+    | RandomFractionSettings
+    | ByTimeSettings
+    | NoSplitSettings,
     Field(discriminator="name"),
 ]

@@ -41,7 +41,7 @@ class HeldOutShares(Section):
         return self
 
 
-class MatrixFactorization(Section):
+class MatrixFactorizationSettings(Section):
     """Ratings as products of item factors (global) and user factors (local)."""
 
     factors: int = setting(50, "length of a factor vector", ge=1)
@@ -59,7 +59,7 @@ class MatrixFactorization(Section):
 
 
 def task_of(config: Any, sets: Mapping[str, Any], notes: Mapping[str, str]) -> "Task":
-    """The task of an experiment whose model is `MatrixFactorization`.
+    """The task of an experiment whose model is `MatrixFactorizationSettings`.
 
     Args:
         config: The experiment's.

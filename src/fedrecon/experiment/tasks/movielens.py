@@ -9,7 +9,7 @@ from fedrecon.experiment.settings.solvers import Limit
 from fedrecon.experiment.tasks._ratings import (
     Fractions,
     HeldOutShares,
-    MatrixFactorization,
+    MatrixFactorizationSettings,
     shares_of,
     task_of,
 )
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedrecon.experiment.tasks._base import Task
 
 
-class Columns(Section):
+class ColumnSettings(Section):
     """Names of the columns in a CSV or Parquet file that is not MovieLens' own: the first three, or none."""
 
     client: str = setting("", 'column of the user; "" if the file is MovieLens\' own')
@@ -42,12 +42,12 @@ class Data(Section):
     scale: list[float] = setting(
         [], "lowest and highest rating; [] for what the file holds", min_length=0, max_length=2
     )
-    columns: Columns = Columns()
+    columns: ColumnSettings = ColumnSettings()
     fractions: Fractions = Fractions()
     held_out: HeldOutShares = HeldOutShares()
 
 
-Model = MatrixFactorization
+Model = MatrixFactorizationSettings
 
 
 def build(config: Any) -> "Task":

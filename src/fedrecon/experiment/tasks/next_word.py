@@ -18,7 +18,7 @@ PACKAGED = ("chitchat",)
 Outputs = Annotated[int, Field(ge=1)] | Literal["same"]
 
 
-class Generated(Section):
+class GeneratedTextSettings(Section):
     """The corpus that is generated where there is no path: clients with words of their own."""
 
     clients: int = setting(400, "writers", ge=10)
@@ -51,7 +51,7 @@ class Data(Section):
     vocabulary: str = setting("", 'a run folder whose vocabulary is used; "" counts words')
     fractions: Fractions = Fractions()
     held_out: HeldOutShares = HeldOutShares()
-    generated: Generated = Generated()
+    generated: GeneratedTextSettings = GeneratedTextSettings()
 
     @property
     def outputs(self) -> int:
@@ -59,7 +59,7 @@ class Data(Section):
         return self.buckets if self.output_buckets == "same" else self.output_buckets
 
 
-class LSTM(Section):
+class LSTMSettings(Section):
     """The paper's network; the buckets' embeddings are local."""
 
     kind: Literal["lstm"] = "lstm"
@@ -79,7 +79,7 @@ class LSTM(Section):
         )
 
 
-class Transformer(Section):
+class TransformerSettings(Section):
     """A small Transformer; low-rank changes of its attention are local."""
 
     kind: Literal["transformer"] = "transformer"
@@ -107,7 +107,9 @@ class Model(Section):
     """The network."""
 
     precision: Literal["float32", "bfloat16"] = setting("float32", "of the factors of matrix products")
-    network: Annotated[LSTM | Transformer, Field(discriminator="kind")] = setting(LSTM(), "the network:")
+    network: Annotated[LSTMSettings | TransformerSettings, Field(discriminator="kind")] = setting(
+        LSTMSettings(), "the network:"
+    )
 
 
 def build(config: Any) -> "Task":

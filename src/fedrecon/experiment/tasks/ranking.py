@@ -6,7 +6,7 @@ from pydantic import Field
 
 from fedrecon.experiment.settings.sections import Section, SettingError, setting
 from fedrecon.experiment.tasks._ratings import Fractions, shares_of
-from fedrecon.experiment.tasks.movielens import Columns
+from fedrecon.experiment.tasks.movielens import ColumnSettings
 
 if TYPE_CHECKING:
     from fedrecon.data._clients import Clients
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _BACK = {"latest": 1, "second_latest": 2}  # which interaction is held out, counted from the end
 
 
-class LeaveOneOut(Section):
+class LeaveOneOutSettings(Section):
     """Users are trained on, but for one interaction each, which is to be found among the others."""
 
     name: Literal["leave_one_out"] = "leave_one_out"
@@ -29,7 +29,7 @@ class LeaveOneOut(Section):
     )
 
 
-class Unseen(Section):
+class UnseenSettings(Section):
     """Users are split; those not trained on are asked for what they have beside their support set."""
 
     name: Literal["unseen"] = "unseen"
@@ -38,7 +38,7 @@ class Unseen(Section):
     fractions: Fractions = Fractions()
 
 
-class Recency(Section):
+class RecencySettings(Section):
     """How much more an interaction counts the later it was: 1 + extra exp(-later interactions / items)."""
 
     extra: float = setting(0.0, "of the latest interaction; 0 for no weights", ge=0, allow_inf_nan=False)
@@ -57,11 +57,11 @@ class Data(Section):
     duplicates: Literal["error", "last"] = setting(
         "error", "what to do when a user rated an item twice; last keeps what comes last in the file"
     )
-    columns: Columns = Columns()
-    protocol: Annotated[LeaveOneOut | Unseen, Field(discriminator="name")] = setting(
-        LeaveOneOut(), "who is asked for what:"
+    columns: ColumnSettings = ColumnSettings()
+    protocol: Annotated[LeaveOneOutSettings | UnseenSettings, Field(discriminator="name")] = setting(
+        LeaveOneOutSettings(), "who is asked for what:"
     )
-    recency: Recency = Recency()
+    recency: RecencySettings = RecencySettings()
     negatives: int = setting(0, "items drawn for each interaction, for the losses that need them", ge=0)
 
 

@@ -7,7 +7,7 @@ from fedrecon.experiment.settings.solvers import Limit
 from fedrecon.experiment.tasks._ratings import (
     Fractions,
     HeldOutShares,
-    MatrixFactorization,
+    MatrixFactorizationSettings,
     shares_of,
     task_of,
 )
@@ -37,7 +37,7 @@ class Data(Section):
     held_out: HeldOutShares = HeldOutShares()
 
 
-Model = MatrixFactorization
+Model = MatrixFactorizationSettings
 
 
 def build(config: Any) -> "Task":

@@ -10,7 +10,7 @@ from types import TracebackType
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage.metrics_log import TRAINING, Row
-from fedrecon.experiment.tracking.settings import Untracked
+from fedrecon.experiment.tracking.settings import UntrackedSettings
 from fedrecon.experiment.tracking.tracker import Tracker
 
 # Seconds between two times that a tracker is written to.
@@ -98,7 +98,7 @@ def follower(config: Config, folder: Path, note: Callable[[str], None]) -> Follo
         SettingError: The tracker's package is not installed.
     """
     tracking = config.tracking
-    if isinstance(tracking, Untracked):
+    if isinstance(tracking, UntrackedSettings):
         return None
     tracking.check()
     settings = flat(config.model_dump(exclude={"tracking"}))

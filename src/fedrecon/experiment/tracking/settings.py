@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from fedrecon.experiment.tracking.tracker import Tracker
 
 
-class Untracked(Section):
+class UntrackedSettings(Section):
     """None: the run folder has all numbers."""
 
     name: Literal["none"] = "none"
 
 
-class TensorBoard(Section):
+class TensorBoardSettings(Section):
     """Event files in the folder `tensorboard` of the run: `tensorboard --logdir runs` shows them."""
 
     name: Literal["tensorboard"] = "tensorboard"
@@ -33,7 +33,7 @@ class TensorBoard(Section):
         return TensorBoardTracker(folder / "tensorboard")
 
 
-class WeightsAndBiases(Section):
+class WandbSettings(Section):
     """Weights & Biases."""
 
     name: Literal["wandb"] = "wandb"
@@ -53,7 +53,7 @@ class WeightsAndBiases(Section):
         return WandbTracker(folder, title, settings, self.project, self.entity, self.mode)
 
 
-class MLflow(Section):
+class MLflowSettings(Section):
     """MLflow."""
 
     name: Literal["mlflow"] = "mlflow"
@@ -70,4 +70,6 @@ class MLflow(Section):
         return MlflowTracker(folder, title, settings, self.uri, self.experiment)
 
 
-Tracking = Annotated[Untracked | TensorBoard | WeightsAndBiases | MLflow, Field(discriminator="name")]
+TrackingSettings = Annotated[
+    UntrackedSettings | TensorBoardSettings | WandbSettings | MLflowSettings, Field(discriminator="name")
+]

@@ -10,7 +10,7 @@ from fedrecon.algorithms._base import Broadcast, Update
 from fedrecon.core._examples import Examples
 from fedrecon.datasets.text._vocabulary import bucket_of
 from fedrecon.experiment import config as configs
-from fedrecon.experiment.settings.algorithms import AlgorithmSettings
+from fedrecon.experiment.settings.algorithms import AnyAlgorithmSettings
 from fedrecon.experiment.tasks import next_word
 from fedrecon.experiment.training.build import spec_of, task_of
 
@@ -38,7 +38,7 @@ def test_a_generated_corpus_has_the_shared_words_as_vocabulary_and_own_words_in_
 
 
 NAMES = [
-    get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(get_args(AlgorithmSettings)[0])
+    get_args(kind.model_fields["name"].annotation)[0] for kind in get_args(get_args(AnyAlgorithmSettings)[0])
 ]
 
 
