@@ -3,69 +3,27 @@
 import functools
 import tomllib
 from collections.abc import Mapping, Sequence
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
-from pkgutil import iter_modules
-from types import ModuleType
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
-from pydantic import AfterValidator, Field, create_model
+from pydantic import create_model
 
-from fedrecon.evaluation._selection import FORMS, is_selection
-from fedrecon.experiment import tasks
 from fedrecon.experiment.settings.algorithms import AnyAlgorithmSettings, FedReconSettings
 from fedrecon.experiment.settings.sections import (
     Section,
     SettingError,
     defaults,
-    nearest,
     overlay,
     parse_override,
     setting,
     validate,
 )
-from fedrecon.experiment.settings.splits import AlternateBatchesSettings, SplitSettings
+from fedrecon.experiment.settings.training import EvaluationSettings, TrainingSettings
+from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.tracking.settings import TrackingSettings, UntrackedSettings
 
 DEFAULT = "default.toml"
-
-
-class TrainingSettings(Section):
-    """The rounds."""
-
-    rounds: int = setting(500, "rounds", ge=1)
-    clients_per_round: int = setting(100, "clients in a cohort; in expectation, under poisson sampling", ge=1)
-    sampling: Literal["uniform", "poisson", "weighted", "passes"] = setting(
-        "uniform",
-        "uniform without replacement, poisson, weighted by examples, or passes: each client once in each",
-    )
-    checkpoint_every: int = setting(
-        50, "rounds between checkpoints: what a resume computes again at most", ge=1
-    )
-    clients_per_block: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
-        "auto", 'clients side by side in training; "auto" is right for small models'
-    )
-    initial_global_params: str = setting(
-        "", 'a run folder or an .npz file with an array per leaf to start from; "" for the model\'s own start'
-    )
-
-
-def _selection(select: str) -> str:
-    if not is_selection(select):
-        raise ValueError(f"must be {FORMS}, got {select!r}")
-    return select
-
-
-class EvaluationSettings(Section):
-    """ReconEval on unseen clients."""
-
-    every: int = setting(50, "rounds between evaluations of the validation clients", ge=1)
-    select: Annotated[str, AfterValidator(_selection)] = setting(
-        "final",
-        "test clients meet the parameters of the final round, or of the best validation, by what is read"
-        ' first, by "best:METRIC", or by "best:METRIC:max" or ":min"',
-    )
-    split: SplitSettings = setting(AlternateBatchesSettings(), "support and query set in evaluation:")
 
 
 class Config(Section):
@@ -82,35 +40,12 @@ class Config(Section):
     tracking: TrackingSettings = setting(UntrackedSettings(), "where numbers go beside the run folder:")
 
 
-def task_names() -> list[str]:
-    """The tasks there are: the modules of `fedrecon.experiment.tasks`."""
-    return sorted(m.name for m in iter_modules(tasks.__path__) if not m.name.startswith("_"))
-
-
-def task_module(name: str) -> ModuleType:
-    """The module of a task: one of this package, or the dotted path of one's own.
-
-    Raises:
-        SettingError: There is no such task.
-    """
-    if "." in name:
-        try:
-            return import_module(name)
-        except ModuleNotFoundError as error:
-            raise SettingError(f"task: the module {name!r} cannot be imported: {error}") from error
-    if name not in task_names():
-        known = ", ".join(task_names())
-        raise SettingError(f"task must be one of {known} or the path of a module; nearest to {name!r} is "
-                           f"{nearest(name, task_names())!r}")  # fmt: skip
-    return import_module(f"{tasks.__name__}.{name}")
-
-
 @functools.cache
 def schema(task: str) -> type[Config]:
     """The class of a task's configurations."""
-    module = task_module(task)
+    spec = task_spec(task)
     return create_model(
-        "Config", __base__=Config, data=(module.Data, module.Data()), model=(module.Model, module.Model())
+        "Config", __base__=Config, data=(spec.Data, spec.Data()), model=(spec.Model, spec.Model())
     )
 
 

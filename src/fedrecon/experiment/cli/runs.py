@@ -10,6 +10,7 @@ from fedrecon.experiment.config import Config
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.compilation_cache import keep_compiled
+from fedrecon.experiment.tasks._spec import task_spec
 
 
 def begin(invocation: Invocation) -> ProcessGroup:
@@ -68,7 +69,7 @@ def absolute(path: str | None, config: Config) -> str | None:
 
     What a task takes from an installed package has a name and no path, unless there is such a file.
     """
-    packaged = getattr(configs.task_module(config.task), "PACKAGED", ())
+    packaged = task_spec(config.task).packaged_data
     if path is None or (path in packaged and not Path(path).exists()):
         return path
     return str(Path(path).absolute())

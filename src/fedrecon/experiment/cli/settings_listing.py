@@ -4,8 +4,9 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from fedrecon.experiment.config import Config, task_names
+from fedrecon.experiment.config import Config
 from fedrecon.experiment.settings.sections import Known, flat, known
+from fedrecon.experiment.tasks._spec import task_names
 
 WIDTH = 110
 

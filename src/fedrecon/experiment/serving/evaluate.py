@@ -17,10 +17,10 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary as report
 from fedrecon.experiment.reporting.result import by_protocol
-from fedrecon.experiment.serving.new_clients import asked, in_vocabularies, served_fields
+from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, FINGERPRINT
-from fedrecon.experiment.tasks._base import Task
+from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_experiment import rich_table
 from fedrecon.experiment.training.run_spec import RunSpec, digest
@@ -54,8 +54,10 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
             raise _other_data(run, "give data with --data PATH")
         task = task_of(config)
         hold_to_data(run, task, "its model is made for them: put them back where it found them")
-        known = known_to(run)
-        other, left = in_vocabularies(config, data, known)
+        new = prepare_new_clients(config, data, known_to(run), served_fields(task), "evaluation")
+        other, left_out = new.prepare()[1:]
+        remark = new.remark or f"{left_out:,} examples left out, of items unknown to the run"
+        del new  # which holds the clients as they were loaded
     spec = spec_of(config, task)
     round, state, client_states = restored(run, spec)
     processes = ProcessGroup.present()
@@ -69,9 +71,8 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         sets = {name: x for name, x in task.sets().items() if name != "train"}
         splits = {name: spec.split_of(name) for name in sets}
     else:
-        other = asked(config, other, served_fields(task))
         sets, splits = {"other": other}, {"other": HeldOut() if HELD_OUT in other.fields else spec.split}
-        screen.print(f"other data: {len(other):,} clients; {left}")
+        screen.print(f"other data: {len(other):,} clients; {remark}")
     evaluations = {
         name: evaluate(
             spec.algorithm,
@@ -132,12 +133,10 @@ def restored(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateStore | Non
     best = {"best": like.global_params} if spec.selects_best else {}
     saved = checkpoints.restore(latest, {"state": like, **best})
     tree = jax.tree.map(jnp.asarray, saved.tree)
-    found, client_states = (
-        saved.info["best"],
-        ClientStateStore.of(spec.algorithm, spec.clients, run / CLIENT_STATES),
-    )
+    best_info = saved.info["best"]
+    client_states = ClientStateStore.of(spec.algorithm, spec.clients, run / CLIENT_STATES)
     if client_states is not None:
-        client_states.restore(saved.info["kept"] if found is None else found["kept"])
-    if found is None:
+        client_states.restore(saved.info["kept"] if best_info is None else best_info["kept"])
+    if best_info is None:
         return latest, tree["state"], client_states
-    return found["round"], tree["state"]._replace(global_params=tree["best"]), client_states
+    return best_info["round"], tree["state"]._replace(global_params=tree["best"]), client_states

@@ -1,73 +1,110 @@
-"""Clients that a run did not have, made ready to be served as it serves its own."""
+"""Clients that a run did not have, prepared as the run serves its own.
+
+The order of the steps is fixed here, for all commands: the clients are loaded, their ids are mapped to the
+run's vocabularies, fields are narrowed to 32 bits, and what clients are served by is added: fields alone
+where they are personalised, a mark on held-out examples too where they are evaluated.
+"""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
 
 from fedrecon.data._arrow import is_client_file
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
-from fedrecon.experiment.config import Config, override, task_module
+from fedrecon.errors import DataError
+from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.serving.vocabulary_mapping import VocabularyMapper
-from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.tasks._base import Task
+from fedrecon.experiment.tasks._spec import no_other_data, task_spec
+from fedrecon.experiment.tasks._task import Task
+
+Purpose = Literal["evaluation", "personalization"]
 
 
-def in_vocabularies(config: Config, data: str, known: Mapping[str, list[Any]]) -> tuple[Clients, str]:
-    """All clients of other data in a run's vocabularies, and what there is to say about them.
+class Prepared(NamedTuple):
+    """Some clients that are ready to be served.
+
+    Attributes:
+        mapped: The clients as they were loaded, in the run's vocabularies: with all items that they have.
+        served: The same clients with the fields that the run serves clients by.
+        left_out: How many examples were left out, because they are of items that the run does not know.
+    """
+
+    mapped: Clients
+    served: Clients
+    left_out: int
+
+
+@dataclass(frozen=True, eq=False)
+class NewClients:
+    """Clients of other data, loaded and yet to be prepared: all of them, or one part after the other.
+
+    Attributes:
+        config: Configuration of the run that serves them.
+        loaded: The clients as their data have them.
+        remark: What their task says about their vocabulary; `""` where their ids are mapped to the run's.
+        mapper: Maps the ids of their fields to the run's; None where their task has done it.
+        fields: Fields that the run serves clients by.
+        purpose: What they are prepared for.
+    """
+
+    config: Config
+    loaded: Clients
+    remark: str
+    mapper: VocabularyMapper | None
+    fields: tuple[str, ...]
+    purpose: Purpose
+
+    def prepare(self, indices: Int[np.ndarray, " clients"] | None = None) -> Prepared:
+        """Some of the clients, or all of them by default, as the run serves its own.
+
+        Threads may prepare parts at the same time.
+
+        Args:
+            indices: Positions of the clients among those loaded, `[clients]`.
+
+        Raises:
+            DataError: An example has several numbers of a field whose vocabulary is another; or no client is
+                left to evaluate.
+        """
+        spec, config = task_spec(self.config.task), self.config
+        some = self.loaded if indices is None else self.loaded.take(indices)
+        mapped, left_out = (some, 0) if self.mapper is None else self.mapper(some)
+        served = spec.narrow_fields(config, mapped)
+        if self.purpose == "evaluation":
+            served = spec.hold_out_for_evaluation(config, served)
+        else:
+            served = spec.add_serving_fields(config, served)
+        served = config.algorithm.prepare_unseen(served)
+        marked = self.purpose == "evaluation" and HELD_OUT in served.fields
+        return Prepared(mapped, served.select(*self.fields, *([HELD_OUT] if marked else [])), left_out)
+
+
+def prepare_new_clients(
+    config: Config, data: str, known: Mapping[str, list[Any]], fields: tuple[str, ...], purpose: Purpose
+) -> NewClients:
+    """Loads clients that a run did not have; `NewClients.prepare` then does the other steps.
 
     Args:
-        config: The run's.
-        data: What its task reads.
-        known: The run's vocabularies.
+        config: Configuration of the run.
+        data: What the task of the run reads; to personalise clients, a client file as well.
+        known: For each field that has them the original ids, in the run's order.
+        fields: Fields that the run serves clients by, see `served_fields`.
+        purpose: What the clients are prepared for.
 
     Raises:
         SettingError: The task reads no data but its own.
-        DataError: They cannot be read.
+        DataError: The data cannot be read, hold no client to personalise, lack a vocabulary that the run has,
+            or have no id in common with it.
     """
-    clients, said = _read(config, data, known)
-    if said:
-        return clients, said
-    clients, unknown = VocabularyMapper(clients.vocabularies, known)(clients)
-    return clients, f"{unknown:,} examples left out, of items unknown to the run"
-
-
-def to_serve(config: Config, data: str, known: Mapping[str, list[Any]], fields: tuple[str, ...]) -> Clients:
-    """All clients of other data, with what `ready` needs of them; yet to be matched.
-
-    Args:
-        config: The run's.
-        data: A client file, or what the run's task reads.
-        known: The run's vocabularies.
-        fields: Those that the run serves clients by.
-
-    Raises:
-        SettingError: It is no client file, and the task reads no data but its own.
-        DataError: They cannot be read.
-    """
-    if hasattr(task_module(config.task), "served"):
-        return _read(config, data, known)[0]
-    clients = Clients.open(data) if is_client_file(data) else _read(config, data, known)[0]
-    return clients.select(*(name for name in fields if name in clients.fields))
-
-
-def ready(config: Config, clients: Clients, fields: tuple[str, ...]) -> Clients:
-    """Clients in a run's vocabularies, with the fields that it serves clients by."""
-    module = task_module(config.task)
-    if hasattr(module, "served"):
-        clients = module.served(config, clients)
-    if hasattr(module, "narrowed"):
-        clients = module.narrowed(config, clients)
-    unseen: Clients = config.algorithm.prepare_unseen(clients)
-    return unseen.select(*fields)
-
-
-def asked(config: Config, clients: Clients, fields: tuple[str, ...]) -> Clients:
-    """Clients as `ready`; with a mark on what they are asked for, where the run's task knows."""
-    module = task_module(config.task)
-    if not hasattr(module, "asked"):
-        return ready(config, clients, fields)
-    unseen: Clients = config.algorithm.prepare_unseen(module.asked(config, clients))
-    return unseen.select(*(name for name in unseen.fields if name in (*fields, HELD_OUT)))
+    loaded, remark = _load(config, data, known, fields, purpose)
+    if purpose == "personalization" and not len(loaded):
+        raise DataError(f"{data}: there must be a client to personalise, there is none")
+    mapper = None if remark else VocabularyMapper(loaded.vocabularies, known)
+    return NewClients(config, loaded, remark, mapper, fields, purpose)
 
 
 def served_fields(task: Task) -> tuple[str, ...]:
@@ -77,15 +114,20 @@ def served_fields(task: Task) -> tuple[str, ...]:
     return tuple(name for name in first.fields if name != HELD_OUT)
 
 
-def _read(config: Config, data: str, known: Mapping[str, list[Any]]) -> tuple[Clients, str]:
-    """The clients; where their task puts them in a run's vocabularies, what there is to say about that."""
-    module = task_module(config.task)
-    if hasattr(module, "matched"):
-        found: tuple[Clients, str] = module.matched(override(config, {"data": {"path": data}}), known)
-        return found
-    if hasattr(module, "everyone"):
-        return module.everyone(override(config, {"data": {"path": data}})), ""
-    raise SettingError(
-        f"--data: runs of the task {config.task} take no data but their own, and where clients are "
-        f"personalised a client file, got {data!r}"
-    )
+def _load(
+    config: Config, data: str, known: Mapping[str, list[Any]], fields: tuple[str, ...], purpose: Purpose
+) -> tuple[Clients, str]:
+    """The clients, and what their task says where it puts them in the run's vocabularies itself."""
+    spec = task_spec(config.task)
+    if purpose == "personalization" and is_client_file(data):
+        clients, remark = spec.open_client_file(config, data), ""
+    else:
+        if "path" not in spec.Data.model_fields:
+            raise no_other_data(config.task, data)
+        moved = override(config, {"data": {"path": data}})
+        clients, remark = spec.load_in_vocabulary(moved, known) or (spec.load_all_clients(moved), "")
+    needed = spec.fields_to_load(fields)
+    if purpose == "personalization" and needed is not None:
+        # What clients are not served by would be mapped and held in memory for nothing.
+        clients = clients.select(*(name for name in needed if name in clients.fields))
+    return clients, remark

@@ -14,14 +14,12 @@ from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.data._arrow_bridge import to_arrow, to_lists
 from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import offsets_of
-from fedrecon.errors import DataError
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress_bar import counted
 from fedrecon.experiment.reporting.summary import size
 from fedrecon.experiment.serving.evaluate import hold_to_data, restored
-from fedrecon.experiment.serving.new_clients import ready, served_fields, to_serve
+from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
-from fedrecon.experiment.serving.vocabulary_mapping import VocabularyMapper
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.resource_usage import peak_memory
 from fedrecon.experiment.storage.run_folder import FINGERPRINT
@@ -73,11 +71,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     spec = spec_of(config, task)
     round, state, client_states = restored(run, spec)
     known = known_to(run)
-    fields = served_fields(task)
-    clients = to_serve(config, data, known, fields)
-    if not len(clients):
-        raise DataError(f"{data}: there must be a client to personalise, there is none")
-    matching, top = VocabularyMapper(clients.vocabularies, known), _top(wanted, known)
+    new = prepare_new_clients(config, data, known, served_fields(task), "personalization")
+    clients, top = new.loaded, _top(wanted, known)
     per_part = _per_part(12 * top.count if top is not None else _local_bytes(spec.algorithm, state))
     # Blocks of more clients than a part has would be padding.
     width = min(-(-per_part // jax.local_device_count()), default_clients_per_block())
@@ -102,12 +97,11 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     unknown, total = [0], len(clients)  # threads append to it
 
     def part(number: int) -> Any:
-        some = clients.take(np.arange(number * per_part, min((number + 1) * per_part, total)))
-        matched, left_out = matching(some)
+        indices = np.arange(number * per_part, min((number + 1) * per_part, total))
+        mapped, served, left_out = new.prepare(indices)
         unknown.append(left_out)
-        served = ready(config, matched, fields)
         # What is too low to be served by is rated all the same, and nothing to recommend.
-        return _table(served, personalization(served, matched), top, known)
+        return _table(served, personalization(served, mapped), top, known)
 
     with ResumableParquetWriter(out, request, -(-total // per_part)) as parts:
         missing = parts.missing()

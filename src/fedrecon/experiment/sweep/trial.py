@@ -12,7 +12,7 @@ from fedrecon.evaluation._selection import Criterion, criterion, metric_in
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.settings.sections import SettingError, flat
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES
-from fedrecon.experiment.tasks._base import Task
+from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.run_spec import RunSpec

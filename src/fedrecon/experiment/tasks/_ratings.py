@@ -1,14 +1,17 @@
 """Settings of tasks on ratings: sets of users, and matrix factorisation."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
 
 from fedrecon.experiment.settings.sections import Section, setting
+from fedrecon.experiment.settings.splits import ByTimeSettings
+from fedrecon.experiment.tasks._spec import TaskConfig
 
 if TYPE_CHECKING:
-    from fedrecon.experiment.tasks._base import Task
+    from fedrecon.data._clients import Clients
+    from fedrecon.experiment.tasks._task import Task
 
 
 class Fractions(Section):
@@ -58,22 +61,24 @@ class MatrixFactorizationSettings(Section):
     item_bias_penalty: float = setting(0.0, "times the item's squared bias, likewise", ge=0)
 
 
-def task_of(config: Any, sets: Mapping[str, Any], notes: Mapping[str, str]) -> "Task":
-    """The task of an experiment whose model is `MatrixFactorizationSettings`.
+def matrix_factorization_task(
+    config: TaskConfig, sets: "Mapping[str, Clients]", notes: Mapping[str, str]
+) -> "Task":
+    """The task of an experiment whose model is matrix factorisation.
 
     Args:
-        config: The experiment's.
-        sets: Clients with the fields `item` and `rating` by the name of their set.
-        notes: For the reader.
+        config: Configuration of the experiment.
+        sets: Clients with the fields `item` and `rating`, by the name of their set.
+        notes: What the reader of the results should know, by what it is.
     """
     from fedrecon.data._holdout import hold_out
-    from fedrecon.experiment.tasks._base import Task
+    from fedrecon.experiment.tasks._task import Task
     from fedrecon.models._matrix_factorization import matrix_factorization
 
     # Other fields would travel to the device for nothing.
     fields = ["item", "rating"]
     for split in (getattr(config.algorithm, "split", None), config.evaluation.split):
-        if split is not None and split.name == "by_time" and split.field not in fields:
+        if isinstance(split, ByTimeSettings) and split.field not in fields:
             fields.append(split.field)
     sets = {name: clients.select(*fields) for name, clients in sets.items()}
     held_out = hold_out(sets["train"], shares_of(config.data.held_out))
@@ -86,7 +91,7 @@ def task_of(config: Any, sets: Mapping[str, Any], notes: Mapping[str, str]) -> "
         len(train.vocabularies["item"]), global_bias=None if bias == "none" else float(bias), **settings
     )
     cut = config.evaluation.split
-    scored = ("item", "rating", *([cut.field] if cut.name == "by_time" else []))
+    scored = ("item", "rating", *([cut.field] if isinstance(cut, ByTimeSettings) else []))
     return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
 
 

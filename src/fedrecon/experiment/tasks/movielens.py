@@ -1,22 +1,24 @@
 """MovieLens and other files of ratings: a client is a user."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.solvers import Limit
+from fedrecon.experiment.settings.splits import ByTimeSettings
 from fedrecon.experiment.tasks._ratings import (
     Fractions,
     HeldOutShares,
     MatrixFactorizationSettings,
+    matrix_factorization_task,
     shares_of,
-    task_of,
 )
+from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
 
 if TYPE_CHECKING:
     from fedrecon.data._clients import Clients
-    from fedrecon.experiment.tasks._base import Task
+    from fedrecon.experiment.tasks._task import Task
 
 
 class ColumnSettings(Section):
@@ -28,7 +30,7 @@ class ColumnSettings(Section):
     time: str = setting("", 'column of the time; "" for none')
 
 
-class Data(Section):
+class MovieLensData(Section):
     """The ratings."""
 
     path: str = setting(
@@ -47,28 +49,37 @@ class Data(Section):
     held_out: HeldOutShares = HeldOutShares()
 
 
-Model = MatrixFactorizationSettings
+class MovieLens(TaskSpec):
+    """Explicit ratings, predicted by matrix factorisation."""
+
+    Data = MovieLensData
+    Model = MatrixFactorizationSettings
+
+    def build(self, config: TaskConfig) -> "Task":
+        """Reads the ratings, or downloads them, and builds the model.
+
+        Raises:
+            DataError: The ratings cannot be read.
+        """
+        return matrix_factorization_task(config, _load(config, shares_of(config.data.fractions)), {})
+
+    def load_all_clients(self, config: TaskConfig) -> "Clients":
+        """All clients of the data, ordered and capped as for training.
+
+        Raises:
+            DataError: The ratings cannot be read.
+        """
+        return _load(config, {"all": 1.0})["all"]
+
+    def narrow_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
+        """Clients whose times of 64 bits are ranks, where they are split by them."""
+        return _with_ranked_times(config, clients)
 
 
-def build(config: Any) -> "Task":
-    """The task of an experiment: reads the ratings, or downloads them.
-
-    Raises:
-        DataError: They cannot be read.
-    """
-    return task_of(config, _load(config, shares_of(config.data.fractions)), {})
+TASK = MovieLens()
 
 
-def everyone(config: Any) -> "Clients":
-    """All clients of the data, ordered and capped as for training.
-
-    Raises:
-        DataError: They cannot be read.
-    """
-    return _load(config, {"all": 1.0})["all"]
-
-
-def _load(config: Any, fractions: dict[str, float]) -> "dict[str, Clients]":
+def _load(config: TaskConfig, fractions: dict[str, float]) -> "dict[str, Clients]":
     from fedrecon.datasets.ratings._dataset import load
 
     data = config.data
@@ -83,16 +94,16 @@ def _load(config: Any, fractions: dict[str, float]) -> "dict[str, Clients]":
         scale=data.scale or None,
         duplicates=data.duplicates,
     )
-    return {name: narrowed(config, clients) for name, clients in sets.items()}
+    return {name: _with_ranked_times(config, clients) for name, clients in sets.items()}
 
 
-def narrowed(config: Any, clients: "Clients") -> "Clients":
-    """Clients whose times of 64 bits are ranks, where they are split by them.
+def _with_ranked_times(config: TaskConfig, clients: "Clients") -> "Clients":
+    """Clients whose times of 64 bits are ranks, where a split is by time.
 
     Their order is all that a split needs, and JAX's numbers have 32 bits.
     """
     splits = (getattr(config.algorithm, "split", None), config.evaluation.split)
-    wanted = any(split is not None and split.name == "by_time" for split in splits)
-    if not wanted or "time" not in clients.fields or clients.blank("time").dtype.itemsize <= 4:
+    by_time = any(isinstance(split, ByTimeSettings) for split in splits)
+    if not by_time or "time" not in clients.fields or clients.blank("time").dtype.itemsize <= 4:
         return clients
     return clients.with_columns(time=np.unique(clients.column("time"), return_inverse=True)[1])

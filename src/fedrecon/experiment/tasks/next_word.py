@@ -1,5 +1,6 @@
 """Next-word prediction: a client is a writer, whose own words have local embeddings."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -7,14 +8,14 @@ from pydantic import Field
 from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.solvers import Limit
 from fedrecon.experiment.tasks._ratings import Fractions, HeldOutShares, shares_of
+from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
 
 if TYPE_CHECKING:
     from fedrecon.data._clients import Clients
     from fedrecon.datasets.text._vocabulary import Vocabulary
-    from fedrecon.experiment.tasks._base import Task
+    from fedrecon.experiment.tasks._task import Task
 
 
-PACKAGED = ("chitchat",)
 Outputs = Annotated[int, Field(ge=1)] | Literal["same"]
 
 
@@ -29,7 +30,7 @@ class GeneratedTextSettings(Section):
     private: float = setting(0.25, "share of words that are a writer's own", ge=0, lt=1)
 
 
-class Data(Section):
+class NextWordData(Section):
     """The texts."""
 
     path: str = setting(
@@ -103,7 +104,7 @@ class TransformerSettings(Section):
         )
 
 
-class Model(Section):
+class NextWordModel(Section):
     """The network."""
 
     precision: Literal["float32", "bfloat16"] = setting("float32", "of the factors of matrix products")
@@ -112,58 +113,71 @@ class Model(Section):
     )
 
 
-def build(config: Any) -> "Task":
-    """The task of an experiment: reads or generates the texts.
+class NextWord(TaskSpec):
+    """Texts by writer, whose next words are predicted."""
 
-    Raises:
-        DataError: They cannot be read.
-    """
-    from fedrecon.data._holdout import hold_out
-    from fedrecon.datasets.text._dataset import arrange
-    from fedrecon.experiment.tasks._base import Task
+    Data = NextWordData
+    Model = NextWordModel
+    packaged_data = ("chitchat",)
 
-    data = config.data
-    texts, known, notes = _texts(config)
-    shares = shares_of(data.held_out)
-    sets, vocabulary = arrange(
-        texts,
-        seed=config.seed,
-        words=data.words,
-        buckets=data.buckets,
-        output_buckets=data.outputs,
-        fractions=shares_of(data.fractions),
-        vocabulary=data.vocabulary or known,
-        held_out=shares,
-    )
-    held_out = hold_out(sets["train"], shares)
-    train = held_out.pop("train")
-    share = _outside(train, vocabulary)
-    notes = {"Vocabulary": f"{len(vocabulary.words):,} words, {vocabulary.described()}", **notes}
-    notes["Training tokens outside the vocabulary"] = f"{100 * share:.1f}%"
-    model = network(config, len(vocabulary.words))
-    # An input's local row is the model's own affair: that it has one says the row of the global table.
-    scored = "word", "target"
-    return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
+    def build(self, config: TaskConfig) -> "Task":
+        """Reads or generates the texts, and builds the model.
+
+        Raises:
+            DataError: The texts cannot be read.
+        """
+        from fedrecon.data._holdout import hold_out
+        from fedrecon.datasets.text._dataset import arrange
+        from fedrecon.experiment.tasks._task import Task
+
+        data = config.data
+        texts, known, notes = _texts(config)
+        shares = shares_of(data.held_out)
+        sets, vocabulary = arrange(
+            texts,
+            seed=config.seed,
+            words=data.words,
+            buckets=data.buckets,
+            output_buckets=data.outputs,
+            fractions=shares_of(data.fractions),
+            vocabulary=data.vocabulary or known,
+            held_out=shares,
+        )
+        held_out = hold_out(sets["train"], shares)
+        train = held_out.pop("train")
+        share = _outside(train, vocabulary)
+        notes = {"Vocabulary": f"{len(vocabulary.words):,} words, {vocabulary.described()}", **notes}
+        notes["Training tokens outside the vocabulary"] = f"{100 * share:.1f}%"
+        model = network(config, len(vocabulary.words))
+        # An input's local row is the model's own affair: that it has one says the row of the global table.
+        scored = "word", "target"
+        return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
+
+    def load_in_vocabulary(
+        self, config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]
+    ) -> "tuple[Clients, str]":
+        """All clients of the data, in the vocabulary of a run, and the share of their tokens outside it.
+
+        Raises:
+            DataError: The data cannot be read, or the vocabulary is none of words.
+        """
+        from fedrecon.datasets.text._vocabulary import FIELD, Vocabulary
+
+        vocabulary = Vocabulary.from_named(
+            list(vocabularies.get(FIELD, [])), config.data.buckets, config.data.outputs
+        )
+        clients = vocabulary.encode(_texts(config)[0])
+        share = _outside(clients, vocabulary)
+        return clients, f"{100 * share:.1f}% of their tokens are outside the run's vocabulary"
 
 
-def network(config: Any, words: int) -> Any:
+TASK = NextWord()
+
+
+def network(config: TaskConfig, words: int) -> Any:
     """The model of an experiment with that many shared words."""
     data = config.data
     return config.model.network.build(words, data.buckets, data.outputs, config.model.precision)
-
-
-def matched(config: Any, vocabularies: Any) -> "tuple[Clients, str]":
-    """All clients of the data, in the vocabulary of a run, and what there is to say about them.
-
-    Raises:
-        DataError: The data cannot be read, or the vocabulary is none of words.
-    """
-    from fedrecon.datasets.text._vocabulary import FIELD, Vocabulary
-
-    vocabulary = Vocabulary.from_named(vocabularies.get(FIELD, []), config.data.buckets, config.data.outputs)
-    clients = vocabulary.encode(_texts(config)[0])
-    share = _outside(clients, vocabulary)
-    return clients, f"{100 * share:.1f}% of their tokens are outside the run's vocabulary"
 
 
 def _outside(clients: "Clients", vocabulary: "Vocabulary") -> float:
@@ -176,7 +190,7 @@ def _outside(clients: "Clients", vocabulary: "Vocabulary") -> float:
     return outside / max(tokens, 1)
 
 
-def _texts(config: Any) -> "tuple[Clients, Vocabulary | None, dict[str, str]]":
+def _texts(config: TaskConfig) -> "tuple[Clients, Vocabulary | None, dict[str, str]]":
     """The texts, the vocabulary if it is known, and notes for the reader."""
     data = config.data
     if data.path:

@@ -1,16 +1,18 @@
 """Which items users will interact with, from those they have: MovieLens and other files of ratings."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from fedrecon.experiment.settings.sections import Section, SettingError, setting
 from fedrecon.experiment.tasks._ratings import Fractions, shares_of
+from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
 from fedrecon.experiment.tasks.movielens import ColumnSettings
 
 if TYPE_CHECKING:
     from fedrecon.data._clients import Clients
-    from fedrecon.experiment.tasks._base import Task
+    from fedrecon.experiment.tasks._task import Task
 
 
 _BACK = {"latest": 1, "second_latest": 2}  # which interaction is held out, counted from the end
@@ -46,7 +48,7 @@ class RecencySettings(Section):
     training: bool = setting(False, "whether also in training, and not only when users are served")
 
 
-class Data(Section):
+class RankingData(Section):
     """The interactions: ratings, whatever they say, or those that are high enough."""
 
     path: str = setting(
@@ -65,7 +67,7 @@ class Data(Section):
     negatives: int = setting(0, "items drawn for each interaction, for the losses that need them", ge=0)
 
 
-class Model(Section):
+class ImplicitFactorizationSettings(Section):
     """Matrix factorisation of interactions, the item factors global and the user's local."""
 
     factors: int = setting(64, "length of a factor vector", ge=1)
@@ -77,108 +79,116 @@ class Model(Section):
     init_scale: float = setting(0.1, "factors start from N(0, init_scale² / factors)", ge=0)
 
 
-def build(config: Any) -> "Task":
-    """The task of an experiment: reads the ratings, or downloads them.
+class RankingTask(TaskSpec):
+    """Interactions by user, ranked by implicit matrix factorisation."""
 
-    Raises:
-        DataError: They cannot be read, or nobody has enough of them.
-        SettingError: The loss needs drawn items, and none are drawn; or weights by recency would tell what
-            unseen users are asked for.
-    """
-    from fedrecon.datasets.ratings._interactions import leave_one_out
-    from fedrecon.evaluation._ranking import Ranking
-    from fedrecon.experiment.tasks._base import Task
-    from fedrecon.models._implicit_matrix_factorization import SAMPLED, implicit_factorization
+    Data = RankingData
+    Model = ImplicitFactorizationSettings
 
-    data, protocol = config.data, config.data.protocol
-    if config.model.loss in SAMPLED and not data.negatives:
-        raise SettingError(f"data.negatives must be at least 1 with model.loss = {config.model.loss}, got 0")
-    if data.recency.extra and protocol.name == "unseen":
-        raise SettingError(
-            "data.recency.extra must be 0 with data.protocol.name = unseen, where evaluation.split says what "
-            "is asked for: weights by recency would tell how much of that came later; got "
-            f"{data.recency.extra:g}"
-        )
-    clients = _interactions(config, everyone(config), data.least_items)
-    num_items = len(clients.vocabularies["item"])
-    model = implicit_factorization(num_items, **config.model.model_dump())
-    if protocol.name == "leave_one_out":
-        back = _BACK[protocol.held_out]
-        cut = leave_one_out(clients, back)
-        scoring = Ranking(
-            num_items, tuple((kind, k) for k in protocol.k for kind in ("hr", "ndcg")), protocol.sampled
-        )
-        held_out = {"test" if back == 1 else "validation": _fielded(config, cut["held_out"], served=True)}
-        train = _fielded(config, cut["train"], served=False)
-        return Task(model, train, None, None, held_out=held_out, scoring=scoring, scored=("item",))
-    metrics = [("recall", k) for k in protocol.recall] + [("ndcg", k) for k in protocol.ndcg]
-    scoring = Ranking(num_items, tuple(metrics))
-    sets = clients.split(shares_of(protocol.fractions), config.seed)
-    made = {name: _fielded(config, x, served=name != "train") for name, x in sets.items()}
-    unseen = made.get("validation"), made.get("test")
-    return Task(model, made["train"], *unseen, scoring=scoring, scored=("item",))
+    def build(self, config: TaskConfig) -> "Task":
+        """Reads the ratings, or downloads them, and builds the model.
+
+        Raises:
+            DataError: The ratings cannot be read, or no user has enough of them.
+            SettingError: The loss needs drawn items, and none are drawn; or weights by recency would tell
+                what unseen users are asked for.
+        """
+        from fedrecon.datasets.ratings._interactions import leave_one_out
+        from fedrecon.evaluation._ranking import Ranking
+        from fedrecon.experiment.tasks._task import Task
+        from fedrecon.models._implicit_matrix_factorization import SAMPLED, implicit_factorization
+
+        data, protocol = config.data, config.data.protocol
+        if config.model.loss in SAMPLED and not data.negatives:
+            raise SettingError(
+                f"data.negatives must be at least 1 with model.loss = {config.model.loss}, got 0"
+            )
+        if data.recency.extra and protocol.name == "unseen":
+            raise SettingError(
+                "data.recency.extra must be 0 with data.protocol.name = unseen, where evaluation.split says "
+                "what is asked for: weights by recency would tell how much of that came later; got "
+                f"{data.recency.extra:g}"
+            )
+        clients = _interactions(config, self.load_all_clients(config), data.least_items)
+        num_items = len(clients.vocabularies["item"])
+        model = implicit_factorization(num_items, **config.model.model_dump())
+        if protocol.name == "leave_one_out":
+            back = _BACK[protocol.held_out]
+            cut = leave_one_out(clients, back)
+            scoring = Ranking(
+                num_items, tuple((kind, k) for k in protocol.k for kind in ("hr", "ndcg")), protocol.sampled
+            )
+            held_out = {"test" if back == 1 else "validation": _fielded(config, cut["held_out"], served=True)}
+            train = _fielded(config, cut["train"], served=False)
+            return Task(model, train, None, None, held_out=held_out, scoring=scoring, scored=("item",))
+        metrics = [("recall", k) for k in protocol.recall] + [("ndcg", k) for k in protocol.ndcg]
+        scoring = Ranking(num_items, tuple(metrics))
+        sets = clients.split(shares_of(protocol.fractions), config.seed)
+        made = {name: _fielded(config, x, served=name != "train") for name, x in sets.items()}
+        unseen = made.get("validation"), made.get("test")
+        return Task(model, made["train"], *unseen, scoring=scoring, scored=("item",))
+
+    def load_all_clients(self, config: TaskConfig) -> "Clients":
+        """All users of the data, with their ratings, of which `add_serving_fields` makes interactions.
+
+        Raises:
+            DataError: The ratings cannot be read, or a user has an item twice and must not.
+        """
+        from fedrecon.data._arrow import is_client_file
+        from fedrecon.datasets.ratings._movielens import MOVIELENS_1M, download
+        from fedrecon.datasets.ratings._prepare import prepare
+
+        data = config.data
+        path = data.path or download(MOVIELENS_1M)
+        if is_client_file(path):
+            return self.open_client_file(config, path)
+        columns = {name: column for name, column in data.columns.model_dump().items() if column}
+        return prepare(path, columns=columns or None, duplicates=data.duplicates)
+
+    def open_client_file(self, config: TaskConfig, path: str | Path) -> "Clients":
+        """The users of a client file, each with an item once, as `data.duplicates` says."""
+        from fedrecon.data._clients import Clients
+        from fedrecon.datasets.ratings._interactions import each_once
+
+        return each_once(Clients.open(path), config.data.duplicates, str(path))
+
+    def fields_to_load(self, fields: tuple[str, ...]) -> None:
+        """All fields: interactions and their weights are made of ratings and times."""
+
+    def add_serving_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
+        """Users as they are evaluated: interactions by time, with the fields that the settings ask for.
+
+        No user is left out: `data.least_items` says whom to train and evaluate on, not who can be served.
+        """
+        return _fielded(config, _interactions(config, clients, 0), served=True)
+
+    def hold_out_for_evaluation(self, config: TaskConfig, clients: "Clients") -> "Clients":
+        """Users as they are evaluated, with a mark on the interaction that the protocol may hold out.
+
+        Users who have no other interaction are left out.
+
+        Raises:
+            DataError: No user is left.
+        """
+        from fedrecon.datasets.ratings._interactions import leave_one_out
+
+        protocol = config.data.protocol
+        if protocol.name != "leave_one_out":
+            return self.add_serving_fields(config, clients)
+        sets = leave_one_out(_interactions(config, clients, 0), _BACK[protocol.held_out])
+        return _fielded(config, sets["held_out"], served=True)
 
 
-def everyone(config: Any) -> "Clients":
-    """All users of the data, with their ratings, of which `served` makes interactions.
-
-    Raises:
-        DataError: They cannot be read, or a user has an item twice and must not.
-    """
-    from fedrecon.data._arrow import is_client_file
-    from fedrecon.data._clients import Clients
-    from fedrecon.datasets.ratings._interactions import each_once
-    from fedrecon.datasets.ratings._movielens import MOVIELENS_1M, download
-    from fedrecon.datasets.ratings._prepare import prepare
-
-    data = config.data
-    path = data.path or download(MOVIELENS_1M)
-    if is_client_file(path):
-        return each_once(Clients.open(path), data.duplicates, str(path))
-    columns = {name: column for name, column in data.columns.model_dump().items() if column}
-    return prepare(path, columns=columns or None, duplicates=data.duplicates)
+TASK = RankingTask()
 
 
-def served(config: Any, clients: "Clients") -> "Clients":
-    """Users as those who are evaluated: interactions by time, with the fields that the settings ask for.
-
-    None is left out: `data.least_items` says whom to train and evaluate on, not who can be served.
-
-    Args:
-        config: The experiment's.
-        clients: Of `everyone` or a client file, numbered by the run's vocabulary.
-    """
-    return _fielded(config, _interactions(config, clients, 0), served=True)
-
-
-def asked(config: Any, clients: "Clients") -> "Clients":
-    """Users as those who are evaluated: as `served`, and asked for what the protocol holds out, if it does.
-
-    Who has nothing else is left out.
-
-    Args:
-        config: The experiment's.
-        clients: As for `served`.
-
-    Raises:
-        DataError: Nobody is left.
-    """
-    from fedrecon.datasets.ratings._interactions import leave_one_out
-
-    protocol = config.data.protocol
-    if protocol.name != "leave_one_out":
-        return served(config, clients)
-    found = leave_one_out(_interactions(config, clients, 0), _BACK[protocol.held_out])
-    return _fielded(config, found["held_out"], served=True)
-
-
-def _interactions(config: Any, clients: "Clients", least_items: int) -> "Clients":
+def _interactions(config: TaskConfig, clients: "Clients", least_items: int) -> "Clients":
     from fedrecon.datasets.ratings._interactions import interactions
 
     return interactions(clients, least_rating=config.data.least_rating, least_items=least_items)
 
 
-def _fielded(config: Any, clients: "Clients", served: bool) -> "Clients":
+def _fielded(config: TaskConfig, clients: "Clients", served: bool) -> "Clients":
     """The clients with the fields that the settings ask for."""
     from fedrecon.datasets.ratings._interactions import with_negatives, with_recency
 

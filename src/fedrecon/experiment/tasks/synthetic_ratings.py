@@ -1,6 +1,6 @@
 """Generated ratings, shaped like MovieLens 1M, of which the truth is known: needs no data."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.solvers import Limit
@@ -8,15 +8,16 @@ from fedrecon.experiment.tasks._ratings import (
     Fractions,
     HeldOutShares,
     MatrixFactorizationSettings,
+    matrix_factorization_task,
     shares_of,
-    task_of,
 )
+from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
 
 if TYPE_CHECKING:
-    from fedrecon.experiment.tasks._base import Task
+    from fedrecon.experiment.tasks._task import Task
 
 
-class Data(Section):
+class SyntheticRatingsData(Section):
     """The generated federation."""
 
     clients: int = setting(2000, "users", ge=10)
@@ -37,34 +38,40 @@ class Data(Section):
     held_out: HeldOutShares = HeldOutShares()
 
 
-Model = MatrixFactorizationSettings
+class SyntheticRatings(TaskSpec):
+    """Ratings that are generated: the task has no data but its own."""
 
+    Data = SyntheticRatingsData
+    Model = MatrixFactorizationSettings
 
-def build(config: Any) -> "Task":
-    """The task of an experiment: generates the ratings from its seed."""
-    from fedrecon.datasets.ratings._synthetic import ridge_rmse, synthetic
+    def build(self, config: TaskConfig) -> "Task":
+        """Generates the ratings from the seed, and builds the model."""
+        from fedrecon.datasets.ratings._synthetic import ridge_rmse, synthetic
 
-    data = config.data
-    clients, planted = synthetic(
-        data.clients,
-        data.items,
-        num_factors=data.factors,
-        noise=data.noise,
-        factor_deviation=data.factor_deviation,
-        bias_deviation=data.bias_deviation,
-        item_deviation=data.item_deviation,
-        seed=config.seed,
-    )
-    clients = clients if data.cap == "none" else clients.cap(data.cap)
-    sets = clients.split(shares_of(data.fractions), config.seed)
-    notes = {
-        "Noise in the ratings": f"{planted.effective_noise:.4f}, rounding to stars included:"
-        " the RMSE of a predictor that knows everything",
-    }
-    if "test" in sets:
-        batch = getattr(config.evaluation.split, "batch_size", 5)
-        notes["Ridge under the true items"] = (
-            f"{ridge_rmse(planted, sets['test'], batch):.4f}: the RMSE on the test clients of a predictor"
-            f" that knows the items and reconstructs the users from alternate batches of {batch}"
+        data = config.data
+        clients, planted = synthetic(
+            data.clients,
+            data.items,
+            num_factors=data.factors,
+            noise=data.noise,
+            factor_deviation=data.factor_deviation,
+            bias_deviation=data.bias_deviation,
+            item_deviation=data.item_deviation,
+            seed=config.seed,
         )
-    return task_of(config, sets, notes)
+        clients = clients if data.cap == "none" else clients.cap(data.cap)
+        sets = clients.split(shares_of(data.fractions), config.seed)
+        notes = {
+            "Noise in the ratings": f"{planted.effective_noise:.4f}, rounding to stars included:"
+            " the RMSE of a predictor that knows everything",
+        }
+        if "test" in sets:
+            batch = getattr(config.evaluation.split, "batch_size", 5)
+            notes["Ridge under the true items"] = (
+                f"{ridge_rmse(planted, sets['test'], batch):.4f}: the RMSE on the test clients of a predictor"
+                f" that knows the items and reconstructs the users from alternate batches of {batch}"
+            )
+        return matrix_factorization_task(config, sets, notes)
+
+
+TASK = SyntheticRatings()

@@ -9,11 +9,12 @@ import numpy as np
 from fedrecon.core._model import Model
 from fedrecon.data._sampling import Passes, Poisson, Sampling, Uniform, Weighted
 from fedrecon.errors import RunError
-from fedrecon.experiment.config import Config, task_module
+from fedrecon.experiment.config import Config
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, VOCABULARIES
-from fedrecon.experiment.tasks._base import Task
+from fedrecon.experiment.tasks._spec import task_spec
+from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.vocabularies import known_to
 
@@ -32,7 +33,7 @@ def task_of(config: Config) -> Task:
         DataError: The data cannot be read.
         SettingError: The data lack what the settings ask for.
     """
-    task: Task = task_module(config.task).build(config)
+    task = task_spec(config.task).build(config)
     return cast(Task, config.algorithm.prepare(task, config.seed))
 
 

@@ -10,7 +10,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.experiment.analysis.comparability import comparable, warnings
 from fedrecon.experiment.analysis.runs import Run, methods
 from fedrecon.experiment.config import resolve
-from fedrecon.experiment.serving.new_clients import ready
+from fedrecon.experiment.serving.new_clients import NewClients
 from fedrecon.experiment.storage.metrics_log import RECON_EVAL
 from fedrecon.experiment.training.build import spec_of, task_of
 
@@ -69,7 +69,8 @@ def test_a_split_by_times_of_64_bits(tmp_path, monkeypatch):
     assert time.dtype == np.int32
     assert (np.argsort(time[:9], kind="stable") == np.argsort(original[:9], kind="stable")).all()
     others = Clients.from_arrays({1: {"item": [0, 1], "rating": [4.0, 5.0], "time": [2**40 + 5, 2**40]}})
-    assert ready(config, others, ("item", "rating", "time")).column("time").tolist() == [1, 0]
+    new = NewClients(config, others, "", None, ("item", "rating", "time"), "personalization")
+    assert new.prepare().served.column("time").tolist() == [1, 0]
 
 
 def test_drawn_items_and_weights_do_not_change_what_is_ranked(tmp_path, monkeypatch):

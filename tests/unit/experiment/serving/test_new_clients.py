@@ -13,6 +13,7 @@ from rich.console import Console
 from fedrecon.algorithms._base import Broadcast
 from fedrecon.core._examples import Examples, HeldOut
 from fedrecon.data._clients import Clients
+from fedrecon.data._holdout import HELD_OUT
 from fedrecon.datasets.ratings._interactions import interactions, leave_one_out, with_recency
 from fedrecon.datasets.ratings._prepare import prepare
 from fedrecon.errors import DataError, RunError
@@ -20,11 +21,15 @@ from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.experiment.analysis.curves import draw
 from fedrecon.experiment.analysis.runs import Run
 from fedrecon.experiment.config import override, resolve
+from fedrecon.experiment.serving import new_clients
 from fedrecon.experiment.serving import personalize as personalizing
 from fedrecon.experiment.serving.evaluate import evaluate_run, restored
-from fedrecon.experiment.serving.new_clients import served_fields, to_serve
+from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.serving.personalize import Wanted, personalize_run
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.tasks._ratings import MatrixFactorizationSettings
+from fedrecon.experiment.tasks._spec import TaskSpec
+from fedrecon.experiment.tasks.movielens import MovieLensData
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_experiment import run_experiment
 from fedrecon.serving._personalization import Personalization
@@ -352,8 +357,9 @@ def test_a_run_whose_data_changed_is_not_taken_for_what_it_was(home):
 def test_a_task_without_data_takes_client_files_only(home):
     config = resolve({"task": "synthetic_ratings"}, "test")
     with pytest.raises(SettingError, match=r"task synthetic_ratings take no data but their own.*'x\.csv'"):
-        to_serve(config, "x.csv", {}, ("item",))
-    assert to_serve(config, str(home / "new.arrow"), {}, ("item", "row")).fields == ("item",)
+        prepare_new_clients(config, "x.csv", {}, ("item",), "personalization")
+    new = prepare_new_clients(config, str(home / "new.arrow"), {}, ("item", "row"), "personalization")
+    assert new.loaded.fields == ("item",)
 
 
 def test_new_writers_come_in_the_vocabulary_of_the_run(tmp_path, monkeypatch):
@@ -361,5 +367,69 @@ def test_new_writers_come_in_the_vocabulary_of_the_run(tmp_path, monkeypatch):
     (tmp_path / "ann.txt").write_text("so it was\n")
     config = resolve({"task": "next_word", "data": {"buckets": 2}}, "test")
     known = {"word": ["<padding>", "<begin>", "<end>", "it", "was"]}
-    clients = to_serve(config, str(tmp_path), known, ("word", "bucket", "target"))
+    fields = ("word", "bucket", "target")
+    clients = prepare_new_clients(config, str(tmp_path), known, fields, "personalization").loaded
     assert clients["ann"]["word"][0, :4].tolist() == [1, 0, 3, 4]
+
+
+class Steps(TaskSpec):
+    """A task that writes down what it is asked for."""
+
+    Data = MovieLensData
+    Model = MatrixFactorizationSettings
+
+    def __init__(self):
+        self.steps = []
+
+    def build(self, config):
+        raise AssertionError("a run's own data are not read")
+
+    def load_all_clients(self, config):
+        self.steps.append(f"load {config.data.path}")
+        columns = {"item": np.array([0, 1, 1]), "extra": np.zeros(3)}
+        return Clients.from_columns([7, 8], [0, 2, 3], columns, {"item": np.array(["a", "b"])})
+
+    def narrow_fields(self, config, clients):
+        self.steps.append(f"narrow {clients.column('item').tolist()}")
+        return clients
+
+    def add_serving_fields(self, config, clients):
+        self.steps.append("add")
+        return clients
+
+    def hold_out_for_evaluation(self, config, clients):
+        self.steps.append("hold out")
+        last = np.cumsum(clients.num_examples) - 1
+        mark = np.isin(np.arange(clients.num_examples.sum()), last)
+        columns = {**{name: clients.column(name) for name in clients.fields}, HELD_OUT: mark}
+        offsets = np.concatenate([[0], np.cumsum(clients.num_examples)])
+        return Clients.from_columns(clients.ids, offsets, columns, clients.vocabularies)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "last", "fields"),
+    [("evaluation", "hold out", ("item", HELD_OUT)), ("personalization", "add", ("item",))],
+)
+def test_the_steps_have_one_order(monkeypatch, purpose, last, fields):
+    """Clients are loaded, mapped to the run's vocabulary, narrowed, and given what they are served by."""
+    spec = Steps()
+    monkeypatch.setattr(new_clients, "task_spec", lambda name: spec)
+    new = prepare_new_clients(
+        resolve({"task": "movielens"}, "test"), "p", {"item": ["b"]}, ("item",), purpose
+    )
+    assert spec.steps == ["load p"]
+    prepared = new.prepare()
+    assert spec.steps == ["load p", "narrow [0, 0]", last]
+    assert prepared.left_out == 1
+    assert prepared.served.fields == fields
+    assert new.prepare(np.array([1])).served.ids.tolist() == [8]
+
+
+def test_a_task_that_maps_its_clients_itself_is_believed(monkeypatch):
+    spec = Steps()
+    monkeypatch.setattr(new_clients, "task_spec", lambda name: spec)
+    loaded = spec.load_all_clients(resolve({"task": "movielens"}, "test"))
+    monkeypatch.setattr(Steps, "load_in_vocabulary", lambda self, config, known: (loaded, f"{[*known]}"))
+    new = prepare_new_clients(resolve({"task": "movielens"}, "test"), "p", {"x": []}, ("item",), "evaluation")
+    assert (new.remark, new.mapper) == ("['x']", None)
+    assert new.prepare().mapped is loaded

@@ -5,6 +5,7 @@ import pytest
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.settings_listing import listing
 from fedrecon.experiment.settings.sections import Section, SettingError, flat, known, nearest, parse_override
+from fedrecon.experiment.tasks._spec import task_names, task_spec
 
 
 def test_overrides_win_over_the_file_and_later_ones_over_earlier():
@@ -143,14 +144,44 @@ def test_a_task_may_be_a_module_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "task.py").write_text(
         "from fedrecon.experiment.settings.sections import Section, setting\n"
-        "class Data(Section):\n    size: int = setting(3, 'size', ge=1)\n"
-        "class Model(Section):\n    width: int = setting(4, 'width')\n"
+        "from fedrecon.experiment.tasks import TaskSpec\n"
+        "class Sizes(Section):\n    size: int = setting(3, 'size', ge=1)\n"
+        "class Widths(Section):\n    width: int = setting(4, 'width')\n"
+        "class Own(TaskSpec):\n"
+        "    Data, Model = Sizes, Widths\n"
+        "    def build(self, config):\n        raise NotImplementedError\n"
+        "TASK = Own()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     config = configs.load(None, ["task=own.task", "data.size=5"])
     assert (config.data.size, config.model.width) == (5, 4)
     with pytest.raises(SettingError, match=r"'own\.tusk' cannot be imported"):
         configs.load(None, ["task=own.tusk"])
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "def build(config): ...",
+            "must have an instance of a subclass of .*TaskSpec called TASK, it has none",
+        ),
+        ("class Own(TaskSpec):\n    build = print\nTASK = Own", ".* called TASK, it has <class .*half.Own'>"),
+        ("class Own(TaskSpec):\n    build = print\nTASK = Own()", "must have an attribute Data .* None"),
+        (
+            "class Own(TaskSpec):\n    build, Data, Model = print, Section, int\nTASK = Own()",
+            "must have an attribute Model that is a section of settings .* got <class 'int'>",
+        ),
+    ],
+)
+def test_what_a_task_of_ones_own_lacks_is_said(tmp_path, monkeypatch, code, message):
+    head = "from fedrecon.experiment.settings.sections import Section\n"
+    head += "from fedrecon.experiment.tasks import TaskSpec\n"
+    (tmp_path / "half.py").write_text(head + code)
+    monkeypatch.syspath_prepend(str(tmp_path.parent))
+    module = f"{tmp_path.name}.half"  # another one in every test, since Python keeps what it imported
+    with pytest.raises(SettingError, match=f"task: .*module '{module}' {message}"):
+        configs.load(None, [f"task={module}"])
 
 
 @pytest.mark.parametrize("overrides", [[], ["task=movielens"], ["algorithm.name=fedavg"]])
@@ -180,14 +211,14 @@ def test_the_listing_is_an_experiment_with_every_setting_described(overrides, tm
     assert max(map(len, page.splitlines())) <= 110
 
 
-@pytest.mark.parametrize("task", configs.task_names())
+@pytest.mark.parametrize("task", task_names())
 def test_every_default_of_every_section_is_valid(task):
     def sections(cls):
         yield cls
         for sub in cls.__subclasses__():
             yield from sections(sub)
 
-    configs.task_module(task)
+    task_spec(task)
     for cls in sections(Section):
         if cls.__module__.startswith("fedrecon.") and not any(
             f.is_required() for f in cls.model_fields.values()

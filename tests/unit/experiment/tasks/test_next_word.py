@@ -11,7 +11,7 @@ from fedrecon.core._examples import Examples
 from fedrecon.datasets.text._vocabulary import bucket_of
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.settings.algorithms import AnyAlgorithmSettings
-from fedrecon.experiment.tasks import next_word
+from fedrecon.experiment.tasks.next_word import TASK
 from fedrecon.experiment.training.build import spec_of, task_of
 
 SMALL = [
@@ -95,11 +95,11 @@ def test_words_are_counted_in_what_is_trained_on(tmp_path, monkeypatch):
 def test_other_data_come_in_the_vocabulary_of_the_run(tmp_path):
     (tmp_path / "ann.txt").write_text("0.1 ~3.1\nnever 0.2 never")
     config = configs.load(None, [*SMALL, f"data.path={tmp_path}"])
-    clients, said = next_word.matched(config, {"word": ["<padding>", "<begin>", "<end>", "0.1", "0.2"]})
+    clients, said = TASK.load_in_vocabulary(config, {"word": ["<padding>", "<begin>", "<end>", "0.1", "0.2"]})
     assert clients["ann"]["word"][:, :4].tolist() == [[1, 3, 0, 0], [1, 0, 4, 0]]
     assert said == "42.9% of their tokens are outside the run's vocabulary"  # 3 of 7, ends included
     with pytest.raises(ValueError, match="the vocabulary must begin with <padding>"):
-        next_word.matched(config, {"item": [1]})
+        TASK.load_in_vocabulary(config, {"item": [1]})
 
 
 def test_other_words_in_fewer_buckets_as_targets(tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_other_words_in_fewer_buckets_as_targets(tmp_path, monkeypatch):
     (tmp_path / "ann.txt").write_text("~1.1 ~2.2 ~3.3 0.1")
     given = [*SMALL, f"data.path={tmp_path}", "data.output_buckets=1"]
     known = {"word": ["<padding>", "<begin>", "<end>", "0.1"]}
-    ann = next_word.matched(configs.load(None, given), known)[0]["ann"]
+    ann = TASK.load_in_vocabulary(configs.load(None, given), known)[0]["ann"]
     assert ann["target"][0, :5].tolist() == [4, 4, 4, 3, 2]
     assert ann["bucket"][0, 1:4].tolist() == [bucket_of(word, 7) for word in ("~1.1", "~2.2", "~3.3")]
     with pytest.raises(ValueError, match=r"data\.output_buckets must be greater .* 1 or 'same', got 0"):
