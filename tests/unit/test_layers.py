@@ -26,6 +26,18 @@ LAYERS = (
     ("sampling", "splits", "__main__"),  # names for users only
 )
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+# The same for the parts of one package, which is as large as several others.
+EXPERIMENT_LAYERS = (
+    ("settings",),
+    ("storage",),
+    ("tasks", "tracking", "distributed", "reporting", "console"),
+    ("config",),
+    ("training",),
+    ("serving",),
+    ("analysis", "sweep"),
+    ("cli",),
+)
+EXPERIMENT_HEIGHT = {part: height for height, layer in enumerate(EXPERIMENT_LAYERS) for part in layer}
 NOT_CORE = {"datasets", "deployment", "experiment", "export", "__main__"}
 CORE_MAY_IMPORT = {"jax", "jaxtyping", "lazy_loader", "numpy", "optax"}
 CORE_MAY_IMPORT_IN_FUNCTIONS = CORE_MAY_IMPORT | {"pyarrow"}
@@ -121,8 +133,19 @@ def _broken_rule(one: Import) -> str | None:
     if target == part == STRANGERS:
         mine, other = (name.split(".")[1:2] for name in (one.importer, one.target))
         return f"{part} are strangers to each other, imports {one.target}" if mine != other else None
+    if target == part == "experiment":
+        return _broken_experiment_rule(*(name.split(".")[1:2] for name in (one.importer, one.target)))
     if target != part and HEIGHT[target] >= HEIGHT[part]:
         return f"imports {target}, which is not below {part}"
+    return None
+
+
+def _broken_experiment_rule(mine: list[str], other: list[str]) -> str | None:
+    unknown = [name for name in mine + other if name not in EXPERIMENT_HEIGHT]
+    if unknown:
+        return f"experiment.{unknown[0]} has no layer"
+    if mine and other and mine != other and EXPERIMENT_HEIGHT[other[0]] >= EXPERIMENT_HEIGHT[mine[0]]:
+        return f"imports experiment.{other[0]}, which is not below experiment.{mine[0]}"
     return None
 
 
@@ -171,6 +194,11 @@ UNLAWFUL = [
     ("data/_clients", "import pyarrow as pa", f"{OUTSIDE} pyarrow"),
     ("data/_clients", "try:\n    import pyarrow\nexcept ImportError:\n    pass", f"{OUTSIDE} pyarrow"),
     ("data/_clients", "import platformdirs", f"{OUTSIDE} platformdirs"),
+    ("experiment/config", "from .training.train import x", f"imports experiment.training, {NOT_BELOW}"),
+    ("experiment/config", "def f():\n    from .training.train import x", NOT_BELOW),
+    ("experiment/tasks/mine", "from ..tracking import x", f"imports experiment.tracking, {NOT_BELOW}"),
+    ("experiment/tasks/mine", "from ..novelty import x", "experiment.novelty has no layer"),
+    ("experiment/novelty/mine", "from ..tasks import x", "experiment.novelty has no layer"),
     ("algorithms/_fedavg", "from ._other import x", "a circle: "),
     ("algorithms/_fedavg", "def f():\n    from ._other import x", "a circle: "),
 ]
@@ -181,7 +209,11 @@ LAWFUL = [
     ("data/_clients", "if TYPE_CHECKING:\n    import pyarrow as pa"),
     ("data/_cache", "from platformdirs import user_cache_path"),
     ("datasets/ratings/_prepare", "import pydantic\nfrom ._load import x\nfrom ...data import _clients"),
-    ("experiment/run", "from ..datasets.ratings import _load\nfrom ..datasets.text import _load as words"),
+    (
+        "experiment/training/train",
+        "from ...datasets.ratings import _load\nfrom ...datasets.text import _load as words",
+    ),
+    ("experiment/training/train", "from ..config import x\nfrom . import loop\nfrom ..settings import y"),
     ("__init__", "import fedrecon.simulation"),
 ]
 
@@ -214,6 +246,15 @@ def _tree(folder: Path, module: str, code: str) -> Path:
         "simulation/_simulation": "",
         "algorithms/__init__": "",
         "algorithms/_other": "from ._fedavg import fedavg",
+        "experiment/__init__": "",
+        "experiment/config": "",
+        "experiment/novelty/__init__": "",
+        "experiment/settings/__init__": "",
+        "experiment/tasks/__init__": "",
+        "experiment/tracking/__init__": "",
+        "experiment/training/__init__": "",
+        "experiment/training/loop": "",
+        "experiment/training/train": "",
         "datasets/__init__": "",
         "datasets/ratings/__init__": "",
         "datasets/ratings/_load": "import pyarrow",

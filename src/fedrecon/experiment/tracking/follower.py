@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from fedrecon.experiment.config import Config
-from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage.metrics_log import TRAINING, Row
-from fedrecon.experiment.tracking.settings import UntrackedSettings
+from fedrecon.experiment.tracking.settings import TrackingSettings, UntrackedSettings
 from fedrecon.experiment.tracking.tracker import Tracker
 
 # Seconds between two times that a tracker is written to.
@@ -86,23 +85,29 @@ class Follower:
         self._written = time.monotonic()
 
 
-def follower(config: Config, folder: Path, note: Callable[[str], None]) -> Follower | None:
-    """What follows a run, by its settings; None for nothing.
+def follower(
+    tracking: TrackingSettings,
+    folder: Path,
+    title: str,
+    settings: dict[str, Any],
+    note: Callable[[str], None],
+) -> Follower | None:
+    """What passes the numbers of a run on to a tracker; None where no tracker is set.
 
     Args:
-        config: The run's.
-        folder: The run's.
-        note: Told of what goes wrong.
+        tracking: Which tracker, and where it is.
+        folder: The run folder, where trackers keep what they need to go on after a resume.
+        title: The name under which the tracker shows the run.
+        settings: The run's other settings by their dotted names, to be shown beside its numbers.
+        note: Is called with a line of text when the tracker fails.
 
     Raises:
         SettingError: The tracker's package is not installed.
     """
-    tracking = config.tracking
     if isinstance(tracking, UntrackedSettings):
         return None
     tracking.check()
-    settings = flat(config.model_dump(exclude={"tracking"}))
-    return Follower(lambda: tracking.open(folder, f"{config.name}, seed {config.seed}", settings), note)
+    return Follower(lambda: tracking.open(folder, title, settings), note)
 
 
 def name_of(row: Row) -> str:

@@ -1,5 +1,6 @@
 """An experiment from its configuration to its last table on the screen."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary as report
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.training_warnings import training_warnings
+from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage.run_folder import PLOTS
-from fedrecon.experiment.tracking.follower import follower
+from fedrecon.experiment.tracking.follower import Follower, follower
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.train import run
 
@@ -45,7 +47,7 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
         f"{config.name}: task {config.task}, {config.algorithm.name}, seed {config.seed}, folder {out}"
     )
     progress = progress_for(screen)
-    followed = follower(config, out, progress.note) if ProcessGroup.present().first else None
+    followed = follow(config, out, progress.note) if ProcessGroup.present().first else None
     config.algorithm.parts()  # what only Optax knows to be wrong is found before the data are read
     task = task_of(config)
     spec = spec_of(config, task)
@@ -65,6 +67,21 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
         if followed is not None:
             followed.finished = not result.interrupted
     return result
+
+
+def follow(config: Config, out: Path, note: Callable[[str], None]) -> Follower | None:
+    """What passes the numbers of a configuration's run on to its tracker; None where it sets no tracker.
+
+    Args:
+        config: Configuration of the run.
+        out: The run folder.
+        note: Is called with a line of text when the tracker fails.
+
+    Raises:
+        SettingError: The tracker's package is not installed.
+    """
+    settings = flat(config.model_dump(exclude={"tracking"}))
+    return follower(config.tracking, out, f"{config.name}, seed {config.seed}", settings, note)
 
 
 def show(result: Result, screen: Console) -> None:

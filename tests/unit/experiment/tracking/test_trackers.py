@@ -9,7 +9,8 @@ from fedrecon.experiment.settings import extras
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.metrics_log import Records, Row
 from fedrecon.experiment.tracking import follower as following
-from fedrecon.experiment.tracking.follower import Follower, follower, name_of
+from fedrecon.experiment.tracking.follower import Follower, name_of
+from fedrecon.experiment.training.run_experiment import follow
 
 RMSE = "validation/recon_eval/examples/rmse"
 
@@ -30,7 +31,7 @@ def track(settings, folder, rounds, finished=False, test=False):
     folder.mkdir(exist_ok=True)
     config = configs.load(None, [f"tracking.{x}" for x in settings])
     noted = []
-    with follower(config, folder, noted.append) as followed:
+    with follow(config, folder, noted.append) as followed:
         records = Records(None, followed)
         for round in rounds:
             records.append([train(round)])
@@ -141,11 +142,11 @@ def test_a_missing_package_is_named_with_its_extra(name, tmp_path, monkeypatch):
     monkeypatch.setattr(extras, "find_spec", lambda name: None)
     message = rf"tracking.name = {name} needs the package {name}, .* pip install 'fedrecon\[{name}\]'"
     with pytest.raises(SettingError, match=message):
-        follower(configs.load(None, [f"tracking.name={name}"]), tmp_path, print)
+        follow(configs.load(None, [f"tracking.name={name}"]), tmp_path, print)
 
 
 def test_without_a_tracker_nothing_is_followed(tmp_path):
-    assert follower(configs.load(None), tmp_path, print) is None
+    assert follow(configs.load(None), tmp_path, print) is None
     with pytest.raises(SettingError, match=r"tracking\.name must be one of 'none', 'tensorboard', 'wandb'"):
         configs.load(None, ["tracking.name=neptune"])
 
