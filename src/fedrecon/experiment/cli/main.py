@@ -25,6 +25,7 @@ COMMANDS = {
     "resume": "go on with a run that was killed or interrupted",
     "evaluate": "evaluate a run's parameters",
     "personalize": "reconstruct every client, or recommend to it",
+    "export": "write files that reconstruct and recommend on a device",
     "complete": "the next words of a new user, with and without its own part",
     "curves": "quality by reconstruction steps, support share and examples",
     "plot": "draw runs, several in one figure to compare them",

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import click
+
 from fedrecon.experiment.cli import options
 
 
@@ -9,8 +11,12 @@ from fedrecon.experiment.cli import options
 @options.run_folder
 @options.data("where the data are, or other data")
 @options.distributed
+@click.option("--through", metavar="DIR", help="through the files of an export, and beside in JAX")
+@click.option("--json", metavar="FILE", help="where the results of --through go")
 @options.pass_invocation
-def command(invocation: options.Invocation, run: str, data: str | None) -> None:
+def command(
+    invocation: options.Invocation, run: str, data: str | None, through: str | None, json: str | None
+) -> None:
     """Evaluates a run's parameters: reconstructs each unseen client's local parameters on its support set
     and scores them on its query set. Prints the table, and writes the clients' metrics into the run
     folder, as evaluated-clients-NAME.parquet: what the run itself measured stays, and is what plot and
@@ -20,12 +26,24 @@ def command(invocation: options.Invocation, run: str, data: str | None) -> None:
     which all clients are evaluated as unseen ones; there, items are matched by their ids and ratings of
     items that the run does not know are left out, and counted. Where the run holds one interaction out
     of each user (ranking), so it is done to them.
+
+    With --through it evaluates the run's test clients through an exported file instead, beside it in
+    JAX with the export's key, and writes both results into the file that --json names.
     """
     from fedrecon.experiment.cli import runs
+    from fedrecon.experiment.settings.sections import SettingError
 
+    if (through is None) != (json is None):
+        raise SettingError("--through names an export and --json the file of results: give both or none")
     with runs.begin(invocation).together():
         from fedrecon.experiment.serving.evaluate import evaluate_run
         from fedrecon.experiment.training.run_experiment import console
 
+        if through is not None and json is not None:
+            from fedrecon.experiment.serving.export import evaluate_through
+
+            config = runs.saved_config(run, data)
+            evaluate_through(Path(run), config, Path(through), Path(json), console())
+            return
         config = runs.saved_config(run)
         evaluate_run(Path(run), config, runs.absolute(data, config), console())

@@ -1,0 +1,56 @@
+"""`fedrecon export`: writes files that reconstruct and recommend on a device."""
+
+from pathlib import Path
+
+import click
+
+from fedrecon.experiment.cli import options
+
+
+@options.command
+@options.run_folder
+@click.option("--out", required=True, metavar="DIR", help="the folder of the files")
+@click.option(
+    "--support-max",
+    type=click.IntRange(1),
+    metavar="N",
+    help="examples of a user at most; default: as in evaluation",
+)
+@click.option(
+    "--top", type=click.IntRange(1), default=20, metavar="K", help="items to recommend; default: 20"
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("float32", "float16", "int8")),
+    default="float32",
+    help="of stored tables; default: float32",
+)
+@click.option("--seed", type=int, default=0, metavar="N", help="of what users draw; default: 0")
+@options.pass_invocation
+def command(
+    invocation: options.Invocation,
+    run: str,
+    out: str,
+    support_max: int | None,
+    top: int,
+    precision: str,
+    seed: int,
+) -> None:
+    """Writes a run's parameters as an inference graph that reconstructs a user on a device and recommends
+    or predicts: model.onnx, model.json, which describes it, and vectors.npz, random inputs with their
+    outputs. The file is compared with JAX, on random inputs and on the run's test clients, and kept
+    only if it does the same.
+
+      fedrecon export runs/mine --out device
+      fedrecon export runs/mine --out small --precision int8
+
+    It needs an extra: pip install 'fedrecon[export]'.
+    """
+    from fedrecon.experiment.cli import runs
+
+    runs.begin(invocation)
+    from fedrecon.experiment.serving.export import Wanted, export_run
+    from fedrecon.experiment.training.run_experiment import console
+
+    wanted = Wanted(support_max, top, precision, seed)
+    export_run(Path(run), runs.saved_config(run), Path(out), console(), wanted)

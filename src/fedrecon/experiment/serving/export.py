@@ -1,0 +1,200 @@
+"""A run's parameters as files for devices, and how well these files do."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from fedrecon._files import write_atomically
+from fedrecon.data._clients import Clients
+from fedrecon.evaluation._evaluate import evaluate
+from fedrecon.experiment.config import Config
+from fedrecon.experiment.reporting.summary import size
+from fedrecon.experiment.serving.evaluate import hold_to_data, restored
+from fedrecon.experiment.serving.new_clients import served_fields
+from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.tasks._base import Task
+from fedrecon.experiment.training.build import spec_of, task_of
+from fedrecon.experiment.training.run_spec import RunSpec
+from fedrecon.experiment.training.vocabularies import known_to
+from fedrecon.export._cases import Case, cases, fields_of, ranges_of
+from fedrecon.export._export import Subject, export
+from fedrecon.export._program import ExportError
+from fedrecon.export._session import Session
+from fedrecon.serving._personalization import TopK
+
+_MOVIELENS = (
+    "Trained on MovieLens data of GroupLens, University of Minnesota: their ids and titles may not be "
+    "redistributed without permission, and results need the citation that their README asks for."
+)
+
+
+class Wanted(NamedTuple):
+    """What is written.
+
+    Attributes:
+        support_max: Support examples at most; None for the longest support set of the run's evaluation.
+        top: Items to recommend, where the run has such.
+        precision: How tables are stored.
+        seed: Of what every client draws.
+    """
+
+    support_max: int | None = None
+    top: int = 20
+    precision: Any = "float32"
+    seed: int = 0
+
+
+class Loaded(NamedTuple):
+    """A run with what its export needs.
+
+    Attributes:
+        spec: The run.
+        subject: What is exported.
+        clients: The run's test clients, in its vocabularies.
+        cases: Their support and query sets under the export's key.
+    """
+
+    spec: RunSpec
+    subject: Subject
+    clients: Clients | None
+    cases: list[Case]
+
+
+def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wanted) -> None:
+    """Writes a run's last (or best) parameters as a folder for devices.
+
+    Args:
+        run: The run's folder.
+        config: Its configuration.
+        out: The folder.
+        screen: Where the result is shown.
+        wanted: What is written.
+
+    Raises:
+        SettingError: Something of the run cannot be exported; `out` is as it was.
+    """
+    try:
+        loaded = _loaded(run, config, wanted.top, wanted.seed)
+        longest = max((len(next(iter(case.support.values()))) for case in loaded.cases), default=0)
+        checks = export(
+            loaded.subject,
+            out,
+            support_max=max(longest, 1) if wanted.support_max is None else wanted.support_max,
+            precision=wanted.precision,
+            seed=wanted.seed,
+            clients=_short(loaded.cases, wanted.support_max),
+        )
+        session = Session(out)
+    except ExportError as error:
+        raise SettingError(str(error)) from None
+    description = session.description
+    screen.print(f"{config.name}: parameters after round {description['round']}")
+    for entry in description["files"]:
+        screen.print(f"  {entry['name']}  {size(entry['bytes'])}")
+    users = f"random inputs and {checks.users:,} clients" if checks.users else "random inputs"
+    screen.print(f"checked against JAX on {users}: largest difference {checks.max_abs_diff:.2g}")
+    if loaded.subject.top is not None and checks.users:
+        screen.print(
+            f"the same top {loaded.subject.top.count}: {checks.topk_identical:,} of {checks.users:,}"
+        )
+    if checks.rmse_jax is not None:
+        screen.print(f"rmse {checks.rmse_export:.6f}, in JAX {checks.rmse_jax:.6f}")
+    screen.print(f"SHA-256 of model.json: {session.digest}")
+    if description["data_notice"]:
+        screen.print(description["data_notice"])
+    screen.print(f"Export: {out}")
+
+
+def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen: Console) -> dict[str, Any]:
+    """Evaluates a run's test clients through an exported file, and beside it in JAX.
+
+    Args:
+        run: The run's folder.
+        config: Its configuration.
+        folder: Of the export.
+        out: The JSON file of results.
+        screen: Where they are shown.
+
+    Raises:
+        SettingError: The export cannot be used, or is of another run.
+    """
+    from fedrecon.export._evaluate import through
+
+    try:
+        session = Session(folder)
+        description = session.description
+        loaded = _loaded(run, config, description["top_k"] or 1, description["seed"])
+        if not loaded.cases:
+            raise ExportError(f"{run}: there must be test clients to evaluate, there are none")
+        result = through(session, loaded.subject, loaded.cases)
+    except ExportError as error:
+        raise SettingError(str(error)) from None
+    spec, clients = loaded.spec, loaded.clients
+    assert clients is not None
+    own = evaluate(
+        spec.algorithm, loaded.subject.state, clients, split=spec.split, seed=spec.seed, scoring=spec.scoring
+    )
+    result["run"] = own.over_examples()
+    write_atomically(out, json.dumps(result, indent=2) + "\n")
+    for name, value in result.items():
+        if not isinstance(value, dict):
+            screen.print(f"{name}: {value}")
+    screen.print(f"Results: {out}")
+    return result
+
+
+def _loaded(run: Path, config: Config, top: int, seed: int) -> Loaded:
+    task = task_of(config)
+    hold_to_data(run, task, "its model is made for them: put them back where it found them")
+    spec = spec_of(config, task)
+    _, state, _ = restored(run, spec)
+    if spec.algorithm.exchanges == "examples":
+        raise ExportError(
+            f"{run}: a centralised run has a row for each of its own clients, and reconstructs nobody"
+        )
+    clients = task.test if task.test is not None else task.validation
+    own = [] if clients is None else list(cases(clients, spec.split, seed))
+    return Loaded(spec, _subject(run, config, task, spec, state, top), clients, own)
+
+
+def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, top: int) -> Subject:
+    known = known_to(run)
+    fields = set(served_fields(task))
+    sets = [clients for clients in (task.train, task.validation, task.test) if clients is not None]
+    every = [ranges_of(clients.select(*(f for f in clients.fields if f in fields))) for clients in sets]
+    ranges = {
+        name: (min(r[name][0] for r in every if name in r), max(r[name][1] for r in every if name in r))
+        for name in {name for r in every for name in r}
+    }
+    example = task.test if task.test is not None else task.train
+    shapes = {name: x for name, x in fields_of(example).items() if name in fields}
+    recommended = None
+    if len(known) == 1 and config.task != "next_word":
+        ((field, ids),) = known.items()
+        recommended = TopK(min(top, len(ids)), field, len(ids))
+    movielens = config.task in ("movielens", "ranking") and _is_movielens(config)
+    return Subject(
+        algorithm=spec.algorithm,
+        state=state,
+        fields=shapes,
+        ranges=ranges,
+        top=recommended,
+        vocabularies=known,
+        run=config.name,
+        data_notice=_MOVIELENS if movielens else "",
+    )
+
+
+def _is_movielens(config: Config) -> bool:
+    """Whether the ratings may be MovieLens': no columns of one's own are named."""
+    columns = getattr(config.data, "columns", None)
+    return columns is None or not any(columns.model_dump().values())
+
+
+def _short(own: list[Case], most: int | None) -> list[Case]:
+    """Clients that fit the file; of others nothing can be compared."""
+    if most is None:
+        return own
+    return [case for case in own if len(next(iter(case.support.values()))) <= most]

@@ -1,0 +1,239 @@
+"""What was written is run in ONNX Runtime at its default settings and compared with JAX."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrecon.export._graph import Input, Output, model_of
+from fedrecon.export._precision import Stored
+from fedrecon.export._program import Block, ExportError, evaluated
+
+# How far a number may be from JAX's: so much, times the largest number of the result where that is above 1.
+TOLERANCE = 5e-6
+# Scores that are closer than this may come in another order.
+TIE = 1e-5
+_FEWEST = 64  # of the lengths that JAX compiles for
+
+Given = Mapping[str, np.ndarray]
+
+
+class Reference:
+    """The exported function in JAX, with arguments as the file takes them.
+
+    Args:
+        fn: `(*weights, *inputs) -> outputs`.
+        weights: The parameters.
+        inputs: Of the file.
+        outputs: Likewise.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        weights: Sequence[Any],
+        inputs: Sequence[Input],
+        outputs: Sequence[Output],
+    ):
+        self._weights = [jnp.asarray(w) for w in weights]
+        self._inputs, self._outputs = inputs, outputs
+        self._fn = jax.jit(fn)
+
+    def __call__(self, given: Given) -> dict[str, np.ndarray]:
+        """The outputs by their names."""
+        arrays = padded(given, self._inputs, round_up=True)
+        made = self._fn(*self._weights, *arrays)
+        found = {output.name: np.asarray(x) for output, x in zip(self._outputs, made, strict=True)}
+        for output in self._outputs:
+            if output.shape[0] == "q":
+                length = next(len(given[x.name]) for x in self._inputs if x.shape[0] == "q")
+                found[output.name] = found[output.name][:length]
+        return found
+
+
+def padded(given: Given, inputs: Sequence[Input], round_up: bool = False) -> list[np.ndarray]:
+    """The arguments of the function in JAX, from the file's.
+
+    Args:
+        given: The file's.
+        inputs: Likewise.
+        round_up: Whether lengths that the caller chooses are filled up to a few: JAX compiles for each.
+    """
+    arrays: list[np.ndarray] = []
+    for one in inputs:
+        if one.name in given:
+            x = np.asarray(given[one.name], one.dtype)
+        else:  # nothing reads it
+            x = np.zeros([d if isinstance(d, int) else 0 for d in one.shape], one.dtype)
+        room = one.room
+        if room is None:
+            room = len(x) if not round_up else max(_FEWEST, 1 << max(len(x) - 1, 0).bit_length())
+        free = np.full((room - len(x), *x.shape[1:]), one.fill, one.dtype)
+        arrays.append(np.concatenate([x, free]))
+        if one.given:
+            arrays.append(np.asarray(len(x) > 0))
+    return arrays
+
+
+def session_of(model: bytes | str, threads: int = 1) -> Any:
+    """ONNX Runtime with a model, at its default optimisation level.
+
+    Args:
+        model: The model itself, or the path of its file.
+        threads: That share one operation.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def difference(found: np.ndarray, wanted: np.ndarray) -> float:
+    """The largest difference, in parts of the largest number wanted where that is above 1."""
+    if found.shape != wanted.shape:
+        return float("inf")
+    if wanted.dtype.kind != "f":
+        return float(np.max(found != wanted, initial=False))
+    finite = np.isfinite(wanted)
+    same = np.array_equal(found[~finite], wanted[~finite], equal_nan=True)
+    if not same or not np.all(np.isfinite(found[finite])):
+        return float("inf")
+    scale = max(1.0, float(np.max(np.abs(wanted[finite]), initial=0)))
+    return float(np.max(np.abs(found[finite].astype(np.float64) - wanted[finite]), initial=0)) / scale
+
+
+def same_list(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray], tie: float = TIE) -> bool:
+    """Whether two lists of items are the same, up to the order of scores that are closer than `tie`."""
+    mine, theirs = found["top_item"], wanted["top_item"]
+    scores = wanted["prediction"].astype(np.float64)
+    for a, b in zip(mine.tolist(), theirs.tolist(), strict=True):
+        if a != b and not abs(scores[a] - scores[b]) < tie:
+            return False
+    return True
+
+
+def compare(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+    """The largest difference between two results, in the sense of `difference`; infinite for other lists."""
+    worst = 0.0
+    for name, x in wanted.items():
+        if name == "top_item":
+            worst = worst if same_list(found, wanted) else float("inf")
+        else:
+            worst = max(worst, difference(found[name], x))
+    return worst
+
+
+def random_inputs(
+    inputs: Sequence[Input], ranges: Mapping[str, tuple[float | int, float | int]], count: int, seed: int
+) -> list[dict[str, np.ndarray]]:
+    """Arguments of many kinds: empty and full support sets, the ends of all ranges, numbers that repeat.
+
+    Args:
+        inputs: Of the file.
+        ranges: Of each field the lowest and the highest number.
+        count: How many.
+        seed: Of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    most = next(one.room for one in inputs if one.name == "mask")
+    assert most is not None
+    made = []
+    for i in range(count):
+        # The first ones: nothing, one example, all there is room for.
+        size = (0, 1, most, most)[i] if i < 4 else int(rng.integers(0, most + 1))
+        lengths = {"n": size, "e": int(rng.integers(0, most + 1)), "q": int(rng.integers(1, 5)), "m": 0}
+        given: dict[str, np.ndarray] = {}
+        for one in inputs:
+            shape = [lengths[d] if isinstance(d, str) else d for d in one.shape]
+            if one.name == "mask":
+                given[one.name] = np.ones(shape, bool)
+            elif one.name == "start":
+                length = 0 if i % 2 else one.room or 0
+                given[one.name] = rng.standard_normal(length).astype(one.dtype) * np.float32(0.1)
+            else:
+                low, high = ranges.get(one.name.removeprefix("query_"), (0, one.high or 1))
+                given[one.name] = _drawn(rng, one.dtype, shape, low, high, i)
+        made.append(given)
+    return made
+
+
+def _drawn(
+    rng: Any, dtype: Any, shape: Sequence[int], low: float | int, high: float | int, number: int
+) -> np.ndarray:
+    kind = np.dtype(dtype).kind
+    if number % 5 == 2:  # the ends of the range alone
+        return rng.choice(np.array([low, high]), shape).astype(dtype)
+    if kind == "f":
+        return rng.uniform(low, high, shape).astype(dtype)
+    if kind == "b":
+        return rng.random(shape) < 0.5
+    return rng.integers(int(low), int(high), shape, endpoint=True).astype(dtype)
+
+
+class Difference(NamedTuple):
+    """The worst result of a check.
+
+    Attributes:
+        value: See `compare`.
+        given: The arguments that it came with.
+    """
+
+    value: float
+    given: Given
+
+
+def run(session: Any, given: Given) -> dict[str, np.ndarray]:
+    """All outputs of a session by their names; inputs that the graph does not have are left out."""
+    names = [output.name for output in session.get_outputs()]
+    wanted = {one.name for one in session.get_inputs()}
+    return dict(zip(names, session.run(names, {k: v for k, v in given.items() if k in wanted}), strict=True))
+
+
+def refuse(
+    program: Block,
+    inputs: Sequence[Input],
+    outputs: Sequence[Output],
+    weights: Sequence[Stored],
+    worst: Difference,
+) -> None:
+    """Raises an error that names the first operation whose result differs.
+
+    Raises:
+        ExportError: Always.
+    """
+    shown = [
+        value
+        for node in program.nodes
+        for value in node.outputs
+        if all(isinstance(d, int) for d in value.shape) and value not in program.outputs
+    ]
+    model = model_of(program, inputs, outputs, weights, shown)
+    found = run(session_of(model.SerializeToString()), worst.given)
+    arrays: dict[Any, Any] = dict(zip(program.inputs, padded(worst.given, inputs), strict=True))
+
+    def read(value: Any) -> Any:
+        if value.weight is not None:
+            return jnp.asarray(weights[value.weight].array)
+        return jnp.asarray(arrays.get(value, value.known))
+
+    names = {value: f"value_{i}" for i, value in enumerate(shown)}
+    for node in program.nodes:
+        arrays.update(zip(node.outputs, evaluated(node, read), strict=True))
+        for value in node.outputs:
+            if value in names:
+                apart = difference(found[names[value]], np.asarray(arrays[value]))
+                if apart > TOLERANCE:
+                    shapes = ", ".join(str(x.shape) for x in node.inputs)
+                    raise ExportError(
+                        f"the exported file differs from JAX by {worst.value:.2g}, more than {TOLERANCE:g}, "
+                        f"and was not kept; the first operation that differs is {node.op!r} of shapes {shapes} "
+                        f"(by {apart:.2g})"
+                    )
+    raise ExportError(
+        f"the exported file differs from JAX by {worst.value:.2g}, more than {TOLERANCE:g}, and was "
+        "not kept; no single operation differs by more: rounding is amplified on the way"
+    )

@@ -1,0 +1,176 @@
+"""Operations on one number at a time, as ONNX."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from fedrecon.export._program import ExportError, Node
+from fedrecon.export._writer import Writer, onnx_type
+
+Write = Callable[[Writer, Node, list[str]], str | list[str]]
+
+
+def _same(kind: str) -> Write:
+    return lambda w, node, x: w.op(kind, *x)
+
+
+def _bitwise(logical: str, bits: str) -> Write:
+    """One operation for truth values and another for whole numbers."""
+    return lambda w, node, x: w.op(logical if node.inputs[0].dtype == bool else bits, *x)
+
+
+def _shift(direction: str) -> Write:
+    def write(w: Writer, node: Node, x: list[str]) -> str:
+        dtype = np.dtype(node.inputs[0].dtype)
+        if dtype.kind != "u":  # ONNX shifts unsigned numbers only
+            bits = np.dtype(f"u{dtype.itemsize}")
+            x = [w.op("Cast", name, to=onnx_type(bits)) for name in x]
+            return w.op("Cast", w.op("BitShift", *x, direction=direction), to=onnx_type(dtype))
+        return w.op("BitShift", *x, direction=direction)
+
+    return write
+
+
+def _integer_pow(w: Writer, node: Node, x: list[str]) -> str:
+    y = node.params["y"]
+    if y == 2:
+        return w.op("Mul", x[0], x[0])
+    if y == -1:
+        return w.op("Reciprocal", x[0])
+    return w.op("Pow", x[0], w.scalar(y, node.inputs[0].dtype))
+
+
+def _convert(w: Writer, node: Node, x: list[str]) -> str:
+    return w.op("Cast", x[0], to=onnx_type(node.params["new_dtype"]))
+
+
+def _select(w: Writer, node: Node, x: list[str]) -> str:
+    if node.inputs[0].dtype == bool:
+        return w.op("Where", x[0], x[2], x[1])
+    chosen = x[-1]
+    for i in range(len(x) - 3, -1, -1):
+        at = w.op("Equal", x[0], w.scalar(i, node.inputs[0].dtype))
+        chosen = w.op("Where", at, x[1 + i], chosen)
+    return chosen
+
+
+def _clamp(w: Writer, node: Node, x: list[str]) -> str:
+    return w.op("Min", w.op("Max", x[1], x[0]), x[2])
+
+
+def _is_finite(w: Writer, node: Node, x: list[str]) -> str:
+    # The difference of a number with itself is zero, and no number for infinities and what is none.
+    return w.op("Equal", w.op("Sub", x[0], x[0]), w.scalar(0, node.inputs[0].dtype))
+
+
+def _ne(w: Writer, node: Node, x: list[str]) -> str:
+    if node.inputs[0].dtype == bool:
+        return w.op("Xor", *x)
+    return w.op("Not", w.op("Equal", *x))
+
+
+def _eq(w: Writer, node: Node, x: list[str]) -> str:
+    return w.op("Equal", *x)
+
+
+def _rsqrt(w: Writer, node: Node, x: list[str]) -> str:
+    return w.op("Reciprocal", w.op("Sqrt", x[0]))
+
+
+def _with_one(kind: str, before: bool) -> Write:
+    """log(1 + x) and exp(x) - 1."""
+
+    def write(w: Writer, node: Node, x: list[str]) -> str:
+        one = w.scalar(1, node.inputs[0].dtype)
+        return w.op(kind, w.op("Add", x[0], one)) if before else w.op("Sub", w.op(kind, x[0]), one)
+
+    return write
+
+
+def _exp2(w: Writer, node: Node, x: list[str]) -> str:
+    return w.op("Exp", w.op("Mul", x[0], w.scalar(np.log(2), node.inputs[0].dtype)))
+
+
+def _rem(w: Writer, node: Node, x: list[str]) -> str:
+    return w.op("Mod", *x, fmod=1)
+
+
+def _round(w: Writer, node: Node, x: list[str]) -> str:
+    if node.params["rounding_method"] != jax.lax.RoundingMethod.TO_NEAREST_EVEN:
+        raise ExportError("rounding away from zero cannot be written in ONNX")
+    return w.op("Round", x[0])
+
+
+def _softened(w: Writer, node: Node, x: list[str]) -> str:
+    return w.op("Sigmoid", x[0])
+
+
+def _erfc(w: Writer, node: Node, x: list[str]) -> str:
+    return w.op("Sub", w.scalar(1, node.inputs[0].dtype), w.op("Erf", x[0]))
+
+
+def _cbrt(w: Writer, node: Node, x: list[str]) -> str:
+    third = w.scalar(1 / 3, node.inputs[0].dtype)
+    return w.op("Mul", w.op("Sign", x[0]), w.op("Pow", w.op("Abs", x[0]), third))
+
+
+def _reduce_precision(w: Writer, node: Node, x: list[str]) -> str:
+    bits = node.params["exponent_bits"], node.params["mantissa_bits"]
+    kinds = {(5, 10): 10, (8, 7): 16, (8, 23): 1}
+    if bits not in kinds:
+        raise ExportError(f"numbers of {bits[0]} and {bits[1]} bits cannot be written in ONNX")
+    return w.op("Cast", w.op("Cast", x[0], to=kinds[bits]), to=onnx_type(node.outputs[0].dtype))
+
+
+ELEMENTWISE: dict[str, Write] = {
+    "add": _same("Add"),
+    "add_any": _same("Add"),
+    "sub": _same("Sub"),
+    "mul": _same("Mul"),
+    "div": _same("Div"),
+    "max": _same("Max"),
+    "min": _same("Min"),
+    "neg": _same("Neg"),
+    "abs": _same("Abs"),
+    "sign": _same("Sign"),
+    "floor": _same("Floor"),
+    "ceil": _same("Ceil"),
+    "exp": _same("Exp"),
+    "log": _same("Log"),
+    "sqrt": _same("Sqrt"),
+    "tanh": _same("Tanh"),
+    "sin": _same("Sin"),
+    "cos": _same("Cos"),
+    "tan": _same("Tan"),
+    "erf": _same("Erf"),
+    "pow": _same("Pow"),
+    "lt": _same("Less"),
+    "le": _same("LessOrEqual"),
+    "gt": _same("Greater"),
+    "ge": _same("GreaterOrEqual"),
+    "square": lambda w, node, x: w.op("Mul", x[0], x[0]),
+    "and": _bitwise("And", "BitwiseAnd"),
+    "or": _bitwise("Or", "BitwiseOr"),
+    "xor": _bitwise("Xor", "BitwiseXor"),
+    "not": _bitwise("Not", "BitwiseNot"),
+    "shift_left": _shift("LEFT"),
+    "shift_right_logical": _shift("RIGHT"),
+    "eq": _eq,
+    "ne": _ne,
+    "integer_pow": _integer_pow,
+    "convert_element_type": _convert,
+    "select_n": _select,
+    "clamp": _clamp,
+    "is_finite": _is_finite,
+    "rsqrt": _rsqrt,
+    "log1p": _with_one("Log", before=True),
+    "expm1": _with_one("Exp", before=False),
+    "exp2": _exp2,
+    "rem": _rem,
+    "round": _round,
+    "logistic": _softened,
+    "erfc": _erfc,
+    "cbrt": _cbrt,
+    "reduce_precision": _reduce_precision,
+}

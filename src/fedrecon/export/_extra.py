@@ -1,0 +1,22 @@
+"""Optional packages, by the extra that installs them."""
+
+from importlib.util import find_spec
+
+from fedrecon.export._program import ExportError
+
+
+def require(*packages: str) -> None:
+    """Refuses what needs packages that are not installed.
+
+    Args:
+        packages: As they are imported.
+
+    Raises:
+        ExportError: One is not installed; the message names it and the extra.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise ExportError(
+                f"an export needs the package {package}, which is not installed: "
+                "pip install 'fedrecon[export]'"
+            )

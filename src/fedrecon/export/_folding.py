@@ -1,0 +1,163 @@
+"""What a program computes from its constants and parameters alone is computed once, while it is exported."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedrecon.export._program import Block, Node, Value, constant, evaluated
+
+# Of what is computed from the parameters only so many entries are written in place of the operations: more,
+# such as a transposed matrix, would be a second copy of a parameter.
+MOST_ENTRIES = 4096
+
+
+def hoist(nodes: list[Node], static: set[Value] | None = None) -> list[Node]:
+    """Moves what does not change from step to step out of loops.
+
+    Out of conditions and loops that may not run at all, only what is known before the program runs is moved.
+    """
+    static = set() if static is None else static
+
+    def known(value: Value) -> bool:
+        return value.known is not None or value in static
+
+    out: list[Node] = []
+    for node in nodes:
+        for block in node.blocks:
+            inside, stay = set(block.inputs), []
+            for inner in hoist(block.nodes, static):
+                reads = list(inner.reads())
+                fixed = not any(value in inside for value in reads)
+                if fixed and (node.op == "scan" or all(known(value) for value in reads)):
+                    out.append(inner)
+                    if sized(inner) and all(known(value) for value in reads):
+                        static.update(inner.outputs)
+                else:
+                    inside.update(inner.outputs)
+                    stay.append(inner)
+            block.nodes = stay
+        out.append(node)
+        if sized(node) and all(known(value) for value in node.reads()):
+            static.update(node.outputs)
+    return out
+
+
+def sized(node: Node) -> bool:
+    """Whether no shape of a node's results depends on a length that the caller chooses."""
+    return all(isinstance(d, int) for value in node.outputs for d in value.shape)
+
+
+def fold(program: Block) -> None:
+    """Replaces, in place, values that depend on no input by their content."""
+    program.nodes = hoist(program.nodes)
+    _fold(program, of_weights=False)
+    substitute(program, _identical_rows(program.nodes))
+    _fold(program, of_weights=True)
+
+
+def substitute(block: Block, new: dict[Value, Value]) -> None:
+    """Replaces values wherever they are read, in place; a replacement may be replaced itself."""
+    if not new:
+        return
+
+    def final(value: Value) -> Value:
+        while value in new:
+            value = new[value]
+        return value
+
+    for node in block.nodes:
+        node.inputs = [final(value) for value in node.inputs]
+        for inner in node.blocks:
+            substitute(inner, new)
+    block.outputs = [final(value) for value in block.outputs]
+
+
+def _fold(program: Block, of_weights: bool) -> None:
+    weighted: set[Value] = set()
+    static: set[Value] = set()
+
+    def known(value: Value) -> bool:
+        return value in static or (value.known is not None and (of_weights or value.weight is None))
+
+    for node in program.nodes:
+        reads = list(node.reads())
+        if sized(node) and all(known(value) for value in reads) and node.op != "platform_index":
+            static.update(node.outputs)
+            if any(value.weight is not None or value in weighted for value in reads):
+                weighted.update(node.outputs)
+    wanted: list[Value] = []
+    needed = set(program.outputs)
+    keep: list[Node] = []
+    for node in reversed(program.nodes):
+        asked = [value for value in node.outputs if value in needed]
+        if node.outputs and node.outputs[0] in static:
+            if all(_writable(value, value in weighted) for value in asked):
+                wanted += asked
+                continue
+            if not asked:
+                continue
+        keep.append(node)
+        needed.update(node.reads())
+    contents = _evaluated(program.nodes, wanted)
+    substitute(program, dict(zip(wanted, map(constant, contents), strict=True)))
+    program.nodes = keep[::-1]
+
+
+def _writable(value: Value, weighted: bool) -> bool:
+    if jax.numpy.issubdtype(value.dtype, jax.dtypes.extended):
+        return False
+    return not weighted or value.size <= MOST_ENTRIES
+
+
+def _evaluated(nodes: Sequence[Node], wanted: Sequence[Value]) -> list[np.ndarray]:
+    """The content of values, all in one compiled program."""
+    needed, tape = set(wanted), []
+    for node in reversed(nodes):
+        if any(value in needed for value in node.outputs):
+            tape.append(node)
+            needed.update(node.reads())
+    weights = [value for value in needed if value.weight is not None]
+
+    def everything(arrays: Sequence[Any]) -> list[Any]:
+        made = dict(zip(weights, arrays, strict=True))
+
+        def read(value: Value) -> Any:
+            return made.get(value, value.known)
+
+        for node in reversed(tape):
+            made.update(zip(node.outputs, evaluated(node, read), strict=True))
+        return [made[value] for value in wanted]
+
+    return [np.asarray(x) for x in jax.jit(everything)([value.known for value in weights])]
+
+
+def _identical_rows(nodes: Sequence[Node]) -> dict[Value, Value]:
+    """Gathers of the rows 0, 1, 2, … of a table: their results are the table."""
+    return {
+        node.outputs[0]: node.inputs[0]
+        for node in nodes
+        if node.op == "gather" and takes_rows(node) and _all_rows(node)
+    }
+
+
+def takes_rows(node: Node) -> bool:
+    """Whether a gather takes whole rows along the first axis, in the layout `[*index, *row]`."""
+    table, indices, made = node.inputs[0], node.inputs[1], node.outputs[0]
+    numbers, sizes = node.params["dimension_numbers"], node.params["slice_sizes"]
+    ahead = len(indices.shape) - 1
+    return (
+        tuple(sizes) == (1, *table.shape[1:])
+        and tuple(numbers.collapsed_slice_dims) == (0,)
+        and tuple(numbers.start_index_map) == (0,)
+        and not numbers.operand_batching_dims
+        and tuple(numbers.offset_dims) == tuple(range(ahead, len(made.shape)))
+    )
+
+
+def _all_rows(node: Node) -> bool:
+    table, indices = node.inputs[:2]
+    if indices.known is None or node.outputs[0].shape != table.shape:
+        return False
+    return np.array_equal(np.asarray(indices.known).reshape(-1), np.arange(table.shape[0]))

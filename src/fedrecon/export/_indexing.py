@@ -1,0 +1,234 @@
+"""Gathers and scatters as ONNX: by rows where they take rows, and else by places in the flattened array.
+
+JAX holds the places of a gather to the array's range, or drops those outside of it; ONNX Runtime counts
+negative ones from the end and stops at others. So all are held to the range here, unless they are known to
+lie in it. Sums go through ScatterElements, since ScatterND loses some of them between threads.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedrecon.export._elementwise import Write
+from fedrecon.export._program import ExportError, Node, Value
+from fedrecon.export._shapes import reshaped, sliced
+from fedrecon.export._writer import Writer, onnx_type
+
+_REDUCTIONS = {"scatter": "none", "scatter-add": "add", "scatter-mul": "mul"}
+_REDUCTIONS |= {"scatter-min": "min", "scatter-max": "max", "scatter_add": "add", "scatter_mul": "mul"}
+_REDUCTIONS |= {"scatter_min": "min", "scatter_max": "max"}
+
+
+def _gather(w: Writer, node: Node, x: list[str]) -> str:
+    numbers = node.params["dimension_numbers"]
+    table, sizes = node.inputs[0].shape, tuple(node.params["slice_sizes"])
+    at = tuple(int(i) for i in numbers.start_index_map)
+    whole = all(i in at or sizes[i] == table[i] for i in range(len(table)))
+    if (
+        len(at) == 1
+        and at == tuple(numbers.collapsed_slice_dims)
+        and whole
+        and not (numbers.operand_batching_dims)
+    ):
+        name = _along_axis(w, node, x, at[0])
+    else:
+        name = _by_places(w, node, x)
+    return _filled(w, node, x, name)
+
+
+def _along_axis(w: Writer, node: Node, x: list[str], axis: int) -> str:
+    """Whole slices along one axis."""
+    indices = node.inputs[1]
+    last = len(indices.shape) - 1
+    name = w.op("Squeeze", x[1], w.ints(last)) if last else reshaped(w, x[1], ())
+    size = node.inputs[0].shape[axis]
+    if not _within(node, [size - 1]):
+        name = _held(w, name, indices.dtype, size - 1)
+    made = w.op("Gather", x[0], name, axis=axis)
+    offsets = set(node.params["dimension_numbers"].offset_dims)
+    window = [*range(axis), *range(axis + last, len(node.outputs[0].shape))]  # where Gather puts them
+    batch = list(range(axis, axis + last))
+    order = [window.pop(0) if i in offsets else batch.pop(0) for i in range(len(node.outputs[0].shape))]
+    return made if order == list(range(len(order))) else w.op("Transpose", made, perm=order)
+
+
+def _by_places(w: Writer, node: Node, x: list[str]) -> str:
+    numbers, out = node.params["dimension_numbers"], node.outputs[0]
+    sizes = tuple(node.params["slice_sizes"])
+    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+    window = [i for i in range(len(sizes)) if i not in gone]
+    places = _places(
+        w,
+        node,
+        x[1],
+        numbers.start_index_map,
+        numbers.operand_batching_dims,
+        numbers.start_indices_batching_dims,
+        sizes,
+        window,
+    )
+    table = node.inputs[0]
+    flat = x[0] if len(table.shape) == 1 else reshaped(w, x[0], (table.size,))
+    if isinstance(places, np.ndarray):
+        steps = np.diff(places.reshape(-1))
+        if places.size > 2 and len(window) == 0 and steps[0] > 0 and np.all(steps == steps[0]):
+            start = int(places.flat[0])
+            taken = sliced(w, flat, 0, start, int(places.flat[-1]) + 1, int(steps[0]))
+            return taken if len(out.shape) == 1 else reshaped(w, taken, out.shape)
+        name = w.constant(places.astype(np.int32))
+    else:
+        name = places
+    made = w.op("Gather", flat, name, axis=0)
+    ahead = len(out.shape) - len(window)
+    offsets = list(numbers.offset_dims)
+    batch, last = iter(range(ahead)), iter(range(ahead, len(out.shape)))
+    order = [next(last) if i in offsets else next(batch) for i in range(len(out.shape))]
+    return made if order == list(range(len(order))) else w.op("Transpose", made, perm=order)
+
+
+def _filled(w: Writer, node: Node, x: list[str], name: str) -> str:
+    """What lies outside of the array filled, where JAX does so."""
+    if "FILL" not in str(node.params["mode"]):
+        return name
+    numbers, out = node.params["dimension_numbers"], node.outputs[0]
+    most = [node.inputs[0].shape[i] - node.params["slice_sizes"][i] for i in numbers.start_index_map]
+    if _within(node, most):
+        return name
+    there = _inside(w, node.inputs[1], x[1], most)
+    window = [i for i in range(len(out.shape)) if i in numbers.offset_dims]
+    if window:
+        there = w.op("Unsqueeze", there, w.ints(*window))
+    fill = node.params["fill_value"]
+    if fill is None:
+        kind = np.dtype(out.dtype)
+        fill = {"f": np.nan, "b": True}.get(kind.kind)
+        if fill is None:
+            fill = np.iinfo(kind).min if kind.kind == "i" else np.iinfo(kind).max
+    return w.op("Where", there, name, w.scalar(fill, out.dtype))
+
+
+def _scatter(w: Writer, node: Node, x: list[str]) -> str:
+    numbers = node.params["dimension_numbers"]
+    table, updates = node.inputs[0], node.inputs[2]
+    gone = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
+    window = [i for i in range(len(table.shape)) if i not in gone]
+    sizes = [1] * len(table.shape)
+    for axis, at in zip(window, numbers.update_window_dims, strict=True):
+        sizes[axis] = updates.shape[at]
+    places = _places(
+        w,
+        node,
+        x[1],
+        numbers.scatter_dims_to_operand_dims,
+        numbers.operand_batching_dims,
+        numbers.scatter_indices_batching_dims,
+        sizes,
+        window,
+    )
+    most = [table.shape[i] - sizes[i] for i in numbers.scatter_dims_to_operand_dims]
+    flat = x[0] if len(table.shape) == 1 else reshaped(w, x[0], (table.size,))
+    drops = "FILL" in str(node.params["mode"]) and not _within(node, most)
+    name = w.constant(places.astype(np.int64)) if isinstance(places, np.ndarray) else places
+    if drops:  # into a place behind the last, which is cut off
+        there = _inside(w, node.inputs[1], x[1], most)
+        if window:
+            there = w.op("Unsqueeze", there, w.ints(*(-1 - i for i in range(len(window)))))
+        name = w.op("Where", there, name, w.scalar(table.size, _dtype_of(places)))
+        flat = w.op("Concat", flat, w.constant(np.zeros(1, table.dtype)), axis=0)
+    # Updates in the layout of the places: scatter axes first, then the window's.
+    ahead = [i for i in range(len(updates.shape)) if i not in numbers.update_window_dims]
+    order = [*ahead, *numbers.update_window_dims]
+    values = x[2]
+    if order != list(range(len(order))):
+        values = w.op("Transpose", values, perm=order)
+    if len(updates.shape) != 1:
+        values, name = (w.op("Reshape", part, w.ints(-1)) for part in (values, name))
+    made = w.op("ScatterElements", flat, name, values, axis=0, reduction=_REDUCTIONS[node.op])
+    if drops:
+        made = sliced(w, made, 0, 0, table.size)
+    return made if len(table.shape) == 1 else reshaped(w, made, table.shape)
+
+
+def _places(
+    w: Writer,
+    node: Node,
+    name: str,
+    at: Any,
+    batched: Any,
+    batched_in: Any,
+    sizes: Any,
+    window: Sequence[int],
+) -> Any:
+    """Places in the flattened array, `[*index, *window]`: known ones as an array, others as a name."""
+    table, indices = node.inputs[:2]
+    at, batched, batched_in = ([int(i) for i in axes] for axes in (at, batched, batched_in))
+    if not all(isinstance(d, int) for d in table.shape):
+        raise ExportError("a gather or scatter in an array of unknown size cannot be written")
+    strides = [int(np.prod(table.shape[i + 1 :], dtype=np.int64)) for i in range(len(table.shape))]
+    grid = np.zeros([1] * len(window), np.int32)
+    for place, axis in enumerate(window):
+        steps = np.arange(sizes[axis], dtype=np.int32) * strides[axis]
+        grid = grid + steps.reshape([-1 if i == place else 1 for i in range(len(window))])
+    most = [table.shape[i] - sizes[i] for i in at]
+    ahead = len(indices.shape) - 1
+    own = np.zeros([1] * ahead, np.int32)  # of the axes that both have
+    for axis, place in zip(batched, batched_in, strict=True):
+        steps = np.arange(table.shape[axis], dtype=np.int32) * strides[axis]
+        own = own + steps.reshape([-1 if i == place else 1 for i in range(ahead)])
+    if indices.known is not None:
+        known = np.asarray(indices.known)
+        first = sum(
+            np.clip(known[..., k].astype(np.int64), 0, most[k]) * strides[axis] for k, axis in enumerate(at)
+        )
+        spread = (np.asarray(first) + own)[(...,) + (None,) * len(window)]
+        return np.broadcast_to(spread + grid, (*indices.shape[:-1], *(sizes[i] for i in window)))
+    parts = w.ops("Split", [name, w.ints(*[1] * len(at))], len(at), axis=ahead) if len(at) > 1 else [name]
+    total = None
+    for k, axis in enumerate(at):
+        part = w.op("Squeeze", parts[k], w.ints(ahead)) if ahead else reshaped(w, parts[k], ())
+        held = part if _within(node, most) and len(at) == 1 else _held(w, part, indices.dtype, most[k])
+        scaled = held
+        if strides[axis] != 1:
+            scaled = w.op("Mul", held, w.scalar(strides[axis], indices.dtype))
+        total = scaled if total is None else w.op("Add", total, scaled)
+    assert total is not None
+    if batched:
+        total = w.op("Add", total, w.known(own.astype(indices.dtype)))
+    if window:
+        total = w.op("Unsqueeze", total, w.ints(*(-1 - i for i in range(len(window)))))
+        total = w.op("Add", total, w.known(grid.astype(indices.dtype)))
+    return total
+
+
+def _dtype_of(places: Any) -> Any:
+    return np.int64 if isinstance(places, np.ndarray) else np.int32
+
+
+def _within(node: Node, most: Sequence[int]) -> bool:
+    """Whether all places are known to lie in the array."""
+    indices, bounds = node.inputs[1], node.params.get("index_range")
+    if indices.known is not None:
+        known = np.asarray(indices.known)
+        return not known.size or bool(np.all(known >= 0) and np.all(known <= np.array(most)))
+    return bounds is not None and bounds[0] >= 0 and bounds[1] <= min(most)
+
+
+def _held(w: Writer, name: str, dtype: Any, most: int) -> str:
+    return w.op("Min", w.op("Max", name, w.scalar(0, dtype)), w.scalar(most, dtype))
+
+
+def _inside(w: Writer, indices: Value, name: str, most: Sequence[int]) -> str:
+    """Whether each place lies in the array, `[*index]`."""
+    dtype = indices.dtype
+    low = w.op("GreaterOrEqual", name, w.scalar(0, dtype))
+    high = w.op("LessOrEqual", name, w.constant(np.array(most, dtype)))
+    both = w.op("And", low, high)
+    last = len(indices.shape) - 1
+    if len(most) == 1:
+        return w.op("Squeeze", both, w.ints(last)) if last else reshaped(w, both, ())
+    least = w.op("ReduceMin", w.op("Cast", both, to=6), w.ints(last), keepdims=0)
+    return w.op("Cast", least, to=onnx_type(bool))
+
+
+INDEXING: dict[str, Write] = {"gather": _gather, **dict.fromkeys(_REDUCTIONS, _scatter)}

@@ -1,0 +1,247 @@
+"""Writes nodes of an ONNX graph, each constant once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedrecon.export._program import Block, ExportError, Value
+
+OPSET, IR_VERSION = 21, 10
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+# Constants of more bytes are written as the operation that makes them, where there is one.
+_SMALL = 64
+
+
+class Operation(NamedTuple):
+    """How an operation of JAX is written.
+
+    Attributes:
+        write: `(writer, node, names of its inputs) -> names of its outputs`.
+        elementwise: Whether inputs of shapes that can be broadcast will do as well.
+    """
+
+    write: Callable[..., str | list[str]]
+    elementwise: bool = False
+
+
+class Writer:
+    """Nodes of a graph, or of the body of a loop, which sees all names of the graphs around it.
+
+    Attributes:
+        nodes: ONNX nodes in order.
+        names: Names of the values that exist here.
+        loose: Names of arrays that are repeated along some axes, as they are before that: where they meet
+            whole arrays, nothing has to be repeated.
+        parent: The graph around; None for the whole graph.
+        operations: How each operation is written, by its name.
+    """
+
+    def __init__(self, parent: "Writer | None" = None, operations: "Mapping[str, Operation] | None" = None):
+        self.parent = parent
+        self.operations: Mapping[str, Operation] = operations or (parent.operations if parent else {})
+        self.nodes: list[Any] = []
+        self.names: dict[Value, str] = {}
+        self.loose: dict[Value, str] = {}
+        self._memo: dict[Any, str] = {}
+        if parent is None:
+            self.initializers: list[Any] = []
+            self._constants: dict[Any, str] = {}
+            self._count = 0
+
+    @property
+    def top(self) -> "Writer":
+        """The whole graph's."""
+        return self if self.parent is None else self.parent.top
+
+    def fresh(self) -> str:
+        """A short name that nothing has yet: names are a good part of a small file."""
+        top = self.top
+        number, name = top._count, ""
+        top._count += 1
+        while True:
+            number, digit = divmod(number, 36)
+            name = _DIGITS[digit] + name
+            if not number:
+                return "_" + name
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Writes a node with one output and returns its name; the same node is written once."""
+        key = kind, inputs, repr(sorted(attributes.items()))
+        found = self._remembered(key) if not _holds_graph(attributes) else None
+        if found is None:
+            (found,) = self.ops(kind, inputs, 1, **attributes)
+            self._memo[key] = found
+        return found
+
+    def ops(self, kind: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
+        """Writes a node with several outputs and returns their names."""
+        from onnx import helper
+
+        outputs = [self.fresh() for _ in range(count)]
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
+        return outputs
+
+    def _remembered(self, key: Any) -> str | None:
+        if key in self._memo:
+            return self._memo[key]
+        return None if self.parent is None else self.parent._remembered(key)
+
+    def name(self, value: Value) -> str:
+        """The name of a value; a known one is written on its first use."""
+        if value in self.names:
+            return self.names[value]
+        if value in self.loose:
+            shape = self.shape(value.shape, self.dims)
+            self.names[value] = self.op("Expand", self.loose[value], shape)
+            return self.names[value]
+        if self.parent is not None and (value.known is None or value.weight is not None):
+            return self.parent.name(value)
+        if value.known is None:
+            raise ExportError("a value is read before it is made")
+        if value.weight is not None:
+            raise ExportError("a parameter has no name in the graph")
+        return self.known(np.asarray(value.known))
+
+    def loosely(self, value: Value) -> str | None:
+        """The name of what is repeated to make a value; None for a whole array."""
+        if value in self.loose:
+            return self.loose[value]
+        if value.known is not None and value.weight is None and value.size > 1:
+            array = np.asarray(value.known)
+            if np.all(array == array.flat[0]):
+                return self.scalar(array.flat[0], array.dtype)
+        if value in self.names or self.parent is None:
+            return None
+        return self.parent.loosely(value)
+
+    def ints(self, *numbers: int) -> str:
+        """A constant vector of 64-bit whole numbers, as shapes and axes are given."""
+        return self.constant(np.array(numbers, np.int64))
+
+    def scalar(self, number: Any, dtype: Any) -> str:
+        """A constant without axes."""
+        return self.constant(np.asarray(number, dtype))
+
+    def constant(self, array: np.ndarray, name: str | None = None) -> str:
+        """An initializer of the whole graph, which all bodies see."""
+        top = self.top
+        array = np.asarray(array)
+        key = array.dtype.str, array.shape, array.tobytes()
+        if name is None and key in top._constants:
+            return top._constants[key]
+        from onnx import numpy_helper
+
+        name = name or self.fresh()
+        # Rows in memory order, since the bytes are written as they are.
+        top.initializers.append(numpy_helper.from_array(np.array(array, order="C"), name))
+        return top._constants.setdefault(key, name)
+
+    def known(self, array: np.ndarray) -> str:
+        """A known array: a constant, or for a large one a shorter way to make it."""
+        if array.nbytes <= _SMALL:
+            return self.constant(array)
+        if np.all(array == array.flat[0]):
+            return self.op("Expand", self.scalar(array.flat[0], array.dtype), self.ints(*array.shape))
+        top = self.top  # a loop would make it at every step
+        steps = np.diff(array) if array.ndim == 1 and array.dtype.kind == "i" else np.array([])
+        if len(steps) and np.all(steps == steps[0]) and steps[0] and array.dtype.itemsize >= 4:
+            stop = int(array[-1]) + int(steps[0])
+            ends = (int(array[0]), stop, int(steps[0]))
+            return top.op("Range", *(self.scalar(x, array.dtype) for x in ends))
+        if array.ndim > 2 and np.squeeze(array).ndim == 2 and _diagonal(np.squeeze(array)):
+            return self.op("Reshape", self.known(np.squeeze(array)), self.ints(*array.shape))
+        diagonal = _diagonal(array)
+        if diagonal is not None:
+            where, value = diagonal
+            shape = top.op("Expand", self.scalar(0, np.float32), self.ints(*array.shape))
+            ones = top.op("EyeLike", shape, k=where, dtype=1)
+            if array.dtype == np.float32 and value == 1:
+                return ones
+            cast = top.op("Cast", ones, to=onnx_type(array.dtype))
+            return cast if value == 1 else top.op("Mul", cast, self.scalar(value, array.dtype))
+        return self.constant(array)
+
+    def shape(self, dims: Sequence[Any], like: dict[Any, str]) -> str:
+        """A shape as a tensor; symbolic dimensions are looked up in `like`, vectors of one number."""
+        if all(isinstance(d, int) for d in dims):
+            return self.ints(*dims)
+        parts = []
+        for d in dims:
+            if isinstance(d, int):
+                parts.append(self.ints(d))
+            elif str(d) in like:
+                parts.append(like[str(d)])
+            else:
+                raise ExportError(f"a dimension of length {d} cannot be written")
+        return parts[0] if len(parts) == 1 else self.op("Concat", *parts, axis=0)
+
+    @property
+    def dims(self) -> dict[str, str]:
+        """Names of the vectors that hold the lengths of symbolic dimensions."""
+        if not hasattr(self.top, "_dims"):
+            self.top._dims: dict[str, str] = {}
+        return self.top._dims
+
+
+def _holds_graph(attributes: dict[str, Any]) -> bool:
+    return any(name in ("body", "then_branch", "else_branch") for name in attributes)
+
+
+def _diagonal(array: np.ndarray) -> tuple[int, Any] | None:
+    """Which diagonal of a matrix holds the same number everywhere, with zeros elsewhere, and that number."""
+    if array.ndim != 2 or array.dtype.kind not in "fib" or not array.any():
+        return None
+    row, column = np.unravel_index(int(np.argmax(array != 0)), array.shape)
+    k, value = int(column - row), array[row, column]
+    wanted = np.eye(*array.shape, k=k, dtype=bool)
+    same = np.array_equal(array, np.where(wanted, value, 0).astype(array.dtype))
+    return (k, value) if same else None
+
+
+def onnx_type(dtype: Any) -> int:
+    """ONNX's number of a type.
+
+    Raises:
+        ExportError: ONNX Runtime has no such type.
+    """
+    from onnx import helper
+
+    try:
+        return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    except (KeyError, TypeError, ValueError):
+        raise ExportError(
+            f"arrays of {dtype} cannot be written: random numbers may depend on nothing but the seed"
+        ) from None
+
+
+def write_block(writer: Writer, block: Block) -> None:
+    """Writes all nodes of a block.
+
+    Raises:
+        ExportError: An operation cannot be written; the message names it.
+    """
+    for node in block.nodes:
+        operation = writer.operations.get(node.op)
+        if operation is None:
+            raise ExportError(
+                f"the operation {node.op!r} of JAX cannot be written in ONNX by this version "
+                f"(shapes {[value.shape for value in node.inputs]})"
+            )
+        made = operation.write(writer, node, _names_of_inputs(writer, node, operation.elementwise))
+        names = [made] if isinstance(made, str) else made
+        # An operation that only repeats has put its result among the loose names instead.
+        writer.names.update((v, n) for v, n in zip(node.outputs, names, strict=True) if n)
+
+
+def _names_of_inputs(writer: Writer, node: Any, elementwise: bool) -> list[str]:
+    shape = node.outputs[0].shape
+    if not elementwise or len(node.inputs) < 2:
+        return [writer.name(value) for value in node.inputs]
+    loose = [writer.loosely(value) for value in node.inputs]
+    whole = any(x is None and v.shape == shape for x, v in zip(loose, node.inputs, strict=True))
+    if not whole:
+        loose = [None, *loose[1:]] if node.inputs[0].shape == shape else [*loose[:-1], None]
+    return [
+        writer.name(value) if name is None else name for value, name in zip(node.inputs, loose, strict=True)
+    ]
