@@ -230,10 +230,10 @@ def refuse(
                     shapes = ", ".join(str(x.shape) for x in node.inputs)
                     raise ExportError(
                         f"the exported file differs from JAX by {worst.value:.2g}, more than {TOLERANCE:g}, "
-                        f"and was not kept; the first operation that differs is {node.op!r} of shapes {shapes} "
-                        f"(by {apart:.2g})"
+                        f"and was not kept; the first operation that differs is {node.op!r} of shapes "
+                        f"{shapes} (by {apart:.2g})"
                     )
     raise ExportError(
-        f"the exported file differs from JAX by {worst.value:.2g}, more than {TOLERANCE:g}, and was "
-        "not kept; no single operation differs by more: rounding is amplified on the way"
+        f"the exported file differs from JAX by {worst.value:.2g}, more than {TOLERANCE:g}, and was not "
+        "kept; no single operation differs by more: rounding is amplified on the way"
     )
