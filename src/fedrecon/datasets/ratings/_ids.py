@@ -1,7 +1,7 @@
 """Dense ids: the distinct ids of a column in order, and each row's place among them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,7 @@ class Vocabulary(NamedTuple):
     ids: Shaped[np.ndarray, "id"]
 
 
-def vocabulary(role: str, column: Any, *, integer: bool, parse: bool) -> Vocabulary:
+def vocabulary(role: str, column: pa.DictionaryArray, *, integer: bool, parse: bool) -> Vocabulary:
     """Renumbers a dictionary-encoded column of ids.
 
     Args:
@@ -66,7 +66,9 @@ def vocabulary(role: str, column: Any, *, integer: bool, parse: bool) -> Vocabul
     return Vocabulary(rank[codes], ids[order])
 
 
-def _whole_numbers(role: str, words: Any, codes: Int32[np.ndarray, "rating"]) -> Shaped[np.ndarray, "id"]:
+def _whole_numbers(
+    role: str, words: pa.Array, codes: Int32[np.ndarray, "rating"]
+) -> Shaped[np.ndarray, "id"]:
     """The distinct ids as int64."""
     if pa.types.is_integer(words.type) or _all_whole(words):
         try:
@@ -76,11 +78,11 @@ def _whole_numbers(role: str, words: Any, codes: Int32[np.ndarray, "rating"]) ->
     raise _first_fault(words, codes, lambda word: id_fault(role, word, integer=True))
 
 
-def _all_whole(words: Any) -> bool:
+def _all_whole(words: pa.Array) -> bool:
     return bool(pyarrow.compute.all(pyarrow.compute.match_substring_regex(words, f"^(?:{WHOLE})$")).as_py())
 
 
-def _is_utf_8(words: Any) -> bool:
+def _is_utf_8(words: pa.Array) -> bool:
     try:
         words.validate(full=True)
     except pa.ArrowInvalid:
@@ -89,7 +91,7 @@ def _is_utf_8(words: Any) -> bool:
 
 
 def _first_fault(
-    words: Any, codes: Int32[np.ndarray, "rating"], fault: Callable[[str], str | None]
+    words: pa.Array, codes: Int32[np.ndarray, "rating"], fault: Callable[[str], str | None]
 ) -> FaultyRow:
     if not pa.types.is_integer(words.type):
         words = words.cast(pa.large_binary())  # as it may not be UTF-8

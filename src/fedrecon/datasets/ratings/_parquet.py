@@ -39,7 +39,7 @@ def read_parquet(source: Source, found: Format) -> Table:
     )
 
 
-def _ids(source: Source, table: Any, role: str, name: str) -> Any:
+def _ids(source: Source, table: pa.Table, role: str, name: str) -> Any:
     """The column, dictionary-encoded anew: a dictionary that was stored may hold words that no row has."""
     column = _without_nulls(source, table, role, name)
     stored = value_type(column.type)
@@ -52,14 +52,14 @@ def _ids(source: Source, table: Any, role: str, name: str) -> Any:
     return one_chunk(column.cast(wanted).dictionary_encode())
 
 
-def _ratings(source: Source, table: Any, name: str) -> Float64[np.ndarray, "rating"]:
+def _ratings(source: Source, table: pa.Table, name: str) -> Float64[np.ndarray, "rating"]:
     column = _without_nulls(source, table, "rating", name)
     if not (is_number(column.type) or pa.types.is_decimal(column.type)):
         raise _type_error(source, "rating", name, "numbers", column.type)
     return to_numpy(column.cast(pa.float64(), safe=False))
 
 
-def _times(source: Source, table: Any, name: str) -> Int64[np.ndarray, "rating"]:
+def _times(source: Source, table: pa.Table, name: str) -> Int64[np.ndarray, "rating"]:
     column = _without_nulls(source, table, "time", name)
     if pa.types.is_date32(column.type):
         column = column.cast(pa.int32())
@@ -77,7 +77,7 @@ def _times(source: Source, table: Any, name: str) -> Int64[np.ndarray, "rating"]
         ) from error
 
 
-def _without_nulls(source: Source, table: Any, role: str, name: str) -> Any:
+def _without_nulls(source: Source, table: pa.Table, role: str, name: str) -> Any:
     column = table[name]
     missing = missing_rows(column)
     if len(missing):
@@ -86,5 +86,5 @@ def _without_nulls(source: Source, table: Any, role: str, name: str) -> Any:
     return column
 
 
-def _type_error(source: Source, role: str, name: str, wanted: str, got: Any) -> DataError:
+def _type_error(source: Source, role: str, name: str, wanted: str, got: pa.DataType) -> DataError:
     return DataError(f"{source.where}: column {quoted(name)} (the {role}) must hold {wanted}, holds {got}")

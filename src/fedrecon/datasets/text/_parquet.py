@@ -27,7 +27,7 @@ def read_parquet(path: Path) -> Iterator[Writer]:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
-def _check(schema: Any, path: Path) -> bool:
+def _check(schema: pa.Schema, path: Path) -> bool:
     for name in ("client", "text"):
         if name not in schema.names:
             raise DataError(f"{path}: must have the columns 'client' and 'text', it has {schema.names}")
@@ -40,7 +40,7 @@ def _check(schema: Any, path: Path) -> bool:
     return lists
 
 
-def _rows(file: Any, path: Path) -> Iterator[tuple[int, str, Any]]:
+def _rows(file: pq.ParquetFile, path: Path) -> Iterator[tuple[int, str, Any]]:
     row = 0
     for batch in file.iter_batches(batch_size=1024, columns=["client", "text"]):
         for client, text in zip(*(batch.column(i).to_pylist() for i in (0, 1)), strict=True):
@@ -51,12 +51,12 @@ def _rows(file: Any, path: Path) -> Iterator[tuple[int, str, Any]]:
             yield row, str(client), text
 
 
-def _clients(file: Any, path: Path) -> Iterator[Writer]:
+def _clients(file: pq.ParquetFile, path: Path) -> Iterator[Writer]:
     for row, client, text in _rows(file, path):
         yield Writer(client, text, f"{path}, row {row}")
 
 
-def _grouped(file: Any, path: Path) -> Iterator[Writer]:
+def _grouped(file: pq.ParquetFile, path: Path) -> Iterator[Writer]:
     first: dict[str, int] = {}
     sentences: dict[str, list[str]] = {}
     for row, client, text in _rows(file, path):

@@ -288,7 +288,7 @@ def _cohort(run: Run) -> float:
     return math.fsum(cohorts.values()) / len(cohorts) if cohorts else math.nan
 
 
-def _number(value: Any) -> float:
+def _number(value: float | None) -> float:
     """A number of `result.json`, where one that is not finite is null."""
     return math.nan if value is None else float(value)
 

@@ -238,14 +238,14 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     """A setting as in an experiment file."""
     if value is None:
         return "not set"
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _json(values: Any) -> str:
+def _json(values: object) -> str:
     """JSON that no HTML parser takes for markup."""
     text = json.dumps(values, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -57,7 +57,7 @@ def _depth_first(parent: str, names: list[str]) -> int:
     return next((i for i, name in enumerate(names) if name.startswith(f"{parent}.")), 0)
 
 
-def _comment(item: Known, value: Any) -> list[str]:
+def _comment(item: Known, value: object) -> list[str]:
     default = "" if value == item.default else f"; default {_shown(item.default)}"
     return _wrapped(item.description + default)
 
@@ -66,7 +66,7 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="#   ")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     import tomli_w
 
     return "none" if value is None else tomli_w.dumps({"x": value}).strip().removeprefix("x = ")

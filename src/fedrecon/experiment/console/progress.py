@@ -4,10 +4,30 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fedrecon.evaluation._metric_names import shown_first
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fedrecon.evaluation._evaluate import Evaluation
+
+
+@runtime_checkable
+class EvaluationReport(Protocol):
+    """What the screen shows of an evaluation: some attributes of `Evaluated`, which says what they are."""
+
+    @property
+    def round(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def training(self) -> Mapping[str, float]: ...
+    @property
+    def evaluations(self) -> "Mapping[str, Evaluation]": ...
 
 
 class Progress:
@@ -19,7 +39,7 @@ class Progress:
     def round(self, number: int, loss: float) -> None:
         """The metrics of a round have arrived."""
 
-    def evaluated(self, report: Any) -> None:
+    def evaluated(self, report: EvaluationReport) -> None:
         """An evaluation is done; `report` is what callbacks get."""
 
     def note(self, text: str) -> None:
@@ -62,7 +82,7 @@ class Pace:
         return speed, (rounds - number) / speed
 
 
-def describe(report: Any, pace: Pace) -> str:
+def describe(report: EvaluationReport, pace: Pace) -> str:
     """One line about an evaluation."""
     width = len(str(report.rounds))
     parts = [
@@ -109,7 +129,7 @@ class Lines(Progress):
     def round(self, number: int, loss: float) -> None:
         self._pace.at(number, number)
 
-    def evaluated(self, report: Any) -> None:
+    def evaluated(self, report: EvaluationReport) -> None:
         self.note(describe(report, self._pace))
 
     def note(self, text: str) -> None:
@@ -119,7 +139,7 @@ class Lines(Progress):
 class Live(Progress):
     """A bar with rounds, loss, RMSE, speed and time left, above it a line for each evaluation."""
 
-    def __init__(self, console: Any):
+    def __init__(self, console: "Console"):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
         from rich.progress import Progress as Bar
 
@@ -149,7 +169,7 @@ class Live(Progress):
             numbers += [pace_of(speed), f"{duration(left)} left"]
         self._bar.update(self._task, completed=number, numbers="  ".join(x for x in numbers if x))
 
-    def evaluated(self, report: Any) -> None:
+    def evaluated(self, report: EvaluationReport) -> None:
         for name, evaluation in list(report.evaluations.items())[:1]:
             metrics = evaluation.summary()["examples"]
             self._best = " ".join([name, *(f"{m} {figure(metrics[m])}" for m in shown_first(metrics)[:1])])
@@ -162,7 +182,7 @@ class Live(Progress):
         self._bar.stop()
 
 
-def progress_for(console: Any) -> Progress:
+def progress_for(console: "Console") -> Progress:
     """A live bar on a terminal, lines elsewhere, nothing where nothing is shown."""
     if console.quiet:
         return Progress()

@@ -9,6 +9,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -160,7 +161,7 @@ def clients(runs: Sequence[Curves]) -> Figure | None:
     return figure
 
 
-def _edges(values: Any, clients: int) -> Any:
+def _edges(values: np.ndarray, clients: int) -> Any:
     """Bins of a histogram: more for more clients; a few far clients share the last one."""
     low, high = float(values.min()), float(np.quantile(values, 0.995))
     if high <= low:
@@ -168,7 +169,7 @@ def _edges(values: Any, clients: int) -> Any:
     return np.linspace(low, high, round(np.clip(1.6 * np.sqrt(clients), 6, 40)) + 1)
 
 
-def _head(figure: Figure, axis: Any, runs: Sequence[Curves]) -> None:
+def _head(figure: Figure, axis: Axes, runs: Sequence[Curves]) -> None:
     names = _colors(runs)
     if len(names) == 1:
         figure.suptitle(runs[0].label, fontsize=11, color="#333333")

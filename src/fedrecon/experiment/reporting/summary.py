@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.data._arrow_bridge import to_arrow
+from fedrecon.evaluation._evaluate import Evaluation
 from fedrecon.evaluation._metric_names import by_preference
 from fedrecon.evaluation._selection import Criterion, metric_in
 from fedrecon.experiment.reporting.result import Result
@@ -167,7 +168,7 @@ def clients_of(file: Path) -> str:
     return name_of(split, STANDARD_EVAL) if split and not protocol else file.stem.removeprefix("clients-")
 
 
-def write_clients(path: Path, evaluation: Any) -> None:
+def write_clients(path: Path, evaluation: Evaluation) -> None:
     """Writes the metrics of every client as a Parquet file, whole or not at all."""
     import io
 

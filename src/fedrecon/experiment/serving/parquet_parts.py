@@ -14,6 +14,7 @@ from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage.run_folder import locked
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from filelock import BaseFileLock
 
 _REQUEST = "request.json"
@@ -146,7 +147,7 @@ def _request_of(path: Path) -> Any:
         ) from None
 
 
-def _repeating(schema: Any) -> list[str]:
+def _repeating(schema: "pa.Schema") -> list[str]:
     """The columns, by their paths in Parquet, of which a dictionary of their values is worth its making.
 
     Not numbers with a point, which hardly come twice: to look for them takes four times as long as to write

@@ -1,6 +1,6 @@
 """What the settings of algorithms have in common: families of sections, and how their parts are built."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.solvers import (
@@ -10,6 +10,11 @@ from fedrecon.experiment.settings.solvers import (
     SolverSettings,
 )
 from fedrecon.experiment.settings.splits import AlternateBatchesSettings, SplitSettings
+
+if TYPE_CHECKING:
+    from fedrecon.algorithms._base import Algorithm
+    from fedrecon.core._model import Model
+    from fedrecon.data._clients import Clients
 
 ClientWeight = Literal["examples", "uniform"]
 _PARTS = ("part", "head", "body")  # paths of leaves; none for what the algorithm takes by itself
@@ -24,11 +29,11 @@ class AlgorithmSettings(Section):
         """The task as this approach wants its data."""
         return task
 
-    def prepare_unseen(self, clients: Any) -> Any:
+    def prepare_unseen(self, clients: "Clients") -> "Clients":
         """Clients that were not trained on, likewise."""
         return clients
 
-    def build_for(self, task: Any) -> Any:
+    def build_for(self, task: Any) -> "Algorithm":
         """The algorithm for a prepared task."""
         return self.build(task.model)
 
@@ -40,11 +45,12 @@ class AlgorithmSettings(Section):
         """
         return {name: _built(name, value) for name, value in self if name != "name"}
 
-    def build(self, model: Any) -> Any:
+    def build(self, model: "Model") -> "Algorithm":
         """The algorithm."""
         from fedrecon import algorithms
 
-        return getattr(algorithms, self.name)(model, **self.parts())
+        algorithm: Algorithm = getattr(algorithms, self.name)(model, **self.parts())
+        return algorithm
 
 
 class FederatedSettings(AlgorithmSettings):

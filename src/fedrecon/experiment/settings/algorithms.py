@@ -5,7 +5,7 @@ that of its function, and of the function's module in `fedrecon.algorithms`.
 """
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,11 @@ from fedrecon.experiment.settings.algorithm_families import (
 )
 from fedrecon.experiment.settings.sections import setting
 from fedrecon.experiment.settings.solvers import LocalSolverSettings, OptimizerSettings, SolverSettings
+
+if TYPE_CHECKING:
+    from fedrecon.algorithms._base import Algorithm
+    from fedrecon.core._model import Model
+    from fedrecon.data._clients import Clients
 
 _LOCAL = (
     'paths of its leaves among (global, local) parameters, such as "0/item/bias" or "1", or of what they lie '
@@ -45,7 +50,7 @@ class FineTuningSettings(TuningSettings):
 
     name: Literal["finetuning"] = "finetuning"
 
-    def build(self, model: Any) -> Any:
+    def build(self, model: "Model") -> "Algorithm":
         """The algorithm."""
         from fedrecon.algorithms._fedavg import fedavg
         from fedrecon.algorithms._finetuning import finetuning
@@ -60,7 +65,7 @@ class FineTunedFedReconSettings(TuningSettings, ReconstructingSettings):
 
     name: Literal["finetuned_fedrecon"] = "finetuned_fedrecon"
 
-    def build(self, model: Any) -> Any:
+    def build(self, model: "Model") -> "Algorithm":
         """The algorithm."""
         from fedrecon.algorithms._fedrecon import fedrecon
         from fedrecon.algorithms._finetuning import finetuning
@@ -127,7 +132,7 @@ class CentralizedSettings(AlgorithmSettings):
         """Mini-batches that mix the clients' examples."""
         from fedrecon.data._pooling import in_batches, numbered
 
-        def unseen(clients: Any) -> Any:
+        def unseen(clients: "Clients | None") -> "Clients | None":
             return None if clients is None else numbered(clients, seen=False)
 
         return replace(
@@ -139,13 +144,13 @@ class CentralizedSettings(AlgorithmSettings):
             num_clients=len(task.train),
         )
 
-    def prepare_unseen(self, clients: Any) -> Any:
+    def prepare_unseen(self, clients: "Clients") -> "Clients":
         """Clients without a row on the server."""
         from fedrecon.data._pooling import numbered
 
         return numbered(clients, seen=False)
 
-    def build_for(self, task: Any) -> Any:
+    def build_for(self, task: Any) -> "Algorithm":
         """The algorithm, which has a row for each of the task's clients."""
         from fedrecon.algorithms._centralized import centralized
 

@@ -70,7 +70,7 @@ def _fields(value: Any, tag: Tag) -> dict[str, Any]:
     }
 
 
-def _other(value: Any) -> Description:
+def _other(value: object) -> Description:
     tag = tag_of(value) if isinstance(value, FunctionType) else None
     if tag is not None:
         return {"function": tag.kind}
@@ -89,5 +89,5 @@ def _other(value: Any) -> Description:
     return {"repr": repr(value)}
 
 
-def _numeric(dtype: Any) -> bool:
+def _numeric(dtype: np.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_))

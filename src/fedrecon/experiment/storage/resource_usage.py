@@ -2,7 +2,6 @@
 
 import sys
 import time
-from typing import Any
 
 _COMPILING = (
     "/jax/core/compile/jaxpr_trace_duration",
@@ -51,7 +50,7 @@ class Stopwatch:
             end = max(end, stop)
         return total
 
-    def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
+    def _heard(self, event: str, duration_secs: float, **_: object) -> None:
         if event in _COMPILING:
             now = time.monotonic()
             self._compiling.append((now - duration_secs, now))

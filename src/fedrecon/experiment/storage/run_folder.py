@@ -75,7 +75,7 @@ class RunFolder:
         """Writes a file of the folder, whole or not at all."""
         write_atomically(self.path / name, content)
 
-    def write_json(self, name: str, content: Any) -> None:
+    def write_json(self, name: str, content: object) -> None:
         """Writes a JSON file of the folder, whole or not at all."""
         self.write(name, json.dumps(content, indent=2) + "\n")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -14,6 +14,9 @@ from fedrecon.experiment.sweep.search import BEST, PAGE, Sweep
 from fedrecon.experiment.sweep.space import Dimension
 from fedrecon.experiment.sweep.trial import FAILED, INTERRUPTED, STOPPED, Outcome, run_trial
 from fedrecon.experiment.sweep.workers import Task, Workers
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 
 def sweep(
@@ -72,7 +75,7 @@ def _in_turn(opened: Sweep, count: int, screen: Console) -> bool:
     for _ in range(count):
         trial, config, folder = opened.ask()
 
-        def watch(round: int, value: float, trial: Any = trial) -> bool:
+        def watch(round: int, value: float, trial: "Trial" = trial) -> bool:
             return opened.watch(trial, round, value)
 
         try:
@@ -112,7 +115,7 @@ def _beside(opened: Sweep, count: int, screen: Console, jobs: int) -> bool:
     return True
 
 
-def _say(opened: Sweep, trial: Any, outcome: Outcome, screen: Console) -> None:
+def _say(opened: Sweep, trial: "Trial", outcome: Outcome, screen: Console) -> None:
     """A line for a trial that ended."""
     best = opened.best()
     done = f"trial {trial.number}"
@@ -127,5 +130,5 @@ def _say(opened: Sweep, trial: Any, outcome: Outcome, screen: Console) -> None:
     screen.print(f"{done}: {what}{took}{so_far}  {chosen}", markup=False, soft_wrap=True)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

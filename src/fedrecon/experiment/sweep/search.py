@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedrecon._files import write_atomically
 from fedrecon.evaluation._metric_names import Direction, direction_of, label_of
@@ -23,6 +23,9 @@ from fedrecon.experiment.sweep.trial import (
     job_without_test,
     metric_of,
 )
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 JOURNAL, TRIALS, BEST, PAGE = "journal.log", "trials", "best.toml", "sweep.md"
 
@@ -98,13 +101,13 @@ class Sweep:
         return override(self.config, nested(chosen))
 
     @undisturbed()
-    def watch(self, trial: Any, round: int, value: float) -> bool:
+    def watch(self, trial: "Trial", round: int, value: float) -> bool:
         """Notes an evaluation, and says whether the trial should stop."""
         trial.report(value, round)
         return bool(trial.should_prune())
 
     @undisturbed()
-    def tell(self, trial: Any, outcome: Outcome) -> None:
+    def tell(self, trial: "Trial", outcome: Outcome) -> None:
         """Notes how a trial ended."""
         from optuna.trial import TrialState
 

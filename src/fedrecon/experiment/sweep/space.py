@@ -4,10 +4,13 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.settings.sections import SettingError, flat
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 RANGE, CHOICES = ("low", "high", "log", "step"), ("choices",)
 
@@ -48,10 +51,10 @@ class Dimension(NamedTuple):
         """Whether it exists beside these values of other settings."""
         return all(name in chosen and chosen[name] in values for name, values in self.needs)
 
-    def suggest(self, trial: Any) -> Scalar:
+    def suggest(self, trial: "Trial") -> Scalar:
         """The value that a trial of Optuna tries."""
         if self.choices:
-            value: Scalar = trial.suggest_categorical(self.path, list(self.choices))
+            value = cast(Scalar, trial.suggest_categorical(self.path, list(self.choices)))
         elif self.whole:
             value = trial.suggest_int(
                 self.path, int(self.low), int(self.high), step=int(self.step or 1), log=self.log
@@ -122,7 +125,7 @@ def _leaves(values: Mapping[str, Any], source: str, prefix: str = "") -> Iterato
 
 
 def _dimension(path: str, value: Mapping[str, Any], config: Config, source: str) -> Dimension:
-    def fail(rule: str, got: Any) -> SettingError:
+    def fail(rule: str, got: object) -> SettingError:
         return SettingError(f"{source}: {path} {rule}, got {got!r}")
 
     # With output buckets of their own, those of the embeddings change nothing that is asked of a model.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedrecon.experiment.tasks._task import Task
 
 
+Precision = Literal["float32", "bfloat16"]
 Outputs = Annotated[int, Field(ge=1)] | Literal["same"]
 
 
@@ -67,7 +68,7 @@ class LSTMSettings(Section):
     embedding: int = setting(96, "length of an embedding", ge=1)
     hidden: int = setting(670, "units of the LSTM", ge=1)
 
-    def build(self, words: int, buckets: int, output_buckets: int, precision: Any) -> Any:
+    def build(self, words: int, buckets: int, output_buckets: int, precision: Precision) -> Any:
         from fedrecon.models.next_word._model import next_word_lstm
 
         return next_word_lstm(
@@ -89,7 +90,7 @@ class TransformerSettings(Section):
     layers: int = setting(2, "layers", ge=1)
     rank: int = setting(4, "rank of the local change of each attention matrix", ge=1)
 
-    def build(self, words: int, buckets: int, output_buckets: int, precision: Any) -> Any:
+    def build(self, words: int, buckets: int, output_buckets: int, precision: Precision) -> Any:
         from fedrecon.models.next_word._transformer import next_word_transformer
 
         return next_word_transformer(
@@ -107,7 +108,7 @@ class TransformerSettings(Section):
 class NextWordModel(Section):
     """The network."""
 
-    precision: Literal["float32", "bfloat16"] = setting("float32", "of the factors of matrix products")
+    precision: Precision = setting("float32", "of the factors of matrix products")
     network: Annotated[LSTMSettings | TransformerSettings, Field(discriminator="kind")] = setting(
         LSTMSettings(), "the network:"
     )

@@ -4,10 +4,10 @@ import json
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 
+from fedrecon.algorithms._base import ServerState
 from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.storage.run_folder import TUNED, RunFolder
 from fedrecon.simulation._block_plan import Plan
@@ -62,7 +62,7 @@ class BlockPlanTuner:
         if self._saved is not None and done >= self._saved["from_round"]:
             self._use_saved()
 
-    def after(self, number: int, state: Any, compilation: float, quiet: bool = True) -> None:
+    def after(self, number: int, state: ServerState, compilation: float, quiet: bool = True) -> None:
         """A round is done.
 
         Args:
@@ -88,7 +88,7 @@ class BlockPlanTuner:
         assert self._saved is not None
         self._simulation.use(Plan.from_json(json.dumps(self._saved["slots"])))
 
-    def _decide(self, number: int, state: Any, compilation: float) -> None:
+    def _decide(self, number: int, state: ServerState, compilation: float) -> None:
         simulation, present = self._simulation, self._simulation.plan
         budget = SHARE * min(self._paces) * (self._rounds - number)
         budget, compilation = self._processes.tell([budget, compilation])
@@ -110,7 +110,7 @@ class BlockPlanTuner:
         if self._folder is not None:
             self._folder.write_json(TUNED, self._saved)
 
-    def _seconds(self, state: Any) -> float:
+    def _seconds(self, state: ServerState) -> float:
         """Of the next round under the present plan; infinite where that wants more memory than there is."""
         try:
             seconds = self._simulation.seconds(state)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from fedrecon.algorithms._base import ServerState
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 from fedrecon.evaluation._evaluate import Evaluation, evaluate
@@ -178,7 +179,7 @@ class TrainingLoop:
             self.evaluations = self._evaluations(self.state)
         return self.evaluations
 
-    def evaluated(self, state: Any, client_states: ClientStateStore | None, name: str) -> Evaluation:
+    def evaluated(self, state: ServerState, client_states: ClientStateStore | None, name: str) -> Evaluation:
         """All clients of a set, under the protocol that its name tells."""
         spec = self.spec
         if self._ahead.is_alive():
@@ -193,7 +194,7 @@ class TrainingLoop:
             return self.best.round, state, client_states and client_states.at(self.best.client_states_mark)
         return self.done, self.state, client_states
 
-    def _evaluations(self, state: Any) -> dict[str, Evaluation]:
+    def _evaluations(self, state: ServerState) -> dict[str, Evaluation]:
         client_states = self.simulation.client_states
         return {name: self.evaluated(state, client_states, name) for name in self.spec.while_training()}
 
@@ -217,7 +218,7 @@ class TrainingLoop:
 
     def _evaluate_some(
         self,
-        state: Any,
+        state: ServerState,
         client_states: ClientStateStore | None,
         name: str,
         clients: Clients,
@@ -277,7 +278,7 @@ class TrainingLoop:
         self.records.write()
         self._looked = time.monotonic()
 
-    def _evaluate(self, number: int, state: Any) -> Evaluated:
+    def _evaluate(self, number: int, state: ServerState) -> Evaluated:
         evaluations = self._evaluations(state)
         for name, evaluation in evaluations.items():
             self.records.append(rows(number, *place(name), evaluation.summary()))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.algorithms._base import Algorithm
+from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.core._examples import AlternateBatches, Split
 from fedrecon.data._clients import Clients
 from fedrecon.data._pooling import raw_bytes
@@ -273,7 +273,7 @@ def _agreed(spec: RunSpec) -> dict[str, Any]:
 
 
 def _final_evaluations(
-    loop: TrainingLoop, selected_round: int, state: Any, client_states: ClientStateStore | None
+    loop: TrainingLoop, selected_round: int, state: ServerState, client_states: ClientStateStore | None
 ) -> dict[str, Evaluation]:
     if loop.interrupted:
         return dict(loop.evaluations)

@@ -217,7 +217,7 @@ def untagged(described):
 
 
 ALGORITHMS = sorted(variants(configs.Config, "algorithm")[1])
-SPLITS = sorted(variants(configs.Evaluating, "split")[1])
+SPLITS = sorted(variants(configs.EvaluationSettings, "split")[1])
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -148,11 +148,11 @@ def test_a_plan_that_wants_too_much_memory_is_passed_over(tuner, monkeypatch):
         return 1.0 if len(tried) == 1 else exhausted("RESOURCE_EXHAUSTED")(self, state)
 
     monkeypatch.setattr(Simulation, "seconds", seconds)
-    made._decide(1, None, 0.0)
+    made._decide(1, simulation.init(), 0.0)
     assert len(tried) > 1 and tried[0] == wide and simulation.plan == present
     monkeypatch.setattr(Simulation, "seconds", exhausted("INTERNAL"))
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        made._decide(1, None, 0.0)
+        made._decide(1, simulation.init(), 0.0)
 
 
 def test_a_resume_changes_the_plan_where_the_run_did(tmp_path, generous):

@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from fedrecon.errors import DataError
 from fedrecon.experiment.cli import options
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fedrecon.data._clients import Clients
 
 WIDTH = 40
 
@@ -68,7 +73,7 @@ def _is_text(path: Path) -> bool:
     return ".txt" in suffixes and suffixes.isdisjoint({".csv", ".tsv", ".dat", ".data", ".parquet"})
 
 
-def page(title: str, clients: Any) -> str:
+def page(title: str, clients: "Clients") -> str:
     """Counts, the histogram of examples per client, and one of each field with few values."""
     import numpy as np
 
@@ -94,7 +99,7 @@ def page(title: str, clients: Any) -> str:
     return "\n".join(lines)
 
 
-def _lengths(counts: Any) -> list[str]:
+def _lengths(counts: "np.ndarray") -> list[str]:
     """Clients by examples, in bins that double."""
     import numpy as np
 
