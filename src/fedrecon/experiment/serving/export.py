@@ -14,7 +14,7 @@ from fedrecon.experiment.reporting.summary import size
 from fedrecon.experiment.serving.evaluate import hold_to_data, restored
 from fedrecon.experiment.serving.new_clients import served_fields
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.tasks._base import Task
+from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.vocabularies import known_to

@@ -91,7 +91,11 @@ def test_an_unknown_setting_names_the_nearest_one(override, near):
             "data.fractions.train=0.9",
             "data.fractions: train, validation and test must sum to at most 1, got 1.1",
         ),
-        ("evaluation.select=last", "evaluation.select must be 'final' or 'best', got 'last'"),
+        (
+            "evaluation.select=last",
+            "evaluation.select: must be 'final', 'best', 'best:METRIC' or 'best:METRIC:max' (or ':min'), "
+            "got 'last'",
+        ),
         ("task=movielenz", "task must be one of movielens, next_word, ranking, synthetic_ratings"),
         ("seed=-1", "seed must be greater than or equal to 0, got -1"),
         ("training=3", "training must be"),

@@ -27,6 +27,7 @@ from fedrecon.experiment.analysis.comparability import warnings
 from fedrecon.experiment.analysis.runs import methods
 from fedrecon.experiment.settings.sections import variants
 from fedrecon.experiment.settings.solvers import Relative
+from fedrecon.experiment.settings.training import EvaluationSettings
 from fedrecon.experiment.storage.fingerprint import FORMAT, as_text, in_format_of
 from fedrecon.experiment.storage.fingerprint_format_1 import text, to_format_1
 from fedrecon.experiment.storage.fingerprint_parts import describe
@@ -217,7 +218,7 @@ def untagged(described):
 
 
 ALGORITHMS = sorted(variants(configs.Config, "algorithm")[1])
-SPLITS = sorted(variants(configs.EvaluationSettings, "split")[1])
+SPLITS = sorted(variants(EvaluationSettings, "split")[1])
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
