@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 
 class Direction(enum.Enum):
     """Which way a metric is better; the values are what a user writes, as in `"best:acc:max"`."""
@@ -68,12 +66,25 @@ class Metric:
     function: Callable[[Any], Any] | None = None
 
 
+# The settings of an experiment read the table, and must not wait for NumPy.
+def _square_root(x: Any) -> Any:
+    import numpy as np
+
+    return np.sqrt(x)
+
+
+def _exponential(x: Any) -> Any:
+    import numpy as np
+
+    return np.exp(x)
+
+
 # In order of preference: what a person reads first, what decides which round is the best, what a sweep tunes.
 # Metrics that are read after `PREFERRED` follow in the order in which they were measured.
 METRICS = (
-    Metric("rmse", "RMSE", Direction.LOWER, source="mse", function=np.sqrt),
+    Metric("rmse", "RMSE", Direction.LOWER, source="mse", function=_square_root),
     Metric("accuracy", "accuracy", Direction.HIGHER),
-    Metric("perplexity", "perplexity", Direction.LOWER, source="cross_entropy", function=np.exp),
+    Metric("perplexity", "perplexity", Direction.LOWER, source="cross_entropy", function=_exponential),
     Metric("mse", "MSE", Direction.LOWER),
     Metric("mae", "MAE", Direction.LOWER),
     Metric("cross_entropy", "cross_entropy", Direction.LOWER),
