@@ -6,31 +6,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedrecon import Algorithm, AlternateBatches, Solver, fedrecon, optimizer, train
-from fedrecon.algorithms import WeightedMean, server, stateless, subkeys, update_of
-from fedrecon.core import fully_global, on_global, on_local
+from fedrecon import Algorithm, AlternateBatches, Solver, fedavg, fedrecon, optimizer, train
+from fedrecon.algorithms import subkeys, update_of
+from fedrecon.core import on_global, on_local
 from fedrecon.datasets.ratings import synthetic
 from fedrecon.models import matrix_factorization
 
 
 def learned_start(model: Any, reconstruct: Any, update: Any, server_optimizer: Any, split: Any) -> Algorithm:
     """Global are (g, s): a client reconstructs l from s, updates g, and sends l - s with the update."""
-    view = fully_global(model)  # its init_global gives (g, s)
-    init, server_update = server(view, server_optimizer, WeightedMean())
+    base = fedavg(model, update, server_optimizer)  # its server holds (g, s), one s for all clients
 
-    def personalize(broadcast: Any, client_state: Any, support: Any, key: Any) -> Any:
+    def fit(broadcast: Any, client_state: Any, support: Any, key: Any) -> Any:
         g, start = broadcast.global_params
         return reconstruct(on_local(model, g), start, support, key, broadcast.round)[0]
 
     def client_update(broadcast: Any, client_state: Any, examples: Any, key: Any) -> Any:
         (g, start), (k_split, k_local, k_global) = broadcast.global_params, subkeys(key, 3)
         support, query = split(examples, k_split)
-        local = personalize(broadcast, client_state, support, k_local)
+        local = fit(broadcast, client_state, support, k_local)
         new, metrics = update(on_global(model, local), g, query, k_global, broadcast.round)
         return update_of(jax.tree.map(jnp.subtract, (new, local), (g, start)), {}, metrics), client_state
 
     served = replace(model, metrics=lambda params, local, x: model.metrics(params[0], local, x), tables=())
-    return Algorithm(view, served, init, stateless, client_update, server_update, personalize, "mine")
+    return replace(base, personal_model=served, client_update=client_update, personalize=fit, name="mine")
 
 
 users = synthetic(600, 300, seed=0)[0].split({"train": 0.8, "test": 0.2}, seed=0)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from tests.small import ITEMS, LENGTHS, Given, examples, federation, rating_model, sgd, solver
 
-from fedrecon.algorithms._base import Broadcast, ServerState, Update, uniform
+from fedrecon.algorithms._base import Broadcast, ServerState, Update
+from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.algorithms._centralized import centralized
 from fedrecon.algorithms._ditto import ditto
 from fedrecon.algorithms._fedalt import fedalt

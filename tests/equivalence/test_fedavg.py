@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tests.small import ITEMS, Given, examples, federation, rating_model, sgd, solver
 
-from fedrecon.algorithms._base import Broadcast, uniform
+from fedrecon.algorithms._base import Broadcast
+from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import NoSplit

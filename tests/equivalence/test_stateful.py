@@ -11,7 +11,7 @@ import pytest
 from tests.small import Given, rating_model, sgd, solver
 from tests.small import federation as ratings
 
-from fedrecon.algorithms._base import subkeys
+from fedrecon.algorithms._building_blocks import subkeys
 from fedrecon.algorithms._ditto import ditto
 from fedrecon.algorithms._fedalt import fedalt
 from fedrecon.algorithms._fedavg import fedavg

@@ -12,7 +12,7 @@ from tests.oracle import algorithm1, optimizers
 from tests.oracle.factorization import Penalty, Ratings
 from tests.small import Given
 
-from fedrecon.algorithms._base import by_examples, uniform
+from fedrecon.algorithms._building_blocks import by_examples, uniform
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import AlternateBatches, AlternateExamples, Fraction, NoSplit
 from fedrecon.core._model import without_tables

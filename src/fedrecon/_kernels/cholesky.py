@@ -27,7 +27,7 @@ def solve(
     return jax.lax.platform_dependent(regular, right, cpu=sequential, default=_solve)
 
 
-def _solve(matrix: Any, right: Any) -> Any:
+def _solve(matrix: Float[Array, "parameter parameter"], right: Float[Array, "parameter"]) -> Any:
     factor = jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
     # As a row: columns would be copied on their way to LAPACK, which takes a third of the whole.
     half = jax.lax.linalg.triangular_solve(factor, right[None], lower=True, transpose_a=True)

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from fedrecon.core._types import Leaf
+
 # What indexing makes of an index, in NumPy: evaluated ahead where all inputs are known, compiling nothing.
 _FOLDED: dict[str, Callable[..., Any]] = {
     "lt": lambda params, a, b: np.less(a, b),
@@ -55,7 +57,7 @@ def fold_lookups(fn: Callable[..., Any]) -> Callable[..., Any]:
     return folded
 
 
-def _is_number(x: Any) -> bool:
+def _is_number(x: Leaf) -> bool:
     return isinstance(x, (np.ndarray, np.generic, int, float)) or (
         isinstance(x, jax.Array)
         and not isinstance(x, jax.core.Tracer)
@@ -68,7 +70,7 @@ def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], args: list[Any]) -> list[Any
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
 
-    def read(atom: Any) -> Any:
+    def read(atom: core.Var | core.Literal) -> Any:
         return np.asarray(atom.val) if isinstance(atom, core.Literal) else values[atom]
 
     for eqn in jaxpr.eqns:
@@ -87,31 +89,31 @@ def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], args: list[Any]) -> list[Any
     return [read(v) for v in jaxpr.outvars]
 
 
-def _broadcast(x: Any, shape: Any, dimensions: Any) -> Any:
+def _broadcast(x: np.ndarray, shape: tuple[int, ...], dimensions: tuple[int, ...]) -> Any:
     spread = np.reshape(
         x, [x.shape[dimensions.index(i)] if i in dimensions else 1 for i in range(len(shape))]
     )
     return np.broadcast_to(spread, shape)
 
 
-def _apply(whole: core.Jaxpr, eqn: Any, inputs: list[Any]) -> list[Any]:
+def _apply(whole: core.Jaxpr, eqn: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
     """One equation, by JAX's own evaluation of a jaxpr that holds nothing else."""
     given = {v: x for v, x in zip(eqn.invars, inputs, strict=True) if not isinstance(v, core.Literal)}
     alone = core.Jaxpr((), list(given), eqn.outvars, [eqn], debug_info=whole.debug_info)
     return core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*given.values())
 
 
-def _is_identity(eqn: Any, inputs: list[Any]) -> bool:
+def _is_identity(eqn: core.JaxprEqn, inputs: list[Any]) -> bool:
     """Whether a gather takes all rows of its operand in their order."""
     operand, indices = inputs[:2]
+    result: Any = eqn.outvars[0].aval
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     whole_rows = (
         tuple(sizes) == (1, *operand.shape[1:])
         and numbers.collapsed_slice_dims == (0,)
         and numbers.start_index_map == (0,)
         and not numbers.operand_batching_dims
-        and eqn.outvars[0].aval.shape[len(eqn.outvars[0].aval.shape) - operand.ndim + 1 :]
-        == operand.shape[1:]
+        and result.shape[len(result.shape) - operand.ndim + 1 :] == operand.shape[1:]
         and numbers.offset_dims == tuple(range(indices.ndim - 1, indices.ndim - 1 + operand.ndim - 1))
     )
     return (

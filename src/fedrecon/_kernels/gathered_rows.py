@@ -9,11 +9,13 @@ places; so whoever gathers them says where they come from, to whatever runs with
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
+
+from fedrecon.core._types import Number
 
 
 class Gathered(NamedTuple):
@@ -69,7 +71,7 @@ class StepGathers(NamedTuple):
     stride: int
     width: int
 
-    def at(self, step: Any) -> Array:
+    def at(self, step: Number) -> Array:
         """The rows of one step, `[id, ...]`."""
         ids = jax.lax.dynamic_slice_in_dim(self.ids, self.start + step * self.stride, self.width)
         return self.table.at[ids].get(mode="clip")
@@ -81,7 +83,7 @@ class StepGathers(NamedTuple):
         return self.table.at[ids].get(mode="clip")
 
 
-def step_gathers(found: Gathered, start: int, stride: int, width: int, steps: int) -> StepGathers:
+def step_gathers(gathered: Gathered, start: int, stride: int, width: int, steps: int) -> StepGathers:
     """The rows of the first steps of what was gathered; past its end padding reads row 0."""
-    short = max(start + steps * stride - len(found.ids), 0)
-    return StepGathers(found.table, jnp.pad(found.ids, (0, short)), start, stride, width)
+    short = max(start + steps * stride - len(gathered.ids), 0)
+    return StepGathers(gathered.table, jnp.pad(gathered.ids, (0, short)), start, stride, width)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 
 @functools.partial(
@@ -31,7 +31,7 @@ class Packed:
     kinds: tuple[tuple[str, tuple[int, ...]], ...]
 
     @staticmethod
-    def of(tree: Any) -> "Packed":
+    def of(tree: PyTree) -> "Packed":
         """Packs a pytree of arrays."""
         leaves, structure = jax.tree.flatten(tree)
         kinds = tuple((str(x.dtype), x.shape) for x in leaves)

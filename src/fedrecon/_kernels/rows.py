@@ -6,18 +6,19 @@ so that an id that comes twice has one row and one gradient.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTreeDef
 
 from fedrecon._kernels.gathered_rows import StepGathers, origin, step_gathers
 from fedrecon.core._examples import Examples
-from fedrecon.core._model import Params, Table, leaf_at, path_of
+from fedrecon.core._model import Table, leaf_at, path_of
+from fedrecon.core._types import Batch, Number, Params
 
 Locality = Literal["step", "client", "dense"]
 _SCALES = (1e-4, 1.0, 1e4)  # of the gradients that an optimiser is tried with
@@ -67,12 +68,12 @@ def num_rows(params: Params, group: Group) -> int:
     return next(iter(sizes.values()))
 
 
-def ids_of(data: Any, group: Group) -> Int[Array, "*id"]:
+def ids_of(data: Batch, group: Group) -> Int[Array, "*id"]:
     """All ids of a group's fields, flat, field after field. Leading axis of `data`: the example."""
     return jnp.concatenate([jnp.asarray(data[f]).reshape(-1) for f in group.fields])
 
 
-def renumbered(data: Any, group: Group, ids: Int[Any, "id"]) -> Any:
+def renumbered(data: Batch, group: Group, ids: Int[Any, "id"]) -> Any:
     """`data` with a group's fields replaced by `ids`, which are laid out as `ids_of` lays them out."""
     new, start = dict(data), 0
     for f in group.fields:
@@ -110,7 +111,7 @@ class Slices(NamedTuple):
     stride: int
     width: int
 
-    def at(self, step: Any) -> Array:
+    def at(self, step: Number) -> Array:
         """The rows of one step, `[id, ...]`."""
         return jax.lax.dynamic_slice_in_dim(self.table, self.start + step * self.stride, self.width)
 
@@ -133,8 +134,8 @@ def slices(table: Array, ids: Int[Any, "step id"]) -> Slices | StepGathers | Non
     if runs is None:
         return None
     start, stride = runs
-    if (found := origin(table)) is not None:
-        return step_gathers(found, start, stride, ids.shape[1], ids.shape[0])
+    if (gathered := origin(table)) is not None:
+        return step_gathers(gathered, start, stride, ids.shape[1], ids.shape[0])
     short = max(start + ids.shape[0] * stride - table.shape[0], 0)  # ids past the end are padding's
     padded = jnp.pad(table, [(0, short)] + [(0, 0)] * (table.ndim - 1)) if short else table
     return Slices(padded, start, stride, ids.shape[1])
@@ -142,8 +143,8 @@ def slices(table: Array, ids: Int[Any, "step id"]) -> Slices | StepGathers | Non
 
 def take(table: Array, ids: Int[Any, "step id"]) -> Array:
     """Rows of a table, `[step, id, ...]`. Ids past its end, which only padding has, give anything finite."""
-    found = slices(table, ids)
-    return table.at[ids].get(mode="clip") if found is None else found.all(ids.shape[0])
+    sliced = slices(table, ids)
+    return table.at[ids].get(mode="clip") if sliced is None else sliced.all(ids.shape[0])
 
 
 def add(table: Array, ids: Int[Any, "step id"], updates: Array) -> Array:
@@ -172,12 +173,12 @@ def add_rows(table: Array, ids: Int[Array, "client id"], updates: Array, heavy: 
     """
     size = table.shape[0]
 
-    def sequential(table: Array, ids: Any, updates: Array) -> Array:
+    def sequential(table: Array, ids: Int[Array, "client id"], updates: Array) -> Array:
         real = ids < size
         counts = jnp.max(jnp.where(real, jnp.arange(1, ids.shape[1] + 1), 0), axis=1)
 
-        def client(c: Any, out: Array) -> Array:
-            def row(i: Any, out: Array) -> Array:
+        def client(c: Number, out: Array) -> Array:
+            def row(i: Number, out: Array) -> Array:
                 at = jnp.minimum(ids[c, i], size - 1)
                 update = jnp.where(real[c, i], updates[c, i], 0)  # no spare row for them: that takes copies
                 new = jax.lax.dynamic_index_in_dim(out, at, keepdims=True) + update[None]
@@ -187,7 +188,7 @@ def add_rows(table: Array, ids: Int[Array, "client id"], updates: Array, heavy: 
 
         return jax.lax.fori_loop(0, ids.shape[0], client, table)
 
-    def scattered(table: Array, ids: Any, updates: Array) -> Array:
+    def scattered(table: Array, ids: Int[Array, "client id"], updates: Array) -> Array:
         return table.at[ids].add(updates, mode="drop")
 
     if heavy:
@@ -195,7 +196,7 @@ def add_rows(table: Array, ids: Int[Array, "client id"], updates: Array, heavy: 
     return jax.lax.platform_dependent(table, ids, updates, cpu=sequential, default=scattered)
 
 
-def _runs(ids: Any) -> tuple[int, int] | None:
+def _runs(ids: Int[Any, "step id"]) -> tuple[int, int] | None:
     """`(start, stride)` of ids that are known to be `start + stride * step + 0, 1, 2, …`."""
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or not ids.size:
         return None
@@ -214,11 +215,8 @@ def locality(optimizer: optax.GradientTransformation, params: Params, tables: Se
 
     Found by trying: two steps on a small random table with gradients on some rows only, the whole table
     against the rows alone. Zero updates for zero gradients would not show it: LAMB has that and mixes rows.
-    Gradients are tried small and large, since clipping by a norm mixes rows from a threshold on. Plain
-    gradient descent is known, and spared the second that the trial takes to compile.
+    Gradients are tried small and large, since clipping by a norm mixes rows from a threshold on.
     """
-    if getattr(optimizer, "plain", False):
-        return "step"
     leaves, treedef = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda: params))
     names = frozenset(t.leaf for t in tables)
     is_table = tuple(path_of(path) in names for path, _ in leaves)
@@ -231,16 +229,21 @@ def locality(optimizer: optax.GradientTransformation, params: Params, tables: Se
 
 
 @functools.lru_cache(maxsize=256)
-def _probe(optimizer: Any, treedef: Any, shapes: Any, is_table: Any) -> Locality:
+def _probe(
+    optimizer: optax.GradientTransformation,
+    treedef: PyTreeDef,
+    shapes: tuple[tuple[tuple[int, ...], np.dtype], ...],
+    is_table: tuple[bool, ...],
+) -> Locality:
     rng = np.random.default_rng(0)
 
-    def tree(rows: int, draw: Any) -> list[Any]:
+    def tree(rows: int, draw: Callable[[tuple[int, ...]], np.ndarray]) -> list[Any]:
         return [
             draw((rows, *shape[1:]) if table else shape).astype(dtype)
             for (shape, dtype), table in zip(shapes, is_table, strict=True)
         ]
 
-    def select(leaves: list[Any], rows: Any) -> Any:
+    def select(leaves: list[Any], rows: Int[np.ndarray, "row"]) -> Any:
         return treedef.unflatten([x[rows] if t else x for x, t in zip(leaves, is_table, strict=True)])
 
     touched = (np.array([0, 1, 2]), np.array([1, 3]))  # by the two steps
@@ -253,7 +256,9 @@ def _probe(optimizer: Any, treedef: Any, shapes: Any, is_table: Any) -> Locality
             if table:
                 g[off] = 0
 
-    def steps(start: Any, gradients: Any, views: Any) -> Any:
+    def steps(
+        start: list[Array], gradients: list[list[Array]], views: tuple[Int[np.ndarray, "..."], ...]
+    ) -> Any:
         params = list(start)
         state = optimizer.init(select(params, views[0]))
         for grads, rows in zip(gradients, views, strict=True):
@@ -270,7 +275,7 @@ def _probe(optimizer: Any, treedef: Any, shapes: Any, is_table: Any) -> Locality
     stateless = init_shapes(3) == init_shapes(2)
 
     @jax.jit
-    def run(start: Any, gradients: Any) -> Any:
+    def run(start: list[Array], gradients: list[list[Array]]) -> Any:
         start = [jnp.asarray(x) for x in start]
         by_step = steps(start, gradients, touched) if stateless else None
         return (
@@ -282,10 +287,10 @@ def _probe(optimizer: Any, treedef: Any, shapes: Any, is_table: Any) -> Locality
     # The probe may run while a program is traced: its numbers are known all the same.
     with jax.ensure_compile_time_eval():
         scaled = [[[(scale * g).astype(g.dtype) for g in grads] for grads in gradients] for scale in _SCALES]
-        found = [jax.device_get(run(start, grads)) for grads in scaled]
+        trials = [jax.device_get(run(start, grads)) for grads in scaled]
 
     def same(i: int) -> bool:
-        pairs = [pair for trial in found for pair in zip(trial[0], trial[i], strict=True)]
+        pairs = [pair for trial in trials for pair in zip(trial[0], trial[i], strict=True)]
         return all(np.allclose(x, y, rtol=1e-6, atol=1e-7) for x, y in pairs)
 
     if not same(1):

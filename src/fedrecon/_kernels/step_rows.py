@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from fedrecon._kernels import rows
 from fedrecon._kernels.gathered_rows import StepGathers
@@ -21,7 +22,7 @@ def frozen_rows(
         Rows gathered for all steps at once, `[step, id, ...]`; those that a step can slice out by itself;
         the batches without the fields that index these rows; and those fields, the same in all steps.
     """
-    found: dict[str, Any] = {}
+    gathered: dict[str, Any] = {}
     sliced: dict[str, rows.Slices | StepGathers] = {}
     known: dict[str, Any] = {}
     for group in rows.groups(objective.frozen_tables):
@@ -30,11 +31,11 @@ def frozen_rows(
             table = leaf_at(objective.frozen, leaf)
             slices = rows.slices(table, ids)
             if slices is None:
-                found[leaf] = rows.take(table, ids)
+                gathered[leaf] = rows.take(table, ids)
             else:
                 sliced[leaf] = slices
         known |= counted(batches, group)
-    return found, sliced, without(batches, known), known
+    return gathered, sliced, without(batches, known), known
 
 
 def counted(batches: Examples, group: rows.Group) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def without(batches: Examples, fields: dict[str, Any]) -> Examples:
     return Examples(data, batches.mask, tuple(f for f in batches.positional if f not in fields))
 
 
-def with_ids(batches: Examples, group: rows.Group, ids: Any) -> Examples:
+def with_ids(batches: Examples, group: rows.Group, ids: Int[Array, "step id"]) -> Examples:
     """The batches with a group's ids replaced, `[step, id]`."""
     data = jax.tree.map(jnp.asarray, batches.data)
     data = jax.vmap(lambda d, i: rows.renumbered(d, group, i))(data, ids)

@@ -22,19 +22,19 @@ def best(scores: Float[Array, "item"], count: int) -> tuple[Float[Array, "rank"]
         count: At most so many as there are scores.
     """
 
-    def whole(x: Any) -> tuple[Any, Any]:
+    def whole(x: Float[Array, "item"]) -> tuple[Any, Any]:
         values, places = jax.lax.top_k(x, count)
         return values, places
 
     if scores.size < _MANY * count:
         return whole(scores)
-    found: tuple[Any, Any] = jax.lax.platform_dependent(
+    top: tuple[Any, Any] = jax.lax.platform_dependent(
         scores, cpu=lambda x: _by_groups(x, count), default=whole
     )
-    return found
+    return top
 
 
-def _by_groups(scores: Any, count: int) -> tuple[Any, Any]:
+def _by_groups(scores: Float[Array, "item"], count: int) -> tuple[Any, Any]:
     free = -scores.size % _GROUP
     groups = jnp.pad(scores, (0, free), constant_values=-jnp.inf).reshape(-1, _GROUP)
     chosen = jnp.sort(jax.lax.top_k(jnp.max(groups, 1), count)[1])  # so that places stay in order

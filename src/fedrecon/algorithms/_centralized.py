@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrecon.algorithms._base import (
-    Algorithm,
-    Broadcast,
-    Update,
+from fedrecon.algorithms._base import Algorithm, Broadcast, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     server,
     solve_delta,
@@ -18,9 +16,11 @@ from fedrecon.algorithms._base import (
     update_of,
 )
 from fedrecon.core._examples import Examples
-from fedrecon.core._model import Model, Params, Table, on_global, on_local
+from fedrecon.core._model import Model, Table, on_global, on_local
 from fedrecon.core._pooled_view import ROW, pooled
-from fedrecon.solvers._gradient import LocalSolver, Solver
+from fedrecon.core._types import ClientState, Params, PRNGKey
+from fedrecon.solvers._gradient import Solver
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def centralized(
@@ -51,13 +51,15 @@ def centralized(
     gradient = Solver(optax.sgd(1.0), batch_size=None)
 
     def client_update(
-        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+        broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         old, objective = broadcast.global_params, on_global(view, ())
         delta, rows, metrics = solve_delta(gradient, objective, old, examples, key, broadcast.round)
         return update_of(delta, rows, metrics), client_state
 
-    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
+    def personalize(
+        broadcast: Broadcast, client_state: ClientState, support: Examples, key: PRNGKey
+    ) -> Params:
         global_params, everyone = broadcast.global_params
         k_init, k_solve = subkeys(key, 2, first=2)
         fresh = model.init_local(global_params, k_init)
@@ -77,14 +79,14 @@ def centralized(
     )
     settings = {"num_clients": num_clients, "reconstruct": reconstruct, "server_optimizer": server_optimizer}
     return Algorithm(
-        view,
-        personal,
-        init,
-        stateless,
-        client_update,
-        server_update,
-        personalize,
-        "centralized",
-        settings,
+        model=view,
+        personal_model=personal,
+        init=init,
+        init_client_state=stateless,
+        client_update=client_update,
+        server_update=server_update,
+        personalize=personalize,
+        name="centralized",
+        hyperparameters=settings,
         exchanges="examples",
     )

@@ -1,16 +1,12 @@
 """Ditto: federated averaging, and beside it a model of each client's own that stays near the shared one."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import optax
 
-from fedrecon.algorithms._base import (
-    Aggregator,
-    Algorithm,
-    Broadcast,
-    Update,
+from fedrecon.algorithms._base import Aggregator, Algorithm, Broadcast, ClientWeightFn, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     by_examples,
     client_state_after,
@@ -22,9 +18,9 @@ from fedrecon.algorithms._base import (
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._proximal import proximal
 from fedrecon.core._examples import Examples
-from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Params, on_global, personal_copy, without_tables
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.core._model import Model, on_global, personal_copy, without_tables
+from fedrecon.core._types import ClientState, Params, PRNGKey
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def ditto(
@@ -33,7 +29,7 @@ def ditto(
     fit: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     strength: float = 1.0,
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """Every client keeps a personal model v, drawn towards the global one w.
@@ -69,13 +65,13 @@ def ditto(
     base = fedavg(without_tables(model), update, server_optimizer, client_weight, aggregator)
     shared = base.model
 
-    def fitted(broadcast: Broadcast, client_state: Params, examples: Examples, key: Any) -> Params:
+    def fitted(broadcast: Broadcast, client_state: Params, examples: Examples, key: PRNGKey) -> Params:
         (k_fit,) = subkeys(key, 1, first=3)
         objective = proximal(on_global(shared, ()), broadcast.global_params, strength)
         return fit(objective, client_state, examples, k_fit, broadcast.round)[0]
 
     def client_update(
-        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+        broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         old, objective = broadcast.global_params, on_global(shared, ())
         delta, rows, metrics = solve_delta(update, objective, old, examples, key, broadcast.round)
@@ -84,7 +80,9 @@ def ditto(
         sent = update_of(delta, rows, metrics, client_weight, personal, more)
         return sent, client_state_after(sent, personal, client_state)
 
-    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
+    def personalize(
+        broadcast: Broadcast, client_state: ClientState, support: Examples, key: PRNGKey
+    ) -> Params:
         return fitted(broadcast, client_state, support, key), ()
 
     return replace(

@@ -1,15 +1,11 @@
 """FedAlt: clients keep their local parameters, and fit local and global ones in turn."""
 
-from collections.abc import Callable
 from typing import Any
 
 import optax
 
-from fedrecon.algorithms._base import (
-    Aggregator,
-    Algorithm,
-    Broadcast,
-    Update,
+from fedrecon.algorithms._base import Aggregator, Algorithm, Broadcast, ClientWeightFn, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     by_examples,
     client_state_after,
@@ -22,9 +18,9 @@ from fedrecon.algorithms._base import (
 )
 from fedrecon.algorithms._refitting import refit
 from fedrecon.core._examples import Examples
-from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, on_global
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.core._types import ClientState, PRNGKey
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def fedalt(
@@ -32,7 +28,7 @@ def fedalt(
     reconstruct: LocalSolver,
     update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """Alternating updates: first the local parameters, then the global ones, both on all examples.
@@ -62,7 +58,7 @@ def fedalt(
     personalize = refit(model, reconstruct)
 
     def client_update(
-        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+        broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         (k_global,) = subkeys(key, 1, first=1)
         old, local = broadcast.global_params, personalize(broadcast, client_state, examples, key)
@@ -75,13 +71,13 @@ def fedalt(
     settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}
     settings |= {"client_weight": client_weight, "aggregator": aggregator}
     return Algorithm(
-        model,
-        model,
-        init,
-        model.init_local,
-        client_update,
-        server_update,
-        personalize,
-        "fedalt",
-        settings,
+        model=model,
+        personal_model=model,
+        init=init,
+        init_client_state=model.init_local,
+        client_update=client_update,
+        server_update=server_update,
+        personalize=personalize,
+        name="fedalt",
+        hyperparameters=settings,
     )

@@ -1,15 +1,11 @@
 """Federated averaging and its adaptive server optimisers."""
 
-from collections.abc import Callable
 from typing import Any
 
 import optax
 
-from fedrecon.algorithms._base import (
-    Aggregator,
-    Algorithm,
-    Broadcast,
-    Update,
+from fedrecon.algorithms._base import Aggregator, Algorithm, Broadcast, ClientWeightFn, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     by_examples,
     server,
@@ -19,16 +15,16 @@ from fedrecon.algorithms._base import (
     with_usable_tables,
 )
 from fedrecon.core._examples import Examples
-from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, fully_global, on_global
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.core._types import ClientState, PRNGKey
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def fedavg(
     model: Model,
     update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """Federated averaging: every parameter is global, the local ones one value shared by all clients.
@@ -51,17 +47,27 @@ def fedavg(
     init, server_update = server(model, server_optimizer, aggregator)
 
     def client_update(
-        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+        broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         old, objective = broadcast.global_params, on_global(model, ())
         delta, rows, metrics = solve_delta(update, objective, old, examples, key, broadcast.round)
         return update_of(delta, rows, metrics, client_weight), client_state
 
-    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> tuple[()]:
+    def personalize(
+        broadcast: Broadcast, client_state: ClientState, support: Examples, key: PRNGKey
+    ) -> tuple[()]:
         return ()
 
     settings = {"update": update, "server_optimizer": server_optimizer}
     settings |= {"client_weight": client_weight, "aggregator": aggregator}
     return Algorithm(
-        model, model, init, stateless, client_update, server_update, personalize, "fedavg", settings
+        model=model,
+        personal_model=model,
+        init=init,
+        init_client_state=stateless,
+        client_update=client_update,
+        server_update=server_update,
+        personalize=personalize,
+        name="fedavg",
+        hyperparameters=settings,
     )

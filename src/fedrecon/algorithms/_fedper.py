@@ -1,17 +1,15 @@
 """FedPer: the head is the client's own, and all layers are trained at once."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import optax
 
-from fedrecon.algorithms._base import Aggregator, Algorithm, WeightedMean, by_examples
+from fedrecon.algorithms._base import Aggregator, Algorithm, ClientWeightFn
+from fedrecon.algorithms._building_blocks import WeightedMean, by_examples
 from fedrecon.algorithms._fedsim import fedsim
-from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
 from fedrecon.core._partition import with_local
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def fedper(
@@ -21,7 +19,7 @@ def fedper(
     server_optimizer: optax.GradientTransformation,
     head: tuple[str, ...] | None = None,
     local_rate: float = 1.0,
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """`fedsim` with a local head: the base layers are averaged, the personalisation layers are kept.

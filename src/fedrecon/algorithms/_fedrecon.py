@@ -1,15 +1,11 @@
 """Federated Reconstruction."""
 
-from collections.abc import Callable
 from typing import Any
 
 import optax
 
-from fedrecon.algorithms._base import (
-    Aggregator,
-    Algorithm,
-    Broadcast,
-    Update,
+from fedrecon.algorithms._base import Aggregator, Algorithm, Broadcast, ClientWeightFn, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     by_examples,
     cost_of,
@@ -22,9 +18,9 @@ from fedrecon.algorithms._base import (
     with_usable_tables,
 )
 from fedrecon.core._examples import AlternateBatches, Examples, Split
-from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Params, on_both, on_global, on_local
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.core._model import Model, on_both, on_global, on_local
+from fedrecon.core._types import ClientState, Params, PRNGKey
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def fedrecon(
@@ -34,7 +30,7 @@ def fedrecon(
     server_optimizer: optax.GradientTransformation,
     split: Split = AlternateBatches(5),
     joint: bool = False,
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """Federated Reconstruction: stateless clients rebuild their local parameters in every round.
@@ -65,7 +61,9 @@ def fedrecon(
     model = with_usable_tables(model, update, joint)
     init, server_update = server(model, server_optimizer, aggregator)
 
-    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
+    def personalize(
+        broadcast: Broadcast, client_state: ClientState, support: Examples, key: PRNGKey
+    ) -> Params:
         k_init, k_solve = subkeys(key, 2, first=2)
         fresh = model.init_local(broadcast.global_params, k_init)
         return reconstruct(
@@ -73,7 +71,7 @@ def fedrecon(
         )[0]
 
     def client_update(
-        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+        broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         k_split, k_global = subkeys(key, 2)
         support, query = split(examples, k_split)
@@ -91,5 +89,13 @@ def fedrecon(
     settings = {"reconstruct": reconstruct, "update": update, "server_optimizer": server_optimizer}
     settings |= {"split": split, "joint": joint, "client_weight": client_weight, "aggregator": aggregator}
     return Algorithm(
-        model, model, init, stateless, client_update, server_update, personalize, "fedrecon", settings
+        model=model,
+        personal_model=model,
+        init=init,
+        init_client_state=stateless,
+        client_update=client_update,
+        server_update=server_update,
+        personalize=personalize,
+        name="fedrecon",
+        hyperparameters=settings,
     )

@@ -1,17 +1,15 @@
 """FedRep: the head is the client's own, fitted before the representation takes its step."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import optax
 
-from fedrecon.algorithms._base import Aggregator, Algorithm, WeightedMean, by_examples
+from fedrecon.algorithms._base import Aggregator, Algorithm, ClientWeightFn
+from fedrecon.algorithms._building_blocks import WeightedMean, by_examples
 from fedrecon.algorithms._fedalt import fedalt
-from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
 from fedrecon.core._partition import with_local
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def fedrep(
@@ -20,7 +18,7 @@ def fedrep(
     update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     head: tuple[str, ...] | None = None,
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """`fedalt` with a local head: many steps on the head, then few on the shared representation.

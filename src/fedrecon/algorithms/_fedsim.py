@@ -1,18 +1,15 @@
 """FedSim: clients keep their local parameters, and fit local and global ones at once."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import jax
 import optax
+from jax.tree_util import KeyPath
 
 from fedrecon._kernels import rows as by_rows
-from fedrecon.algorithms._base import (
-    Aggregator,
-    Algorithm,
-    Broadcast,
-    Update,
+from fedrecon.algorithms._base import Aggregator, Algorithm, Broadcast, ClientWeightFn, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     by_examples,
     client_state_after,
@@ -24,9 +21,10 @@ from fedrecon.algorithms._base import (
 )
 from fedrecon.algorithms._refitting import refit
 from fedrecon.core._examples import Examples
-from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Params, on_both, path_of
-from fedrecon.solvers._gradient import LocalSolver, Solver
+from fedrecon.core._model import Model, on_both, path_of
+from fedrecon.core._types import ClientState, Numbers, Params, PRNGKey
+from fedrecon.solvers._gradient import Solver
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def fedsim(
@@ -35,7 +33,7 @@ def fedsim(
     reconstruct: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     local_rate: float = 1.0,
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """Simultaneous updates: (g', l') = update((g, l); examples); a client sends g' - g and keeps l'.
@@ -69,11 +67,11 @@ def fedsim(
     personalize = refit(model, reconstruct)
 
     def client_update(
-        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+        broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         start = broadcast.global_params, client_state
-        found = solve_delta(both, on_both(model), start, examples, key, broadcast.round)
-        (delta, change), rows, metrics = found
+        solved = solve_delta(both, on_both(model), start, examples, key, broadcast.round)
+        (delta, change), rows, metrics = solved
         local = _moved(client_state, change, rows_below("1", rows))
         sent = update_of(delta, rows_below("0", rows), metrics, client_weight, local)
         return sent, client_state_after(sent, local, client_state)
@@ -81,15 +79,15 @@ def fedsim(
     settings = {"update": update, "reconstruct": reconstruct, "server_optimizer": server_optimizer}
     settings |= {"local_rate": local_rate, "client_weight": client_weight, "aggregator": aggregator}
     return Algorithm(
-        model,
-        model,
-        init,
-        model.init_local,
-        client_update,
-        server_update,
-        personalize,
-        "fedsim",
-        settings,
+        model=model,
+        personal_model=model,
+        init=init,
+        init_client_state=model.init_local,
+        client_update=client_update,
+        server_update=server_update,
+        personalize=personalize,
+        name="fedsim",
+        hyperparameters=settings,
     )
 
 
@@ -102,14 +100,14 @@ def _at_rates(update: LocalSolver, local_rate: float) -> LocalSolver:
             f"local_rate must be positive, and 1 for what is no Solver, got {local_rate!r} for {update!r}"
         )
 
-    def scaled(updates: Any, params: Any) -> Any:
+    def scaled(updates: Params, params: Params) -> Any:
         return updates[0], jax.tree.map(lambda u: local_rate * u, updates[1])
 
     return replace(update, optimizer=optax.chain(update.optimizer, optax.stateless(scaled)))
 
 
 def _moved(params: Params, change: Params, rows: dict[str, Any]) -> Params:
-    def leaf(path: Any, x: Any, dx: Any) -> Any:
+    def leaf(path: KeyPath, x: Numbers, dx: Numbers) -> Any:
         ids = rows.get(path_of(path))
         return x + dx if ids is None else by_rows.add(x, ids, dx)
 

@@ -1,12 +1,13 @@
 """Fine-tuning: clients tune a copy of their own of what another algorithm learned."""
 
 from dataclasses import replace
-from typing import Any
 
-from fedrecon.algorithms._base import Algorithm, Broadcast, subkeys
+from fedrecon.algorithms._base import Algorithm, Broadcast
+from fedrecon.algorithms._building_blocks import subkeys
 from fedrecon.core._examples import Examples
-from fedrecon.core._model import Params, on_local, personal_copy
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.core._model import on_local, personal_copy
+from fedrecon.core._types import ClientState, Params, PRNGKey
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def finetuning(trained: Algorithm, tune: LocalSolver, part: tuple[str, ...] | None = None) -> Algorithm:
@@ -35,7 +36,9 @@ def finetuning(trained: Algorithm, tune: LocalSolver, part: tuple[str, ...] | No
     """
     view = personal_copy(trained.personal_model, part)
 
-    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
+    def personalize(
+        broadcast: Broadcast, client_state: ClientState, support: Examples, key: PRNGKey
+    ) -> Params:
         k_init, k_solve = subkeys(key, 2, first=4)  # after those of the trained algorithm
         shared = broadcast.global_params
         copy, _ = view.init_local(shared, k_init)

@@ -1,16 +1,12 @@
 """Federated Reconstruction whose global gradient goes through the reconstruction."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import optax
 
-from fedrecon.algorithms._base import (
-    Aggregator,
-    Algorithm,
-    Broadcast,
-    Update,
+from fedrecon.algorithms._base import Aggregator, Algorithm, Broadcast, ClientWeightFn, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     by_examples,
     cost_of,
@@ -21,9 +17,10 @@ from fedrecon.algorithms._base import (
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import AlternateBatches, Examples, Split
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Params, on_global
-from fedrecon.solvers._gradient import LocalSolver, vectorized
+from fedrecon.core._model import Model, on_global
+from fedrecon.core._types import ClientState, Params, PRNGKey
 from fedrecon.solvers._implicit_diff import ImplicitDifferentiation
+from fedrecon.solvers._local_solver import LocalSolver, as_solver
 from fedrecon.solvers._minibatches import GRADIENT_STEPS
 from fedrecon.solvers._newton import Newton
 
@@ -34,7 +31,7 @@ def full_gradient(
     update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     split: Split = AlternateBatches(5),
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """Federated Reconstruction that accounts for how the local parameters follow the global ones.
@@ -64,17 +61,17 @@ def full_gradient(
         Finn, Abbeel and Levine, Model-Agnostic Meta-Learning, ICML 2017; Singhal et al., Federated
         Reconstruction, NeurIPS 2021, section 4.2, which leaves the derivative of l out.
     """
-    through = (
-        ImplicitDifferentiation(reconstruct) if isinstance(reconstruct, Newton) else vectorized(reconstruct)
-    )
-    changing = vectorized(update)
+    through: LocalSolver = as_solver(reconstruct).vectorized()
+    if isinstance(reconstruct, Newton):
+        through = ImplicitDifferentiation(reconstruct)
+    changing = as_solver(update).vectorized()
     base = fedrecon(
         model, through, update, server_optimizer, split, client_weight=client_weight, aggregator=aggregator
     )
     model = base.model
 
     def client_update(
-        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+        broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         k_split, k_global = subkeys(key, 2)
         support, query = split(examples, k_split)

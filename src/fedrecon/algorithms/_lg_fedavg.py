@@ -1,17 +1,15 @@
 """LG-FedAvg: the body is the client's own representation, and the head is shared."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import optax
 
-from fedrecon.algorithms._base import Aggregator, Algorithm, WeightedMean, by_examples
+from fedrecon.algorithms._base import Aggregator, Algorithm, ClientWeightFn
+from fedrecon.algorithms._building_blocks import WeightedMean, by_examples
 from fedrecon.algorithms._fedsim import fedsim
-from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
 from fedrecon.core._partition import with_local
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def lg_fedavg(
@@ -21,7 +19,7 @@ def lg_fedavg(
     server_optimizer: optax.GradientTransformation,
     body: tuple[str, ...] | None = None,
     local_rate: float = 1.0,
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """`fedsim` with a local body: the head is averaged, the representation below it is kept.

@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrecon.algorithms._base import (
-    Algorithm,
-    Broadcast,
-    Update,
+from fedrecon.algorithms._base import Algorithm, Broadcast, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     cost_of,
     server,
@@ -21,7 +19,8 @@ from fedrecon.algorithms._base import (
 from fedrecon.algorithms._finetuning import finetuning
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, fully_global, on_global
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.core._types import ClientState, PRNGKey
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def local_only(model: Model, fit: LocalSolver) -> Algorithm:
@@ -42,7 +41,7 @@ def local_only(model: Model, fit: LocalSolver) -> Algorithm:
     init, server_update = server(model, optax.identity(), WeightedMean())
 
     def client_update(
-        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+        broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         initial = broadcast.global_params
         _, metrics = fit(on_global(model, ()), initial, examples, key, broadcast.round)
@@ -50,9 +49,19 @@ def local_only(model: Model, fit: LocalSolver) -> Algorithm:
         metrics |= cost_of(fit, examples, broadcast.round)
         return update_of(nothing, {}, metrics, client_weight=lambda loss: jnp.zeros(())), client_state
 
-    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> tuple[()]:
+    def personalize(
+        broadcast: Broadcast, client_state: ClientState, support: Examples, key: PRNGKey
+    ) -> tuple[()]:
         return ()
 
-    untrained = Algorithm(model, model, init, stateless, client_update, server_update, personalize)
+    untrained = Algorithm(
+        model=model,
+        personal_model=model,
+        init=init,
+        init_client_state=stateless,
+        client_update=client_update,
+        server_update=server_update,
+        personalize=personalize,
+    )
     served = finetuning(untrained, fit)
     return replace(served, name="local_only", hyperparameters={"fit": fit}, exchanges="nothing")

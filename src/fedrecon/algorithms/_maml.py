@@ -1,16 +1,12 @@
 """Model-agnostic meta-learning: global parameters from which a client's tuning goes far."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import optax
 
-from fedrecon.algorithms._base import (
-    Aggregator,
-    Algorithm,
-    Broadcast,
-    Update,
+from fedrecon.algorithms._base import Aggregator, Algorithm, Broadcast, ClientWeightFn, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     by_examples,
     cost_of,
@@ -23,9 +19,9 @@ from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._finetuning import finetuning
 from fedrecon.algorithms._full_gradient import full_gradient
 from fedrecon.core._examples import AlternateBatches, Examples, Split
-from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, fully_global, on_global, personal_copy
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.core._types import ClientState, PRNGKey
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def maml(
@@ -34,7 +30,7 @@ def maml(
     update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     split: Split = AlternateBatches(5),
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """Descends the query loss of parameters that were tuned on the support set, through the tuning.
@@ -74,7 +70,7 @@ def first_order_maml(
     update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     split: Split = AlternateBatches(5),
-    client_weight: Callable[[Mean], Any] = by_examples,
+    client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """`maml` without second derivatives: what changes tuned parameters is applied to the global ones.
@@ -101,7 +97,7 @@ def first_order_maml(
     tuned = finetuning(replace(base, model=model, personal_model=model), tune)
 
     def client_update(
-        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+        broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         k_split, k_global = subkeys(key, 2)
         support, query = split(examples, k_split)

@@ -1,6 +1,5 @@
 """pFedMe: clients descend the Moreau envelopes of their losses."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrecon.algorithms._base import (
-    Aggregator,
-    Algorithm,
-    Broadcast,
-    Update,
+from fedrecon.algorithms._base import Aggregator, Algorithm, Broadcast, ClientWeightFn, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     cost_of,
     solve_delta,
@@ -26,8 +22,9 @@ from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._proximal import proximal, squared_distance
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Batch, Model, Objective, Params, on_global, personal_copy
-from fedrecon.solvers._gradient import LocalSolver, Metrics, vectorized
+from fedrecon.core._model import Model, Objective, on_global, personal_copy
+from fedrecon.core._types import Batch, ClientState, Metrics, Number, Params, PRNGKey, RoundNumber
+from fedrecon.solvers._local_solver import LocalSolver, as_solver
 
 _VALID = "_valid"  # the field that tells a batch's examples from padding
 
@@ -38,7 +35,7 @@ def pfedme(
     update: LocalSolver,
     server_optimizer: optax.GradientTransformation,
     strength: float = 15.0,
-    client_weight: Callable[[Mean], Any] = uniform,
+    client_weight: ClientWeightFn = uniform,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """Personal models θ near a global one w, which descends F(w) = min_θ f(θ) + strength/2 |θ - w|².
@@ -77,21 +74,21 @@ def pfedme(
     check_strength(strength)
     base = fedavg(model, update, server_optimizer, client_weight, aggregator)
     shared = with_usable_tables(base.model, solve)
-    finding, changing = vectorized(solve), vectorized(update)
+    finding, changing = as_solver(solve).vectorized(), as_solver(update).vectorized()
 
-    def envelope(round: Any, count: Any) -> Objective:
-        def nearest(params: Params, examples: Examples, key: Any) -> Params:
+    def envelope(round: RoundNumber, count: Number) -> Objective:
+        def nearest(params: Params, examples: Examples, key: PRNGKey) -> Params:
             # The penalty's share in a part of a client's examples.
             share = jnp.sum(examples.mask) / jnp.maximum(count, 1)
             objective = replace(on_global(shared, ()), penalty=lambda p, _: share * shared.penalty(p, ()))
             return finding(proximal(objective, params, strength), params, examples, key, round)[0]
 
-        def fn(params: Params, frozen: Params, batch: Batch, key: Any) -> Mean:
+        def fn(params: Params, frozen: Params, batch: Batch, key: PRNGKey) -> Mean:
             data = _without_mask(batch)
             start = jax.lax.stop_gradient(params)
-            found = jax.lax.stop_gradient(nearest(start, Examples(data, batch[_VALID]), key))
-            total, weight = shared.loss(found, (), data, key)
-            return Mean(total + weight * strength / 2 * squared_distance(params, found), weight)
+            nearby = jax.lax.stop_gradient(nearest(start, Examples(data, batch[_VALID]), key))
+            total, weight = shared.loss(nearby, (), data, key)
+            return Mean(total + weight * strength / 2 * squared_distance(params, nearby), weight)
 
         return Objective(
             fn=fn,
@@ -100,7 +97,7 @@ def pfedme(
         )
 
     def client_update(
-        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+        broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         marked = Examples({**examples.data, _VALID: examples.mask}, examples.mask, examples.positional)
         objective, old = envelope(broadcast.round, examples.count()), broadcast.global_params
@@ -108,7 +105,9 @@ def pfedme(
         more = _cost(update, solve, examples, broadcast.round)
         return update_of(delta, rows, metrics, client_weight, other_costs=more), client_state
 
-    def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Params:
+    def personalize(
+        broadcast: Broadcast, client_state: ClientState, support: Examples, key: PRNGKey
+    ) -> Params:
         (k_solve,) = subkeys(key, 1, first=3)
         objective = proximal(on_global(shared, ()), broadcast.global_params, strength)
         return finding(objective, broadcast.global_params, support, k_solve, broadcast.round)[0], ()
@@ -124,18 +123,18 @@ def pfedme(
     )
 
 
-def _cost(update: LocalSolver, solve: LocalSolver, examples: Examples, round: Any) -> Metrics:
+def _cost(update: LocalSolver, solve: LocalSolver, examples: Examples, round: RoundNumber) -> Metrics:
     """What the solves in the steps of `update` take; empty where it does not tell how many those are."""
-    taken = getattr(update, "taken", None)
-    if taken is None:
+    counts = as_solver(update).examples_per_step(examples, round)
+    if counts is None:
         return {}
 
-    def in_step(count: Any) -> Metrics:
+    def in_step(count: Number) -> Metrics:
         batch = Examples({}, jnp.arange(examples.size) < count)
         return jax.tree.map(lambda x: jnp.where(count > 0, x, 0), cost_of(solve, batch, round))
 
-    found = jax.vmap(in_step)(taken(examples, round))
-    return {name: Mean(jnp.sum(mean.total), jnp.ones(())) for name, mean in found.items()}
+    costs = jax.vmap(in_step)(counts)
+    return {name: Mean(jnp.sum(mean.total), jnp.ones(())) for name, mean in costs.items()}
 
 
 def _without_mask(batch: Batch) -> Batch:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Objective, Params
+from fedrecon.core._model import Objective
+from fedrecon.core._types import Batch, Params, PRNGKey
 
 
 def proximal(objective: Objective, near: Params, strength: float) -> Objective:
@@ -20,10 +21,10 @@ def proximal(objective: Objective, near: Params, strength: float) -> Objective:
     def pulled(loss: Mean, params: Params) -> Mean:
         return Mean(loss.total + loss.weight * strength / 2 * squared_distance(params, near), loss.weight)
 
-    def fn(params: Params, frozen: Params, batch: Any, key: Any) -> Mean:
+    def fn(params: Params, frozen: Params, batch: Batch, key: PRNGKey) -> Mean:
         return pulled(objective.fn(params, frozen, batch, key), params)
 
-    def both(params: Params, frozen: Params, batch: Any, key: Any) -> tuple[Mean, dict[str, Mean]]:
+    def both(params: Params, frozen: Params, batch: Batch, key: PRNGKey) -> tuple[Mean, dict[str, Mean]]:
         loss, metrics = objective.measure(params, frozen, batch, key)
         return pulled(loss, params), metrics
 

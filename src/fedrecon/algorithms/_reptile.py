@@ -1,24 +1,22 @@
 """Reptile: meta-learning without second derivatives, from where fine-tuning starts."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import optax
 
-from fedrecon.algorithms._base import Aggregator, Algorithm, WeightedMean, uniform
+from fedrecon.algorithms._base import Aggregator, Algorithm, ClientWeightFn
+from fedrecon.algorithms._building_blocks import WeightedMean, uniform
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._finetuning import finetuning
-from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
-from fedrecon.solvers._gradient import LocalSolver
+from fedrecon.solvers._local_solver import LocalSolver
 
 
 def reptile(
     model: Model,
     tune: LocalSolver,
     server_optimizer: optax.GradientTransformation,
-    client_weight: Callable[[Mean], Any] = uniform,
+    client_weight: ClientWeightFn = uniform,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
     """Moves the global parameters towards those that clients tune for themselves.

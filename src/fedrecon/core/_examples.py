@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from fedrecon.core._random import uniform
 from fedrecon.core._tags import tagged
+from fedrecon.core._types import Number, Numbers, PRNGKey
 from fedrecon.errors import plain, store_whole_numbers
 
 
@@ -61,9 +62,24 @@ class Examples:
 
 @runtime_checkable
 class Split(Protocol):
-    """Cuts a client's examples into a support and a query set: `(examples, key) -> (support, query)`."""
+    """Cuts a client's examples into a support and a query set.
 
-    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]: ...
+    A frozen dataclass, so that it is hashable and prints in records. It is traced by JAX: how many examples
+    are valid is not known then, `examples.mask` says it.
+    """
+
+    def __call__(self, examples: Examples, key: PRNGKey) -> tuple[Examples, Examples]:
+        """The support set, which reconstructs, and the query set, which updates or is predicted.
+
+        How much padding the examples have must not change which of them are in which set.
+
+        Args:
+            examples: All of a client's, valid ones first, in the client's own order.
+            key: The client's, for a split at random.
+
+        Returns:
+            Support and query set, valid examples first; either may be empty, and one example may be in both.
+        """
 
 
 @tagged("split/none")
@@ -71,7 +87,7 @@ class Split(Protocol):
 class NoSplit:
     """The same examples reconstruct the local parameters and update the global ones."""
 
-    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+    def __call__(self, examples: Examples, key: PRNGKey | None) -> tuple[Examples, Examples]:
         return examples, examples
 
 
@@ -92,12 +108,12 @@ class AlternateBatches:
     def __post_init__(self) -> None:
         store_whole_numbers(self, 1, "batch_size")
 
-    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+    def __call__(self, examples: Examples, key: PRNGKey | None) -> tuple[Examples, Examples]:
         pair = 2 * self.batch_size
         examples = examples.padded(math.ceil(examples.size / pair) * pair)
 
         def batches(start: int) -> Any:
-            def cut(x: Any) -> Any:
+            def cut(x: Numbers) -> Any:
                 return x.reshape(-1, 2, self.batch_size, *x.shape[1:])[:, start].reshape(-1, *x.shape[1:])
 
             return jax.tree.map(cut, examples)
@@ -110,7 +126,7 @@ class AlternateBatches:
 class AlternateExamples:
     """Even-numbered examples are support, odd-numbered ones query."""
 
-    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+    def __call__(self, examples: Examples, key: PRNGKey | None) -> tuple[Examples, Examples]:
         return AlternateBatches(1)(examples, key)
 
 
@@ -128,8 +144,8 @@ class HalfBatches:
     def __post_init__(self) -> None:
         store_whole_numbers(self, 1, "batch_size")
 
-    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
-        def half(count: Any) -> Any:
+    def __call__(self, examples: Examples, key: PRNGKey | None) -> tuple[Examples, Examples]:
+        def half(count: Number) -> Any:
             return (count + 2 * self.batch_size - 1) // (2 * self.batch_size) * self.batch_size
 
         size, pair = examples.size, 2 * self.batch_size
@@ -161,7 +177,7 @@ class Fraction:
                     f"{plain(self.query)}"
                 )
 
-    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+    def __call__(self, examples: Examples, key: PRNGKey | None) -> tuple[Examples, Examples]:
         number, most = _ceil_share(self.support, examples), math.ceil(self.support * examples.size) + 1
         share = 1 - self.support if self.query is None else self.query
         most_query = math.ceil(share * examples.size) + 1
@@ -189,7 +205,7 @@ class RandomFraction:
     def __post_init__(self) -> None:
         _share("support", self.support)
 
-    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+    def __call__(self, examples: Examples, key: PRNGKey) -> tuple[Examples, Examples]:
         shuffled = examples.take(random_order(key, examples.mask), examples.mask)
         return Fraction(self.support)(shuffled, key)
 
@@ -210,7 +226,7 @@ class ByTime:
     def __post_init__(self) -> None:
         _share("support", self.support)
 
-    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+    def __call__(self, examples: Examples, key: PRNGKey | None) -> tuple[Examples, Examples]:
         if self.field not in examples.data:
             raise ValueError(
                 f"ByTime splits by the field {self.field!r}, but the examples have {sorted(examples.data)}"
@@ -232,14 +248,14 @@ class HeldOut:
 
     field: str = "held_out"
 
-    def __call__(self, examples: Examples, key: Any) -> tuple[Examples, Examples]:
+    def __call__(self, examples: Examples, key: PRNGKey | None) -> tuple[Examples, Examples]:
         if self.field not in examples.data:
             raise ValueError(
                 f"HeldOut splits by the field {self.field!r}, but the examples have {sorted(examples.data)}"
             )
         marked = examples.data[self.field] != 0
 
-        def where(chosen: Any) -> Examples:
+        def where(chosen: Bool[Array, "row"]) -> Examples:
             chosen = chosen & examples.mask
             return examples.take(jnp.argsort(~chosen, stable=True), jnp.sort(~chosen) == 0)
 
@@ -262,7 +278,7 @@ def first_share(examples: Examples, share: float) -> Examples:
     return examples.take(first, first < _ceil_share(share, examples))
 
 
-def random_order(key: Any, mask: Bool[Any, "example"]) -> Int[Array, "example"]:
+def random_order(key: PRNGKey, mask: Bool[Any, "example"]) -> Int[Array, "example"]:
     """A random order of the rows with the valid ones first.
 
     Every row draws a number keyed by its index, so that more padding changes nothing.

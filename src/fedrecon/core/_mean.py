@@ -1,10 +1,13 @@
 """Weighted means as a monoid: losses, metrics and client deltas share one type."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
+
+Weight: TypeAlias = float | Sequence[float] | Shaped[Any, "..."]
 
 _LONG = 2**14  # numbers: below, a product takes longer to compile than it spares
 
@@ -30,7 +33,7 @@ class Mean(NamedTuple):
     weight: Float[Array, "*batch"]
 
     @staticmethod
-    def of(value: PyTree[Any], weight: Any = None) -> "Mean":
+    def of(value: PyTree[Any], weight: Weight | None = None) -> "Mean":
         """Means of `value`, one for each entry of `weight`.
 
         Args:
@@ -52,7 +55,7 @@ class Mean(NamedTuple):
         """The mean over both sets of observations."""
         return Mean(*jax.tree.map(jnp.add, tuple(self), tuple(other)))
 
-    def where(self, keep: Any) -> "Mean":
+    def where(self, keep: Bool[Any, "..."]) -> "Mean":
         """The entries where `keep` is true; the identity elsewhere, whatever they held."""
         return Mean(*jax.tree.map(lambda x: jnp.where(_expand(keep, x), x, 0), tuple(self)))
 
@@ -62,7 +65,7 @@ class Mean(NamedTuple):
         return jax.tree.map(lambda x: x / _expand(weight, x), self.total)
 
 
-def _expand(small: Any, like: Any) -> Array:
+def _expand(small: float | Shaped[Any, "..."], like: float | Shaped[Any, "..."]) -> Array:
     """`small` with trailing axes of size 1, to broadcast against `like`."""
     small = jnp.asarray(small)
     return small.reshape(small.shape + (1,) * (jnp.ndim(like) - small.ndim))

@@ -1,18 +1,27 @@
 """All that an algorithm knows of a model: pure functions of global and local parameters."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from fedrecon.core._mean import Mean
+from fedrecon.core._model_functions import (
+    InitGlobalFn,
+    InitLocalFn,
+    LossAndMetricsFn,
+    LossFn,
+    MetricsFn,
+    ObjectiveLossAndMetricsFn,
+    ObjectiveLossFn,
+    ObjectiveMetricsFn,
+    ObjectivePenaltyFn,
+    PenaltyFn,
+    PredictFn,
+)
+from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.errors import did_you_mean
-
-Params: TypeAlias = PyTree[Any]
-Batch: TypeAlias = PyTree[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +45,13 @@ class Table:
             )
 
 
-def _no_penalty(global_params: Params, local_params: Params) -> float:
+def _no_penalty(global_params: Params, local_params: Params, /) -> float:
     return 0.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """A partially local model.
+    """A partially local model: a record of pure functions, each with a `Protocol` that says what it promises.
 
     Attributes:
         init_global: `key -> global_params`.
@@ -63,15 +72,15 @@ class Model:
             measures less while it is trained. None for `loss` and `metrics`.
     """
 
-    init_global: Callable[..., Params]
-    init_local: Callable[..., Params]
-    loss: Callable[..., Mean]
-    metrics: Callable[..., dict[str, Mean]]
-    predict: Callable[..., Any] | None = None
-    penalty: Callable[..., Any] = _no_penalty
+    init_global: InitGlobalFn
+    init_local: InitLocalFn
+    loss: LossFn
+    metrics: MetricsFn
+    predict: PredictFn | None = None
+    penalty: PenaltyFn = _no_penalty
     tables: tuple[Table, ...] = ()
     local_tables: tuple[Table, ...] = ()
-    loss_and_metrics: Callable[..., tuple[Mean, dict[str, Mean]]] | None = None
+    loss_and_metrics: LossAndMetricsFn | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +98,15 @@ class Objective:
             share nothing.
     """
 
-    fn: Callable[..., Mean]
+    fn: ObjectiveLossFn
     frozen: Params = ()
     tables: tuple[Table, ...] = ()
     frozen_tables: tuple[Table, ...] = ()
-    penalty: Callable[..., Any] = _no_penalty
-    metrics: Callable[..., dict[str, Mean]] = lambda params, frozen, batch: {}
-    both: Callable[..., tuple[Mean, dict[str, Mean]]] | None = None
+    penalty: ObjectivePenaltyFn = _no_penalty
+    metrics: ObjectiveMetricsFn = lambda params, frozen, batch: {}
+    both: ObjectiveLossAndMetricsFn | None = None
 
-    def measure(self, params: Params, frozen: Params, batch: Batch, key: Any) -> tuple[Any, Any]:
+    def measure(self, params: Params, frozen: Params, batch: Batch, key: PRNGKey) -> tuple[Any, Any]:
         """The loss and the metrics of a batch, as the functions give them."""
         if self.both is not None:
             return self.both(params, frozen, batch, key)
@@ -135,11 +144,11 @@ def on_both(model: Model) -> Objective:
     """The loss as a function of `(global_params, local_params)`."""
     both = model.loss_and_metrics
     return Objective(
-        fn=lambda params, _, batch, key: model.loss(*params, batch, key),
+        fn=lambda params, _, batch, key: model.loss(params[0], params[1], batch, key),
         tables=_below("0", model.tables) + _below("1", model.local_tables),
-        penalty=lambda params, _: model.penalty(*params),
-        metrics=lambda params, _, batch: model.metrics(*params, batch),
-        both=both and (lambda params, _, batch, key: both(*params, batch, key)),
+        penalty=lambda params, _: model.penalty(params[0], params[1]),
+        metrics=lambda params, _, batch: model.metrics(params[0], params[1], batch),
+        both=both and (lambda params, _, batch, key: both(params[0], params[1], batch, key)),
     )
 
 
@@ -149,7 +158,7 @@ def fully_global(model: Model) -> Model:
     Its global parameters are `(global_params, local_params)` and it has no local ones.
     """
 
-    def init_global(key: Any) -> Params:
+    def init_global(key: PRNGKey) -> Params:
         k_global, k_local = jax.random.split(key)
         global_params = model.init_global(k_global)
         return global_params, model.init_local(global_params, k_local)
@@ -158,12 +167,12 @@ def fully_global(model: Model) -> Model:
     return Model(
         init_global=init_global,
         init_local=lambda params, key: (),
-        loss=lambda params, _, batch, key: model.loss(*params, batch, key),
-        metrics=lambda params, _, batch: model.metrics(*params, batch),
-        predict=predict and (lambda params, _, features: predict(*params, features)),
-        penalty=lambda params, _: model.penalty(*params),
+        loss=lambda params, _, batch, key: model.loss(params[0], params[1], batch, key),
+        metrics=lambda params, _, batch: model.metrics(params[0], params[1], batch),
+        predict=predict and (lambda params, _, features: predict(params[0], params[1], features)),
+        penalty=lambda params, _: model.penalty(params[0], params[1]),
         tables=_below("0", model.tables) + _below("1", model.local_tables),
-        loss_and_metrics=both and (lambda params, _, batch, key: both(*params, batch, key)),
+        loss_and_metrics=both and (lambda params, _, batch, key: both(params[0], params[1], batch, key)),
     )
 
 
@@ -266,7 +275,7 @@ def with_leaves(params: Params, new: dict[str, Any]) -> Params:
     return jax.tree_util.tree_map_with_path(lambda p, x: new.get(path_of(p), x), params)
 
 
-def check_loss(mean: Any, examples: int) -> None:
+def check_loss(mean: object, examples: int) -> None:
     """Holds what a model's `loss` returns, arrays or shapes of arrays, to its contract.
 
     Raises:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Batch, Model, Params, Table, check_part, fully_global, path_of
+from fedrecon.core._model import Model, Table, check_part, fully_global, path_of
+from fedrecon.core._types import Batch, Params, PRNGKey
 
 # Collections in which Flax keeps what a forward pass changes.
 _MUTABLE = ("batch_stats", "cache", "intermediates")
@@ -51,7 +52,7 @@ def merge(global_params: Params, local_params: Params) -> Params:
 
 
 def partition(
-    init: Callable[[Any], Params],
+    init: Callable[[PRNGKey], Params],
     loss: Callable[[Params, Batch, Any], Mean],
     metrics: Callable[[Params, Batch], dict[str, Mean]] | None = None,
     *,
@@ -98,7 +99,7 @@ def partition(
     def whole_penalty(g: Params, x: Params) -> Any:
         return 0.0 if penalty is None else penalty(merge(g, x))
 
-    def whole_predict(g: Params, x: Params, features: Any) -> Any:
+    def whole_predict(g: Params, x: Params, features: Batch) -> Any:
         return None if predict is None else predict(merge(g, x), features)
 
     return Model(
@@ -136,11 +137,15 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
     if all(own(name) for name in names):
         raise ValueError(f"part must leave a leaf to federate, but it selects all of {names}")
 
-    def init_local(global_params: Params, key: Any) -> Params:
+    def init_local(global_params: Params, key: PRNGKey) -> Params:
         k_global, k_local = jax.random.split(key)
         fresh = split((model.init_global(k_global), ()), own)[1]
         known, _ = merge((global_params[0], ()), fresh)
         return split((known, model.init_local(known, k_local)), own)[1]
+
+    def join(g: Params, x: Params) -> tuple[Params, Params]:
+        global_params, local_params = merge(g, x)
+        return global_params, local_params
 
     tables = tuple(t for t in whole.tables if not own(t.leaf))
     copies = tuple(t for t in whole.tables if own(t.leaf))
@@ -150,13 +155,13 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
     return Model(
         init_global=lambda key: split(whole.init_global(key), own)[0],
         init_local=init_local,
-        loss=lambda g, x, batch, key: model.loss(*merge(g, x), batch, key),
-        metrics=lambda g, x, batch: model.metrics(*merge(g, x), batch),
-        predict=predict and (lambda g, x, features: predict(*merge(g, x), features)),
-        penalty=lambda g, x: model.penalty(*merge(g, x)),
+        loss=lambda g, x, batch, key: model.loss(*join(g, x), batch, key),
+        metrics=lambda g, x, batch: model.metrics(*join(g, x), batch),
+        predict=predict and (lambda g, x, features: predict(*join(g, x), features)),
+        penalty=lambda g, x: model.penalty(*join(g, x)),
         tables=tables,
         local_tables=copies,
-        loss_and_metrics=both and (lambda g, x, batch, key: both(*merge(g, x), batch, key)),
+        loss_and_metrics=both and (lambda g, x, batch, key: both(*join(g, x), batch, key)),
     )
 
 

@@ -1,11 +1,13 @@
 """The view of a model in which the server holds every client's local parameters."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Params, Table, leaves_of
+from fedrecon.core._model import Model, Table, leaves_of
+from fedrecon.core._types import Batch, Metrics, Params, PRNGKey
 from fedrecon.errors import whole_number
 
 ROW = "row"
@@ -34,27 +36,27 @@ def pooled(model: Model, num_clients: int, field: str = ROW) -> Model:
     local_shapes = jax.eval_shape(model.init_local, shapes, jax.random.key(0))
     _check_no_penalty(model, shapes, local_shapes)
 
-    def init_global(key: Any) -> Params:
+    def init_global(key: PRNGKey) -> Params:
         k_global, k_local = jax.random.split(key)
         global_params = model.init_global(k_global)
         keys = jax.random.split(k_local, num_clients)
         return global_params, jax.vmap(lambda k: model.init_local(global_params, k))(keys)
 
-    def by_example(fn: Any, params: Params, batch: Any) -> Any:
+    def by_example(fn: Callable[..., Metrics | Mean], params: Params, batch: Batch) -> Any:
         """`fn` of each example alone under its client's parameters: Means with an entry per example."""
         global_params, everyone = params
         rest = {name: x[:, None] for name, x in batch.items() if name != field}
         own = jax.tree.map(lambda x: x[batch[field]], everyone)
-        found = jax.vmap(lambda local, example: fn(global_params, local, example))(own, rest)
-        return jax.tree.map(lambda x: x[:, 0], found)
+        results = jax.vmap(lambda local, example: fn(global_params, local, example))(own, rest)
+        return jax.tree.map(lambda x: x[:, 0], results)
 
-    def loss(params: Params, _: Any, batch: Any, key: Any) -> Mean:
-        found: Mean = by_example(lambda g, local, x: model.loss(g, local, x, key), params, batch)
-        return found
+    def loss(params: Params, _: Params, batch: Batch, key: PRNGKey) -> Mean:
+        losses: Mean = by_example(lambda g, local, x: model.loss(g, local, x, key), params, batch)
+        return losses
 
-    def metrics(params: Params, _: Any, batch: Any) -> dict[str, Mean]:
-        found: dict[str, Mean] = by_example(model.metrics, params, batch)
-        return found
+    def metrics(params: Params, _: Params, batch: Batch) -> dict[str, Mean]:
+        means: dict[str, Mean] = by_example(model.metrics, params, batch)
+        return means
 
     of_clients = (
         Table("/".join(["1", name] if name else ["1"]), (field,)) for name in leaves_of(local_shapes)

@@ -11,14 +11,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Integer, UInt32
+
+from fedrecon.core._types import Number, PRNGKey
 
 _IMPL = "threefry2x32"
 _ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 _PARITY = 0x1BD11BDA
 
 
-def fold_in(key: Any, data: Any) -> Any:
+def fold_in(key: PRNGKey, data: int | Integer[Any, "..."]) -> Any:
     """`jax.random.fold_in`: a key of another's and a whole number's own."""
     if not _is_own(key) or jnp.ndim(data):
         return jax.random.fold_in(key, data)
@@ -26,7 +28,7 @@ def fold_in(key: Any, data: Any) -> Any:
 
 
 def uniform(
-    key: Any, shape: tuple[int, ...], minval: float = 0.0, maxval: float = 1.0
+    key: PRNGKey, shape: tuple[int, ...], minval: float = 0.0, maxval: float = 1.0
 ) -> Float[Array, "*shape"]:
     """`jax.random.uniform` in the default precision: numbers from `minval` to below `maxval`."""
     # One hash counts its numbers in 32 bits; double precision takes both of its halves.
@@ -35,7 +37,7 @@ def uniform(
     return _uniform(key, shape, jnp.float32(minval), jnp.float32(maxval))
 
 
-def normal(key: Any, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+def normal(key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
     """`jax.random.normal` in the default precision: independent standard normal numbers."""
     if jnp.result_type(float) != jnp.float32:
         return jax.random.normal(key, shape)
@@ -45,13 +47,13 @@ def normal(key: Any, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
 
 # Under `jit`: traced once and not at every call, and, as JAX's own, compiled in one piece, to round alike.
 @jax.jit
-def _fold_in(key: Any, data: UInt32[Array, ""]) -> Any:
+def _fold_in(key: PRNGKey, data: UInt32[Array, ""]) -> Any:
     pair = _hashed(*_halves(key), jnp.uint32(0), data)
     return jax.random.wrap_key_data(jnp.stack(pair), impl=_IMPL)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _uniform(key: Any, shape: tuple[int, ...], low: Any, high: Any) -> Float[Array, "*shape"]:
+def _uniform(key: PRNGKey, shape: tuple[int, ...], low: Number, high: Number) -> Float[Array, "*shape"]:
     count = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
     one, other = _hashed(*_halves(key), jnp.uint32(0), count)
     # The upper bits as the fraction of a number from 1 to below 2.
@@ -60,7 +62,7 @@ def _uniform(key: Any, shape: tuple[int, ...], low: Any, high: Any) -> Float[Arr
     return jnp.maximum(low, fraction * (high - low) + low)
 
 
-def _is_own(key: Any) -> bool:
+def _is_own(key: PRNGKey) -> bool:
     """Whether it is a key of the kind that clients get, and neither of another kind nor bare numbers, and JAX
     hashes a number's own place: its older way, by `jax_threefry_partitionable`, is left to it.
     """
@@ -69,12 +71,14 @@ def _is_own(key: Any) -> bool:
     return own and bool(jax.threefry_partitionable.value)
 
 
-def _halves(key: Any) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
+def _halves(key: PRNGKey) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
     data = jax.random.key_data(key)
     return data[0], data[1]
 
 
-def _hashed(key: Any, more: Any, x: Any, y: Any) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
+def _hashed(
+    key: UInt32[Array, "..."], more: UInt32[Array, "..."], x: UInt32[Array, "..."], y: UInt32[Array, "..."]
+) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
     """Threefry-2x32 of the pair `(x, y)` under the pair `(key, more)`, in 20 rounds.
 
     Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011.

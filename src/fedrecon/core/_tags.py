@@ -60,6 +60,6 @@ def tagged(
     return mark
 
 
-def tag_of(thing: Any) -> Tag | None:
+def tag_of(thing: object) -> Tag | None:
     """The tag of a class or function; None if it has none."""
     return _TAGS.get(thing)

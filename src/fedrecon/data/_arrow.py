@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from fedrecon._files import atomic_file
+from fedrecon.core._types import FilePath
 from fedrecon.data import _arrow_bridge as bridge
+from fedrecon.data._arrow_bridge import ArrowColumn
 from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import offsets_of, vocabulary
 from fedrecon.data._scratch import scratch
@@ -21,7 +23,7 @@ _FORMAT = "fedrecon-clients-1"
 _MAGIC = b"ARROW1"
 
 
-def from_rows(frame: Any, client: str) -> ClientColumns:
+def from_rows(frame: object, client: str) -> ClientColumns:
     """See `Clients.from_table`."""
     import pyarrow as pa
 
@@ -59,7 +61,7 @@ def from_rows(frame: Any, client: str) -> ClientColumns:
     return ids[rank], offsets_of(counts), columns, vocabularies
 
 
-def from_parquet(path: Any, client: str) -> ClientColumns:
+def from_parquet(path: FilePath, client: str) -> ClientColumns:
     """See `Clients.from_parquet`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -91,7 +93,7 @@ def from_parquet(path: Any, client: str) -> ClientColumns:
     return ids, offsets, columns, {}
 
 
-def write_clients(path: Any, *parts: Any) -> None:
+def write_clients(path: FilePath, *parts: Any) -> None:
     """See `Clients.write`; the parts are those of `write_within`."""
     with scratch(Path(path)) as folder:
         write_within(folder, Path(path), *parts)
@@ -125,7 +127,7 @@ def write_within(
         writer.write_table(table, max_chunksize=len(ids) or None)
 
 
-def is_client_file(path: Any) -> bool:
+def is_client_file(path: FilePath) -> bool:
     """Whether a file looks like one that `write_clients` made."""
     try:
         with open(path, "rb") as file:
@@ -134,7 +136,7 @@ def is_client_file(path: Any) -> bool:
         return False
 
 
-def open_clients(path: Any) -> tuple[Any, ...]:
+def open_clients(path: FilePath) -> tuple[Any, ...]:
     """See `Clients.open`."""
     import pyarrow as pa
 
@@ -164,7 +166,7 @@ def open_clients(path: Any) -> tuple[Any, ...]:
     return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies, field_stats
 
 
-def _values(name: str, values: Any) -> np.ndarray:
+def _values(name: str, values: ArrowColumn) -> np.ndarray:
     """A column of numbers, or of lists of a fixed length, as an array; without a copy where Arrow allows."""
     import pyarrow as pa
 
@@ -176,7 +178,7 @@ def _values(name: str, values: Any) -> np.ndarray:
     return bridge.to_numpy(values)
 
 
-def _id_array(name: str, ids: Any) -> np.ndarray:
+def _id_array(name: str, ids: ArrowColumn) -> np.ndarray:
     import pyarrow as pa
 
     if pa.types.is_integer(ids.type):
@@ -186,7 +188,7 @@ def _id_array(name: str, ids: Any) -> np.ndarray:
     raise DataError(f"column {name!r} must hold integers or strings, as it names the clients; got {ids.type}")
 
 
-def _require(names: list[str], client: str, path: Any = None) -> None:
+def _require(names: list[str], client: str, path: FilePath | None = None) -> None:
     if client not in names:
         where = f"{path}: " if path is not None else ""
         raise DataError(f"{where}column {client!r}, which names the client, is missing; there are {names}")

@@ -6,15 +6,23 @@ not go through Arrow's own `to_numpy` and `pyarrow.array`, which import pandas f
 half a second.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, Shaped
 
 from fedrecon.data._from_arrays import offsets_of
 
+if TYPE_CHECKING:
+    import pyarrow
 
-def to_numpy(column: Any) -> Shaped[np.ndarray, "row ..."]:
+
+# As texts, since Arrow is imported where it is used and not before.
+ArrowColumn: TypeAlias = Union["pyarrow.Array", "pyarrow.ChunkedArray"]
+ArrowType: TypeAlias = "pyarrow.DataType"
+
+
+def to_numpy(column: ArrowColumn) -> Shaped[np.ndarray, "row ..."]:
     """A column of numbers, truth values, texts, or lists of one fixed length, as an array.
 
     Numbers are shared with Arrow and read-only where they lie in one piece; several chunks are joined. Truth
@@ -48,7 +56,7 @@ def to_numpy(column: Any) -> Shaped[np.ndarray, "row ..."]:
     return np.from_dlpack(array).reshape(rows, *shape)
 
 
-def to_arrow(values: Any) -> Any:
+def to_arrow(values: np.ndarray) -> Any:
     """An array `[row, ...]` of numbers or truth values, or `[row]` of texts, as an Arrow array.
 
     Further axes become lists of a fixed length. Numbers in one piece are shared with Arrow, not copied.
@@ -66,7 +74,7 @@ def to_arrow(values: Any) -> Any:
     return array
 
 
-def to_lists(values: Any, offsets: Integer[np.ndarray, "row_and_one"]) -> Any:
+def to_lists(values: np.ndarray, offsets: Integer[np.ndarray, "row_and_one"]) -> Any:
     """A column of lists, of which row i holds `values[offsets[i]:offsets[i + 1]]`.
 
     The lists are Arrow's large ones: offsets of 32 bits end at 2³¹ values, and some of Arrow's functions wrap
@@ -77,7 +85,7 @@ def to_lists(values: Any, offsets: Integer[np.ndarray, "row_and_one"]) -> Any:
     return pa.LargeListArray.from_arrays(to_arrow(offsets.astype(np.int64, copy=False)), to_arrow(values))
 
 
-def from_lists(column: Any) -> tuple[Any, Int64[np.ndarray, "row_and_one"]]:
+def from_lists(column: ArrowColumn) -> tuple[Any, Int64[np.ndarray, "row_and_one"]]:
     """The values of a column of lists, one row after the other, as an Arrow array, and where each row begins.
 
     Args:
@@ -89,7 +97,7 @@ def from_lists(column: Any) -> tuple[Any, Int64[np.ndarray, "row_and_one"]]:
     import pyarrow as pa
 
     if not pa.types.is_large_list(column.type):  # chunks of smaller lists may together exceed 2³¹
-        chunks = [_large_lists(array) for array in getattr(column, "chunks", [column])]
+        chunks = [_large_lists(array) for array in chunks_of(column)]
         column = pa.chunked_array(chunks, pa.large_list(column.type.value_field))
     array = one_chunk(column)
     _refuse_nulls(array)
@@ -102,7 +110,7 @@ def from_lists(column: Any) -> tuple[Any, Int64[np.ndarray, "row_and_one"]]:
     return values, offsets
 
 
-def encoded(column: Any) -> tuple[Integer[np.ndarray, "row"], Any]:
+def encoded(column: ArrowColumn) -> tuple[Integer[np.ndarray, "row"], Any]:
     """Each row's place among the distinct values of a column, and these values.
 
     Args:
@@ -122,7 +130,7 @@ def encoded(column: Any) -> tuple[Integer[np.ndarray, "row"], Any]:
     return to_numpy(array.indices), array.dictionary
 
 
-def decoded(column: Any) -> Any:
+def decoded(column: ArrowColumn) -> Any:
     """The column in a plain layout: a dictionary as its values, views of texts or bytes as large ones."""
     # One after the other: Arrow 26 decodes no dictionary of views.
     for kind in (without_views(column.type), without_views(value_type(column.type))):
@@ -130,42 +138,51 @@ def decoded(column: Any) -> Any:
     return column
 
 
-def one_chunk(column: Any) -> Any:
+def one_chunk(column: ArrowColumn) -> Any:
     """A column as one array. A single chunk stays where it lies; `combine_chunks` would copy it."""
-    if not hasattr(column, "chunks"):
+    import pyarrow as pa
+
+    if not isinstance(column, pa.ChunkedArray):
         return column
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def missing_rows(column: Any) -> Int64[np.ndarray, "missing"]:
+def chunks_of(column: ArrowColumn) -> list["pyarrow.Array"]:
+    """The arrays that a column consists of, in their order."""
+    import pyarrow as pa
+
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def missing_rows(column: ArrowColumn) -> Int64[np.ndarray, "missing"]:
     """The rows of a column that lack a value, ascending, int64.
 
     A row lacks a value where it is null, where its place in a dictionary holds a null, which Arrow's
     `null_count` does not count, and where one of the entries of its list is null.
     """
     first, rows = 0, [np.zeros(0, np.int64)]
-    for array in getattr(column, "chunks", [column]):
+    for array in chunks_of(column):
         if _has_nulls(array):
             rows.append(first + np.flatnonzero(_null_mask(array)))
         first += len(array)
     return np.concatenate(rows)
 
 
-def is_number(kind: Any) -> bool:
+def is_number(kind: ArrowType) -> bool:
     """Whether a type is of whole numbers or floats; truth values are neither."""
     import pyarrow as pa
 
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
-def is_text(kind: Any) -> bool:
+def is_text(kind: ArrowType) -> bool:
     """Whether a type is of strings, in any layout but a dictionary."""
     import pyarrow as pa
 
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def is_list(kind: Any) -> bool:
+def is_list(kind: ArrowType) -> bool:
     """Whether a type is of lists that may differ in length, in any layout."""
     import pyarrow as pa
 
@@ -173,14 +190,14 @@ def is_list(kind: Any) -> bool:
     return any(is_kind(kind) for is_kind in kinds)
 
 
-def value_type(kind: Any) -> Any:
+def value_type(kind: ArrowType) -> Any:
     """The type of a column's values: that of a dictionary's values, else the type itself."""
     import pyarrow as pa
 
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def without_views(kind: Any) -> Any:
+def without_views(kind: ArrowType) -> Any:
     """The type in which views of texts or bytes are large ones, as older parts of Arrow know them."""
     import pyarrow as pa
 
@@ -189,7 +206,7 @@ def without_views(kind: Any) -> Any:
     return {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(kind, kind)
 
 
-def _large_lists(array: Any) -> Any:
+def _large_lists(array: ArrowColumn) -> Any:
     """Lists of any layout as large lists."""
     import pyarrow as pa
 
@@ -199,7 +216,7 @@ def _large_lists(array: Any) -> Any:
     return pa.LargeListArray.from_arrays(to_arrow(offsets), array.flatten())
 
 
-def _bits(array: Any) -> Bool[np.ndarray, "row"]:
+def _bits(array: ArrowColumn) -> Bool[np.ndarray, "row"]:
     if not len(array):
         return np.zeros(0, bool)
     data = np.frombuffer(array.buffers()[1], np.uint8)
@@ -207,12 +224,12 @@ def _bits(array: Any) -> Bool[np.ndarray, "row"]:
     return bits[array.offset :].view(bool)
 
 
-def _refuse_nulls(array: Any) -> None:
+def _refuse_nulls(array: ArrowColumn) -> None:
     if array.null_count:
         raise ValueError(f"a column must have a value in every row, {array.null_count} are missing")
 
 
-def _has_nulls(array: Any) -> bool:
+def _has_nulls(array: ArrowColumn) -> bool:
     import pyarrow as pa
 
     if array.null_count:
@@ -223,7 +240,7 @@ def _has_nulls(array: Any) -> bool:
     return nested and _has_nulls(array.flatten())
 
 
-def _null_mask(array: Any) -> Bool[np.ndarray, "row"]:
+def _null_mask(array: ArrowColumn) -> Bool[np.ndarray, "row"]:
     import pyarrow as pa
 
     mask = _bits(array.is_null())

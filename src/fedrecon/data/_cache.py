@@ -6,10 +6,10 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import platformdirs
+from numpy.typing import DTypeLike
 
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
@@ -23,7 +23,7 @@ def cache_folder() -> Path:
 _IN_MEMORY = 2**28  # bytes of an array, up to which it is there
 
 
-def disk_backed_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+def disk_backed_array(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
     """An array to be filled: where it is large, mapped from a file in the cache folder that has no name.
 
     The file goes with the process. What does not fit in memory may then lie on the disk.
@@ -37,7 +37,7 @@ def disk_backed_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            return np.memmap(file, dtype, "w+", shape=shape)
+            return np.memmap(file, np.dtype(dtype), "w+", shape=shape)
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -46,7 +46,7 @@ def load_or_convert(
     convert: Callable[[], Clients],
     *,
     kind: str,
-    facts: Any,
+    facts: object,
     fingerprint: Callable[[], str],
     where: str,
     folder: str | os.PathLike[str] | None = None,

@@ -5,11 +5,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Int, Int64, UInt64
 
+from fedrecon.core._types import ArrayLike, FilePath
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import checked, gathered, offsets_of, stored, vocabulary
-from fedrecon.data._hashing import client_keys
+from fedrecon.data._hashing import ClientId, client_keys
 from fedrecon.data._padding import PaddedGather
 from fedrecon.data._random_split import cut, shuffle
 from fedrecon.errors import DataError, whole_number
@@ -37,8 +38,8 @@ class Clients:
 
     def __init__(
         self,
-        ids: Any,
-        keys: Any,
+        ids: np.ndarray,
+        keys: UInt64[np.ndarray, "client"],
         starts: Int[np.ndarray, "client"],
         num_examples: Int[np.ndarray, "client"],
         columns: Mapping[str, np.ndarray],
@@ -56,8 +57,8 @@ class Clients:
 
     @staticmethod
     def from_columns(
-        ids: Any,
-        offsets: Any,
+        ids: ArrayLike,
+        offsets: ArrayLike,
         columns: Mapping[str, Any],
         vocabularies: Mapping[str, Any] | None = None,
     ) -> "Clients":
@@ -74,9 +75,9 @@ class Clients:
         Raises:
             DataError: The parts do not fit together.
         """
-        ids, offsets, narrow = checked(ids, offsets, columns)
+        names, ends, narrow = checked(ids, offsets, columns)
         known = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
-        return Clients(ids, client_keys(ids), offsets[:-1], np.diff(offsets), narrow, known)
+        return Clients(names, client_keys(names), ends[:-1], np.diff(ends), narrow, known)
 
     @staticmethod
     def from_arrays(arrays: Mapping[Any, Mapping[str, Any]]) -> "Clients":
@@ -88,7 +89,7 @@ class Clients:
         return Clients.from_columns(*gathered(arrays))
 
     @staticmethod
-    def from_table(frame: Any, client: str = "client") -> "Clients":
+    def from_table(frame: object, client: str = "client") -> "Clients":
         """From a table with one example per row: pandas, Polars, Arrow.
 
         Rows keep their order within a client. Columns of strings are mapped to dense ids, and the mapping
@@ -106,7 +107,7 @@ class Clients:
         return Clients.from_columns(*from_rows(frame, client))
 
     @staticmethod
-    def from_parquet(path: Any, client: str = "client") -> "Clients":
+    def from_parquet(path: FilePath, client: str = "client") -> "Clients":
         """From a Parquet file: one example per row, or one client per row with list columns.
 
         Raises:
@@ -117,7 +118,7 @@ class Clients:
         return Clients.from_columns(*from_parquet(path, client))
 
     @staticmethod
-    def open(path: Any) -> "Clients":
+    def open(path: FilePath) -> "Clients":
         """Maps a file that `write` made; its examples stay on the disk until they are used.
 
         Raises:
@@ -127,7 +128,7 @@ class Clients:
 
         return Clients(*open_clients(path))
 
-    def write(self, path: Any) -> None:
+    def write(self, path: FilePath) -> None:
         """Writes a client file (Arrow IPC, one row per client), whole or not at all."""
         from fedrecon.data._arrow import write_clients
 
@@ -167,7 +168,7 @@ class Clients:
         """The place of each row of `column` among the examples of its client, counted from 0."""
         return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.num_examples)
 
-    def __getitem__(self, client: Any) -> dict[str, np.ndarray]:
+    def __getitem__(self, client: ClientId) -> dict[str, np.ndarray]:
         """The examples of one client, by its id."""
         if self._index is None:
             self._index = {x: i for i, x in enumerate(self.ids.tolist())}
@@ -192,10 +193,10 @@ class Clients:
         Of a part of other clients it may be their range.
         """
         if field not in self._field_stats:
-            found = NONE._replace(distinct=self.blank(field, 0).ndim == 1)
+            stats = NONE._replace(distinct=self.blank(field, 0).ndim == 1)
             for piece in self.pieces():
-                found = merged(found, measured(piece.column(field), piece.owners()))
-            self._field_stats[field] = found
+                stats = merged(stats, measured(piece.column(field), piece.owners()))
+            self._field_stats[field] = stats
         return self._field_stats[field]
 
     def distinct(self, field: str) -> bool:
@@ -233,11 +234,11 @@ class Clients:
 
     # ---- other clients -------------------------------------------------------------------------------
 
-    def take(self, clients: Any) -> "Clients":
+    def take(self, clients: ArrayLike) -> "Clients":
         """Some of the clients, by position and in that order; the examples are shared, not copied."""
         return self._at(np.asarray(clients, np.int64))
 
-    def _at(self, clients: Any) -> "Clients":
+    def _at(self, clients: slice | Int[np.ndarray, "row"]) -> "Clients":
         parts = self.ids[clients], self.keys[clients], self._starts[clients], self.num_examples[clients]
         return Clients(*parts, self._columns, self.vocabularies, self._field_stats)
 
@@ -277,7 +278,7 @@ class Clients:
                 )
         return self._of_rows(self.num_examples, {name: self.column(name) for name in self.fields} | columns)
 
-    def filter_examples(self, mask: Any) -> "Clients":
+    def filter_examples(self, mask: ArrayLike) -> "Clients":
         """The same clients, also those with no example left, with some of their examples in their order.
 
         Args:

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from fedrecon.core._types import ArrayLike
 from fedrecon.errors import DataError
 
 
 def checked(
-    ids: Any, offsets: Any, columns: Mapping[str, Any]
+    ids: ArrayLike, offsets: ArrayLike, columns: Mapping[str, Any]
 ) -> tuple[Any, np.ndarray, dict[str, np.ndarray]]:
-    """Ids, offsets and columns, see `Clients.from_columns`, as they are stored.
+    """ArrayLike, offsets and columns, see `Clients.from_columns`, as they are stored.
 
     Raises:
         DataError: They do not fit together.
@@ -43,7 +44,7 @@ def stored(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.require(_numbers(name, column), None, ("C", "A")) for name, column in columns.items()}
 
 
-def offsets_of(counts: Any) -> Int64[np.ndarray, "part_and_one"]:
+def offsets_of(counts: ArrayLike) -> Int64[np.ndarray, "part_and_one"]:
     """Where parts of these lengths begin when they lie one after the other, and where the last one ends.
 
     Args:
@@ -59,7 +60,7 @@ def offsets_of(counts: Any) -> Int64[np.ndarray, "part_and_one"]:
 
 
 def gathered(arrays: Mapping[Any, Mapping[str, Any]]) -> tuple[list[Any], np.ndarray, dict[str, np.ndarray]]:
-    """Ids, offsets and columns of `{client: {field: array}}`.
+    """ArrayLike, offsets and columns of `{client: {field: array}}`.
 
     Raises:
         DataError: A client lacks a field, or its fields differ in length.
@@ -84,7 +85,7 @@ def gathered(arrays: Mapping[Any, Mapping[str, Any]]) -> tuple[list[Any], np.nda
     return list(arrays), offsets_of(lengths), columns
 
 
-def _ids(ids: Any) -> Any:
+def _ids(ids: ArrayLike) -> Any:
     array = np.asarray(ids)
     if array.dtype.kind == "U" and not isinstance(ids, np.ndarray):
         array = np.asarray(list(ids), object)  # else numbers among strings had become strings
@@ -102,7 +103,7 @@ def _ids(ids: Any) -> Any:
     return array
 
 
-def vocabulary(name: str, values: Any) -> np.ndarray:
+def vocabulary(name: str, values: ArrayLike) -> np.ndarray:
     """The original ids of a field as an array of 64-bit integers or of strings.
 
     Raises:
@@ -122,7 +123,7 @@ def vocabulary(name: str, values: Any) -> np.ndarray:
     return array
 
 
-def _numbers(name: str, column: Any) -> np.ndarray:
+def _numbers(name: str, column: ArrayLike) -> np.ndarray:
     """A column as 32-bit numbers where they fit: JAX's own width."""
     column = np.asarray(column)
     column = column.astype(column.dtype.newbyteorder("="), copy=False)

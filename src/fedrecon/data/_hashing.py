@@ -2,10 +2,15 @@
 
 import enum
 import hashlib
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt32, UInt64
+from jaxtyping import Integer, UInt32, UInt64
+
+from fedrecon.core._types import ArrayLike
+
+ClientId: TypeAlias = int | str | np.integer
+"""The name of a client."""
 
 _SIZE = 2**64
 
@@ -31,7 +36,7 @@ class Purpose(enum.IntEnum):
     """Items that a client has not interacted with, drawn as negative examples for training."""
 
 
-def mix(x: Any) -> UInt64[np.ndarray, "*shape"]:
+def mix(x: Integer[Any, "..."]) -> UInt64[np.ndarray, "*shape"]:
     """Scrambles 64-bit numbers: the finaliser of SplitMix64 (Steele et al., 2014), a bijection."""
     x = np.asarray(np.asarray(x, np.uint64) + np.uint64(0x9E3779B97F4A7C15))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -47,7 +52,7 @@ def mixed(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def client_keys(ids: Any) -> UInt64[np.ndarray, "client"]:
+def client_keys(ids: ArrayLike) -> UInt64[np.ndarray, "client"]:
     """A 64-bit key for every client id, from the id alone.
 
     Args:
@@ -61,7 +66,7 @@ def client_keys(ids: Any) -> UInt64[np.ndarray, "client"]:
         return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
-def keyed(seed: int, purpose: Purpose, keys: Any) -> UInt64[np.ndarray, "*shape"]:
+def keyed(seed: int, purpose: Purpose, keys: Integer[Any, "..."]) -> UInt64[np.ndarray, "*shape"]:
     """`keys` hashed with a seed: sorting by it is a random order in which no key depends on another.
 
     Args:
@@ -74,7 +79,9 @@ def keyed(seed: int, purpose: Purpose, keys: Any) -> UInt64[np.ndarray, "*shape"
         return mix(np.asarray(keys, np.uint64) ^ np.uint64(salt))
 
 
-def round_keys(seed: int, purpose: Purpose, round: int, keys: Any) -> UInt32[np.ndarray, "*shape 2"]:
+def round_keys(
+    seed: int, purpose: Purpose, round: int, keys: Integer[Any, "..."]
+) -> UInt32[np.ndarray, "*shape 2"]:
     """Key data for what clients draw in a round: from seed, round and client alone.
 
     Made on the host, where hashing a cohort takes microseconds; in a program, every hash has to be

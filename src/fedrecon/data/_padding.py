@@ -1,10 +1,11 @@
 """Where the examples of some clients lie, to lay out several of their fields in rows of one length."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
+from numpy.typing import DTypeLike
 
 
 class PaddedGather(NamedTuple):
@@ -21,12 +22,17 @@ class PaddedGather(NamedTuple):
     free: Bool[np.ndarray, "client place"]
 
     @staticmethod
-    def of(columns: Mapping[str, np.ndarray], starts: Any, counts: Any, size: int) -> "PaddedGather":
+    def of(
+        columns: Mapping[str, np.ndarray],
+        starts: Int[np.ndarray, "client"],
+        counts: Int[np.ndarray, "client"],
+        size: int,
+    ) -> "PaddedGather":
         """Of clients with so many examples from `starts` on, at most `size` each."""
         place = np.arange(size, dtype=np.int32)
         return PaddedGather(columns, starts[:, None] + place, place >= counts.astype(np.int32)[:, None])
 
-    def field(self, name: str, dtype: Any = None, fill: int = 0) -> np.ndarray:
+    def field(self, name: str, dtype: DTypeLike | None = None, fill: int = 0) -> np.ndarray:
         """A field of the clients, `[client, place, ...]`.
 
         Args:
@@ -36,10 +42,10 @@ class PaddedGather(NamedTuple):
         """
         column = self.columns[name]
         if len(column):
-            found = column.take(self.rows, axis=0, mode="clip")
+            values = column.take(self.rows, axis=0, mode="clip")
         else:
-            found = np.empty((*self.rows.shape, *column.shape[1:]), column.dtype)
-        found = found.astype(found.dtype if dtype is None else dtype, copy=False)
-        free = self.free.reshape(*self.free.shape, *[1] * (found.ndim - 2))
-        np.copyto(found, found.dtype.type(fill), where=free)
-        return found
+            values = np.empty((*self.rows.shape, *column.shape[1:]), column.dtype)
+        values = values.astype(values.dtype if dtype is None else dtype, copy=False)
+        free = self.free.reshape(*self.free.shape, *[1] * (values.ndim - 2))
+        np.copyto(values, values.dtype.type(fill), where=free)
+        return values

@@ -1,5 +1,6 @@
 """Which clients a round asks: the cohort, as a pure function of round and seed."""
 
+import abc
 import functools
 import math
 from dataclasses import dataclass, field
@@ -14,7 +15,11 @@ from fedrecon.errors import store_whole_numbers
 
 @runtime_checkable
 class Sampling(Protocol):
-    """Draws cohorts."""
+    """Draws cohorts: which clients take part in a round, as a pure function of round and seed.
+
+    It is hashable and prints what it is made of, as a frozen dataclass does. One that derives from
+    `AbstractSampling` can tell more of itself.
+    """
 
     def indices(
         self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
@@ -34,9 +39,34 @@ class Sampling(Protocol):
         """Raises ValueError where cohorts cannot be drawn from so many clients."""
 
 
+class AbstractSampling(abc.ABC):
+    """A sampling that can tell more of itself than `Sampling` asks for.
+
+    Attributes:
+        even: Whether all clients are as likely to be drawn, as by default. Where they are not, blocks are
+            planned for cohorts as they are drawn.
+    """
+
+    even: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
+        """Positions of the clients of a round, see `Sampling`."""
+
+    @abc.abstractmethod
+    def most(self, num_clients: int) -> int:
+        """How many clients a round will hardly ever exceed, see `Sampling`."""
+
+    @abc.abstractmethod
+    def check(self, num_clients: int) -> None:
+        """Raises ValueError where cohorts cannot be drawn from so many clients."""
+
+
 @tagged("sampling/uniform")
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(AbstractSampling):
     """A fixed number of clients, drawn without replacement.
 
     Attributes:
@@ -62,7 +92,7 @@ class Uniform:
 
 @tagged("sampling/poisson")
 @dataclass(frozen=True)
-class Poisson:
+class Poisson(AbstractSampling):
     """Every client independently with the same probability, as accounting for privacy assumes.
 
     Attributes:
@@ -90,7 +120,7 @@ class Poisson:
 
 @tagged("sampling/weighted")
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(AbstractSampling):
     """A fixed number of clients, without replacement, each draw in proportion to a client's examples.
 
     Clients without an example are never drawn. The running sum of the examples is kept between rounds, 8
@@ -150,21 +180,21 @@ class _Shares(NamedTuple):
         Who is drawn again is passed over, which leaves the others their proportions; only where that would be
         most of the draws, those drawn before are taken out, in a pass over all clients.
         """
-        found, ends = np.zeros(0, np.int64), self.ends
-        while len(found) < count:
-            if 2 * self.num_examples[found].sum() > ends[-1]:
+        drawn, ends = np.zeros(0, np.int64), self.ends
+        while len(drawn) < count:
+            if 2 * self.num_examples[drawn].sum() > ends[-1]:
                 left = self.num_examples.copy()
-                left[found] = 0
+                left[drawn] = 0
                 ends = np.cumsum(left, dtype=np.int64)
-            examples = generator.integers(ends[-1], size=count - len(found))
-            found = np.concatenate([found, np.searchsorted(ends, examples, side="right")])
-            found = found[np.sort(np.unique(found, return_index=True)[1])]
-        return found
+            examples = generator.integers(ends[-1], size=count - len(drawn))
+            drawn = np.concatenate([drawn, np.searchsorted(ends, examples, side="right")])
+            drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
+        return drawn
 
 
 @tagged("sampling/passes")
 @dataclass(frozen=True)
-class Passes:
+class Passes(AbstractSampling):
     """Every client once per pass, in a new random order each time; a pass's last cohort may be smaller.
 
     Attributes:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fedrecon.core._types import FilePath
 from fedrecon.data._arrow import write_within
 from fedrecon.data._clients import Clients
 from fedrecon.data._field_stats import FieldStats, merged
@@ -39,7 +40,7 @@ class ClientWriter:
         Clients(3 clients, 6 examples, fields rating)
     """
 
-    def __init__(self, path: Any, vocabularies: Mapping[str, Any] | None = None):
+    def __init__(self, path: FilePath, vocabularies: Mapping[str, Any] | None = None):
         self._path = Path(path)
         self._vocabularies = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
         self._ids: list[np.ndarray] = []

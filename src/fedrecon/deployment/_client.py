@@ -12,7 +12,8 @@ from jaxtyping import Int
 from fedrecon._kernels.rows import Group, groups
 from fedrecon.algorithms._base import Algorithm, Broadcast, Update
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Params, leaves_of, with_leaves
+from fedrecon.core._model import leaves_of, with_leaves
+from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import DataError, of_kind

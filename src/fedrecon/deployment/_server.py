@@ -12,7 +12,8 @@ import numpy as np
 from fedrecon._files import write_atomically
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Params, leaves_of, with_leaves
+from fedrecon.core._model import leaves_of, with_leaves
+from fedrecon.core._types import Params
 from fedrecon.data._sampling import Sampling
 from fedrecon.deployment._messages import Address, state_from, state_message
 from fedrecon.deployment._refusals import Refusal, RefusedError

@@ -9,7 +9,8 @@ import numpy as np
 
 from fedrecon.algorithms._base import Update
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Params, leaves_of, with_leaves
+from fedrecon.core._model import leaves_of, with_leaves
+from fedrecon.core._types import Params
 from fedrecon.deployment._refusals import Refusal, RefusedError
 
 

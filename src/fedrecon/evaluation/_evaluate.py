@@ -8,12 +8,15 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
-from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, subkeys
+from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
+from fedrecon.algorithms._building_blocks import subkeys
 from fedrecon.core._examples import AlternateBatches, Examples, Split
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Params
+from fedrecon.core._model import Model
 from fedrecon.core._tags import tagged
+from fedrecon.core._types import Params, PRNGKey
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import of_kind, whole_number
@@ -36,14 +39,19 @@ class Scoring(Protocol):
         local_params: Params,
         support: Examples,
         query: Examples,
-        key: Any,
+        key: PRNGKey,
     ) -> dict[str, Mean]:
         """The client's metrics, scalars; of weight 0 where it has nothing to be scored on."""
 
 
 @tagged("scoring/model_metrics")
 def model_metrics(
-    model: Model, global_params: Params, local_params: Params, support: Examples, query: Examples, key: Any
+    model: Model,
+    global_params: Params,
+    local_params: Params,
+    support: Examples,
+    query: Examples,
+    key: PRNGKey,
 ) -> dict[str, Mean]:
     """The model's own metrics over the query set."""
     metrics = model.metrics(global_params, local_params, query.data)
@@ -97,12 +105,12 @@ class Evaluation:
         All of a metric are NaN if it is no number at one of these clients.
         """
         deciles = range(0, 101, 10)
-        found = {}
+        quantiles_of = {}
         for name, known in self._tested().items():
             with np.errstate(invalid="ignore"):  # between infinities
                 quantiles = np.quantile(known, [d / 100 for d in deciles]) if known.size else [math.nan] * 11
-            found[name] = {f"p{d}": float(q) for d, q in zip(deciles, quantiles, strict=True)}
-        return found
+            quantiles_of[name] = {f"p{d}": float(q) for d, q in zip(deciles, quantiles, strict=True)}
+        return quantiles_of
 
     def _tested(self) -> dict[str, np.ndarray]:
         """The metrics of the clients that have a test example for them: one that diverged is among them."""
@@ -172,7 +180,7 @@ def evaluate(
     known = client_states if client_states is not None and client_states.knows(clients.keys) else None
     spread = Devices.first(devices)
     now = spread.everywhere((state.global_params, state.round))
-    positions, found = [], []
+    positions, block_sums = [], []
     for slot, chosen in plan.fitting(clients.num_examples):
         wide = slot._replace(blocks=1, clients=slot.clients * len(spread))
         for start in range(0, len(chosen), wide.clients):
@@ -186,8 +194,8 @@ def evaluate(
             program = _program(large)
             sums = spread.settled(program(algorithm, split, scoring, *now, batch, slot.length, spread))
             positions.append(block)
-            found.append((len(block), sums))
-    return Evaluation(clients.ids, _joined(positions, found, len(clients)))
+            block_sums.append((len(block), sums))
+    return Evaluation(clients.ids, _joined(positions, block_sums, len(clients)))
 
 
 @functools.cache
@@ -200,33 +208,33 @@ def _evaluate_block(
     algorithm: Algorithm,
     split: Split,
     scoring: Scoring,
-    global_params: Any,
-    round: Any,
+    global_params: Params,
+    round: Int[Array, ""],
     block: Batch,
     length: int,
     devices: Devices,
 ) -> dict[str, Mean]:
-    def client(global_params: Any, round: Any, batch: Batch) -> dict[str, Mean]:
+    def client(global_params: Params, round: Int[Array, ""], batch: Batch) -> dict[str, Mean]:
         key = key_of(batch.key)
         support, query = split(examples_of(batch.data, batch.count, length), *subkeys(key, 1))
         client_state = current_client_state(algorithm, global_params, batch.client_state, key)
         local = algorithm.personalize(Broadcast(global_params, round), client_state, support, key)
         return scoring(algorithm.personal_model, global_params, local, support, query, key)
 
-    def clients(global_params: Any, round: Any, block: Batch) -> dict[str, Mean]:
+    def clients(global_params: Params, round: Int[Array, ""], block: Batch) -> dict[str, Mean]:
         one = functools.partial(client, global_params, round)
         return jax.vmap(one)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
 
     return devices.each(clients)(global_params, round, block)
 
 
-def _joined(positions: list[Any], found: list[Any], num_clients: int) -> dict[str, Mean]:
-    fetched = jax.device_get([sums for _, sums in found])
+def _joined(positions: list[Any], block_sums: list[Any], num_clients: int) -> dict[str, Mean]:
+    fetched = jax.device_get([sums for _, sums in block_sums])
     joined: dict[str, Mean] = {}
     for name in fetched[0] if fetched else ():
         total: Any = np.zeros(num_clients)
         weight: Any = np.zeros(num_clients)
-        for where, (size, _), sums in zip(positions, found, fetched, strict=True):
+        for where, (size, _), sums in zip(positions, block_sums, fetched, strict=True):
             total[where], weight[where] = sums[name].total[:size], sums[name].weight[:size]
         joined[name] = Mean(total, weight)
     return joined

@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Params
+from fedrecon.core._model import Model
 from fedrecon.core._random import fold_in, uniform
 from fedrecon.core._tags import tagged
+from fedrecon.core._types import Params, PRNGKey
 from fedrecon.errors import store_whole_numbers, whole_number
 
 KINDS = ("hr", "ndcg", "recall")
@@ -81,7 +82,7 @@ class Ranking:
         local_params: Params,
         support: Examples,
         query: Examples,
-        key: Any,
+        key: PRNGKey,
     ) -> dict[str, Mean]:
         """One client's metrics, of weight 1; of weight 0 where its query set is empty."""
         if model.predict is None:
@@ -90,7 +91,7 @@ class Ranking:
         return self.of_scores(model.predict(global_params, local_params, everything), support, query, key)
 
     def of_scores(
-        self, scores: Float[Any, "item"], support: Examples, query: Examples, key: Any
+        self, scores: Float[Any, "item"], support: Examples, query: Examples, key: PRNGKey
     ) -> dict[str, Mean]:
         """The metrics of any scores of all items; see the call."""
         held = query.data[self.item]
@@ -105,18 +106,18 @@ class Ranking:
         own = scores[held]
         not_above = jnp.searchsorted(ranked, own, side="right")
         whole = _Places(self.num_items - not_above, not_above - jnp.searchsorted(ranked, own), valid)
-        found = {f"{kind}@{k}": self._mean(whole, kind, k, together=True) for kind, k in self.metrics}
+        metrics = {f"{kind}@{k}": self._mean(whole, kind, k, together=True) for kind, k in self.metrics}
         if self.negatives:
             drawn, usable = self.drawn(seen | wanted, key)
             others = jnp.where(usable, scores[drawn], -jnp.inf)
             above = jnp.sum(others > own[:, None], 1)
             sampled = _Places(above, 1 + jnp.sum(others == own[:, None], 1), valid)
             for kind, k in self.metrics:
-                found[f"sampled_{kind}@{k}"] = self._mean(sampled, kind, k, together=False)
-        return found
+                metrics[f"sampled_{kind}@{k}"] = self._mean(sampled, kind, k, together=False)
+        return metrics
 
     def drawn(
-        self, known: Bool[Any, "item"], key: Any
+        self, known: Bool[Any, "item"], key: PRNGKey
     ) -> tuple[Int[Array, "negative"], Bool[Array, "negative"]]:
         """Items that are not `known`, and which of them are: false where there are not so many."""
         draws = uniform(fold_in(key, _NEGATIVES), known.shape)
@@ -130,12 +131,12 @@ class Ranking:
     def _mean(self, places: "_Places", kind: str, k: int, together: bool) -> Mean:
         gains = 1 / np.log2(np.arange(k) + 2) if kind == "ndcg" else np.ones(k)
         sums = jnp.asarray(np.concatenate([[0], np.cumsum(gains)]), jnp.float32)
-        found = jnp.sum(jnp.where(places.valid, places.expected(sums), 0))
+        gain = jnp.sum(jnp.where(places.valid, places.expected(sums), 0))
         count = jnp.sum(places.valid)
         best: Any = jnp.maximum(count, 1)
         if together and kind != "hr":  # else every held-out item is at best the first of its own list
             best = sums[jnp.minimum(best, k)]
-        return Mean.of(found / best, (count > 0).astype(jnp.float32))
+        return Mean.of(gain / best, (count > 0).astype(jnp.float32))
 
 
 @dataclass(frozen=True, eq=False)

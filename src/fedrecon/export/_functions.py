@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, subkeys
+from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
+from fedrecon.algorithms._building_blocks import subkeys
 from fedrecon.core._examples import Examples
-from fedrecon.core._model import Params, leaves_of
+from fedrecon.core._model import leaves_of
+from fedrecon.core._types import Params
 from fedrecon.errors import did_you_mean
 from fedrecon.export._graph import Input, Output
 from fedrecon.export._program import ExportError
@@ -129,8 +131,9 @@ def personal(
             Output("prediction", (top.items,)),
         ]
     else:
-        found = jax.eval_shape(model.predict, like, local_like, features)
-        rest = tuple(int(d) for d in found.shape[1:])
+        assert model.predict is not None
+        predicted = jax.eval_shape(model.predict, like, local_like, features)
+        rest = tuple(int(d) for d in predicted.shape[1:])
         outputs = [Output("prediction", ("q", *rest))]
     outputs.append(Output("local", (local_size,)))
 

@@ -1,13 +1,16 @@
 """Implicit feedback, which items a user has, by matrix factorisation with the user's side local."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table
 from fedrecon.core._random import normal
+from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.errors import whole_number
 
 SAMPLED = ("sampled_softmax", "binary", "bpr")
@@ -71,20 +74,25 @@ def implicit_factorization(
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
 
-    def draw(key: Any, *shape: int) -> Any:
+    def draw(key: PRNGKey, *shape: int) -> Any:
         return init_scale / factors**0.5 * normal(key, shape)
 
-    def init_global(key: Any) -> Any:
+    def init_global(key: PRNGKey) -> Any:
         return {"item": {"factors": draw(key, num_items, factors)}}
 
-    def init_local(global_params: Any, key: Any) -> Any:
+    def init_local(global_params: Params, key: PRNGKey) -> Any:
         return {"user": {"factors": draw(key, factors)}}
 
-    def predict(global_params: Any, local_params: Any, features: Any) -> Any:
+    def predict(global_params: Params, local_params: Params, features: Batch) -> Any:
         rows = global_params["item"]["factors"][features["item"]]
         return _product(rows, local_params["user"]["factors"])
 
-    def error(item: Any, user: Any, own: Any, batch: Any) -> Any:
+    def error(
+        item: Float[Any, "item factor"],
+        user: Float[Any, "factor"],
+        own: Float[Any, "example"],
+        batch: Batch,
+    ) -> Any:
         """The loss of interactions with the scores `own`, without weight and penalty."""
         if loss == "squared":
             return jnp.square(1 - own)
@@ -97,30 +105,35 @@ def implicit_factorization(
             return jax.nn.softplus(-own) + jnp.sum(jax.nn.softplus(others), 1)
         return jnp.mean(jax.nn.softplus(others - own[:, None]), 1)
 
-    def total_loss(global_params: Any, local_params: Any, batch: Any, key: Any) -> Mean:
+    def total_loss(global_params: Params, local_params: Params, batch: Batch, key: PRNGKey | None) -> Mean:
         item, user = global_params["item"]["factors"], local_params["user"]["factors"]
         rows = item[batch["item"]]  # once: its derivative is a scatter into a whole table
-        found = error(item, user, _product(rows, user), batch)
-        found += penalty * (jnp.sum(jnp.square(rows), -1) + jnp.sum(jnp.square(user)))
-        return Mean.of(found, batch.get("weight"))
+        losses = error(item, user, _product(rows, user), batch)
+        losses += penalty * (jnp.sum(jnp.square(rows), -1) + jnp.sum(jnp.square(user)))
+        return Mean.of(losses, batch.get("weight"))
 
-    def catalogue(global_params: Any, local_params: Any) -> Any:
+    def catalogue(global_params: Params, local_params: Params) -> Any:
         item, user = global_params["item"]["factors"], local_params["user"]["factors"]
         squares = num_items * jnp.sum(jnp.square(user)) + jnp.sum(jnp.square(item))
         return unobserved * (sum_of_squares(item, user) + penalty * squares)
 
-    if loss == "squared":
-        return Model(init_global, init_local, total_loss, lambda *_: {}, predict, catalogue)
-    tables = (Table("item/factors", ("item", "negatives")),) if loss in SAMPLED else ()
-    return Model(init_global, init_local, total_loss, lambda *_: {}, predict, tables=tables)
+    model = Model(
+        init_global=init_global,
+        init_local=init_local,
+        loss=total_loss,
+        metrics=lambda *_: {},
+        predict=predict,
+        tables=(Table("item/factors", ("item", "negatives")),) if loss in SAMPLED else (),
+    )
+    return replace(model, penalty=catalogue) if loss == "squared" else model
 
 
-def _product(a: Any, b: Any) -> Any:
+def _product(a: Float[Any, "..."], b: Float[Any, "..."]) -> Any:
     return jnp.matmul(a, b, precision="highest")  # no TF32 on a GPU
 
 
 @jax.custom_jvp
-def sum_of_squares(V: Any, u: Any) -> Any:
+def sum_of_squares(V: Float[Any, "item factor"], u: Float[Any, "factor"]) -> Any:
     """|V u|² as uᵀ(VᵀV)u: by derivatives in `u` the matrix VᵀV serves all clients.
 
     The derivative in `V` is 2 (V u) uᵀ, of the cost of V itself. JAX would find it through VᵀV, as a product
@@ -133,7 +146,10 @@ def sum_of_squares(V: Any, u: Any) -> Any:
     return u @ _product(_product(V.T, V), u)
 
 
-def _tangent(primals: Any, tangents: Any) -> Any:
+def _tangent(
+    primals: tuple[Any, Any],
+    tangents: tuple[Any, Any],
+) -> Any:
     (V, u), (dV, du) = primals, tangents
     zero = jax.custom_derivatives.SymbolicZero
     value = sum_of_squares(V, u)

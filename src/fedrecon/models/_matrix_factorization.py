@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table
 from fedrecon.core._random import normal, uniform
+from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.errors import whole_number
 
 
@@ -55,24 +56,24 @@ def matrix_factorization(
     """
     num_items, factors = whole_number("num_items", num_items, 1), whole_number("factors", factors, 1)
 
-    def draw(key: Any, *shape: int) -> Any:
+    def draw(key: PRNGKey, *shape: int) -> Any:
         if init == "uniform":
             return uniform(key, shape, -init_scale, init_scale)
         return init_scale * normal(key, shape)
 
-    def init_global(key: Any) -> Any:
+    def init_global(key: PRNGKey) -> Any:
         item = {"factors": draw(key, num_items, factors)}
         if item_bias:
             item["bias"] = jnp.zeros(num_items)
         return {"item": item}
 
-    def init_local(global_params: Any, key: Any) -> Any:
+    def init_local(global_params: Params, key: PRNGKey) -> Any:
         user = {"factors": draw(key, factors)}
         if user_bias:
             user["bias"] = jnp.zeros(())
         return {"user": user}
 
-    def predict(global_params: Any, local_params: Any, features: Any) -> Any:
+    def predict(global_params: Params, local_params: Params, features: Batch) -> Any:
         item, user = global_params["item"], local_params["user"]
         rows = item["factors"][features["item"]]
         rating = jnp.matmul(rows, user["factors"], precision="highest")  # no TF32 on a GPU
@@ -82,7 +83,7 @@ def matrix_factorization(
             rating += user["bias"]
         return rating if global_bias is None else rating + global_bias
 
-    def loss(global_params: Any, local_params: Any, batch: Any, key: Any) -> Mean:
+    def loss(global_params: Params, local_params: Params, batch: Batch, key: PRNGKey | None) -> Mean:
         error = jnp.square(predict(global_params, local_params, batch) - batch["rating"])
         item = global_params["item"]
         if item_penalty:
@@ -91,12 +92,12 @@ def matrix_factorization(
             error += item_bias_penalty * jnp.square(item["bias"][batch["item"]])
         return Mean.of(error)
 
-    def metrics(global_params: Any, local_params: Any, batch: Any) -> dict[str, Mean]:
+    def metrics(global_params: Params, local_params: Params, batch: Batch) -> dict[str, Mean]:
         error = predict(global_params, local_params, batch) - batch["rating"]
         hit = jnp.where(jnp.isnan(error), jnp.nan, jnp.abs(error) <= 0.5)  # no prediction is no miss
         return {"mse": Mean.of(jnp.square(error)), "accuracy": Mean.of(hit.astype(jnp.float32))}
 
-    def penalty(global_params: Any, local_params: Any) -> Any:
+    def penalty(global_params: Params, local_params: Params) -> Any:
         user = local_params["user"]
         total: Any = 0.0
         if user_penalty:
@@ -108,4 +109,12 @@ def matrix_factorization(
     tables = [Table("item/factors", ("item",))]
     if item_bias:
         tables.append(Table("item/bias", ("item",)))
-    return Model(init_global, init_local, loss, metrics, predict, penalty, tuple(tables))
+    return Model(
+        init_global=init_global,
+        init_local=init_local,
+        loss=loss,
+        metrics=metrics,
+        predict=predict,
+        penalty=penalty,
+        tables=tuple(tables),
+    )

@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from fedrecon._kernels.top_k import best
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
 from fedrecon.core._model import Model, leaf_at, leaves_of
+from fedrecon.core._types import Number, Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import did_you_mean, of_kind, store_whole_numbers, whole_number
@@ -130,7 +131,7 @@ class Personalization:
         layout = Layout(self._algorithm.personal_model, clients, self._state.global_params)
         # The purpose of evaluation: a client is served with the parameters that it is evaluated with.
         keys = round_keys(self._seed, Purpose.EVALUATION, 0, clients.keys)
-        found = []
+        results = []
         for length, positions in self._blocks(np.maximum(clients.num_examples, have.num_examples)):
             slot = Slot(1, self._widths[length], length)
             batch = layout.batch(slot, positions, keys[positions], cut=())
@@ -139,8 +140,8 @@ class Personalization:
                     stored = self._client_states.get(clients.keys[positions], slot.clients)
                 batch = batch._replace(client_state=jax.tree.map(lambda x: x[None], stored))
             own = () if self._top is None or self._top.seen else self._own(self._top, have, positions, length)
-            found.append((positions, self._run(length, (batch, own))))
-        return _in_order(found, len(clients))
+            results.append((positions, self._run(length, (batch, own))))
+        return _in_order(results, len(clients))
 
     def _blocks(self, lengths: Int[np.ndarray, "client"]) -> Any:
         """Cuts clients into blocks: the length and the clients' positions of each."""
@@ -218,7 +219,7 @@ def block_lengths(num_examples: Int[np.ndarray, "client"]) -> list[int]:
     return list(shortest)
 
 
-def _rounded(length: Any) -> int:
+def _rounded(length: Number) -> int:
     return -(-max(int(np.ceil(length)), 1) // 10) * 10
 
 
@@ -233,11 +234,11 @@ def _personalize_block(
     top: TopK | None,
     length: int,
     devices: Devices,
-    global_params: Any,
-    round: Any,
+    global_params: Params,
+    round: Int[Array, ""],
     block: tuple[Batch, Any],
 ) -> dict[str, Any]:
-    def client(global_params: Any, round: Any, given: tuple[Batch, Any]) -> dict[str, Any]:
+    def client(global_params: Params, round: Int[Array, ""], given: tuple[Batch, Any]) -> dict[str, Any]:
         batch, own = given
         examples = examples_of(batch.data, batch.count, length)
         key = key_of(batch.key)
@@ -251,14 +252,14 @@ def _personalize_block(
         values, items = best(scores, top.count)
         return {top.field: items, "score": values}
 
-    def clients(global_params: Any, round: Any, block: tuple[Batch, Any]) -> dict[str, Any]:
+    def clients(global_params: Params, round: Int[Array, ""], block: tuple[Batch, Any]) -> dict[str, Any]:
         one = functools.partial(client, global_params, round)
         return jax.vmap(one)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
 
     return devices.each(clients)(global_params, round, block)
 
 
-def _scores(algorithm: Algorithm, top: TopK, global_params: Any, local: Any) -> Any:
+def _scores(algorithm: Algorithm, top: TopK, global_params: Params, local: Params) -> Any:
     features = {top.field: jnp.arange(top.items)}
     predict: Any = algorithm.personal_model.predict
     try:
@@ -277,9 +278,9 @@ def _scores(algorithm: Algorithm, top: TopK, global_params: Any, local: Any) -> 
     return scores
 
 
-def _in_order(found: list[tuple[Any, Any]], num_clients: int) -> dict[str, np.ndarray]:
+def _in_order(results: list[tuple[Any, Any]], num_clients: int) -> dict[str, np.ndarray]:
     joined: dict[str, np.ndarray] = {}
-    for positions, values in found:
+    for positions, values in results:
         for name, x in values.items():
             x = np.asarray(x)
             if name not in joined:

@@ -29,7 +29,7 @@ class Log:
         self.path, self.dtype, self.count = path, dtype, count
         self._known = (0, 0)  # a number of records, and the checksum of those
 
-    def append(self, records: Any) -> None:
+    def append(self, records: np.ndarray) -> None:
         """Adds records, `[record]` of the log's type."""
         with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
             file.truncate(self.count * self.dtype.itemsize)
@@ -39,27 +39,27 @@ class Log:
 
     def read(self, numbers: Int[np.ndarray, "record"]) -> Any:
         """The records of these numbers, in their order."""
-        found = np.empty(len(numbers), self.dtype)
+        records = np.empty(len(numbers), self.dtype)
         if not len(numbers):
-            return found
+            return records
         # Not mapped: a system may map megabytes around every record into the process's memory.
         with open(self.path, "rb", buffering=0) as file:
-            for number, place in zip(numbers.tolist(), _bytes(found), strict=True):
+            for number, place in zip(numbers.tolist(), _bytes(records), strict=True):
                 file.seek(number * self.dtype.itemsize)
                 file.readinto(place)
-        return found
+        return records
 
     def column(self, field: str) -> Any:
         """A field of all records, `[record, ...]`."""
-        found = np.empty((self.count, *self.dtype[field].shape), self.dtype[field].base)
+        values = np.empty((self.count, *self.dtype[field].shape), self.dtype[field].base)
         step = max(_CHUNK // self.dtype.itemsize, 1)
         part = np.empty(min(step, self.count), self.dtype)
         with open(self.path if self.count else os.devnull, "rb") as file:
             for start in range(0, self.count, step):
                 some = part[: self.count - start]
                 file.readinto(_bytes(some))
-                found[start : start + len(some)] = some[field]
-        return found
+                values[start : start + len(some)] = some[field]
+        return values
 
     def cut(self, count: int) -> None:
         """Goes back to the first `count` records."""
@@ -103,5 +103,5 @@ class Log:
         sync_folder(self.path.parent)
 
 
-def _bytes(records: Any) -> Any:
+def _bytes(records: np.ndarray) -> Any:
     return records.view(np.uint8).reshape(len(records), records.dtype.itemsize)

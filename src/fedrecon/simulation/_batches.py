@@ -10,7 +10,8 @@ from jaxtyping import Int, UInt32
 
 from fedrecon._kernels.rows import Group, groups, num_rows
 from fedrecon.core._examples import Examples
-from fedrecon.core._model import Model, Params
+from fedrecon.core._model import Model
+from fedrecon.core._types import Number, Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._padding import PaddedGather
 from fedrecon.errors import DataError, did_you_mean
@@ -100,11 +101,11 @@ class Layout:
         for group in cut:
             field, size = group.fields[0], self.sizes[group.name]
             if field in counted:
-                found = places.field(field, np.int32, fill=size)
+                touched_rows = places.field(field, np.int32, fill=size)
             else:
-                found = self._renumber(group, data, count)
-            fill = np.full((free, found.shape[1]), size, np.int32)
-            rows[group.name] = np.concatenate([found, fill]).reshape(*shape, -1)
+                touched_rows = self._renumber(group, data, count)
+            fill = np.full((free, touched_rows.shape[1]), size, np.int32)
+            rows[group.name] = np.concatenate([touched_rows, fill]).reshape(*shape, -1)
         return Batch(
             {f: shaped(x) for f, x in data.items()},
             shaped(count),
@@ -120,16 +121,16 @@ class Layout:
     def touched(self, positions: Int[np.ndarray, "row"]) -> dict[str, Int[np.ndarray, "row"]]:
         """How many different rows of each group every client touches: what has to be sent."""
         counts = self.clients.num_examples[positions]
-        found = {}
+        counts_by_group = {}
         for group in self.groups:
             if group.fields[0] in self.positional:
-                found[group.name] = counts
+                counts_by_group[group.name] = counts
                 continue
             places = self.clients.places(positions, int(counts.max(initial=1)))
             data = {f: self._laid_out(places, f) for f in group.fields}
             rows = self._renumber(group, data, counts)
-            found[group.name] = np.count_nonzero(rows < self.sizes[group.name], axis=1)
-        return found
+            counts_by_group[group.name] = np.count_nonzero(rows < self.sizes[group.name], axis=1)
+        return counts_by_group
 
     def _laid_out(self, places: PaddedGather, field: str) -> np.ndarray:
         """A field of some clients; ids as 32-bit integers, since a smaller type may not have the row past a
@@ -206,12 +207,12 @@ def _out_of_range(clients: Clients, group: Group, field: str, size: int) -> str:
     )
 
 
-def key_of(data: Any) -> Any:
+def key_of(data: UInt32[Any, "*keys 2"]) -> Any:
     """The random key with some data: always of JAX's own default kind, so that runs can be repeated."""
     return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
-def examples_of(data: dict[str, Any], count: Any, size: int, positional: tuple[str, ...] = ()) -> Examples:
+def examples_of(data: dict[str, Any], count: Number, size: int, positional: tuple[str, ...] = ()) -> Examples:
     """One client's fields, `[example, ...]`, as `Examples`, with the positional ones made here."""
     own = {f: np.arange(size, dtype=np.int32) for f in positional}
     return Examples({**data, **own}, np.arange(size) < count, positional)

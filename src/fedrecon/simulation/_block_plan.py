@@ -89,7 +89,7 @@ class Plan(NamedTuple):
             ValueError: A client is longer than the last slot.
         """
         self._check(lengths)
-        passes: list[list[Int[np.ndarray, "row"]]] = []
+        passes: list[list[Int[np.ndarray, row]]] = []
         left = np.argsort(lengths, kind="stable")
         while left.size or not passes:
             slots = []

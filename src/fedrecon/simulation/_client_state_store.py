@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
-from fedrecon.algorithms._base import Algorithm, subkeys
-from fedrecon.core._model import Params
+from fedrecon.algorithms._base import Algorithm
+from fedrecon.algorithms._building_blocks import subkeys
+from fedrecon.core._types import ClientState, Params, PRNGKey
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 from fedrecon.simulation._append_log import Log
@@ -36,7 +37,9 @@ class StoredClientState(NamedTuple):
     value: Any
 
 
-def current_client_state(algorithm: Algorithm, global_params: Params, stored: Any, key: Any) -> Any:
+def current_client_state(
+    algorithm: Algorithm, global_params: Params, stored: ClientState, key: PRNGKey
+) -> Any:
     """What a client holds: as it was stored, or, the first time, what it starts with.
 
     Args:
@@ -65,7 +68,7 @@ class ClientStateStore:
         folder: Where the logs are; made when the first record is written. None for a temporary one.
     """
 
-    def __init__(self, like: Any, keys: UInt64[np.ndarray, "client"], folder: Path | None = None):
+    def __init__(self, like: ClientState, keys: UInt64[np.ndarray, "client"], folder: Path | None = None):
         leaves, self._structure = jax.tree.flatten(like)
         self._names = [str(i) for i in range(len(leaves))]
         parts = [(n, x.dtype, x.shape) for n, x in zip(self._names, leaves, strict=True)]
@@ -109,7 +112,7 @@ class ClientStateStore:
         leaves = [np.ascontiguousarray(records[name]) for name in self._names]
         return StoredClientState(seen, jax.tree.unflatten(self._structure, leaves))
 
-    def put(self, round: int, keys: UInt64[np.ndarray, "client"], value: Any) -> None:
+    def put(self, round: int, keys: UInt64[np.ndarray, "client"], value: ClientState) -> None:
         """Notes what clients keep after a round. It is fetched when it is next needed.
 
         Args:
@@ -189,7 +192,7 @@ class ClientStateStore:
         log = Log(self._path(mark["file"]), self.dtype, mark["records"])
         return log.read(np.arange(mark["records"]))
 
-    def adopt(self, mark: Mapping[str, Any], records: Any) -> None:
+    def adopt(self, mark: Mapping[str, Any], records: np.ndarray) -> None:
         """Puts another process's records of a committed state where `restore` finds them."""
         self._make_folder()
         Log(self._path(mark["file"]), self.dtype).append(records)
@@ -264,7 +267,9 @@ class ClientStateStore:
         self._clients = int(np.count_nonzero(self._last >= 0))
         self._newest = int(self._log.read(np.array([count - 1]))[_ROUND][0]) if count else -1
 
-    def _positions(self, keys: Any) -> tuple[Int[np.ndarray, "client"], Bool[np.ndarray, "client"]]:
+    def _positions(
+        self, keys: UInt64[np.ndarray, "row"]
+    ) -> tuple[Int[np.ndarray, "client"], Bool[np.ndarray, "client"]]:
         """Places of the clients among the population, and which of them are of it."""
         where = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return where, self._keys[where] == keys

@@ -6,13 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import KeyPath
+from jaxtyping import Array, Int
 
 from fedrecon._kernels.gathered_rows import gather, remembering
 from fedrecon._kernels.packing import Packed
 from fedrecon._kernels.rows import add_rows, take
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
 from fedrecon.core._mean import Mean, summed
-from fedrecon.core._model import Params, leaf_at, path_of, with_leaves
+from fedrecon.core._model import leaf_at, path_of, with_leaves
+from fedrecon.core._types import Params
 from fedrecon.simulation._batches import Batch
 from fedrecon.simulation._client_step import View, client_step
 from fedrecon.simulation._compilation import heavy
@@ -22,19 +25,19 @@ def cohort_update(
     algorithm: Algorithm,
     views: tuple[View, ...],
     global_params: Params,
-    round: Any,
+    round: Int[Array, ""],
     batches: tuple[Batch, ...],
 ) -> tuple[Update, Packed, list[Any]]:
     """The sum of a cohort's updates, each block's metrics by slot, and what clients keep."""
     # Sums of halves, too, are made in single precision.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), global_params)
-    total, found, client_state = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
+    total, metrics_by_slot, client_state = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
     for batch, view in zip(batches, views, strict=True):
         run = functools.partial(_block, algorithm, view, global_params, round)
         total, (metrics, new) = jax.lax.scan(run, total, batch)
-        found.append(metrics)
+        metrics_by_slot.append(metrics)
         client_state.append(new)
-    return total, Packed.of(found), client_state
+    return total, Packed.of(metrics_by_slot), client_state
 
 
 def one_pass(
@@ -51,15 +54,15 @@ def one_pass(
         state: Before the round.
         batches: Of the pass.
     """
-    update, found, client_state = update_of(state.global_params, state.round, batches)
-    return None if step is None else step(state, update), update, found, client_state
+    update, metrics_by_slot, client_state = update_of(state.global_params, state.round, batches)
+    return None if step is None else step(state, update), update, metrics_by_slot, client_state
 
 
 def _block(
     algorithm: Algorithm,
     view: View,
     global_params: Params,
-    round: Any,
+    round: Int[Array, ""],
     total: Update,
     block: Batch,
 ) -> tuple[Update, tuple[dict[str, Mean], Any]]:
@@ -83,7 +86,7 @@ def _block(
 
     much = heavy(global_params, algorithm.model.tables)
 
-    def add(path: Any, total: Any, part: Any) -> Any:
+    def add(path: KeyPath, total: Array, part: Array) -> Any:
         rows = update.rows.get(path_of(path))
         if rows is None:
             return total + summed(part)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import jax
 
-from fedrecon.core._model import Params, Table, leaves_of
+from fedrecon.core._model import Table, leaves_of
+from fedrecon.core._types import Params
 
 _LEVEL, _EMITTERS = "xla_backend_optimization_level", "xla_cpu_use_fusion_emitters"
 
@@ -38,10 +39,10 @@ def engine_options(heavy: bool) -> dict[str, int | bool]:
     """
     if jax.default_backend() != "cpu":
         return {}
-    found: dict[str, int | bool] = {_LEVEL: 1} if _free(_LEVEL) else {}
+    options: dict[str, int | bool] = {_LEVEL: 1} if _free(_LEVEL) else {}
     if not heavy and _free(_EMITTERS) and _known(_EMITTERS, False):
-        found[_EMITTERS] = False
-    return found
+        options[_EMITTERS] = False
+    return options
 
 
 def quick_options() -> dict[str, int | bool]:

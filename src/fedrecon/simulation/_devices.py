@@ -2,14 +2,16 @@
 
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, PyTree
 
+from fedrecon.core._types import Leaf, Numbers, Params
 from fedrecon.errors import whole_number
 
 _CLIENTS = "clients"  # the axis of the mesh
@@ -76,7 +78,7 @@ class Devices:
         """Which of how many parts of every block's clients this process lays out."""
         return (jax.process_index(), self.processes) if self.processes > 1 else (0, 1)
 
-    def everywhere(self, tree: Any) -> Any:
+    def everywhere(self, tree: PyTree) -> Any:
         """Arrays, copied to all devices; those of the first process, where there are several."""
         if len(self) == 1:
             return tree
@@ -86,21 +88,21 @@ class Devices:
         if all(isinstance(x, jax.Array) and not x.is_fully_addressable for x in jax.tree.leaves(tree)):
             return tree
 
-        def placed(x: Any) -> Any:
+        def placed(x: Numbers) -> Any:
             if _is_key(x):
                 return jax.random.wrap_key_data(placed(jax.random.key_data(x)), impl=jax.random.key_impl(x))
             return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
         return jax.tree.map(placed, from_the_first(tree))
 
-    def cut(self, batch: Any) -> Any:
+    def cut(self, batch: PyTree) -> Any:
         """Joins this process's part of every block, `[block, client, ...]`, to those of the others."""
         if self.processes == 1:
             return batch
         sharding = jax.NamedSharding(self._mesh(), jax.P(None, _CLIENTS))
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
-    def settled(self, result: Any) -> Any:
+    def settled(self, result: PyTree) -> Any:
         """What a program with sums over processes returns; to be called on it at once.
 
         On a CPU it is waited for: such programs hold threads of XLA's pool until the other processes are
@@ -110,7 +112,7 @@ class Devices:
             jax.block_until_ready(result)
         return result
 
-    def total(self, counts: Any) -> Any:
+    def total(self, counts: Sequence[int]) -> Any:
         """The sums over the processes of whole numbers `[count]` below 2³¹, not waited for."""
         mine = np.zeros((len(self) // self.processes, len(counts)), np.int32)
         mine[0] = counts
@@ -127,9 +129,9 @@ class Devices:
         if len(self) == 1:
             return cohort
 
-        def part(global_params: Any, round: Any, batches: Any) -> Any:
-            update, found, client_state = cohort(global_params, round, batches)
-            return *jax.lax.psum((update, found), _CLIENTS), self._gathered(client_state, 1)
+        def part(global_params: Params, round: Int[Array, ""], batches: PyTree) -> Any:
+            update, sums, client_state = cohort(global_params, round, batches)
+            return *jax.lax.psum((update, sums), _CLIENTS), self._gathered(client_state, 1)
 
         cut = jax.P(None, _CLIENTS)
         return self._mapped(part, cut, (jax.P(), jax.P(), cut if self.processes == 1 else jax.P()))
@@ -144,19 +146,19 @@ class Devices:
         if len(self) == 1:
             return clients
 
-        def part(global_params: Any, round: Any, batch: Any) -> Any:
+        def part(global_params: Params, round: Int[Array, ""], batch: PyTree) -> Any:
             return self._gathered(clients(global_params, round, batch), 0)
 
         out = jax.P(_CLIENTS) if self.processes == 1 else jax.P()
         return self._mapped(part, jax.P(None, _CLIENTS), out)
 
-    def _gathered(self, tree: Any, axis: int) -> Any:
+    def _gathered(self, tree: PyTree, axis: int) -> Any:
         """Results per client, those of all clients in every process."""
         if self.processes == 1:
             return tree
         return jax.tree.map(lambda x: jax.lax.all_gather(x, _CLIENTS, axis=axis, tiled=True), tree)
 
-    def _mapped(self, part: Callable[..., Any], cut: Any, out: Any) -> Callable[..., Any]:
+    def _mapped(self, part: Callable[..., Any], cut: PyTree, out: PyTree) -> Callable[..., Any]:
         specs: dict[str, Any] = {"in_specs": (jax.P(), jax.P(), cut), "out_specs": out}
         return jax.shard_map(part, mesh=self._mesh(), check_vma=False, **specs)
 
@@ -170,7 +172,7 @@ def _sum(devices: Devices) -> Any:
     return jax.jit(lambda x: jnp.sum(x, 0), out_shardings=replicated)
 
 
-def from_the_first(tree: Any) -> Any:
+def from_the_first(tree: PyTree) -> Any:
     """The arrays of the first process, in all processes, to the bit.
 
     Args:
@@ -186,16 +188,16 @@ def from_the_first(tree: Any) -> Any:
     parts = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in arrays]
     told = multihost_utils.broadcast_one_to_all(np.concatenate([*parts, np.zeros(0, np.uint8)]))
     cuts = np.split(np.asarray(told), np.cumsum([part.size for part in parts])[:-1]) if parts else []
-    found = [cut.view(x.dtype).reshape(x.shape) for cut, x in zip(cuts, arrays, strict=True)]
+    received = [cut.view(x.dtype).reshape(x.shape) for cut, x in zip(cuts, arrays, strict=True)]
     keys = [jax.random.key_impl(x) if _is_key(x) else None for x in leaves]
     return jax.tree.unflatten(
         structure,
         [
             x if k is None else jax.random.wrap_key_data(jnp.asarray(x), impl=k)
-            for x, k in zip(found, keys, strict=True)
+            for x, k in zip(received, keys, strict=True)
         ],
     )
 
 
-def _is_key(leaf: Any) -> bool:
+def _is_key(leaf: Leaf) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

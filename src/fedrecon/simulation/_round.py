@@ -9,7 +9,8 @@ from fedrecon._kernels.packing import Packed
 from fedrecon._kernels.rows import Group
 from fedrecon.algorithms._base import ServerState
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Params, path_of
+from fedrecon.core._model import path_of
+from fedrecon.core._types import Params
 
 
 class Sizes:

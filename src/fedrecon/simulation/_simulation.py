@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int, UInt32, UInt64
 
 from fedrecon.algorithms._base import Algorithm, ServerState
-from fedrecon.core._model import Params, path_of
+from fedrecon.core._model import path_of
+from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
-from fedrecon.data._sampling import Sampling
+from fedrecon.data._sampling import AbstractSampling, Sampling
 from fedrecon.errors import whole_number
 from fedrecon.simulation._batches import Batch, Layout
 from fedrecon.simulation._block_plan import Plan, plan_blocks
@@ -94,7 +96,7 @@ class Simulation:
     def plan_of(self, clients_per_block: int | None, most_slots: int = 2) -> Plan:
         """The plan for so many clients side by side, in at most so many shapes."""
         lengths, cohort, draw = self.clients.num_examples, self.sampling.most(len(self.clients)), None
-        if not getattr(self.sampling, "even", True):  # not all samplings say so
+        if isinstance(self.sampling, AbstractSampling) and not self.sampling.even:
             draw = functools.partial(self.sampling.indices, num_examples=lengths, seed=0)
         plan = plan_blocks(lengths, cohort, most_slots, clients_per_block, draw)
         return plan.in_parts(len(self._devices))
@@ -155,12 +157,12 @@ class Simulation:
                 del after  # of the pass before: memory that this one may need
                 mine, batches = self._laid_out(slots, cohort, keys)
                 own += mine
-                after, update, found, client_states = self._devices.settled(self._pass(state, batches))
+                after, update, sums, client_states = self._devices.settled(self._pass(state, batches))
                 total = update if total is None else self._merge(total, update)
                 if self.client_states is not None:
                     for positions, value in zip(slots, client_states, strict=True):
                         self.client_states.put(number, self.clients.keys[cohort[positions]], value)
-                metrics.append(found)
+                metrics.append(sums)
                 del update, client_states
             state = self._finish(state, total) if after is None or len(passes) > 1 else after
             del after, total  # else they would live as long as the caller keeps the round
@@ -174,7 +176,7 @@ class Simulation:
             state: Of a round of this simulation; nothing is changed.
             repeats: How often it is measured; the shortest time counts.
         """
-        number, found = int(state.round), 0.0
+        number, total = int(state.round), 0.0
         cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
         keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
         for slots in self.plan.passes(self.clients.num_examples[cohort]):
@@ -184,10 +186,15 @@ class Simulation:
                 start = time.perf_counter()
                 jax.block_until_ready(self._pass(state, batches))
                 times.append(time.perf_counter() - start)
-            found += min(times[1:])
-        return found
+            total += min(times[1:])
+        return total
 
-    def _laid_out(self, slots: Any, cohort: Any, keys: Any) -> tuple[list[Any], tuple[Batch, ...]]:
+    def _laid_out(
+        self,
+        slots: list[Int[np.ndarray, "..."]],
+        cohort: Int[np.ndarray, "client"],
+        keys: UInt32[np.ndarray, "client 2"],
+    ) -> tuple[list[Any], tuple[Batch, ...]]:
         """The places in the cohort of a pass's clients that this process lays out, and all their batches."""
         parts = [
             slot.part(positions, *self._devices.part)
@@ -199,7 +206,9 @@ class Simulation:
             batches = tuple(map(functools.partial(_with_client_states, self.client_states), batches, names))
         return [positions for _, positions in parts], self._devices.cut(batches)
 
-    def _touched(self, cohort: Any, own: Any) -> dict[str, Any]:
+    def _touched(
+        self, cohort: Int[np.ndarray, "client"], own: Int[np.ndarray, "own_client"]
+    ) -> dict[str, Any]:
         """How many rows of each group of tables a cohort touches, from the examples of this process's own."""
         if self.algorithm.exchanges != "parameters":
             return {}
@@ -211,7 +220,9 @@ class Simulation:
         return {name: sums[i] for i, name in enumerate(counts)}
 
 
-def _with_client_states(client_states: ClientStateStore, batch: Batch, names: Any) -> Batch:
+def _with_client_states(
+    client_states: ClientStateStore, batch: Batch, names: UInt64[np.ndarray, "client"]
+) -> Batch:
     """A batch with what its clients hold, once the round before has computed it."""
     blocks, clients = batch.real.shape
     stored = client_states.get(names, blocks * clients)

@@ -10,7 +10,8 @@ import numpy as np
 from fedrecon._kernels.rows import groups
 from fedrecon.algorithms._base import Algorithm
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Params, check_loss, leaf_at, leaves_of
+from fedrecon.core._model import Model, check_loss, leaf_at, leaves_of
+from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.data._clients import Clients
 from fedrecon.errors import did_you_mean
 from fedrecon.simulation._compilation import quick_options
@@ -21,7 +22,7 @@ _EXAMPLES = 8
 _RESERVED = ("loss", "dropped", "empty", *COSTS)  # what the library reports beside a model's metrics
 
 
-def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, key: Any) -> None:
+def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, key: PRNGKey) -> None:
     """Tries an algorithm's model on some examples of the first client that has any.
 
     The loss and the metrics must have an entry per example and be finite at the start, and so must the
@@ -72,11 +73,11 @@ def _quickly(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _evaluate(
-    model: Model, global_params: Params, local_params: Params, batch: Any, count: int, key: Any
+    model: Model, global_params: Params, local_params: Params, batch: Batch, count: int, key: PRNGKey
 ) -> Found:
     """The model on a batch of which the first `count` examples are real."""
 
-    def objective(params: Any) -> Any:
+    def objective(params: tuple[Params, Params]) -> Any:
         both = model.loss_and_metrics
         loss = model.loss(*params, batch, key) if both is None else both(*params, batch, key)[0]
         penalty = model.penalty(*params)
@@ -107,7 +108,7 @@ def _check_tables(model: Model, clients: Clients, global_params: Params) -> None
                 )
 
 
-def _check_shapes(model: Model, global_params: Params, examples: Any, count: int, key: Any) -> None:
+def _check_shapes(model: Model, global_params: Params, examples: Batch, count: int, key: PRNGKey) -> None:
     def shapes(fn: Callable[..., Any], *args: Any) -> Any:
         try:
             return jax.eval_shape(fn, *args)
@@ -135,7 +136,7 @@ def _check_shapes(model: Model, global_params: Params, examples: Any, count: int
         raise ValueError(f"a model's penalty must be a scalar, got the shape {jnp.shape(penalty)}")
 
 
-def _check_measured(loss: Any, metrics: Any, count: int) -> None:
+def _check_measured(loss: object, metrics: object, count: int) -> None:
     check_loss(loss, count)
     if not isinstance(metrics, dict):
         raise TypeError(f"a model's metrics must be a dict of Mean, got {type(metrics).__name__}")

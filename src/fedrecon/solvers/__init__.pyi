@@ -1,16 +1,18 @@
-from ._gradient import LocalSolver, Metrics, Solver
+from ._gradient import Solver
 from ._implicit_diff import ImplicitDifferentiation
+from ._local_solver import AbstractSolver, LocalSolver, as_solver
 from ._newton import Newton
 from ._optimizers import NamedOptimizer, Schedule, describe, optimizer, schedule, yogi_zero
 
 __all__ = [
+    "AbstractSolver",
     "ImplicitDifferentiation",
     "LocalSolver",
-    "Metrics",
     "NamedOptimizer",
     "Newton",
     "Schedule",
     "Solver",
+    "as_solver",
     "describe",
     "optimizer",
     "schedule",

@@ -1,48 +1,34 @@
 """The library's only training loop: mini-batch gradient descent over one client's examples."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jax.tree_util import KeyPath
+from jaxtyping import Array, Bool, Int, PyTree
 
 from fedrecon._kernels import rows
 from fedrecon._kernels.fold_lookups import fold_lookups
 from fedrecon._kernels.step_rows import counted, frozen_rows, with_ids, without
 from fedrecon.core._examples import Examples
-from fedrecon.core._mean import Mean
-from fedrecon.core._model import Objective, Params, check_loss, leaf_at, path_of, with_leaves
+from fedrecon.core._model import Objective, Table, check_loss, leaf_at, path_of, with_leaves
 from fedrecon.core._random import fold_in
 from fedrecon.core._tags import tagged
+from fedrecon.core._types import Batch, Metrics, Number, Numbers, OptState, Params, PRNGKey, RoundNumber
 from fedrecon.errors import store_whole_numbers
+from fedrecon.solvers._local_solver import AbstractSolver
 from fedrecon.solvers._minibatches import EXAMPLE_PASSES, GRADIENT_STEPS, Steps, plan_steps
-from fedrecon.solvers._optimizers import describe
-
-Metrics = dict[str, Mean]
-
-
-@runtime_checkable
-class LocalSolver(Protocol):
-    """Fits the parameters of an objective to examples: `Solver`, `Newton`, or a function of one's own.
-
-    It returns the fitted parameters and the means of the loss (`"loss"`) and of the objective's metrics,
-    every prediction made before the step that its batch took. A stage that has a method `locality` as
-    `Solver` has may be given rows instead of tables; one that has a method `cost` is counted.
-    """
-
-    def __call__(
-        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
-    ) -> tuple[Params, Metrics]: ...
+from fedrecon.solvers._optimizers import NamedOptimizer, describe
 
 
 @tagged("solver/gradient_descent", names={"adaptive_epochs": "growing_epochs", "sequential": "one_by_one"})
 @dataclass(frozen=True, eq=False)
-class Solver:
+class Solver(AbstractSolver):
     """Mini-batch gradient descent with any Optax optimiser.
 
     The optimiser's state starts afresh at each call. Examples are taken in their own order, the paper's,
@@ -92,21 +78,28 @@ class Solver:
         ]
         return f"Solver({', '.join([describe(self.optimizer), *shown])})"
 
-    def locality(self, params: Params, tables: Any) -> rows.Locality:
+    def locality(self, params: Params, tables: Sequence[Table]) -> rows.Locality:
         """How finely tables among the parameters it fits may be cut into rows: see `rows.locality`."""
+        if isinstance(self.optimizer, NamedOptimizer) and self.optimizer.plain:
+            return "step"  # known, and spared the second that the trial takes to compile
         return rows.locality(self.optimizer, params, tables)
 
-    def cost(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+    def cost(self, examples: Examples, round: RoundNumber | None = None) -> dict[str, Any]:
         """What a call with these examples takes: gradient steps and example passes, see `steps.COSTS`."""
-        taken = self.taken(examples, round)
+        taken = self.examples_per_step(examples, round)
         return {GRADIENT_STEPS: jnp.sum(taken > 0), EXAMPLE_PASSES: jnp.sum(taken)}
 
-    def taken(self, examples: Examples, round: Any = None) -> Int[Array, "step"]:
+    def examples_per_step(self, examples: Examples, round: RoundNumber | None = None) -> Int[Array, "step"]:
         """How many examples each step of a call takes; 0 for one that is not made."""
         return jnp.sum(self._plan(examples, round, shuffle=False, key=None).valid, axis=1)
 
     def __call__(
-        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
+        self,
+        objective: Objective,
+        params: Params,
+        examples: Examples,
+        key: PRNGKey,
+        round: RoundNumber | None = None,
     ) -> tuple[Params, Metrics]:
         """Descends `objective` from `params`.
 
@@ -125,7 +118,12 @@ class Solver:
         return with_leaves(new, added), metrics
 
     def solve_delta(
-        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
+        self,
+        objective: Objective,
+        params: Params,
+        examples: Examples,
+        key: PRNGKey,
+        round: RoundNumber | None = None,
     ) -> tuple[Params, dict[str, Any], Metrics]:
         """As a call, but the change of the parameters; of tables only the rows that it touched, if those are
         known before tracing.
@@ -138,8 +136,17 @@ class Solver:
         delta = with_leaves(change, {leaf: updates for leaf, (_, updates) in touched.items()})
         return delta, {leaf: ids for leaf, (ids, _) in touched.items()}, metrics
 
+    def vectorized(self) -> "Solver":
+        """The same without `sequential`."""
+        return replace(self, sequential=False)
+
     def _descend(
-        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
+        self,
+        objective: Objective,
+        params: Params,
+        examples: Examples,
+        key: PRNGKey,
+        round: RoundNumber | None,
     ) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
         """The last parameters and their change, but for tables whose updates are all made at the end.
 
@@ -148,7 +155,14 @@ class Solver:
         if not self.sequential:
             return self._steps(objective, params, examples, key, round)
 
-        def alone(frozen: Params, params: Params, data: Any, mask: Any, key: Any, round: Any) -> Any:
+        def alone(
+            frozen: Params,
+            params: Params,
+            data: Batch,
+            mask: Bool[Any, "example"],
+            key: PRNGKey,
+            round: RoundNumber | None,
+        ) -> Any:
             own = Examples(data, mask, examples.positional)
             return self._steps(replace(objective, frozen=frozen), params, own, key, round)
 
@@ -157,7 +171,12 @@ class Solver:
         return sequential(objective.frozen, params, examples.data, examples.mask, key, done)
 
     def _steps(
-        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any
+        self,
+        objective: Objective,
+        params: Params,
+        examples: Examples,
+        key: PRNGKey,
+        round: RoundNumber | None,
     ) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
         k_order, k_loss = fold_in(key, 0) if self.shuffle else None, fold_in(key, 1)
         plan = self._plan(examples, round, self.shuffle, k_order)
@@ -169,7 +188,9 @@ class Solver:
         known |= more
         count = examples.count()
 
-        def descend(params: Params, opt_state: Any, step: Any) -> Any:
+        def descend(
+            params: Params, opt_state: OptState, step: tuple[Array, Examples, dict[str, Array], Array]
+        ) -> Any:
             """One step's updates; `params` holds the batch's rows where tables are cut."""
             t, batch, frozen, share = step
             batch = Examples({**batch.data, **known}, batch.mask) if known else batch
@@ -187,9 +208,9 @@ class Solver:
         xs = (jnp.arange(plan.valid.shape[0]), batches, gathered, shares)
         opt_state = self.optimizer.init(params)
         if plan.in_order and _commute(params, opt_state, cut):
-            found = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
+            batch_rows = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
             updates, _, metrics = jax.vmap(lambda r, x: descend(with_leaves(params, r), opt_state, x))(
-                found, xs
+                batch_rows, xs
             )
             touched = {c.leaf: (c.ids, leaf_at(updates, c.leaf)) for c in cut}
             new, change = params, jax.tree.map(jnp.zeros_like, params)
@@ -201,11 +222,11 @@ class Solver:
         else:
             touched = {}
 
-            def step(carry: Any, x: Any) -> Any:
+            def step(carry: tuple[Params, OptState], x: tuple[dict[str, Array], PyTree]) -> Any:
                 params, opt_state = carry
-                ids, x = x
-                found = {leaf: leaf_at(params, leaf)[i] for leaf, i in ids.items()}
-                updates, opt_state, metrics = descend(with_leaves(params, found), opt_state, x)
+                ids, one = x
+                batch_rows = {leaf: leaf_at(params, leaf)[i] for leaf, i in ids.items()}
+                updates, opt_state, metrics = descend(with_leaves(params, batch_rows), opt_state, one)
                 return (_added(params, updates, ids), opt_state), metrics
 
             ids = {c.leaf: jnp.asarray(c.ids) for c in cut}
@@ -213,7 +234,9 @@ class Solver:
             change = jax.tree.map(jnp.subtract, new, params)
         return new, change, touched, {name: mean.sum() for name, mean in metrics.items()}
 
-    def _plan(self, examples: Examples, round: Any, shuffle: bool, key: Any) -> Steps:
+    def _plan(
+        self, examples: Examples, round: RoundNumber | None, shuffle: bool, key: PRNGKey | None
+    ) -> Steps:
         passes: Any = self.epochs
         if self.adaptive_epochs:
             passes = jnp.minimum((0 if round is None else round) + 1, self.epochs)
@@ -225,9 +248,9 @@ class Solver:
         params: Params,
         frozen: Params,
         batch: Examples,
-        count: Any,
-        share: Any,
-        key: Any,
+        count: Number,
+        share: Number,
+        key: PRNGKey,
     ) -> Any:
         """A step's objective: the batch's loss, and its share, by examples, of the stage's penalty."""
         losses, metrics = fold_lookups(objective.measure)(params, frozen, batch.data, key)
@@ -266,11 +289,6 @@ class Solver:
         return cut, without(batches, known), known
 
 
-def vectorized(solver: LocalSolver) -> LocalSolver:
-    """The stage without `sequential`, for objectives that close over arrays or have to be differentiated."""
-    return replace(solver, sequential=False) if isinstance(solver, Solver) else solver
-
-
 class _Cut(NamedTuple):
     """A table of which every step sees the rows `ids`, `[step, id]`; `apart` if no row comes in two steps."""
 
@@ -279,7 +297,7 @@ class _Cut(NamedTuple):
     apart: bool
 
 
-def _commute(params: Params, opt_state: Any, cut: list[_Cut]) -> bool:
+def _commute(params: Params, opt_state: OptState, cut: list[_Cut]) -> bool:
     """Whether no step reads what another one writes, so that all can be made at once.
 
     So it is where all parameters are rows, no row comes in two batches, and nothing else is carried from
@@ -292,7 +310,7 @@ def _commute(params: Params, opt_state: Any, cut: list[_Cut]) -> bool:
 def _added(params: Params, updates: Params, ids: dict[str, Any]) -> Params:
     """`params + updates`, where tables that were cut get their updates at the rows `ids`."""
 
-    def leaf(path: Any, x: Any, u: Any) -> Any:
+    def leaf(path: KeyPath, x: Numbers, u: Numbers) -> Any:
         name = path_of(path)
         return x.at[ids[name]].add(u) if name in ids else x + u
 

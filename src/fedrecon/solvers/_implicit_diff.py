@@ -6,17 +6,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 from fedrecon._kernels.cholesky import solve
 from fedrecon.core._examples import Examples
-from fedrecon.core._model import Objective, Params
+from fedrecon.core._model import Objective
 from fedrecon.core._tags import tagged
-from fedrecon.solvers._gradient import LocalSolver, Metrics
+from fedrecon.core._types import Metrics, Params, PRNGKey, RoundNumber
+from fedrecon.solvers._local_solver import AbstractSolver, LocalSolver, as_solver
 
 
 @tagged("solver/implicit", names={"solver": "stage"})
 @dataclass(frozen=True)
-class ImplicitDifferentiation:
+class ImplicitDifferentiation(AbstractSolver):
     """A stage whose result is differentiated as the optimum that it found, not through its steps.
 
     At a minimum x of F(x; y), the sum of the loss over the examples plus the penalty, the gradient F_x is 0
@@ -34,20 +36,24 @@ class ImplicitDifferentiation:
 
     solver: LocalSolver
 
-    def cost(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+    def cost(self, examples: Examples, round: RoundNumber | None = None) -> dict[str, Any]:
         """What the stage takes; a derivative is not counted."""
-        cost = getattr(self.solver, "cost", None)
-        return {} if cost is None else cost(examples, round)
+        return as_solver(self.solver).cost(examples, round)
 
     def __call__(
-        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
+        self,
+        objective: Objective,
+        params: Params,
+        examples: Examples,
+        key: PRNGKey,
+        round: RoundNumber | None = None,
     ) -> tuple[Params, Metrics]:
         """Arguments and result as for the stage."""
         held = jax.lax.stop_gradient((objective.frozen, params))
-        found, metrics = self.solver(replace(objective, frozen=held[0]), held[1], examples, key, round)
-        flat, unravel = ravel_pytree(jax.lax.stop_gradient(found))
+        optimum, metrics = self.solver(replace(objective, frozen=held[0]), held[1], examples, key, round)
+        flat, unravel = ravel_pytree(jax.lax.stop_gradient(optimum))
 
-        def total(x: Any, frozen: Params) -> Any:
+        def total(x: Float[Array, "parameter"], frozen: Params) -> Any:
             losses = objective.fn(unravel(x), frozen, examples.data, key)
             return losses.where(examples.mask).sum().total + objective.penalty(unravel(x), frozen)
 
@@ -56,16 +62,26 @@ class ImplicitDifferentiation:
 
 
 @jax.custom_vjp
-def _optimum(x: Any, hessian: Any, gradient: Any) -> Any:
+def _optimum(
+    x: Float[Array, "parameter"],
+    hessian: Float[Array, "parameter parameter"],
+    gradient: Float[Array, "parameter"],
+) -> Any:
     """`x`, which follows from the gradient having to stay 0."""
     return x
 
 
-def _forward(x: Any, hessian: Any, gradient: Any) -> tuple[Any, Any]:
+def _forward(
+    x: Float[Array, "parameter"],
+    hessian: Float[Array, "parameter parameter"],
+    gradient: Float[Array, "parameter"],
+) -> tuple[Any, Any]:
     return x, hessian
 
 
-def _backward(hessian: Any, cotangent: Any) -> tuple[Any, Any, Any]:
+def _backward(
+    hessian: Float[Array, "parameter parameter"], cotangent: Float[Array, "parameter"]
+) -> tuple[Any, Any, Any]:
     return jnp.zeros_like(cotangent), jnp.zeros_like(hessian), -solve(hessian, cotangent)
 
 

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, Shaped
 
 from fedrecon.core._examples import Examples, random_order
 from fedrecon.core._random import fold_in
+from fedrecon.core._types import PRNGKey
 
 # What fitting takes, whatever the machine: steps along a gradient; linear systems that are solved; examples
 # that are gone through for these, counted again in every pass.
@@ -34,7 +35,7 @@ class Steps(NamedTuple):
         if not self.in_order:
             return examples.take(self.place, self.valid)
 
-        def cut(x: Any) -> Any:
+        def cut(x: Shaped[Any, "example ..."]) -> Any:
             return x[: steps * batch].reshape(steps, batch, *x.shape[1:])
 
         return Examples(
@@ -49,7 +50,7 @@ def plan_steps(
     passes: int | Int[Array, ""],
     max_steps: int | None,
     shuffle: bool,
-    key: Any,
+    key: PRNGKey | None,
 ) -> Steps:
     """Lays out `passes` passes (at most `epochs`, which is known before tracing) over a client's batches.
 
@@ -70,6 +71,7 @@ def plan_steps(
     place: Any = within[:, None] * batch + column
     valid = (place < count) & active[:, None]
     if shuffle:
+        assert key is not None, "a random order needs a key"
         keys = jax.vmap(lambda e: fold_in(key, e))(jnp.arange(epochs))
         orders = jax.vmap(random_order, (0, None))(keys, examples.mask)
         place = orders[jnp.minimum(epoch, epochs - 1)[:, None], jnp.minimum(place, examples.size - 1)]

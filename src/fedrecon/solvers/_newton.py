@@ -1,18 +1,21 @@
 """Newton's method on the local parameters: exact in one step where the objective is quadratic."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 from fedrecon._kernels.cholesky import solve
 from fedrecon.core._examples import Examples
-from fedrecon.core._model import Objective, Params, check_loss
+from fedrecon.core._model import Objective, check_loss
 from fedrecon.core._tags import tagged
+from fedrecon.core._types import Metrics, Params, PRNGKey, RoundNumber
 from fedrecon.errors import plain, store_whole_numbers
-from fedrecon.solvers._gradient import Metrics
+from fedrecon.solvers._local_solver import AbstractSolver
 from fedrecon.solvers._minibatches import EXAMPLE_PASSES, SOLVES
 
 _MOST_PARAMETERS = 2000
@@ -20,7 +23,7 @@ _MOST_PARAMETERS = 2000
 
 @tagged("solver/newton")
 @dataclass(frozen=True)
-class Newton:
+class Newton(AbstractSolver):
     """Minimises the *sum* of the loss over all of a client's examples, plus the penalty.
 
     Every iteration solves (H + damping I) d = -gradient by Cholesky's method. The first of several
@@ -45,12 +48,17 @@ class Newton:
         if self.damping < 0:
             raise ValueError(f"damping must not be negative, got {plain(self.damping)}")
 
-    def cost(self, examples: Examples, round: Any = None) -> dict[str, Any]:
+    def cost(self, examples: Examples, round: RoundNumber | None = None) -> dict[str, Any]:
         """What a call with these examples takes: solves and example passes, see `steps.COSTS`."""
         return {SOLVES: self.iterations, EXAMPLE_PASSES: self.iterations * examples.count()}
 
     def __call__(
-        self, objective: Objective, params: Params, examples: Examples, key: Any, round: Any = None
+        self,
+        objective: Objective,
+        params: Params,
+        examples: Examples,
+        key: PRNGKey,
+        round: RoundNumber | None = None,
     ) -> tuple[Params, Metrics]:
         """Fits `params`; arguments and result as for `Solver`, metrics at the start."""
         start, unravel = ravel_pytree(params)
@@ -59,18 +67,18 @@ class Newton:
                 f"Newton takes at most {_MOST_PARAMETERS:,} parameters, got {start.size:,}; use a Solver"
             )
 
-        def total(flat: Any) -> Any:
+        def total(flat: Float[Array, "parameter"]) -> Any:
             local = unravel(flat)
             losses = objective.fn(local, objective.frozen, examples.data, key)
             check_loss(losses, examples.size)
-            found = {"loss": losses, **objective.metrics(local, objective.frozen, examples.data)}
-            found = {name: mean.where(examples.mask).sum() for name, mean in found.items()}
-            return found["loss"].total + objective.penalty(local, objective.frozen), found
+            metrics = {"loss": losses, **objective.metrics(local, objective.frozen, examples.data)}
+            metrics = {name: mean.where(examples.mask).sum() for name, mean in metrics.items()}
+            return metrics["loss"].total + objective.penalty(local, objective.frozen), metrics
 
         if not start.size:
             return params, total(start)[1]
 
-        def iterate(flat: Any, _: Any) -> Any:
+        def iterate(flat: Float[Array, "parameter"], _: None) -> Any:
             gradient, metrics = jax.grad(total, has_aux=True)(flat)
             hessian = jax.hessian(lambda x: total(x)[0])(flat)
             step = solve(hessian + self.damping * jnp.eye(flat.size), -gradient)
@@ -82,7 +90,11 @@ class Newton:
         return unravel(solution), {name: jax.tree.map(lambda x: x[0], mean) for name, mean in metrics.items()}
 
 
-def _fraction(value: Any, flat: Any, step: Any) -> Any:
+def _fraction(
+    value: Callable[[Float[Array, "parameter"]], Float[Array, ""]],
+    flat: Float[Array, "parameter"],
+    step: Float[Array, "parameter"],
+) -> Any:
     """The largest of 1, 1/2, … 1/128, and 0, at which the objective is not above its value at the start.
 
     Up to rounding: close to the minimum a good step changes the objective by less than that.

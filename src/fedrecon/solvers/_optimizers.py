@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedrecon.core._types import Number, Params
+
 
 class NamedOptimizer(optax.GradientTransformationExtraArgs):
     """An Optax optimiser that knows what it was made of. Made by `optimizer`."""
@@ -37,7 +39,7 @@ class Schedule:
     def __init__(self, name: str, arguments: dict[str, Any], function: Callable[[Any], Any]):
         self.name, self.arguments, self.function = name, arguments, function
 
-    def __call__(self, count: Any) -> Any:
+    def __call__(self, count: Number) -> Any:
         return self.function(count)
 
     def __repr__(self) -> str:
@@ -116,11 +118,11 @@ def yogi_zero(
         Optimization, ICLR 2021, for its use on a server.
     """
 
-    def init(params: Any) -> YogiState:
+    def init(params: Params) -> YogiState:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return YogiState(jnp.zeros((), jnp.int32), zeros, zeros)
 
-    def update(grads: Any, state: YogiState, params: Any = None) -> tuple[Any, YogiState]:
+    def update(grads: Params, state: YogiState, params: Params = None) -> tuple[Any, YogiState]:
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         count = state.count + 1
         m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.m, grads)
@@ -165,5 +167,5 @@ def _named(name: str, kind: str) -> Callable[..., Any]:
     return make
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     return value.__qualname__ if hasattr(value, "__qualname__") else repr(value)

@@ -1,14 +1,16 @@
 """Whether a model only looks its tables up: tried on a batch, by rows against whole tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.extend import core
+from jaxtyping import PyTree
 
 from fedrecon._kernels.rows import Group, num_rows
-from fedrecon.core._model import Params, leaves_of, with_leaves
+from fedrecon.core._model import leaves_of, with_leaves
+from fedrecon.core._types import Params
 
 _TOLERANCE = 1e-4  # relative to the largest number of an array
 
@@ -109,7 +111,7 @@ def check_no_look(
             )
 
 
-def _names(names: Any) -> str:
+def _names(names: Iterable[str]) -> str:
     return " or ".join(repr(name) for name in names)
 
 
@@ -135,11 +137,11 @@ def _rows_alone(trial: Trial, rows: Sequence[np.ndarray]) -> tuple[Params, dict[
     """The parameters with only these rows of each group's tables, and the batch with ids to match."""
     leaves, batch = leaves_of(trial.params), dict(trial.batch)
     new: dict[str, Any] = {}
-    for group, found in zip(trial.tables, rows, strict=True):
-        new |= {leaf: np.asarray(leaves[leaf])[found] for leaf in group.leaves}
-        order = np.argsort(found)
+    for group, rows_of_group in zip(trial.tables, rows, strict=True):
+        new |= {leaf: np.asarray(leaves[leaf])[rows_of_group] for leaf in group.leaves}
+        order = np.argsort(rows_of_group)
         for f in group.fields:
-            batch[f] = order[np.searchsorted(found, batch[f], sorter=order)].astype(batch[f].dtype)
+            batch[f] = order[np.searchsorted(rows_of_group, batch[f], sorter=order)].astype(batch[f].dtype)
     return with_leaves(trial.params, new), batch
 
 
@@ -147,9 +149,9 @@ def _changed(
     trial: Trial, params: Params, batch: dict[str, Any], rows: Sequence[np.ndarray] | None = None
 ) -> str | None:
     """What is no longer as it was; `rows` are those that the tables in `params` have, None for all."""
-    found = trial.run(params, batch)
+    outcome = trial.run(params, batch)
     for what, x in trial.start.values.items():
-        if not _same(x, found.values[what]):
+        if not _same(x, outcome.values[what]):
             return what
     named: dict[str, Any] = {}
     for i, group in enumerate(trial.tables):
@@ -157,7 +159,7 @@ def _changed(
         named |= {leaf: (own, own) if rows is None else (rows[i], slice(None)) for leaf in group.leaves}
     for leaf, x in trial.start.gradients.items():
         before, after = named.get(leaf, ((), ()))
-        if not _same(np.asarray(x)[before], np.asarray(found.gradients[leaf])[after]):
+        if not _same(np.asarray(x)[before], np.asarray(outcome.gradients[leaf])[after]):
             return f"gradient by {leaf!r}"
     return None
 
@@ -171,13 +173,13 @@ def _to_blame(trial: Trial) -> tuple[list[str], list[str]]:
             rows, place = np.unique(ids, return_inverse=True)
             new = {x: np.concatenate([leaves[x], np.asarray(leaves[x])[rows]]) for x in group.leaves}
             moved = (num_rows(trial.params, group) + place.reshape(ids.shape)).astype(ids.dtype)
-            found = trial.run(with_leaves(trial.params, new), {**trial.batch, field: moved})
-            if not all(_same(x, found.values[what]) for what, x in trial.start.values.items()):
+            outcome = trial.run(with_leaves(trial.params, new), {**trial.batch, field: moved})
+            if not all(_same(x, outcome.values[what]) for what, x in trial.start.values.items()):
                 return list(group.leaves), [field]
     return [x for g in trial.tables for x in g.leaves], [f for g in trial.tables for f in g.fields]
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: PyTree, b: PyTree) -> bool:
     """Whether two pytrees hold the same numbers, up to rounding."""
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         if np.shape(x) != np.shape(y):

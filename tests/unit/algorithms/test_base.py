@@ -9,11 +9,8 @@ import optax
 import pytest
 from tests.small import rating_model, sgd, solver
 
-from fedrecon.algorithms._base import (
-    Algorithm,
-    Broadcast,
-    ServerState,
-    Update,
+from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
+from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     by_examples,
     cost_of,

@@ -71,7 +71,9 @@ def test_fully_global_starts_from_both_and_has_nothing_local():
 
 
 def test_a_model_need_not_predict_nor_penalise():
-    plain = Model(MODEL.init_global, MODEL.init_local, MODEL.loss, MODEL.metrics)
+    plain = Model(
+        init_global=MODEL.init_global, init_local=MODEL.init_local, loss=MODEL.loss, metrics=MODEL.metrics
+    )
     assert fully_global(plain).predict is None
     assert fully_global(plain).penalty((G, L), ()) == 0.0
     assert plain.tables == ()

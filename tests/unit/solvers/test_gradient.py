@@ -9,7 +9,8 @@ import pytest
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Objective
-from fedrecon.solvers._gradient import LocalSolver, Solver
+from fedrecon.solvers._gradient import Solver
+from fedrecon.solvers._local_solver import LocalSolver
 from fedrecon.solvers._newton import Newton
 from fedrecon.solvers._optimizers import optimizer, schedule
 

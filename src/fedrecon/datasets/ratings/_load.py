@@ -94,7 +94,7 @@ def _without_duplicates(source: Source, found: Format, ratings: Ratings, duplica
         return ratings
     del ordered
     order = np.argsort(pairs, kind="stable")
-    again: Bool[np.ndarray, "rating"] = pairs[order[1:]] == pairs[order[:-1]]
+    again: Bool[np.ndarray, rating] = pairs[order[1:]] == pairs[order[:-1]]
     if duplicates == "error":
         second = int(order[1:][again].min())
         first = int(np.argmax(pairs == pairs[second]))

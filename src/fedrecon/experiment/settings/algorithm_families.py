@@ -115,6 +115,6 @@ def _built(name: str, value: Any) -> Any:
 
 
 def _client_weight(name: str) -> Any:
-    from fedrecon.algorithms._base import by_examples, uniform
+    from fedrecon.algorithms._building_blocks import by_examples, uniform
 
     return {"examples": by_examples, "uniform": uniform}[name]

@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 from fedrecon.algorithms._base import Algorithm, Broadcast
 from fedrecon.core._examples import Examples
+from fedrecon.core._types import Params
+from fedrecon.data._clients import Clients
 from fedrecon.datasets.text._encode import Writer, to_clients
 from fedrecon.datasets.text._tokenizers import Tokenizer
 from fedrecon.datasets.text._vocabulary import BEGIN, END, PADDING, Vocabulary
@@ -34,7 +37,7 @@ class Completion(NamedTuple):
 
 def complete(
     algorithm: Algorithm,
-    global_params: Any,
+    global_params: Params,
     round: int,
     vocabulary: Vocabulary,
     history: Sequence[str],
@@ -73,7 +76,7 @@ def complete(
     batch = _prompt(vocabulary, tokenize(prompt), length)
 
     @jax.jit
-    def probabilities(mask: Any) -> Any:
+    def probabilities(mask: Bool[Any, "example"]) -> Any:
         broadcast = Broadcast(global_params, jnp.int32(round))
         local = algorithm.personalize(broadcast, kept, Examples(jax.tree.map(jnp.asarray, own), mask), key)
         assert algorithm.personal_model.predict is not None
@@ -108,7 +111,7 @@ def _names(vocabulary: Vocabulary) -> list[str]:
     return names
 
 
-def _with_own(names: Sequence[str], vocabulary: Vocabulary, texts: Any) -> list[str]:
+def _with_own(names: Sequence[str], vocabulary: Vocabulary, texts: Clients) -> list[str]:
     """The same with the user's own most frequent word for its bucket."""
     names = list(names)
     lexicon = texts.vocabularies["token"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal
 from jaxtyping import Array, Float
 
 
@@ -37,19 +38,28 @@ def lstm(
     return _steps(kernel, recurrent, bias, x)[0]
 
 
-def _forward(kernel: Any, recurrent: Any, bias: Any, x: Any) -> Any:
+def _forward(
+    kernel: CustomVJPPrimal, recurrent: CustomVJPPrimal, bias: CustomVJPPrimal, x: CustomVJPPrimal
+) -> Any:
     args = kernel.value, recurrent.value, bias.value, x.value
     h, before, gates = _steps(*args)
     trained = kernel.perturbed or recurrent.perturbed or bias.perturbed
     return h, (args[0], args[1], args[3], h if trained else None, before, gates)
 
 
-def _steps(kernel: Any, recurrent: Any, bias: Any, x: Any) -> Any:
+def _steps(
+    kernel: Float[Array, "input gates"],
+    recurrent: Float[Array, "unit gates"],
+    bias: Float[Array, " gates"],
+    x: Float[Array, "time batch input"],
+) -> Any:
     """Of all steps the outputs, the cells before them, and the gates."""
     zeros = jnp.zeros((x.shape[1], recurrent.shape[0]), jnp.float32)
     of_input, of_output = kernel.astype(x.dtype), recurrent.astype(x.dtype)
 
-    def step(carry: Any, x: Any) -> Any:
+    def step(
+        carry: tuple[Float[Array, "batch unit"], Float[Array, "batch unit"]], x: Float[Array, "batch input"]
+    ) -> Any:
         before, h = carry
         # Both products here: what they make is read while it is in the cache.
         gates = _activated(_product(x, of_input) + _product(h.astype(x.dtype), of_output) + bias)
@@ -61,18 +71,20 @@ def _steps(kernel: Any, recurrent: Any, bias: Any, x: Any) -> Any:
     return jax.lax.scan(step, (zeros, zeros), x)[1]
 
 
-def _activated(z: Any) -> Any:
+def _activated(z: Float[Array, "batch gates"]) -> Any:
     """The gates, all by one tanh: σ(z) = (1 + tanh(z/2)) / 2."""
     units = z.shape[-1] // 4
     half = jnp.concatenate([jnp.full(2 * units, 0.5), jnp.ones(units), jnp.full(units, 0.5)])
     return jnp.tanh(z * half) * half + (1 - half)
 
 
-def _backward(saved: Any, dh: Any) -> Any:
+def _backward(saved: tuple[Any, ...], dh: Float[Array, "time batch unit"]) -> Any:
     kernel, recurrent, x, h, before, gates = saved
     of_input, of_output = kernel.astype(x.dtype), recurrent.astype(x.dtype)
 
-    def step(carry: Any, now: Any) -> Any:
+    def step(
+        carry: tuple[Float[Array, "batch unit"], Float[Array, "batch unit"]], now: tuple[Array, Array, Array]
+    ) -> Any:
         dc, dh = carry
         above, gates, before = now
         # By the gates of one step, which are in the cache; for all steps at once it takes longer.
@@ -88,26 +100,26 @@ def _backward(saved: Any, dh: Any) -> Any:
         return (dc * f, _back(small, of_output)), kept
 
     zeros = jnp.zeros_like(before[0])
-    _, found = jax.lax.scan(step, (zeros, zeros), (dh, gates, before), reverse=True)
+    _, by_gates = jax.lax.scan(step, (zeros, zeros), (dh, gates, before), reverse=True)
     if h is None:
-        return None, None, None, found
-    small = found.astype(x.dtype)
+        return None, None, None, by_gates
+    small = by_gates.astype(x.dtype)
     dx = _back(small, of_input).astype(x.dtype)
     previous = jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]]).astype(x.dtype)
-    return _over_time(x, small), _over_time(previous, small), jnp.sum(found, (0, 1)), dx
+    return _over_time(x, small), _over_time(previous, small), jnp.sum(by_gates, (0, 1)), dx
 
 
-def _product(x: Any, matrix: Any) -> Any:
+def _product(x: Float[Array, "... inner"], matrix: Float[Array, "inner outer"]) -> Any:
     return jnp.matmul(x, matrix, preferred_element_type=jnp.float32)
 
 
-def _back(x: Any, matrix: Any) -> Any:
+def _back(x: Float[Array, "... inner"], matrix: Float[Array, "outer inner"]) -> Any:
     """Product with the transpose, which outside of a loop is written down and takes as long as the loop."""
     last = ((x.ndim - 1,), (1,))
     return jax.lax.dot_general(x, matrix, (last, ((), ())), preferred_element_type=jnp.float32)
 
 
-def _over_time(x: Any, dz: Any) -> Any:
+def _over_time(x: Float[Array, "time batch input"], dz: Float[Array, "time batch gates"]) -> Any:
     """The sum over steps and batch of x ⊗ dz: one product."""
     flat = x.reshape(-1, x.shape[-1]).T
     return _product(flat, dz.reshape(-1, dz.shape[-1]))

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table
+from fedrecon.core._model_functions import InitGlobalFn, InitLocalFn
+from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.datasets.text._vocabulary import END
 from fedrecon.models.next_word._output_layer import affine, scored
 
@@ -20,7 +22,22 @@ Logits = Float[Array, "sentence position id"]
 Targets = Int[Array, "sentence position"]
 
 
-def loss_and_hits(kernel: Any, bias: Any, x: Any, target: Targets) -> tuple[Mean, Mean]:
+@runtime_checkable
+class InnerFn(Protocol):
+    """Computes what a network gives its output layer."""
+
+    def __call__(
+        self, global_params: Params, local_params: Params, batch: Batch, /
+    ) -> Float[Array, "sentence position width"]:
+        """The output layer's input, in the dtype in which products are computed."""
+
+
+def loss_and_hits(
+    kernel: Float[Array, "width id"],
+    bias: Float[Array, " id"],
+    x: Float[Array, "sentence position width"],
+    target: Targets,
+) -> tuple[Mean, Mean]:
     """Of each sentence the sum over its tokens of -log p(target), and the tokens whose id scores highest.
 
     Both with the number of its tokens. A tie for the first place counts as a hit.
@@ -78,9 +95,7 @@ def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dic
     }
 
 
-def predicts_words(
-    init_global: Callable[..., Any], init_local: Callable[..., Any], inner: Callable[..., Any], rows: int
-) -> Model:
+def predicts_words(init_global: InitGlobalFn, init_local: InitLocalFn, inner: InnerFn, rows: int) -> Model:
     """A model of next words by what its output layer is given.
 
     Args:
@@ -95,37 +110,44 @@ def predicts_words(
         A model with the metrics of `readings`; while it is trained it reports `accuracy` alone.
     """
 
-    def predict(g: Any, x: Any, batch: Any) -> Logits:
+    def predict(g: Params, x: Params, batch: Batch) -> Logits:
         return affine(g["output"]["kernel"], g["output"]["bias"], inner(g, x, batch))
 
-    def loss_and_metrics(g: Any, x: Any, batch: Any, key: Any) -> tuple[Mean, dict[str, Mean]]:
+    def loss_and_metrics(
+        g: Params, x: Params, batch: Batch, key: PRNGKey | None
+    ) -> tuple[Mean, dict[str, Mean]]:
         layer = g["output"]["kernel"], g["output"]["bias"]
         losses, hits = loss_and_hits(*layer, inner(g, x, batch), batch["target"])
         return losses, {"accuracy": hits}
 
-    def loss(g: Any, x: Any, batch: Any, key: Any) -> Mean:
+    def loss(g: Params, x: Params, batch: Batch, key: PRNGKey | None) -> Mean:
         return loss_and_metrics(g, x, batch, key)[0]
 
-    def metrics(g: Any, x: Any, batch: Any) -> dict[str, Mean]:
+    def metrics(g: Params, x: Params, batch: Batch) -> dict[str, Mean]:
         layer = g["output"]["kernel"], g["output"]["bias"]
 
-        def scores(part: Any) -> dict[str, Mean]:
+        def scores(part: Batch) -> dict[str, Mean]:
             return readings(affine(*layer, part["inner"]), part["target"], part["bucket"], rows)
 
-        def through(part: Any) -> dict[str, Mean]:
+        def through(part: Batch) -> dict[str, Mean]:
             read = {name: part[name] for name in ("target", "bucket")}
             return in_chunks(scores, {"inner": inner(g, x, part), **read}, SCORED)
 
         fields = {name: batch[name] for name in ("word", "bucket", "target")}
         return in_chunks(through, fields, CHUNK)
 
-    tables = (Table("embedding", ("word",)),)
     return Model(
-        init_global, init_local, loss, metrics, predict, tables=tables, loss_and_metrics=loss_and_metrics
+        init_global=init_global,
+        init_local=init_local,
+        loss=loss,
+        metrics=metrics,
+        predict=predict,
+        tables=(Table("embedding", ("word",)),),
+        loss_and_metrics=loss_and_metrics,
     )
 
 
-def in_chunks(fn: Any, batch: Any, most: int) -> Any:
+def in_chunks(fn: Callable[[PyTree], PyTree], batch: Batch, most: int) -> Any:
     """`fn` of a batch of sentences, at most `most` at a time: scores of a whole client may not fit in memory.
 
     Args:
@@ -140,14 +162,14 @@ def in_chunks(fn: Any, batch: Any, most: int) -> Any:
     spare = chunks * most - size
     padded = jax.tree.map(lambda x: jnp.pad(x, [(0, spare)] + [(0, 0)] * (x.ndim - 1)), batch)
     parts = jax.tree.map(lambda x: x.reshape(chunks, most, *x.shape[1:]), padded)
-    found = jax.lax.map(fn, parts)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], found)
+    results = jax.lax.map(fn, parts)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], results)
 
 
-def _at(logits: Any, target: Any) -> Any:
+def _at(logits: Logits, target: Targets) -> Any:
     return jnp.take_along_axis(logits, target[..., None], -1)[..., 0]
 
 
-def _tokens(values: Any, count: Any) -> Mean:
+def _tokens(values: Shaped[Array, "sentence position"], count: Bool[Array, "sentence position"]) -> Mean:
     weight = count.astype(jnp.float32)
     return Mean(jnp.sum(jnp.where(count, values, 0), -1).astype(jnp.float32), jnp.sum(weight, -1))

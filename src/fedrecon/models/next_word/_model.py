@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fedrecon.core._model import Model
 from fedrecon.core._random import uniform
+from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.datasets.text._vocabulary import FIRST_WORD
 from fedrecon.errors import whole_number
 from fedrecon.models.next_word._lstm import lstm
@@ -58,7 +59,7 @@ def next_word_lstm(
     classes = rows + outputs
     dtype = jnp.dtype(precision)
 
-    def init_global(key: Any) -> Any:
+    def init_global(key: PRNGKey) -> Any:
         keys = jax.random.split(key, 5)
         glorot, orthogonal = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.orthogonal()
         # The forget gate starts open.
@@ -74,10 +75,10 @@ def next_word_lstm(
             "output": {"kernel": glorot(keys[4], (embedding, classes)), "bias": jnp.zeros(classes)},
         }
 
-    def init_local(global_params: Any, key: Any) -> Any:
+    def init_local(global_params: Params, key: PRNGKey) -> Any:
         return {"embedding": _uniform(key, (buckets, embedding))}
 
-    def inner(g: Any, x: Any, batch: Any) -> Any:
+    def inner(g: Params, x: Params, batch: Batch) -> Any:
         shared = g["embedding"][batch["word"]]
         own = x["embedding"][jnp.maximum(batch["bucket"], 0)]
         inputs = jnp.where(batch["bucket"][..., None] >= 0, own, shared).astype(dtype)
@@ -89,6 +90,6 @@ def next_word_lstm(
     return predicts_words(init_global, init_local, inner, rows)
 
 
-def _uniform(key: Any, shape: tuple[int, ...]) -> Any:
+def _uniform(key: PRNGKey, shape: tuple[int, ...]) -> Any:
     """Keras' start of an embedding."""
     return uniform(key, shape, -0.05, 0.05)

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax.custom_derivatives import CustomVJPPrimal
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 _PIECE = 700_000  # scores of a client at a time, about: 3 MB
 _FIRST = 32  # ids whose scores tell about how high the highest is
@@ -50,14 +51,30 @@ def scored(
     return _read(kernel, bias, x, target, back=False, keep=False)[0]
 
 
-def _forward(kernel: Any, bias: Any, x: Any, target: Any) -> Any:
+def _forward(
+    kernel: CustomVJPPrimal, bias: CustomVJPPrimal, x: CustomVJPPrimal, target: CustomVJPPrimal
+) -> Any:
     args = kernel.value, bias.value, x.value, target.value
     trained = kernel.perturbed or bias.perturbed
     out, saved = _read(*args, back=x.perturbed, keep=trained)
     return out, (args[2], *saved)
 
 
-class _Found(NamedTuple):
+class _Part(NamedTuple):
+    """A part of the ids, or with a leading axis `part` several of one size.
+
+    Attributes:
+        columns: Of the output layer's kernel, `[width, id]`.
+        biases: `[id]`.
+        first: The first id.
+    """
+
+    columns: Array
+    biases: Array
+    first: Array
+
+
+class _RunningSums(NamedTuple):
     """Of the ids read so far, for each token.
 
     Attributes:
@@ -75,7 +92,14 @@ class _Found(NamedTuple):
     back: Any
 
 
-def _read(kernel: Any, bias: Any, x: Any, target: Any, back: bool, keep: bool) -> Any:
+def _read(
+    kernel: Float[Array, "width id"],
+    bias: Float[Array, " id"],
+    x: Float[Array, "token width"],
+    target: Int[Array, " token"],
+    back: bool,
+    keep: bool,
+) -> Any:
     """What `scored` returns, and what its gradient needs.
 
     That is the sum of powers, and times this sum: if `back`, the gradient by `x`, and if `keep`, the softmax
@@ -87,7 +111,7 @@ def _read(kernel: Any, bias: Any, x: Any, target: Any, back: bool, keep: bool) -
     parts = _parts(own, bias, count)
     less = _near_maximum(parts, x)
 
-    def part(found: _Found, now: Any) -> tuple[_Found, Any]:
+    def part(sums: _RunningSums, now: _Part) -> tuple[_RunningSums, Any]:
         columns, bias, first = now
         bare = _product(x, columns)
         # What reads the scores adds the bias itself: the sum is never written down.
@@ -97,51 +121,51 @@ def _read(kernel: Any, bias: Any, x: Any, target: Any, back: bool, keep: bool) -
         place = jnp.clip(place, 0, bias.size - 1)
         score = jnp.take_along_axis(bare, place[:, None], -1)[:, 0] + bias[place]
         power = jnp.take_along_axis(powers, place[:, None], -1)[:, 0]
-        new = _Found(
-            total=found.total + jnp.sum(powers, -1),
-            highest=jnp.maximum(found.highest, jnp.max(powers, -1)),
-            power=jnp.where(within, power, found.power),
-            picked=jnp.where(within, score, found.picked),
-            back=found.back + _product(powers.astype(x.dtype), columns.T) if back and not keep else None,
+        new = _RunningSums(
+            total=sums.total + jnp.sum(powers, -1),
+            highest=jnp.maximum(sums.highest, jnp.max(powers, -1)),
+            power=jnp.where(within, power, sums.power),
+            picked=jnp.where(within, score, sums.picked),
+            back=sums.back + _product(powers.astype(x.dtype), columns.T) if back and not keep else None,
         )
         return new, powers if keep else None
 
     zeros = jnp.zeros(len(target))
-    start = _Found(zeros, zeros, zeros, zeros, jnp.zeros(x.shape) if back and not keep else None)
-    found, kept = _over(part, start, parts)
+    start = _RunningSums(zeros, zeros, zeros, zeros, jnp.zeros(x.shape) if back and not keep else None)
+    sums, kept = _over(part, start, parts)
     by_x = excess = None
     if keep:
         # Less the target: the gradient by the scores but for a factor of the token.
         at = jnp.arange(len(target)), target
-        excess = kept.at[at].add(-found.total, unique_indices=True, indices_are_sorted=True).astype(x.dtype)
+        excess = kept.at[at].add(-sums.total, unique_indices=True, indices_are_sorted=True).astype(x.dtype)
         by_x = _product(excess, own.T) if back else None
     elif back:
         # The target's own power, as it was rounded for the product, leaves with the rest.
-        rounded = found.power.astype(x.dtype).astype(jnp.float32)
+        rounded = sums.power.astype(x.dtype).astype(jnp.float32)
         own_target = jnp.take(own, target, axis=1, mode="clip").T
-        by_x = found.back - (found.total - found.power + rounded)[:, None] * own_target
+        by_x = sums.back - (sums.total - sums.power + rounded)[:, None] * own_target
     known = (target >= 0) & (target < bias.size)
-    losses = jnp.where(known, jnp.log(found.total) + less - found.picked, jnp.nan)
-    return (losses, found.power >= found.highest), (by_x, excess, found.total)
+    losses = jnp.where(known, jnp.log(sums.total) + less - sums.picked, jnp.nan)
+    return (losses, sums.power >= sums.highest), (by_x, excess, sums.total)
 
 
-def _parts(own: Any, bias: Any, count: int) -> Any:
+def _parts(own: Float[Array, "width id"], bias: Float[Array, " id"], count: int) -> _Part:
     """Columns, biases and first id of so many parts of the ids, each as large, the last filled up."""
     size = math.ceil(bias.size / count)
     spare = [(0, count * size - bias.size)]
     columns = jnp.pad(own, [(0, 0), *spare]).reshape(len(own), count, size)
     biases = jnp.pad(bias, spare, constant_values=-jnp.inf).reshape(count, size)
-    return jnp.moveaxis(columns, 1, 0), biases, jnp.arange(count) * size
+    return _Part(jnp.moveaxis(columns, 1, 0), biases, jnp.arange(count) * size)
 
 
-def _over(fn: Callable[[Any, Any], tuple[Any, Any]], start: Any, parts: Any) -> tuple[Any, Any]:
+def _over(fn: Callable[[Any, Any], tuple[Any, Any]], start: PyTree, parts: _Part) -> tuple[Any, Any]:
     """`fn` of one part after the other, and of a single one as it is."""
-    if len(parts[1]) > 1:
+    if len(parts.biases) > 1:
         return jax.lax.scan(fn, start, parts)
     return fn(start, jax.tree.map(lambda x: x[0], parts))
 
 
-def _near_maximum(parts: Any, x: Any) -> Any:
+def _near_maximum(parts: _Part, x: Float[Array, "token width"]) -> Any:
     """A number for each token, so near its highest score that powers of scores less it keep their precision.
 
     No score is above the product of lengths and the highest bias, and the highest is not below those of some
@@ -150,21 +174,21 @@ def _near_maximum(parts: Any, x: Any) -> Any:
     # Nothing depends on this number but by rounding, so that no gradient is lost; the loop would have none.
     (columns, biases, _), x = jax.lax.stop_gradient((parts, x))
 
-    def lengths(x: Any, axis: int) -> Any:
+    def lengths(x: Float[Array, "..."], axis: int) -> Any:
         return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis))
 
     below = jnp.max(_product(x, columns[0, :, :_FIRST]) + biases[0, :_FIRST], -1)
     above = lengths(x, -1) * jnp.max(lengths(columns, 1)) + jnp.max(biases)
 
-    def search(state: Any) -> Any:
+    def search(state: tuple[Bool[Array, " token"], Float[Array, " token"]]) -> Any:
         # Bound to what changes, else XLA moves the search out of the loop.
         now, (far, near) = jax.lax.optimization_barrier((x, state))
 
-        def part(highest: Any, part: Any) -> Any:
+        def part(highest: Float[Array, " token"], part: _Part) -> Any:
             columns, bias, _ = part
             return jnp.maximum(highest, jnp.max(_product(now, columns) + bias, -1)), None
 
-        highest, _ = _over(part, below, (columns, biases, biases))
+        highest, _ = _over(part, below, _Part(columns, biases, biases))
         return jnp.zeros_like(far), jnp.where(far, highest, near)
 
     near = jnp.maximum(below, above - _ABOVE)
@@ -173,7 +197,7 @@ def _near_maximum(parts: Any, x: Any) -> Any:
     return jax.lax.while_loop(lambda state: jnp.any(state[0]), search, (far, near))[1]
 
 
-def _backward(saved: Any, gradients: Any) -> Any:
+def _backward(saved: tuple[Any, ...], gradients: tuple[Any, ...]) -> Any:
     x, back, excess, total = saved
     factor = gradients[0] / total
     by_kernel = by_bias = by_x = None
@@ -185,7 +209,7 @@ def _backward(saved: Any, gradients: Any) -> Any:
     return by_kernel, by_bias, by_x, None
 
 
-def _product(x: Any, matrix: Any) -> Any:
+def _product(x: Float[Array, "..."], matrix: Float[Array, "..."]) -> Any:
     return jnp.matmul(x, matrix, preferred_element_type=jnp.float32)
 
 

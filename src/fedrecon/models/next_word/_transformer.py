@@ -4,9 +4,11 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from fedrecon.core._model import Model
 from fedrecon.core._random import normal
+from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.datasets.text._vocabulary import FIRST_WORD
 from fedrecon.errors import whole_number
 from fedrecon.models.next_word._metrics import predicts_words
@@ -62,10 +64,10 @@ def next_word_transformer(
     dtype = jnp.dtype(precision)
     glorot = jax.nn.initializers.glorot_uniform()
 
-    def init_global(key: Any) -> Any:
+    def init_global(key: PRNGKey) -> Any:
         k_rows, k_buckets, k_out, *k_layers = jax.random.split(key, 3 + layers)
 
-        def layer(key: Any) -> Any:
+        def layer(key: PRNGKey) -> Any:
             keys = jax.random.split(key, 6)
             made = {part: glorot(k, (embedding, embedding)) for part, k in zip(_PARTS, keys[:4], strict=True)}
             made |= {
@@ -83,21 +85,21 @@ def next_word_transformer(
             "output": {"kernel": glorot(k_out, (embedding, classes)), "bias": jnp.zeros(classes)},
         }
 
-    def init_local(global_params: Any, key: Any) -> Any:
+    def init_local(global_params: Params, key: PRNGKey) -> Any:
         starts = normal(key, (layers, len(_PARTS), embedding, rank)) / jnp.sqrt(embedding)
         zeros = jnp.zeros((rank, embedding))
         return [
             {part: {"a": a, "b": zeros} for part, a in zip(_PARTS, layer, strict=True)} for layer in starts
         ]
 
-    def product(x: Any, matrix: Any) -> Any:
+    def product(x: Float[Any, "..."], matrix: Float[Any, "inner outer"]) -> Any:
         return jnp.matmul(x.astype(dtype), matrix.astype(dtype), preferred_element_type=jnp.float32)
 
-    def attend(layer: Any, own: Any, x: Any) -> Any:
-        def changed(part: str, x: Any) -> Any:
+    def attend(layer: Params, own: Params, x: Float[Any, "..."]) -> Any:
+        def changed(part: str, x: Float[Any, "..."]) -> Any:
             return product(x, layer[part]) + product(product(x, own[part]["a"]), own[part]["b"])
 
-        def split(x: Any) -> Any:
+        def split(x: Float[Any, "..."]) -> Any:
             return x.reshape(*x.shape[:-1], heads, -1)
 
         query, key, value = (split(changed(part, x)) for part in _PARTS[:3])
@@ -107,7 +109,7 @@ def next_word_transformer(
         mixed = jnp.einsum("shqk,skhd->sqhd", weights, value).reshape(x.shape)
         return changed("output", mixed)
 
-    def inner(g: Any, x: Any, batch: Any) -> Any:
+    def inner(g: Params, x: Params, batch: Batch) -> Any:
         bucket = batch["bucket"]
         own = g["bucket"][jnp.maximum(bucket, 0)]
         h = jnp.where(bucket[..., None] >= 0, own, g["embedding"][batch["word"]])
@@ -122,7 +124,7 @@ def next_word_transformer(
     return predicts_words(init_global, init_local, inner, rows)
 
 
-def _normalised(x: Any) -> Any:
+def _normalised(x: Float[Any, "..."]) -> Any:
     return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
 
 

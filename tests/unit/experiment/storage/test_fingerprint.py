@@ -12,7 +12,7 @@ import pytest
 from tests.folders import write_run
 from tests.small import rating_model
 
-from fedrecon.algorithms._base import WeightedMean, by_examples, uniform
+from fedrecon.algorithms._building_blocks import WeightedMean, by_examples, uniform
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._fedsim import fedsim
 from fedrecon.algorithms._full_gradient import full_gradient
