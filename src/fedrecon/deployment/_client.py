@@ -16,6 +16,7 @@ from fedrecon.core._model import leaves_of, with_leaves
 from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
+from fedrecon.deployment._refusals import Refusal, RefusedError
 from fedrecon.errors import DataError, of_kind
 from fedrecon.simulation._batches import Batch, Layout
 from fedrecon.simulation._block_plan import Slot
@@ -113,7 +114,7 @@ class Client:
             client's query set has does not show.
 
         Raises:
-            ValueError: A leaf is not of the shape that the model has, or that was asked for.
+            RefusedError: A leaf is missing, or not of the shape that the model has, or that was asked for.
         """
         params = self._cut(broadcast.global_params)
         round = int(broadcast.round)
@@ -139,7 +140,9 @@ class Client:
         """The global parameters with tables as the compiled program numbers their rows."""
         given, wanted = leaves_of(params), leaves_of(self._shapes)
         if given.keys() != wanted.keys():
-            raise ValueError(f"a broadcast must have the leaves {sorted(wanted)}, got {sorted(given)}")
+            raise RefusedError(
+                Refusal.WRONG_LEAF, f"a broadcast must have the leaves {sorted(wanted)}, got {sorted(given)}"
+            )
         small = {}
         for leaf, x in given.items():
             shape = wanted[leaf].shape
@@ -179,7 +182,9 @@ def _by_row(delta: Any, ids: Int[np.ndarray, "*id"], size: int) -> np.ndarray:
 
 def _check_shape(leaf: str, x: Any, wanted: tuple[int, ...]) -> None:
     if np.shape(x) != wanted:
-        raise ValueError(f"the broadcast's leaf {leaf!r} must be of shape {wanted}, got {np.shape(x)}")
+        raise RefusedError(
+            Refusal.WRONG_SHAPE, f"the broadcast's leaf {leaf!r} must be of shape {wanted}, got {np.shape(x)}"
+        )
 
 
 @functools.cache

@@ -26,6 +26,24 @@ class Address(NamedTuple):
     client: str = ""
 
 
+def ask_message(address: Address) -> Message:
+    """The server's question which rows of tables a client needs."""
+    return Message("ask", *address, {})
+
+
+def refusal_message(address: Address, reason: Refusal) -> Message:
+    """A node's answer where it has no other: the name of a reason alone."""
+    return Message("refusal", *address, {}, {"reason": reason.value})
+
+
+def refusal_from(message: Message) -> Refusal:
+    """Inverse of `refusal_message`, without the address; `FAILED` for a reason that is not known."""
+    _of_kind("refusal", message)
+    reason = message.notes.get("reason")
+    known = {r.value: r for r in Refusal}
+    return known.get(reason, Refusal.FAILED) if isinstance(reason, str) else Refusal.FAILED
+
+
 def request_message(address: Address, rows: Mapping[str, Int[np.ndarray, "row"]]) -> Message:
     """A client's request for a round's parameters: of tables it names the rows that it needs."""
     return Message("request", *address, {f"rows/{leaf}": ids for leaf, ids in rows.items()})
@@ -34,6 +52,8 @@ def request_message(address: Address, rows: Mapping[str, Int[np.ndarray, "row"]]
 def request_from(message: Message) -> dict[str, np.ndarray]:
     """Inverse of `request_message`, without the address."""
     _of_kind("request", message)
+    if any(not name.startswith("rows/") for name in message.arrays):
+        raise RefusedError(Refusal.WRONG_LEAF, f"a request has rows alone, got {sorted(message.arrays)}")
     return _below("rows", message.arrays)
 
 

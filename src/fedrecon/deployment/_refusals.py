@@ -17,6 +17,8 @@ class Refusal(Enum):
     WEIGHT = "weight"
     DUPLICATE = "duplicate"
     NOT_ASKED = "not_asked"
+    NOT_NOW = "not_now"
+    FAILED = "failed"
     TOO_LARGE = "too_large"
     CHECKSUM = "checksum"
 

@@ -59,6 +59,7 @@ class Server:
         state: The server's state, of which one must not change an array in place.
         attempt: How often the present round was begun before.
         run: The name by which clients know the run.
+        statistics: Shapes and types of what updates hold in `statistics`.
 
     Args:
         algorithm: What is trained.
@@ -69,7 +70,7 @@ class Server:
         global_params: Where training starts; by default as the simulator starts from `seed`.
         min_answers: Answers without which a round is begun again instead of being applied.
         max_weight: The largest weight that a client may claim.
-        statistics: Shapes and types of what updates hold in `statistics`.
+        statistics: See the attribute.
 
     Raises:
         TypeError: `algorithm` is none.
@@ -102,7 +103,7 @@ class Server:
         if global_params is not None:
             state = state._replace(global_params=jax.tree.map(jnp.asarray, global_params))
         self.state: ServerState = state
-        self.attempt = 0
+        self.attempt, self.statistics = 0, statistics
         shapes = jax.eval_shape(lambda: state.global_params)
         self._tables = {t.leaf: leaves_of(shapes)[t.leaf].shape[0] for t in algorithm.model.tables}
         self._sums = Sums(shapes, frozenset(self._tables), statistics, max_weight)
@@ -138,22 +139,30 @@ class Server:
         """
         params = self.state.global_params
         if rows is not None:
+            self.check_rows(rows)
             leaves = leaves_of(params)
-            small = {leaf: np.asarray(leaves[leaf])[self._checked(leaf, ids)] for leaf, ids in rows.items()}
+            small = {leaf: np.asarray(leaves[leaf])[np.asarray(ids)] for leaf, ids in rows.items()}
             params = with_leaves(params, small)
         return Broadcast(params, self.state.round)
 
-    def _checked(self, leaf: str, ids: Any) -> np.ndarray:
+    def check_rows(self, rows: Mapping[str, Any]) -> None:
+        """Refuses rows that no table has.
+
+        Raises:
+            RefusedError: A row is out of range, a list no list of whole numbers, or a leaf no table.
+        """
+        for leaf, ids in rows.items():
+            self._check_ids(leaf, np.asarray(ids))
+
+    def _check_ids(self, leaf: str, ids: np.ndarray) -> None:
         if leaf not in self._tables:
-            raise RefusedError(
-                Refusal.WRONG_LEAF, f"rows can be asked of {sorted(self._tables)}, not of {leaf!r}"
-            )
-        ids, size = np.asarray(ids), self._tables[leaf]
+            tables = sorted(self._tables)
+            raise RefusedError(Refusal.WRONG_LEAF, f"rows can be asked of {tables}, got {leaf[:80]!r}")
+        size = self._tables[leaf]
         if ids.dtype.kind not in "iu" or ids.ndim != 1:
             raise RefusedError(Refusal.WRONG_DTYPE, f"rows of {leaf!r} must be a list of whole numbers")
         if ids.size and not 0 <= ids.min() <= ids.max() < size:
             raise RefusedError(Refusal.ROW_RANGE, f"rows of {leaf!r} must lie from 0 to {size - 1}")
-        return ids
 
     def add(
         self, client: Any, update: Update, *, round: int | None = None, attempt: int | None = None

@@ -21,7 +21,7 @@ _HEAD = struct.Struct("<8sHHIQ")  # magic, version, 0, bytes of the header, byte
 _CHECKSUM = struct.Struct("<I")
 _ALIGNMENT = 8
 _MAX_HEADER = 2**20
-_KINDS = ("request", "broadcast", "update", "state")
+_KINDS = ("ask", "request", "broadcast", "update", "refusal", "state")
 
 # What an array may hold, by the name in a message. Strings, objects and times have no place there.
 _NAMES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -45,7 +45,7 @@ class Message(NamedTuple):
     """What passes between a server and a client.
 
     Attributes:
-        kind: `"request"`, `"broadcast"`, `"update"`, or `"state"` for a server's checkpoint.
+        kind: `"ask"`, `"request"`, `"broadcast"`, `"update"` or `"refusal"`; `"state"` is kept on a disk.
         run: The run that it belongs to.
         round: Rounds done before this one.
         attempt: How often the round was begun before.

@@ -15,9 +15,9 @@ from jaxtyping import Int
 from fedrecon.data._arrow import is_client_file
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
+from fedrecon.data._vocabulary_mapper import VocabularyMapper
 from fedrecon.errors import DataError
 from fedrecon.experiment.config import Config, override
-from fedrecon.experiment.serving.vocabulary_mapping import VocabularyMapper
 from fedrecon.experiment.tasks._spec import no_other_data, task_spec
 from fedrecon.experiment.tasks._task import Task
 

@@ -8,12 +8,12 @@ import pytest
 
 from fedrecon.core._mean import Mean
 from fedrecon.data._clients import Clients
+from fedrecon.data._vocabulary_mapper import VocabularyMapper
 from fedrecon.errors import DataError
 from fedrecon.evaluation._evaluate import Evaluation
 from fedrecon.experiment.analysis.seeds import statistics
 from fedrecon.experiment.cli.commands.describe import page
 from fedrecon.experiment.reporting import summary as report
-from fedrecon.experiment.serving.vocabulary_mapping import VocabularyMapper
 from fedrecon.experiment.storage.metrics_log import Records, Row
 from fedrecon.experiment.training.run_experiment import rich_table
 
