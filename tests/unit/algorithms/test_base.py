@@ -131,7 +131,7 @@ def test_displacement_of_a_stage_of_ones_own():
 
     examples = Examples({"x": jnp.ones(2)}, jnp.ones(2, bool))
     delta, rows, metrics = solve_delta(
-        solver, Objective(lambda *args: None), jnp.ones(2), examples, None, None
+        solver, Objective(lambda *args: None), jnp.ones(2), examples, jax.random.key(0), None
     )
     np.testing.assert_array_equal(delta, [3, 3])
     assert (rows, metrics) == ({}, {"loss": LOSS})
@@ -201,5 +201,5 @@ def test_clients_of_both_algorithms_keep_nothing():
 def test_fedavg_has_nothing_personal():
     algorithm = fedavg(rating_model(), solver(), ADAM)
     support = Examples({"x": jnp.ones(2)}, jnp.ones(2, bool))
-    assert algorithm.personalize(Broadcast({}, jnp.int32(0)), (), support, None) == ()
+    assert algorithm.personalize(Broadcast({}, jnp.int32(0)), (), support, jax.random.key(0)) == ()
     assert algorithm.personal_model is algorithm.model
