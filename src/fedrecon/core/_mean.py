@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-Weight: TypeAlias = int | float | Sequence[float] | Shaped[Any, "..."]
+Weight: TypeAlias = int | float | Sequence[int | float] | Shaped[Any, "..."]
 
 _LONG = 2**14  # numbers: below, a product takes longer to compile than it spares
 

@@ -131,7 +131,7 @@ def test_displacement_of_a_stage_of_ones_own():
 
     examples = Examples({"x": jnp.ones(2)}, jnp.ones(2, bool))
     delta, rows, metrics = solve_delta(
-        solver, Objective(lambda *args: None), jnp.ones(2), examples, jax.random.key(0), None
+        solver, Objective(lambda *args: None), jnp.ones(2), examples, jax.random.key(0), 0
     )
     np.testing.assert_array_equal(delta, [3, 3])
     assert (rows, metrics) == ({}, {"loss": LOSS})
