@@ -12,6 +12,7 @@ from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import checked, gathered, offsets_of, stored, vocabulary
 from fedrecon.data._hashing import ClientId, client_keys
 from fedrecon.data._padding import PaddedGather
+from fedrecon.data._positions import positions
 from fedrecon.data._random_split import cut, shuffle
 from fedrecon.errors import DataError, whole_number
 
@@ -234,9 +235,17 @@ class Clients:
 
     # ---- other clients -------------------------------------------------------------------------------
 
-    def take(self, clients: ArrayLike) -> "Clients":
-        """Some of the clients, by position and in that order; the examples are shared, not copied."""
-        return self._at(np.asarray(clients, np.int64))
+    def take(self, clients: object) -> "Clients":
+        """Some of the clients; the examples are shared, not copied.
+
+        Args:
+            clients: Their positions, in the order wanted, or one boolean for each client: a mask. Negative
+                positions count from the end; a position that comes twice gives the client twice.
+
+        Raises:
+            DataError: It is neither, a position is out of range, or the mask is of another length.
+        """
+        return self._at(positions("the clients to take", clients, len(self)))
 
     def _at(self, clients: slice | Int[np.ndarray, "row"]) -> "Clients":
         parts = self.ids[clients], self.keys[clients], self._starts[clients], self.num_examples[clients]
@@ -344,7 +353,7 @@ class Clients:
             ValueError: The seed is not a whole number.
         """
         seed = whole_number("seed", seed)
-        return {name: self.take(positions) for name, positions in cut(self.keys, fractions, seed).items()}
+        return {name: self._at(chosen) for name, chosen in cut(self.keys, fractions, seed).items()}
 
     def _with(self, **other: Any) -> "Clients":
         same = ("ids", "keys", "num_examples", "vocabularies")

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Int64
 
 from fedrecon.core._tags import tagged
-from fedrecon.errors import store_whole_numbers
+from fedrecon.data._positions import positions
+from fedrecon.errors import DataError, store_whole_numbers
 
 
 @runtime_checkable
@@ -24,7 +25,7 @@ class Sampling(Protocol):
     def indices(
         self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
     ) -> Int[np.ndarray, "row"]:
-        """Positions of the clients of a round, none of them twice.
+        """Positions of the clients of a round, none of them twice, or one boolean for each client.
 
         Args:
             round: Rounds done before this one.
@@ -62,6 +63,31 @@ class AbstractSampling(abc.ABC):
     @abc.abstractmethod
     def check(self, num_clients: int) -> None:
         """Raises ValueError where cohorts cannot be drawn from so many clients."""
+
+
+def cohort_of(
+    sampling: Sampling, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+) -> Int64[np.ndarray, "row"]:
+    """The cohort that a sampling draws for a round, checked: a sampling may be the caller's own.
+
+    A client that came twice would be trained twice, and counted twice in every mean.
+
+    Args:
+        sampling: Draws the cohort.
+        round: Rounds done before this one.
+        num_examples: Examples of every client.
+        seed: The experiment's.
+
+    Raises:
+        DataError: It draws no positions from 0 on and no mask of the clients, or a client twice.
+    """
+    name = f"the cohort that {type(sampling).__name__} draws for round {round + 1}"
+    cohort = positions(name, sampling.indices(round, num_examples, seed), len(num_examples), least=0)
+    ordered = np.sort(cohort)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if again.size:
+        raise DataError(f"{name} must have no client twice, it has {again[0]} more than once")
+    return cohort
 
 
 @tagged("sampling/uniform")

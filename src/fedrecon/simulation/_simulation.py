@@ -17,7 +17,7 @@ from fedrecon.core._model import path_of
 from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
-from fedrecon.data._sampling import AbstractSampling, Sampling
+from fedrecon.data._sampling import AbstractSampling, Sampling, cohort_of
 from fedrecon.errors import whole_number
 from fedrecon.simulation._batches import Batch, Layout
 from fedrecon.simulation._block_plan import Plan, plan_blocks
@@ -97,7 +97,7 @@ class Simulation:
         """The plan for so many clients side by side, in at most so many shapes."""
         lengths, cohort, draw = self.clients.num_examples, self.sampling.most(len(self.clients)), None
         if isinstance(self.sampling, AbstractSampling) and not self.sampling.even:
-            draw = functools.partial(self.sampling.indices, num_examples=lengths, seed=0)
+            draw = functools.partial(cohort_of, self.sampling, num_examples=lengths, seed=0)
         plan = plan_blocks(lengths, cohort, most_slots, clients_per_block, draw)
         return plan.in_parts(len(self._devices))
 
@@ -148,7 +148,7 @@ class Simulation:
             self.client_states.rewind(first)
         state = self._devices.everywhere(state)
         for number in range(first, first + count):
-            cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
+            cohort = cohort_of(self.sampling, number, self.clients.num_examples, self.seed)
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
             total, metrics, own = None, [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
@@ -177,7 +177,7 @@ class Simulation:
             repeats: How often it is measured; the shortest time counts.
         """
         number, total = int(state.round), 0.0
-        cohort = self.sampling.indices(number, self.clients.num_examples, self.seed)
+        cohort = cohort_of(self.sampling, number, self.clients.num_examples, self.seed)
         keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
         for slots in self.plan.passes(self.clients.num_examples[cohort]):
             batches = self._laid_out(slots, cohort, keys)[1]

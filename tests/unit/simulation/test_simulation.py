@@ -260,3 +260,17 @@ def test_a_slot_without_a_client_is_laid_out_where_ids_repeat():
         (done,) = simulation.rounds(simulation.init(), 1)
         ends.append(done.state.global_params)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), *ends)
+
+
+def test_samplings_of_ones_own_may_return_masks_and_lists(start):
+    def after(cohort):
+        simulation = Simulation(ALGORITHM, CLIENTS, Given([[0, 2]]), seed=1, plan=PLAN)
+        simulation.sampling.indices = lambda *_: cohort
+        return jax.tree.leaves(next(simulation.rounds(start, 1)).state.global_params)
+
+    wanted = after(np.array([1, 3]))
+    for cohort in ([False, True, False, True], [1, 3], (1, 3)):
+        for a, b in zip(wanted, after(cohort), strict=True):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(DataError, match="the cohort that Given draws for round 1 must have no client twice"):
+        after([3, 1, 3])
