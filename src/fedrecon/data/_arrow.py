@@ -13,11 +13,11 @@ from fedrecon.data._arrow_bridge import ArrowColumn
 from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import offsets_of, vocabulary
 from fedrecon.data._scratch import scratch
+from fedrecon.data._table_ids import TableIds, table_ids, table_keys
 from fedrecon.errors import DataError
 
-ClientColumns = tuple[
-    Any, Any, dict[str, np.ndarray], dict[str, np.ndarray]
-]  # ids, offsets, columns, vocabularies
+# The arguments of `Clients.from_columns`: ids, offsets, columns, vocabularies, keys.
+ClientColumns = tuple[Any, Any, dict[str, np.ndarray], dict[str, np.ndarray], Any]
 
 _FORMAT = "fedrecon-clients-1"
 _MAGIC = b"ARROW1"
@@ -40,8 +40,7 @@ def from_rows(frame: object, client: str) -> ClientColumns:
             raise DataError(f"column {name!r} must have a value in every row, {missing} are missing")
     owners = bridge.decoded(table[client])  # a category that no row has is no client
     codes, names = bridge.encoded(owners)
-    ids = _id_array(client, names)
-    rank = np.argsort(ids, kind="stable")  # by id, so that the order of the rows decides nothing
+    ids, rank = _ids(client, names)  # by id, so that the order of the rows decides nothing
     place = np.empty_like(rank)
     place[rank] = np.arange(len(rank))
     codes = place[codes]
@@ -54,11 +53,12 @@ def from_rows(frame: object, client: str) -> ClientColumns:
         values = table[name]
         if pa.types.is_dictionary(values.type) or bridge.is_text(values.type):
             columns[name], words = bridge.encoded(values)
-            vocabularies[name] = vocabulary(name, words.to_pylist())
+            vocabularies[name] = _words(name, words)
         else:
             columns[name] = _values(name, values)
         columns[name] = columns[name][order]
-    return ids[rank], offsets_of(counts), columns, vocabularies
+    ids = ids[rank]
+    return ids, offsets_of(counts), columns, vocabularies, table_keys(ids)
 
 
 def from_parquet(path: FilePath, client: str) -> ClientColumns:
@@ -76,7 +76,7 @@ def from_parquet(path: FilePath, client: str) -> ClientColumns:
         return from_rows(table, client)
     if missing := len(bridge.missing_rows(table[client])):
         raise DataError(f"{path}: column {client!r} must have a value in every row, {missing} are missing")
-    ids = _id_array(client, bridge.decoded(table[client]))
+    ids = _ids(client, bridge.one_chunk(bridge.decoded(table[client]))).ids
     columns, offsets = {}, None
     for name in table.column_names:
         if name == client:
@@ -90,7 +90,7 @@ def from_parquet(path: FilePath, client: str) -> ClientColumns:
             raise DataError(f"{path}: the lists of a client must be of one length, {name!r} differs")
         offsets = ends
         columns[name] = _values(name, values)
-    return ids, offsets, columns, {}
+    return ids, offsets, columns, {}, table_keys(ids)
 
 
 def write_clients(path: FilePath, *parts: Any) -> None:
@@ -178,14 +178,25 @@ def _values(name: str, values: ArrowColumn) -> np.ndarray:
     return bridge.to_numpy(values)
 
 
-def _id_array(name: str, ids: ArrowColumn) -> np.ndarray:
+def _ids(name: str, words: ArrowColumn) -> TableIds:
+    """The ids that the words of a column stand for, which names the clients."""
     import pyarrow as pa
 
-    if pa.types.is_integer(ids.type):
-        return bridge.to_numpy(ids).astype(np.int64)
-    if bridge.is_text(ids.type):
-        return bridge.to_numpy(ids)
-    raise DataError(f"column {name!r} must hold integers or strings, as it names the clients; got {ids.type}")
+    if not (pa.types.is_integer(words.type) or bridge.is_text(words.type)):
+        raise DataError(
+            f"column {name!r} must hold integers or strings, as it names the clients; got {words.type}"
+        )
+    try:
+        return table_ids(words)
+    except OverflowError as error:
+        raise DataError(f"column {name!r} {error}") from None
+
+
+def _words(name: str, words: ArrowColumn) -> np.ndarray:
+    """The original ids of a field whose column is encoded, in the order in which they are numbered."""
+    if bridge.is_text(words.type):
+        return table_ids(words).ids
+    return vocabulary(name, words.to_pylist())
 
 
 def _require(names: list[str], client: str, path: FilePath | None = None) -> None:

@@ -10,10 +10,11 @@ from jaxtyping import Int, Int64, UInt64
 from fedrecon.core._types import ArrayLike, FilePath
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import checked, gathered, offsets_of, stored, vocabulary
-from fedrecon.data._hashing import ClientId, client_keys
+from fedrecon.data._hashing import client_keys
 from fedrecon.data._padding import PaddedGather
-from fedrecon.data._positions import positions
+from fedrecon.data._positions import client_positions
 from fedrecon.data._random_split import cut, shuffle
+from fedrecon.data._table_ids import number_of
 from fedrecon.errors import DataError, whole_number
 
 _PIECE = 1 << 22  # examples that are looked at together: what bounds the memory that it takes
@@ -62,6 +63,7 @@ class Clients:
         offsets: ArrayLike,
         columns: Mapping[str, Any],
         vocabularies: Mapping[str, Any] | None = None,
+        keys: UInt64[np.ndarray, "client"] | None = None,
     ) -> "Clients":
         """From flat columns of which client i owns the rows `offsets[i]:offsets[i + 1]`.
 
@@ -72,13 +74,18 @@ class Clients:
                 they fit; doubles become 32-bit floats, or integers if they are whole and above 2²⁴, as
                 times are: of others that large the order may be lost.
             vocabularies: For fields that hold dense ids, the original id of each: strings or 64-bit integers.
+            keys: Hashes of the ids, where these came from other clients and shall draw as they do; by
+                default those of integers and strings, by which 7 and "7" are two clients.
 
         Raises:
             DataError: The parts do not fit together.
         """
         names, ends, narrow = checked(ids, offsets, columns)
         known = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
-        return Clients(names, client_keys(names), ends[:-1], np.diff(ends), narrow, known)
+        hashes = client_keys(names) if keys is None else np.asarray(keys, np.uint64)
+        if len(hashes) != len(names):
+            raise DataError(f"keys must be one for each of the {len(names):,} clients, got {len(hashes):,}")
+        return Clients(names, hashes, ends[:-1], np.diff(ends), narrow, known)
 
     @staticmethod
     def from_arrays(arrays: Mapping[Any, Mapping[str, Any]]) -> "Clients":
@@ -93,8 +100,11 @@ class Clients:
     def from_table(frame: object, client: str = "client") -> "Clients":
         """From a table with one example per row: pandas, Polars, Arrow.
 
-        Rows keep their order within a client. Columns of strings are mapped to dense ids, and the mapping
-        is kept in `vocabularies`.
+        Clients are sorted by their ids, and rows keep their order within a client. Columns of strings are
+        mapped to dense ids, and the mapping is kept in `vocabularies`. An id that is the canonical decimal
+        of a 64-bit integer, such as "17", is that integer, whatever the other ids are: clients of these
+        come first, ascending, and draw alike in all tables. Any other text, such as "017", is a string;
+        where a column holds one, all of its ids are written as strings.
 
         Args:
             frame: Anything that Arrow can read as a table.
@@ -169,13 +179,18 @@ class Clients:
         """The place of each row of `column` among the examples of its client, counted from 0."""
         return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.num_examples)
 
-    def __getitem__(self, client: ClientId) -> dict[str, np.ndarray]:
-        """The examples of one client, by its id."""
+    def __getitem__(self, client: object) -> dict[str, np.ndarray]:
+        """The examples of one client, by its id; 7 and "7" name the same client."""
         if self._index is None:
             self._index = {x: i for i, x in enumerate(self.ids.tolist())}
-        if client not in self._index:
+        place = self._index.get(client)
+        if place is None:  # one more row of a table may have turned its integers into strings
+            whole = isinstance(client, int | np.integer)
+            other = str(client) if whole else number_of(client) if isinstance(client, str) else None
+            place = self._index.get(other)
+        if place is None:
             raise KeyError(f"no client has the id {client!r}")
-        i = self._index[client]
+        i = place
         start, stop = self._starts[i], self._starts[i] + self.num_examples[i]
         return {name: column[start:stop] for name, column in self._columns.items()}
 
@@ -245,7 +260,7 @@ class Clients:
         Raises:
             DataError: It is neither, a position is out of range, or the mask is of another length.
         """
-        return self._at(positions("the clients to take", clients, len(self)))
+        return self._at(client_positions("the clients to take", clients, len(self)))
 
     def _at(self, clients: slice | Int[np.ndarray, "row"]) -> "Clients":
         parts = self.ids[clients], self.keys[clients], self._starts[clients], self.num_examples[clients]

@@ -8,7 +8,9 @@ from jaxtyping import Int64
 from fedrecon.errors import DataError, plain
 
 
-def positions(name: str, given: object, count: int, *, least: int | None = None) -> Int64[np.ndarray, "row"]:
+def client_positions(
+    name: str, given: object, count: int, *, least: int | None = None
+) -> Int64[np.ndarray, "row"]:
     """Positions among so many clients, from a flat list or array of whole numbers or from a mask.
 
     NumPy would read a list of booleans as the positions 0 and 1, cut 1.7 to 1, and wrap unsigned numbers.

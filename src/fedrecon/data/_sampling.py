@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from fedrecon.core._tags import tagged
-from fedrecon.data._positions import positions
+from fedrecon.data._positions import client_positions
 from fedrecon.errors import DataError, store_whole_numbers
 
 
@@ -82,7 +82,7 @@ def cohort_of(
         DataError: It draws no positions from 0 on and no mask of the clients, or a client twice.
     """
     name = f"the cohort that {type(sampling).__name__} draws for round {round + 1}"
-    cohort = positions(name, sampling.indices(round, num_examples, seed), len(num_examples), least=0)
+    cohort = client_positions(name, sampling.indices(round, num_examples, seed), len(num_examples), least=0)
     ordered = np.sort(cohort)
     again = ordered[1:][ordered[1:] == ordered[:-1]]
     if again.size:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fedrecon.data._clients import Clients
+from fedrecon.data._table_ids import alike
 from fedrecon.errors import DataError
 
 
@@ -28,7 +29,7 @@ class VocabularyMapper:
                 raise DataError(
                     f"the clients must name the original ids of the field {name!r}, as those of the run do"
                 )
-            here, there = np.asarray(theirs[name]).tolist(), np.asarray(ids).tolist()
+            here, there = alike(theirs[name], ids)
             if here == there:  # compared as a whole, for in a text's an entry may come twice
                 continue
             place = {identity: i for i, identity in enumerate(there)}
@@ -59,5 +60,5 @@ class VocabularyMapper:
         for name, places in self._places.items():
             columns[name] = places[columns[name]]
             keep &= columns[name] >= 0
-        renumbered = Clients.from_columns(clients.ids, clients.offsets, columns, self._known)
+        renumbered = Clients.from_columns(clients.ids, clients.offsets, columns, self._known, clients.keys)
         return renumbered.filter_examples(keep), int((~keep).sum())

@@ -13,8 +13,8 @@ from fedrecon.data._arrow import write_within
 from fedrecon.data._clients import Clients
 from fedrecon.data._field_stats import FieldStats, merged
 from fedrecon.data._from_arrays import vocabulary
-from fedrecon.data._hashing import client_keys
 from fedrecon.data._scratch import scratch
+from fedrecon.data._table_ids import alike
 from fedrecon.errors import DataError
 
 
@@ -44,6 +44,7 @@ class ClientWriter:
         self._path = Path(path)
         self._vocabularies = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
         self._ids: list[np.ndarray] = []
+        self._keys: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
         self._files: dict[str, IO] = {}
         self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
@@ -93,6 +94,7 @@ class ClientWriter:
             earlier = self._field_stats.get(name)
             self._field_stats[name] = stats if earlier is None else merged(earlier, stats)
         self._ids.append(clients.ids)
+        self._keys.append(clients.keys)
         self._counts.append(clients.num_examples)
 
     def _check_numbering(self, clients: Clients) -> None:
@@ -105,7 +107,8 @@ class ClientWriter:
                     f"field {name!r} of a piece has original ids: give `ClientWriter` the vocabulary of all "
                     "pieces, else the ids would be lost"
                 )
-            if not np.array_equal(ids, self._vocabularies[name]):
+            theirs, wanted = alike(ids, self._vocabularies[name])
+            if theirs != wanted:
                 raise DataError(
                     f"field {name!r} of a piece must be numbered by the writer's vocabulary of "
                     f"{len(self._vocabularies[name]):,} ids, it has another of {len(ids):,}"
@@ -119,6 +122,8 @@ class ClientWriter:
         if not self._kinds:
             raise DataError(f"{self._path}: a client file must have at least one piece, got none")
         ids, counts = np.concatenate(self._ids), np.concatenate(self._counts)
+        if ids.dtype == object:  # some pieces may have integers alone
+            ids = np.asarray([str(x) for x in ids.tolist()], object)
         if len(np.unique(ids)) < len(ids):
             raise DataError("client ids must be unique over all pieces")
         columns = {}
@@ -128,7 +133,7 @@ class ClientWriter:
             columns[name] = (
                 np.memmap(path, dtype, "r", shape=full) if 0 not in full else np.zeros(full, dtype)
             )
-        keys = client_keys(ids)
+        keys = np.concatenate(self._keys)
         assert self._folder is not None
         stats = self._field_stats
         write_within(self._folder, self._path, ids, keys, counts, columns, self._vocabularies, stats)

@@ -9,7 +9,7 @@ import pytest
 from tests.small import Given
 
 from fedrecon.data._clients import Clients
-from fedrecon.data._positions import positions
+from fedrecon.data._positions import client_positions
 from fedrecon.data._sampling import Uniform, cohort_of
 from fedrecon.errors import DataError
 
@@ -59,7 +59,7 @@ def test_positions_take_clients_in_their_order(kind):
 def test_nothing_takes_nobody():
     for nothing in ([], (), np.zeros(0), np.zeros(0, int), [False] * 4):
         assert CLIENTS.take(nothing).ids.tolist() == []
-    assert positions("x", np.zeros(0, bool), 0).tolist() == []
+    assert client_positions("x", np.zeros(0, bool), 0).tolist() == []
 
 
 NUMBERS = r"the clients to take must be whole numbers, or booleans for all clients, got "

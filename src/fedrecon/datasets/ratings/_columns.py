@@ -31,7 +31,8 @@ class Ratings(NamedTuple):
         rating: How much, `[rating]`.
         time: When, in the file's unit (seconds since 1970 in MovieLens), `[rating]`; None where the file has
             none.
-        client_ids: The clients' own ids, sorted; int64, or str in an array of objects.
+        client_ids: The clients' own ids, sorted; int64, or str in an array of objects where one is no 64-bit
+            integer. Integers come before other texts.
         item_ids: The items' own ids, likewise.
     """
 

@@ -9,7 +9,8 @@ import pyarrow.compute
 from jaxtyping import Int32, Shaped
 
 from fedrecon.data._arrow_bridge import to_numpy
-from fedrecon.datasets.ratings._validation import WHOLE, id_fault
+from fedrecon.data._table_ids import table_ids
+from fedrecon.datasets.ratings._validation import id_fault
 
 
 class FaultyRow(Exception):  # noqa: N818
@@ -31,55 +32,38 @@ class Vocabulary(NamedTuple):
 
     Attributes:
         codes: The dense id of each row: the place of its id among the sorted ids.
-        ids: The original ids, sorted; int64, or str in an array of objects.
+        ids: The original ids, sorted, see `TableIds`; int64, or str in an array of objects.
     """
 
     codes: Int32[np.ndarray, "rating"]
     ids: Shaped[np.ndarray, "id"]
 
 
-def vocabulary(role: str, column: pa.DictionaryArray, *, integer: bool, parse: bool) -> Vocabulary:
+def vocabulary(role: str, column: pa.DictionaryArray, *, integer: bool) -> Vocabulary:
     """Renumbers a dictionary-encoded column of ids.
 
     Args:
         role: Whose ids, for messages.
         column: Dictionary-encoded whole numbers or text, without nulls.
-        integer: Whether ids that are text must be whole numbers.
-        parse: Whether ids that are text become numbers where all of them are whole numbers, written in the
-            usual way ("07" is not: it may be another id than "7").
+        integer: Whether ids that are text must be whole numbers of 64 bits. Otherwise each is one if it is
+            written as one in the usual way ("07" is not: it may be another id than "7").
 
     Raises:
-        FaultyRow: An id is empty or not UTF-8, is not a whole number though it must be, or does not fit in
-            64 bits.
+        FaultyRow: An id is empty or not UTF-8, or it must be a whole number of 64 bits and is not.
     """
     words, codes = column.dictionary, to_numpy(column.indices)
-    if pa.types.is_integer(words.type) or integer or (parse and _all_whole(words)):
-        ids = _whole_numbers(role, words, codes)
-        order = np.argsort(ids)
-    else:
-        if pyarrow.compute.index(words, "").as_py() >= 0 or not _is_utf_8(words):
-            raise _first_fault(words, codes, lambda word: id_fault(role, word, integer=False))
-        ids = np.array(words.to_pylist(), dtype=object)
-        order = to_numpy(pyarrow.compute.array_sort_indices(words))
+    whole = integer or pa.types.is_integer(words.type)
+    if not whole and (pyarrow.compute.index(words, "").as_py() >= 0 or not _is_utf_8(words)):
+        raise _first_fault(words, codes, lambda word: id_fault(role, word, integer=False))
+    try:
+        ids, order = table_ids(words)
+    except OverflowError:
+        ids = np.zeros(0, object)
+    if whole and ids.dtype != np.int64:
+        raise _first_fault(words, codes, lambda word: id_fault(role, word, integer=True))
     rank = np.empty(len(ids), np.int32)
     rank[order] = np.arange(len(ids), dtype=np.int32)
     return Vocabulary(rank[codes], ids[order])
-
-
-def _whole_numbers(
-    role: str, words: pa.Array, codes: Int32[np.ndarray, "rating"]
-) -> Shaped[np.ndarray, "id"]:
-    """The distinct ids as int64."""
-    if pa.types.is_integer(words.type) or _all_whole(words):
-        try:
-            return to_numpy(words.cast(pa.int64()))
-        except pa.ArrowInvalid:
-            pass  # one does not fit in 64 bits
-    raise _first_fault(words, codes, lambda word: id_fault(role, word, integer=True))
-
-
-def _all_whole(words: pa.Array) -> bool:
-    return bool(pyarrow.compute.all(pyarrow.compute.match_substring_regex(words, f"^(?:{WHOLE})$")).as_py())
 
 
 def _is_utf_8(words: pa.Array) -> bool:

@@ -34,8 +34,9 @@ def read_ratings(
     Args:
         path: The file, or a folder or .zip archive that holds one rating file.
         columns: The names of the columns: `{"client": ..., "item": ..., "rating": ...}` and, if wanted,
-            `"time"`. Then ids may be text, and are numbers where all of a column are. By default those of
-            MovieLens, whose ids must be whole numbers of 64 bits.
+            `"time"`. Then ids may be text; those that are written as 64-bit integers in the usual way are
+            these integers, see `Clients.from_table`. By default those of MovieLens, whose ids must be whole
+            numbers of 64 bits.
         scale: The least and the greatest rating allowed. By default (1, 5) for `u.data`, (0.5, 5) for the
             other MovieLens formats, and any finite number where `columns` are given.
         duplicates: What happens where a client rates an item twice: "error" refuses the file, "last" keeps
@@ -70,8 +71,8 @@ def read(source: Source, reading: Reading) -> Ratings:
 
 def _ratings(source: Source, found: Format, table: Table, duplicates: str) -> Ratings:
     text = bool(found.separator)
-    clients = vocabulary("client", table.client, integer=text and found.integer_ids, parse=text)
-    items = vocabulary("item", table.item, integer=text and found.integer_ids, parse=text)
+    clients = vocabulary("client", table.client, integer=text and found.integer_ids)
+    items = vocabulary("item", table.item, integer=text and found.integer_ids)
     _check_scale(table.rating, found.scale)
     ratings = Ratings(
         clients.codes, items.codes, table.rating.astype(np.float32), table.time, clients.ids, items.ids

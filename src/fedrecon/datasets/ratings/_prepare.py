@@ -8,11 +8,12 @@ import numpy as np
 from fedrecon.data._cache import load_or_convert
 from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import offsets_of
+from fedrecon.data._table_ids import table_keys
 from fedrecon.datasets.ratings._archive import find
 from fedrecon.datasets.ratings._columns import Ratings
 from fedrecon.datasets.ratings._reader_options import Reading
 
-_VERSION = 1  # of what is made from a source and its settings
+_VERSION = 2  # of what is made from a source and its settings
 
 
 def prepare(
@@ -72,4 +73,5 @@ def group(ratings: Ratings) -> Clients:
         order = np.argsort(ratings.client, kind="stable")
         columns = {name: column[order] for name, column in columns.items()}
     counts = np.bincount(ratings.client, minlength=len(ratings.client_ids))
-    return Clients.from_columns(ratings.client_ids, offsets_of(counts), columns, {"item": ratings.item_ids})
+    ids = ratings.client_ids
+    return Clients.from_columns(ids, offsets_of(counts), columns, {"item": ratings.item_ids}, table_keys(ids))

@@ -184,7 +184,9 @@ class Vocabulary:
             for name, column in columns.items():
                 column[start:stop] = made[name]
             start = stop
-        return Clients.from_columns(clients.ids, clients.offsets, columns, {FIELD: self.named()})
+        return Clients.from_columns(
+            clients.ids, clients.offsets, columns, {FIELD: self.named()}, clients.keys
+        )
 
     @staticmethod
     def columns(tokens: Any, rows: Any, buckets: Any, ids: Any) -> Mapping[str, np.ndarray]:
@@ -194,6 +196,6 @@ class Vocabulary:
         word[:, 1:], bucket[:, 1:] = rows[tokens[:, :-1]], buckets[tokens[:, :-1]]
         target = ids[tokens]
         length = np.count_nonzero(tokens, axis=1)
-        disk_backed_array = np.flatnonzero(length < tokens.shape[1])
-        target[disk_backed_array, length[disk_backed_array]] = END
+        shorter = np.flatnonzero(length < tokens.shape[1])
+        target[shorter, length[shorter]] = END
         return {"word": word, "bucket": bucket, "target": target}

@@ -225,17 +225,16 @@ def client_differences(
     pairs: Sequence[tuple[Run, Run]], split: str, protocol: str, metric: str
 ) -> np.ndarray:
     """Second minus first of each client that both runs of some pair scored, its mean over the pairs."""
-    sums: dict[Any, list[float]] = {}
+    sums: dict[str, list[float]] = {}
     for a, b in pairs:
         one, two = a.clients(split, protocol), b.clients(split, protocol)
         if one is None or two is None or metric not in one or metric not in two:
             continue
-        if not np.array_equal(one["client"], two["client"]) or not np.array_equal(
-            one["weight"], two["weight"]
-        ):
+        ids, others = alike(one["client"], two["client"])
+        if ids != others or not np.array_equal(one["weight"], two["weight"]):
             continue  # they were not scored on the same examples
         change = two[metric] - one[metric]
-        for client, value in zip(one["client"].tolist(), change.tolist(), strict=True):
+        for client, value in zip(map(str, ids), change.tolist(), strict=True):
             if math.isfinite(value):
                 sums.setdefault(client, []).append(value)
     return np.array([math.fsum(values) / len(values) for values in sums.values()])
