@@ -1,6 +1,7 @@
 """Clients from and to Arrow: the client file, Parquet, and data frames."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def from_rows(frame: object, client: str) -> ClientColumns:
             f"a table must be of pandas, Polars or Arrow, got {type(frame).__name__}: {error}"
         ) from error
     _require(table.column_names, client)
+    table = _without_row_numbers(table, client)
     table = table.cast(pa.schema([f.with_type(bridge.without_views(f.type)) for f in table.schema]))
     for name in table.column_names:
         if missing := len(bridge.missing_rows(table[name])):
@@ -71,6 +73,7 @@ def from_parquet(path: FilePath, client: str) -> ClientColumns:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
     _require(table.column_names, client, path)
+    table = _without_row_numbers(table, client)
     lists = [n for n in table.column_names if bridge.is_list(table.schema.field(n).type)]
     if not lists:
         return from_rows(table, client)
@@ -175,7 +178,12 @@ def _values(name: str, values: ArrowColumn) -> np.ndarray:
         kind = kind.value_type
     if not (bridge.is_number(kind) or pa.types.is_boolean(kind)):
         raise DataError(f"column {name!r} must hold numbers or strings, got {kind}")
-    return bridge.to_numpy(values)
+    numbers = bridge.to_numpy(values)
+    if numbers.dtype.kind == "f":  # Polars and Arrow keep NaN apart from null; pandas, and most files, do not
+        missing = int(np.count_nonzero(np.isnan(numbers).reshape(len(numbers), -1).any(axis=1)))
+        if missing:
+            raise DataError(f"column {name!r} must have a value in every row, {missing:,} are missing (NaN)")
+    return numbers
 
 
 def _ids(name: str, words: ArrowColumn) -> TableIds:
@@ -194,9 +202,20 @@ def _ids(name: str, words: ArrowColumn) -> TableIds:
 
 def _words(name: str, words: ArrowColumn) -> np.ndarray:
     """The original ids of a field whose column is encoded, in the order in which they are numbered."""
-    if bridge.is_text(words.type):
+    import pyarrow as pa
+
+    if not (pa.types.is_integer(words.type) or bridge.is_text(words.type)):
+        return vocabulary(name, words.to_pylist())  # which says what is wrong with them
+    try:
         return table_ids(words).ids
-    return vocabulary(name, words.to_pylist())
+    except OverflowError as error:
+        raise DataError(f"the vocabulary of {name!r} {error}") from None
+
+
+def _without_row_numbers(table: Any, client: str) -> Any:
+    """The table without the row numbers of pandas, to which Arrow gives such names, in Parquet as well."""
+    names = [n for n in table.column_names if re.fullmatch(r"__index_level_\d+__", n) and n != client]
+    return table.drop_columns(names) if names else table
 
 
 def _require(names: list[str], client: str, path: FilePath | None = None) -> None:

@@ -9,7 +9,16 @@ from jaxtyping import Int, Int64, UInt64
 
 from fedrecon.core._types import ArrayLike, FilePath
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
-from fedrecon.data._from_arrays import checked, gathered, offsets_of, stored, vocabulary
+from fedrecon.data._from_arrays import (
+    as_array,
+    check_codes,
+    check_repeats,
+    checked,
+    gathered,
+    offsets_of,
+    stored,
+    vocabulary,
+)
 from fedrecon.data._hashing import client_keys
 from fedrecon.data._padding import PaddedGather
 from fedrecon.data._positions import client_positions
@@ -73,7 +82,8 @@ class Clients:
             columns: Name to array `[row, ...]` of numbers. 64-bit numbers are stored in 32 bits where
                 they fit; doubles become 32-bit floats, or integers if they are whole and above 2²⁴, as
                 times are: of others that large the order may be lost.
-            vocabularies: For fields that hold dense ids, the original id of each: strings or 64-bit integers.
+            vocabularies: For fields that hold dense ids, the original id of each: different strings or
+                different 64-bit integers.
             keys: Hashes of the ids, where these came from other clients and shall draw as they do; by
                 default those of integers and strings, by which 7 and "7" are two clients.
 
@@ -82,6 +92,9 @@ class Clients:
         """
         names, ends, narrow = checked(ids, offsets, columns)
         known = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
+        for name, original in known.items():
+            check_repeats(name, original)
+        check_codes(narrow, known)
         hashes = client_keys(names) if keys is None else np.asarray(keys, np.uint64)
         if len(hashes) != len(names):
             raise DataError(f"keys must be one for each of the {len(names):,} clients, got {len(hashes):,}")
@@ -92,7 +105,8 @@ class Clients:
         """From a mapping of client id to its fields, each an array `[example, ...]`.
 
         Raises:
-            DataError: A client lacks a field, or its fields differ in length; the message names it.
+            DataError: A client lacks a field or a value, or its fields differ in length; the message names
+                it.
         """
         return Clients.from_columns(*gathered(arrays))
 
@@ -107,11 +121,13 @@ class Clients:
         where a column holds one, all of its ids are written as strings.
 
         Args:
-            frame: Anything that Arrow can read as a table.
+            frame: Anything that Arrow can read as a table. The row numbers of pandas, an index without a
+                name, are no field.
             client: The column that names the client.
 
         Raises:
-            DataError: The column is missing, or a column lacks values or is neither numbers nor strings.
+            DataError: The column is missing, or a column lacks values, NaN among them, or is neither numbers
+                nor strings.
         """
         from fedrecon.data._arrow import from_rows
 
@@ -286,7 +302,8 @@ class Clients:
                 replaced stays.
 
         Raises:
-            DataError: A column does not hold numbers, or not one row for every example.
+            DataError: A column does not hold numbers, or not one row for every example, or no places in its
+                vocabulary.
 
         Example:
             >>> clients = Clients.from_arrays({"ann": {"rating": [4.0, 5.0]}, "bob": {"rating": [1.0]}})
@@ -295,12 +312,15 @@ class Clients:
         """
         total = int(self.offsets[-1])
         for name, column in columns.items():
-            if np.shape(column)[:1] != (total,):
+            shape = as_array(f"field {name!r}", column).shape
+            if shape[:1] != (total,):
                 raise DataError(
                     f"field {name!r} must have one row for each of the {total:,} examples, "
-                    f"got the shape {np.shape(column)}"
+                    f"got the shape {shape}"
                 )
-        return self._of_rows(self.num_examples, {name: self.column(name) for name in self.fields} | columns)
+        replaced = stored(columns)
+        check_codes(replaced, {name: ids for name, ids in self.vocabularies.items() if name in columns})
+        return self._of_rows(self.num_examples, {name: self.column(name) for name in self.fields} | replaced)
 
     def filter_examples(self, mask: ArrayLike) -> "Clients":
         """The same clients, also those with no example left, with some of their examples in their order.
@@ -316,7 +336,7 @@ class Clients:
             >>> clients.filter_examples(clients.column("rating") > 4).num_examples.tolist()
             [1, 0]
         """
-        mask, total = np.asarray(mask), int(self.offsets[-1])
+        mask, total = as_array("mask", mask), int(self.offsets[-1])
         if mask.dtype != bool or mask.shape != (total,):
             raise DataError(
                 f"mask must hold one truth value for each of the {total:,} examples, "

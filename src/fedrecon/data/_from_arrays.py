@@ -9,16 +9,18 @@ from jaxtyping import Int64
 from fedrecon.core._types import ArrayLike
 from fedrecon.errors import DataError
 
+_PLAIN = (bool, int, float, str, np.float32, np.float64, np.int32, np.int64)  # which lack no value
+
 
 def checked(
     ids: ArrayLike, offsets: ArrayLike, columns: Mapping[str, Any]
 ) -> tuple[Any, np.ndarray, dict[str, np.ndarray]]:
-    """ArrayLike, offsets and columns, see `Clients.from_columns`, as they are stored.
+    """Ids, offsets and columns, see `Clients.from_columns`, as they are stored.
 
     Raises:
         DataError: They do not fit together.
     """
-    ids, offsets, narrow = _ids(ids), np.asarray(offsets, np.int64), stored(columns)
+    ids, offsets, narrow = _ids(ids), _whole("offsets", offsets), stored(columns)
     if not narrow:
         raise DataError("clients must have at least one field, got none")
     rows = {name: len(column) for name, column in narrow.items()}
@@ -26,7 +28,7 @@ def checked(
         raise DataError(f"all fields must have as many rows, got {rows}")
     total = next(iter(rows.values()))
     steps = np.diff(offsets)
-    if len(offsets) != len(ids) + 1 or offsets[0] != 0 or offsets[-1] != total or np.any(steps < 0):
+    if offsets.shape != (len(ids) + 1,) or offsets[0] != 0 or offsets[-1] != total or np.any(steps < 0):
         raise DataError(
             f"offsets must run from 0 to the number of rows ({total}) in {len(ids) + 1} steps that do "
             f"not decrease, got {len(offsets)} from {offsets[:1].tolist()} to {offsets[-1:].tolist()}"
@@ -42,6 +44,48 @@ def stored(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """
     # In one piece: of anything else NumPy would copy all whenever some examples are taken.
     return {name: np.require(_numbers(name, column), None, ("C", "A")) for name, column in columns.items()}
+
+
+def as_array(name: str, values: object) -> np.ndarray:
+    """Values as a NumPy array, if none is missing.
+
+    NumPy would drop the mask of a masked array, and turn the nulls of Arrow and Polars into NaN. NaN in
+    NumPy's own arrays stays: there it is a number like others.
+
+    Args:
+        name: What messages call the values.
+        values: In any container that NumPy reads, or a list of such.
+
+    Raises:
+        DataError: A value is missing.
+    """
+    if missing := _missing(values):
+        raise DataError(f"{name} must have a value in every place, {missing:,} are missing")
+    return np.asarray(values)
+
+
+def check_codes(columns: Mapping[str, np.ndarray], vocabularies: Mapping[str, np.ndarray]) -> None:
+    """Raises a DataError where a field with original ids holds anything but places in these."""
+    for name, ids in vocabularies.items():
+        if name not in columns or not columns[name].size:
+            continue
+        column, rule = columns[name], f"field {name!r} must hold places in its vocabulary, whole numbers"
+        if column.dtype.kind not in "iu":
+            raise DataError(f"{rule} from 0 to {len(ids) - 1:,}, got {column.dtype}")
+        least, most = column.min(), column.max()
+        if least < 0 or most >= len(ids):
+            raise DataError(f"{rule} from 0 to {len(ids) - 1:,}, got {least if least < 0 else most}")
+
+
+def check_repeats(name: str, ids: np.ndarray) -> None:
+    """Raises a DataError where a vocabulary has an id twice, which would stand for two items."""
+    unique = np.unique(ids) if ids.dtype != object else set(ids.tolist())
+    if len(unique) < len(ids):
+        values, counts = np.unique(ids, return_counts=True)
+        twice = values[counts > 1].tolist()[0]
+        raise DataError(
+            f"the vocabulary of {name!r} must have each id once, {twice!r} comes {counts.max()} times"
+        )
 
 
 def offsets_of(counts: ArrayLike) -> Int64[np.ndarray, "part_and_one"]:
@@ -60,7 +104,7 @@ def offsets_of(counts: ArrayLike) -> Int64[np.ndarray, "part_and_one"]:
 
 
 def gathered(arrays: Mapping[Any, Mapping[str, Any]]) -> tuple[list[Any], np.ndarray, dict[str, np.ndarray]]:
-    """ArrayLike, offsets and columns of `{client: {field: array}}`.
+    """Ids, offsets and columns of `{client: {field: array}}`.
 
     Raises:
         DataError: A client lacks a field, or its fields differ in length.
@@ -75,18 +119,23 @@ def gathered(arrays: Mapping[Any, Mapping[str, Any]]) -> tuple[list[Any], np.nda
             raise DataError(
                 f"client {client!r} has the fields {sorted(fields)}, the first has {sorted(names)}"
             )
-        sizes = {name: len(np.atleast_1d(np.asarray(fields[name]))) for name in names}
+        own = {
+            name: np.atleast_1d(as_array(f"field {name!r} of client {client!r}", fields[name]))
+            for name in names
+        }
+        sizes = {name: len(x) for name, x in own.items()}
         if len(set(sizes.values())) > 1:
             raise DataError(f"the fields of client {client!r} must be of one length, got {sizes}")
         lengths.append(next(iter(sizes.values()), 0))
         for name in names:
-            parts[name].append(np.atleast_1d(np.asarray(fields[name])))
+            parts[name].append(own[name])
     columns = {name: _joined(name, list(arrays), xs) for name, xs in parts.items()}
     return list(arrays), offsets_of(lengths), columns
 
 
-def _ids(ids: ArrayLike) -> Any:
-    array = np.asarray(ids)
+def _ids(ids: Any) -> Any:
+    array = as_array("client ids", ids)
+    _check_unsigned("client ids", array)
     if array.dtype.kind == "U" and not isinstance(ids, np.ndarray):
         array = np.asarray(list(ids), object)  # else numbers among strings had become strings
     if array.dtype.kind in "iu" and array.ndim == 1:
@@ -109,7 +158,8 @@ def vocabulary(name: str, values: ArrayLike) -> np.ndarray:
     Raises:
         DataError: They are neither.
     """
-    array = np.asarray(values)
+    array = as_array(f"the vocabulary of {name!r}", values)
+    _check_unsigned(f"the vocabulary of {name!r}", array)
     if array.ndim == 1 and (array.dtype.kind in "iu" or not array.size):
         return array.astype(np.int64)
     array = np.asarray(list(values), object)  # else numbers among strings had become strings
@@ -125,7 +175,7 @@ def vocabulary(name: str, values: ArrayLike) -> np.ndarray:
 
 def _numbers(name: str, column: ArrayLike) -> np.ndarray:
     """A column as 32-bit numbers where they fit: JAX's own width."""
-    column = np.asarray(column)
+    column = as_array(f"field {name!r}", column)
     column = column.astype(column.dtype.newbyteorder("="), copy=False)
     if column.dtype == np.float64:
         most = np.max(np.abs(column), initial=0)  # NaN compares false
@@ -140,6 +190,34 @@ def _numbers(name: str, column: ArrayLike) -> np.ndarray:
     if column.dtype.kind not in "iufb":
         raise DataError(f"field {name!r} must hold numbers, got {column.dtype}")
     return column
+
+
+def _whole(name: str, values: Any) -> np.ndarray:
+    """Whole numbers of 64 bits, floats without a fraction among them, such as sums that begin with none."""
+    array = as_array(name, values)
+    if array.dtype.kind not in "iuf" or np.any(array != np.floor(array)):
+        some = array.reshape(-1)[:3].tolist()
+        raise DataError(f"{name} must be whole numbers, got {array.dtype} such as {some}")
+    return array.astype(np.int64)
+
+
+def _check_unsigned(name: str, array: np.ndarray) -> None:
+    """Raises a DataError where unsigned integers would become negative ones of 64 bits."""
+    if array.dtype == np.uint64 and array.size and int(array.max()) >= 2**63:
+        raise DataError(f"{name} must fit in 64 bits (-2**63 to 2**63 - 1), got {array.max()}")
+
+
+def _missing(values: Any) -> int:
+    """How many values are missing, as far as a container tells."""
+    if isinstance(values, np.ndarray):  # by far the most frequent
+        return int(np.ma.count_masked(values)) if isinstance(values, np.ma.MaskedArray) else 0
+    if isinstance(values, list | tuple):
+        return sum(_missing(x) for x in values if type(x) not in _PLAIN)
+    nulls = getattr(values, "null_count", None)  # a number in Arrow, a method in Polars
+    if nulls is not None:
+        return int(nulls() if callable(nulls) else nulls)
+    isna = getattr(values, "isna", None)  # of pandas
+    return int(np.count_nonzero(isna())) if callable(isna) else 0
 
 
 def _joined(name: str, clients: Iterable[Any], parts: list[np.ndarray]) -> np.ndarray:

@@ -43,7 +43,7 @@ def table_ids(words: Any) -> TableIds:
 
     if not is_text(words.type):
         ids = to_numpy(words)
-        if ids.dtype == np.uint64 and ids.size and ids.max() not in _INT64:
+        if ids.dtype == np.uint64 and ids.size and int(ids.max()) not in _INT64:
             raise OverflowError(f"must fit in 64 bits (-2**63 to 2**63 - 1), got {ids.max()}")
         ids = ids.astype(np.int64, copy=False)
         return TableIds(ids, np.argsort(ids, kind="stable"))

@@ -55,10 +55,11 @@ class VocabularyMapper:
                     f"the clients must be in the run's vocabulary of the field {name!r}, which holds several "
                     "numbers in an example: make them from their source with that vocabulary"
                 )
-        columns = {name: np.asarray(clients.column(name)) for name in clients.fields}
-        keep = np.ones(int(clients.num_examples.sum()), bool)
+        keep = np.ones(int(clients.offsets[-1]), bool)
         for name, places in self._places.items():
-            columns[name] = places[columns[name]]
-            keep &= columns[name] >= 0
-        renumbered = Clients.from_columns(clients.ids, clients.offsets, columns, self._known, clients.keys)
-        return renumbered.filter_examples(keep), int((~keep).sum())
+            keep &= places[clients.column(name)] >= 0
+        kept = clients.filter_examples(keep)
+        columns = {name: kept.column(name) for name in kept.fields}
+        columns |= {name: places[columns[name]] for name, places in self._places.items()}
+        renumbered = Clients.from_columns(kept.ids, kept.offsets, columns, self._known, kept.keys)
+        return renumbered, int((~keep).sum())

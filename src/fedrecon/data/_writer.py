@@ -12,7 +12,7 @@ from fedrecon.core._types import FilePath
 from fedrecon.data._arrow import write_within
 from fedrecon.data._clients import Clients
 from fedrecon.data._field_stats import FieldStats, merged
-from fedrecon.data._from_arrays import vocabulary
+from fedrecon.data._from_arrays import check_codes, check_repeats, vocabulary
 from fedrecon.data._scratch import scratch
 from fedrecon.data._table_ids import alike
 from fedrecon.errors import DataError
@@ -43,6 +43,8 @@ class ClientWriter:
     def __init__(self, path: FilePath, vocabularies: Mapping[str, Any] | None = None):
         self._path = Path(path)
         self._vocabularies = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
+        for name, ids in self._vocabularies.items():
+            check_repeats(name, ids)
         self._ids: list[np.ndarray] = []
         self._keys: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
@@ -70,7 +72,7 @@ class ClientWriter:
 
         Raises:
             DataError: Their fields are others than those of the first piece, or numbered otherwise than by
-                the vocabularies of this writer.
+                the vocabularies of this writer, or beyond these.
         """
         self._check_numbering(clients)
         kinds = {f: (x.dtype, x.shape[1:]) for f in clients.fields for x in [clients.blank(f, 0)]}
@@ -87,6 +89,7 @@ class ClientWriter:
                     "give it as arrays of one type of 32 bits"
                 )
         for piece in clients.pieces():
+            check_codes({f: piece.column(f) for f in kinds if f in self._vocabularies}, self._vocabularies)
             for name, file in self._files.items():
                 file.write(np.ascontiguousarray(piece.column(name)).data)
         for name in kinds:

@@ -89,9 +89,9 @@ def to_clients(
     tokens = disk_backed_array((sum(counts), length), np.int32)
     np.concatenate(pieces, out=tokens)
     lexicon = np.asarray(["", *numbers], object)
-    return Clients.from_columns(
-        np.asarray(ids, object), offsets_of(counts), {"token": tokens}, {"token": lexicon}
-    )
+    clients = Clients.from_columns(np.asarray(ids, object), offsets_of(counts), {"token": tokens})
+    # Not by `from_columns`, which would refuse a tokenizer's word that looks like the entry of no word.
+    return clients._with(vocabularies={"token": lexicon})
 
 
 def _tokenized(writer: Writer, tokenize: Tokenizer) -> Iterator[list[str]]:

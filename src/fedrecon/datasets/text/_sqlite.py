@@ -55,6 +55,10 @@ def _clients(connection: sqlite3.Connection, path: Path, part: str | None) -> It
         parts = [row[0] for row in connection.execute("SELECT DISTINCT split_name FROM examples")]
         raise DataError(f"{path}: part must be one of {sorted(map(str, parts))}, got {part!r}")
     for client in clients:
+        if not isinstance(client, str | int):
+            given = "NULL" if client is None else repr(client)
+            raise DataError(f"{path}, table examples: client_id must be text or a whole number, got {given}")
+    for client in clients:
         yield Writer(str(client), _sentences(connection, path, part, client), f"{path}, client {client!r}")
 
 

@@ -184,9 +184,9 @@ class Vocabulary:
             for name, column in columns.items():
                 column[start:stop] = made[name]
             start = stop
-        return Clients.from_columns(
-            clients.ids, clients.offsets, columns, {FIELD: self.named()}, clients.keys
-        )
+        encoded = Clients.from_columns(clients.ids, clients.offsets, columns, keys=clients.keys)
+        # Not by `from_columns`, which would refuse a word of the texts that looks like one of `SPECIAL`.
+        return encoded._with(vocabularies={FIELD: self.named()})
 
     @staticmethod
     def columns(tokens: Any, rows: Any, buckets: Any, ids: Any) -> Mapping[str, np.ndarray]:

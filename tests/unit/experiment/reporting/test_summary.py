@@ -151,9 +151,8 @@ def test_ids_are_matched_by_what_they_stand_for():
 
 def test_texts_are_matched_by_nothing_but_the_same_vocabulary():
     named = ["<begin>", "the", "<begin>"]  # a text's word may look like one of the task's own
-    texts = Clients.from_columns(
-        ["ann"], [0, 2], {"word": [[0, 1], [2, 0]]}, {"word": np.array(named, object)}
-    )
+    texts = Clients.from_columns(["ann"], [0, 2], {"word": [[0, 1], [2, 0]]})
+    texts = texts._with(vocabularies={"word": np.array(named, object)})
     found, unknown = VocabularyMapper(texts.vocabularies, {"word": named})(texts)
     assert unknown == 0 and found["ann"]["word"].tolist() == [[0, 1], [2, 0]]
     with pytest.raises(DataError, match="must be in the run's vocabulary of the field 'word'"):
