@@ -11,7 +11,7 @@ from fedrecon.datasets.text._load import find, fingerprint, writers
 from fedrecon.datasets.text._tokenizers import TOKENIZERS, tokenizer_of
 from fedrecon.errors import whole_number
 
-_VERSION = 2  # of what is made from a source and its settings
+_VERSION = 3  # of what is made from a source and its settings
 
 
 def prepare(

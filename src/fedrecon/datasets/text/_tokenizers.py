@@ -1,5 +1,6 @@
 """How a sentence becomes words."""
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,8 @@ from fedrecon.errors import DataError, did_you_mean
 
 Tokenizer = Callable[[str], list[str]]
 
-_PIECES = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]+")
+# Words of ASCII text, which has no marks; `re` finds them in two thirds of the time that `regex` takes.
+_ASCII_PIECES = re.compile(r"\w+(?:'\w+)*|[^\w\s]+")
 
 
 def whitespace(sentence: str) -> list[str]:
@@ -21,8 +23,25 @@ def whitespace(sentence: str) -> list[str]:
 
 
 def pieces(sentence: str) -> list[str]:
-    """Words in lower case, with punctuation marks as words of their own: for text as people write it."""
-    return _PIECES.findall(sentence.lower())
+    """Words in lower case, with punctuation marks as words of their own: for text as people write it.
+
+    A word is letters, digits and underscores, with apostrophes inside, and with all that Unicode does not
+    part from the letter before it (rule WB4 of UAX #29): vowel signs, accents, joiners, soft hyphens.
+    Scripts without spaces between words are not parted.
+    """
+    lower = sentence.lower()
+    return (_ASCII_PIECES if lower.isascii() else _unicode_pieces()).findall(lower)
+
+
+@functools.cache
+def _unicode_pieces() -> Any:
+    import regex
+
+    letter = r"\p{L}\p{N}_"  # what `re` takes for a letter of a word
+    joined = r"\p{Word_Break=Extend}\p{Word_Break=Format}\p{Word_Break=ZWJ}"
+    word = rf"[{letter}][{letter}{joined}]*"
+    # \x1c to \x1f are white space to `re` and to `str.split`, and not to `regex`.
+    return regex.compile(rf"{word}(?:['’]{word})*|[^{letter}\s\x1c-\x1f]+", regex.V1)
 
 
 TOKENIZERS: Mapping[str, Tokenizer] = {"whitespace": whitespace, "pieces": pieces}
