@@ -12,7 +12,7 @@ import pytest
 # From the lowest to the highest. A part is a package or a module of `fedrecon`; parts of one layer do not
 # know each other.
 LAYERS = (
-    ("errors", "_files"),
+    ("errors", "_files", "_safe_text"),
     ("core",),
     ("_kernels", "data"),
     ("solvers", "datasets"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.comparability import comparable, warnings
@@ -44,12 +45,13 @@ def compare_runs(
     made, said = comparison(compared, targets)
     figures = plot_runs(runs, out / PLOTS)
     for text in said:
-        screen.print(f"Note: {text}", markup=False)
+        screen.print(f"Note: {text}")
     for table in made:
         screen.print(f"\n{table.title}", style="bold")
         screen.print(rich_table(table.text(), sum(column.shown is None for column in table.columns[:5])))
     tables.write(out, made)
-    lines = [f"# {', '.join(method.label for method in compared)}", "", *(f"- {text}" for text in said)]
+    title = safe_text.markdown(", ".join(method.label for method in compared))
+    lines = [f"# {title}", "", *(f"- {safe_text.markdown(text)}" for text in said)]
     lines += ["", *map(tables.section, made)]
     lines += [f"![{p.stem}]({PLOTS}/{p.name})" for p in figures if p.suffix == ".png"]
     write_atomically(out / PAGE, "\n".join(lines) + "\n")

@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from fedrecon._files import write_atomically
+from fedrecon._safe_text import csv_cell
 from fedrecon.algorithms._base import Algorithm, Broadcast
 from fedrecon.core._examples import Examples, Fraction, Split, first_share
 from fedrecon.evaluation._evaluate import Evaluation, evaluate
@@ -118,5 +119,5 @@ def _csv(points: Sequence[Point]) -> str:
     writer.writerow(["curve", "x", "metric", "value", "clients"])
     for point in points:
         for name, value in point.metrics.items():
-            writer.writerow([point.curve, repr(point.x), name, repr(value), point.clients])
+            writer.writerow([point.curve, repr(point.x), csv_cell(name), repr(value), point.clients])
     return file.getvalue()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedrecon._safe_text import file_name
 from fedrecon.data._arrow_bridge import to_numpy
 from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat
@@ -97,7 +98,8 @@ class Run:
         """The files of clients' metrics, by split and protocol."""
         found: dict[tuple[str, str], Path] = {}
         for split, protocol, _ in self.evaluations():
-            names = (f"clients-{split}-{protocol}.parquet", f"clients-{split}.parquet")
+            safe = file_name(split)
+            names = (f"clients-{safe}-{protocol}.parquet", f"clients-{safe}.parquet")
             paths = [self.path / name for name in names if (self.path / name).is_file()]
             # A file that is not named by its protocol is of the split's only one.
             if paths and paths[0] not in found.values():

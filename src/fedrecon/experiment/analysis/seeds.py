@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.experiment.analysis.compare import plot_runs
 from fedrecon.experiment.config import Config, override
@@ -28,20 +29,21 @@ def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
     Returns:
         Whether all were finished; Ctrl-C ends it.
     """
-    screen.print(f"{config.name}: {count} seeds, folder {out}", markup=False)
+    screen.print(f"{config.name}: {count} seeds, folder {out}")
     results, folders = [], []
     for seed in range(config.seed, config.seed + count):
         folders.append(out / f"seed-{seed}")
         result = run_experiment(override(config, {"seed": seed}), folders[-1], screen)
         if result.interrupted:
             screen.print(f"Interrupted at seed {seed}; all of it is saved.")
-            screen.print(f"To go on: the same command, with --seeds {count} --out {out}", markup=False)
+            screen.print(f"To go on: the same command, with --seeds {count} --out {out}")
             return False
         results.append(report.result_values(result))
     values = {"seeds": [config.seed + i for i in range(count)], **statistics(results)}
     figures = plot_runs(folders, out / PLOTS)
     table = report.table(values, lambda x: f"{x['mean']:.4f} ± {x['deviation']:.4f}")
-    lines = [f"# {config.name}: {count} seeds", "", "Mean ± standard deviation over the seeds.", ""]
+    title = safe_text.markdown(config.name)
+    lines = [f"# {title}: {count} seeds", "", "Mean ± standard deviation over the seeds.", ""]
     lines += [markdown(table), ""]
     lines += [f"![{p.stem}]({PLOTS}/{p.name})" for p in figures if p.suffix == ".png"]
     write_atomically(out / SUMMARY, "\n".join(lines) + "\n")

@@ -8,6 +8,7 @@ from importlib import import_module
 
 import click
 
+from fedrecon._safe_text import terminal
 from fedrecon.experiment.cli.options import Invocation
 
 OVERVIEW = """\
@@ -77,33 +78,81 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 after an error; 2 if the command line or a setting is wrong; 130 after Ctrl-C.
     """
     invocation = Invocation(started=time.monotonic())
+    _prepare_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands = group()
     try:
         # Not by the group's own `main`, which has other words and statuses for errors and for Ctrl-C.
         with commands.make_context("fedrecon", arguments or ["--help"], obj=invocation) as context:
             status: int | None = commands.invoke(context)
-        sys.stdout.flush()
+        _flush()
         return status or 0
     except click.exceptions.Exit as ended:  # after --help and --version
         return ended.exit_code
     except click.ClickException as error:
+        error.message = terminal(error.message)
         error.show()
         return error.exit_code
     except KeyboardInterrupt:
         print("\nfedrecon: interrupted", file=sys.stderr)
         return _leave(invocation, 130, "it was interrupted")
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard()
         return 1
-    except Exception as error:
+    except Exception as raised:
+        error = _of_output(raised)
         if invocation.traceback and not invocation.distributed:
             raise
         if invocation.traceback:
             sys.excepthook(type(error), error, error.__traceback__)
         status, message = 2 if type(error).__name__ == "SettingError" else 1, explain(error)
-        print(f"fedrecon: {message}", file=sys.stderr)
+        print(f"fedrecon: {terminal(message)}", file=sys.stderr)
         return _leave(invocation, status, message)
+
+
+def _prepare_streams() -> None:
+    """Gives a process whose standard output or error was closed one that goes nowhere.
+
+    Else the first file that is opened would get the number of the closed stream, and all that is written to
+    it by its number. What a stream's encoding lacks is printed as an escape, since no name may end a command.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush() -> None:
+    """Writes what the standard output still holds.
+
+    Raises:
+        OSError: It is full; the error names it, and the interpreter does not try again at its end.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard()
+        raise OSError(error.errno, error.strerror, "the standard output") from None
+
+
+def _of_output(error: Exception) -> Exception:
+    """An error of a command; where the standard output is full, which names no file, one that names it."""
+    if isinstance(error, OSError) and error.filename is None:
+        try:
+            os.write(sys.stdout.fileno(), b"\n")  # what could not be written is lost, and is not tried again
+        except OSError as full:
+            _discard()
+            return OSError(full.errno, full.strerror, "the standard output")
+    return error
+
+
+def _discard() -> None:
+    """Sends what is still to be printed nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explain(error: Exception) -> str:

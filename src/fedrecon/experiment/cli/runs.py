@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from fedrecon._safe_text import file_name
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.options import Invocation
@@ -101,6 +102,6 @@ def saved_config(run: str, data: str | None = None) -> Config:
 
 def fresh_folder(parent: Path, name: str) -> Path:
     """A folder in `parent` that does not exist yet, named by the experiment and the time."""
-    base = parent / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    base = parent / f"{file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 100))]
     return next(path for path in candidates if not path.exists())

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from fedrecon._safe_text import terminal
 from fedrecon.evaluation._metric_names import shown_first
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Lines(Progress):
         self.note(describe(report, self._pace))
 
     def note(self, text: str) -> None:
-        print(text, file=self._file or sys.stdout, flush=True)
+        print(terminal(text), file=self._file or sys.stdout, flush=True)
 
 
 class Live(Progress):
@@ -149,7 +150,7 @@ class Live(Progress):
             TextColumn("rounds"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             console=console,
             transient=True,
             redirect_stdout=False,
@@ -167,7 +168,7 @@ class Live(Progress):
         numbers = [f"loss {figure(loss)}", self._best]
         if speed is not None and left is not None:
             numbers += [pace_of(speed), f"{duration(left)} left"]
-        self._bar.update(self._task, completed=number, numbers="  ".join(x for x in numbers if x))
+        self._bar.update(self._task, completed=number, numbers=terminal("  ".join(x for x in numbers if x)))
 
     def evaluated(self, report: EvaluationReport) -> None:
         for name, evaluation in list(report.evaluations.items())[:1]:
@@ -176,7 +177,7 @@ class Live(Progress):
         self.note(describe(report, self._pace))
 
     def note(self, text: str) -> None:
-        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._bar.console.print(terminal(text), highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         self._bar.stop()

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.evaluation._metric_names import label_of
 from fedrecon.experiment.reporting.curve_points import Point
-from fedrecon.experiment.reporting.plots import COLORS, STYLE, rendered, shown_metrics
+from fedrecon.experiment.reporting.plots import COLORS, rendered, shown_metrics, style
 from fedrecon.experiment.storage.run_folder import PLOTS
 
 _LABELS = {
@@ -25,7 +25,7 @@ def write(run: Path, title: str, points: Sequence[Point]) -> list[Path]:
     curves = [name for name in _LABELS if any(point.curve == name for point in points)]
     metrics = shown_metrics(set().union(*(point.metrics for point in points)))
     written = []
-    with mpl.rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(3.5 * len(curves), 2.9 * len(metrics) + 0.7), layout="constrained")
         axes = figure.subplots(len(metrics), len(curves), sharex="col", squeeze=False)
         for row, metric in zip(axes, metrics, strict=True):
@@ -41,10 +41,10 @@ def write(run: Path, title: str, points: Sequence[Point]) -> list[Path]:
                     close = max(xs) < 100 * min(xs)
                     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if close else (1,)))
                     axis.xaxis.set_minor_formatter(NullFormatter())
-            row[0].set_ylabel(label_of(metric))
+            row[0].set_ylabel(safe_text.figure(label_of(metric)))
         for axis, curve in zip(axes[-1], curves, strict=True):
             axis.set_xlabel(_LABELS[curve])
-        figure.suptitle(title, fontsize=11, color="#333333")
+        figure.suptitle(safe_text.figure(title), fontsize=11, color="#333333")
         (run / PLOTS).mkdir(exist_ok=True)
         for suffix in ("png", "svg"):
             path = run / PLOTS / f"curves.{suffix}"

@@ -1,6 +1,8 @@
 """Figures of runs: how they got better, and how the clients fare."""
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.evaluation._metric_names import PREFERRED, label_of, shown_first
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, Records, name_of, place
@@ -36,7 +39,19 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "fedrecon",
+    "text.parse_math": False,  # names may hold dollar signs
 }
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Figures are made, drawn and written in the library's style while this is entered.
+
+    A character that the font lacks is drawn as a box, without a warning: it is there in the SVG file.
+    """
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
 
 
 class Curves(NamedTuple):
@@ -65,7 +80,7 @@ def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    with mpl.rc_context(STYLE):
+    with style():
         for name, figure in ((PROGRESS, progress(runs)), (CLIENTS, clients(runs))):
             if figure is None:
                 continue
@@ -112,11 +127,11 @@ def progress(runs: Sequence[Curves]) -> Figure | None:
                     values,
                     color=colors[run.label],
                     linewidth=1.6 if alone else 1.1,
-                    label=run.label,
+                    label=str(list(colors).index(run.label)),
                     **marker,
                 )
     for row, metric in zip(axes, metrics, strict=True):
-        row[0].set_ylabel(f"{label_of(metric)}, {split} clients")
+        row[0].set_ylabel(safe_text.figure(f"{label_of(metric)}, {split} clients"))
     for axis, label in zip(axes[-1], ("rounds", f"{unit} sent by and to clients", "seconds"), strict=True):
         axis.set_xlabel(label)
         axis.set_xlim(left=0)
@@ -150,12 +165,12 @@ def clients(runs: Sequence[Curves]) -> Figure | None:
                 color=color,
                 alpha=0.55 if filled else 1.0,
                 linewidth=1.4,
-                label=label,
+                label=str(list(colors).index(label)),
             )
             if v.size:
                 axis.axvline(float(np.median(v)), color=color, linewidth=1.4, linestyle=(0, (4, 2)))
-        axis.set_xlabel(f"{label_of(metric)} of a client (dashed: median)")
-        axis.set_ylabel(f"{name} clients")
+        axis.set_xlabel(safe_text.figure(f"{label_of(metric)} of a client (dashed: median)"))
+        axis.set_ylabel(safe_text.figure(f"{name} clients"))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     _head(figure, axes[0], runs)
     return figure
@@ -172,11 +187,15 @@ def _edges(values: np.ndarray, clients: int) -> Any:
 def _head(figure: Figure, axis: Axes, runs: Sequence[Curves]) -> None:
     names = _colors(runs)
     if len(names) == 1:
-        figure.suptitle(runs[0].label, fontsize=11, color="#333333")
+        figure.suptitle(safe_text.figure(runs[0].label), fontsize=11, color="#333333")
     else:
+        # The artists are labelled by numbers, since Matplotlib leaves those out whose labels begin with "_".
         handles, labels = axis.get_legend_handles_labels()
         drawn = dict(zip(labels, handles, strict=True))
-        figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", ncols=min(len(names), 4))
+        place = {"loc": "outside upper center", "ncols": min(len(names), 4)}
+        legend = figure.legend(list(drawn.values()), list(drawn), **place)
+        for text, number in zip(legend.get_texts(), drawn, strict=True):
+            text.set_text(safe_text.figure(list(names)[int(number)]))
 
 
 def _split(runs: Sequence[Curves]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedrecon import _safe_text as safe_text
 from fedrecon.data._arrow_bridge import to_arrow
 from fedrecon.evaluation._evaluate import Evaluation
 from fedrecon.evaluation._metric_names import by_preference
@@ -13,7 +14,7 @@ from fedrecon.evaluation._selection import Criterion, metric_in
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.tables import markdown
 from fedrecon.experiment.reporting.training_warnings import training_warnings
-from fedrecon.experiment.storage.metrics_log import PROTOCOLS, STANDARD_EVAL, Records, name_of, place
+from fedrecon.experiment.storage.metrics_log import PROTOCOLS, SEEN, STANDARD_EVAL, Records, name_of, place
 from fedrecon.solvers._minibatches import COSTS
 
 _COLUMNS = 6  # metrics that a table has side by side
@@ -89,7 +90,7 @@ def summary(result: Result, title: str, figures: list[Path]) -> str:
     """The run as a page of Markdown."""
     values = result_values(result)
     seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
-    lines = [f"# {title}", ""]
+    lines = [f"# {safe_text.markdown(title)}", ""]
     if result.interrupted:
         lines += [f"Interrupted after {result.rounds} of {result.asked} rounds; resume it to go on.", ""]
     if result.evaluations:
@@ -101,9 +102,9 @@ def summary(result: Result, title: str, figures: list[Path]) -> str:
         lines += [markdown(table(values)), ""]
     lines += [f"- {text[0].upper()}{text[1:]}." for text in training_warnings(result.records)]
     for name, text in result.notes.items():
-        lines.append(f"- {name}: {text}")
+        lines.append(f"- {safe_text.markdown(name)}: {safe_text.markdown(text)}")
     lines += [
-        f"- Algorithm: `{result.algorithm!r}`",
+        f"- Algorithm: {safe_text.code(repr(result.algorithm))}",
         f"- Rounds: {result.rounds}",
         f"- Seconds: {seconds['total']:.1f}, of which {seconds['compilation']:.1f} compiling",
         f"- Peak memory: {size(result.peak_memory)}",
@@ -127,7 +128,7 @@ def _reason(result: Result) -> str:
     metric, direction = (None, None) if text is None else Criterion.parse(text)
     if metric is None or direction is None:
         return ""
-    return f", the best evaluation by {Criterion(metric, direction).words}"
+    return f", the best evaluation by {safe_text.markdown(Criterion(metric, direction).words)}"
 
 
 def computed(values: Mapping[str, Any]) -> str:
@@ -151,7 +152,8 @@ def size(count: int | float | None) -> str:
 def clients_file(name: str) -> str:
     """The file with the metrics of every client of a set."""
     split, protocol = place(name)
-    return f"clients-{split}.parquet" if name == split else f"clients-{split}-{protocol}.parquet"
+    split = safe_text.file_name(split)
+    return f"clients-{split}-{protocol}.parquet" if name.startswith(SEEN) else f"clients-{split}.parquet"
 
 
 def evaluated_file(name: str) -> str:
@@ -165,7 +167,9 @@ def evaluated_file(name: str) -> str:
 def clients_of(file: Path) -> str:
     """Inverse of `clients_file`."""
     split, _, protocol = file.stem.removeprefix("clients-").rpartition(f"-{STANDARD_EVAL}")
-    return name_of(split, STANDARD_EVAL) if split and not protocol else file.stem.removeprefix("clients-")
+    if split and not protocol:
+        return name_of(safe_text.name_of_file(split), STANDARD_EVAL)
+    return safe_text.name_of_file(file.stem.removeprefix("clients-"))
 
 
 def write_clients(path: Path, evaluation: Evaluation) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 
 
@@ -85,9 +86,9 @@ def spread(value: Spread, shown: Callable[[float], str]) -> str:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text, the first of which is the head, as a Markdown table."""
-    head, *body = rows
+    head, *body = [[safe_text.markdown(cell) for cell in row] for row in rows]
     lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines)
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
 def comma_separated(table: Table) -> str:
@@ -98,7 +99,7 @@ def comma_separated(table: Table) -> str:
     head: list[str] = []
     for column, spread in zip(table.columns, several, strict=True):
         head += [column.name, f"{column.name}: deviation"] if spread else [column.name]
-    writer.writerow(head)
+    writer.writerow(map(safe_text.csv_cell, head))
     for row in table.rows:
         cells: list[str] = []
         for cell, spread in zip(row, several, strict=True):
@@ -114,16 +115,16 @@ def latex(table: Table) -> str:
     """A table for LaTeX with the package booktabs."""
     head, *body = table.text()
     align = "".join("l" if column.shown is None else "r" for column in table.columns)
-    lines = [f"% {_plain(table.title)}", f"\\begin{{tabular}}{{{align}}}", "\\toprule"]
-    lines += [" & ".join(map(_escaped, head)) + " \\\\", "\\midrule"]
-    lines += [" & ".join(map(_escaped, row)) + " \\\\" for row in body]
+    lines = [f"% {safe_text.latex_comment(table.title)}", f"\\begin{{tabular}}{{{align}}}", "\\toprule"]
+    lines += [" & ".join(map(safe_text.latex, head)) + " \\\\", "\\midrule"]
+    lines += [" & ".join(map(safe_text.latex, row)) + " \\\\" for row in body]
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
 def section(table: Table) -> str:
     """A table with its title and note as a part of a Markdown page."""
-    parts = [f"## {table.title}", "", markdown(table.text()), ""]
-    return "\n".join([*parts, *([table.note, ""] if table.note else [])])
+    parts = [f"## {safe_text.markdown(table.title)}", "", markdown(table.text()), ""]
+    return "\n".join([*parts, *([safe_text.markdown(table.note), ""] if table.note else [])])
 
 
 def write(folder: Path, tables: Sequence[Table]) -> list[Path]:
@@ -157,26 +158,4 @@ def _shown(column: Column, cell: Cell) -> str:
 def _digits(cell: Cell) -> str:
     if isinstance(cell, float):
         return "" if math.isnan(cell) else repr(float(cell))  # the shortest text that gives it back
-    return "" if cell is None else str(cell)
-
-
-SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    "−": r"$-$",
-    "–": "--",
-    "…": r"\dots{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"$<$",
-    ">": r"$>$",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-}
-
-
-def _escaped(text: str) -> str:
-    return "".join(SPECIAL.get(c, c) for c in _plain(text))
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
+    return safe_text.csv_cell(cell) if isinstance(cell, str) else "" if cell is None else str(cell)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedrecon._safe_text import terminal
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.settings.sections import SettingError
@@ -79,5 +80,5 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
 
 
 def _shown(words: str) -> Text:
-    """As text, for words may look like markup or the names of emoji; half a surrogate pair as "?"."""
-    return Text(words.encode("utf-8", "replace").decode())
+    """As text that is no markup and no command of a terminal, whatever the words are."""
+    return Text(terminal(words))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedrecon._files import sync, write_atomically
+from fedrecon._safe_text import csv_cell, from_csv_cell
 from fedrecon.errors import RunError
 from fedrecon.solvers._minibatches import COSTS
 
@@ -158,7 +159,7 @@ def read(path: Path) -> list[Row]:
 
 def _four(names: list[str]) -> tuple[str, str, str, str]:
     split, protocol, weighting, metric = names
-    return split, protocol, weighting, metric
+    return from_csv_cell(split), protocol, weighting, from_csv_cell(metric)
 
 
 def _text(rows: Iterable[Row]) -> str:
@@ -166,5 +167,5 @@ def _text(rows: Iterable[Row]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     for row in rows:
         # repr is the shortest text that gives the same number back.
-        writer.writerow([*row[:-1], repr(row.value)])
+        writer.writerow([row.round, *map(csv_cell, row[1:-1]), repr(row.value)])
     return file.getvalue()

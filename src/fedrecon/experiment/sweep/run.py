@@ -51,7 +51,7 @@ def sweep(
     try:
         before = len(opened.trials())
         goal = f"{label_of(opened.metric)} on the validation clients"
-        screen.print(f"{config.name}: {trials} trials ({before} there), {goal}, folder {out}", markup=False)
+        screen.print(f"{config.name}: {trials} trials ({before} there), {goal}, folder {out}")
         left = trials - before
         try:
             finished = _in_turn(opened, left, screen) if jobs == 1 else _beside(opened, left, screen, jobs)
@@ -65,7 +65,7 @@ def sweep(
         screen.print(f"Interrupted; {len(opened.trials())} trials are kept, the same command goes on.")
     if best is not None:
         screen.print(f"Best: trial {best.number}, {label_of(opened.metric)} {best.value:.4f}")
-        screen.print(f"Now, with the test clients: fedrecon run {out / BEST}", markup=False)
+        screen.print(f"Now, with the test clients: fedrecon run {out / BEST}")
     elif finished:
         raise RunError(f"{out}: no trial could be measured; {PAGE} says why")
     return finished
@@ -127,7 +127,7 @@ def _say(opened: Sweep, trial: "Trial", outcome: Outcome, screen: Console) -> No
     chosen = "  ".join(f"{name.removeprefix('algorithm.')}={_shown(x)}" for name, x in trial.params.items())
     so_far = "" if best is None else f"  best {best.value:.4f} (trial {best.number})"
     took = f"  {duration(outcome.seconds)}" if outcome.seconds else ""
-    screen.print(f"{done}: {what}{took}{so_far}  {chosen}", markup=False, soft_wrap=True)
+    screen.print(f"{done}: {what}{took}{so_far}  {chosen}", soft_wrap=True)
 
 
 def _shown(value: object) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.evaluation._metric_names import Direction, direction_of, label_of
 from fedrecon.experiment import config as configs
@@ -133,7 +134,7 @@ class Sweep:
         table = self.table()
         write_atomically(self.out / "trials.csv", tables.comma_separated(table))
         best = self.best()
-        lines = [f"# {self.config.name}: a sweep", ""]
+        lines = [f"# {safe_text.markdown(self.config.name)}: a sweep", ""]
         if best is not None:
             config = override(self.configuration(best.params), {"name": f"{self.config.name}-best"})
             write_atomically(self.out / BEST, configs.text(config))

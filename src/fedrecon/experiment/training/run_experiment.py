@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress import progress_for
+from fedrecon.experiment.console.screen import Screen
 from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary as report
 from fedrecon.experiment.reporting.result import Result
@@ -26,9 +27,9 @@ WIDTH = 200
 def console() -> Console:
     """The screen; in a file lines are as long as they are. Of several processes only the first has one."""
     if not ProcessGroup.present().first:
-        return Console(quiet=True)
-    screen = Console(highlight=False)
-    return screen if screen.is_terminal else Console(highlight=False, soft_wrap=True, width=WIDTH)
+        return Screen(quiet=True)
+    screen = Screen(highlight=False)
+    return screen if screen.is_terminal else Screen(highlight=False, soft_wrap=True, width=WIDTH)
 
 
 def run_experiment(config: Config, out: Path, screen: Console, started: float | None = None) -> Result:

@@ -20,7 +20,10 @@ from fedrecon.evaluation._selection import FORMS, Criterion, criterion, is_selec
 from fedrecon.experiment.storage import fingerprint_format_1
 from fedrecon.experiment.storage.fingerprint import FORMAT
 from fedrecon.experiment.storage.fingerprint_parts import describe
-from fedrecon.experiment.storage.metrics_log import SEEN
+from fedrecon.experiment.storage.metrics_log import SEEN, STANDARD_EVAL
+
+# Characters of the name of a set of clients, which becomes a part of the names of files.
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,11 @@ class RunSpec:
         for name in self.validation:
             if name in ("train", "test") or name.startswith(SEEN):
                 raise ValueError(f"clients that are evaluated while training cannot be called {name!r}")
+            if len(name) > LONGEST_NAME or not name.isprintable() or name.endswith(f"-{STANDARD_EVAL}"):
+                raise ValueError(
+                    f"the name of clients that are evaluated must have at most {LONGEST_NAME} characters, "
+                    f"all of them printable, and not end in '-{STANDARD_EVAL}', got {name!r}"
+                )
         for name in self.held_out:
             if name not in ("validation", "test"):
                 raise ValueError(f"held-out examples must be called 'validation' or 'test', got {name!r}")

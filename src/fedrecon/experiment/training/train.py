@@ -232,8 +232,6 @@ def run(
         loop.run()
         selected_round, state, client_states = loop.selected()
         evaluations = _final_evaluations(loop, selected_round, state, client_states)
-        if folder is not None:
-            figures = _write_figures(folder, loop.records, evaluations, title)
         result = Result(
             algorithm=spec.algorithm,
             state=loop.state,
@@ -260,9 +258,16 @@ def run(
             raw_data=raw_bytes(spec.clients) if spec.algorithm.exchanges == "examples" else None,
             client_states=client_states,
         )
-        if folder is not None and not _complete(folder, loop):
-            folder.write(folders.SUMMARY, report.summary(result, title, figures))
-            folder.write(folders.RESULT, report.dumps(report.result_values(result)))
+        if folder is not None:
+            for name, evaluation in evaluations.items():
+                report.write_clients(folder.path / report.clients_file(name), evaluation)
+            over = _complete(folder, loop)
+            if not over:
+                folder.write(folders.RESULT, report.dumps(report.result_values(result)))
+            # After the numbers, which must not be lost where a figure cannot be drawn.
+            figures = _write_figures(folder, loop.records, evaluations, title)
+            if not over:
+                folder.write(folders.SUMMARY, report.summary(result, title, figures))
     return result
 
 
@@ -296,8 +301,6 @@ def _write_figures(
 ) -> list[Path]:
     from fedrecon.experiment.reporting import plots  # takes a second
 
-    for name, evaluation in evaluations.items():
-        report.write_clients(folder.path / report.clients_file(name), evaluation)
     values = {name: evaluation.values() for name, evaluation in evaluations.items()}
     return plots.write(folder.path / folders.PLOTS, [plots.Curves(title, records, values)])
 

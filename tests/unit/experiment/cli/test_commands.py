@@ -1,5 +1,10 @@
 """What the command line makes of its options before anything is run."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from fedrecon.errors import RunError
@@ -102,3 +107,39 @@ def test_what_says_which_items_are_recommended_needs_a_number_of_them(flag):
     command = ["personalize", "run", "--data", "x", "--out", "y", *flag]
     with pytest.raises(SettingError, match=rf"{flag[0]} says which items are recommended, and needs --top K"):
         call(*command)
+
+
+SETTINGS = [sys.executable, "-m", "fedrecon", "settings"]
+
+
+def test_a_command_with_its_output_closed_ends_as_with_it():
+    # The shell closes the stream, as no argument of `Popen` can.
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *SETTINGS], stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *SETTINGS, "--set", "a=1"])
+    assert done.returncode == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the device that is always full")
+def test_an_output_that_is_full_is_named_on_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(SETTINGS, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "fedrecon: the standard output: No space left on device\n")
+
+
+def test_messages_show_what_a_terminal_would_obey(capsys):
+    for arguments in (
+        ["run\x1b[31m"],
+        ["settings", "--set", "task=a\x1b[31m"],
+        ["settings", "x\x1b[31m.toml"],
+    ):
+        assert main(arguments) == 2
+        shown = capsys.readouterr().err
+        assert ("\x1b" not in shown and "\\u001b" in shown) or "\\x1b" in shown
+
+
+def test_what_an_encoding_lacks_is_printed_as_an_escape():
+    command = [*SETTINGS, "--set", 'name="日本"']
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.returncode == 0 and b"\\u65e5\\u672c" in done.stdout

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fedrecon._safe_text import terminal
 from fedrecon.errors import DataError
 from fedrecon.experiment.cli import options
 
@@ -28,7 +29,8 @@ _ROLE = "likewise, in ratings with columns of your own"
 @click.option("--time", metavar="COLUMN", help=_ROLE)
 def command(data: str, **columns: str | None) -> None:
     """Shows what is in a data file: clients, examples, histograms."""
-    print(describe_data(data, {name: column for name, column in columns.items() if column is not None}))
+    given = {name: column for name, column in columns.items() if column is not None}
+    print(terminal(describe_data(data, given)))
 
 
 def describe_data(path: str, columns: Mapping[str, str] | None = None) -> str:

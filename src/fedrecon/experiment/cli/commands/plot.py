@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from fedrecon._safe_text import terminal
 from fedrecon.experiment.cli import options
 
 
@@ -15,4 +16,4 @@ def command(runs: tuple[str, ...], out: str | None) -> None:
     from fedrecon.experiment.analysis.compare import plot_runs
 
     for path in plot_runs([Path(run) for run in runs], Path(out) if out else None):
-        print(path)
+        print(terminal(str(path)))

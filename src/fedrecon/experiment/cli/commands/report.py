@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from fedrecon._safe_text import terminal
 from fedrecon.experiment.cli import options
 
 
@@ -22,4 +23,4 @@ def command(runs: tuple[str, ...], out: str, target: tuple[str, ...]) -> None:
     from fedrecon.experiment.analysis.comparison import Target
 
     targets = [Target.parse(text) for text in target]
-    print(report_runs([Path(run) for run in runs], Path(out), targets))
+    print(terminal(str(report_runs([Path(run) for run in runs], Path(out), targets))))

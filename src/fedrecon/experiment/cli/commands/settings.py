@@ -1,5 +1,6 @@
 """`fedrecon settings`: prints all settings."""
 
+from fedrecon._safe_text import terminal
 from fedrecon.experiment.cli import options
 
 
@@ -14,4 +15,4 @@ def command(experiment: str | None, overrides: tuple[str, ...]) -> None:
     from fedrecon.experiment import config as configs
     from fedrecon.experiment.cli.settings_listing import listing
 
-    print(listing(configs.load(experiment, overrides)), end="")
+    print(terminal(listing(configs.load(experiment, overrides))), end="")

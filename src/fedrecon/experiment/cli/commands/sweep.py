@@ -46,6 +46,7 @@ def command(
 
     After Ctrl-C or a kill the same command goes on. It needs an extra: pip install 'fedrecon[sweep]'.
     """
+    from fedrecon._safe_text import file_name
     from fedrecon.errors import whole_number
     from fedrecon.experiment import config as configs
     from fedrecon.experiment.cli import runs
@@ -60,5 +61,5 @@ def command(
     from fedrecon.experiment.sweep.run import sweep
     from fedrecon.experiment.training.run_experiment import console
 
-    folder = Path(out) if out else Path("runs") / f"{config.name}-sweep"
+    folder = Path(out) if out else Path("runs") / f"{file_name(config.name)}-sweep"
     return 0 if sweep(config, dimensions, folder, console(), trials, jobs, metric, prune) else 130
