@@ -127,7 +127,7 @@ class Client:
         return self._on_rows(update)
 
     def _stored(self, params: Params) -> Any:
-        like = jax.eval_shape(self.algorithm.init_client_state, params, jax.random.key(0))
+        like = client_state_like(self.algorithm, params)
         if not jax.tree.leaves(like):
             return ()
         if self.state is None:
@@ -171,6 +171,17 @@ class Client:
             sent[leaf] = delta[places]
         total = with_leaves(update.delta.total, sent)
         return update._replace(delta=Mean(total, update.delta.weight), rows=dict(self.rows))
+
+
+def client_state_like(algorithm: Algorithm, global_params: Params | None = None) -> Any:
+    """Shapes and types of what a client keeps; without leaves for a stateless algorithm.
+
+    Args:
+        algorithm: Whose.
+        global_params: That reach the client; None for whole tables.
+    """
+    given = _tables(algorithm)[1] if global_params is None else global_params
+    return jax.eval_shape(algorithm.init_client_state, given, jax.random.key(0))
 
 
 def _by_row(delta: Any, ids: Int[np.ndarray, "*id"], size: int) -> np.ndarray:

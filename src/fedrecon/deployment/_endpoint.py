@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from fedrecon.deployment._client import client_state_like
 from fedrecon.deployment._messages import (
     ask_message,
     broadcast_message,
@@ -33,8 +35,9 @@ class Endpoint:
     def __init__(self, server: Server, max_bytes: int = MAX_BYTES):
         self.server, self._max_bytes = server, max_bytes
         self._names = {str(name): name for name in server.clients}
+        self._stateful = bool(jax.tree.leaves(client_state_like(server.algorithm)))
         self._rows: dict[str, Mapping[str, np.ndarray]] = {}
-        self._durable = 0
+        self._durable: dict[str, int] = {}
         self.bytes_down = self.bytes_up = 0
 
     def knows(self, client: Any) -> bool:
@@ -52,9 +55,9 @@ class Endpoint:
             client: Its name.
         """
         given = self.server.broadcast(self._rows.get(str(client)))
-        return self._sent(
-            encode(broadcast_message(self.server.address(client), given, {"durable": self._durable}))
-        )
+        counted = self.server.last_counted(client)
+        notes = {"counted": counted, "durable": self._durable.get(str(client), -1)} if self._stateful else {}
+        return self._sent(encode(broadcast_message(self.server.address(client), given, notes)))
 
     def receive(self, data: bytes) -> Refusal | None:
         """Takes a message of a client: a request, an update, or a refusal.
@@ -91,7 +94,8 @@ class Endpoint:
 
     def checkpointed(self) -> None:
         """The server's state is on a disk, and it never goes back behind it: clients may forget."""
-        self._durable = self.server.round
+        if self._stateful:
+            self._durable = {name: self.server.last_counted(x) for name, x in self._names.items()}
 
     def _sent(self, data: bytes) -> bytes:
         self.bytes_down += len(data)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from fedrecon.algorithms._base import Algorithm, Update
-from fedrecon.deployment._client import Client
+from fedrecon.deployment._client import Client, client_state_like
 from fedrecon.deployment._messages import (
     Address,
     broadcast_from,
@@ -75,7 +75,7 @@ class Node:
         self._shapes = jax.eval_shape(init, jax.random.key(0))
         key = key_of(np.zeros(2, np.uint32))
         check_model(algorithm, store.clients, jax.jit(init)(key), key)
-        self._states = jax.eval_shape(algorithm.init_client_state, self._shapes, jax.random.key(0))
+        self._states = client_state_like(algorithm)
 
     @property
     def names(self) -> list[str]:
@@ -113,14 +113,13 @@ class Node:
         broadcast = broadcast_from(message, self._shapes)
         stateful = bool(jax.tree.leaves(self._states))
         if stateful:
-            kept = self.store.state(address.run, address.client, address.round)
+            counted, durable = (_whole(message.notes.get(name)) for name in ("counted", "durable"))
+            kept = self.store.state(address.run, address.client, counted)
             client.state = None if kept is None else state_from(decode(kept), self._states)
         update = client.update(broadcast)
         if stateful:
-            durable: Any = message.notes.get("durable")
-            durable = durable if type(durable) is int else 0
             data = encode(state_message(address, client.state, {}))
-            self.store.put_state(address.run, address.client, address.round, data, durable)
+            self.store.put_state(address.run, address.client, address.round, data, counted, durable)
         LOG.info("client %s answered round %d", self.store.pseudonym(address.client), address.round)
         return update
 
@@ -142,3 +141,7 @@ class Node:
             if len(self._prepared) > _PREPARED:
                 self._prepared.popitem(last=False)
         return self._prepared[address.client]
+
+
+def _whole(value: Any) -> int:
+    return value if type(value) is int else -1

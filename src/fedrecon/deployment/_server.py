@@ -108,6 +108,8 @@ class Server:
         self._tables = {t.leaf: leaves_of(shapes)[t.leaf].shape[0] for t in algorithm.model.tables}
         self._sums = Sums(shapes, frozenset(self._tables), statistics, max_weight)
         self._step = jax.jit(algorithm.server_update)
+        self._places = {name: i for i, name in enumerate(self.clients)}
+        self._counted = np.full(len(self.clients), -1, np.int32)
         self._begin()
 
     @property
@@ -123,6 +125,13 @@ class Server:
     def cohort(self) -> list[Any]:
         """Names of the clients that the present round asks; the same at every call."""
         return list(self._cohort)
+
+    def last_counted(self, client: Any) -> int:
+        """The last round whose sum a client's update is in; -1 if there is none.
+
+        A client that keeps a state goes on from that of this round: what it computed for others is lost.
+        """
+        return int(self._counted[self._places[client]])
 
     def address(self, client: Any = "") -> Address:
         """What messages of the present round belong to."""
@@ -216,6 +225,7 @@ class Server:
         outcome = Outcome(self._round, self.attempt, released, *counts, metrics)
         if released:
             self.state, self.attempt = state, 0
+            self._counted[[self._places[name] for name in self._answered]] = outcome.round
         else:
             self.attempt += 1
         self._begin()
@@ -235,7 +245,7 @@ class Server:
         Raises:
             OSError: It cannot be written. The file that was there before is as it was.
         """
-        message = state_message(self.address(), self.state, {"attempt": self.attempt})
+        message = state_message(self.address(), (self.state, self._counted), {})
         write_atomically(Path(path), encode(message))
 
     def restore(self, path: Path) -> None:
@@ -249,12 +259,13 @@ class Server:
         """
         try:
             message = decode(Path(path).read_bytes(), max_bytes=2**63)
-            state = state_from(message, self.state)
+            state, counted = state_from(message, (self.state, self._counted))
         except RefusedError as error:
             raise DataError(f"{path}: this checkpoint cannot be used: {error}") from None
         if message.run != self.run:
             raise DataError(f"{path}: a checkpoint must be of the run {self.run!r}, got {message.run!r}")
         self.state, self.attempt = state, message.attempt + 1
+        self._counted = np.array(counted)
         self._begin()
 
 

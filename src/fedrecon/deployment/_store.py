@@ -139,39 +139,39 @@ class Store:
         return hmac.new(self._secret, str(name).encode(), hashlib.sha256).hexdigest()[:12]
 
     def state(self, run: str, client: Any, round: int) -> bytes | None:
-        """What a client kept in the last of its rounds before this one; None if there was none.
-
-        A server that goes back to a checkpoint asks for earlier rounds again: the client goes back with it.
+        """What a client kept after a round; None if it did not take part in it.
 
         Args:
             run: The run.
             client: The client's name.
-            round: Rounds done before the present one.
+            round: Rounds done before that one.
         """
-        where = "where run = ? and client = ? and round < ? order by round desc limit 1"
-        row = self._database.execute(f"select data from state {where}", (run, str(client), round)).fetchone()
-        return None if row is None else row[0]
+        where = "run = ? and client = ? and round = ?"
+        row = self._database.execute(f"select data from state where {where}", (run, str(client), round))
+        found = row.fetchone()
+        return None if found is None else found[0]
 
-    def put_state(self, run: str, client: Any, round: int, data: bytes, durable: int = 0) -> None:
+    def put_state(
+        self, run: str, client: Any, round: int, data: bytes, counted: int = -1, durable: int = -1
+    ) -> None:
         """Keeps a client's state after a round, whole or not at all.
+
+        Whether the server will count the round is not known yet. So the state that the client came from stays
+        beside it, and that of the server's last checkpoint, to which the server may go back.
 
         Args:
             run: The run.
             client: The client's name.
             round: Rounds done before the round.
             data: The state.
-            durable: The server's last checkpoint, which it never goes back behind: what only earlier rounds
-                need is removed.
+            counted: The last round of the client that the server counted.
+            durable: The same at the server's last checkpoint.
         """
         who = (run, str(client))
         with self._writing() as database:
-            database.execute("delete from state where run = ? and client = ? and round >= ?", (*who, round))
-            database.execute("insert into state values (?, ?, ?, ?)", (*who, round, data))
-            database.execute(
-                "delete from state where run = ? and client = ? and round < "
-                "(select max(round) from state where run = ? and client = ? and round < ?)",
-                (*who, *who, durable),
-            )
+            others = "run = ? and client = ? and round not in (?, ?)"
+            database.execute(f"delete from state where {others}", (*who, counted, durable))
+            database.execute("insert or replace into state values (?, ?, ?, ?)", (*who, round, data))
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
