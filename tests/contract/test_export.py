@@ -31,7 +31,8 @@ from fedrecon.data._clients import Clients
 from fedrecon.export import _export
 from fedrecon.export._cases import cases, fields_of, ranges_of
 from fedrecon.export._check import TOLERANCE
-from fedrecon.export._export import Checks, Subject, export
+from fedrecon.export._compare import Checks
+from fedrecon.export._export import Subject, export
 from fedrecon.export._session import Session
 from fedrecon.models._implicit_matrix_factorization import implicit_factorization
 from fedrecon.models.next_word._model import next_word_lstm

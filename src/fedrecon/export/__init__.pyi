@@ -1,7 +1,9 @@
 from ._cases import Case
-from ._export import Checks, Subject, export
+from ._compare import Checks
+from ._export import Subject, export
 from ._program import ExportError
 from ._session import Session
+from ._training import Training
 
 __all__ = [
     "Case",
@@ -9,5 +11,6 @@ __all__ = [
     "ExportError",
     "Session",
     "Subject",
+    "Training",
     "export",
 ]

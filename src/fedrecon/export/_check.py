@@ -47,8 +47,8 @@ class Reference:
         made = self._fn(*self._weights, *arrays)
         found = {output.name: np.asarray(x) for output, x in zip(self._outputs, made, strict=True)}
         for output in self._outputs:
-            if output.shape[0] == "q":
-                length = next(len(given[x.name]) for x in self._inputs if x.shape[0] == "q")
+            if output.shape and isinstance(output.shape[0], str):
+                length = next(len(given[x.name]) for x in self._inputs if x.shape[:1] == output.shape[:1])
                 found[output.name] = found[output.name][:length]
         return found
 
@@ -68,6 +68,9 @@ def padded(given: Given, inputs: Sequence[Input], round_up: bool = False) -> lis
         else:  # nothing reads it
             x = np.zeros([d if isinstance(d, int) else 0 for d in one.shape], one.dtype)
         room = one.room
+        if not one.shape or isinstance(one.shape[0], int):
+            arrays.append(x)
+            continue
         if room is None:
             room = len(x) if not round_up else max(_FEWEST, 1 << max(len(x) - 1, 0).bit_length())
         free = np.full((room - len(x), *x.shape[1:]), one.fill, one.dtype)

@@ -41,6 +41,41 @@ def _integer_pow(w: Writer, node: Node, x: list[str]) -> str:
     return w.op("Pow", x[0], w.scalar(y, node.inputs[0].dtype))
 
 
+def _bits_as_number(w: Writer, node: Node, x: list[str]) -> str:
+    """Bits as a 32-bit number: those of a number from 1 to below 2, as JAX draws uniform ones."""
+    if "fraction" not in node.notes:
+        raise ExportError("bits cannot be read as another type in ONNX")
+    fraction = w.op("Cast", w.op("BitwiseAnd", x[0], w.scalar(2**23 - 1, np.uint32)), to=1)
+    return w.op("Add", w.op("Mul", fraction, w.scalar(2.0**-23, np.float32)), w.scalar(1, np.float32))
+
+
+# Coefficients of Giles' approximation, for small arguments and for large ones, from the highest power.
+_SMALL = (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087)
+_SMALL += (-0.00125372503, -0.00417768164, 0.246640727, 1.50140941)
+_LARGE = (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773)
+_LARGE += (-0.0076224613, 0.00943887047, 1.00167406, 2.83297682)
+
+
+def _erf_inv(w: Writer, node: Node, x: list[str]) -> str:
+    """The inverse of the error function, as XLA approximates it.
+
+    Source: Giles, Approximating the erfinv function, GPU Computing Gems, 2010.
+    """
+
+    def number(value: float) -> str:
+        return w.scalar(value, np.float32)
+
+    squared = w.op("Mul", x[0], x[0])
+    width = w.op("Neg", w.op("Log", w.op("Sub", number(1), squared)))
+    small = w.op("Less", width, number(5))
+    root = w.op("Sub", w.op("Sqrt", width), number(3))
+    t = w.op("Where", small, w.op("Sub", width, number(2.5)), root)
+    total = w.op("Where", small, number(_SMALL[0]), number(_LARGE[0]))
+    for a, b in zip(_SMALL[1:], _LARGE[1:], strict=True):
+        total = w.op("Add", w.op("Where", small, number(a), number(b)), w.op("Mul", total, t))
+    return w.op("Mul", total, x[0])
+
+
 def _convert(w: Writer, node: Node, x: list[str]) -> str:
     return w.op("Cast", x[0], to=onnx_type(node.params["new_dtype"]))
 
@@ -163,6 +198,8 @@ ELEMENTWISE: dict[str, Write] = {
     "select_n": _select,
     "clamp": _clamp,
     "is_finite": _is_finite,
+    "bitcast_convert_type": _bits_as_number,
+    "erf_inv": _erf_inv,
     "rsqrt": _rsqrt,
     "log1p": _with_one("Log", before=True),
     "expm1": _with_one("Exp", before=False),

@@ -5,7 +5,8 @@ from typing import Any
 
 from fedrecon.export._cases import Case
 from fedrecon.export._check import Reference
-from fedrecon.export._export import Subject, compared
+from fedrecon.export._compare import compared
+from fedrecon.export._export import Subject
 from fedrecon.export._functions import personal
 from fedrecon.export._program import ExportError
 from fedrecon.export._session import Session

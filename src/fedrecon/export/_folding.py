@@ -11,6 +11,10 @@ from fedrecon.export._program import Block, Node, Value, constant, evaluated
 # Of what is computed from the parameters only so many entries are written in place of the operations: more,
 # such as a transposed matrix, would be a second copy of a parameter.
 MOST_ENTRIES = 4096
+# What only moves numbers of parameters is not written in their place at all, unless these are very few.
+_FEW = 64
+_MOVES = ("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice", "split", "concatenate", "gather")
+_MOVES += ("pad", "rev", "dynamic_slice", "expand_dims", "convert_element_type", "stack")
 
 
 def hoist(nodes: list[Node], static: set[Value] | None = None) -> list[Node]:
@@ -93,7 +97,7 @@ def _fold(program: Block, of_weights: bool) -> None:
     for node in reversed(program.nodes):
         asked = [value for value in node.outputs if value in needed]
         if node.outputs and node.outputs[0] in static:
-            if all(_writable(value, value in weighted) for value in asked):
+            if all(_writable(node, value, value in weighted) for value in asked):
                 wanted += asked
                 continue
             if not asked:
@@ -105,7 +109,9 @@ def _fold(program: Block, of_weights: bool) -> None:
     program.nodes = keep[::-1]
 
 
-def _writable(value: Value, weighted: bool) -> bool:
+def _writable(node: Node, value: Value, weighted: bool) -> bool:
+    if weighted and node.op in _MOVES and value.size > _FEW:
+        return False
     if jax.numpy.issubdtype(value.dtype, jax.dtypes.extended):
         return False
     return not weighted or value.size <= MOST_ENTRIES

@@ -71,8 +71,8 @@ def personal(
         key_like,
     )
     start_like = jax.eval_shape(algorithm.init_client_state, like, key_like)
-    start_size = _flat_size(start_like, "what a client keeps")
-    local_size = _flat_size(local_like, "the local parameters")
+    start_size = flat_size(start_like, "what a client keeps")
+    local_size = flat_size(local_like, "the local parameters")
     rows = _rows(algorithm, state.global_params)
 
     inputs = [
@@ -120,7 +120,7 @@ def personal(
             out = {"top_item": items, "top_score": values, "prediction": scores}
         else:
             out = {"prediction": model.predict(g, local, query)}
-        out["local"] = _flat(local)
+        out["local"] = flat_of(local)
         return out
 
     outputs = []
@@ -153,11 +153,24 @@ def _as_row(one: Input) -> jax.ShapeDtypeStruct:
 def _reconstructed(
     algorithm: Algorithm, g: Params, round: Any, support: Examples, start: Any, key: Any
 ) -> Params:
-    state = algorithm.init_client_state(g, *subkeys(key, 1, first=2))
-    if start is not None:
-        flat, given = start
-        state = jax.tree.map(lambda a, b: jnp.where(given, a, b), _unflat(flat, state), state)
+    state = started(algorithm, g, start, key)
     return algorithm.personalize(Broadcast(g, jnp.int32(round)), state, support, key)
+
+
+def started(algorithm: Algorithm, g: Params, start: Any, key: Any) -> Any:
+    """What a client keeps: as it is given, or as it starts.
+
+    Args:
+        algorithm: Whose `init_client_state` is used.
+        g: The global parameters.
+        start: What the client kept as one vector, and whether it kept anything; None for a stateless client.
+        key: The client's.
+    """
+    state = algorithm.init_client_state(g, *subkeys(key, 1, first=2))
+    if start is None:
+        return state
+    flat, given = start
+    return jax.tree.map(lambda a, b: jnp.where(given, a, b), _unflat(flat, state), state)
 
 
 def _blank(fields: Fields, size: int) -> Examples:
@@ -166,7 +179,7 @@ def _blank(fields: Fields, size: int) -> Examples:
     )
 
 
-def _flat_size(like: Params, what: str) -> int:
+def flat_size(like: Params, what: str) -> int:
     """Numbers in a pytree of 32-bit arrays.
 
     Raises:
@@ -181,7 +194,8 @@ def _flat_size(like: Params, what: str) -> int:
     return sum(int(leaf.size) for leaf in jax.tree.leaves(like))
 
 
-def _flat(tree: Params) -> Any:
+def flat_of(tree: Params) -> Any:
+    """A pytree as one vector, leaf after leaf."""
     leaves = [jnp.reshape(x, -1) for x in jax.tree.leaves(tree)]
     return jnp.concatenate(leaves) if leaves else jnp.zeros(0)
 

@@ -35,10 +35,17 @@ class Input(NamedTuple):
 
 
 class Output(NamedTuple):
-    """An output of a model: its name in the graph and its shape as `Input.shape`."""
+    """An output of a model.
+
+    Attributes:
+        name: In the graph.
+        shape: As `Input.shape`.
+        cut: The length that its first axis is cut to, of those that inputs have; None for all of it.
+    """
 
     name: str
     shape: tuple[int | str, ...]
+    cut: str | None = None
 
 
 def model_of(
@@ -70,8 +77,15 @@ def model_of(
     write_block(writer, program)
     names = [(output.name, value) for output, value in zip(outputs, program.outputs, strict=True)]
     names += [(f"value_{i}", value) for i, value in enumerate(reveal)]
+    cuts = {output.name: output.cut for output in outputs}
+    copies = []
     for name, value in names:
-        writer.nodes.append(helper.make_node("Identity", [writer.name(value)], [name]))
+        made = writer.name(value)
+        cut = cuts.get(name)
+        if cut is not None:
+            made = writer.op("Slice", made, writer.ints(0), writer.dims[cut])
+        copies.append(helper.make_node("Identity", [made], [name]))
+    writer.nodes += copies  # after all others
     _rename(writer, [name for name, _ in names])
     shapes = {output.name: output.shape for output in outputs}
     read = _read_names(writer.nodes)
@@ -95,11 +109,10 @@ def _name_weights(writer: Writer, program: Block, weights: Sequence[Stored]) -> 
 def _write_input(writer: Writer, one: Input, slots: Any) -> None:
     value = next(slots)
     name = one.name
-    if one.room is None:
-        for axis, d in enumerate(one.shape):
-            if isinstance(d, str) and d not in writer.dims:
-                writer.dims[d] = writer.op("Shape", name, start=axis, end=axis + 1)
-    else:
+    for axis, d in enumerate(one.shape):
+        if isinstance(d, str) and d not in writer.dims and d not in ("n", "m"):
+            writer.dims[d] = writer.op("Shape", name, start=axis, end=axis + 1)
+    if one.room is not None:
         rest = [d for d in one.shape[1:] if isinstance(d, int)]
         fill = writer.op("Expand", writer.scalar(one.fill, one.dtype), writer.ints(one.room, *rest))
         name = writer.op("Concat", name, fill, axis=0)

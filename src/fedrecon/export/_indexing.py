@@ -207,7 +207,7 @@ def _dtype_of(places: Any) -> Any:
 
 def _within(node: Node, most: Sequence[int]) -> bool:
     """Whether all places are known to lie in the array."""
-    indices, bounds = node.inputs[1], node.params.get("index_range")
+    indices, bounds = node.inputs[1], node.notes.get("index_range")
     if indices.known is not None:
         known = np.asarray(indices.known)
         return not known.size or bool(np.all(known >= 0) and np.all(known <= np.array(most)))

@@ -64,6 +64,7 @@ class Node:
         outputs: What it makes.
         blocks: Bodies of a loop or condition, which also read values from outside.
         primitive: JAX's own, which evaluates it; None where `blocks` or `op` say how.
+        notes: What is known of it beside that, for writing it shorter.
     """
 
     op: str
@@ -72,6 +73,7 @@ class Node:
     outputs: list[Value]
     blocks: list["Block"] = field(default_factory=list)
     primitive: Any = None
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def reads(self) -> Iterator[Value]:
         """All values from outside that it reads, those of its blocks included."""

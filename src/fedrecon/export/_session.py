@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from fedrecon.algorithms._base import Broadcast, Update
 from fedrecon.export._check import session_of
-from fedrecon.export._export import DESCRIPTION, FORMAT, MODEL, VOCABULARIES
 from fedrecon.export._extra import require
+from fedrecon.export._folder import DESCRIPTION, FORMAT, MODEL, VOCABULARIES
 from fedrecon.export._program import ExportError
+from fedrecon.export._updates import Updates, checked
 
 Fields = Mapping[str, Any]
 
@@ -47,6 +49,7 @@ class Session:
         self._inputs = {entry["name"]: entry for entry in self.description["inputs"]}
         self._outputs = {entry["name"]: entry for entry in self.description["outputs"]}
         self.runtime = session_of(str(self.folder / MODEL), threads)
+        self._updates: Updates | None = None
 
     @property
     def support_max(self) -> int:
@@ -121,6 +124,26 @@ class Session:
         there = found["top_score"] > -np.inf
         return found["top_item"][there], found["top_score"][there]
 
+    def update(self, broadcast: Broadcast, examples: Fields, key: Any = (0, 0), start: Any = None) -> Update:
+        """A client's part of a round of training, by `update.onnx`.
+
+        Args:
+            broadcast: With whole tables; the client's examples say which of their rows are used.
+            examples: The client's fields, `[example, ...]`.
+            key: Data of the client's key in this round, two numbers of 32 bits, from which its draws follow.
+            start: For a stateful algorithm what the client kept, as the output `state` of the file gives it.
+
+        Returns:
+            The update. Of a table its delta is that of the rows that `rows` names, which are those of the
+            client's examples.
+
+        Raises:
+            ExportError: The export has no `update.onnx`, or an input does not fit it.
+        """
+        if self._updates is None:
+            self._updates = Updates(self.folder)
+        return self._updates(broadcast, examples, key, start)
+
     @property
     def _item(self) -> str:
         """The field of the items that are recommended."""
@@ -166,22 +189,7 @@ class Session:
         return given
 
     def _checked(self, name: str, x: Any) -> np.ndarray:
-        """An input in its own type, held to its shape and range."""
-        entry = self._inputs[name]
-        array = np.asarray(x)
-        rest = tuple(entry["shape"][1:])
-        if array.ndim != len(entry["shape"]) or array.shape[1:] != rest:
-            raise ExportError(f"{name} must be of shape {_shown(entry['shape'])}, got {array.shape}")
-        whole = np.dtype(entry["dtype"]).kind == "i"
-        if whole and array.size and not np.array_equal(array, np.round(array.astype(np.float64))):
-            raise ExportError(f"{name} must hold whole numbers, got {array.reshape(-1)[0]!r}")
-        if "range" in entry and array.size:
-            low, high = entry["range"]
-            wrong = ~((array >= low) & (array <= high))
-            if wrong.any():
-                number = array[wrong].reshape(-1)[0]
-                raise ExportError(f"{name} must hold numbers from {low} to {high}, got {number}")
-        return array.astype(entry["dtype"])
+        return checked(self._inputs[name], x)
 
 
 def described(path: Path, text: bytes) -> dict[str, Any]:
@@ -198,10 +206,6 @@ def described(path: Path, text: bytes) -> dict[str, Any]:
     if form != FORMAT:
         raise ExportError(f"{path}: must be of format {FORMAT}, got {form!r}: export it again")
     return description
-
-
-def _shown(shape: list[Any]) -> str:
-    return f"({', '.join(str(d) for d in shape)}{',' if len(shape) == 1 else ''})"
 
 
 def _read(path: Path) -> bytes:

@@ -1,12 +1,12 @@
 """Fewer operations for the same numbers: what is decided, equal or never read is left out."""
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fedrecon.export._folding import substitute
+from fedrecon.export._patterns import bits_of_fractions, find_solves, splat_of
 from fedrecon.export._program import Block, Node, Value
 
 Range = tuple[int, int]
@@ -30,11 +30,12 @@ def simplify(program: Block, ranges: dict[Value, Range]) -> None:
         program: Constants are folded.
         ranges: Of whole-number inputs the lowest and the highest number that they can hold.
     """
+    bits_of_fractions(program)
     before = -1
     while before != count(program):
         before = count(program)
         _forward(program, dict(ranges), program)
-        _solves(program)
+        find_solves(program)
         _merge(program, {}, program)
         _share_constants(program, {})
         remove_dead(program)
@@ -65,7 +66,7 @@ def _forward(block: Block, ranges: dict[Value, Range], program: Block) -> None:
         elif node.op == "broadcast_in_dim" and node.inputs[0] in decided:
             decided[node.outputs[0]] = decided[node.inputs[0]]
         if node.op.startswith(("gather", "scatter")) and bounds[1]:
-            node.params["index_range"] = bounds[1]
+            node.notes["index_range"] = bounds[1]
         out = _range_after(node, bounds)
         if out is not None:
             ranges[node.outputs[0]] = out
@@ -92,8 +93,8 @@ def _unchanged(node: Node, decided: dict[Value, bool]) -> Value | None:
     out, first = node.outputs[0], node.inputs[0] if node.inputs else None
     if node.op == "select_n" and first in decided and node.inputs[1].shape == out.shape:
         return node.inputs[2 if decided[first] else 1]
-    if node.op == "select_n" and first is not None and _splat(first) is not None:
-        chosen = node.inputs[1 + int(_splat(first) or 0)]
+    if node.op == "select_n" and first is not None and splat_of(first) is not None:
+        chosen = node.inputs[1 + int(splat_of(first) or 0)]
         return chosen if chosen.shape == out.shape else None
     if node.op in ("reshape", "broadcast_in_dim", "convert_element_type", "transpose", "slice", "squeeze"):
         moved = node.op == "transpose" and tuple(node.params["permutation"]) != tuple(range(len(out.shape)))
@@ -104,19 +105,9 @@ def _unchanged(node: Node, decided: dict[Value, bool]) -> Value | None:
     if neutral is not None and len(node.inputs) == 2:
         for here, there in ((0, 1), (1, 0)) if node.op in ("add", "add_any", "mul") else ((0, 1),):
             value = node.inputs[here]
-            if _splat(node.inputs[there]) == neutral and value.shape == out.shape:
+            if splat_of(node.inputs[there]) == neutral and value.shape == out.shape:
                 return value
     return None
-
-
-def _splat(value: Value) -> Any:
-    """The number that a known array holds everywhere; None for another array."""
-    if value.known is None or value.weight is not None or not hasattr(value.known, "dtype"):
-        return None
-    array = np.asarray(value.known)
-    if not array.size or not np.all(array == array.flat[0]):
-        return None
-    return array.flat[0]
 
 
 def _range(value: Value, ranges: dict[Value, Range]) -> Range | None:
@@ -160,46 +151,6 @@ def _range_after(node: Node, bounds: Sequence[Range | None]) -> Range | None:
         join = {"min": min, "max": max, "add": sum}[node.op]
         made = join(low), join(high)
         return made if made[0] >= -(2**31) and made[1] < 2**31 else None
-    return None
-
-
-def _solves(block: Block, outside: Mapping[Value, Node] = MappingProxyType({})) -> None:
-    """Finds the two triangular solves after a Cholesky factor: together they solve one system."""
-    maker = {**outside, **{value: node for node in block.nodes for value in node.outputs}}
-    for node in block.nodes:
-        for inner in node.blocks:
-            _solves(inner, maker)
-        if node.op != "triangular_solve":
-            continue
-        first = maker.get(node.inputs[1])
-        factor = _cholesky(maker.get(node.inputs[0]), maker)
-        rows = not node.params["left_side"]
-        if (
-            factor is None
-            or first is None
-            or first.op != "triangular_solve"
-            or _cholesky(maker.get(first.inputs[0]), maker) is not factor
-            or first.params["left_side"] != node.params["left_side"]
-            or node.params["unit_diagonal"]
-            or not (node.params["lower"] and first.params["lower"])
-            or node.params["transpose_a"] == rows
-            or first.params["transpose_a"] != rows
-            or len(node.outputs[0].shape) != 2
-        ):
-            continue
-        node.op, node.primitive = "spd_solve", None
-        node.params = {"rows": rows}
-        node.inputs = [factor.inputs[0], first.inputs[1]]
-
-
-def _cholesky(node: Node | None, maker: dict[Value, Node]) -> Node | None:
-    """The factorisation whose lower triangle a node makes."""
-    if node is None or node.op == "cholesky":
-        return node
-    if node.op == "select_n" and node.inputs[0].known is not None and _splat(node.inputs[1]) == 0:
-        mask = np.asarray(node.inputs[0].known)
-        if mask.ndim == 2 and np.array_equal(mask, np.tril(np.ones_like(mask))):
-            return _cholesky(maker.get(node.inputs[2]), maker)
     return None
 
 

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Console
 
 from fedrecon._files import write_atomically
 from fedrecon.data._clients import Clients
+from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.reporting.summary import size
@@ -22,8 +24,10 @@ from fedrecon.export._cases import Case, cases, fields_of, ranges_of
 from fedrecon.export._export import Subject, export
 from fedrecon.export._program import ExportError
 from fedrecon.export._session import Session
+from fedrecon.export._training import Training
 from fedrecon.serving._personalization import TopK
 
+_COMPARED = 100  # training clients whose updates are compared
 _MOVIELENS = (
     "Trained on MovieLens data of GroupLens, University of Minnesota: their ids and titles may not be "
     "redistributed without permission, and results need the citation that their README asks for."
@@ -38,12 +42,14 @@ class Wanted(NamedTuple):
         top: Items to recommend, where the run has such.
         precision: How tables are stored.
         seed: Of what every client draws.
+        update: Whether to write a client's part of a round as well.
     """
 
     support_max: int | None = None
     top: int = 20
     precision: Any = "float32"
     seed: int = 0
+    update: bool = False
 
 
 class Loaded(NamedTuple):
@@ -85,6 +91,7 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
             precision=wanted.precision,
             seed=wanted.seed,
             clients=_short(loaded.cases, wanted.support_max),
+            training=_training(loaded) if wanted.update else None,
         )
         session = Session(out)
     except ExportError as error:
@@ -185,6 +192,19 @@ def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, t
         run=config.name,
         data_notice=_MOVIELENS if movielens else "",
     )
+
+
+def _training(loaded: Loaded) -> Training:
+    """What a round of the run is like, with some of its clients to compare updates with."""
+    clients, round = loaded.spec.clients, int(loaded.subject.state.round)
+    some = clients.take(np.arange(min(len(clients), _COMPARED)))
+    keys = round_keys(loaded.spec.seed, Purpose.TRAINING, round, some.keys)
+    fields = fields_of(clients)
+    own = [
+        {n: np.asarray(x).astype(fields[n].dtype) for n, x in some[i].items() if n in fields}
+        for i in some.ids
+    ]
+    return Training(fields, ranges_of(clients), int(clients.num_examples.max(initial=1)), own, keys)
 
 
 def _is_movielens(config: Config) -> bool:

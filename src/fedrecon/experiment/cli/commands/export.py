@@ -26,6 +26,12 @@ from fedrecon.experiment.cli import options
     help="of stored tables; default: float32",
 )
 @click.option("--seed", type=int, default=0, metavar="N", help="of what users draw; default: 0")
+@click.option(
+    "--with",
+    "extra",
+    type=click.Choice(("update",)),
+    help="also a client's part of a round of training, update.onnx",
+)
 @options.pass_invocation
 def command(
     invocation: options.Invocation,
@@ -35,6 +41,7 @@ def command(
     top: int,
     precision: str,
     seed: int,
+    extra: str | None,
 ) -> None:
     """Writes a run's parameters as an inference graph that reconstructs a user on a device and recommends
     or predicts: model.onnx, model.json, which describes it, and vectors.npz, random inputs with their
@@ -52,5 +59,5 @@ def command(
     from fedrecon.experiment.serving.export import Wanted, export_run
     from fedrecon.experiment.training.run_experiment import console
 
-    wanted = Wanted(support_max, top, precision, seed)
+    wanted = Wanted(support_max, top, precision, seed, extra == "update")
     export_run(Path(run), runs.saved_config(run), Path(out), console(), wanted)

@@ -1,0 +1,87 @@
+"""Clients and random inputs through a file and in JAX, and what the two differ by."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedrecon.export._cases import Case
+from fedrecon.export._check import Difference, Reference, compare, run, same_list
+from fedrecon.export._functions import Exported
+from fedrecon.export._graph import Input
+
+
+class Checks(NamedTuple):
+    """What a comparison with JAX found.
+
+    Attributes:
+        max_abs_diff: The largest difference of a score or prediction, of random inputs and all clients.
+        users: Clients that were compared.
+        topk_identical: Those with the same list of items, up to scores closer than 1e-5.
+        rmse_jax: Root of the mean squared error over the clients' query examples; None without ratings.
+        rmse_export: Likewise, of the file.
+    """
+
+    max_abs_diff: float
+    users: int
+    topk_identical: int
+    rmse_jax: float | None
+    rmse_export: float | None
+
+
+def compared(
+    session: Any,
+    reference: Reference,
+    exported: Exported,
+    clients: Sequence[Case],
+    more: Sequence[Mapping[str, np.ndarray]] = (),
+) -> tuple[Checks, Difference]:
+    """Compares a file with JAX over clients and other arguments; also the worst of all results."""
+    apart, same = 0.0, 0
+    worst = Difference(0.0, {})
+    errors: list[tuple[float, float, int]] = []
+    for case in [*more, *clients]:
+        given = arguments(exported.inputs, case) if isinstance(case, Case) else case
+        found, wanted = run(session, given), reference(given)
+        apart = max(apart, _apart(found, wanted))
+        value = compare(found, wanted)
+        worst = Difference(value, given) if value > worst.value else worst
+        if exported.top is not None and isinstance(case, Case):
+            same += same_list(found, wanted)
+            if "rating" in case.query:
+                errors.append(_errors(case, exported.top.field, found, wanted))
+    mine, theirs, count = (sum(x) for x in zip(*errors, strict=True)) if errors else (0, 0, 0)
+    rmse = [float(np.sqrt(total / count)) if count else None for total in (theirs, mine)]
+    return Checks(apart, len(clients), int(same), *rmse), worst
+
+
+def _errors(case: Case, field: str, found: Any, wanted: Any) -> tuple[float, float, int]:
+    rating = case.query["rating"].astype(np.float64)
+    items = case.query[field]
+    mine, theirs = (x["prediction"][items].astype(np.float64) for x in (found, wanted))
+    return float(np.sum((mine - rating) ** 2)), float(np.sum((theirs - rating) ** 2)), len(rating)
+
+
+def _apart(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+    x, y = found["prediction"].astype(np.float64), wanted["prediction"].astype(np.float64)
+    if x.shape != y.shape:
+        return float("inf")
+    return float(np.max(np.abs(x - y), initial=0.0))
+
+
+def arguments(inputs: Sequence[Input], case: Case) -> dict[str, np.ndarray]:
+    """What a file takes for a client: its support set, of which nothing is recommended, and its query set."""
+    size = len(next(iter(case.support.values())))
+    given: dict[str, np.ndarray] = {}
+    for one in inputs:
+        if one.name == "mask":
+            given[one.name] = np.ones(size, bool)
+        elif one.name == "exclude":
+            given[one.name] = case.support[inputs[0].name].astype(np.int32)
+        elif one.name == "start":
+            given[one.name] = np.zeros(0, np.float32)
+        elif one.name.startswith("query_"):
+            given[one.name] = case.query[one.name.removeprefix("query_")].astype(one.dtype)
+        else:
+            given[one.name] = case.support[one.name].astype(one.dtype)
+    return given

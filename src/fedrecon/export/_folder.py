@@ -1,0 +1,61 @@
+"""The files of an export: written together or not at all."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedrecon._files import write_atomically
+from fedrecon.export._program import ExportError
+
+FORMAT = 1
+MODEL, DESCRIPTION, VECTORS, VOCABULARIES = "model.onnx", "model.json", "vectors.npz", "vocabularies.json"
+UPDATE, UPDATE_DESCRIPTION = "update.onnx", "update.json"
+_EXTERNAL = 10_000_000  # bytes of a table from which on it is a file of its own
+
+
+def write_model(model: Any, folder: Path) -> list[str]:
+    import onnx
+
+    large = any(len(x.raw_data) > _EXTERNAL for x in model.graph.initializer)
+    if not large:
+        (folder / MODEL).write_bytes(model.SerializeToString())
+        return [MODEL]
+    name = MODEL + ".data"
+    onnx.save_model(
+        model,
+        str(folder / MODEL),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=name,
+        size_threshold=_EXTERNAL,
+    )
+    return [MODEL, name]
+
+
+def plain(x: Any) -> Any:
+    return x.item() if hasattr(x, "item") else x
+
+
+def digest_of(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    return {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def check_folder(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ExportError(f"{out}: an export needs a folder, this is a file")
+    names = sorted(p.name for p in out.iterdir())
+    if names and DESCRIPTION not in names:
+        raise ExportError(
+            f"{out}: an export needs an empty folder or one of an export, this holds {names[0]!r}"
+        )
+
+
+def move(source: Path, out: Path, names: Sequence[str]) -> None:
+    """Puts files in their place, the description last: it names the digests of the others."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in [*names, DESCRIPTION]:
+        write_atomically(out / name, (source / name).read_bytes())

@@ -1,0 +1,117 @@
+"""Writes a client's part of a round beside the personal model, checked against JAX."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fedrecon.algorithms._base import Algorithm, ServerState
+from fedrecon.core._model import leaves_of
+from fedrecon.export._check import Difference, Reference, compare, random_inputs, refuse, run, session_of
+from fedrecon.export._folder import FORMAT, UPDATE, UPDATE_DESCRIPTION, plain
+from fedrecon.export._folding import fold
+from fedrecon.export._functions import Exported
+from fedrecon.export._graph import Input, model_of, ranges_of
+from fedrecon.export._program import program_of
+from fedrecon.export._simplify import simplify
+from fedrecon.export._update import update
+
+_RANDOM = 20
+# How far a delta may be from the simulator's, in parts of its largest number where that is above 1. It is
+# a sum over the examples, whose rounding grows with the root of their number.
+_TOLERANCE = 1e-5
+
+
+class Training(NamedTuple):
+    """What a round of training is like.
+
+    Attributes:
+        fields: Shape and type of a training client's fields.
+        ranges: Of fields the lowest and the highest number.
+        examples_max: Examples of a client at most.
+        clients: Clients whose updates are compared with JAX: their fields.
+        keys: Data of their keys, `[client, 2]`, as the simulator gives them.
+    """
+
+    fields: Mapping[str, Any]
+    ranges: Mapping[str, tuple[float | int, float | int]]
+    examples_max: int
+    clients: Sequence[Mapping[str, np.ndarray]] = ()
+    keys: Any = ()
+
+
+def write_update(
+    algorithm: Algorithm, state: ServerState, training: Training, folder: Path, seed: int
+) -> list[str]:
+    """Writes `update.onnx` and its description, and returns their names.
+
+    Raises:
+        ExportError: Something cannot be exported, or the file differs from JAX.
+    """
+    exported = update(algorithm, state, training.fields, training.examples_max)
+    program, _ = program_of(exported.fn, [], exported.shapes)
+    fold(program)
+    simplify(program, dict(ranges_of(program, exported.inputs)))
+    model = model_of(program, exported.inputs, exported.outputs, [])
+    (folder / UPDATE).write_bytes(model.SerializeToString())
+    session = session_of(str(folder / UPDATE))
+    reference = Reference(exported.fn, [], exported.inputs, exported.outputs)
+    worst = Difference(0.0, {})
+    for given in _cases(exported, state, training, seed):
+        count = max(len(given["mask"]), 1)
+        value = compare(run(session, given), reference(given)) / float(np.sqrt(count))
+        worst = Difference(value, given) if value > worst.value else worst
+    if worst.value > _TOLERANCE:
+        refuse(program, exported.inputs, exported.outputs, [], worst)
+    description = {
+        "format": FORMAT,
+        "examples_max": training.examples_max,
+        "inputs": [_entry(one, training, exported.inputs) for one in exported.inputs],
+        "outputs": [{"name": x.name, "shape": list(x.shape)} for x in exported.outputs],
+    }
+    (folder / UPDATE_DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    return [UPDATE, UPDATE_DESCRIPTION]
+
+
+def _entry(one: Input, training: Training, inputs: Sequence[Input]) -> dict[str, Any]:
+    entry = {"name": one.name, "shape": list(one.shape), "dtype": np.dtype(one.dtype).name}
+    if one.high is not None:
+        entry["range"] = [0, one.high]
+    elif one.name in training.ranges:
+        entry["range"] = [plain(x) for x in training.ranges[one.name]]
+    if one.name in training.fields and one.high is not None:
+        # The length of the tables whose rows the field names.
+        entry["rows"] = next(x.shape[0] for x in inputs if x.room == one.high + 1 and "/" in x.name)
+    if one.room is not None:
+        entry["room"] = one.room
+    return entry
+
+
+def _cases(
+    exported: Exported, state: ServerState, training: Training, seed: int
+) -> list[dict[str, np.ndarray]]:
+    params = {f"global/{path}": np.asarray(x) for path, x in leaves_of(state.global_params).items()}
+    round = np.asarray(state.round, np.int32)
+    made = random_inputs(
+        [one for one in exported.inputs if one.name not in params], training.ranges, _RANDOM, seed
+    )
+    rng = np.random.default_rng(seed)
+    for given in made:
+        given |= params
+        given |= {"round": round, "key": rng.integers(0, 2**32, 2, np.uint32)}
+    for examples, key in zip(training.clients, training.keys, strict=True):
+        size = len(next(iter(examples.values())))
+        own = {one.name: examples[one.name] for one in exported.inputs if one.name in training.fields}
+        made.append(
+            {
+                **{name: np.asarray(x) for name, x in own.items()},
+                **params,
+                "mask": np.ones(size, bool),
+                "round": round,
+                "key": np.asarray(key, np.uint32),
+                "start": np.zeros(0, np.float32),
+            }
+        )
+    return made
