@@ -1,7 +1,7 @@
 from ._cases import Case
 from ._compare import Checks
 from ._export import Subject, export
-from ._program import ExportError
+from ._graph.program import ExportError
 from ._session import Session
 from ._training import Training
 

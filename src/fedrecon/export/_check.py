@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrecon.export._graph import Input, Output, model_of
-from fedrecon.export._precision import Stored
-from fedrecon.export._program import Block, ExportError, evaluated
+from fedrecon.export._graph.model import Input, Output, model_of
+from fedrecon.export._graph.precision import Stored
+from fedrecon.export._graph.program import Block, ExportError, evaluated
 
 # How far a number may be from JAX's: so much, times the largest number of the result where that is above 1.
 TOLERANCE = 5e-6

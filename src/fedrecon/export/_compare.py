@@ -8,7 +8,7 @@ import numpy as np
 from fedrecon.export._cases import Case
 from fedrecon.export._check import Difference, Reference, compare, run, same_list
 from fedrecon.export._functions import Exported
-from fedrecon.export._graph import Input
+from fedrecon.export._graph.model import Input
 
 
 class Checks(NamedTuple):

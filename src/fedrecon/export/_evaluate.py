@@ -8,7 +8,7 @@ from fedrecon.export._check import Reference
 from fedrecon.export._compare import compared
 from fedrecon.export._export import Subject
 from fedrecon.export._functions import personal
-from fedrecon.export._program import ExportError
+from fedrecon.export._graph.program import ExportError
 from fedrecon.export._session import Session
 
 

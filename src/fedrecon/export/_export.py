@@ -33,14 +33,14 @@ from fedrecon.export._folder import (
     plain,
     write_model,
 )
-from fedrecon.export._folding import fold
 from fedrecon.export._functions import Exported, personal
-from fedrecon.export._graph import Input, model_of, ranges_of
-from fedrecon.export._precision import PRECISIONS, Precision, Stored, stored
-from fedrecon.export._program import ExportError, program_of
-from fedrecon.export._simplify import simplify
+from fedrecon.export._graph.folding import fold
+from fedrecon.export._graph.model import Input, model_of, ranges_of
+from fedrecon.export._graph.precision import PRECISIONS, Precision, Stored, stored
+from fedrecon.export._graph.program import ExportError, program_of
+from fedrecon.export._graph.simplify import simplify
+from fedrecon.export._graph.writer import OPSET
 from fedrecon.export._training import Training, write_update
-from fedrecon.export._writer import OPSET
 from fedrecon.serving._personalization import TopK
 
 _RANDOM, _VECTORS = 200, 8

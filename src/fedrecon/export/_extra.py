@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from fedrecon.export._program import ExportError
+from fedrecon.export._graph.program import ExportError
 
 
 def require(*packages: str) -> None:

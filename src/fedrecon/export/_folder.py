@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon._files import write_atomically
-from fedrecon.export._program import ExportError
+from fedrecon.export._graph.program import ExportError
 
 FORMAT = 1
 MODEL, DESCRIPTION, VECTORS, VOCABULARIES = "model.onnx", "model.json", "vectors.npz", "vocabularies.json"

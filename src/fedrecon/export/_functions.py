@@ -14,8 +14,8 @@ from fedrecon.core._examples import Examples
 from fedrecon.core._model import leaves_of
 from fedrecon.core._types import Params
 from fedrecon.errors import did_you_mean
-from fedrecon.export._graph import Input, Output
-from fedrecon.export._program import ExportError
+from fedrecon.export._graph.model import Input, Output
+from fedrecon.export._graph.program import ExportError
 from fedrecon.serving._personalization import TopK
 
 Fields = Mapping[str, Any]

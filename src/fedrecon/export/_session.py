@@ -13,7 +13,7 @@ from fedrecon.algorithms._base import Broadcast, Update
 from fedrecon.export._check import session_of
 from fedrecon.export._extra import require
 from fedrecon.export._folder import DESCRIPTION, FORMAT, MODEL, VOCABULARIES
-from fedrecon.export._program import ExportError
+from fedrecon.export._graph.program import ExportError
 from fedrecon.export._updates import Updates, checked
 
 Fields = Mapping[str, Any]

@@ -11,7 +11,7 @@ from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import leaves_of, path_of
 from fedrecon.export._functions import Exported, Fields, flat_of, flat_size, started
-from fedrecon.export._graph import Input, Output
+from fedrecon.export._graph.model import Input, Output
 from fedrecon.simulation._batches import key_of
 
 _GLOBAL, _DELTA = "global/", "delta/"

@@ -13,7 +13,7 @@ from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of, path_of
 from fedrecon.export._check import session_of
 from fedrecon.export._folder import UPDATE, UPDATE_DESCRIPTION
-from fedrecon.export._program import ExportError
+from fedrecon.export._graph.program import ExportError
 
 
 class Updates:

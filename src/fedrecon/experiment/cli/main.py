@@ -27,6 +27,7 @@ COMMANDS = {
     "evaluate": "evaluate a run's parameters",
     "personalize": "reconstruct every client, or recommend to it",
     "export": "write files that reconstruct and recommend on a device",
+    "demo": "show a run on a page of this machine, computed in the browser",
     "complete": "the next words of a new user, with and without its own part",
     "curves": "quality by reconstruction steps, support share and examples",
     "plot": "draw runs, several in one figure to compare them",

@@ -22,9 +22,10 @@ from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.vocabularies import known_to
 from fedrecon.export._cases import Case, cases, fields_of, ranges_of
 from fedrecon.export._export import Subject, export
-from fedrecon.export._program import ExportError
+from fedrecon.export._graph.program import ExportError
 from fedrecon.export._session import Session
 from fedrecon.export._training import Training
+from fedrecon.export._web.page import Page, invented_titles, read_titles, write_page
 from fedrecon.serving._personalization import TopK
 
 _COMPARED = 100  # training clients whose updates are compared
@@ -43,6 +44,9 @@ class Wanted(NamedTuple):
         precision: How tables are stored.
         seed: Of what every client draws.
         update: Whether to write a client's part of a round as well.
+        page: Whether to write the page that shows it, too.
+        titles: A file of what items are called; "" for none.
+        runtime: The folder of the browser's runtime; None for the cache or npm.
     """
 
     support_max: int | None = None
@@ -50,6 +54,9 @@ class Wanted(NamedTuple):
     precision: Any = "float32"
     seed: int = 0
     update: bool = False
+    page: bool = False
+    titles: str = ""
+    runtime: str | None = None
 
 
 class Loaded(NamedTuple):
@@ -93,6 +100,9 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
             clients=_short(loaded.cases, wanted.support_max),
             training=_training(loaded) if wanted.update else None,
         )
+        if wanted.page:
+            shown = page_of(config, loaded.subject, [{"folder": "", "label": config.name}], wanted.titles)
+            write_page(shown, out, wanted.runtime)
         session = Session(out)
     except ExportError as error:
         raise SettingError(str(error)) from None
@@ -112,6 +122,37 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
     if description["data_notice"]:
         screen.print(description["data_notice"])
     screen.print(f"Export: {out}")
+
+
+def page_of(config: Config, subject: Subject, models: list[dict[str, str]], titles: str = "") -> Page:
+    """The page of one or two runs with the same items.
+
+    Args:
+        config: Of the first.
+        subject: Likewise.
+        models: Their folders and what to call them.
+        titles: A file of what items are called; "" for ids alone, or invented titles of generated items.
+
+    Raises:
+        ExportError: The page has nothing to show for such a run.
+    """
+    if config.task == "next_word":
+        data = config.data
+        if data.tokenizer not in ("whitespace", "pieces"):
+            raise ExportError(
+                f"the page knows the tokenizers whitespace and pieces, this run has {data.tokenizer!r}"
+            )
+        text = {"tokenizer": data.tokenizer, "length": data.length}
+        text |= {"buckets": data.buckets, "outputs": data.outputs}
+        return Page("words", "Next words on this device", models, {}, text)
+    if subject.top is None:
+        raise ExportError("the page shows items that are recommended, or next words; this run has neither")
+    named: dict[str, str] = read_titles(Path(titles)) if titles else {}
+    known = {str(x) for x in subject.vocabularies[subject.top.field]}
+    if config.task == "synthetic_ratings" and not titles:
+        named = invented_titles(subject.vocabularies[subject.top.field])
+    shown = {identity: title for identity, title in named.items() if identity in known}
+    return Page("ratings", "Recommendations on this device", models, shown, {})
 
 
 def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen: Console) -> dict[str, Any]:
@@ -164,6 +205,11 @@ def _loaded(run: Path, config: Config, top: int, seed: int) -> Loaded:
     clients = task.test if task.test is not None else task.validation
     own = [] if clients is None else list(cases(clients, spec.split, seed))
     return Loaded(spec, _subject(run, config, task, spec, state, top), clients, own)
+
+
+def subject_of(run: Path, config: Config) -> Subject:
+    """What is exported of a run."""
+    return _loaded(run, config, 1, 0).subject
 
 
 def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, top: int) -> Subject:

@@ -32,6 +32,9 @@ from fedrecon.experiment.cli import options
     type=click.Choice(("update",)),
     help="also a client's part of a round of training, update.onnx",
 )
+@click.option("--static", is_flag=True, help="also the page that shows it, for any static web server")
+@click.option("--titles", default="", metavar="FILE", help="what items are called, for the page")
+@click.option("--runtime", metavar="PATH", help="the browser's runtime; default: the cache, or npm pack")
 @options.pass_invocation
 def command(
     invocation: options.Invocation,
@@ -42,6 +45,9 @@ def command(
     precision: str,
     seed: int,
     extra: str | None,
+    static: bool,
+    titles: str,
+    runtime: str | None,
 ) -> None:
     """Writes a run's parameters as an inference graph that reconstructs a user on a device and recommends
     or predicts: model.onnx, model.json, which describes it, and vectors.npz, random inputs with their
@@ -50,6 +56,7 @@ def command(
 
       fedrecon export runs/mine --out device
       fedrecon export runs/mine --out small --precision int8
+      fedrecon export runs/mine --out site --static --titles films.csv
 
     It needs an extra: pip install 'fedrecon[export]'.
     """
@@ -59,5 +66,5 @@ def command(
     from fedrecon.experiment.serving.export import Wanted, export_run
     from fedrecon.experiment.training.run_experiment import console
 
-    wanted = Wanted(support_max, top, precision, seed, extra == "update")
+    wanted = Wanted(support_max, top, precision, seed, extra == "update", static, titles, runtime)
     export_run(Path(run), runs.saved_config(run), Path(out), console(), wanted)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedrecon.export._program import Block, Node, Value, constant, evaluated
+from fedrecon.export._graph.program import Block, Node, Value, constant, evaluated
 
 # Of what is computed from the parameters only so many entries are written in place of the operations: more,
 # such as a transposed matrix, would be a second copy of a parameter.

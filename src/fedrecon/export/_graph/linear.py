@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.export._elementwise import Write
-from fedrecon.export._program import Node
-from fedrecon.export._shapes import reshaped
-from fedrecon.export._writer import Writer, onnx_type
+from fedrecon.export._graph.elementwise import Write
+from fedrecon.export._graph.program import Node
+from fedrecon.export._graph.shapes import reshaped
+from fedrecon.export._graph.writer import Writer, onnx_type
 
 # Conjugate gradients stop at this part of the first residual's length, and at the latest after so many steps
 # for each unknown: rounding can make them take more than one.

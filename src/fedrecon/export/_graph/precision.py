@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from fedrecon.export._writer import Writer, onnx_type
+from fedrecon.export._graph.writer import Writer, onnx_type
 
 Precision = Literal["float32", "float16", "int8"]
 PRECISIONS = ("float32", "float16", "int8")

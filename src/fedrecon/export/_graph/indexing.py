@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.export._elementwise import Write
-from fedrecon.export._program import ExportError, Node, Value
-from fedrecon.export._shapes import reshaped, sliced
-from fedrecon.export._writer import Writer, onnx_type
+from fedrecon.export._graph.elementwise import Write
+from fedrecon.export._graph.program import ExportError, Node, Value
+from fedrecon.export._graph.shapes import reshaped, sliced
+from fedrecon.export._graph.writer import Writer, onnx_type
 
 _REDUCTIONS = {"scatter": "none", "scatter-add": "add", "scatter-mul": "mul"}
 _REDUCTIONS |= {"scatter-min": "min", "scatter-max": "max", "scatter_add": "add", "scatter_mul": "mul"}

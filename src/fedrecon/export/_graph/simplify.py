@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.export._folding import substitute
-from fedrecon.export._patterns import bits_of_fractions, find_solves, splat_of
-from fedrecon.export._program import Block, Node, Value
+from fedrecon.export._graph.folding import substitute
+from fedrecon.export._graph.patterns import bits_of_fractions, find_solves, splat_of
+from fedrecon.export._graph.program import Block, Node, Value
 
 Range = tuple[int, int]
 _MOVES = (

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.export._elementwise import Write
-from fedrecon.export._program import Block, Node, Value
-from fedrecon.export._writer import Writer, onnx_type, write_block
+from fedrecon.export._graph.elementwise import Write
+from fedrecon.export._graph.program import Block, Node, Value
+from fedrecon.export._graph.writer import Writer, onnx_type, write_block
 
 
 def _scan(w: Writer, node: Node, x: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedrecon.export._program import Block, ExportError, Value
+from fedrecon.export._graph.program import Block, ExportError, Value
 
 OPSET, IR_VERSION = 21, 10
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"

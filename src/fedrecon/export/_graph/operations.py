@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from fedrecon.export._control import CONTROL
-from fedrecon.export._elementwise import ELEMENTWISE
-from fedrecon.export._indexing import INDEXING
-from fedrecon.export._linear import LINEAR
-from fedrecon.export._shapes import SHAPES
-from fedrecon.export._writer import Operation
+from fedrecon.export._graph.control import CONTROL
+from fedrecon.export._graph.elementwise import ELEMENTWISE
+from fedrecon.export._graph.indexing import INDEXING
+from fedrecon.export._graph.linear import LINEAR
+from fedrecon.export._graph.shapes import SHAPES
+from fedrecon.export._graph.writer import Operation
 
 OPERATIONS: Mapping[str, Operation] = {
     **{name: Operation(write, elementwise=True) for name, write in ELEMENTWISE.items()},

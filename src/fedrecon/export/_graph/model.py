@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedrecon.export._operations import OPERATIONS
-from fedrecon.export._precision import Stored
-from fedrecon.export._program import Block, Value
-from fedrecon.export._writer import IR_VERSION, OPSET, Writer, onnx_type, write_block
+from fedrecon.export._graph.operations import OPERATIONS
+from fedrecon.export._graph.precision import Stored
+from fedrecon.export._graph.program import Block, Value
+from fedrecon.export._graph.writer import IR_VERSION, OPSET, Writer, onnx_type, write_block
 
 
 class Input(NamedTuple):

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from fedrecon.export._program import ExportError, Node
-from fedrecon.export._writer import Writer, onnx_type
+from fedrecon.export._graph.program import ExportError, Node
+from fedrecon.export._graph.writer import Writer, onnx_type
 
 Write = Callable[[Writer, Node, list[str]], str | list[str]]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.export._folding import substitute
-from fedrecon.export._program import Block, Node, Value
+from fedrecon.export._graph.folding import substitute
+from fedrecon.export._graph.program import Block, Node, Value
 
 
 def find_solves(block: Block, outside: Mapping[Value, Node] = MappingProxyType({})) -> None:

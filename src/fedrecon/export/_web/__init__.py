@@ -1,0 +1,1 @@
+"""The page that shows an export, its runtime and its server."""

@@ -1,0 +1,57 @@
+// Starts the page: loads the model, then closes the way out, then lets the user begin.
+
+import {Engine, start} from "./engine.js";
+import {element, say} from "./elements.js";
+import {ratings} from "./ratings.js";
+import {forget, recall} from "./store.js";
+import {words} from "./words.js";
+
+async function begin() {
+  const page = await (await fetch("page.json")).json();
+  document.getElementById("title").textContent = page.title;
+  document.title = page.title;
+  await start();
+  const engines = [];
+  for (const model of page.models) engines.push(await Engine.load(model.folder));
+  // From here on the page can ask no server for anything: a policy can be tightened and never loosened.
+  document.head.append(
+    element("meta", {"http-equiv": "Content-Security-Policy", content: "connect-src 'none'; form-action 'none'"})
+  );
+  const user = recall();
+  const root = document.getElementById("content");
+  const view = page.kind === "words" ? words(root, engines[0], page, user) : ratings(root, engines, page, user);
+  const facts = document.getElementById("facts");
+  const show = () => facts.replaceChildren(
+    element("li", {}, `In this browser's storage, for this page only: ${view.stored()}.`),
+    element("li", {}, "In the page's memory, gone when it is closed: the model and your part of it."),
+    element("li", {}, "On a server: nothing. Since the model was loaded the browser refuses this page all connections."),
+  );
+  document.getElementById("notice").textContent = engines.map((e) => e.description.data_notice).filter(Boolean)[0] ?? "";
+  document.getElementById("model").textContent = engines
+    .map((e) => `${e.description.run}, round ${e.description.round}, ${e.description.precision}, SHA-256 of model.json ${e.digest}`)
+    .join("; ");
+  document.getElementById("try").addEventListener("click", async () => {
+    try {
+      await fetch(`page.json?${Math.random()}`);
+      say("outcome", "It was sent. This should not be possible: do not trust this page.");
+    } catch {
+      say("outcome", "The browser refused: nothing can leave this page.");
+    }
+  });
+  document.getElementById("forget").addEventListener("click", () => {
+    forget();
+    location.reload();
+  });
+  root.hidden = false;
+  document.getElementById("proof").hidden = false;
+  await view.refresh();
+  show();
+  document.addEventListener("input", show);
+  document.addEventListener("click", () => setTimeout(show));
+  document.documentElement.dataset.ready = "true";
+}
+
+begin().catch((error) => {
+  say("status", "");
+  say("problem", `The model cannot be used: ${error.message}. What you entered before is still stored.`);
+});

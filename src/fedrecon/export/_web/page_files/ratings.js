@@ -1,0 +1,120 @@
+// Rate films and see what is recommended. Ratings are kept by the films' ids: they outlive a model.
+
+import {remember} from "./store.js";
+import {element, say} from "./elements.js";
+
+const SHOWN = 12;
+
+export function ratings(root, engines, page, user) {
+  const names = new Map(); // from an id to what it is shown as
+  for (const engine of engines) {
+    for (const id of engine.vocabularies[engine.itemField] ?? []) {
+      names.set(String(id), page.titles?.[String(id)] ?? `Item ${id}`);
+    }
+  }
+  const rowOf = engines.map(
+    (engine) => new Map((engine.vocabularies[engine.itemField] ?? []).map((id, row) => [String(id), row]))
+  );
+  const scale = engines[0].input("rating");
+  const stars = scale ? [1, 2, 3, 4, 5].map((i) => scale.range[0] + ((i - 1) * (scale.range[1] - scale.range[0])) / 4) : [1];
+
+  const search = element("input", {type: "search", id: "search", autocomplete: "off"});
+  const found = element("ul", {id: "found"});
+  const own = element("ul", {id: "own"});
+  const ownTitle = element("h2", {}, "Your ratings");
+  const lists = engines.map((_, i) => element("ol", {class: "ranked", id: `top-${i}`}));
+  root.replaceChildren(
+    element("div", {class: "columns"},
+      element("section", {},
+        element("label", {for: "search"}, "Search for something that you know"), search, found, ownTitle, own),
+      ...engines.map((engine, i) =>
+        element("section", {},
+          element("h2", {}, engines.length > 1 ? `Recommended by ${page.models[i].label}` : "Recommended to you"),
+          lists[i])))
+  );
+
+  function rated(id) { return user.ratings[id]; }
+
+  function row(id, place) {
+    const group = element("fieldset", {class: "stars"}, element("legend", {}, `Rating of ${names.get(id) ?? id}`));
+    stars.forEach((value, i) => {
+      const input = element("input", {type: "radio", name: `${place}-${id}`, value: String(value)});
+      input.setAttribute("aria-label", scale ? `${i + 1} of 5 stars` : "I have it");
+      input.checked = rated(id) === value;
+      input.addEventListener("change", () => rate(id, value, place));
+      const on = rated(id) !== undefined && rated(id) >= value;
+      group.append(element("label", {class: on ? "on" : ""}, input, element("span", {"aria-hidden": "true"}, on ? "★" : "☆")));
+    });
+    const item = element("li", {class: "item", "data-id": id}, element("span", {}, names.get(id) ?? `Item ${id}, unknown to this model`), group);
+    if (place === "own") {
+      const button = element("button", {type: "button", "aria-label": `Remove ${names.get(id) ?? id}`}, "Remove");
+      button.addEventListener("click", () => { delete user.ratings[id]; changed(); search.focus(); });
+      item.append(button);
+    }
+    return item;
+  }
+
+  function rate(id, value, place) {
+    const known = Object.keys(user.ratings).filter((x) => names.has(x));
+    if (rated(id) === undefined && known.length >= Math.min(...engines.map((e) => e.supportMax))) {
+      say("problem", `At most ${known.length} ratings can be used: remove one first.`);
+      show();
+      return;
+    }
+    user.ratings[id] = value;
+    changed();
+    document.querySelector(`input[name="${place}-${CSS.escape(id)}"]:checked`)?.focus();
+  }
+
+  function show() {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const hits = [];
+    if (words.length || !Object.keys(user.ratings).length) {
+      for (const [id, name] of names) {
+        const text = name.toLowerCase();
+        if (words.every((word) => text.includes(word))) hits.push(id);
+        if (hits.length >= SHOWN) break;
+      }
+    }
+    found.replaceChildren(...hits.map((id) => row(id, "found")));
+    if (words.length && !hits.length) found.replaceChildren(element("li", {class: "soft"}, "Nothing has such a name."));
+    own.replaceChildren(...Object.keys(user.ratings).map((id) => row(id, "own")));
+    ownTitle.textContent = `Your ratings (${Object.keys(user.ratings).length})`;
+  }
+
+  let asked = 0;
+  async function recommend() {
+    const now = ++asked;
+    const parts = [];
+    for (let i = 0; i < engines.length; i++) {
+      const engine = engines[i];
+      const ids = Object.keys(user.ratings).filter((id) => rowOf[i].has(id));
+      const rows = ids.map((id) => rowOf[i].get(id));
+      const given = {[engine.itemField]: rows, rating: ids.map(rated), exclude: rows, weight: ids.map(() => 1)};
+      const result = await engine.run(given, ids.length, ["top_item", "top_score", "local"]);
+      if (now !== asked) return; // a newer rating is on its way
+      const known = engine.vocabularies[engine.itemField];
+      const items = [...result.top_item].map((r, k) => [String(known[r]), result.top_score[k]]);
+      lists[i].replaceChildren(
+        ...items.filter(([, score]) => score > -Infinity).map(([id, score]) =>
+          element("li", {class: "item", "data-id": id},
+            element("span", {}, names.get(id)), element("span", {class: "score"}, score.toFixed(2))))
+      );
+      // What was made of the ratings belongs to this model alone, and is made anew for another one.
+      user.local = {...user.local, [i]: {model: engine.digest, size: result.local.length}};
+      parts.push(`${result.milliseconds.toFixed(1)} ms`);
+    }
+    const count = Object.keys(user.ratings).length;
+    say("status", `${count ? `From ${count} ratings` : "Without ratings yet"}: reconstructed and ranked ${names.size} items in ${parts.join(" and ")}.`);
+  }
+
+  async function changed() {
+    say("problem", remember(user));
+    show();
+    try { await recommend(); } catch (error) { say("problem", error.message); }
+  }
+
+  search.addEventListener("input", show);
+  show();
+  return {refresh: changed, stored: () => `${Object.keys(user.ratings).length} ratings, by item`};
+}

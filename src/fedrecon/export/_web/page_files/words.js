@@ -1,0 +1,120 @@
+// Write, and see which words may follow: by the model alone, and with what it learnt of your own words.
+
+import {bucketOf} from "./blake2b.js";
+import {remember} from "./store.js";
+import {element, say} from "./elements.js";
+
+const BEGIN = 1, END = 2, FIRST = 3, SHOWN = 6;
+const PIECES = /[\p{L}\p{N}_]+(?:['’][\p{L}\p{N}_]+)*|[^\p{L}\p{N}_\s]+/gu;
+
+export function words(root, engine, page, user) {
+  const names = engine.vocabularies.word;
+  const rows = new Map(names.slice(FIRST).map((word, i) => [word, i + FIRST]));
+  const length = page.length;
+  const tokens = (text) => (page.tokenizer === "pieces" ? text.toLowerCase().match(PIECES) ?? [] : text.split(/\s+/).filter(Boolean));
+  const rowOf = (word) => rows.get(word) ?? 0;
+  const localOf = (word) => (rows.has(word) ? -1 : bucketOf(word, page.buckets));
+  const idOf = (word) => rows.get(word) ?? names.length + bucketOf(word, page.outputs);
+
+  const history = element("textarea", {id: "history", spellcheck: "false"}, user.text ?? "");
+  const learn = element("button", {type: "button", class: "main", id: "learn"}, "Learn from it");
+  const prompt = element("input", {type: "text", id: "prompt", autocomplete: "off", spellcheck: "false"});
+  const general = element("div", {class: "words", id: "general"});
+  const personal = element("div", {class: "words", id: "personal"});
+  root.replaceChildren(
+    element("div", {class: "columns"},
+      element("section", {},
+        element("label", {for: "history"}, "Sentences of yours, one a line"), history, learn,
+        element("p", {class: "soft"}, "They stay in this browser. The model learns the words that only you use.")),
+      element("section", {},
+        element("label", {for: "prompt"}, "Write here"), prompt,
+        element("h2", {}, "With your words"), personal,
+        element("h2", {}, "Without them"), general))
+  );
+
+  function support() {
+    const lines = history.value.split("\n").map(tokens).filter((line) => line.length);
+    const kept = lines.slice(0, engine.supportMax).map((line) => line.slice(0, length));
+    const given = {word: [], bucket: [], target: []};
+    for (const line of kept) {
+      for (let t = 0; t < length; t++) {
+        const before = t ? line[t - 1] : null;
+        given.word.push(t === 0 ? BEGIN : t <= line.length ? rowOf(before) : 0);
+        given.bucket.push(t === 0 || t > line.length ? -1 : localOf(before));
+        given.target.push(t < line.length ? idOf(line[t]) : t === line.length ? END : 0);
+      }
+    }
+    return {given, size: kept.length, left: lines.length - kept.length, said: lines.flat()};
+  }
+
+  function query() {
+    const line = [null, ...tokens(prompt.value)].slice(-length);
+    const given = {query_word: [], query_bucket: []};
+    for (let t = 0; t < length; t++) {
+      const word = line[t];
+      given.query_word.push(t >= line.length ? 0 : word === null ? BEGIN : rowOf(word));
+      given.query_bucket.push(t >= line.length || word === null ? -1 : localOf(word));
+    }
+    return {given, last: line.length - 1};
+  }
+
+  function likeliest(scores, last, own) {
+    const classes = names.length + page.outputs;
+    const row = scores.subarray(last * classes, (last + 1) * classes);
+    const highest = row.reduce((a, b) => Math.max(a, b), -Infinity);
+    const powers = Array.from(row, (x, i) => (i < END ? 0 : Math.exp(x - highest)));
+    const sum = powers.reduce((a, b) => a + b, 0);
+    const choices = [];
+    let other = 0;
+    powers.forEach((p, i) => {
+      const name = i === END ? "(end of sentence)" : i < names.length ? names[i] : own.get(i);
+      if (name === undefined) other += p;
+      else if (i >= END) choices.push([name, p / sum]);
+    });
+    choices.push(["(another word)", other / sum]);
+    return choices.sort((a, b) => b[1] - a[1]).slice(0, SHOWN);
+  }
+
+  function shown(box, choices) {
+    box.replaceChildren(...choices.map(([word, p]) => {
+      const button = element("button", {type: "button"}, `${word} ${(100 * p).toFixed(1)}%`);
+      if (word.startsWith("(")) button.disabled = true;
+      button.addEventListener("click", () => {
+        prompt.value = `${prompt.value.trimEnd()} ${word} `.trimStart();
+        prompt.focus();
+        changed();
+      });
+      return button;
+    }));
+  }
+
+  let asked = 0;
+  async function changed() {
+    const now = ++asked;
+    try {
+      const {given, size, left, said} = support();
+      const asking = query();
+      const own = new Map();
+      const counts = new Map();
+      for (const word of said) if (!rows.has(word)) counts.set(word, (counts.get(word) ?? 0) + 1);
+      for (const [word] of [...counts].sort((a, b) => a[1] - b[1])) own.set(idOf(word), word);
+      const alone = await engine.run(asking.given, 0, ["prediction"]);
+      const mine = await engine.run({...given, ...asking.given}, size, ["prediction"]);
+      if (now !== asked) return;
+      shown(general, likeliest(alone.prediction, asking.last, new Map()));
+      shown(personal, likeliest(mine.prediction, asking.last, own));
+      say("status", `Reconstructed from ${size} sentences and predicted in ${mine.milliseconds.toFixed(0)} ms.`);
+      say("problem", left > 0 ? `Only the first ${size} sentences are used: the model takes no more.` : "");
+    } catch (error) {
+      say("problem", error.message);
+    }
+  }
+
+  learn.addEventListener("click", () => {
+    user.text = history.value;
+    say("problem", remember(user));
+    changed();
+  });
+  prompt.addEventListener("input", changed);
+  return {refresh: changed, stored: () => `${(user.text ?? "").length} characters of your text`};
+}
