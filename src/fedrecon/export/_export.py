@@ -34,11 +34,10 @@ from fedrecon.export._folder import (
     write_model,
 )
 from fedrecon.export._functions import Exported, personal
-from fedrecon.export._graph.folding import fold
 from fedrecon.export._graph.model import Input, model_of, ranges_of
 from fedrecon.export._graph.precision import PRECISIONS, Precision, Stored, stored
 from fedrecon.export._graph.program import ExportError, program_of
-from fedrecon.export._graph.simplify import simplify
+from fedrecon.export._graph.simplify import reduce_program
 from fedrecon.export._graph.writer import OPSET
 from fedrecon.export._training import Training, write_update
 from fedrecon.serving._personalization import TopK
@@ -142,8 +141,7 @@ def export(
 def _program(exported: Exported, weights: Sequence[Stored]) -> tuple[Any, list[Input]]:
     """The program and the inputs of the file: fields that nothing reads are left out."""
     program, _ = program_of(exported.fn, [w.array for w in weights], exported.shapes)
-    fold(program)
-    simplify(program, dict(ranges_of(program, exported.inputs)))
+    reduce_program(program, dict(ranges_of(program, exported.inputs)))
     read = {*program.outputs, *(value for node in program.nodes for value in node.reads())}
     inputs, slots, kept = [], iter(program.inputs), []
     for one in exported.inputs:

@@ -12,10 +12,9 @@ from fedrecon.core._model import leaves_of
 from fedrecon.export._check import Difference, Reference, compare, random_inputs, refuse, run, session_of
 from fedrecon.export._folder import FORMAT, UPDATE, UPDATE_DESCRIPTION, plain
 from fedrecon.export._functions import Exported
-from fedrecon.export._graph.folding import fold
 from fedrecon.export._graph.model import Input, model_of, ranges_of
 from fedrecon.export._graph.program import program_of
-from fedrecon.export._graph.simplify import simplify
+from fedrecon.export._graph.simplify import reduce_program
 from fedrecon.export._update import update
 
 _RANDOM = 20
@@ -52,8 +51,7 @@ def write_update(
     """
     exported = update(algorithm, state, training.fields, training.examples_max)
     program, _ = program_of(exported.fn, [], exported.shapes)
-    fold(program)
-    simplify(program, dict(ranges_of(program, exported.inputs)))
+    reduce_program(program, dict(ranges_of(program, exported.inputs)))
     model = model_of(program, exported.inputs, exported.outputs, [])
     (folder / UPDATE).write_bytes(model.SerializeToString())
     session = session_of(str(folder / UPDATE))

@@ -45,7 +45,14 @@ def _bits_as_number(w: Writer, node: Node, x: list[str]) -> str:
     """Bits as a 32-bit number: those of a number from 1 to below 2, as JAX draws uniform ones."""
     if "fraction" not in node.notes:
         raise ExportError("bits cannot be read as another type in ONNX")
-    fraction = w.op("Cast", w.op("BitwiseAnd", x[0], w.scalar(2**23 - 1, np.uint32)), to=1)
+    bits = node.inputs[0].known
+    if bits is None:
+        fraction = w.op("Cast", w.op("BitwiseAnd", x[0], w.scalar(2**23 - 1, np.uint32)), to=1)
+    else:  # in 3 bytes each, whose sum is exact
+        whole = np.asarray(bits) & np.uint32(2**23 - 1)
+        low = w.op("Cast", w.constant(whole.astype(np.uint16)), to=1)
+        high = w.op("Cast", w.constant((whole >> 16).astype(np.uint8)), to=1)
+        fraction = w.op("Add", low, w.op("Mul", high, w.scalar(65536, np.float32)))
     return w.op("Add", w.op("Mul", fraction, w.scalar(2.0**-23, np.float32)), w.scalar(1, np.float32))
 
 

@@ -11,6 +11,7 @@ from fedrecon.export._graph.program import Block, Node, Value, constant, evaluat
 # Of what is computed from the parameters only so many entries are written in place of the operations: more,
 # such as a transposed matrix, would be a second copy of a parameter.
 MOST_ENTRIES = 4096
+MOST_DRAWS = 1024
 # What only moves numbers of parameters is not written in their place at all, unless these are very few.
 _FEW = 64
 _MOVES = ("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice", "split", "concatenate", "gather")
@@ -87,7 +88,7 @@ def _fold(program: Block, of_weights: bool) -> None:
 
     for node in program.nodes:
         reads = list(node.reads())
-        if sized(node) and all(known(value) for value in reads) and node.op != "platform_index":
+        if _foldable(node) and all(known(value) for value in reads):
             static.update(node.outputs)
             if any(value.weight is not None or value in weighted for value in reads):
                 weighted.update(node.outputs)
@@ -107,6 +108,15 @@ def _fold(program: Block, of_weights: bool) -> None:
     contents = _evaluated(program.nodes, wanted)
     substitute(program, dict(zip(wanted, map(constant, contents), strict=True)))
     program.nodes = keep[::-1]
+
+
+def _foldable(node: Node) -> bool:
+    """Whether a node is computed ahead where its inputs are known.
+
+    Many drawn numbers are not: the bits that they are made of take 3 bytes each, and they themselves 4.
+    """
+    many = "fraction" in node.notes and node.outputs[0].size >= MOST_DRAWS
+    return sized(node) and node.op != "platform_index" and not many
 
 
 def _writable(node: Node, value: Value, weighted: bool) -> bool:

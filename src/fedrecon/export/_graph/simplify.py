@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fedrecon.export._graph.folding import substitute
+from fedrecon.export._graph.folding import fold, substitute
 from fedrecon.export._graph.patterns import bits_of_fractions, find_solves, splat_of
 from fedrecon.export._graph.program import Block, Node, Value
 
@@ -23,14 +23,15 @@ _MOVES = (
 _NOT_COMPARED = ("sharding", "out_sharding", "update_jaxpr", "update_consts", "weak_type", "precision")
 
 
-def simplify(program: Block, ranges: dict[Value, Range]) -> None:
-    """Simplifies a program in place.
+def reduce_program(program: Block, ranges: dict[Value, Range]) -> None:
+    """Folds constants and leaves out what is not needed, in place.
 
     Args:
-        program: Constants are folded.
+        program: As it was traced.
         ranges: Of whole-number inputs the lowest and the highest number that they can hold.
     """
     bits_of_fractions(program)
+    fold(program)
     before = -1
     while before != count(program):
         before = count(program)

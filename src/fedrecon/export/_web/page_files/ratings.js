@@ -105,7 +105,7 @@ export function ratings(root, engines, page, user) {
       parts.push(`${result.milliseconds.toFixed(1)} ms`);
     }
     const count = Object.keys(user.ratings).length;
-    say("status", `${count ? `From ${count} ratings` : "Without ratings yet"}: reconstructed and ranked ${names.size} items in ${parts.join(" and ")}.`);
+    say("status", `${count ? `From ${count} ${count === 1 ? "rating" : "ratings"}` : "Without ratings yet"}: reconstructed and ranked ${names.size} items in ${parts.join(" and ")}.`);
   }
 
   async function changed() {

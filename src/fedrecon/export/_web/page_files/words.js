@@ -103,7 +103,7 @@ export function words(root, engine, page, user) {
       if (now !== asked) return;
       shown(general, likeliest(alone.prediction, asking.last, new Map()));
       shown(personal, likeliest(mine.prediction, asking.last, own));
-      say("status", `Reconstructed from ${size} sentences and predicted in ${mine.milliseconds.toFixed(0)} ms.`);
+      say("status", `Reconstructed from ${size} ${size === 1 ? "sentence" : "sentences"} and predicted in ${mine.milliseconds.toFixed(0)} ms.`);
       say("problem", left > 0 ? `Only the first ${size} sentences are used: the model takes no more.` : "");
     } catch (error) {
       say("problem", error.message);
