@@ -65,8 +65,13 @@ class Update(NamedTuple):
 class InitFn(Protocol):
     """Makes the server's state before the first round."""
 
-    def __call__(self, key: PRNGKey, /) -> ServerState:
-        """The state, its `round` 0. Its structure and shapes must not depend on the key."""
+    def __call__(self, key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
+        """The state, its `round` 0. Its structure and shapes must not depend on the key.
+
+        Args:
+            key: To draw global parameters with.
+            global_params: Given ones, for which the optimiser's and the aggregator's state are made.
+        """
 
 
 @runtime_checkable

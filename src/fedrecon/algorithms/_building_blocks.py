@@ -162,8 +162,8 @@ def server(
     leaves all but the round's number as it was.
     """
 
-    def init(key: PRNGKey) -> ServerState:
-        params = model.init_global(key)
+    def init(key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
+        params = model.init_global(key) if global_params is None else global_params
         return ServerState(params, optimizer.init(params), aggregator.init(params), jnp.zeros((), jnp.int32))
 
     def server_update(state: ServerState, update: Update) -> ServerState:

@@ -99,12 +99,9 @@ class Server:
         counts = clients.values() if isinstance(clients, Mapping) else np.ones(len(self.clients), np.int64)
         self._num_examples = np.array([*counts], np.int64)
         self._sampling, self._seed, self._min_answers = sampling, seed, min_answers
-        state, _ = first_state(algorithm, seed)
-        if global_params is not None:
-            state = state._replace(global_params=jax.tree.map(jnp.asarray, global_params))
-        self.state: ServerState = state
+        self.state: ServerState = first_state(algorithm, seed, global_params)[0]
         self.attempt, self.statistics = 0, statistics
-        shapes = jax.eval_shape(lambda: state.global_params)
+        shapes = jax.eval_shape(lambda: self.state.global_params)
         self._tables = {t.leaf: leaves_of(shapes)[t.leaf].shape[0] for t in algorithm.model.tables}
         self._sums = Sums(shapes, frozenset(self._tables), statistics, max_weight)
         self._step = jax.jit(algorithm.server_update)

@@ -3,10 +3,13 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedrecon._kernels.rows import Group
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
+from fedrecon.core._model import path_of
+from fedrecon.core._types import Params
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.simulation._batches import Batch, examples_of, key_of
 from fedrecon.simulation._client_state_store import current_client_state
@@ -45,7 +48,47 @@ def client_step(algorithm: Algorithm, view: View, broadcast: Broadcast, batch: B
     return algorithm.client_update(broadcast, client_state, examples, key)
 
 
-def first_state(algorithm: Algorithm, seed: int) -> tuple[ServerState, Any]:
-    """The server's state before the first round, and the key that it was drawn with."""
+def first_state(
+    algorithm: Algorithm, seed: int, global_params: Params | None = None
+) -> tuple[ServerState, Any]:
+    """The server's state before the first round, and the key that it was drawn with.
+
+    Args:
+        algorithm: Whose `init` makes it.
+        seed: Of the draw.
+        global_params: Where training starts; None for the algorithm's own start.
+
+    Raises:
+        ValueError: They are not of the model's structure, shapes and types.
+    """
     key = key_of(round_keys(seed, Purpose.INITIAL_PARAMS, 0, np.uint64(0)))
-    return jax.jit(algorithm.init, compiler_options=quick_options())(key), key
+    init = jax.jit(algorithm.init, compiler_options=quick_options())
+    if global_params is None:
+        return init(key), key
+    # The optimiser's and the aggregator's state are made for the given start: many hold a copy of it.
+    return init(key, _like(global_params, jax.eval_shape(algorithm.model.init_global, key))), key
+
+
+def _like(given: Params, wanted: Params) -> Params:
+    """Given global parameters as arrays of the model's own types.
+
+    Args:
+        given: The parameters.
+        wanted: Shapes and types of the model's own.
+    """
+    structures = [str(jax.tree.structure(x)) for x in (wanted, given)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"initial global parameters must have the model's structure {structures[0]}, got {structures[1]}"
+        )
+
+    def leaf(path: Any, x: Any, like: Any) -> Any:
+        name = f"initial global parameter {path_of(path)!r}"
+        if jnp.shape(x) != like.shape:
+            raise ValueError(f"{name} must be of shape {like.shape}, got {jnp.shape(x)}")
+        array = jnp.asarray(x)  # as JAX takes it: without 64 bits a float64 of NumPy is a float32
+        if array.dtype != like.dtype:
+            raise ValueError(f"{name} must be of type {like.dtype}, as the model's own, got {array.dtype}")
+        return jnp.asarray(array, like.dtype)  # which is no longer weakly typed, as of a Python number
+
+    return jax.tree_util.tree_map_with_path(leaf, given, wanted)

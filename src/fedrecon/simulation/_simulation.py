@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Int, UInt32, UInt64
 
 from fedrecon.algorithms._base import Algorithm, ServerState
-from fedrecon.core._model import path_of
 from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
@@ -126,12 +125,9 @@ class Simulation:
 
         Raises:
             TypeError: As `check_model`.
-            ValueError: They are not of the model's structure and shapes, or as `check_model`.
+            ValueError: They are not of the model's structure, shapes and types, or as `check_model`.
         """
-        state, key = first_state(self.algorithm, self.seed)
-        if global_params is not None:
-            _check_like(global_params, state.global_params)
-            state = state._replace(global_params=jax.tree.map(jnp.asarray, global_params))
+        state, key = first_state(self.algorithm, self.seed, global_params)
         check_model(self.algorithm, self.clients, state.global_params, key)
         return state
 
@@ -229,16 +225,3 @@ def _with_client_states(
     return batch._replace(
         client_state=jax.tree.map(lambda x: x.reshape(blocks, clients, *x.shape[1:]), stored)
     )
-
-
-def _check_like(given: Params, wanted: Params) -> None:
-    structures = [str(jax.tree.structure(x)) for x in (wanted, given)]
-    if structures[0] != structures[1]:
-        raise ValueError(
-            f"initial global parameters must have the model's structure {structures[0]}, got {structures[1]}"
-        )
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(given), jax.tree.leaves(wanted), strict=True):
-        if jnp.shape(a) != b.shape:
-            raise ValueError(
-                f"initial global parameter {path_of(path)!r} must be of shape {b.shape}, got {jnp.shape(a)}"
-            )

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax.contrib
 import pytest
 from tests.small import FACTORS, ITEMS, Given, federation, rating_model, sgd, solver
 
@@ -129,12 +130,53 @@ def test_start_from_the_seed_or_from_given_parameters(simulation, start):
             {"item": {"factors": np.full((ITEMS, FACTORS), np.nan), "bias": np.ones(ITEMS)}},
             "must be finite at the start",
         ),
+        (
+            {"item": {"factors": np.ones((ITEMS, FACTORS)), "bias": np.ones(ITEMS, np.int32)}},
+            "initial global parameter 'item/bias' must be of type float32, as the model's own, got int32",
+        ),
+        (
+            {"item": {"factors": np.ones((ITEMS, FACTORS)), "bias": np.ones(ITEMS, np.float16)}},
+            "initial global parameter 'item/bias' must be of type float32, as the model's own, got float16",
+        ),
     ],
-    ids=["structure", "shape", "value"],
+    ids=["structure", "shape", "value", "whole numbers", "half precision"],
 )
 def test_given_parameters_that_are_refused(simulation, given, message):
     with pytest.raises(ValueError, match=message):
-        simulation.init(jax.tree.map(np.float32, given))
+        simulation.init(given)
+
+
+class _Momentum:
+    """An aggregator whose state is a copy of the parameters."""
+
+    def init(self, global_params):
+        return global_params
+
+    def __call__(self, state, update):
+        return jax.tree.map(jnp.negative, update.delta.value()), state
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.contrib.schedule_free_sgd(0.5),
+        optax.contrib.prodigy(0.5),
+        optax.contrib.dog(),
+        optax.contrib.dadapt_adamw(0.5),
+        optax.adam(0.5),
+    ],
+    ids=["schedule-free", "prodigy", "dog", "dadapt", "adam"],
+)
+def test_the_servers_state_is_made_for_the_given_start(optimizer):
+    algorithm = fedrecon(rating_model(), solver(), solver(), optimizer, aggregator=_Momentum())
+    simulation = Simulation(algorithm, CLIENTS, Uniform(2), plan=PLAN)
+    given = jax.tree.map(lambda x: np.full(x.shape, 0.5), algorithm.model.init_global(jax.random.key(0)))
+    state = simulation.init(given)
+    start = jax.tree.map(lambda x: jnp.full(x.shape, 0.5, jnp.float32), given)
+    wanted = jax.jit(optimizer.init)(start)
+    jax.tree.map(np.testing.assert_array_equal, state.opt_state, wanted)
+    jax.tree.map(np.testing.assert_array_equal, state.aggregator_state, start)
+    assert not any(x.weak_type for x in jax.tree.leaves(state.global_params))
 
 
 def test_the_model_is_tried_before_the_first_round():

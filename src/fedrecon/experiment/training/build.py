@@ -119,7 +119,7 @@ def global_params_at(path: Path, model: Model) -> Any:
         model: Whose parameters they are.
 
     Raises:
-        RunError: There is no such file, or it lacks a leaf or has it in another shape.
+        RunError: There is no such file, or it lacks a leaf or has it in another shape or type.
     """
     what = "training.initial_global_params"
     like = jax.eval_shape(model.init_global, jax.random.key(0))
@@ -147,5 +147,7 @@ def global_params_at(path: Path, model: Model) -> Any:
             raise RunError(f"{path}: {what} must hold the array {name!r}, it has {sorted(arrays)}")
         if arrays[name].shape != wanted.shape:
             raise RunError(f"{path}: {name} must be of shape {wanted.shape}, got {arrays[name].shape}")
+        if jax.dtypes.canonicalize_dtype(arrays[name].dtype) != wanted.dtype:
+            raise RunError(f"{path}: {name} must be of type {wanted.dtype}, got {arrays[name].dtype}")
         leaves.append(arrays[name].astype(wanted.dtype))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fedrecon.core._model import leaves_of
+from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS
@@ -39,3 +40,14 @@ def test_training_starts_from_the_parameters_that_the_algorithm_shares(name, sou
     found = spec(chosen, f'training.initial_global_params="{path}"').initial_global_params
     assert jax.tree.structure(found) == jax.tree.structure(state.global_params)
     jax.tree.map(np.testing.assert_array_equal, found, state.global_params)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float16])
+def test_parameters_of_another_type_are_refused(kind, tmp_path):
+    leaves = leaves_of(
+        jax.jit(spec("algorithm.name=fedrecon").algorithm.init)(jax.random.key(7)).global_params
+    )
+    path = tmp_path / "start.npz"
+    np.savez(path, **{name: np.asarray(x).astype(kind) for name, x in leaves.items()})
+    with pytest.raises(RunError, match=f"must be of type float32, got {np.dtype(kind)}"):
+        spec("algorithm.name=fedrecon", f'training.initial_global_params="{path}"')
