@@ -7,6 +7,7 @@ so that an id that comes twice has one row and one gradient.
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ Locality = Literal["step", "client", "dense"]
 _SCALES = (1e-4, 1.0, 1e4)  # of the gradients that an optimiser is tried with
 
 
+@dataclass(frozen=True)
 class Group:
     """Tables that are indexed by the same fields, and therefore share their rows' numbers.
 
@@ -32,8 +34,8 @@ class Group:
         fields: Batch fields that index them.
     """
 
-    def __init__(self, leaves: tuple[str, ...], fields: tuple[str, ...]):
-        self.leaves, self.fields = leaves, fields
+    leaves: tuple[str, ...]
+    fields: tuple[str, ...]
 
     @property
     def name(self) -> str:

@@ -1,7 +1,9 @@
 """What every algorithm is: pure functions in a record, cut where the network is."""
 
+import functools
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import optax
@@ -203,6 +205,14 @@ class Algorithm:
     name: str = "algorithm"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     exchanges: Literal["parameters", "nothing", "examples"] = "parameters"
+
+    @functools.cached_property
+    def programs(self) -> "OrderedDict[Any, Any]":
+        """What was compiled for it last, see `simulation._programs`: kept here, programs go with it."""
+        return OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # programs stay behind
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{k}={_show(v)}" for k, v in self.hyperparameters.items())

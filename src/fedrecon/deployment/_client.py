@@ -1,15 +1,15 @@
 """One client of a deployment: its examples, what it asks for, and what it answers."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from fedrecon._kernels.rows import Group, groups
+from fedrecon._kernels.rows import groups
 from fedrecon.algorithms._base import Algorithm, Broadcast, Update
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of, with_leaves
@@ -23,6 +23,7 @@ from fedrecon.simulation._block_plan import Slot
 from fedrecon.simulation._client_state_store import StoredClientState
 from fedrecon.simulation._client_step import View, client_step
 from fedrecon.simulation._compilation import engine_options, heavy
+from fedrecon.simulation._programs import program_of
 
 _STEP = 10  # lengths are rounded up to multiples of it, so that clients share programs
 
@@ -80,7 +81,8 @@ class Client:
         self._seed, self._key = seed, clients.keys
         count = int(clients.num_examples[0])
         length = max(-(-count // _STEP) * _STEP, length, 1)
-        tables, self._shapes = _tables(algorithm)
+        tables, self._shapes = groups(algorithm.model.tables), _shapes_of(algorithm)
+        self._options = engine_options(heavy(self._shapes, algorithm.model.tables))
         layout = Layout(algorithm.model, clients, self._shapes)
         cut = {group.name: group for group in tables}
         fields = (group.fields for group in tables)
@@ -120,9 +122,9 @@ class Client:
         round = int(broadcast.round)
         key = round_keys(self._seed, Purpose.TRAINING, round, self._key)[0]
         batch = self._batch._replace(key=key, client_state=self._stored(params))
-        run = _program(self.algorithm)
+        run = program_of(client_step, self.algorithm, self._view, options=self._options)
         broadcast = Broadcast(params, jnp.int32(round), broadcast.extra)
-        update, state = jax.device_get(run(self.algorithm, self._view, broadcast, batch))
+        update, state = jax.device_get(run(broadcast, batch))
         self.state = state if jax.tree.leaves(state) else None
         return self._on_rows(update)
 
@@ -198,14 +200,11 @@ def _check_shape(leaf: str, x: Any, wanted: tuple[int, ...]) -> None:
         )
 
 
-@functools.cache
-def _tables(algorithm: Algorithm) -> tuple[tuple[Group, ...], Params]:
-    """The algorithm's groups of tables, the same objects at every call, and its parameters' shapes."""
-    return groups(algorithm.model.tables), jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
+_SHAPES: WeakKeyDictionary[Algorithm, Params] = WeakKeyDictionary()
 
 
-@functools.cache
-def _program(algorithm: Algorithm) -> Any:
-    """`client_step`, compiled for an algorithm; its clients share it where they share a length."""
-    large = heavy(_tables(algorithm)[1], algorithm.model.tables)
-    return jax.jit(client_step, static_argnums=(0, 1), compiler_options=engine_options(large))
+def _shapes_of(algorithm: Algorithm) -> Params:
+    """Shapes and types of the algorithm's global parameters, which all of its clients share."""
+    if algorithm not in _SHAPES:
+        _SHAPES[algorithm] = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
+    return _SHAPES[algorithm]

@@ -22,10 +22,11 @@ from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import of_kind, whole_number
 from fedrecon.evaluation._metric_names import DERIVED
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
-from fedrecon.simulation._block_plan import Plan, plan_evaluation
+from fedrecon.simulation._block_plan import Plan, Slot, plan_evaluation
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
+from fedrecon.simulation._programs import program_of
 
 
 @runtime_checkable
@@ -191,32 +192,28 @@ def evaluate(
                 stored = known.get(clients.keys[mine], own.clients)
                 batch = batch._replace(client_state=jax.tree.map(lambda x: x[None], stored))
             batch = spread.cut(batch)
-            program = _program(large)
-            sums = spread.settled(program(algorithm, split, scoring, *now, batch, slot.length, spread))
+            program = program_of(
+                _evaluate_block, algorithm, split, scoring, wide, spread, options=engine_options(large)
+            )
+            sums = spread.settled(program(*now, batch))
             positions.append(block)
             block_sums.append((len(block), sums))
     return Evaluation(clients.ids, _joined(positions, block_sums, len(clients)))
-
-
-@functools.cache
-def _program(heavy: bool) -> Any:
-    """`_evaluate_block`, compiled; not before it is used, since that is when the devices are looked for."""
-    return jax.jit(_evaluate_block, static_argnums=(0, 1, 2, 6, 7), compiler_options=engine_options(heavy))
 
 
 def _evaluate_block(
     algorithm: Algorithm,
     split: Split,
     scoring: Scoring,
+    slot: Slot,
+    devices: Devices,
     global_params: Params,
     round: Int[Array, ""],
     block: Batch,
-    length: int,
-    devices: Devices,
 ) -> dict[str, Mean]:
     def client(global_params: Params, round: Int[Array, ""], batch: Batch) -> dict[str, Mean]:
         key = key_of(batch.key)
-        support, query = split(examples_of(batch.data, batch.count, length), *subkeys(key, 1))
+        support, query = split(examples_of(batch.data, batch.count, slot.length), *subkeys(key, 1))
         client_state = current_client_state(algorithm, global_params, batch.client_state, key)
         local = algorithm.personalize(Broadcast(global_params, round), client_state, support, key)
         return scoring(algorithm.personal_model, global_params, local, support, query, key)

@@ -23,6 +23,7 @@ from fedrecon.simulation._block_plan import FAR, Slot, clients_in_block
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
+from fedrecon.simulation._programs import program_of
 
 # Clients from which on so many shapes of blocks are worth their compilation.
 _SHAPES = ((0, 1), (5_000, 2), (50_000, 4))
@@ -97,7 +98,7 @@ class Personalization:
         self._devices = Devices.here(devices)
         self._algorithm, self._seed, self._top, self._client_states = algorithm, seed, top, client_states
         self._state = self._devices.everywhere(state)
-        self._program = _program(heavy(state.global_params, algorithm.model.tables))
+        self._options = engine_options(heavy(state.global_params, algorithm.model.tables))
         self.lengths = block_lengths(num_examples)
         most = clients_per_block or default_clients_per_block()
         self._widths = {
@@ -173,7 +174,10 @@ class Personalization:
         return own
 
     def _run(self, length: int, batch: tuple[Batch, Any]) -> Any:
-        run = functools.partial(self._program, self._algorithm, self._top, length, self._devices)
+        slot = Slot(1, self._widths[length], length)
+        run = program_of(
+            _personalize_block, self._algorithm, self._top, slot, self._devices, options=self._options
+        )
         args = (self._state.global_params, self._state.round, batch)
         if length in self._compiled:
             return run(*args)
@@ -223,16 +227,10 @@ def _rounded(length: Number) -> int:
     return -(-max(int(np.ceil(length)), 1) // 10) * 10
 
 
-@functools.cache
-def _program(heavy: bool) -> Any:
-    """`_personalize_block`, compiled; not before it is used, since that is when devices are looked for."""
-    return jax.jit(_personalize_block, static_argnums=(0, 1, 2, 3), compiler_options=engine_options(heavy))
-
-
 def _personalize_block(
     algorithm: Algorithm,
     top: TopK | None,
-    length: int,
+    slot: Slot,
     devices: Devices,
     global_params: Params,
     round: Int[Array, ""],
@@ -240,7 +238,7 @@ def _personalize_block(
 ) -> dict[str, Any]:
     def client(global_params: Params, round: Int[Array, ""], given: tuple[Batch, Any]) -> dict[str, Any]:
         batch, own = given
-        examples = examples_of(batch.data, batch.count, length)
+        examples = examples_of(batch.data, batch.count, slot.length)
         key = key_of(batch.key)
         client_state = current_client_state(algorithm, global_params, batch.client_state, key)
         local = algorithm.personalize(Broadcast(global_params, round), client_state, examples, key)

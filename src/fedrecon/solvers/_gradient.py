@@ -24,6 +24,7 @@ from fedrecon.errors import store_whole_numbers
 from fedrecon.solvers._local_solver import AbstractSolver
 from fedrecon.solvers._minibatches import EXAMPLE_PASSES, GRADIENT_STEPS, Steps, plan_steps
 from fedrecon.solvers._optimizers import NamedOptimizer, describe
+from fedrecon.solvers._sequential import sequentially
 
 
 @tagged("solver/gradient_descent", names={"adaptive_epochs": "growing_epochs", "sequential": "one_by_one"})
@@ -167,8 +168,7 @@ class Solver(AbstractSolver):
             return self._steps(replace(objective, frozen=frozen), params, own, key, round)
 
         done = jnp.asarray(0 if round is None else round)
-        sequential: Any = jax.custom_batching.sequential_vmap(alone)
-        return sequential(objective.frozen, params, examples.data, examples.mask, key, done)
+        return sequentially(alone)(objective.frozen, params, examples.data, examples.mask, key, done)
 
     def _steps(
         self,
