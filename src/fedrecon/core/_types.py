@@ -4,7 +4,7 @@ Shapes that differ from use to use stand at the use itself. To a static type che
 annotations are checked at run time, as in this library's tests, every leaf of one is checked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -21,6 +21,12 @@ class SupportsArray(Protocol):
 
     def __array__(self) -> np.ndarray:
         """The values as an array of NumPy."""
+
+    def __len__(self) -> int:
+        """The number of values."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The values one after the other."""
 
 
 PRNGKey: TypeAlias = Key[Array, "..."] | UInt32[Array, "..."]

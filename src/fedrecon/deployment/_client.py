@@ -182,8 +182,9 @@ def client_state_like(algorithm: Algorithm, global_params: Params | None = None)
         algorithm: Whose.
         global_params: That reach the client; None for whole tables.
     """
-    given = _tables(algorithm)[1] if global_params is None else global_params
-    return jax.eval_shape(algorithm.init_client_state, given, jax.random.key(0))
+    if global_params is None:
+        global_params = _shapes_of(algorithm)
+    return jax.eval_shape(algorithm.init_client_state, global_params, jax.random.key(0))
 
 
 def _by_row(delta: Any, ids: Int[np.ndarray, "*id"], size: int) -> np.ndarray:

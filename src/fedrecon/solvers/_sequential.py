@@ -17,7 +17,6 @@ def sequentially(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
     looped: Any = jax.custom_batching.custom_vmap(fn)
 
-    @looped.def_vmap
     def rule(axis_size: int, in_batched: list[Any], *args: Any) -> tuple[Any, Any]:
         leaves, structure = jax.tree.flatten(args)
         batched = jax.tree.leaves(in_batched)
@@ -30,4 +29,6 @@ def sequentially(fn: Callable[..., Any]) -> Callable[..., Any]:
         out = jax.lax.map(one, [x for x, b in zip(leaves, batched, strict=True) if b])
         return out, jax.tree.map(lambda _: True, out)
 
-    return looped  # type: ignore[no-any-return]
+    looped.def_vmap(rule)
+    sequential: Callable[..., Any] = looped
+    return sequential

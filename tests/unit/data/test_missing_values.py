@@ -16,14 +16,18 @@ from fedrecon.datasets.text._sqlite import read_sqlite
 from fedrecon.errors import DataError
 
 NAN = float("nan")
-MASKED = np.ma.array([1.0, 99.0, 3.0], mask=[0, 1, 0])
+MASKED = np.ma.array([1.0, 99.0, 3.0], mask=[False, True, False])
 LACKING = {
     "masked array": MASKED,
-    "masked integers": np.ma.array([1, 99, 3], mask=[0, 1, 0]),
+    "masked integers": np.ma.array([1, 99, 3], mask=[False, True, False]),
     "rows of a masked array": list(
-        np.ma.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], mask=[[0, 0], [0, 1], [0, 0]])
+        np.ma.array(
+            [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], mask=[[False, False], [False, True], [False, False]]
+        )
     ),
-    "two axes": np.ma.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], mask=[[0, 0], [0, 1], [0, 0]]),
+    "two axes": np.ma.array(
+        [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], mask=[[False, False], [False, True], [False, False]]
+    ),
     "list with the masked constant": [1.0, np.ma.masked, 3.0],
     "polars": pl.Series([1, None, 3]),
     "polars floats": pl.Series([1.0, None, 3.0]),
@@ -71,7 +75,7 @@ def test_a_container_with_all_values_is_taken(kind):
 def test_no_other_part_may_lack_values(part):
     ids, offsets, words = [7, 8], [0, 1, 2], [5, 6]
     hidden = {"ids": ids, "offsets": offsets, "vocabulary": words, "mask": [True, False]}[part]
-    given = np.ma.array(hidden, mask=[0, 1] + [0] * (len(hidden) - 2))
+    given = np.ma.array(hidden, mask=[False, True] + [False] * (len(hidden) - 2))
     with pytest.raises(DataError, match=f"{part}.* must have a value in every place, 1 are missing"):
         Clients.from_columns(
             given if part == "ids" else ids,

@@ -89,7 +89,7 @@ RANGE = "the clients to take must be positions from -4 to 3, as there are 4 clie
         ([0, -5], RANGE + "-5"),
         (np.array([2**63 + 1], np.uint64), RANGE + str(2**63 + 1)),
         ([2**70], RANGE + str(2**70)),
-        (np.ma.array([0, 1], mask=[0, 1]), "must have a value in every place, 1 are masked"),
+        (np.ma.array([0, 1], mask=[False, True]), "must have a value in every place, 1 are masked"),
     ],
 )
 def test_anything_else_is_refused(given, message):

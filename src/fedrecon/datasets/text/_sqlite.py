@@ -56,8 +56,8 @@ def _clients(connection: sqlite3.Connection, path: Path, part: str | None) -> It
         raise DataError(f"{path}: part must be one of {sorted(map(str, parts))}, got {part!r}")
     for client in clients:
         if not isinstance(client, str | int):
-            given = "NULL" if client is None else repr(client)
-            raise DataError(f"{path}, table examples: client_id must be text or a whole number, got {given}")
+            got = "NULL" if client is None else repr(client)
+            raise DataError(f"{path}, table examples: client_id must be text or a whole number, got {got}")
     for client in clients:
         yield Writer(str(client), _sentences(connection, path, part, client), f"{path}, client {client!r}")
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedrecon.data._table_ids import alike
 from fedrecon.evaluation._metric_names import Direction, direction_of, label_of, shown_first, worst_decile
 from fedrecon.evaluation._selection import Criterion
 from fedrecon.experiment.analysis.runs import Method, Run

@@ -1,5 +1,6 @@
 """The command line: `fedrecon --help`."""
 
+import io
 import os
 import sys
 import time
@@ -91,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Exit as ended:  # after --help and --version
         return ended.exit_code
     except click.ClickException as error:
-        error.message = terminal(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        print(terminal(shown.getvalue()), end="", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("\nfedrecon: interrupted", file=sys.stderr)
@@ -101,12 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard()
         return 1
     except Exception as raised:
-        error = _of_output(raised)
+        failure = _of_output(raised)
         if invocation.traceback and not invocation.distributed:
             raise
         if invocation.traceback:
-            sys.excepthook(type(error), error, error.__traceback__)
-        status, message = 2 if type(error).__name__ == "SettingError" else 1, explain(error)
+            sys.excepthook(type(failure), failure, failure.__traceback__)
+        status, message = 2 if type(failure).__name__ == "SettingError" else 1, explain(failure)
         print(f"fedrecon: {terminal(message)}", file=sys.stderr)
         return _leave(invocation, status, message)
 

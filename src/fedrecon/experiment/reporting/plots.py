@@ -192,8 +192,8 @@ def _head(figure: Figure, axis: Axes, runs: Sequence[Curves]) -> None:
         # The artists are labelled by numbers, since Matplotlib leaves those out whose labels begin with "_".
         handles, labels = axis.get_legend_handles_labels()
         drawn = dict(zip(labels, handles, strict=True))
-        place = {"loc": "outside upper center", "ncols": min(len(names), 4)}
-        legend = figure.legend(list(drawn.values()), list(drawn), **place)
+        columns = min(len(names), 4)
+        legend = figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", ncols=columns)
         for text, number in zip(legend.get_texts(), drawn, strict=True):
             text.set_text(safe_text.figure(list(names)[int(number)]))
 
