@@ -16,18 +16,13 @@ from fedrecon.datasets.text._sqlite import read_sqlite
 from fedrecon.errors import DataError
 
 NAN = float("nan")
+PLACES = [[False, False], [False, True], [False, False]]
 MASKED = np.ma.array([1.0, 99.0, 3.0], mask=[False, True, False])
 LACKING = {
     "masked array": MASKED,
     "masked integers": np.ma.array([1, 99, 3], mask=[False, True, False]),
-    "rows of a masked array": list(
-        np.ma.array(
-            [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], mask=[[False, False], [False, True], [False, False]]
-        )
-    ),
-    "two axes": np.ma.array(
-        [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], mask=[[False, False], [False, True], [False, False]]
-    ),
+    "rows of a masked array": list(np.ma.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], mask=PLACES)),
+    "two axes": np.ma.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], mask=PLACES),
     "list with the masked constant": [1.0, np.ma.masked, 3.0],
     "polars": pl.Series([1, None, 3]),
     "polars floats": pl.Series([1.0, None, 3.0]),
