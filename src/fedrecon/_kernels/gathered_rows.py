@@ -1,9 +1,10 @@
 """A client's rows, remembered as rows of the table that they come from.
 
-A client gets the rows that its examples name. Where a stage reads them step by step, each once, it can gather
-a step's rows from the whole table by itself, and nobody writes all of them down: on a CPU a sixth of a
-round's time for matrix factorisation. A compiler does not find this, since the rows are read in several
-places; so whoever gathers them says where they come from, to whatever runs within `remembering`.
+A client gets the rows that its examples name. A solver that reads them step by step, each row once, can gather
+each step's rows from the whole table, so that nobody writes all of the client's rows down: on a CPU this saves
+a sixth of a round's time for matrix factorisation. A compiler does not find this, since the rows are read in
+several places. Whoever gathers them therefore notes where they come from, for whatever runs within
+`remembering`.
 """
 
 import contextlib
@@ -22,9 +23,10 @@ class Gathered(NamedTuple):
     """Rows that were gathered.
 
     Attributes:
-        rows: As they are seen, `[row, ...]`.
-        table: Where they come from.
-        ids: Their numbers there, `[row]`; those past its end give anything finite.
+        rows: The gathered rows, `[row, ...]`.
+        table: The table from which the rows were gathered, `[id, ...]`.
+        ids: The numbers of the rows in the table, `[row]`. A number past the table's end may give any finite
+            row.
     """
 
     rows: Array

@@ -22,8 +22,8 @@ class Packed:
 
     Attributes:
         parts: The numbers of each type, one array after the other, `[number]`.
-        structure: Of the pytree.
-        kinds: Type and shape of its leaves.
+        structure: The structure of the pytree that was packed.
+        kinds: The type and shape of each leaf.
     """
 
     parts: dict[str, Array]

@@ -1,4 +1,4 @@
-"""Rows instead of tables: how a stage or a client works on the rows of an embedding table that it touches.
+"""Rows instead of tables: how a solver or a client works on the rows of an embedding table that it touches.
 
 A loss that only indexes a table cannot tell the table from the rows that its batch touches, if the ids
 are renumbered to match (federated select, Charles et al., 2022). Ids are renumbered by first occurrence,
@@ -30,8 +30,8 @@ class Group:
     """Tables that are indexed by the same fields, and therefore share their rows' numbers.
 
     Attributes:
-        leaves: Paths of the tables.
-        fields: Batch fields that index them.
+        leaves: The paths of the tables of the group.
+        fields: The batch fields that index the tables' rows.
     """
 
     leaves: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Which rows of tables the steps of a stage read, and their batches with ids to match."""
+"""Which rows of tables the steps of a solver read, and their batches with ids to match."""
 
 from typing import Any
 

@@ -18,7 +18,7 @@ def best(scores: Float[Array, "item"], count: int) -> tuple[Float[Array, "rank"]
     all of them.
 
     Args:
-        scores: No NaN among them.
+        scores: The scores, without NaN.
         count: At most so many as there are scores.
     """
 

@@ -20,10 +20,10 @@ class ServerState(NamedTuple):
     """All that the server holds between rounds.
 
     Attributes:
-        global_params: The global parameters.
-        opt_state: The server optimiser's state.
-        aggregator_state: The aggregator's state.
-        round: Rounds done, int32.
+        global_params: The global parameters after `round` rounds.
+        opt_state: The state of the server's Optax optimiser.
+        aggregator_state: The state of the aggregator; `()` for an aggregator without one.
+        round: The number of rounds done, int32.
     """
 
     global_params: Params
@@ -38,7 +38,8 @@ class Broadcast(NamedTuple):
     Attributes:
         global_params: The global parameters; of tables, the rows that the client asked for.
         round: Rounds done before this one: schedules and adaptive epochs need it.
-        extra: What else an algorithm announces, for instance a clipping norm.
+        extra: Further values that an algorithm announces to clients, such as a clipping norm; `()` by
+            default.
     """
 
     global_params: Params
@@ -51,10 +52,10 @@ class Update(NamedTuple):
 
     Attributes:
         delta: New minus old global parameters, weighted; of a table that `rows` names, of the touched rows.
-        rows: For such a table which rows those are; their shape leads that of the table's delta. Empty where
-            the delta is dense.
-        metrics: Means over the client's examples, scalars.
-        statistics: What an aggregator asks for.
+        rows: By the path of a table, the row numbers of its delta; their shape is the leading shape of the
+            table's delta. Tables that are not named here have a dense delta.
+        metrics: Means over the client's examples by name, scalars.
+        statistics: Further values that the algorithm's aggregator asks for; `()` by default.
     """
 
     delta: Mean
@@ -71,7 +72,7 @@ class InitFn(Protocol):
         """The state, its `round` 0. Its structure and shapes must not depend on the key.
 
         Args:
-            key: To draw global parameters with.
+            key: Random key to draw the global parameters with.
             global_params: Given ones, for which the optimiser's and the aggregator's state are made.
         """
 
@@ -85,8 +86,8 @@ class InitClientStateFn(Protocol):
         `ClientUpdateFn` returns.
 
         Args:
-            global_params: What reached the client in its first round.
-            key: The client's.
+            global_params: The global parameters that reached the client in its first round.
+            key: The client's random key.
         """
 
 
@@ -103,10 +104,10 @@ class ClientUpdateFn(Protocol):
         weight 0, and what is not finite must have weight 0: `update_of` sees to both.
 
         Args:
-            broadcast: What the server sent.
-            client_state: What the client held after its last round, or at first what `InitClientStateFn`
-                made; `()` for a stateless algorithm.
-            examples: All of the client's, valid ones first.
+            broadcast: The server's broadcast of the round.
+            client_state: The state that the client held after its last round, or in its first round the one
+                that `InitClientStateFn` made; `()` for a stateless algorithm.
+            examples: All examples of the client, valid ones first.
             key: The client's in this round: from the seed, the round and the client's name.
         """
 
@@ -122,7 +123,7 @@ class ServerUpdateFn(Protocol):
         results but that of the whole are thrown away.
 
         Args:
-            state: Before the round.
+            state: The server's state before the round.
             update: The sum over the cohort; its delta's weight is 0 where nobody sent anything.
         """
 
@@ -137,8 +138,9 @@ class PersonalizeFn(Protocol):
         """Local parameters, read under `Algorithm.personal_model`.
 
         Args:
-            broadcast: What the server sent, its tables whole.
-            client_state: As of `ClientUpdateFn`; nothing is stored of it.
+            broadcast: The server's broadcast, with whole tables.
+            client_state: The client's state as in `ClientUpdateFn`; nothing that is computed from it here is
+                stored.
             support: The client's examples that it may be personalised by, valid ones first.
             key: The client's, the same whenever it is served under one seed.
         """
@@ -171,7 +173,7 @@ class Aggregator(Protocol):
         """The pseudo-gradient and the next state.
 
         Args:
-            state: What it kept after the last round.
+            state: The state that the aggregator returned in the last round.
             update: The sum over the cohort; `update.delta.value()` is the weighted mean of the deltas.
         """
 
@@ -188,11 +190,12 @@ class Algorithm:
         client_update: Computes what a client sends in a round, see `ClientUpdateFn`.
         server_update: Makes the server's next state, see `ServerUpdateFn`.
         personalize: Fits a client's parameters to its support set, see `PersonalizeFn`.
-        name: For records and run folders, by which these know the run again: it must not change.
-        hyperparameters: For records and run folders: what it was made of, under names that must not change
-            either. Classes and functions among them are known by their tags, see `tags.tagged`.
-        exchanges: What rounds would move over a network, for the count of bytes: `"parameters"`, down and
-            up; `"nothing"`; or `"examples"`, which have left the clients once before the first round.
+        name: The algorithm's name, by which records and run folders know a run again; it must not change.
+        hyperparameters: The arguments that the algorithm was made of, by names that must not change: records
+            and run folders know a run by them. Classes and functions among them are known by their tags, see
+            `fedrecon.core.tagged`.
+        exchanges: What the rounds move over a network, for the count of bytes: `"parameters"`, down and up;
+            `"nothing"`; or `"examples"`, which left the clients once before the first round.
     """
 
     model: Model

@@ -83,7 +83,7 @@ def solve_delta(
     key: PRNGKey,
     round: RoundNumber,
 ) -> tuple[Params, Rows, Metrics]:
-    """How a stage changes parameters: `Solver.solve_delta`, or for stages without it the difference.
+    """How a solver changes parameters: `Solver.solve_delta`, or for solvers without it the difference.
 
     The metrics tell what it took, too.
     """
@@ -97,12 +97,12 @@ def rows_below(part: str, rows: Rows) -> Rows:
 
 
 def cost_of(solver: LocalSolver, examples: Examples, round: RoundNumber, fitted: Params = 0) -> Metrics:
-    """What a stage takes with a client's examples, as metrics; empty for one that does not say.
+    """What a solver takes with a client's examples, as metrics; empty for one that does not say.
 
     Args:
-        solver: A solver, or what stands for one.
-        examples: That it processes.
-        round: Rounds done before.
+        solver: The solver whose cost is counted.
+        examples: The examples that the solver processes.
+        round: The number of rounds done before this one.
         fitted: The parameters that it fits. If they have no leaf, there is nothing to do.
     """
     cost = as_solver(solver).cost(examples, round) if jax.tree.leaves(fitted) else {}
@@ -125,12 +125,13 @@ def update_of(
 
     Args:
         delta: New minus old global parameters; of a table that `rows` names, of these rows.
-        rows: See `solve_delta`.
-        metrics: What its update stage returned, with `"loss"`.
+        rows: By the path of a table, the row numbers of its delta, as `solve_delta` returns them.
+        metrics: The means that the update solver returned; `"loss"` must be among them.
         client_weight: From the mean of the loss, its weight being the examples processed, to the client's
             weight.
-        client_state: What the client would keep; see `client_state_after`.
-        other_costs: What other stages took, as `cost_of` tells it; counted with that of the update stage.
+        client_state: The state that the client would keep; see `client_state_after`.
+        other_costs: The costs of other solvers, as `cost_of` returns them, which are added to that of the
+            update solver.
     """
     cost = {name: metrics[name] for name in COSTS if name in metrics}
     metrics = {name: mean for name, mean in metrics.items() if name not in cost}
@@ -180,14 +181,14 @@ def server(
 
 
 def with_usable_tables(model: Model, update: LocalSolver, joint: bool = False) -> Model:
-    """`model`, its tables dense where the update stage's optimiser cannot be given rows.
+    """`model`, its tables dense where the update solver's optimiser cannot be given rows.
 
     Warns once where that happens, since it costs speed.
 
     Args:
-        model: The view that is trained.
-        update: The stage that changes the global parameters.
-        joint: Whether it changes the local ones with them.
+        model: The view of the model that is trained.
+        update: The solver that changes the global parameters.
+        joint: Whether `update` changes the local parameters together with the global ones.
     """
     if not model.tables:
         return model

@@ -38,9 +38,9 @@ def centralized(
 
     Args:
         model: Any model without a penalty; it is trained through `pooled`.
-        num_clients: Clients that are trained on.
+        num_clients: The number of clients whose examples are pooled.
         reconstruct: Fits the local parameters of an unseen client to its support set.
-        server_optimizer: Of the pooled parameters.
+        server_optimizer: The Optax optimiser of the pooled parameters.
         field: The batch field with the client's row among those trained on, and -1 for an unseen one.
 
     Returns:

@@ -42,13 +42,14 @@ def ditto(
     holds.
 
     Args:
-        model: Any model; it is seen through `fully_global`.
+        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
         update: Trains the global model on all of a client's examples.
         fit: Trains the personal one on all of them.
         server_optimizer: Applied to the negative weighted mean of the deltas.
         strength: λ of the paper, at least 0: 0 trains v alone, a large one makes it w.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; its clients keep v. Who is served fits it to its support set: a client that was seen

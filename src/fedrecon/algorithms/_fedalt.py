@@ -39,11 +39,13 @@ def fedalt(
 
     Args:
         model: A model with global and local parameters; `with_local` chooses others.
-        reconstruct: Fits the local parameters.
+        reconstruct: The solver that fits the local parameters to all examples of the client, the global ones
+            frozen.
         update: Changes the global parameters; the examples that it processes are the client's weight.
         server_optimizer: Applied to the negative weighted mean of the deltas.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; its clients keep their local parameters, which start as the model's own do in their

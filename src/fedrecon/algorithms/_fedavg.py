@@ -30,11 +30,12 @@ def fedavg(
     """Federated averaging: every parameter is global, the local ones one value shared by all clients.
 
     Args:
-        model: Any model; it is seen through `fully_global`.
+        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
         update: Trains all parameters on all of a client's examples.
         server_optimizer: `sgd(1.0)` for FedAvg, `adam`, `yogi`, `adagrad` for FedAdam, FedYogi, FedAdagrad.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; its clients keep nothing and `personalize` returns `()`.

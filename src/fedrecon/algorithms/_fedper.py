@@ -25,20 +25,21 @@ def fedper(
     """`fedsim` with a local head: the base layers are averaged, the personalisation layers are kept.
 
     Args:
-        model: Any model.
-        update: Changes base and head together.
+        model: The model to train; which of its leaves are local is decided by this algorithm.
+        update: The solver that changes the base and the head together.
         reconstruct: Fits the head of who is served, on which the paper is silent.
         server_optimizer: Applied to the negative weighted mean of the deltas.
         head: Paths of the head's leaves, as `part` in `with_local`; None for what the model has local.
-        local_rate: Factor on the steps of the head.
+        local_rate: The factor on the steps of the head, above 0; 1 by default.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; its clients keep the head.
 
     Raises:
-        ValueError: As `with_local` and `fedsim`.
+        ValueError: `head` names no leaf, or `local_rate` is not above 0; see `with_local` and `fedsim`.
 
     References:
         Arivazhagan et al., Federated Learning with Personalization Layers, 2019.

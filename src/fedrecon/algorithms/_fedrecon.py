@@ -40,8 +40,8 @@ def fedrecon(
     query), and sends g' - g. An unseen client is served by the same reconstruction.
 
     Args:
-        model: A model with global and local parameters.
-        reconstruct: Fits the local parameters.
+        model: The model to train, with global and local parameters.
+        reconstruct: The solver that fits the local parameters to the support set, the global ones frozen.
         update: Changes the global parameters; the examples that it processes are the client's weight.
         server_optimizer: Applied to the negative weighted mean of the deltas. The paper's is `sgd(1.0)`
             for ratings and Yogi for text.
@@ -49,7 +49,8 @@ def fedrecon(
         joint: Whether the update phase trains the local parameters along with the global ones, starting
             from the reconstructed ones.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; its clients keep nothing.

@@ -24,19 +24,20 @@ def fedrep(
     """`fedalt` with a local head: many steps on the head, then few on the shared representation.
 
     Args:
-        model: Any model.
+        model: The model to train; which of its leaves are local is decided by this algorithm.
         reconstruct: Fits the head; the paper's takes several epochs.
         update: Changes the representation; the paper's takes one epoch.
         server_optimizer: Applied to the negative weighted mean of the deltas.
         head: Paths of the head's leaves, as `part` in `with_local`; None for what the model has local.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; its clients keep the head, and an unseen one fits it to its support set.
 
     Raises:
-        ValueError: As `with_local`.
+        ValueError: `head` names no leaf of the model, see `with_local`.
 
     References:
         Collins et al., Exploiting Shared Representations for Personalized Federated Learning, ICML 2021,

@@ -48,7 +48,8 @@ def fedsim(
         local_rate: Factor on the steps of the local parameters, so that they have a learning rate of their
             own, as in the paper; positive. Other than 1 for a `Solver` only.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; its clients keep their local parameters, which start as the model's own do in their
@@ -92,7 +93,7 @@ def fedsim(
 
 
 def _at_rates(update: LocalSolver, local_rate: float) -> LocalSolver:
-    """The stage with its steps in the second of two trees of parameters scaled."""
+    """The solver with its steps in the second of two trees of parameters scaled."""
     if local_rate == 1:
         return update
     if not local_rate > 0 or not isinstance(update, Solver):

@@ -18,7 +18,7 @@ def finetuning(trained: Algorithm, tune: LocalSolver, part: tuple[str, ...] | No
     after `fedrecon` it is reconstruction and then fine-tuning.
 
     Args:
-        trained: What learns the global parameters.
+        trained: The algorithm that learns the global parameters.
         tune: Fits a client's copy and its local parameters.
         part: Paths of the global leaves that are tuned, or of what they lie below, as in
             `trained.model`'s global parameters: after `fedavg` these are `(global_params, local_params)`, so

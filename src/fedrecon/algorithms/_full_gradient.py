@@ -46,13 +46,14 @@ def full_gradient(
     for Adam and its like set `eps_root` in `reconstruct`.
 
     Args:
-        model: A model with global and local parameters.
-        reconstruct: Fits the local parameters; differentiable.
+        model: The model to train, with global and local parameters.
+        reconstruct: The solver that fits the local parameters to the support set; it must be differentiable.
         update: Changes the global parameters. All its steps work on all rows of tables that the client has.
         server_optimizer: Applied to the negative weighted mean of the deltas.
         split: Support and query set of a client in training.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; its clients keep nothing, and are served as in `fedrecon`.

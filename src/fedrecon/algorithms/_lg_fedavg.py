@@ -28,20 +28,21 @@ def lg_fedavg(
     them: it fits a body of its own to its support set instead.
 
     Args:
-        model: Any model.
-        update: Changes body and head together.
-        reconstruct: Fits the body of who is served.
+        model: The model to train; which of its leaves are local is decided by this algorithm.
+        update: The solver that changes the body and the head together.
+        reconstruct: The solver that fits the body of a client that is served.
         server_optimizer: Applied to the negative weighted mean of the deltas.
         body: Paths of the body's leaves, as `part` in `with_local`; None for what the model has local.
-        local_rate: Factor on the steps of the body.
+        local_rate: The factor on the steps of the body, above 0; 1 by default.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; its clients keep the body.
 
     Raises:
-        ValueError: As `with_local` and `fedsim`.
+        ValueError: `body` names no leaf, or `local_rate` is not above 0; see `with_local` and `fedsim`.
 
     References:
         Liang et al., Think Locally, Act Globally: Federated Learning with Local and Global

@@ -30,8 +30,8 @@ def local_only(model: Model, fit: LocalSolver) -> Algorithm:
     how well a client fits all of its own examples.
 
     Args:
-        model: Any model; it is seen through `fully_global`.
-        fit: Fits all parameters.
+        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
+        fit: The solver that fits all parameters to the client's support set.
 
     Returns:
         The algorithm. Updates have weight 0, and what `personalize` returns is read under

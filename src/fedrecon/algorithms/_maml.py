@@ -38,13 +38,14 @@ def maml(
     `full_gradient` over a personal copy of all parameters: d/dg loss(tune(g; support); query).
 
     Args:
-        model: Any model; it is seen through `fully_global`.
+        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
         tune: Fits a client's copy of all parameters to its support set; differentiable.
-        update: Changes the global parameters.
+        update: The solver that changes the global parameters.
         server_optimizer: Applied to the negative weighted mean of the deltas.
         split: Support and query set of a client in training.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; what `personalize` returns is read under `personal_copy(fully_global(model))`.
@@ -78,13 +79,14 @@ def first_order_maml(
     The delta is update(t; query) - t for t = tune(g; support).
 
     Args:
-        model: Any model; it is seen through `fully_global`.
+        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
         tune: Fits a client's copy of all parameters to its support set.
         update: Changes the tuned copy on the query set.
         server_optimizer: Applied to the negative weighted mean of the deltas.
         split: Support and query set of a client in training.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; what `personalize` returns is read under `personal_copy(fully_global(model))`.

@@ -50,14 +50,15 @@ def pfedme(
     from w and the examples, so that clients keep nothing.
 
     Args:
-        model: Any model; it is seen through `fully_global`.
+        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
         solve: Finds θ̂ on a batch, or on the support set of who is served: the paper's takes K steps on all
             of it, a `Solver` with `batch_size=None` and `epochs=K`.
-        update: Changes w.
+        update: The solver that changes the client's copy of w.
         server_optimizer: The paper's is `sgd(β)` with β from 1 to 4.
         strength: λ of the paper, at least 0; its experiments take 15 to 30.
         client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm. The loss that it reports is F, its other metrics are those of w. An unseen client is

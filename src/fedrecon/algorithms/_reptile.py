@@ -22,14 +22,15 @@ def reptile(
     """Moves the global parameters towards those that clients tune for themselves.
 
     g <- g + e mean(tune(g) - g), which is federated averaging with a server learning rate e; every
-    client then tunes a copy of g, by the same stage as in training.
+    client then tunes a copy of g, by the same solver as in training.
 
     Args:
-        model: Any model; it is seen through `fully_global`.
+        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
         tune: Fits all parameters: in training to all of a client's examples, when serving to the support set.
-        server_optimizer: `sgd(e)`; Reptile lets e decay to 0.
+        server_optimizer: The server's Optax optimiser: `sgd(e)`, whose step e decays to 0 in Reptile.
         client_weight: A client's weight in the mean. The default weighs clients alike, as Reptile does tasks.
-        aggregator: How the cohort's deltas become the pseudo-gradient.
+        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
+            pseudo-gradient; the weighted mean by default.
 
     Returns:
         The algorithm; what `personalize` returns is read under `personal_copy(fully_global(model))`.

@@ -75,7 +75,7 @@ class Split(Protocol):
 
         Args:
             examples: All of a client's, valid ones first, in the client's own order.
-            key: The client's, for a split at random.
+            key: The client's random key, used by splits that draw.
 
         Returns:
             Support and query set, valid examples first; either may be empty, and one example may be in both.
@@ -99,7 +99,7 @@ class AlternateBatches:
     A client with a single batch has no query set. The paper's split for both of its tasks.
 
     Attributes:
-        batch_size: Examples in a batch, at least 1. A stage that uses the same batch size sees just
+        batch_size: Examples in a batch, at least 1. A solver that uses the same batch size sees just
             these batches.
     """
 
@@ -266,11 +266,11 @@ def first_share(examples: Examples, share: float) -> Examples:
     """The first examples.
 
     Args:
-        examples: Valid ones first.
-        share: Of the valid examples, in (0, 1]; their number is rounded up.
+        examples: The examples of one client, valid ones first.
+        share: The share of the valid examples to take, in (0, 1]; the number of examples is rounded up.
 
     Raises:
-        ValueError: The share does not lie there.
+        ValueError: `share` is not in (0, 1].
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must lie in (0, 1], got {plain(share)}")

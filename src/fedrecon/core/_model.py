@@ -54,14 +54,15 @@ class Model:
     """A partially local model: a record of pure functions, each with a `Protocol` that says what it promises.
 
     Attributes:
-        init_global: `key -> global_params`.
+        init_global: A function `key -> global_params` that draws the global parameters before the first
+            round.
         init_local: `(global_params, key) -> local_params`. It sees the global parameters, so that "start
             from a copy of them" is one case of it.
         loss: `(global_params, local_params, batch, key) -> Mean`, one entry per example.
         metrics: `(global_params, local_params, batch) -> dict of Mean`, one entry per example.
         predict: `(global_params, local_params, features) -> predictions`: serving and export. None if the
             model is only trained and evaluated.
-        penalty: `(global_params, local_params) -> scalar`, added to the *sum* of the loss over a stage's
+        penalty: `(global_params, local_params) -> scalar`, added to the *sum* of the loss over a solver's
             examples. It must not read a leaf that is declared as a table: what belongs to a table's rows
             goes into the loss of the examples that touch them.
         tables: Embedding tables among the global leaves.
@@ -85,14 +86,14 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """A model's loss as a function of the parameters that a stage fits.
+    """A model's loss as a function of the parameters that a solver fits.
 
     Attributes:
         fn: `(params, frozen, batch, key) -> Mean`, one entry per example.
         frozen: The parameters that stay as they are.
         tables: Tables among the leaves of `params`.
         frozen_tables: Tables among the leaves of `frozen`.
-        penalty: `(params, frozen) -> scalar`, added to the sum of the loss over the stage's examples.
+        penalty: `(params, frozen) -> scalar`, added to the sum of the loss over the solver's examples.
         metrics: `(params, frozen, batch) -> dict of Mean`, one entry per example.
         both: `(params, frozen, batch, key) -> (Mean, dict of Mean)`: `fn` and metrics in one; None where they
             share nothing.
@@ -183,7 +184,7 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
     what is not copied; they start from the server's values. Tables that are copied go along.
 
     Args:
-        model: Any model.
+        model: The model to copy.
         part: Paths of the global leaves that are copied, or of what they lie below; None for all.
 
     Raises:
@@ -279,8 +280,8 @@ def check_loss(mean: object, examples: int) -> None:
     """Holds what a model's `loss` returns, arrays or shapes of arrays, to its contract.
 
     Raises:
-        TypeError: It is no `Mean`.
-        ValueError: It has not one entry per example.
+        TypeError: The loss is not a `Mean`.
+        ValueError: The loss does not have one entry per example.
     """
     if not isinstance(mean, Mean):
         raise TypeError(

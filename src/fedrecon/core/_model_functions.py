@@ -26,9 +26,9 @@ class InitLocalFn(Protocol):
         """Any pytree of floating-point arrays, `()` for none.
 
         Args:
-            global_params: What reached the client; of a table, the rows that the client asked for, so that
-                tables must not be read.
-            key: The client's.
+            global_params: The global parameters that reached the client. Of a table they hold only the rows
+                that the client asked for, so that tables must not be read here.
+            key: The client's random key.
         """
 
 
@@ -45,9 +45,9 @@ class LossFn(Protocol):
 
         Args:
             global_params: All of them; of a table, only rows that the batch names may be there.
-            local_params: Of the client.
-            batch: Fields `[example, ...]`.
-            key: For what is drawn at random, such as dropout.
+            local_params: The client's local parameters.
+            batch: The fields of the batch's examples, each `[example, ...]`.
+            key: Random key for draws such as dropout.
         """
 
 
@@ -80,8 +80,8 @@ class PredictFn(Protocol):
         """Predictions: an array, or a pytree of arrays, `[example, ...]`.
 
         Args:
-            global_params: All of them, tables whole.
-            local_params: As `Algorithm.personalize` returned them.
+            global_params: All global parameters, with whole tables.
+            local_params: The local parameters that `Algorithm.personalize` returned.
             features: Fields of examples; those that say what is to be predicted may be missing.
         """
 
@@ -108,8 +108,8 @@ class ObjectiveLossFn(Protocol):
         Args:
             params: The parameters that are fitted.
             frozen: The parameters that stay as they are.
-            batch: Fields `[example, ...]`.
-            key: For what is drawn at random.
+            batch: The fields of the batch's examples, each `[example, ...]`.
+            key: Random key for draws such as dropout.
         """
 
 

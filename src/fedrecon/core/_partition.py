@@ -67,10 +67,11 @@ def partition(
         init: `key -> params`, a pytree of floating-point arrays.
         loss: `(params, batch, key) -> Mean`, one entry per example.
         metrics: `(params, batch) -> dict of Mean`, one entry per example; by default there are none.
-        local: Of a leaf's path, such as `"head/bias"`, whether the leaf is local: `is_local("head")`, or a
-            function of one's own.
-        predict: `(params, features) -> predictions`.
-        penalty: `params -> scalar`, added to the sum of the loss over a stage's examples.
+        local: A predicate that says of a leaf's path, such as `"head/bias"`, whether the leaf is local:
+            `is_local("head")`, or a function of one's own.
+        predict: A function `(params, features) -> predictions` for serving; None for a model that only
+            trains.
+        penalty: `params -> scalar`, added to the sum of the loss over a solver's examples.
         tables: Embedding tables among the global leaves.
 
     Raises:
@@ -117,7 +118,7 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
     """The view of a model in which other leaves are the local ones.
 
     Args:
-        model: Any model.
+        model: The model whose leaves are divided anew.
         part: Paths of the leaves that shall be local, or of what they lie below, in the model's parameters
             taken together, `(global_params, local_params)`: `"0/head/bias"` is the leaf `head/bias` of the
             global ones, `"1"` are all that are local now. None leaves the model as it is.

@@ -20,8 +20,8 @@ def pooled(model: Model, num_clients: int, field: str = ROW) -> Model:
     batch may mix the examples of any clients; `field` says whose each one is.
 
     Args:
-        model: Whose loss of an example depends on no other example of its batch.
-        num_clients: Rows of the tables.
+        model: A model whose loss of an example depends on no other example of its batch.
+        num_clients: The number of clients, which is the number of rows of the tables of local parameters.
         field: The batch field with the client's row, `[example]`, whole numbers below `num_clients`.
 
     Returns:

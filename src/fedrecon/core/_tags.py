@@ -11,7 +11,8 @@ class Tag(NamedTuple):
     """The name of a class or function in files.
 
     Attributes:
-        kind: What it is and which one, such as `"split/fraction"`. No two classes or functions share it.
+        kind: The name in files, made of what the thing is and which one, such as `"split/fraction"`. No two
+            classes or functions share a kind.
         names: Names of a dataclass's fields in files, by their names in Python, where the two differ.
         later: Fields, by their names in Python, that a file holds only if they are not at their default:
             fields that the class did not have when the first files were written.
@@ -34,12 +35,13 @@ def tagged(
     A class without a tag appears in run folders by its `repr`, a function by its name.
 
     Args:
-        kind: See `Tag`. Once files were written with it, it must not change.
-        names: See `Tag`. A field that is renamed in Python is entered here with its old name.
-        later: See `Tag`. A field that is added is entered here.
+        kind: The name in files, see `Tag`. It must not change once files were written with it.
+        names: Names of fields in files where they differ from Python's, see `Tag`. A field that is renamed in
+            Python is entered here with its old name.
+        later: Fields that were added after the first files were written, see `Tag`.
 
     Raises:
-        ValueError: Another class or function has that kind.
+        ValueError: Another class or function has this `kind`.
 
     Example:
         >>> import dataclasses

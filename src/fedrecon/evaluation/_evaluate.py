@@ -148,7 +148,7 @@ def evaluate(
 ) -> Evaluation:
     """ReconEval: every client personalises on its support set and is scored on all of its query set.
 
-    Step limits and epochs of a stage hold for the reconstruction, nothing limits the query set.
+    Step limits and epochs of a solver hold for the reconstruction, nothing limits the query set.
 
     Args:
         algorithm: Whose `personalize` and `personal_model` are used.

@@ -50,11 +50,11 @@ def implicit_factorization(
     with drawn items it sends the rows of these.
 
     Args:
-        num_items: Rows of the item table.
-        factors: Length of a factor vector.
-        loss: See above.
+        num_items: The number of items, which is the number of rows of the item table.
+        factors: The length of a factor vector.
+        loss: The loss, one of the names above.
         unobserved: Weight of an item as unobserved, with `"squared"`.
-        penalty: See above.
+        penalty: The factor λ of the squared lengths in the formulas above, at least 0.
         init_scale: All factors start from N(0, init_scale² / factors).
 
     Returns:
@@ -140,8 +140,8 @@ def sum_of_squares(V: Float[Any, "item factor"], u: Float[Any, "factor"]) -> Any
     of V with a matrix for every client.
 
     Args:
-        V: `[item, factor]`.
-        u: `[factor]`.
+        V: The item factors, `[item, factor]`.
+        u: The user's factor vector, `[factor]`.
     """
     return u @ _product(_product(V.T, V), u)
 

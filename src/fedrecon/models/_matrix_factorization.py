@@ -33,17 +33,22 @@ def matrix_factorization(
     Batches have the fields `item` (row of the tables) and `rating`.
 
     Args:
-        num_items: Rows of the item tables.
-        factors: Length of a factor vector.
-        item_bias: Whether items have a bias, global, from 0.
-        user_bias: Whether users have a bias, local, from 0.
-        global_bias: Fixed number added to all predictions, such as the training ratings' mean.
-        init: Distribution of all factors: U(-init_scale, init_scale) or N(0, init_scale²).
-        init_scale: See `init`.
-        user_penalty: Factor of |u|², added to the sum of a stage's squared errors.
-        user_bias_penalty: Factor of the user's squared bias, likewise.
-        item_penalty: Factor of |v_i|² in the loss of every rating of item i.
-        item_bias_penalty: Factor of the item's squared bias, likewise.
+        num_items: The number of items, which is the number of rows of the item tables.
+        factors: The length of a factor vector.
+        item_bias: Whether items have a bias, a global parameter that starts at 0; False by default.
+        user_bias: Whether users have a bias, a local parameter that starts at 0; False by default.
+        global_bias: A fixed number that is added to all predictions, such as the mean of the training
+            ratings; None for none.
+        init: The distribution of all factors at the start: U(-init_scale, init_scale) or N(0, init_scale²).
+        init_scale: The scale of the initial factors: half the width of the uniform distribution, or the
+            deviation of the normal one.
+        user_penalty: The factor of |u|², which is added to the sum of a solver's squared errors; 0 by
+            default.
+        user_bias_penalty: The factor of the user's squared bias, which is added to the sum of a solver's
+            squared errors; 0 by default.
+        item_penalty: The factor of |v_i|² in the loss of every rating of item i; 0 by default.
+        item_bias_penalty: The factor of the rated item's squared bias, which is added to each rating's loss;
+            0 by default.
 
     Returns:
         A model with metrics `mse` and `accuracy`, the share of ratings that are off by at most 0.5.

@@ -37,9 +37,9 @@ class Solver(AbstractSolver):
     example changes nothing, the optimiser's state included.
 
     Attributes:
-        optimizer: Optax transformation.
+        optimizer: The Optax transformation that turns gradients into updates.
         batch_size: Examples per step; None for all of them at once.
-        epochs: Passes over the examples.
+        epochs: The number of passes over the examples, at least 1; 1 by default.
         max_steps: Limit on the number of steps over all epochs; None for no limit.
         shuffle: Whether every epoch takes the examples in a new random order.
         reduction: Whether a step descends the `"mean"` of its batch's loss or the `"sum"`.
@@ -47,12 +47,12 @@ class Solver(AbstractSolver):
             reconstruction.
         schedule: Factor on the updates as a function of the rounds done, for schedules over rounds; None
             for 1. (A schedule inside `optimizer` counts the steps of one call.)
-        sequential: Whether clients of a block take this stage one after the other instead of side by side.
+        sequential: Whether clients of a block take this solver one after the other instead of side by side.
             Where every client changes large matrices of its own, a CPU multiplies them faster so. It changes
             the speed alone. An objective that closes over arrays cannot be fitted so: see `vectorized`.
 
     Raises:
-        ValueError: A number is out of its range.
+        ValueError: `batch_size`, `epochs`, `max_steps` or `reduction` is out of its range.
     """
 
     optimizer: optax.GradientTransformation
@@ -105,10 +105,10 @@ class Solver(AbstractSolver):
         """Descends `objective` from `params`.
 
         Args:
-            objective: What is minimised.
-            params: Where to start.
-            examples: The client's, valid ones first.
-            key: For the order of the examples and for the loss.
+            objective: The objective to minimise.
+            params: The parameters from which the descent starts.
+            examples: The client's examples, valid ones first.
+            key: Random key for the order of the examples and for the loss.
             round: Rounds done before this one; None counts as the first.
 
         Returns:
@@ -252,7 +252,7 @@ class Solver(AbstractSolver):
         share: Number,
         key: PRNGKey,
     ) -> Any:
-        """A step's objective: the batch's loss, and its share, by examples, of the stage's penalty."""
+        """A step's objective: the batch's loss, and its share, by examples, of the solver's penalty."""
         losses, metrics = fold_lookups(objective.measure)(params, frozen, batch.data, key)
         check_loss(losses, batch.size)
         metrics = {"loss": losses, **metrics}

@@ -19,16 +19,16 @@ from fedrecon.solvers._local_solver import AbstractSolver, LocalSolver, as_solve
 @tagged("solver/implicit", names={"solver": "stage"})
 @dataclass(frozen=True)
 class ImplicitDifferentiation(AbstractSolver):
-    """A stage whose result is differentiated as the optimum that it found, not through its steps.
+    """A solver whose result is differentiated as the optimum that it found, not through its steps.
 
     At a minimum x of F(x; y), the sum of the loss over the examples plus the penalty, the gradient F_x is 0
     whatever the frozen parameters y, so that dx/dy = -F_xx⁻¹ F_xy. Neither the start nor the steps matter,
-    nothing is kept of them, and the cost is that of one Newton step. It holds where the stage ends at a
+    nothing is kept of them, and the cost is that of one Newton step. It holds where the solver ends at a
     minimum with curvature in all directions: there be a penalty, or more examples than parameters. Where
     no derivative is asked for, it costs nothing.
 
     Attributes:
-        solver: Finds the minimum.
+        solver: The solver that finds the minimum.
 
     References:
         Rajeswaran et al., Meta-Learning with Implicit Gradients, NeurIPS 2019.
@@ -37,7 +37,7 @@ class ImplicitDifferentiation(AbstractSolver):
     solver: LocalSolver
 
     def cost(self, examples: Examples, round: RoundNumber | None = None) -> dict[str, Any]:
-        """What the stage takes; a derivative is not counted."""
+        """What the solver takes; a derivative is not counted."""
         return as_solver(self.solver).cost(examples, round)
 
     def __call__(
@@ -48,7 +48,7 @@ class ImplicitDifferentiation(AbstractSolver):
         key: PRNGKey,
         round: RoundNumber | None = None,
     ) -> tuple[Params, Metrics]:
-        """Arguments and result as for the stage."""
+        """Arguments and result as for the solver."""
         held = jax.lax.stop_gradient((objective.frozen, params))
         optimum, metrics = self.solver(replace(objective, frozen=held[0]), held[1], examples, key, round)
         flat, unravel = ravel_pytree(jax.lax.stop_gradient(optimum))

@@ -36,11 +36,11 @@ class LocalSolver(Protocol):
         the examples have must change neither.
 
         Args:
-            objective: What is minimised: `objective.measure` gives loss and metrics of a batch, and
+            objective: The objective to minimise. `objective.measure` gives the loss and metrics of a batch;
                 `objective.penalty` is added to the sum of the loss over all examples.
-            params: Where to start.
-            examples: The client's, valid ones first.
-            key: For what is drawn at random.
+            params: The parameters from which the solver starts.
+            examples: The client's examples, valid ones first.
+            key: Random key for all draws of the solver.
             round: Rounds done before this one; None counts as the first.
         """
 

@@ -17,10 +17,10 @@ COSTS = GRADIENT_STEPS, SOLVES, EXAMPLE_PASSES = "gradient_steps", "solves", "ex
 
 
 class Steps(NamedTuple):
-    """The steps of one stage on one client.
+    """The steps of one solver on one client.
 
     Attributes:
-        place: `[step, example]`, positions among the client's examples.
+        place: Positions among the client's examples that each step takes, `[step, example]`.
         valid: `[step, example]`, false where a batch is short and in steps that are not taken.
         in_order: Whether the steps are the examples cut into pieces, one pass and nothing moved.
     """

@@ -33,7 +33,7 @@ class Newton(AbstractSolver):
 
     Attributes:
         iterations: Newton steps; 1 is exact for a quadratic objective such as matrix factorisation's.
-        damping: Added to the Hessian's diagonal.
+        damping: A number that is added to the Hessian's diagonal, at least 0; 0 by default.
 
     Raises:
         ValueError: A number is out of its range, or at the call: more than 2,000 parameters, for which the

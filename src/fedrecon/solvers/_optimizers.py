@@ -109,9 +109,9 @@ def yogi_zero(
 
     Args:
         learning_rate: Positive, or a schedule of the steps done.
-        b1: Decay of m.
+        b1: The decay rate of the first moment m.
         b2: Decay of v. 0.99 is that of Federated Reconstruction's authors.
-        eps: ε. 1e-3 is theirs too.
+        eps: The constant ε in the denominator; 1e-3 is also the paper's value.
 
     References:
         Zaheer et al., Adaptive Methods for Nonconvex Optimization, 2018; Reddi et al., Adaptive Federated

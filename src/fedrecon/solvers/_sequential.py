@@ -13,7 +13,7 @@ def sequentially(fn: Callable[..., Any]) -> Callable[..., Any]:
     bodies until many others have come, and with them all that `fn` closes over; this one leaves nothing.
 
     Args:
-        fn: A function of pytrees of arrays.
+        fn: The function to call in a loop; its arguments and results are pytrees of arrays.
     """
     looped: Any = jax.custom_batching.custom_vmap(fn)
 

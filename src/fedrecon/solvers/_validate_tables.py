@@ -20,7 +20,7 @@ class Found(NamedTuple):
 
     Attributes:
         values: Pytrees of arrays by what they are called in a message.
-        gradients: For every global leaf.
+        gradients: The gradient of the loss for every global leaf.
     """
 
     values: dict[str, Any]
@@ -31,11 +31,11 @@ class Trial(NamedTuple):
     """A model, to be run on other parameters and other ids.
 
     Attributes:
-        run: `(global_params, batch) -> Found`.
-        params: The global parameters.
-        batch: Fields, `[example, ...]`, as NumPy arrays.
-        tables: The tables to try.
-        start: What `run` makes of `params` and `batch`.
+        run: A function `(global_params, batch) -> Found` that evaluates the loss.
+        params: The global parameters at which the tables are tried.
+        batch: The fields of a batch, NumPy arrays `[example, ...]`.
+        tables: The declared tables to try.
+        start: The result of `run` for the unchanged `params` and `batch`.
     """
 
     run: Callable[..., Found]
@@ -89,14 +89,14 @@ def check_no_look(
     """Holds a function that gets no ids to leaving the tables alone.
 
     Args:
-        fn: `(global_params, *args) -> pytree of arrays`.
-        name: What it is called in a message.
-        global_params: The global parameters.
-        tables: The tables.
+        fn: The function to check, `(global_params, *args) -> pytree of arrays`.
+        name: The function's name in the error message.
+        global_params: The global parameters that the function is given.
+        tables: The declared tables, which the function must not read.
         *args: Its other arguments.
 
     Raises:
-        ValueError: What it returns depends on a table; the message names the leaf.
+        ValueError: The function's result depends on a table; the message names the leaf.
     """
     graph = jax.make_jaxpr(fn)(global_params, *args).jaxpr
     read = {v for v in graph.outvars if isinstance(v, core.Var)}

@@ -27,8 +27,9 @@ class Completion(NamedTuple):
     Attributes:
         general: Words and their probabilities, by the fresh local parameters that every client starts from,
             which know no user's words: all buckets together are "(another word)".
-        personal: Likewise, by those reconstructed from the user's text; a bucket is the user's own most
-            frequent word in it, where there is one, and "(another word)" are the others.
+        personal: The most probable next words by the parameters reconstructed from the user's text, with
+            their probabilities. A bucket is shown as the user's own most frequent word in it, where there is
+            one; all other buckets together are "(another word)".
     """
 
     general: list[tuple[str, float]]
@@ -51,19 +52,19 @@ def complete(
     """Reconstructs a user from its text and predicts what follows a prompt.
 
     Args:
-        algorithm: What trained the parameters.
-        global_params: The server's.
-        round: Rounds done.
-        vocabulary: The run's.
-        history: The user's sentences.
+        algorithm: The algorithm that trained the parameters.
+        global_params: The global parameters of the server.
+        round: The number of rounds after which the parameters were taken.
+        vocabulary: The vocabulary of the run.
+        history: The user's own sentences, the support set.
         prompt: The beginning of a sentence; of one longer than `length` the end counts.
-        tokenize: The run's.
-        length: Words of a sentence.
+        tokenize: The tokenizer of the run.
+        length: The number of words to which a sentence is cut.
         most: Words to show, fewer where there are not so many.
-        seed: Of what the client draws.
+        seed: The seed of the client's draws.
 
     Raises:
-        DataError: The history holds no word.
+        DataError: `history` holds no word.
         ValueError: A number is not whole, or out of its range.
     """
     length, most = whole_number("length", length, 1), whole_number("most", most, 1)

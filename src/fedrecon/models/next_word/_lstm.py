@@ -27,10 +27,11 @@ def lstm(
     `x` and added up in 32 bits; the state is kept in 32 bits.
 
     Args:
-        kernel: Of the inputs; the gates' columns are input, forget, cell, output: 4 units.
-        recurrent: Of the outputs.
-        bias: Likewise.
-        x: Inputs.
+        kernel: The matrix of the inputs, `[input, 4 * unit]`; its columns are the gates input, forget, cell
+            and output.
+        recurrent: The matrix of the previous output, `[unit, 4 * unit]`, with the same order of gates.
+        bias: The bias of the four gates, `[4 * unit]`.
+        x: The inputs, `[time, batch, input]`; their type is the type of the products' factors.
 
     References:
         Hochreiter and Schmidhuber, Long Short-Term Memory, 1997; with the forget gate of Gers et al., 2000.

@@ -43,10 +43,10 @@ def loss_and_hits(
     Both with the number of its tokens. A tie for the first place counts as a hit.
 
     Args:
-        kernel: Of the output layer, `[width, id]`.
-        bias: Likewise, `[id]`.
-        x: The output layer's input, `[sentence, position, width]`.
-        target: What followed; 0 where nothing did.
+        kernel: The matrix of the output layer, `[width, id]`.
+        bias: The bias of the output layer, `[id]`.
+        x: The input of the output layer, `[sentence, position, width]`.
+        target: The id of the word that followed, `[sentence, position]`; 0 where no word followed.
     """
     losses, hits = scored(kernel, bias, x.reshape(-1, x.shape[-1]), target.reshape(-1))
     real = target > 0
@@ -57,8 +57,8 @@ def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dic
     """All metrics, of each sentence.
 
     Args:
-        logits: Scores of all ids; 32 bits.
-        target: What followed; 0 where nothing did.
+        logits: The scores of all ids in 32 bits, `[sentence, position, id]`.
+        target: The id of the word that followed, `[sentence, position]`; 0 where no word followed.
         bucket: The input's local row; -1 where it has none.
         rows: Ids below are shared words and the like, those from there on are buckets.
 
@@ -99,12 +99,12 @@ def predicts_words(init_global: InitGlobalFn, init_local: InitLocalFn, inner: In
     """A model of next words by what its output layer is given.
 
     Args:
-        init_global: See `Model`; the table of the shared words is its leaf `embedding`, the output layer
-            are its leaves `output/kernel`, `[width, id]`, and `output/bias`.
-        init_local: Likewise.
+        init_global: The model's `init_global`, see `Model`. The table of the shared words is the leaf
+            `embedding`; the output layer is the leaves `output/kernel`, `[width, id]`, and `output/bias`.
+        init_local: The model's `init_local`, see `Model`.
         inner: `(global_params, local_params, batch) -> the output layer's input`, `[sentence, position,
             width]`, in the dtype in which products are computed.
-        rows: Of that table.
+        rows: The number of rows of the table of the shared words.
 
     Returns:
         A model with the metrics of `readings`; while it is trained it reports `accuracy` alone.
@@ -152,8 +152,8 @@ def in_chunks(fn: Callable[[PyTree], PyTree], batch: Batch, most: int) -> Any:
 
     Args:
         fn: Pytree of arrays `[sentence, ...]` to one of such arrays.
-        batch: Its argument.
-        most: Sentences at a time.
+        batch: The argument of `fn`, a pytree of arrays `[sentence, ...]`.
+        most: The largest number of sentences that go through `fn` at a time.
     """
     size = jax.tree.leaves(batch)[0].shape[0]
     chunks = math.ceil(size / most)

@@ -34,12 +34,12 @@ def next_word_lstm(
     embedding of an input is the local row where there is one, and else the global one.
 
     Args:
-        words: Shared words.
-        buckets: Local rows, for all other words.
-        output_buckets: Ids of these; None for as many.
+        words: The number of shared words, which have global rows.
+        buckets: The number of local rows, which all other words share.
+        output_buckets: The number of output ids of the other words; None for as many as `buckets`.
         embedding: Length of an embedding, and width of the dense layer before the last. 96 is the paper's.
         hidden: Units of the LSTM. 670 is the paper's.
-        precision: Of the matrix products' factors; sums, states and parameters have 32 bits.
+        precision: The type of the factors of matrix products; sums, states and parameters have 32 bits.
 
     Returns:
         A model with the metrics of `readings`; while training it reports `accuracy` alone. `predict` takes

@@ -43,8 +43,8 @@ def scored(
     """Of each token -log p(target) under the softmax of its scores, and whether no id scores higher.
 
     Args:
-        kernel: Of the output layer.
-        bias: Likewise.
+        kernel: The matrix of the output layer, `[width, id]`.
+        bias: The bias of the output layer, `[id]`.
         x: The layer's input; products are computed in its dtype and added up in 32 bits.
         target: Ids; where there is no such id the loss is NaN.
     """
@@ -64,9 +64,9 @@ class _Part(NamedTuple):
     """A part of the ids, or with a leading axis `part` several of one size.
 
     Attributes:
-        columns: Of the output layer's kernel, `[width, id]`.
-        biases: `[id]`.
-        first: The first id.
+        columns: The columns of the output layer's kernel for these ids, `[width, id]`.
+        biases: The biases of these ids, `[id]`.
+        first: The first id of the part.
     """
 
     columns: Array
@@ -78,10 +78,10 @@ class _RunningSums(NamedTuple):
     """Of the ids read so far, for each token.
 
     Attributes:
-        total: Sum of powers.
-        highest: Power of them.
-        power: Of the target.
-        picked: Its score.
+        total: The sum of the powers so far.
+        highest: The highest power so far.
+        power: The power of the target's score.
+        picked: The score of the target.
         back: Powers times columns, if a gradient by the input needs it.
     """
 

@@ -34,14 +34,15 @@ def next_word_transformer(
     zero, so that a fresh client's model is the global one. Positions are sines: no sentence is too long.
 
     Args:
-        words: Shared words.
-        buckets: Embeddings of all other words.
-        output_buckets: Ids of these; None for as many.
+        words: The number of shared words, which have global rows.
+        buckets: The number of embeddings that all other words share.
+        output_buckets: The number of output ids of the other words; None for as many as `buckets`.
         embedding: Length of an embedding; a multiple of `heads`.
-        heads: Of the attention.
-        layers: How many.
-        rank: Of the local changes.
-        precision: Of the factors of products with matrices of parameters; those of attention have 32 bits.
+        heads: The number of attention heads.
+        layers: The number of layers, at least 1.
+        rank: The rank of the local changes of the matrices.
+        precision: The type of the factors of products with matrices of parameters; products of the attention
+            have 32 bits.
 
     Returns:
         A model with the fields, metrics and `predict` of `next_word_lstm`.
