@@ -9,62 +9,79 @@ from fedrecon.experiment.storage.metrics_log import RECON_EVAL, name_of
 
 
 def comparable(a: Run, b: Run, split: str, protocol: str) -> bool:
-    """Whether two runs evaluated the same clients of a split alike: support and query sets, and measures."""
+    """Whether two runs can be compared on a split: same clients, support and query sets, and scoring.
+
+    Args:
+        a: A run.
+        b: Another run.
+        split: The split of the clients, for instance `"test"`.
+        protocol: The protocol of the evaluation, `"recon_eval"` or `"standard_eval"`.
+    """
     return not _reasons(a, b, split, protocol)
 
 
 def warnings(methods: Sequence[Method]) -> list[str]:
-    """What keeps methods from being compared as they stand, each against the first, in sentences."""
-    return list(dict.fromkeys(_warnings(methods)))
+    """Sentences on all that keeps methods from being compared as they stand, each method with the first.
 
-
-def _warnings(methods: Sequence[Method]) -> Iterator[str]:
-    first = methods[0]
-    for method in methods:
-        for run in method.runs:
-            if not run.result.get("finished", True):
-                yield f"{run.path} is not finished: its numbers are of round {run.result['rounds']}."
-            for split, protocol, found in run.evaluations():
-                lost = [metric for metric, value in found["examples"].items() if value is None]
-                if lost:
-                    yield (
-                        f"{run.path} has no number for {_listed(lost)} of the {name_of(split, protocol)} "
-                        "clients: it diverged at some of them, or none has what it measures; neither such "
-                        "clients nor this seed are paired in it."
-                    )
+    Args:
+        methods: The methods, at least one.
+    """
+    sentences = [sentence for method in methods for sentence in _warnings_of_one(method)]
     for method in methods[1:]:
-        names = f"{first.label} and {method.label}"
-        if first.runs[0].config.get("task") != method.runs[0].config.get("task"):
-            yield f"{names} are of different tasks: their numbers have nothing to do with each other."
+        sentences += _warnings_of_two(methods[0], method)
+    # Several seeds give the same sentence.
+    return list(dict.fromkeys(sentences))
+
+
+def _warnings_of_one(method: Method) -> Iterator[str]:
+    """Warnings about the runs of a method: unfinished ones, and metrics that are no number."""
+    for run in method.runs:
+        if not run.result.get("finished", True):
+            yield f"{run.path} is not finished: its numbers are of round {run.result['rounds']}."
+        for split, protocol, metrics in run.evaluations():
+            lost = [metric for metric, value in metrics["examples"].items() if value is None]
+            if lost:
+                yield (
+                    f"{run.path} has no number for {_join(lost)} of the {name_of(split, protocol)} "
+                    "clients: it diverged at some of them, or none has what it measures; neither such "
+                    "clients nor this seed are paired in it."
+                )
+
+
+def _warnings_of_two(first: Method, method: Method) -> Iterator[str]:
+    """Warnings about the comparison of two methods: tasks, seeds, data, and evaluations that differ."""
+    names = f"{first.label} and {method.label}"
+    if first.runs[0].config.get("task") != method.runs[0].config.get("task"):
+        yield f"{names} are of different tasks: their numbers have nothing to do with each other."
+        return
+    shared = [seed for seed in first.seeds if seed in method.seeds]
+    if not shared:
+        yield f"{names} share no seed: nothing is paired."
+        yield from _of_data(names, first.runs[0], method.runs[0])
+    elif set(first.seeds) != set(method.seeds):
+        yield f"{names} share the seeds {_join(shared)} only: these are paired."
+    for seed in shared:
+        a, b = first.run_of(seed), method.run_of(seed)
+        both = [{(s, p) for s, p, _ in run.evaluations()} for run in (a, b)]
+        for split, protocol in sorted(both[0] & both[1]):
+            reasons = _reasons(a, b, split, protocol)
+            if reasons:
+                what = f"{name_of(split, protocol)} clients"
+                yield f"{names}, {what}: {' and '.join(reasons)}; they are not paired."
+        for split, protocol in sorted(both[0] ^ both[1]):
+            only = first if (split, protocol) in both[0] else method
+            yield f"{name_of(split, protocol)} clients were evaluated by {only.label} and not by both."
+        if _same(a, b, "train"):
             continue
-        shared = [seed for seed in first.seeds if seed in method.seeds]
-        if not shared:
-            yield f"{names} share no seed: nothing is paired."
-            yield from _of_data(names, first.runs[0], method.runs[0])
-        elif set(first.seeds) != set(method.seeds):
-            yield f"{names} share the seeds {_listed(shared)} only: these are paired."
-        for seed in shared:
-            a, b = first.of_seed(seed), method.of_seed(seed)
-            both = [{(s, p) for s, p, _ in run.evaluations()} for run in (a, b)]
-            for split, protocol in sorted(both[0] & both[1]):
-                reasons = _reasons(a, b, split, protocol)
-                if reasons:
-                    what = f"{name_of(split, protocol)} clients"
-                    yield f"{names}, {what}: {' and '.join(reasons)}; they are not paired."
-            for split, protocol in sorted(both[0] ^ both[1]):
-                only = first if (split, protocol) in both[0] else method
-                yield f"{name_of(split, protocol)} clients were evaluated by {only.label} and not by both."
-            if _same(a, b, "train"):
-                continue
-            if None in [run.examples.get("train") for run in (a, b)]:
-                # Pooled examples, of which only the settings tell where they come from.
-                yield from _of_data(names, a, b)
-            else:
-                yield f"{names} were trained on different clients or examples."
+        if None in [run.examples.get("train") for run in (a, b)]:
+            # Pooled training examples have no digest: only the settings tell where they come from.
+            yield from _of_data(names, a, b)
+        else:
+            yield f"{names} were trained on different clients or examples."
 
 
 def _reasons(a: Run, b: Run, split: str, protocol: str) -> list[str]:
-    """Why two runs are not comparable on the clients of a split."""
+    """The reasons why two runs are not comparable on the clients of a split; none if they are."""
     reasons = []
     name = name_of(split, protocol)
     if not _same(a, b, name):
@@ -79,7 +96,7 @@ def _reasons(a: Run, b: Run, split: str, protocol: str) -> list[str]:
 
 
 def _evaluated_by(run: Run, part: str) -> str | None:
-    """A part of how a run is evaluated; None for an older run that does not tell."""
+    """A run's `"scoring"` or `"split"` in evaluation, as text; None for an older run that lacks it."""
     return as_text(run.fingerprint.get("evaluation", {}).get(part))
 
 
@@ -87,14 +104,15 @@ def _same(a: Run, b: Run, name: str) -> bool:
     """Whether two runs measured the same examples of a set."""
     if a.examples.get(name) == b.examples.get(name) is not None:
         return True
-    # Older runs have digests with what the algorithm added alone: if these are the same, so is the rest.
+    # An older run has only the digest of a fingerprint, which covers the fields that its algorithm added as
+    # well. Equal digests of this kind say that the examples are equal, different ones say nothing.
     old = not (a.tells_examples and b.tells_examples)
     full = [run.fingerprint.get("clients", {}).get(name) for run in (a, b)]
     return old and full[0] == full[1] is not None
 
 
 def _of_data(names: str, a: Run, b: Run) -> Iterator[str]:
-    """Settings of the data that differ, where no seed is shared whose digests would tell."""
+    """Warnings about settings of the data that differ, for runs without digests that can be compared."""
     one, two = (
         {name: value for name, value in run.config.items() if name.startswith("data.")} for run in (a, b)
     )
@@ -103,5 +121,5 @@ def _of_data(names: str, a: Run, b: Run) -> Iterator[str]:
             yield f"{names} are of other data: {name} is {one.get(name)!r} and {two.get(name)!r}."
 
 
-def _listed(values: Sequence[Any]) -> str:
+def _join(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))

@@ -1,4 +1,4 @@
-"""Several runs side by side, from what their folders hold: figures, and tables."""
+"""Compares several runs by the content of their folders: figures, tables, and the report page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,7 @@ from fedrecon.experiment.analysis.comparability import comparable, warnings
 from fedrecon.experiment.analysis.comparison import Target, cost, differences, quality
 from fedrecon.experiment.analysis.runs import Method, Run, columns, labels, methods, seed_folders
 from fedrecon.experiment.analysis.webpage import page
-from fedrecon.experiment.reporting import summary as report
-from fedrecon.experiment.reporting import tables
+from fedrecon.experiment.reporting import summary, tables
 from fedrecon.experiment.storage.metrics_log import TRAINING
 from fedrecon.experiment.storage.run_folder import PLOTS
 from fedrecon.experiment.training.run_experiment import rich_table
@@ -24,15 +23,16 @@ PAGE = "comparison.md"
 
 def compare_runs(
     runs: Sequence[Path], out: Path, screen: Console, targets: Sequence[Target] = ()
-) -> list[tables.Table]:
+) -> list[tables.ReportTable]:
     """Compares runs: prints tables, and writes them with the figures.
 
     Args:
-        runs: Their folders, finished; one of several seeds is one method. The first is what others are
-            compared with.
-        out: Gets `comparison.md`, each table as CSV and LaTeX, and `plots`.
-        screen: Where the tables are shown.
-        targets: Qualities to count rounds and clients to.
+        runs: The folders of finished runs; a folder of several seeds is one method. The others are compared
+            with the first.
+        out: The folder that gets `comparison.md`, each table as CSV and LaTeX, and `plots`.
+        screen: The console that shows the tables.
+        targets: Qualities, for each of which the rounds and clients until a run reached it are counted; none
+            by default.
 
     Returns:
         The tables.
@@ -42,34 +42,34 @@ def compare_runs(
         SettingError: A target's metric was not recorded.
     """
     compared = methods(runs)
-    made, said = comparison(compared, targets)
+    results, notes = comparison(compared, targets)
     figures = plot_runs(runs, out / PLOTS)
-    for text in said:
+    for text in notes:
         screen.print(f"Note: {text}")
-    for table in made:
+    for table in results:
         screen.print(f"\n{table.title}", style="bold")
         screen.print(rich_table(table.text(), sum(column.shown is None for column in table.columns[:5])))
-    tables.write(out, made)
+    tables.write(out, results)
     title = safe_text.markdown(", ".join(method.label for method in compared))
-    lines = [f"# {title}", "", *(f"- {safe_text.markdown(text)}" for text in said)]
-    lines += ["", *map(tables.section, made)]
+    lines = [f"# {title}", "", *(f"- {safe_text.markdown(text)}" for text in notes)]
+    lines += ["", *map(tables.section, results)]
     lines += [f"![{p.stem}]({PLOTS}/{p.name})" for p in figures if p.suffix == ".png"]
     write_atomically(out / PAGE, "\n".join(lines) + "\n")
     screen.print(f"\nPage:    {out / PAGE}")
-    screen.print(f"Tables:  {', '.join(f'{table.name}.csv, {table.name}.tex' for table in made)}")
-    return made
+    screen.print(f"Tables:  {', '.join(f'{table.name}.csv, {table.name}.tex' for table in results)}")
+    return results
 
 
 def report_runs(runs: Sequence[Path], out: Path, targets: Sequence[Target] = ()) -> Path:
-    """Writes a page of HTML of runs.
+    """Writes the report page of runs, in HTML.
 
     Args:
-        runs: Their folders, finished, as for `compare_runs`.
-        out: The file.
-        targets: Qualities to count rounds and clients to.
+        runs: The folders of finished runs, as for `compare_runs`.
+        out: The path of the page.
+        targets: Qualities, as for `compare_runs`; none by default.
 
     Returns:
-        The file.
+        The path of the page.
 
     Raises:
         RunError: A folder holds no run, or one that has no result yet.
@@ -83,27 +83,34 @@ def report_runs(runs: Sequence[Path], out: Path, targets: Sequence[Target] = ())
 
 def comparison(
     compared: Sequence[Method], targets: Sequence[Target] = ()
-) -> tuple[list[tables.Table], list[str]]:
-    """The tables of methods, and what their reader must be told first."""
-    made = [quality(compared), cost(compared, targets)]
+) -> tuple[list[tables.ReportTable], list[str]]:
+    """The tables of methods, and warnings that their reader must see first.
+
+    Args:
+        compared: The methods, at least one; the others are compared with the first.
+        targets: Qualities, as for `compare_runs`; none by default.
+    """
+    results = [quality(compared), cost(compared, targets)]
     paired = differences(compared, comparable)
-    return [*made, paired] if paired.rows else made, warnings(compared)
+    return [*results, paired] if paired.rows else results, warnings(compared)
 
 
 def plot_runs(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
     """Draws runs, finished or not; those of several seeds in one colour.
 
     Args:
-        runs: Their folders.
-        out: Where to; by default `plots` in the folder of a single run, or here for several.
+        runs: The folders of the runs.
+        out: The folder of the figures; by default `plots` in the folder of a single run, and for several
+            runs `plots` in the working directory.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
         RunError: A folder holds no run, or one without an evaluation.
     """
-    from fedrecon.experiment.reporting import plots  # takes a second
+    # The import of matplotlib takes a second.
+    from fedrecon.experiment.reporting import plots
 
     names = labels([(_name(run), run) for run in runs])
     curves = [
@@ -121,7 +128,7 @@ def _curves(path: Path, label: str) -> Any:
     if not any(row.protocol != TRAINING for row in records):
         raise RunError(f"{path}: a run must have reached an evaluation to be drawn, this one has not")
     files = sorted(path.glob("clients-*.parquet"))
-    return Curves(label, records, {report.clients_of(p): _metrics(p) for p in files})
+    return Curves(label, records, {summary.clients_of(p): _metrics(p) for p in files})
 
 
 def _metrics(path: Path) -> dict[str, Any]:
@@ -129,7 +136,7 @@ def _metrics(path: Path) -> dict[str, Any]:
 
 
 def _name(path: Path) -> str:
-    """The name of a run, or of the first of its seeds; a folder's own where its settings give none."""
+    """The name of a run, or of the first of its seeds; the folder's name if the settings have none."""
     try:
         return str(Run((seed_folders(path) or [path])[0]).config.get("name", path.name))
     except RunError:

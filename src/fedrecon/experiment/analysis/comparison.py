@@ -1,4 +1,4 @@
-"""Methods side by side: how good they are, what they cost, whether differences are more than chance."""
+"""The tables of a comparison of methods: quality, cost, and paired differences with their significance."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +11,9 @@ from fedrecon.data._table_ids import alike
 from fedrecon.evaluation._metric_names import Direction, direction_of, label_of, shown_first, worst_decile
 from fedrecon.evaluation._selection import Criterion
 from fedrecon.experiment.analysis.runs import Method, Run
-from fedrecon.experiment.analysis.significance import paired
+from fedrecon.experiment.analysis.significance import paired_t_test
 from fedrecon.experiment.reporting.summary import size
-from fedrecon.experiment.reporting.tables import Cell, Column, Spread, Table
+from fedrecon.experiment.reporting.tables import Cell, Column, ReportTable, Spread
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.metrics_log import TRAINING, WEIGHTINGS, name_of
 from fedrecon.solvers._minibatches import COSTS
@@ -25,12 +25,12 @@ ONE = "{:,.1f}".format
 
 
 class Target(NamedTuple):
-    """A quality to reach.
+    """A quality that runs should reach.
 
     Attributes:
-        metric: For instance `"rmse"`.
-        value: Reached where the metric, over examples, is at least as good.
-        direction: Which way the metric is better.
+        metric: The name of the metric, for instance `"rmse"`.
+        value: The value, which a run has reached when the metric's mean over examples is at least as good.
+        direction: Whether higher or lower values of the metric are better.
     """
 
     metric: str
@@ -39,10 +39,13 @@ class Target(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Target":
-        """From `"rmse=0.93"`, or `"acc:max=0.7"` for a metric that the table of metrics does not know.
+        """Reads a target as the command line takes it.
+
+        Args:
+            text: For instance `"rmse=0.93"`; or `"acc:max=0.7"` for a metric that the table of metrics lacks.
 
         Raises:
-            SettingError: It has another form, or it is unknown which way the metric is better.
+            SettingError: The text has another form, or it is unknown which way the metric is better.
         """
         name, _, number = text.partition("=")
         try:
@@ -60,20 +63,20 @@ class Target(NamedTuple):
             )
         return cls(metric, value, direction)
 
-    def reached(self, value: float) -> bool:
-        """Whether a value is as good."""
+    def is_met_by(self, value: float) -> bool:
+        """Whether a value of the metric is at least as good as the target."""
         return self.direction.reaches(value, self.value)
 
 
-def quality(methods: Sequence[Method]) -> Table:
-    """The final metrics of every method under each protocol."""
+def quality(methods: Sequence[Method]) -> ReportTable:
+    """The table of the final metrics of every method, by set of clients and protocol."""
     rows: list[tuple[Cell, ...]] = []
-    for split, protocol in evaluated(methods):
-        found = {m.label: _found(m, split, protocol) for m in methods}
-        metrics = shown_first(name for runs in found.values() for run in runs for name in run["examples"])
+    for split, protocol in evaluated_sets(methods):
+        evaluations = {m.label: _evaluations(m, split, protocol) for m in methods}
+        metrics = shown_first(n for runs in evaluations.values() for run in runs for n in run["examples"])
         for metric in metrics:
             for method in methods:
-                runs = found[method.label]
+                runs = evaluations[method.label]
                 if not runs or any(metric not in run["examples"] for run in runs):
                     continue
                 over = [
@@ -95,11 +98,15 @@ def quality(methods: Sequence[Method]) -> Table:
     note = (
         "Mean ± standard deviation over the seeds. A tenth of the clients fares worse than the worst decile."
     )
-    return Table("quality", "Quality", columns, tuple(rows), note)
+    return ReportTable("quality", "Quality", columns, tuple(rows), note)
 
 
-def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
-    """What every method took, and how much of it until the validation clients reached a quality.
+def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> ReportTable:
+    """The table of what every method took, and of the rounds and clients until it reached each target.
+
+    Args:
+        methods: The methods, at least one.
+        targets: Qualities of the clients that are evaluated while training; none by default.
 
     Raises:
         SettingError: No run recorded a target's metric.
@@ -135,56 +142,60 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> Table:
         for row, examples in zip(rows, raw, strict=True):
             row.append(examples or None)
     for target in targets:
-        name = _watched(methods, target.metric)
+        name = _recorded_set(methods, target.metric)
         aim = f"{label_of(target.metric)} {target.value:g}{'' if name == 'validation' else f', {name}'}"
         columns += [Column(f"rounds to {aim}", WHOLE), Column(f"clients to {aim}", WHOLE)]
         for method, row in zip(methods, rows, strict=True):
-            if not all(run.records.series(name, target.metric) for run in method.runs):
-                row += ["not measured"] * 2
-                continue
-            found = [first_reached(run, name, target) for run in method.runs]
-            known = [x for x in found if x is not None]
-            if len(known) < len(found):
-                row += [f"{len(known)} of {len(found)} seeds" if len(found) > 1 else "not reached"] * 2
-            else:
-                row += [Spread.of([x[0] for x in known]), Spread.of([x[1] for x in known])]
+            row += _until(method, name, target)
     note = (
         "Down, up: bytes per client and round if only the rows it touches are sent; dense: whole tables; raw"
         " data: all examples, which left the clients before the first round. Gradient steps, solves of linear"
         " systems and example passes (an example counts whenever it is gone through): of a client in a round."
         " In centralised training mini-batches stand where others have clients."
     )
-    return Table("cost", "Cost", tuple(columns), tuple(map(tuple, rows)), note)
+    return ReportTable("cost", "Cost", tuple(columns), tuple(map(tuple, rows)), note)
+
+
+def _until(method: Method, name: str, target: Target) -> list[Cell]:
+    """Two cells: the rounds, and the clients, until the runs of a method reached a target."""
+    if not all(run.records.series(name, target.metric) for run in method.runs):
+        return ["not measured"] * 2
+    reaches = [first_reach(run, name, target) for run in method.runs]
+    reached = [reach for reach in reaches if reach is not None]
+    if len(reached) == len(reaches):
+        return [Spread.of([rounds for rounds, _ in reached]), Spread.of([clients for _, clients in reached])]
+    return [f"{len(reached)} of {len(reaches)} seeds" if len(reaches) > 1 else "not reached"] * 2
 
 
 def _cost(method: Method, name: str) -> Spread | None:
-    """What a client computes in a round; None for runs of before it was counted."""
+    """What a client computes in a round, by an entry of `COSTS`; None where an older run did not count it."""
     counts = [run.result.get("work_per_client_and_round") for run in method.runs]
     if not all(counts):
         return None
-    return Spread.of([found[name] for found in counts if found])
+    return Spread.of([count[name] for count in counts if count])
 
 
-def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str, str], bool]) -> Table:
-    """Every method against the first: paired over shared seeds, and over the clients that both evaluated.
+def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str, str], bool]) -> ReportTable:
+    """The table of every method's paired differences from the first, over seeds and over clients.
 
     Args:
-        methods: At least one.
-        comparable: Whether two runs evaluated the same clients of a split in the same way, under a protocol.
+        methods: The methods, at least one.
+        comparable: Tells whether two runs evaluated the same clients in the same way; takes the two runs,
+            the split and the protocol.
     """
     rows: list[tuple[Cell, ...]] = []
     first = methods[0]
-    for split, protocol in evaluated(methods):
+    for split, protocol in evaluated_sets(methods):
         for method in methods[1:]:
             pairs = [
-                (first.of_seed(seed), method.of_seed(seed)) for seed in first.seeds if seed in method.seeds
+                (first.run_of(seed), method.run_of(seed)) for seed in first.seeds if seed in method.seeds
             ]
             pairs = [(a, b) for a, b in pairs if comparable(a, b, split, protocol)]
             for metric, over, changes in _changes(pairs, split, protocol):
-                found = paired(changes)
-                measured = (found.pairs, found.mean, found.error, found.low, found.high, found.p)
+                test = paired_t_test(changes)
+                numbers = (test.pairs, test.mean, test.error, test.low, test.high, test.p)
                 gains = _gains(metric, changes)
-                rows.append((split, protocol, label_of(metric), method.label, over, *measured, gains))
+                rows.append((split, protocol, label_of(metric), method.label, over, *numbers, gains))
     columns = (
         *map(Column, ("clients", "protocol", "metric", "method", "paired over")),
         Column("pairs", WHOLE),
@@ -203,29 +214,49 @@ def differences(methods: Sequence[Method], comparable: Callable[[Run, Run, str, 
         " pairs in which the method is better: of the clients that personalisation serves, if the first is a"
         " global model. A seed or client at which either is no number makes no pair."
     )
-    return Table("differences", f"Differences from {first.label}", columns, tuple(rows), note)
+    return ReportTable("differences", f"Differences from {first.label}", columns, tuple(rows), note)
 
 
-def first_reached(run: Run, name: str, target: Target) -> tuple[float, float] | None:
-    """The round at which a run first reached a quality, and the clients that had taken part until then."""
+def first_reach(run: Run, name: str, target: Target) -> tuple[float, float] | None:
+    """When a run first reached a target.
+
+    Args:
+        run: The run.
+        name: The name of the set of clients whose metric is compared with the target.
+        target: The target.
+
+    Returns:
+        The round, and the number of clients that had taken part up to it, each counted once a round; None if
+        the run did not reach the target.
+    """
     cohorts = run.records.series("train", "clients", "total")
     clients = dict(zip(cohorts, accumulate(cohorts.values()), strict=True))
     for round, value in sorted(run.records.series(name, target.metric).items()):
-        if target.reached(value):
+        if target.is_met_by(value):
             return float(round), clients.get(round, math.nan)
     return None
 
 
-def evaluated(methods: Sequence[Method]) -> list[tuple[str, str]]:
-    """Splits and protocols of the final evaluations of any run; the test clients come first."""
-    found = dict.fromkeys((s, p) for m in methods for run in m.runs for s, p, _ in run.evaluations())
-    return sorted(found, key=lambda pair: pair[0] != "test")
+def evaluated_sets(methods: Sequence[Method]) -> list[tuple[str, str]]:
+    """Splits and protocols of the final evaluations of any run; those of the test clients come first."""
+    pairs = dict.fromkeys((s, p) for m in methods for run in m.runs for s, p, _ in run.evaluations())
+    return sorted(pairs, key=lambda pair: pair[0] != "test")
 
 
 def client_differences(
     pairs: Sequence[tuple[Run, Run]], split: str, protocol: str, metric: str
 ) -> np.ndarray:
-    """Second minus first of each client that both runs of some pair scored, its mean over the pairs."""
+    """The difference of a metric, second run minus first, of each client that both runs of a pair scored.
+
+    Args:
+        pairs: Pairs of runs, one of each method, under the same seed.
+        split: The split of the clients.
+        protocol: The protocol of the evaluation.
+        metric: The name of the metric.
+
+    Returns:
+        A difference for each client, `[clients]`; the mean over the pairs that scored the client.
+    """
     sums: dict[str, list[float]] = {}
     for a, b in pairs:
         one, two = a.clients(split, protocol), b.clients(split, protocol)
@@ -233,7 +264,8 @@ def client_differences(
             continue
         ids, others = alike(one["client"], two["client"])
         if ids != others or not np.array_equal(one["weight"], two["weight"]):
-            continue  # they were not scored on the same examples
+            # The clients were not scored on the same examples.
+            continue
         change = two[metric] - one[metric]
         for client, value in zip(map(str, ids), change.tolist(), strict=True):
             if math.isfinite(value):
@@ -242,7 +274,7 @@ def client_differences(
 
 
 def _gains(metric: str, changes: Sequence[float]) -> float | None:
-    """The share of pairs in which the second is better; None where it is not known which way that is."""
+    """The share of pairs in which the second run is better; None where the metric's direction is unknown."""
     direction = direction_of(metric)
     if direction is None:
         return None
@@ -252,8 +284,9 @@ def _gains(metric: str, changes: Sequence[float]) -> float | None:
 def _changes(
     pairs: Sequence[tuple[Run, Run]], split: str, protocol: str
 ) -> Iterator[tuple[str, str, list[float]]]:
-    found = [(_of(a, split, protocol), _of(b, split, protocol)) for a, b in pairs]
-    both = [(x["examples"], y["examples"]) for x, y in found if x is not None and y is not None]
+    """Metric, `"seeds"` or `"clients"`, and the differences of the metric over these."""
+    evaluations = [(_evaluation(a, split, protocol), _evaluation(b, split, protocol)) for a, b in pairs]
+    both = [(x["examples"], y["examples"]) for x, y in evaluations if x is not None and y is not None]
     for metric in shown_first(name for x, y in both for name in x if name in y):
         changes = [_number(y[metric]) - _number(x[metric]) for x, y in both if metric in x and metric in y]
         changes = [x for x in changes if math.isfinite(x)]
@@ -264,32 +297,33 @@ def _changes(
             yield metric, "clients", clients.tolist()
 
 
-def _found(method: Method, split: str, protocol: str) -> list[Any]:
-    return [x for x in (_of(run, split, protocol) for run in method.runs) if x is not None]
+def _evaluations(method: Method, split: str, protocol: str) -> list[Any]:
+    return [x for x in (_evaluation(run, split, protocol) for run in method.runs) if x is not None]
 
 
-def _of(run: Run, split: str, protocol: str) -> Any:
-    return next((found for s, p, found in run.evaluations() if (s, p) == (split, protocol)), None)
+def _evaluation(run: Run, split: str, protocol: str) -> Any:
+    """The final evaluation of a run under a protocol; None if there is none."""
+    return next((metrics for s, p, metrics in run.evaluations() if (s, p) == (split, protocol)), None)
 
 
-def _watched(methods: Sequence[Method], metric: str) -> str:
-    """The clients whose metric by round is recorded."""
+def _recorded_set(methods: Sequence[Method], metric: str) -> str:
+    """The name of the set of clients for which a metric was recorded while training."""
     rows = [r for m in methods for run in m.runs for r in run.records if r.protocol != TRAINING]
     names = dict.fromkeys(name_of(*r[1:3]) for r in rows if r.metric == metric and r.split != "test")
     if not names:
-        known = ", ".join(sorted({r.metric for r in rows}))
-        raise SettingError(f"--target: no run recorded {metric} while training, only {known}")
+        recorded = ", ".join(sorted({r.metric for r in rows}))
+        raise SettingError(f"--target: no run recorded {metric} while training, only {recorded}")
     return "validation" if "validation" in names else next(iter(names))
 
 
 def _cohort(run: Run) -> float:
-    """Clients of a round, on average."""
+    """The mean number of clients in a round."""
     cohorts = run.records.series("train", "clients", "total")
     return math.fsum(cohorts.values()) / len(cohorts) if cohorts else math.nan
 
 
 def _number(value: float | None) -> float:
-    """A number of `result.json`, where one that is not finite is null."""
+    """A number of `result.json`; null there is a number that was not finite, and becomes NaN."""
     return math.nan if value is None else float(value)
 
 

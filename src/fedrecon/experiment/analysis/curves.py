@@ -1,8 +1,8 @@
-"""How well a run serves clients by what it is given: reconstruction steps, support examples, all examples."""
+"""The curves of a run: its metrics by reconstruction steps, by support share, and by examples per client."""
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,33 +14,42 @@ from fedrecon._files import write_atomically
 from fedrecon._safe_text import csv_cell
 from fedrecon.algorithms._base import Algorithm, Broadcast
 from fedrecon.core._examples import Examples, Fraction, Split, first_share
+from fedrecon.data._clients import Clients
 from fedrecon.evaluation._evaluate import Evaluation, evaluate
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.reporting.curve_points import Point
-from fedrecon.experiment.serving.evaluate import hold_to_data, restored
+from fedrecon.experiment.serving.evaluate import hold_to_data, restore_parameters
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.metrics_log import SEEN
+from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
+from fedrecon.experiment.training.run_spec import RunSpec
 
 STEPS = (1, 2, 5, 10, 20, 50, 100)
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
-HELD = 0.2  # of an unseen client's examples, its last ones: the query set whatever the support set is
+# The share of an unseen client's examples, the last ones, that are the query set for every support share.
+HELD = 0.2
+# The number of groups of clients, by their number of examples.
 GROUPS = 8
-_STAGES = ("tune", "reconstruct", "fit", "solve")  # what serves a client, the last one first
+# The settings of solvers that serve a client; if an algorithm has several, the first of these runs last.
+_SOLVERS = ("tune", "reconstruct", "fit", "solve")
 
 
 def draw(run: Path, config: Config, data: str | None, split: str, screen: Console) -> list[Point]:
     """Evaluates a run along the three curves; writes `curves.csv` and a figure into its folder.
 
     Args:
-        run: Its folder.
-        config: Its configuration.
-        data: Where its data are now; None for where it found them.
-        split: Which of its evaluated clients.
-        screen: Where the points are shown.
+        run: The run folder.
+        config: The configuration of the run.
+        data: The path of the run's data now; None for the path at which the run found them.
+        split: The name of one of the run's evaluated sets of clients.
+        screen: The console that shows the points.
+
+    Returns:
+        The points of all curves.
 
     Raises:
-        ValueError: The run has no checkpoint or no such clients, or its data are others now.
+        ValueError: The run has no checkpoint or no such clients, or its data have changed.
     """
     from fedrecon.experiment.reporting import curve_plots
 
@@ -50,11 +59,11 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
     spec = spec_of(config, task)
     if split not in spec.evaluated:
         raise SettingError(f"--split must be one of {', '.join(spec.evaluated)}, got {split!r}")
-    clients, (round, state, client_states) = spec.evaluated[split], restored(run, spec)
+    clients, (round, state, client_states) = spec.evaluated[split], restore_parameters(run, spec)
     screen.print(f"{config.name}: parameters after round {round}, {len(clients):,} {split} clients")
     points = []
 
-    def evaluated(algorithm: Algorithm, cut: Split) -> Evaluation:
+    def score(algorithm: Algorithm, cut: Split) -> Evaluation:
         return evaluate(
             algorithm,
             state,
@@ -65,27 +74,11 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
             scoring=spec.scoring,
         )
 
-    def add(curve: str, x: float, found: Evaluation) -> None:
-        counts = next(iter(found.per_client.values())).weight
-        points.append(Point(curve, x, found.over_examples(), int(np.count_nonzero(counts))))
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in points[-1].metrics.items())
-        screen.print(f"{curve} {x:g}: {shown}")
-
-    solver = _stage(config)
-    for steps in STEPS if solver else ():
-        # As many passes as steps: every client that has an example then takes them all.
-        more = override(config, {"algorithm": {solver: {"epochs": steps, "max_steps": steps}}})
-        add("steps", float(steps), evaluated(more.algorithm.build_for(task), spec.split_of(split)))
-    # Of seen clients, whose other examples were trained on, those held out alone measure what is found.
-    cut = spec.split_of(split) if split.startswith(SEEN) else Fraction(1 - HELD, query=HELD)
-    for share in SHARES:
-        add("support", share, evaluated(_given_less(spec.algorithm, share), cut))
-    whole = evaluated(spec.algorithm, spec.split_of(split))
-    for group in np.array_split(np.argsort(clients.num_examples, kind="stable"), min(GROUPS, len(clients))):
-        part = {
-            name: type(mean)(mean.total[group], mean.weight[group]) for name, mean in whole.per_client.items()
-        }
-        add("examples", float(np.mean(clients.num_examples[group])), Evaluation(clients.ids[group], part))
+    for curve, x, evaluation in _evaluations(config, task, spec, clients, split, score):
+        counts = next(iter(evaluation.per_client.values())).weight
+        points.append(Point(curve, x, evaluation.over_examples(), int(np.count_nonzero(counts))))
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in points[-1].metrics.items())
+        screen.print(f"{curve} {x:g}: {metrics}")
     write_atomically(run / "curves.csv", _csv(points))
     for path in curve_plots.write(run, config.name, points):
         screen.print(f"Plot:    {path}")
@@ -93,9 +86,38 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
     return points
 
 
-def _given_less(algorithm: Algorithm, share: float) -> Algorithm:
-    """The same, served with the first part of a support set. What it is scored by sees the whole set: items
-    that a client is known to have do not become candidates of a ranking.
+def _evaluations(
+    config: Config,
+    task: Task,
+    spec: RunSpec,
+    clients: Clients,
+    split: str,
+    score: Callable[[Algorithm, Split], Evaluation],
+) -> Iterator[tuple[str, float, Evaluation]]:
+    """The name of the curve, the x value and the evaluation of each point, one curve after the other."""
+    solver = _serving_solver(config)
+    for steps in STEPS if solver else ():
+        # With as many epochs as steps even a client with a single batch takes all steps.
+        limited = override(config, {"algorithm": {solver: {"epochs": steps, "max_steps": steps}}})
+        yield "steps", float(steps), score(limited.algorithm.build_for(task), spec.split_of(split))
+    # The other examples of seen clients were trained on: only held-out ones can be their query set.
+    cut = spec.split_of(split) if split.startswith(SEEN) else Fraction(1 - HELD, query=HELD)
+    for share in SHARES:
+        yield "support", share, score(_with_less_support(spec.algorithm, share), cut)
+    whole = score(spec.algorithm, spec.split_of(split))
+    for group in np.array_split(np.argsort(clients.num_examples, kind="stable"), min(GROUPS, len(clients))):
+        part = {
+            name: type(mean)(mean.total[group], mean.weight[group]) for name, mean in whole.per_client.items()
+        }
+        evaluation = Evaluation(clients.ids[group], part)
+        yield "examples", float(np.mean(clients.num_examples[group])), evaluation
+
+
+def _with_less_support(algorithm: Algorithm, share: float) -> Algorithm:
+    """The algorithm, served with the first part of a support set.
+
+    Its scoring still sees the whole set: items that a client is known to have must not become candidates of
+    a ranking.
     """
 
     def personalize(broadcast: Broadcast, client_state: Any, support: Examples, key: Any) -> Any:
@@ -104,9 +126,12 @@ def _given_less(algorithm: Algorithm, share: float) -> Algorithm:
     return replace(algorithm, personalize=personalize)
 
 
-def _stage(config: Config) -> str | None:
-    """The solver that serves a client, whose steps can be limited; None if nothing does or it is `Newton`."""
-    for name in _STAGES:
+def _serving_solver(config: Config) -> str | None:
+    """The setting of the solver that serves a client; None if there is none, or if it is Newton's method.
+
+    Newton's method has no mini-batch steps that could be limited.
+    """
+    for name in _SOLVERS:
         section = getattr(config.algorithm, name, None)
         if section is not None:
             return name if getattr(section, "kind", "solver") == "solver" else None

@@ -1,4 +1,4 @@
-"""Finished runs, read back from their folders, the seeds of one method together."""
+"""Reads finished runs back from their folders, and groups the seeds of one method."""
 
 import functools
 import json
@@ -25,17 +25,17 @@ from fedrecon.experiment.storage.run_folder import (
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder, read when it is asked for.
+    """A run folder. Each file is read when it is first needed.
 
     Attributes:
-        path: The folder.
+        path: The run folder.
     """
 
     path: Path
 
     @functools.cached_property
     def config(self) -> dict[str, Any]:
-        """Its settings by their dotted names; those of a run made in Python are fewer."""
+        """The settings of the run by their dotted names; a run made in Python has fewer of them."""
         try:
             return flat(tomllib.loads((self.path / CONFIG).read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -45,7 +45,7 @@ class Run:
 
     @functools.cached_property
     def result(self) -> dict[str, Any]:
-        """Its `result.json`."""
+        """The content of the run's `result.json`."""
         if not (self.path / RESULT).is_file():
             raise RunError(
                 f"{self.path}: a run must have a {RESULT} to be compared, this has none yet: resume it"
@@ -54,27 +54,27 @@ class Run:
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What tells it from other runs."""
+        """The content of the run's `fingerprint.json`."""
         return _json(self.path / FINGERPRINT)
 
     @functools.cached_property
     def examples(self) -> dict[str, str]:
-        """Digests of what was measured, by set: without what its algorithm added, where that is known."""
+        """Digests of the measured examples by set of clients; see `tells_examples` for what they cover."""
         return _json(self.path / EXAMPLES) if self.tells_examples else self.fingerprint.get("clients", {})
 
     @property
     def tells_examples(self) -> bool:
-        """Whether its algorithm's additions are left out of `examples`; older runs do not."""
+        """Whether `examples` leaves out the fields that the run's algorithm added; older runs cover them."""
         return (self.path / EXAMPLES).is_file()
 
     @functools.cached_property
     def environment(self) -> dict[str, Any]:
-        """Where and with what it was made."""
+        """The content of the run's `environment.json`: machine, versions, command."""
         return _json(self.path / ENVIRONMENT)
 
     @functools.cached_property
     def records(self) -> Records:
-        """Its numbers by round."""
+        """The recorded numbers of the run by round."""
         if not (self.path / METRICS).is_file():
             raise RunError(f"{self.path}: a run folder must have a {METRICS}, this has none")
         records = Records()
@@ -83,43 +83,52 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Of its draws."""
+        """The seed of the run's draws."""
         return int(self.fingerprint.get("seed", 0))
 
     def evaluations(self) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
         """Split, protocol and metrics of every final evaluation."""
         for split, protocols in self.result.items():
             if isinstance(protocols, Mapping):
-                for protocol, found in protocols.items():
-                    if isinstance(found, Mapping) and "examples" in found:
-                        yield split, protocol, found
+                for protocol, metrics in protocols.items():
+                    if isinstance(metrics, Mapping) and "examples" in metrics:
+                        yield split, protocol, metrics
 
     def tables(self) -> dict[tuple[str, str], Path]:
         """The files of clients' metrics, by split and protocol."""
-        found: dict[tuple[str, str], Path] = {}
+        files: dict[tuple[str, str], Path] = {}
         for split, protocol, _ in self.evaluations():
             safe = file_name(split)
             names = (f"clients-{safe}-{protocol}.parquet", f"clients-{safe}.parquet")
             paths = [self.path / name for name in names if (self.path / name).is_file()]
-            # A file that is not named by its protocol is of the split's only one.
-            if paths and paths[0] not in found.values():
-                found[split, protocol] = paths[0]
-        return found
+            # A file whose name has no protocol belongs to the first protocol of its split.
+            if paths and paths[0] not in files.values():
+                files[split, protocol] = paths[0]
+        return files
 
     def clients(self, split: str, protocol: str) -> dict[str, Any] | None:
-        """Columns `client`, `weight` and each metric, as NumPy arrays; None if they were not written."""
+        """The metrics of every client of a set.
+
+        Args:
+            split: The split of the clients.
+            protocol: The protocol of the evaluation.
+
+        Returns:
+            The columns `client`, `weight` and each metric as NumPy arrays, `[clients]`; None if the run has
+            no such file.
+        """
         path = self.tables().get((split, protocol))
         return None if path is None else columns(path)
 
 
 @dataclass(frozen=True, eq=False)
 class Method:
-    """What is compared: a run, or the runs of several seeds.
+    """A method of a comparison: a run, or the runs of several seeds.
 
     Attributes:
-        label: By which it is told from others.
-        path: Its folder: of its runs, if they are several.
-        runs: By seed, each seed once.
+        label: The name of the method, different for each method of a comparison.
+        path: The folder of the run, or the folder that holds those of several seeds.
+        runs: The runs in the order of their seeds, each seed once.
     """
 
     label: str
@@ -128,18 +137,21 @@ class Method:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Of its runs."""
+        """The seeds of the runs."""
         return tuple(run.seed for run in self.runs)
 
-    def of_seed(self, seed: int) -> Run:
+    def run_of(self, seed: int) -> Run:
         """The run of a seed."""
         return next(run for run in self.runs if run.seed == seed)
 
 
 def methods(paths: Sequence[Path]) -> list[Method]:
-    """What the folders hold.
+    """The methods whose runs are in some folders.
 
     A folder of runs of several seeds is one method, and so are runs that differ in nothing but the seed.
+
+    Args:
+        paths: Run folders, or folders of several seeds, at least one.
 
     Raises:
         RunError: A folder holds no run.
@@ -167,14 +179,18 @@ def methods(paths: Sequence[Path]) -> list[Method]:
 
 
 def seed_folders(path: Path) -> list[Path]:
-    """The run folders that `--seeds` left in a folder; none if it is a run folder itself."""
+    """The run folders that `fedrecon run --seeds` left in a folder; none if it is a run folder itself."""
     if (path / CONFIG).is_file():
         return []
     return sorted(p.parent for p in path.glob(f"seed-*/{CONFIG}"))
 
 
 def labels(named: Sequence[tuple[str, Path]]) -> list[str]:
-    """Names where these tell runs apart, and else their folders."""
+    """Labels of runs: their names if these differ, else the names of their folders, else the whole paths.
+
+    Args:
+        named: The name and the folder of each run.
+    """
     names = [name for name, _ in named]
     if len(set(names)) == len(names):
         return names
@@ -191,7 +207,7 @@ def columns(path: Path) -> dict[str, Any]:
 
 
 def _identity(run: Run) -> str:
-    """Equal in runs that differ in their seed, and in where things are, only."""
+    """A text that is equal for two runs which differ only in their seed and in the places of things."""
     kept = {k: v for k, v in run.config.items() if k != "seed" and not is_place(k)}
     return json.dumps(kept, sort_keys=True, default=str)
 

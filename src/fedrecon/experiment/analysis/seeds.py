@@ -1,4 +1,4 @@
-"""One experiment under several seeds: mean and deviation of its metrics."""
+"""Runs one experiment under several seeds, and reports mean and deviation of its metrics."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.experiment.analysis.compare import plot_runs
 from fedrecon.experiment.config import Config, override
-from fedrecon.experiment.reporting import summary as report
+from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.tables import Spread, markdown
 from fedrecon.experiment.storage.metrics_log import WEIGHTINGS, place
 from fedrecon.experiment.storage.run_folder import PLOTS, RESULT, SUMMARY
@@ -18,16 +18,16 @@ from fedrecon.experiment.training.run_experiment import rich_table, run_experime
 
 
 def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
-    """Runs an experiment with `count` seeds, from its own on, each in a folder of its own.
+    """Runs an experiment with `count` consecutive seeds, each in a folder of its own.
 
     Args:
-        config: What to do.
-        out: The folder of the runs, of their `result.json`, `summary.md` and figure.
-        count: How many seeds.
-        screen: Where progress is shown.
+        config: The configuration of the experiment, whose seed is the first one.
+        out: The folder that gets the run folders, and their common `result.json`, `summary.md` and figure.
+        count: The number of seeds.
+        screen: The console that shows the progress.
 
     Returns:
-        Whether all were finished; Ctrl-C ends it.
+        Whether all runs were finished; False after Ctrl-C.
     """
     screen.print(f"{config.name}: {count} seeds, folder {out}")
     results, folders = [], []
@@ -38,16 +38,16 @@ def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
             screen.print(f"Interrupted at seed {seed}; all of it is saved.")
             screen.print(f"To go on: the same command, with --seeds {count} --out {out}")
             return False
-        results.append(report.result_values(result))
+        results.append(summary.result_values(result))
     values = {"seeds": [config.seed + i for i in range(count)], **statistics(results)}
     figures = plot_runs(folders, out / PLOTS)
-    table = report.table(values, lambda x: f"{x['mean']:.4f} ± {x['deviation']:.4f}")
+    table = summary.table(values, lambda x: f"{x['mean']:.4f} ± {x['deviation']:.4f}")
     title = safe_text.markdown(config.name)
     lines = [f"# {title}: {count} seeds", "", "Mean ± standard deviation over the seeds.", ""]
     lines += [markdown(table), ""]
     lines += [f"![{p.stem}]({PLOTS}/{p.name})" for p in figures if p.suffix == ".png"]
     write_atomically(out / SUMMARY, "\n".join(lines) + "\n")
-    write_atomically(out / RESULT, report.dumps(values))
+    write_atomically(out / RESULT, summary.dumps(values))
     screen.print(rich_table(table))
     screen.print(f"Plot:    {out / PLOTS / 'progress.png'}")
     screen.print(f"Summary: {out / SUMMARY}")
@@ -55,9 +55,17 @@ def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
 
 
 def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Each metric as `{"mean", "deviation", "values"}`, under the same names as in one run's result."""
+    """Mean, deviation and values of each metric over several results.
+
+    Args:
+        results: What `result_values` returns, for each seed.
+
+    Returns:
+        The nested tables of one run's result, with `{"mean", "deviation", "values"}` in place of each metric,
+        and the seconds of all runs together.
+    """
     combined: dict[str, Any] = {}
-    for name, evaluation in report.evaluated(results[0]):
+    for name, evaluation in summary.evaluations_of(results[0]):
         split, protocol = place(name)
         combined.setdefault(split, {})[protocol] = {
             weighting: {

@@ -1,4 +1,4 @@
-"""Whether a paired difference is more than chance: Student's t."""
+"""The significance test of paired differences: Student's t-test."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import numpy as np
 CONFIDENCE = 0.95
 
 
-class Paired(NamedTuple):
-    """The mean of paired differences.
+class PairedTest(NamedTuple):
+    """The result of a paired t-test.
 
     Attributes:
         mean: The mean of the differences, second minus first.
@@ -29,8 +29,12 @@ class Paired(NamedTuple):
     pairs: int
 
 
-def paired(differences: Sequence[float]) -> Paired:
-    """The paired t-test of at least one difference."""
+def paired_t_test(differences: Sequence[float]) -> PairedTest:
+    """The paired t-test of at least one difference.
+
+    Args:
+        differences: The difference of each pair, second minus first, all finite.
+    """
     # From `scipy.special`, since importing `scipy.stats` takes a second.
     from scipy.special import stdtr, stdtrit
 
@@ -38,10 +42,10 @@ def paired(differences: Sequence[float]) -> Paired:
     count = len(values)
     mean = math.fsum(values) / count
     if count < 2:
-        return Paired(mean, math.nan, math.nan, math.nan, math.nan, count)
+        return PairedTest(mean, math.nan, math.nan, math.nan, math.nan, count)
     error = math.sqrt(math.fsum((values - mean) ** 2) / (count - 1) / count)
     if error == 0:
-        return Paired(mean, 0.0, mean, mean, 1.0 if mean == 0 else 0.0, count)
+        return PairedTest(mean, 0.0, mean, mean, 1.0 if mean == 0 else 0.0, count)
     reach = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2)) * error
     p = 2 * float(stdtr(count - 1, -abs(mean) / error))
-    return Paired(mean, error, mean - reach, mean + reach, p, count)
+    return PairedTest(mean, error, mean - reach, mean + reach, p, count)

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from fedrecon.evaluation._metric_names import label_of, shown_first
-from fedrecon.experiment.analysis.comparison import evaluated
+from fedrecon.experiment.analysis.comparison import evaluated_sets
 from fedrecon.experiment.analysis.runs import Method, Run
-from fedrecon.experiment.reporting.tables import Table
+from fedrecon.experiment.reporting.tables import ReportTable
 from fedrecon.experiment.storage.metrics_log import TRAINING, WEIGHTINGS
 
 FOLDER = "page"
 BINS = 40
 
 
-def page(methods: Sequence[Method], tables: Sequence[Table], notes: Sequence[str] = ()) -> str:
+def page(methods: Sequence[Method], tables: Sequence[ReportTable], notes: Sequence[str] = ()) -> str:
     """The page of some methods.
 
     Args:
@@ -64,7 +64,7 @@ def _about(methods: Sequence[Method]) -> str:
     return f"{len(methods)} methods, {runs} runs, made {when}" if runs > 1 else f"A run of {when}"
 
 
-def _table(table: Table, places: Mapping[str, int]) -> str:
+def _table(table: ReportTable, places: Mapping[str, int]) -> str:
     """A table; cells that name a method get its colour."""
     kinds = ["number" if column.shown else "word" for column in table.columns]
     method = next((i for i, column in enumerate(table.columns) if column.name == "method"), None)
@@ -194,7 +194,7 @@ def _sent(run: Run) -> dict[int, float]:
 
 def _clients(methods: Sequence[Method]) -> Iterator[dict[str, Any]]:
     """How every metric is distributed over the clients of each method, in shared bins."""
-    for split, protocol in evaluated(methods):
+    for split, protocol in evaluated_sets(methods):
         tables = [[run.clients(split, protocol) for run in method.runs] for method in methods]
         present = [table for found in tables for table in found if table is not None]
         names = (name for table in present for name in table if name not in ("client", "weight"))

@@ -10,7 +10,7 @@ from fedrecon.experiment.cli.options import Invocation
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.compilation_cache import keep_compiled
+from fedrecon.experiment.storage.compilation_cache import use_compilation_cache
 from fedrecon.experiment.tasks._spec import task_spec
 
 
@@ -20,7 +20,7 @@ def begin(invocation: Invocation) -> ProcessGroup:
     Returns:
         The processes of the run: this one alone, or, with `--distributed`, all that have joined.
     """
-    keep_compiled()
+    use_compilation_cache()
     return join() if invocation.distributed else ALONE
 
 

@@ -1,1 +1,1 @@
-"""What a run prints while it works: progress of rounds and of counted work."""
+"""What a run prints while it works: the progress of its rounds and of other long jobs."""

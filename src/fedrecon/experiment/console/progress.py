@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class EvaluationReport(Protocol):
-    """What the screen shows of an evaluation: some attributes of `Evaluated`, which says what they are."""
+    """The part of an evaluated round that the screen shows; `Evaluated` has it, and describes it."""
 
     @property
     def round(self) -> int: ...
@@ -32,22 +32,36 @@ class EvaluationReport(Protocol):
 
 
 class Progress:
-    """Is told what happens, and shows nothing. What shows something overrides its methods."""
+    """Receives a call for everything that happens in a run, and shows nothing; subclasses show something."""
 
     def start(self, done: int, rounds: int) -> None:
-        """The rounds begin, or go on after `done` of them."""
+        """Is called when the rounds begin.
+
+        Args:
+            done: Rounds that were done before, by an earlier process.
+            rounds: Rounds of the run, those done before included.
+        """
 
     def round(self, number: int, loss: float) -> None:
-        """The metrics of a round have arrived."""
+        """Is called when the metrics of a round have arrived from the device, in the order of the rounds.
+
+        Args:
+            number: The number of the round, from 1.
+            loss: Mean loss over the query examples of the round's cohort.
+        """
 
     def evaluated(self, report: EvaluationReport) -> None:
-        """An evaluation is done; `report` is what callbacks get."""
+        """Is called after an evaluation.
+
+        Args:
+            report: The evaluated round, as callbacks get it.
+        """
 
     def note(self, text: str) -> None:
-        """Something else worth a line."""
+        """Is called with any other line of text that the user should read."""
 
     def close(self) -> None:
-        """The run is over."""
+        """Is called once, when the run is over."""
 
     def __enter__(self) -> "Progress":
         return self
@@ -59,9 +73,9 @@ class Progress:
 
 
 class Pace:
-    """Rounds per second over the last few seconds, and the time left.
+    """Measures rounds per second over the last `WINDOW` seconds, and estimates the time left.
 
-    The first round, which compiles, does not count.
+    The first round does not count, since it includes compilation.
     """
 
     WINDOW = 15.0
@@ -70,7 +84,12 @@ class Pace:
         self._seen: deque[tuple[int, float]] = deque()
 
     def at(self, number: int, rounds: int) -> tuple[float | None, float | None]:
-        """Rounds per second and seconds left after a round; None while they are not known."""
+        """Rounds per second, and seconds left; None for both before the second round.
+
+        Args:
+            number: The number of the round that is done.
+            rounds: Rounds of the run.
+        """
         now = time.monotonic()
         if not self._seen or number > self._seen[-1][0]:
             self._seen.append((number, now))
@@ -84,7 +103,7 @@ class Pace:
 
 
 def describe(report: EvaluationReport, pace: Pace) -> str:
-    """One line about an evaluation."""
+    """One line about an evaluation: round, loss, the first two metrics of every set, speed and time left."""
     width = len(str(report.rounds))
     parts = [
         f"round {report.round:{width}d}/{report.rounds}",
@@ -103,17 +122,17 @@ def describe(report: EvaluationReport, pace: Pace) -> str:
 
 
 def figure(value: float) -> str:
-    """`"0.9123"`, and `"3.141e+32"` of what diverges."""
+    """A loss or a metric as text: `"0.9123"`, and `"3.141e+32"` where training diverges."""
     return f"{value:.3e}" if 1e6 <= abs(value) < math.inf else f"{value:.4f}"
 
 
 def pace_of(speed: float) -> str:
-    """`"12.3 rounds/s"`, or `"8.1 s a round"`."""
+    """A speed in rounds per second as text: `"12.3 rounds/s"`, or `"8.1 s a round"`."""
     return f"{speed:.1f} rounds/s" if speed >= 1 else f"{1 / speed:.1f} s a round"
 
 
 def duration(seconds: float) -> str:
-    """`"1 h 05 min"`, `"2 min 03 s"`, `"45 s"`."""
+    """A duration in seconds as text: `"1 h 05 min"`, `"2 min 03 s"`, `"45 s"`."""
     whole = round(seconds)
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
@@ -121,7 +140,11 @@ def duration(seconds: float) -> str:
 
 
 class Lines(Progress):
-    """A line for each evaluation, for logs."""
+    """Prints a line for each evaluation, for logs.
+
+    Args:
+        file: The text file to print to; by default the standard output.
+    """
 
     def __init__(self, file: Any = None):
         self._file = file
@@ -138,7 +161,11 @@ class Lines(Progress):
 
 
 class Live(Progress):
-    """A bar with rounds, loss, RMSE, speed and time left, above it a line for each evaluation."""
+    """Shows a bar with rounds, loss, first metric, speed and time left, and above it a line per evaluation.
+
+    Args:
+        console: The terminal.
+    """
 
     def __init__(self, console: "Console"):
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
@@ -184,7 +211,7 @@ class Live(Progress):
 
 
 def progress_for(console: "Console") -> Progress:
-    """A live bar on a terminal, lines elsewhere, nothing where nothing is shown."""
+    """What shows a run's progress: a live bar on a terminal, lines elsewhere, nothing on a quiet console."""
     if console.quiet:
         return Progress()
     return Live(console) if console.is_terminal else Lines(console.file)

@@ -1,4 +1,4 @@
-"""How far a long job is."""
+"""Shows how much of a long job is done."""
 
 import time
 from collections.abc import Iterator
@@ -9,38 +9,39 @@ from rich.console import Console
 
 from fedrecon.experiment.console.progress import duration
 
-_EVERY = 5.0  # seconds between two lines where there is no terminal
+# Seconds between two lines where there is no terminal.
+_EVERY = 5.0
 
 
 @contextmanager
-def counted(screen: Console, what: str, total: int, done: int = 0) -> Iterator[Any]:
-    """Shows how far a long job is: a bar on a terminal, a line now and then elsewhere.
+def show_progress(screen: Console, what: str, total: int, done: int = 0) -> Iterator[Any]:
+    """Shows how much of a long job is done: a bar on a terminal, a line every few seconds elsewhere.
 
     Args:
-        screen: Where.
-        what: Is counted.
+        screen: The console that shows it.
+        what: The name of what is counted, in the plural, for instance `"clients"`.
         total: How many there are.
-        done: How many of them are there already.
+        done: How many of them were done before; 0 by default.
 
     Yields:
-        A function that is told of so many more.
+        A function to call with the number that was done since its last call.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if screen.is_terminal:
-        shown = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*shown, console=screen, transient=True) as bar:
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=screen, transient=True) as bar:
             task = bar.add_task("", total=total, completed=done)
-            yield lambda more: bar.advance(task, more)
+            yield lambda count: bar.advance(task, count)
         return
     begun, last, first = time.monotonic(), time.monotonic(), done
 
-    def tell(more: int) -> None:
+    def advance(count: int) -> None:
         nonlocal done, last
-        done, now = done + more, time.monotonic()
+        done, now = done + count, time.monotonic()
         if now - last > _EVERY and done < total:
             speed, last = (done - first) / (now - begun), now
             left = duration((total - done) / speed)
             screen.print(f"{done:,} of {total:,} {what}  {speed:,.0f} per second  {left} left")
 
-    yield tell
+    yield advance

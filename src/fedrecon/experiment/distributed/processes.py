@@ -13,17 +13,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedrecon.errors import RunError
-from fedrecon.experiment.distributed import exit_message
+from fedrecon.experiment.distributed import exit_message, jax_runtime
 from fedrecon.experiment.settings.sections import SettingError
 
 ADDRESS, COUNT, NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
-# Seconds: without a sign of life from a process until the others end, and until all must have been started.
-SILENCE, MEETING = 60, 300
-_PAUSE = 0.1  # seconds between two looks for what another process says
+# Seconds without a sign of life from a process after which the others end.
+SILENCE = 60
+# Seconds within which all processes must have been started.
+MEETING = 300
+# Seconds between two looks for the message of another process.
+_PAUSE = 0.1
 
 _FAILED = "fedrecon/failed"
-_ON = "started again, all go on from the last checkpoint"
+_HOW_TO_GO_ON = "started again, all go on from the last checkpoint"
+# All processes make the same calls in the same order, so that this count names the same call in each of them.
 _calls = itertools.count()
 
 
@@ -32,8 +36,8 @@ class ProcessGroup:
     """The processes of a run, of which the first writes its folder. All of them make the same calls.
 
     Attributes:
-        number: Of this process, from 0.
-        count: Of all.
+        number: The number of this process, from 0.
+        count: The number of processes; 1 for a run in a single process.
     """
 
     number: int = 0
@@ -45,8 +49,8 @@ class ProcessGroup:
         jax = sys.modules.get("jax")
         if jax is None or not jax.distributed.is_initialized():
             return ALONE
-        # Asked of JAX itself, it would look for devices, and wait until the others do.
-        return ProcessGroup(_runtime().process_id, _runtime().num_processes)
+        # `jax.process_index()` would look for devices, and wait until all other processes do.
+        return ProcessGroup(*jax_runtime.number_and_count())
 
     @property
     def first(self) -> bool:
@@ -54,7 +58,10 @@ class ProcessGroup:
         return self.number == 0
 
     def tell(self, value: Any = None) -> Any:
-        """The first process's JSON value, in every process.
+        """The JSON value of the first process, in every process.
+
+        Args:
+            value: The value; only that of the first process counts.
 
         Raises:
             RunError: Another process failed or was lost.
@@ -63,24 +70,27 @@ class ProcessGroup:
             return value
         key = f"fedrecon/told/{next(_calls)}"
         if self.first:
-            _client().key_value_set(key, json.dumps(value))
+            jax_runtime.key_value_client().key_value_set(key, json.dumps(value))
             return value
-        return json.loads(_heard(key))
+        return json.loads(_wait_for(key))
 
     def agree(self, values: Mapping[str, Any]) -> None:
-        """Holds all processes to the same values, by their dotted names.
+        """Refuses to go on unless all processes have the same values.
+
+        Args:
+            values: The values of this process by their dotted names.
 
         Raises:
-            RunError: They differ, or another process failed or was lost.
+            RunError: A value differs, or another process failed or was lost.
         """
         if self.count == 1:
             return
         name = f"fedrecon/agreed/{next(_calls)}"
-        _client().key_value_set(f"{name}/{self.number}", json.dumps(values, default=str))
-        found = [json.loads(_heard(f"{name}/{number}")) for number in range(self.count)]
-        for number, other in enumerate(found):
-            for setting in [*found[0], *other]:
-                there, here = found[0].get(setting), other.get(setting)
+        jax_runtime.key_value_client().key_value_set(f"{name}/{self.number}", json.dumps(values, default=str))
+        of_all = [json.loads(_wait_for(f"{name}/{number}")) for number in range(self.count)]
+        for number, other in enumerate(of_all):
+            for setting in [*of_all[0], *other]:
+                there, here = of_all[0].get(setting), other.get(setting)
                 if there != here:
                     raise RunError(
                         "all processes of a run must be started with the same settings and data: "
@@ -90,20 +100,28 @@ class ProcessGroup:
     def all(self, well: bool) -> bool:
         """Whether what all processes computed together went well in each of them.
 
+        Args:
+            well: Whether it went well in this process.
+
         Raises:
             RunError: Another process failed or was lost, or it went wrong here and others still wait for it.
         """
         if self.count == 1:
             return well
         name = f"fedrecon/well/{next(_calls)}"
-        _client().key_value_set(f"{name}/{self.number}", json.dumps(well))
-        # Who did not come to the end may be what others wait for in vain, and they cannot be told.
+        jax_runtime.key_value_client().key_value_set(f"{name}/{self.number}", json.dumps(well))
+        # If the computation failed here, other processes may wait inside it for this one, and nothing can
+        # reach them there. So this process waits for their answers for a limited time only.
         patience = math.inf if well else float(SILENCE)
-        found = [json.loads(_heard(f"{name}/{number}", patience)) for number in range(self.count)]
-        return all(found)
+        answers = [json.loads(_wait_for(f"{name}/{number}", patience)) for number in range(self.count)]
+        return all(answers)
 
     def share(self, tree: Any) -> Any:
-        """The arrays of the first process, in every process; of the same shapes and types in all."""
+        """The arrays of the first process, in every process.
+
+        Args:
+            tree: A pytree of arrays, of the same structure, shapes and types in all processes.
+        """
         if self.count == 1:
             return tree
         from fedrecon.simulation._devices import from_the_first
@@ -111,16 +129,19 @@ class ProcessGroup:
         return from_the_first(tree)
 
     def pass_on(self) -> None:
-        """Tells the others that this process was asked to stop: by JAX's own way, the signal to end."""
+        """Tells the others that this process was asked to stop.
+
+        JAX passes the signal SIGTERM on to all processes, as the notice of a preemption; `stops` reads it.
+        """
         if self.count > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def stops(self, asked: bool, round: int) -> bool:
-        """Whether to stop after this round, which all processes do after the same one.
+        """Whether to stop after a round. All processes get the same answer for the same round.
 
         Args:
-            asked: Whether this process was asked to.
-            round: Its number.
+            asked: Whether this process was asked to stop; counts only where it is the only one.
+            round: The number of the round.
         """
         if self.count == 1:
             return asked
@@ -130,7 +151,7 @@ class ProcessGroup:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Says so where an error means that another process is gone.
+        """While entered, an error of JAX that means that another process is gone becomes one that says so.
 
         Raises:
             RunError: Another process failed or was lost.
@@ -149,12 +170,13 @@ ALONE = ProcessGroup()
 
 
 def join() -> ProcessGroup:
-    """Makes this process one of several of a run, as the environment says; before JAX looks for devices.
+    """Makes this process one of several of a run. Must be called before JAX looks for devices.
 
-    What it does not say is found by JAX, where it knows how: under SLURM, Open MPI and on cloud TPUs.
+    The environment variables `ADDRESS`, `COUNT` and `NUMBER` say where the processes meet, how many they are
+    and which of them this one is. JAX finds out what they leave open under SLURM, Open MPI and on cloud TPUs.
 
     Raises:
-        SettingError: It is not said where the processes meet, or how many they are.
+        SettingError: A variable breaks a rule, or neither the variables nor a cluster say all three.
     """
     import jax
 
@@ -177,35 +199,41 @@ def join() -> ProcessGroup:
             initialization_timeout=MEETING,
         )
     except (ValueError, TypeError) as error:
-        known = ", ".join(
+        variables = ", ".join(
             f"{name}={os.environ[name]}" for name in (ADDRESS, COUNT, NUMBER) if name in os.environ
         )
         raise SettingError(
             f"--distributed needs {ADDRESS} (HOST:PORT of the first process), {COUNT} and {NUMBER}, or a "
-            f"cluster that JAX knows, such as SLURM; set: {known or 'none of them'} ({error})"
+            f"cluster that JAX knows, such as SLURM; set: {variables or 'none of them'} ({error})"
         ) from None
     processes = ProcessGroup.present()
     if processes.count > 1:
-        # JAX's own farewell to the others, which may be gone, comes after these are withdrawn.
+        # At a regular exit the message is withdrawn before JAX's own shutdown runs, since functions of
+        # `atexit` run in reverse order: that shutdown may abort this process where others are gone.
         exit_message.leave(
             f"fedrecon: process {processes.number} of {processes.count} was ended: from outside, or by JAX "
-            f"since another process of this run was lost, see what they printed; {_ON}\n"
+            f"since another process of this run was lost, see what they printed; {_HOW_TO_GO_ON}\n"
         )
     return processes
 
 
 def leave(status: int, message: str) -> None:
-    """Ends this process at once if it is one of several, and tells the others why; else it does nothing.
+    """Ends this process at once if it is one of several, and tells the others why; else does nothing.
 
-    JAX would have it wait for processes that may be gone.
+    A regular exit would not do: in it JAX waits for all other processes, which may be gone.
+
+    Args:
+        status: The exit status.
+        message: The reason, for the other processes.
     """
     processes = ProcessGroup.present()
     if processes.count == 1:
         return
     with suppress(Exception):
-        _client().key_value_set(f"{_FAILED}/{processes.number}", message)
+        jax_runtime.key_value_client().key_value_set(f"{_FAILED}/{processes.number}", message)
         if processes.first:
-            time.sleep(5 * _PAUSE)  # the others hear it from this process
+            # The first process serves the messages of all: the others need a moment to read this one.
+            time.sleep(5 * _PAUSE)
     sys.stdout.flush()
     sys.stderr.flush()
     exit_message.withdraw()
@@ -213,6 +241,7 @@ def leave(status: int, message: str) -> None:
 
 
 def _whole(name: str, least: int) -> int | None:
+    """An environment variable as a whole number of at least `least`; None where it is not set."""
     text = os.environ.get(name)
     if text is None:
         return None
@@ -221,23 +250,15 @@ def _whole(name: str, least: int) -> int | None:
     return int(text)
 
 
-def _runtime() -> Any:
-    """The state of JAX's distributed runtime, which has no public name."""
-    from jax._src import distributed
+def _wait_for(key: str, patience: float = math.inf) -> str:
+    """The message of another process, once it is there; JAX ends this process if the other one falls silent.
 
-    return distributed.global_state
-
-
-def _client() -> Any:
-    """What the processes tell each other through, before and beside computing."""
-    return _runtime().client
-
-
-def _heard(key: str, patience: float = math.inf) -> str:
-    """What another process says; one that falls silent ends this process in `SILENCE` seconds.
+    Args:
+        key: The key of the message.
+        patience: Seconds to wait at most; infinite by default.
 
     Raises:
-        RunError: It said nothing for as many seconds as there is patience, or is lost.
+        RunError: There was no message for that long, or another process failed or was lost.
     """
     import jax
 
@@ -245,7 +266,7 @@ def _heard(key: str, patience: float = math.inf) -> str:
     while True:
         _raise_failure()
         try:
-            return str(_client().key_value_try_get(key))
+            return str(jax_runtime.key_value_client().key_value_try_get(key))
         except jax.errors.JaxRuntimeError as error:
             if "NOT_FOUND" not in str(error):
                 raise _lost(error) from error
@@ -256,21 +277,23 @@ def _heard(key: str, patience: float = math.inf) -> str:
 
 def _raise_failure() -> None:
     with suppress(RuntimeError):
-        for key, message in _client().key_value_dir_get(_FAILED):
+        for key, message in jax_runtime.key_value_client().key_value_dir_get(_FAILED):
             raise RunError(f"process {key.rpartition('/')[2]} of this run failed: {message}")
 
 
 def _is_loss(error: Exception) -> bool:
+    """Whether an error of JAX's runtime comes from the connection to another process, by its words."""
     text = str(error).lower()
     return any(word in text for word in ("gloo", "nccl", "coordination", "connection", "socket", "heartbeat"))
 
 
 def _lost(error: Exception) -> RunError:
-    """What to say of another process that is gone: its own words, where it left any."""
+    """The error for another process that is gone: with its own message, if it left one."""
+    # A process that fails leaves its message just before its connections break.
     time.sleep(2 * _PAUSE)
     try:
         _raise_failure()
     except RunError as failure:
         return failure
     what = str(error).splitlines()[0]
-    return RunError(f"another process of this run was lost, see what it printed; {_ON} ({what})")
+    return RunError(f"another process of this run was lost, see what it printed; {_HOW_TO_GO_ON} ({what})")

@@ -14,11 +14,14 @@ class Interrupt:
     Outside the main thread, where Python lets nobody listen to signals, it changes nothing.
 
     Args:
-        told: Called at the first Ctrl-C.
+        on_first: Is called at the first Ctrl-C; by default nothing is called.
+
+    Attributes:
+        asked: Whether there was a Ctrl-C.
     """
 
-    def __init__(self, told: Callable[[], Any] = lambda: None) -> None:
-        self.asked, self._told = False, told
+    def __init__(self, on_first: Callable[[], Any] = lambda: None) -> None:
+        self.asked, self._on_first = False, on_first
         self._old: Any = None
 
     def __enter__(self) -> "Interrupt":
@@ -36,12 +39,12 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self._told()
+        self._on_first()
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """While entered, the first Ctrl-C waits, and at the end reaches whoever listens."""
+def defer_interrupt() -> Iterator[None]:
+    """While entered, the first Ctrl-C waits; at the end it is raised again for the code outside."""
     interrupt = Interrupt()
     try:
         with interrupt:

@@ -1,1 +1,1 @@
-"""What a run writes for its reader: tables, plots, the summary and the result."""
+"""What a run writes for people and for scripts: tables, plots, the summary and the result."""

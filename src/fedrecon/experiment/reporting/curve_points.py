@@ -1,17 +1,18 @@
-"""What a run's curves are made of."""
+"""The points of a run's curves."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class Point(NamedTuple):
-    """A point of a curve.
+    """A point of a curve: the metrics of some clients that were served in one way.
 
     Attributes:
-        curve: `"steps"`, `"support"` or `"examples"`.
-        x: Steps; share of the examples that are not query; a client's examples, the mean of its group.
-        metrics: Over examples.
-        clients: How many were scored.
+        curve: The name of the curve: `"steps"`, `"support"` or `"examples"`.
+        x: Reconstruction steps; or the share of the examples outside the query set that is support; or the
+            mean number of examples of a client in the group.
+        metrics: The metrics by their names, means over the clients' query examples.
+        clients: The number of clients that were scored.
     """
 
     curve: str

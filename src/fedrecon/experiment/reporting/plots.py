@@ -1,4 +1,4 @@
-"""Figures of runs: how they got better, and how the clients fare."""
+"""Figures of runs: their metrics by round, and the distribution of the metrics over the clients."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,9 +58,9 @@ class Curves(NamedTuple):
     """A run to draw.
 
     Attributes:
-        label: Its name; runs of one name, such as several seeds, share a colour.
-        records: Its numbers by round.
-        clients: Metric values per client, by split.
+        label: The name of the run in the figure; runs of one name, such as several seeds, share a colour.
+        records: The numbers of the run by round.
+        clients: The values of each metric, one per client, by the name of the set of clients.
     """
 
     label: str
@@ -72,31 +72,32 @@ def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
     """Draws runs, and writes each figure as PNG and SVG.
 
     Args:
-        folder: Made where it does not exist.
-        runs: One, or several to compare.
+        folder: The folder of the figures; it is made where it does not exist.
+        runs: One run, or several to compare.
 
     Returns:
-        The files, relative to the folder that `folder` is in.
+        The paths of the files, relative to the folder that `folder` is in.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    paths = []
     with style():
         for name, figure in ((PROGRESS, progress(runs)), (CLIENTS, clients(runs))):
             if figure is None:
                 continue
-            figure.draw_without_rendering()  # lays it out, which need not be done again for each format
+            # This lays the figure out once, and not again for each format.
+            figure.draw_without_rendering()
             figure.set_layout_engine("none")
             for suffix in ("png", "svg"):
                 path = folder / f"{name}.{suffix}"
-                write_atomically(path, rendered(figure, suffix))
-                written.append(Path(folder.name) / path.name)
-    return written
+                write_atomically(path, render(figure, suffix))
+                paths.append(Path(folder.name) / path.name)
+    return paths
 
 
 def progress(runs: Sequence[Curves]) -> Figure | None:
     """The evaluated metrics by round, by bytes sent and by wall time; None before the first evaluation."""
     split = _split(runs)
-    metrics = shown_metrics(
+    metrics = metrics_to_plot(
         {
             r.metric
             for run in runs
@@ -144,7 +145,7 @@ def clients(runs: Sequence[Curves]) -> Figure | None:
     tested = (name for name in ("test", "seen test") if any(name in run.clients for run in runs))
     name = next(tested, None) or _split(runs)
     runs = [run for run in runs if name in run.clients]
-    metrics = shown_metrics({m for run in runs for m in run.clients[name]})
+    metrics = metrics_to_plot({m for run in runs for m in run.clients[name]})
     if not metrics:
         return None
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
@@ -206,14 +207,14 @@ def _split(runs: Sequence[Curves]) -> str:
     return next((n for n in ("validation", *names) if n in names), "validation")
 
 
-def shown_metrics(found: set[str]) -> list[str]:
-    """The metrics that are worth a figure, at most two."""
-    shown = shown_first(sorted(found))
-    return ([m for m in shown if m in PREFERRED] or shown)[:2]
+def metrics_to_plot(names: set[str]) -> list[str]:
+    """At most two of the metrics: those that the table of metrics prefers, else the first in its order."""
+    ordered = shown_first(sorted(names))
+    return ([m for m in ordered if m in PREFERRED] or ordered)[:2]
 
 
 def _sent(records: Records) -> dict[int, float]:
-    """Bytes sent up to each round."""
+    """Bytes that clients sent and received up to each round, that round included."""
     total, result = 0.0, {}
     up = records.series("train", "bytes_up", "total")
     for round, down in records.series("train", "bytes_down", "total").items():
@@ -242,13 +243,18 @@ def _colors(runs: Sequence[Curves]) -> dict[str, str]:
 def _values(runs: Sequence[Curves], label: str, split: str, metric: str) -> Any:
     """A metric of every client of the runs with a label that have it, where it is a number."""
     named = [run.clients[split] for run in runs if run.label == label]
-    found = [np.asarray(columns[metric], np.float64) for columns in named if metric in columns]
-    values = np.concatenate([np.empty(0), *found])
+    of_runs = [np.asarray(columns[metric], np.float64) for columns in named if metric in columns]
+    values = np.concatenate([np.empty(0), *of_runs])
     return values[np.isfinite(values)]
 
 
-def rendered(figure: Figure, suffix: str) -> bytes:
-    """A figure as the contents of a file."""
+def render(figure: Figure, suffix: str) -> bytes:
+    """The content of a file that shows a figure.
+
+    Args:
+        figure: The figure.
+        suffix: The format, `"png"` or `"svg"`.
+    """
     import io
 
     buffer = io.BytesIO()

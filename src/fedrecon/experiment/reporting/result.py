@@ -1,4 +1,4 @@
-"""What a training run gives back."""
+"""The result of a training run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,29 +14,30 @@ from fedrecon.simulation._client_state_store import ClientStateStore
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a training run gave.
+    """The result of a training run.
 
     Attributes:
-        algorithm: What was trained.
-        state: The server's, after the last round.
-        global_params: Those that met the test clients: of `selected_round`.
-        evaluations: By the name of their clients: the validation clients after the last round, and `"test"`;
-            `"seen validation"` and `"seen test"` for held-out examples of training clients.
-        records: Every number by round.
-        rounds: Rounds done; fewer than `asked` after Ctrl-C.
-        asked: Rounds asked for.
-        selected_round: The round of `global_params`.
-        selected_by: What decided it: `"final"`, or as in `"best:rmse:min"` the metric of the best evaluation
-            and which way it is better.
-        interrupted: Whether Ctrl-C ended it.
-        seconds: `"total"`, `"compilation"` and `"to_first_round"` (None if no round was run).
-        peak_memory: Bytes that this process held at most.
-        device_memory: Bytes that a device held at most; None where it does not say.
-        compilations: Programs that the rounds compiled.
-        resumed_from: The round of the checkpoint it went on from; None if it started afresh.
-        recomputed: Recorded rounds that were computed again after that checkpoint.
-        out: The run folder, if any.
-        notes: What else a reader should know, by what it is.
+        algorithm: The algorithm that was trained.
+        state: The server's state after the last round.
+        global_params: The parameters that were evaluated on the test clients: those after `selected_round`.
+        evaluations: Evaluations by the name of their set: the validation clients after the last round, and
+            `"test"`; `"seen validation"` and `"seen test"` for held-out examples of training clients.
+        records: Every recorded number by round.
+        rounds: Rounds that were done; fewer than `asked` after Ctrl-C.
+        asked: Rounds that were asked for.
+        selected_round: The round whose parameters are `global_params`.
+        selected_by: What decided `selected_round`: `"final"` (the default), or as in `"best:rmse:min"` the
+            metric of the best evaluation and which way it is better.
+        interrupted: Whether Ctrl-C ended the run.
+        seconds: Seconds of the run: `"total"`, `"compilation"` and `"to_first_round"` (None if no round was
+            run).
+        peak_memory: The most memory that this process held, bytes; None where the system does not tell.
+        device_memory: The most memory that a device held, bytes; None where no device tells.
+        compilations: The number of programs that the rounds compiled.
+        resumed_from: The round of the checkpoint that the run went on from; None if it started afresh.
+        recomputed: The number of recorded rounds that were computed again after that checkpoint.
+        out: The run folder; None if the run kept nothing.
+        notes: Other facts that a reader of the result should know, by their names.
         raw_data: Bytes of the examples that left the clients before the first round; None where none did.
         client_states: The states of the training clients after `selected_round`, for `evaluate`; None for a
             stateless algorithm.
@@ -74,15 +75,15 @@ class Result:
     def __repr__(self) -> str:
         parts = [f"{self.rounds} of {self.asked} rounds"]
         for name, evaluation in self.evaluations.items():
-            found = evaluation.summary()["examples"]
-            parts.append(f"{name} " + " ".join(f"{m}={found[m]:.4f}" for m in shown_first(found)[:2]))
+            metrics = evaluation.summary()["examples"]
+            parts.append(f"{name} " + " ".join(f"{m}={metrics[m]:.4f}" for m in shown_first(metrics)[:2]))
         return f"Result({', '.join(parts)})"
 
 
 def by_protocol(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by the name of their clients as `{split: {protocol: value}}`."""
-    found: dict[str, Any] = {}
+    """Values by the name of their set of clients as `{split: {protocol: value}}`."""
+    nested: dict[str, Any] = {}
     for name, value in values.items():
         split, protocol = place(name)
-        found.setdefault(split, {})[protocol] = value
-    return found
+        nested.setdefault(split, {})[protocol] = value
+    return nested

@@ -1,4 +1,4 @@
-"""What a run leaves for scripts and for readers: `result.json`, `summary.md`, tables of clients."""
+"""What a run writes at its end: `result.json`, `summary.md`, and tables of the clients' metrics."""
 
 import json
 import math
@@ -17,11 +17,12 @@ from fedrecon.experiment.reporting.training_warnings import training_warnings
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, SEEN, STANDARD_EVAL, Records, name_of, place
 from fedrecon.solvers._minibatches import COSTS
 
-_COLUMNS = 6  # metrics that a table has side by side
+# Metrics that a table has in columns; if there are more, each gets a row.
+_COLUMNS = 6
 
 
 def result_values(result: Result) -> dict[str, Any]:
-    """The run's numbers: final metrics by split, protocol and weighting, and what they cost."""
+    """The content of `result.json`: final metrics by split, protocol and weighting, and the run's costs."""
     return {
         **result.metrics,
         "rounds": result.rounds,
@@ -41,7 +42,7 @@ def result_values(result: Result) -> dict[str, Any]:
 
 
 def bytes_per_client(records: Records) -> dict[str, float]:
-    """Mean bytes that a client receives and sends in a round, and those without rows of tables."""
+    """Mean bytes that a client receives and sends in a round, and those if whole tables were sent."""
     names = ("down", "up", "dense_down", "dense_up")
     return {name: _per_client(records, _column(name)) for name in names}
 
@@ -52,22 +53,27 @@ def work_per_client(records: Records) -> dict[str, float]:
 
 
 def dumps(values: Any) -> str:
-    """JSON that every reader takes: numbers that are not finite become null."""
+    """Strict JSON: numbers that are not finite, which it lacks, become null."""
     return json.dumps(_finite(values), indent=2) + "\n"
 
 
 def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".format) -> list[list[str]]:
-    """The metrics of `result_values` as rows of text, the first of which is the header.
+    """The metrics of a result as rows of text, the first of which is the header.
 
-    A line for each set of clients and weighting; or for each metric, where these are too many for columns.
+    There is a row for each set of clients and weighting; or for each metric, if these are too many for
+    columns.
+
+    Args:
+        values: What `result_values` returns.
+        shown: Turns a metric's value into text; four decimals by default.
     """
-    splits = dict(evaluated(values))
+    splits = dict(evaluations_of(values))
     names = by_preference(m for v in splits.values() for m in v["examples"])
     lines = [["clients", "weighted by", *names]]
     for split, metrics in splits.items():
         for weighting in ("examples", "clients"):
-            found = metrics[weighting]
-            lines.append([split, weighting, *(shown(found[m]) if m in found else "" for m in names)])
+            means = metrics[weighting]
+            lines.append([split, weighting, *(shown(means[m]) if m in means else "" for m in names)])
     if len(names) <= _COLUMNS:
         return lines
     head, *metrics = map(list, zip(*lines, strict=True))
@@ -77,8 +83,8 @@ def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".form
     return [["metric", *merged], *metrics]
 
 
-def evaluated(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Of `result_values` the evaluations, by the name of their clients."""
+def evaluations_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The evaluations among the values of a result, each with the name of its set of clients."""
     for split, protocols in values.items():
         if isinstance(protocols, Mapping):
             for protocol in PROTOCOLS:
@@ -86,8 +92,14 @@ def evaluated(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                     yield name_of(split, protocol), protocols[protocol]
 
 
-def summary(result: Result, title: str, figures: list[Path]) -> str:
-    """The run as a page of Markdown."""
+def summary_page(result: Result, title: str, figures: list[Path]) -> str:
+    """The content of `summary.md`.
+
+    Args:
+        result: The result of the run.
+        title: The title of the page.
+        figures: Paths of the figures, relative to the run folder; those in PNG are shown.
+    """
     values = result_values(result)
     seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
     lines = [f"# {safe_text.markdown(title)}", ""]
@@ -111,7 +123,7 @@ def summary(result: Result, title: str, figures: list[Path]) -> str:
         f"- Programs compiled by the rounds: {result.compilations}",
         f"- Sent per client and round: {size(sent['down'])} down, {size(sent['up'])} up"
         f" (whole parameters: {size(sent['dense_down'])} down, {size(sent['dense_up'])} up)",
-        f"- Computed per client and round: {computed(values)}",
+        f"- Computed per client and round: {describe_work(values)}",
     ]
     if result.raw_data is not None:
         lines.append(f"- Sent before the first round: all examples, {size(result.raw_data)}")
@@ -131,15 +143,19 @@ def _reason(result: Result) -> str:
     return f", the best evaluation by {safe_text.markdown(Criterion(metric, direction).words)}"
 
 
-def computed(values: Mapping[str, Any]) -> str:
-    """What `result_values` says of a client's work: `"50.0 gradient steps, 150.0 example passes"`."""
-    found = values["work_per_client_and_round"]
-    parts = [f"{found[name]:,.1f} {name.replace('_', ' ')}" for name in COSTS if found[name]]
+def describe_work(values: Mapping[str, Any]) -> str:
+    """What a client computes in a round, as text: `"50.0 gradient steps, 150.0 example passes"`.
+
+    Args:
+        values: What `result_values` returns.
+    """
+    work = values["work_per_client_and_round"]
+    parts = [f"{work[name]:,.1f} {name.replace('_', ' ')}" for name in COSTS if work[name]]
     return ", ".join(parts) or "nothing"
 
 
 def size(count: int | float | None) -> str:
-    """Bytes as a person reads them: `"1.2 MB"`."""
+    """A number of bytes as text: `"1.2 MB"`; `"unknown"` for None."""
     if count is None:
         return "unknown"
     for unit in ("B", "kB", "MB"):
@@ -150,22 +166,22 @@ def size(count: int | float | None) -> str:
 
 
 def clients_file(name: str) -> str:
-    """The file with the metrics of every client of a set."""
+    """The name of the file with the metrics of every client of a set."""
     split, protocol = place(name)
     split = safe_text.file_name(split)
     return f"clients-{split}-{protocol}.parquet" if name.startswith(SEEN) else f"clients-{split}.parquet"
 
 
 def evaluated_file(name: str) -> str:
-    """The file with the metrics of every client of a set, evaluated again after the run.
+    """The name of the file with the metrics of every client of a set, evaluated again after the run.
 
-    It is told from the run's own: those are of the round that its `result.json` is of.
+    It differs from that of the run's own file, which must stay: that one belongs to the run's `result.json`.
     """
     return f"evaluated-{clients_file(name)}"
 
 
 def clients_of(file: Path) -> str:
-    """Inverse of `clients_file`."""
+    """The name of the set of clients of a file; the inverse of `clients_file`."""
     split, _, protocol = file.stem.removeprefix("clients-").rpartition(f"-{STANDARD_EVAL}")
     if split and not protocol:
         return name_of(safe_text.name_of_file(split), STANDARD_EVAL)

@@ -16,9 +16,9 @@ class Spread(NamedTuple):
     """A number that was measured several times.
 
     Attributes:
-        mean: Over the times.
-        deviation: Of a sample, over n - 1; NaN if there was one time.
-        times: How many.
+        mean: The mean of the measurements.
+        deviation: The standard deviation of the sample, over n - 1; NaN for a single measurement.
+        times: The number of measurements.
     """
 
     mean: float
@@ -27,14 +27,14 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """That of at least one number."""
+        """The mean and deviation of at least one number."""
         times = len(values)
         mean = math.fsum(values) / times
         squares = math.fsum((v - mean) ** 2 for v in values)
         return cls(mean, math.sqrt(squares / (times - 1)) if times > 1 else math.nan, times)
 
 
-# A cell that has nothing to say is None.
+# A cell is empty if it is None.
 Cell = str | int | float | Spread | None
 
 
@@ -42,8 +42,8 @@ class Column(NamedTuple):
     """A column of a table.
 
     Attributes:
-        name: Its head.
-        shown: A number as its reader sees it; None for a column of words.
+        name: The head of the column.
+        shown: Turns a number of the column into text; None, the default, for a column of words.
     """
 
     name: str
@@ -51,15 +51,15 @@ class Column(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows under named columns.
+class ReportTable:
+    """A table for a reader: rows under named columns.
 
     Attributes:
-        name: Of its files.
-        title: What it shows.
-        columns: At least one.
-        rows: A cell for each column.
-        note: What its reader must know, or `""`.
+        name: The stem of the names of its files.
+        title: The title above the table.
+        columns: The columns, at least one.
+        rows: The rows, each with a cell for each column.
+        note: A remark below the table; `""`, the default, for none.
     """
 
     name: str
@@ -69,19 +69,24 @@ class Table:
     note: str = ""
 
     def text(self) -> list[list[str]]:
-        """Rows of text, the first of which is the head."""
+        """The table as rows of text, the first of which is the head."""
         head = [column.name for column in self.columns]
         cells = [[_shown(c, x) for c, x in zip(self.columns, row, strict=True)] for row in self.rows]
         return [head, *cells]
 
 
 def spread(value: Spread, shown: Callable[[float], str]) -> str:
-    """`"0.93 ± 0.01"`; the deviation is left out where there was one time."""
+    """A spread as text: `"0.93 ± 0.01"`; the deviation of a single measurement is left out.
+
+    Args:
+        value: The mean and the deviation.
+        shown: Turns each of the two numbers into text.
+    """
     if math.isnan(value.mean):
         return ""
-    # Where all times agree, as in the number of rounds, "± 0" says nothing.
-    known = not math.isnan(value.deviation) and value.deviation
-    return shown(value.mean) + (f" ± {shown(value.deviation)}" if known else "")
+    # Where all measurements agree, as in the number of rounds, "± 0" is left out.
+    differs = not math.isnan(value.deviation) and value.deviation
+    return shown(value.mean) + (f" ± {shown(value.deviation)}" if differs else "")
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -91,8 +96,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
-def comma_separated(table: Table) -> str:
-    """A table as CSV: numbers with all their digits; what was measured several times has more columns."""
+def to_csv(table: ReportTable) -> str:
+    """A table as CSV: numbers with all their digits; a column of spreads has another one of deviations."""
     several = [any(isinstance(row[i], Spread) for row in table.rows) for i in range(len(table.columns))]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -111,7 +116,7 @@ def comma_separated(table: Table) -> str:
     return file.getvalue()
 
 
-def latex(table: Table) -> str:
+def latex(table: ReportTable) -> str:
     """A table for LaTeX with the package booktabs."""
     head, *body = table.text()
     align = "".join("l" if column.shown is None else "r" for column in table.columns)
@@ -121,26 +126,26 @@ def latex(table: Table) -> str:
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
-def section(table: Table) -> str:
-    """A table with its title and note as a part of a Markdown page."""
+def section(table: ReportTable) -> str:
+    """A section of a Markdown page that holds a table, its title and its note."""
     parts = [f"## {safe_text.markdown(table.title)}", "", markdown(table.text()), ""]
     return "\n".join([*parts, *([safe_text.markdown(table.note), ""] if table.note else [])])
 
 
-def write(folder: Path, tables: Sequence[Table]) -> list[Path]:
-    """Writes each table as CSV and LaTeX.
+def write(folder: Path, tables: Sequence[ReportTable]) -> list[Path]:
+    """Writes each table as CSV and LaTeX, under the table's name.
 
     Args:
-        folder: Made where it does not exist.
-        tables: Their names are those of the files.
+        folder: The folder of the files; it is made where it does not exist.
+        tables: The tables, with different names.
 
     Returns:
-        The files.
+        The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for table in tables:
-        for suffix, content in (("csv", comma_separated(table)), ("tex", latex(table))):
+        for suffix, content in (("csv", to_csv(table)), ("tex", latex(table))):
             paths.append(folder / f"{table.name}.{suffix}")
             write_atomically(paths[-1], content)
     return paths

@@ -1,4 +1,4 @@
-"""What a user should know of clients whose rounds came to nothing."""
+"""Warnings about updates that were dropped, or that changed nothing."""
 
 from fedrecon.experiment.storage.metrics_log import Records
 
@@ -7,23 +7,23 @@ def training_warnings(records: Records, many: float = 0.1) -> list[str]:
     """Sentences about updates that were dropped, or that changed nothing; none if all is well.
 
     Args:
-        records: Of the run.
-        many: The share of the updates from which on it is told that they changed nothing. Clients too small
-            to have a query example are few in most data.
+        records: The records of the run.
+        many: The share of updates without a change above which there is a warning; 0.1 by default, since most
+            data have a few clients that are too small to have a query example.
     """
     total = sum(records.series("train", "clients", "total").values())
-    found = []
+    sentences = []
     dropped = {r: x for r, x in records.series("train", "dropped", "total").items() if x}
     if dropped:
         first, last = min(dropped), max(dropped)
-        found.append(
+        sentences.append(
             f"{sum(dropped.values()):,.0f} of {total:,.0f} updates, of rounds {first} to {last}, were "
             f"dropped as not finite: training diverged at these clients; a smaller learning rate may help"
         )
     empty = sum(records.series("train", "empty", "total").values())
     if empty > many * total:
-        found.append(
+        sentences.append(
             f"{empty:,.0f} of {total:,.0f} updates changed nothing: their clients had no query example to "
             f"learn from; a smaller batch size, or another split, may leave them some"
         )
-    return found
+    return sentences

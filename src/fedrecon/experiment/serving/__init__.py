@@ -1,1 +1,1 @@
-"""Commands on a finished run: evaluate, personalise and complete for clients of other data."""
+"""Commands on a finished run: evaluate it, export it, and personalise or complete for new clients."""

@@ -14,23 +14,23 @@ from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS
 from fedrecon.experiment.training.build import global_params_at
-from fedrecon.experiment.training.vocabularies import known_to
+from fedrecon.experiment.training.vocabularies import vocabularies_of
 
 
 def complete_run(run: Path, config: Config, history: Path, prompt: str, most: int, screen: Console) -> None:
-    """Prints what follows a prompt, by a run's parameters alone and with a user's reconstructed part.
+    """Prints the next words after a prompt, by a run's parameters alone and with a user's own part.
 
     Args:
-        run: The run's folder.
-        config: Its configuration.
-        history: The user's text: a file of lines, or of the forms of the task with one client.
+        run: The run folder.
+        config: The configuration of the run.
+        history: The file of the user's text: a sentence a line, or a form of the task, with one client.
         prompt: The beginning of a sentence.
-        most: Words to show.
-        screen: Where the table is shown.
+        most: The number of words to show.
+        screen: The console that shows the table.
 
     Raises:
         SettingError: The run is of another task, or centralised.
-        RunError: It has no checkpoint, or one of another vocabulary.
+        RunError: The run has no checkpoint, or one of another vocabulary.
         DataError: The history cannot be read, or holds several clients or no word.
     """
     if config.task != "next_word":
@@ -49,14 +49,14 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
     from fedrecon.models.next_word._completion import complete
 
     data = config.data
-    named = known_to(run).get(FIELD, [])
+    named = vocabularies_of(run).get(FIELD, [])
     vocabulary = Vocabulary.from_named(named, data.buckets, data.outputs, f"{run}: the vocabulary")
     algorithm = config.algorithm.build(network(config, len(vocabulary.words)))
     latest = Checkpoints(run / CHECKPOINTS).latest()
     if latest is None:
         raise RunError(f"{run}: a run must have a checkpoint to complete a sentence, this one has none")
     params = global_params_at(run, algorithm.model)
-    found = complete(
+    completions = complete(
         algorithm,
         params,
         latest,
@@ -71,8 +71,8 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("without the user's part", "%", "with it", "%"):
         table.add_column(name, justify="right" if name == "%" else "left")
-    # With the user's own words there may be more choices.
-    for row in zip_longest(*found, fillvalue=None):
+    # The columns may differ in length, since the user's own words are further choices.
+    for row in zip_longest(*completions, fillvalue=None):
         cells = [("", "") if x is None else (_shown(x[0]), f"{100 * x[1]:.1f}") for x in row]
         table.add_row(*cells[0], *cells[1])
     screen.print(_shown(f"{prompt} …"))
@@ -80,5 +80,5 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
 
 
 def _shown(words: str) -> Text:
-    """As text that is no markup and no command of a terminal, whatever the words are."""
+    """Words as literal text, in which the terminal sees no markup and no command."""
     return Text(terminal(words))

@@ -1,8 +1,8 @@
-"""Evaluating the parameters of a run again, on its own data or on others."""
+"""Evaluates the parameters of a run again, on its own data or on other data."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from fedrecon.errors import RunError
 from fedrecon.evaluation._evaluate import Evaluation, evaluate
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.distributed.processes import ProcessGroup
-from fedrecon.experiment.reporting import summary as report
+from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
@@ -24,42 +24,42 @@ from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_experiment import rich_table
 from fedrecon.experiment.training.run_spec import RunSpec, digest
-from fedrecon.experiment.training.vocabularies import known_to
+from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.simulation._client_state_store import ClientStateStore
 
 
+class _Evaluated(NamedTuple):
+    """The clients that an evaluation is asked for.
+
+    Attributes:
+        task: The task of the run, on its own data.
+        other: The clients of other data; None where the run's own are evaluated.
+        remark: What the user should know of the other data.
+    """
+
+    task: Task
+    other: Clients | None = None
+    remark: str = ""
+
+
 def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -> dict[str, Evaluation]:
-    """Evaluates a run's last (or best, where it selects that) parameters, and prints the table.
+    """Evaluates the last parameters of a run, or its best ones if it selects these, and prints the table.
 
     Args:
-        run: Its folder; the clients' metrics are written there, beside those of the run itself.
-        config: Its configuration.
-        data: Where the data are now, or other data; None for where the run found them.
-        screen: Where the table is shown.
+        run: The run folder; the clients' metrics are written there, beside those of the run itself.
+        config: The configuration of the run.
+        data: The path of the data now, or of other data; None for the path at which the run found them.
+        screen: The console that shows the table.
+
+    Returns:
+        The evaluations by the name of the set of clients; `"other"` for clients of other data.
 
     Raises:
         ValueError: The run has no checkpoint, or the data cannot be used.
     """
-    moved = config if data is None else override(config, {"data": {"path": data}})
-    other: Clients | None = None
-    task: Task | None
-    try:
-        task = task_of(moved)
-    except ValueError:
-        if data is None:
-            raise
-        task = None  # nothing that it could train on, maybe something to evaluate on
-    if task is None or not same_data(run, task):
-        if data is None:
-            raise _other_data(run, "give data with --data PATH")
-        task = task_of(config)
-        hold_to_data(run, task, "its model is made for them: put them back where it found them")
-        new = prepare_new_clients(config, data, known_to(run), served_fields(task), "evaluation")
-        other, left_out = new.prepare()[1:]
-        remark = new.remark or f"{left_out:,} examples left out, of items unknown to the run"
-        del new  # which holds the clients as they were loaded
+    task, other, remark = _load(run, config, data)
     spec = spec_of(config, task)
-    round, state, client_states = restored(run, spec)
+    round, state, client_states = restore_parameters(run, spec)
     processes = ProcessGroup.present()
     processes.agree(
         {"round": round, **{name: digest(x) for name, x in task.sets().items()}}
@@ -86,12 +86,36 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         for name, clients in sets.items()
     }
     values = by_protocol({name: x.summary() for name, x in evaluations.items()})
-    screen.print(rich_table(report.table(values)))
+    screen.print(rich_table(summary.table(values)))
     for name, evaluation in evaluations.items() if processes.first else ():
-        path = run / report.evaluated_file(name)
-        report.write_clients(path, evaluation)
+        path = run / summary.evaluated_file(name)
+        summary.write_clients(path, evaluation)
         screen.print(f"Clients: {path}")
     return evaluations
+
+
+def _load(run: Path, config: Config, data: str | None) -> _Evaluated:
+    """Reads the data that an evaluation is asked for, and finds out whether they are the run's own."""
+    moved = config if data is None else override(config, {"data": {"path": data}})
+    task: Task | None
+    try:
+        task = task_of(moved)
+    except ValueError:
+        if data is None:
+            raise
+        # Data that the run could not train on may still hold clients to evaluate.
+        task = None
+    if task is not None and same_data(run, task):
+        return _Evaluated(task)
+    if data is None:
+        raise _other_data(run, "give data with --data PATH")
+    task = task_of(config)
+    hold_to_data(run, task, "its model is made for them: put them back where it found them")
+    new = prepare_new_clients(config, data, vocabularies_of(run), served_fields(task), "evaluation")
+    other, left_out = new.prepare()[1:]
+    return _Evaluated(
+        task, other, new.remark or f"{left_out:,} examples left out, of items unknown to the run"
+    )
 
 
 def same_data(run: Path, task: Task) -> bool:
@@ -101,15 +125,15 @@ def same_data(run: Path, task: Task) -> bool:
 
 
 def hold_to_data(run: Path, task: Task, advice: str) -> None:
-    """Holds a task's clients to be those of a run.
+    """Refuses to go on unless a task's clients are those of a run.
 
     Args:
-        run: The run's folder.
-        task: Made anew from its settings.
+        run: The run folder.
+        task: The task, built anew from the settings of the run.
         advice: What the user can do, for the message.
 
     Raises:
-        RunError: They are others.
+        RunError: The clients differ.
     """
     if not same_data(run, task):
         raise _other_data(run, advice)
@@ -119,8 +143,16 @@ def _other_data(run: Path, advice: str) -> RunError:
     return RunError(f"{run}: its data are no longer what they were; {advice}")
 
 
-def restored(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateStore | None]:
-    """The round and the state of the parameters that a run ends with, so far, and what clients keep.
+def restore_parameters(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateStore | None]:
+    """The parameters of a run's last checkpoint, or the best ones if it selects these.
+
+    Args:
+        run: The run folder.
+        spec: The specification of the run.
+
+    Returns:
+        The round of the parameters; a server state that holds them; the client states after that round, None
+        for a stateless algorithm.
 
     Raises:
         RunError: The run has no checkpoint, or a broken one.

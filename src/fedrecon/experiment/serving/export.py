@@ -1,4 +1,4 @@
-"""A run's parameters as files for devices, and how well these files do."""
+"""Exports a run's parameters as files for devices, and evaluates these files."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.reporting.summary import size
-from fedrecon.experiment.serving.evaluate import hold_to_data, restored
+from fedrecon.experiment.serving.evaluate import hold_to_data, restore_parameters
 from fedrecon.experiment.serving.new_clients import served_fields
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_spec import RunSpec
-from fedrecon.experiment.training.vocabularies import known_to
+from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.export._cases import Case, cases, fields_of, ranges_of
 from fedrecon.export._export import Subject, export
 from fedrecon.export._graph.program import ExportError
@@ -28,7 +28,8 @@ from fedrecon.export._training import Training
 from fedrecon.export._web.page import Page, invented_titles, read_titles, write_page
 from fedrecon.serving._personalization import TopK
 
-_COMPARED = 100  # training clients whose updates are compared
+# The number of training clients whose updates are compared with those in JAX.
+_COMPARED = 100
 _MOVIELENS = (
     "Trained on MovieLens data of GroupLens, University of Minnesota: their ids and titles may not be "
     "redistributed without permission, and results need the citation that their README asks for."
@@ -36,17 +37,18 @@ _MOVIELENS = (
 
 
 class Wanted(NamedTuple):
-    """What is written.
+    """The options of an export.
 
     Attributes:
-        support_max: Support examples at most; None for the longest support set of the run's evaluation.
-        top: Items to recommend, where the run has such.
-        precision: How tables are stored.
-        seed: Of what every client draws.
-        update: Whether to write a client's part of a round as well.
-        page: Whether to write the page that shows it, too.
-        titles: A file of what items are called; "" for none.
-        runtime: The folder of the browser's runtime; None for the cache or npm.
+        support_max: The most support examples that the file takes; None, the default, for the longest support
+            set of the run's evaluation.
+        top: The number of items to recommend, if the run has items; 20 by default.
+        precision: The type of stored tables: `"float32"` (the default), `"float16"` or `"int8"`.
+        seed: The seed of all draws of a client; 0 by default.
+        update: Whether a client's part of a training round is written as well; False by default.
+        page: Whether the page that shows the export is written as well; False by default.
+        titles: The path of a file with the titles of items; `""`, the default, for none.
+        runtime: The folder of the browser's runtime; None, the default, takes it from the cache or from npm.
     """
 
     support_max: int | None = None
@@ -60,13 +62,13 @@ class Wanted(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A run with what its export needs.
+    """A run that was loaded for its export.
 
     Attributes:
-        spec: The run.
-        subject: What is exported.
-        clients: The run's test clients, in its vocabularies.
-        cases: Their support and query sets under the export's key.
+        spec: The specification of the run.
+        subject: The algorithm, parameters and fields that are exported.
+        clients: The run's test clients, in its vocabularies; None if it has none.
+        cases: The support and query sets of these clients under the export's key.
     """
 
     spec: RunSpec
@@ -76,20 +78,20 @@ class Loaded(NamedTuple):
 
 
 def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wanted) -> None:
-    """Writes a run's last (or best) parameters as a folder for devices.
+    """Writes the last parameters of a run, or its best ones if it selects these, as a folder for devices.
 
     Args:
-        run: The run's folder.
-        config: Its configuration.
-        out: The folder.
-        screen: Where the result is shown.
-        wanted: What is written.
+        run: The run folder.
+        config: The configuration of the run.
+        out: The folder of the export.
+        screen: The console that shows the result.
+        wanted: The options of the export.
 
     Raises:
         SettingError: Something of the run cannot be exported; `out` is as it was.
     """
     try:
-        loaded = _loaded(run, config, wanted.top, wanted.seed)
+        loaded = _load(run, config, wanted.top, wanted.seed)
         longest = max((len(next(iter(case.support.values()))) for case in loaded.cases), default=0)
         checks = export(
             loaded.subject,
@@ -128,10 +130,11 @@ def page_of(config: Config, subject: Subject, models: list[dict[str, str]], titl
     """The page of one or two runs with the same items.
 
     Args:
-        config: Of the first.
-        subject: Likewise.
-        models: Their folders and what to call them.
-        titles: A file of what items are called; "" for ids alone, or invented titles of generated items.
+        config: The configuration of the first run.
+        subject: What is exported of the first run.
+        models: The folder and the label of each run's export.
+        titles: The path of a file with the titles of items; `""`, the default, shows ids alone, or invented
+            titles of generated items.
 
     Raises:
         ExportError: The page has nothing to show for such a run.
@@ -156,14 +159,14 @@ def page_of(config: Config, subject: Subject, models: list[dict[str, str]], titl
 
 
 def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen: Console) -> dict[str, Any]:
-    """Evaluates a run's test clients through an exported file, and beside it in JAX.
+    """Evaluates a run's test clients through an exported file, and for comparison in JAX.
 
     Args:
-        run: The run's folder.
-        config: Its configuration.
-        folder: Of the export.
-        out: The JSON file of results.
-        screen: Where they are shown.
+        run: The run folder.
+        config: The configuration of the run.
+        folder: The folder of the export.
+        out: The JSON file that gets the results.
+        screen: The console that shows the results.
 
     Raises:
         SettingError: The export cannot be used, or is of another run.
@@ -173,7 +176,7 @@ def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen:
     try:
         session = Session(folder)
         description = session.description
-        loaded = _loaded(run, config, description["top_k"] or 1, description["seed"])
+        loaded = _load(run, config, description["top_k"] or 1, description["seed"])
         if not loaded.cases:
             raise ExportError(f"{run}: there must be test clients to evaluate, there are none")
         result = through(session, loaded.subject, loaded.cases)
@@ -181,10 +184,10 @@ def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen:
         raise SettingError(str(error)) from None
     spec, clients = loaded.spec, loaded.clients
     assert clients is not None
-    own = evaluate(
+    in_jax = evaluate(
         spec.algorithm, loaded.subject.state, clients, split=spec.split, seed=spec.seed, scoring=spec.scoring
     )
-    result["run"] = own.over_examples()
+    result["run"] = in_jax.over_examples()
     write_atomically(out, json.dumps(result, indent=2) + "\n")
     for name, value in result.items():
         if not isinstance(value, dict):
@@ -193,27 +196,27 @@ def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen:
     return result
 
 
-def _loaded(run: Path, config: Config, top: int, seed: int) -> Loaded:
+def _load(run: Path, config: Config, top: int, seed: int) -> Loaded:
     task = task_of(config)
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
     spec = spec_of(config, task)
-    _, state, _ = restored(run, spec)
+    _, state, _ = restore_parameters(run, spec)
     if spec.algorithm.exchanges == "examples":
         raise ExportError(
             f"{run}: a centralised run has a row for each of its own clients, and reconstructs nobody"
         )
     clients = task.test if task.test is not None else task.validation
-    own = [] if clients is None else list(cases(clients, spec.split, seed))
-    return Loaded(spec, _subject(run, config, task, spec, state, top), clients, own)
+    of_clients = [] if clients is None else list(cases(clients, spec.split, seed))
+    return Loaded(spec, _subject(run, config, task, spec, state, top), clients, of_clients)
 
 
 def subject_of(run: Path, config: Config) -> Subject:
-    """What is exported of a run."""
-    return _loaded(run, config, 1, 0).subject
+    """The algorithm, parameters and fields that are exported of a run."""
+    return _load(run, config, 1, 0).subject
 
 
 def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, top: int) -> Subject:
-    known = known_to(run)
+    vocabularies = vocabularies_of(run)
     fields = set(served_fields(task))
     sets = [clients for clients in (task.train, task.validation, task.test) if clients is not None]
     every = [ranges_of(clients.select(*(f for f in clients.fields if f in fields))) for clients in sets]
@@ -224,8 +227,8 @@ def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, t
     example = task.test if task.test is not None else task.train
     shapes = {name: x for name, x in fields_of(example).items() if name in fields}
     recommended = None
-    if len(known) == 1 and config.task != "next_word":
-        ((field, ids),) = known.items()
+    if len(vocabularies) == 1 and config.task != "next_word":
+        ((field, ids),) = vocabularies.items()
         recommended = TopK(min(top, len(ids)), field, len(ids))
     movielens = config.task in ("movielens", "ranking") and _is_movielens(config)
     return Subject(
@@ -234,7 +237,7 @@ def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, t
         fields=shapes,
         ranges=ranges,
         top=recommended,
-        vocabularies=known,
+        vocabularies=vocabularies,
         run=config.name,
         data_notice=_MOVIELENS if movielens else "",
     )
@@ -254,13 +257,13 @@ def _training(loaded: Loaded) -> Training:
 
 
 def _is_movielens(config: Config) -> bool:
-    """Whether the ratings may be MovieLens': no columns of one's own are named."""
+    """Whether the ratings may be those of MovieLens: no other column names are set."""
     columns = getattr(config.data, "columns", None)
     return columns is None or not any(columns.model_dump().values())
 
 
-def _short(own: list[Case], most: int | None) -> list[Case]:
-    """Clients that fit the file; of others nothing can be compared."""
+def _short(all_cases: list[Case], most: int | None) -> list[Case]:
+    """The cases whose support set has at most `most` examples: the file takes no others."""
     if most is None:
-        return own
-    return [case for case in own if len(next(iter(case.support.values()))) <= most]
+        return all_cases
+    return [case for case in all_cases if len(next(iter(case.support.values()))) <= most]

@@ -1,4 +1,4 @@
-"""Clients that a run did not have, prepared as the run serves its own.
+"""Prepares clients that a run did not have in the way in which the run serves its own clients.
 
 The order of the steps is fixed here, for all commands: the clients are loaded, their ids are mapped to the
 run's vocabularies, fields are narrowed to 32 bits, and what clients are served by is added: fields alone
@@ -43,12 +43,12 @@ class NewClients:
     """Clients of other data, loaded and yet to be prepared: all of them, or one part after the other.
 
     Attributes:
-        config: Configuration of the run that serves them.
+        config: The configuration of the run that serves them.
         loaded: The clients as their data have them.
-        remark: What their task says about their vocabulary; `""` where their ids are mapped to the run's.
-        mapper: Maps the ids of their fields to the run's; None where their task has done it.
-        fields: Fields that the run serves clients by.
-        purpose: What they are prepared for.
+        remark: The remark of their task on their vocabulary; `""` where `mapper` maps their ids to the run's.
+        mapper: Maps the ids of their fields to the run's; None where their task has done that.
+        fields: The fields that the run serves clients by.
+        purpose: Whether they are prepared for `"evaluation"` or for `"personalization"`.
     """
 
     config: Config
@@ -84,40 +84,48 @@ class NewClients:
 
 
 def prepare_new_clients(
-    config: Config, data: str, known: Mapping[str, list[Any]], fields: tuple[str, ...], purpose: Purpose
+    config: Config,
+    data: str,
+    vocabularies: Mapping[str, list[Any]],
+    fields: tuple[str, ...],
+    purpose: Purpose,
 ) -> NewClients:
     """Loads clients that a run did not have; `NewClients.prepare` then does the other steps.
 
     Args:
-        config: Configuration of the run.
-        data: What the task of the run reads; to personalise clients, a client file as well.
-        known: For each field that has them the original ids, in the run's order.
-        fields: Fields that the run serves clients by, see `served_fields`.
-        purpose: What the clients are prepared for.
+        config: The configuration of the run.
+        data: The path of data that the task of the run reads; to personalise clients, also of a client file.
+        vocabularies: For each field that has original ids these ids, in the run's order.
+        fields: The fields that the run serves clients by, see `served_fields`.
+        purpose: Whether the clients are prepared for `"evaluation"` or for `"personalization"`.
 
     Raises:
         SettingError: The task reads no data but its own.
         DataError: The data cannot be read, hold no client to personalise, lack a vocabulary that the run has,
             or have no id in common with it.
     """
-    loaded, remark = _load(config, data, known, fields, purpose)
+    loaded, remark = _load(config, data, vocabularies, fields, purpose)
     if purpose == "personalization" and not len(loaded):
         raise DataError(f"{data}: there must be a client to personalise, there is none")
-    mapper = None if remark else VocabularyMapper(loaded.vocabularies, known)
+    mapper = None if remark else VocabularyMapper(loaded.vocabularies, vocabularies)
     return NewClients(config, loaded, remark, mapper, fields, purpose)
 
 
 def served_fields(task: Task) -> tuple[str, ...]:
-    """The fields that a run serves clients by: those of its evaluation, maybe more than in training."""
+    """The fields that a run serves clients by: those of its evaluation, which may have more than training."""
     sets = (task.test, task.validation, *task.held_out.values(), task.train)
     first = next(clients for clients in sets if clients is not None)
     return tuple(name for name in first.fields if name != HELD_OUT)
 
 
 def _load(
-    config: Config, data: str, known: Mapping[str, list[Any]], fields: tuple[str, ...], purpose: Purpose
+    config: Config,
+    data: str,
+    vocabularies: Mapping[str, list[Any]],
+    fields: tuple[str, ...],
+    purpose: Purpose,
 ) -> tuple[Clients, str]:
-    """The clients, and what their task says where it puts them in the run's vocabularies itself."""
+    """The clients, and the remark of their task if it puts them into the run's vocabularies itself."""
     spec = task_spec(config.task)
     if purpose == "personalization" and is_client_file(data):
         clients, remark = spec.open_client_file(config, data), ""
@@ -125,9 +133,9 @@ def _load(
         if "path" not in spec.Data.model_fields:
             raise no_other_data(config.task, data)
         moved = override(config, {"data": {"path": data}})
-        clients, remark = spec.load_in_vocabulary(moved, known) or (spec.load_all_clients(moved), "")
+        clients, remark = spec.load_in_vocabulary(moved, vocabularies) or (spec.load_all_clients(moved), "")
     needed = spec.fields_to_load(fields)
     if purpose == "personalization" and needed is not None:
-        # What clients are not served by would be mapped and held in memory for nothing.
+        # Other fields are left out: they would be mapped and held in memory, and not be used.
         clients = clients.select(*(name for name in needed if name in clients.fields))
     return clients, remark

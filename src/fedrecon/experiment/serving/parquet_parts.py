@@ -1,4 +1,4 @@
-"""A Parquet file that is made in parts, so that a kill loses the parts of the moment and no more."""
+"""Writes a Parquet file in parts, so that a kill loses only the parts that were being made."""
 
 import io
 import json
@@ -11,27 +11,31 @@ from typing import TYPE_CHECKING, Any
 from fedrecon._files import atomic_file, make_folder, remove, write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat
-from fedrecon.experiment.storage.run_folder import locked
+from fedrecon.experiment.storage.run_folder import lock_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from filelock import BaseFileLock
 
 _REQUEST = "request.json"
-_KEY = b"fedrecon"  # of the request in the file's own metadata
+# The key of the request in the metadata of the finished file.
+_KEY = b"fedrecon"
 
 
 class ResumableParquetWriter:
-    """The parts of a file, in a hidden folder beside it until all are there.
+    """Writes the parts of a file into a hidden folder beside it, and joins them when all are there.
+
+    The request is written before the first part and compared by every later process: parts of another
+    request must not get into the file. A lock on the folder keeps two processes from making the same file.
 
     Args:
-        out: The file. Where it holds what is asked for already, nothing is left to do.
-        request: JSON values that decide what is in it.
-        count: How many parts it has.
+        out: The path of the file. If it already holds what is requested, nothing is left to do.
+        request: The JSON values that decide the content of the file.
+        count: The number of parts.
 
     Raises:
-        RunError: The file, or what a run before left of it, belongs to another request, or another process is
-            making it.
+        RunError: The file, or what an earlier process left of it, belongs to another request, or another
+            process is making it.
     """
 
     def __init__(self, out: Path, request: dict[str, Any], count: int):
@@ -48,7 +52,7 @@ class ResumableParquetWriter:
             make_folder(self.folder)
         except OSError as error:
             raise RunError(f"{self.folder}: cannot be written: {error.strerror}") from None
-        self._lock = locked(self.folder, "output")
+        self._lock = lock_folder(self.folder, "output")
         about = self.folder / _REQUEST
         if about.exists() and any(self.folder.glob("[0-9]*.parquet")):
             try:
@@ -73,18 +77,18 @@ class ResumableParquetWriter:
         self.close()
 
     def missing(self) -> list[int]:
-        """The parts that are not there yet."""
+        """The numbers of the parts that are not on the disk yet."""
         return [] if self.complete else [i for i in range(self.count) if not self._path(i).exists()]
 
     def make(self, part: Callable[[int], Any], threads: int) -> Iterator[int]:
-        """Makes the missing parts, several at a time, and joins all.
+        """Makes the missing parts, several at a time, and joins all parts into the file.
 
         Args:
-            part: From a part's number to its table.
-            threads: How many at a time.
+            part: Makes the Arrow table of a part from its number; several threads call it.
+            threads: The number of parts that are made at a time.
 
         Yields:
-            The number of each part that is now on the disk.
+            The number of each part as soon as it is on the disk.
         """
 
         def write(number: int) -> int:
@@ -148,10 +152,10 @@ def _request_of(path: Path) -> Any:
 
 
 def _repeating(schema: "pa.Schema") -> list[str]:
-    """The columns, by their paths in Parquet, of which a dictionary of their values is worth its making.
+    """The columns, by their paths in Parquet, that are written with a dictionary of their values.
 
-    Not numbers with a point, which hardly come twice: to look for them takes four times as long as to write
-    them, and the file becomes larger.
+    Floating-point columns are not among them, since their values hardly repeat: building a dictionary takes
+    four times as long as writing the values, and the file becomes larger.
     """
     import pyarrow as pa
 

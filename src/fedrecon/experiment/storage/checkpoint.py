@@ -22,12 +22,12 @@ class CheckpointError(RunError):
 
 
 class Checkpoint(NamedTuple):
-    """What was saved.
+    """A checkpoint that was read.
 
     Attributes:
-        round: Rounds done.
-        tree: The arrays, in the structure they were saved in, as NumPy arrays.
-        info: What was saved beside them: JSON values.
+        round: Rounds that were done when it was saved.
+        tree: The saved pytree, with NumPy arrays as its leaves.
+        info: The JSON values that were saved beside the arrays.
     """
 
     round: int
@@ -38,29 +38,30 @@ class Checkpoint(NamedTuple):
 class Checkpoints:
     """The checkpoints in a folder, one subfolder for each round that has one.
 
-    A checkpoint is written by Orbax under another name, synced to the disk with a list of its files, and
-    renamed: so that one with its proper name is whole, unless somebody cut it short afterwards, which its
-    list of files shows.
+    Orbax writes a checkpoint under another name; then it is synced to the disk with a list of its files, and
+    renamed. So a checkpoint with its proper name is whole, unless somebody cut it short afterwards: the list
+    of sizes and checksums shows that.
 
     Args:
-        folder: Where they are; made when the first is saved.
-        keep: How many of the latest remain.
+        folder: The folder of the checkpoints; it is made when the first one is saved.
+        keep: How many of the latest checkpoints remain; 2 by default.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
-        self.folder, self.keep = folder.absolute(), keep  # Orbax takes no relative paths
+        # Orbax takes no relative paths.
+        self.folder, self.keep = folder.absolute(), keep
         self._orbax: Any = None
 
     def rounds(self) -> list[int]:
-        """Rounds of the committed checkpoints, the earliest first."""
+        """Rounds of the committed checkpoints, in ascending order."""
         return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal() and p.is_dir())
 
     def latest(self) -> int | None:
-        """The round of the last committed checkpoint, half-written ones left aside; None if there is none."""
+        """The round of the last committed checkpoint, never a half-written one; None if there is none."""
         return max(self.rounds(), default=None)
 
     def clean(self) -> None:
-        """Removes what a kill left: half-written, or not yet removed."""
+        """Removes what a kill left: half-written checkpoints, and old ones that were not yet removed."""
         for path in leftovers(self.folder):
             remove(path)
         self._forget_old()
@@ -70,8 +71,8 @@ class Checkpoints:
 
         Args:
             round: Rounds done.
-            tree: Arrays, keys of `jax.random` among them; it waits until they are computed.
-            info: JSON values to keep beside them.
+            tree: A pytree of arrays, which may be keys of `jax.random`. Saving waits until they are computed.
+            info: JSON values to keep beside the arrays; by default none.
         """
         final = self.folder / str(round)
         if final.exists():
@@ -90,6 +91,8 @@ class Checkpoints:
             "files": {name: _signature(temporary / name) for name in _files(temporary)},
         }
         write_atomically(temporary / INFO, json.dumps(described, indent=1))
+        # All content must be on the disk before the name says that the checkpoint is whole; and an old one is
+        # removed only when the new one is there.
         sync_tree(temporary)
         rename(temporary, final)
         self._forget_old()
@@ -102,12 +105,12 @@ class Checkpoints:
         """Reads the checkpoint of a round.
 
         Args:
-            round: Of a committed checkpoint.
-            target: A tree of arrays of the same structure, shapes and types.
+            round: The round of a committed checkpoint.
+            target: A pytree of arrays of the structure, shapes and types that were saved.
 
         Raises:
-            CheckpointError: A file of it is missing or not as it was written, or its arrays are others than
-                those of `target`.
+            CheckpointError: A file of the checkpoint is missing or not as it was written, or its arrays have
+                other paths, shapes or types than those of `target`.
         """
         path = self.folder / str(round)
         described = self.describe(round)
@@ -129,12 +132,15 @@ class Checkpoints:
         """The arrays of a round's checkpoint by their paths in the tree.
 
         Raises:
-            CheckpointError: A file of it is missing or not as it was written.
+            CheckpointError: A file of the checkpoint is missing or not as it was written.
         """
         return self._read(self.folder / str(round), self.describe(round)["leaves"])
 
     def info(self, round: int) -> dict[str, Any]:
-        """What was saved beside the arrays of a round, its files unread; `{}` if that cannot be read."""
+        """The JSON values that were saved beside the arrays of a round; `{}` if they cannot be read.
+
+        The files of the arrays are not read, and not checked.
+        """
         try:
             info: dict[str, Any] = json.loads((self.folder / str(round) / INFO).read_text())["info"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -142,10 +148,10 @@ class Checkpoints:
         return info
 
     def describe(self, round: int) -> dict[str, Any]:
-        """What a checkpoint says of itself, after its files were found as they were written.
+        """The content of a checkpoint's `info.json`, after all files were checked against it.
 
         Raises:
-            CheckpointError: They were not.
+            CheckpointError: A file of the checkpoint is missing or not as it was written.
         """
         path = self.folder / str(round)
         try:
@@ -184,9 +190,10 @@ class Checkpoints:
 
     def _handler(self) -> Any:
         if self._orbax is None:
-            import orbax.checkpoint as ocp  # takes a third of a second
+            # The import takes a third of a second.
+            import orbax.checkpoint as ocp
 
-            # Each process by itself, where they are several: Orbax would wait for all of them.
+            # In a run of several processes the first alone saves, while Orbax would wait for all of them.
             me = jax.process_index()
             alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
             self._orbax = ocp.Checkpointer(
@@ -196,15 +203,17 @@ class Checkpoints:
 
 
 def _leaves(tree: Any) -> dict[str, Any]:
-    """The arrays by their unique paths, on the host."""
+    """The arrays by their unique paths, as NumPy arrays on the host."""
     return {jax.tree_util.keystr(path): _plain(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def _plain(leaf: Any) -> Any:
+    """A leaf as a NumPy array; Orbax cannot save keys of `jax.random`, of which this is their data."""
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
 def _as(like: Any, array: np.ndarray) -> Any:
+    """A saved array, which becomes a key of `jax.random` again if `like` is one."""
     return (
         jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
         if _is_key(like)
@@ -232,5 +241,6 @@ def _files(folder: Path) -> list[str]:
 
 
 def _signature(path: Path) -> list[int]:
+    """Size in bytes and CRC-32 of a file."""
     data = path.read_bytes()
     return [len(data), zlib.crc32(data)]

@@ -1,8 +1,11 @@
-"""Compiled programs that outlive the process."""
+"""The cache on the disk that keeps compiled programs for the next process."""
 
 
-def keep_compiled() -> None:
-    """Keeps compiled programs on the disk, so that the next run compiles nothing again."""
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on the disk, so that the next run need not compile them again.
+
+    They are in the folder that `JAX_COMPILATION_CACHE_DIR` names, by default in the user's cache folder.
+    """
     import os
 
     import jax

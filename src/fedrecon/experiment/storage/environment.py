@@ -1,4 +1,4 @@
-"""Where and with what a run was made."""
+"""The machine, versions and command that a run was made with."""
 
 import os
 import platform

@@ -2,9 +2,9 @@
 
 Format 2 holds the parts of a run as `fingerprint_parts` describes them.
 
-Files without a format number are of format 1, see `fingerprint_format_1`. They are read as they are and never
-rewritten: what was made from such a run, such as a half-written file of personalised clients, holds their
-content and must find it again.
+Files without a format number are of format 1, see `fingerprint_format_1`. They are never rewritten, since
+what was made from such a run, for instance a half-written file of personalised clients, holds a copy of
+their content that is compared with them.
 """
 
 from collections.abc import Mapping

@@ -15,35 +15,37 @@ METRICS = "metrics.csv"
 
 TRAINING = "training"
 RECON_EVAL, STANDARD_EVAL = PROTOCOLS = "recon_eval", "standard_eval"
-SEEN = "seen "  # before the name of a set of clients that were trained on
+# The prefix of the name of a set of clients that were trained on.
+SEEN = "seen "
 
 WEIGHTINGS = ("examples", "clients")
 
-# Training metrics of which the total over the cohort tells more than the mean.
+# Training metrics that are recorded as their total over the cohort, which tells more than the mean.
 COUNTS = ("dropped", "empty", *COSTS)
 
 
 def place(name: str) -> tuple[str, str]:
-    """Split and protocol of the clients called so: StandardEval where they were seen in training."""
+    """Split and protocol of a set of clients by its name; `"seen test"` gives `("test", "standard_eval")`."""
     return (name.removeprefix(SEEN), STANDARD_EVAL) if name.startswith(SEEN) else (name, RECON_EVAL)
 
 
 def name_of(split: str, protocol: str) -> str:
-    """Inverse of `place`."""
+    """The name of the set of clients of a split and a protocol; the inverse of `place`."""
     return SEEN + split if protocol == STANDARD_EVAL else split
 
 
 class Row(NamedTuple):
-    """One number.
+    """One recorded number of a run.
 
     Attributes:
-        round: Rounds done.
-        split: `"train"`, `"validation"`, `"test"`, …
+        round: Rounds that were done when it was measured.
+        split: The set of clients without the prefix `SEEN`: `"train"`, `"validation"`, `"test"`, …
         protocol: `"training"` (query predictions before each step of the update phase), `"recon_eval"`
             (unseen clients) or `"standard_eval"` (held-out examples of seen ones).
-        weighting: `"examples"`, `"clients"`, or `"total"` for what is counted over the round's cohort.
-        metric: For instance `"rmse"`.
-        value: In the metric's unit; `seconds` count from the start of the run.
+        weighting: `"examples"` or `"clients"` for a mean over these, `"total"` for a sum over the round's
+            cohort.
+        metric: The name of the metric, for instance `"rmse"`.
+        value: The number, in the unit of its metric; `seconds` count from the start of the run.
     """
 
     round: int
@@ -58,8 +60,8 @@ class Records:
     """The rows of a run, in memory and, where a file is given, appended to it.
 
     Args:
-        path: A CSV file; None to keep the rows in memory only.
-        listener: Told of new rows.
+        path: The CSV file; by default None, which keeps the rows in memory only.
+        listener: Is called with each list of new rows; by default nothing is called.
     """
 
     def __init__(self, path: Path | None = None, listener: Callable[[list[Row]], Any] | None = None):
@@ -76,7 +78,7 @@ class Records:
             self.listener(new)
 
     def write(self) -> None:
-        """Appends new rows to the file, where others can read them; a power cut may still take them."""
+        """Appends new rows to the file, where others can read them; a power cut may still lose them."""
         if self.path is None or not self._unwritten:
             return
         new = self.rows[len(self.rows) - self._unwritten :]
@@ -92,13 +94,16 @@ class Records:
                 sync(file)
 
     def restart(self, round: int) -> int:
-        """Goes back to the end of a round: later rows leave the table and the file, as does a torn line.
+        """Goes back to the end of a round: removes later rows, and a line that a kill cut short.
 
-        The test's rows leave as well: they are made after the last round. The listener is told the rows that
-        stay, of which a kill may have kept the last from it.
+        The rows of the test clients are removed as well, since they are made after the last round. The
+        listener gets the rows that stay, since a kill may have come before it got the last of them.
+
+        Args:
+            round: Rounds done, 0 for the start of the run.
 
         Returns:
-            How many later rounds the table had, which are computed again.
+            The number of later rounds that the file had, which will be computed again.
         """
         old = read(self.path) if self.path is not None and self.path.exists() else []
         self.rows = [row for row in old if row.split != "test"]
@@ -108,14 +113,24 @@ class Records:
         return len({row.round for row in old if row.round > round})
 
     def forget(self, round: int) -> None:
-        """Removes the rows of later rounds, here and in the file."""
+        """Removes the rows of later rounds from memory and from the file.
+
+        Args:
+            round: The last round whose rows stay.
+        """
         self.rows = [row for row in self.rows if row.round <= round]
         self._unwritten = 0
         if self.path is not None:
             write_atomically(self.path, ",".join(Row._fields) + "\n" + _text(self.rows))
 
     def series(self, name: str, metric: str, weighting: str = "examples") -> dict[int, float]:
-        """A metric of `"train"` or of a set of evaluated clients by round."""
+        """A metric by round.
+
+        Args:
+            name: `"train"`, or the name of a set of evaluated clients, for instance `"seen test"`.
+            metric: The name of the metric.
+            weighting: `"examples"` (the default), `"clients"` or `"total"`, as in `Row`.
+        """
         split, protocol = place(name)
         key = (split, TRAINING if split == "train" else protocol, weighting, metric)
         return {r.round: r.value for r in self.rows if r[1:5] == key}
@@ -128,17 +143,24 @@ class Records:
 
 
 def rows(round: int, split: str, protocol: str, summary: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
-    """The rows of `{weighting: {metric: value}}`; what else is in it is left out."""
+    """The rows of an evaluation.
+
+    Args:
+        round: Rounds done.
+        split: The split of the evaluated clients.
+        protocol: The protocol of the evaluation.
+        summary: `{weighting: {metric: value}}`; what is under other keys than `WEIGHTINGS` is left out.
+    """
     for weighting in WEIGHTINGS:
         for metric, value in summary.get(weighting, {}).items():
             yield Row(round, split, protocol, weighting, metric, float(value))
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file; a torn last line, which a kill leaves, is left out.
+    """The rows of a file; a last line without its line break, which a kill leaves, is left out.
 
     Raises:
-        RunError: Another line is not as it was written.
+        RunError: Another line has not the form of a `Row`.
     """
     text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines()

@@ -1,4 +1,4 @@
-"""What a run costs: seconds, seconds of them in compilation, peak memory."""
+"""Measures what a run takes: seconds, of these the seconds of compilation, and peak memory."""
 
 import sys
 import time
@@ -11,11 +11,14 @@ _COMPILING = (
 
 
 class Stopwatch:
-    """Measures a run, from its making to `close`.
+    """Measures the time of a run, until `close`.
 
     Args:
-        started: When the run began, by `time.monotonic`; None for now.
-        before: Seconds that earlier processes spent on the same run.
+        started: When the run began, in seconds of `time.monotonic`; None, the default, for now.
+        before: Seconds that earlier processes spent on the same run; 0 by default.
+
+    Attributes:
+        first_round: Seconds from the start of this process's run to the end of its first round; None before.
     """
 
     def __init__(self, started: float | None = None, before: float = 0.0):
@@ -25,7 +28,7 @@ class Stopwatch:
         self.first_round: float | None = None
         self._started = time.monotonic() if started is None else started
         self._compiling: list[tuple[float, float]] = []
-        self._listener = self._heard
+        self._listener = self._note_compilation
         jax.monitoring.register_event_duration_secs_listener(self._listener)
 
     def close(self) -> None:
@@ -43,14 +46,15 @@ class Stopwatch:
         self.first_round = time.monotonic() - self._started
 
     def compilation(self) -> float:
-        """Seconds spent tracing and compiling; where one is part of another, it counts once."""
+        """Seconds spent tracing and compiling; times that overlap count once."""
+        # JAX reports the tracing of an inner function by itself and within that of the outer one.
         total, end = 0.0, float("-inf")
         for start, stop in sorted(self._compiling):
             total += max(0.0, stop - max(start, end))
             end = max(end, stop)
         return total
 
-    def _heard(self, event: str, duration_secs: float, **_: object) -> None:
+    def _note_compilation(self, event: str, duration_secs: float, **_: object) -> None:
         if event in _COMPILING:
             now = time.monotonic()
             self._compiling.append((now - duration_secs, now))
@@ -59,23 +63,25 @@ class Stopwatch:
 def peak_memory() -> int | None:
     """The most memory this process has held so far, bytes; None where the system does not say."""
     try:
-        # What Linux answers to getrusage is at least what the process that started this one held then.
+        # On Linux `getrusage` counts the memory of the process that started this one, up to the exec, too.
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             for line in status:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
-    except OSError:  # not Linux
+    except OSError:
+        # This is not Linux.
         pass
     try:
         import resource
-    except ImportError:  # Windows
+    except ImportError:
+        # This is Windows.
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def device_memory() -> int | None:
-    """The most memory that a device has held so far, bytes; None where it does not say, as a CPU."""
+    """The most memory that a device has held so far, bytes; None where no device tells, as on a CPU."""
     import jax
 
     peaks = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]

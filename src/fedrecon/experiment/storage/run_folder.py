@@ -1,4 +1,4 @@
-"""The folder of a run: what belongs there, and whose it is."""
+"""The folder of a run: the names of its files, its lock, and the check that it belongs to this run."""
 
 import json
 import tomllib
@@ -28,8 +28,8 @@ RESULT = "result.json"
 SUMMARY = "summary.md"
 LOCK = ".lock"
 
-# Settings, and tables of them, that may differ without making another run: where the data are, which are
-# themselves compared by their digests, and where numbers go.
+# Settings, and tables of settings, that may differ without making another run: the path of the data, which
+# are compared by their digests, and the tracker.
 PLACES = ("data.path", "tracking")
 
 
@@ -37,20 +37,20 @@ class RunFolder:
     """An open run folder. Another process cannot open it until `close`, or the end of this process.
 
     Args:
-        path: Made where it does not exist.
-        config: The settings of the run, nested.
-        fingerprint: What must be equal for two runs to be the same, beside the settings.
+        path: The folder; it is made where it does not exist.
+        config: The settings of the run as nested tables.
+        fingerprint: The JSON values that must be equal for two runs to be the same, beside the settings.
 
     Raises:
-        RunError: The folder cannot be written, belongs to another run or to another process, or holds
-            something else.
+        RunError: The folder cannot be written, belongs to another run, is in use by another process, or holds
+            files that are no run.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any]):
         self.path = path
         try:
             make_folder(path)
-            self._lock = locked(path)
+            self._lock = lock_folder(path)
         except OSError as error:
             raise RunError(f"{path}: the run folder cannot be written: {error.strerror}") from None
         try:
@@ -95,19 +95,25 @@ class RunFolder:
             self.write(CONFIG, tomli_w.dumps(config))
         else:
             compare(self.path, flat(tomllib.loads(saved)), flat(config))
-        marks = self.read(FINGERPRINT)
-        if marks is None:
+        # The configuration is written first and compared first: its settings are what a user can tell apart.
+        fingerprint_text = self.read(FINGERPRINT)
+        if fingerprint_text is None:
             self.write_json(FINGERPRINT, fingerprint)
         else:
-            there = json.loads(marks)
+            there = json.loads(fingerprint_text)
             compare(self.path, flat(there), flat(in_format_of(there, fingerprint, self.path / FINGERPRINT)))
 
 
 def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Refuses a run folder of another run.
 
+    Args:
+        path: The folder, for the message.
+        there: Settings or fingerprint in the folder, by their dotted names.
+        here: Those of this run.
+
     Raises:
-        RunError: Naming the first setting that differs.
+        RunError: A value differs; the message names the first such setting.
     """
     for name in [*there, *here]:
         if is_place(name):
@@ -119,12 +125,12 @@ def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> No
             raise RunError(f"{path}: this run folder belongs to another configuration: {difference}")
 
 
-def locked(path: Path, what: str = "run folder") -> "BaseFileLock":
+def lock_folder(path: Path, what: str = "run folder") -> "BaseFileLock":
     """Locks a folder against other processes, see `lock`, until the lock is released.
 
     Args:
         path: The folder; it must exist.
-        what: What the message calls it.
+        what: What the message calls the folder; by default `"run folder"`.
 
     Raises:
         RunError: Another process has locked it.
@@ -137,5 +143,5 @@ def locked(path: Path, what: str = "run folder") -> "BaseFileLock":
 
 
 def is_place(name: str) -> bool:
-    """Whether a setting says where something is, and nothing about what the run computes."""
+    """Whether a setting, by its dotted name, tells only where something is, and not what the run computes."""
     return any(name == place or name.startswith(f"{place}.") for place in PLACES)

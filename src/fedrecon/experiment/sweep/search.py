@@ -10,7 +10,7 @@ from fedrecon._files import write_atomically
 from fedrecon.evaluation._metric_names import Direction, direction_of, label_of
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.config import Config, override
-from fedrecon.experiment.distributed.signals import undisturbed
+from fedrecon.experiment.distributed.signals import defer_interrupt
 from fedrecon.experiment.reporting import tables
 from fedrecon.experiment.settings.extras import require
 from fedrecon.experiment.storage.run_folder import RunFolder
@@ -84,7 +84,7 @@ class Sweep:
         done = [t for t in self.trials() if t.user_attrs.get("outcome") == DONE]
         return min(done, key=lambda t: self.direction.loss(t.value), default=None)
 
-    @undisturbed()
+    @defer_interrupt()
     def ask(self) -> tuple[Any, Config, Path]:
         """The next trial, its configuration and its run folder."""
         trial = self.study.ask()
@@ -101,13 +101,13 @@ class Sweep:
         """The experiment with some settings of the space."""
         return override(self.config, nested(chosen))
 
-    @undisturbed()
+    @defer_interrupt()
     def watch(self, trial: "Trial", round: int, value: float) -> bool:
         """Notes an evaluation, and says whether the trial should stop."""
         trial.report(value, round)
         return bool(trial.should_prune())
 
-    @undisturbed()
+    @defer_interrupt()
     def tell(self, trial: "Trial", outcome: Outcome) -> None:
         """Notes how a trial ended."""
         from optuna.trial import TrialState
@@ -132,7 +132,7 @@ class Sweep:
     def write(self) -> None:
         """Writes the trials so far, and the best configuration."""
         table = self.table()
-        write_atomically(self.out / "trials.csv", tables.comma_separated(table))
+        write_atomically(self.out / "trials.csv", tables.to_csv(table))
         best = self.best()
         lines = [f"# {safe_text.markdown(self.config.name)}: a sweep", ""]
         if best is not None:
@@ -142,7 +142,7 @@ class Sweep:
             lines += ["```sh", f"fedrecon run {self.out / BEST}", "```", ""]
         write_atomically(self.out / PAGE, "\n".join(lines) + "\n" + tables.section(table))
 
-    def table(self) -> tables.Table:
+    def table(self) -> tables.ReportTable:
         """The trials that ended, the best first."""
         columns = [
             tables.Column("trial"),
@@ -169,7 +169,7 @@ class Sweep:
             )
             rows.append((*row, *(_cell(t.params.get(d.path)) for d in self.space)))
         note = "Measured on the validation clients; the test clients took no part."
-        return tables.Table("trials", "Trials", tuple(columns), tuple(rows), note)
+        return tables.ReportTable("trials", "Trials", tuple(columns), tuple(rows), note)
 
     def _study(self, prune: bool) -> Any:
         import optuna

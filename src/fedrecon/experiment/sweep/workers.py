@@ -94,10 +94,10 @@ def _cost(boss: Connection) -> None:
     import signal
 
     from fedrecon.experiment.config import resolve
-    from fedrecon.experiment.storage.compilation_cache import keep_compiled
+    from fedrecon.experiment.storage.compilation_cache import use_compilation_cache
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
-    keep_compiled()
+    use_compilation_cache()
 
     def watch(round: int, value: float) -> bool:
         boss.send((round, value))

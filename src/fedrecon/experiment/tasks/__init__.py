@@ -1,7 +1,7 @@
-"""The tasks of experiments: every public module of this package is one, found under its own name.
+"""The tasks of experiments: every public module of this package is one, under its own name.
 
-A task's module has an instance of a subclass of `TaskSpec` that is called `TASK`, whose `build` returns a
-`Task`. The modules are not listed anywhere, so that a new one is found as soon as it is there.
+The module of a task has an attribute `TASK`, an instance of a subclass of `TaskSpec`, whose `build` returns a
+`Task`. The modules are not listed anywhere: a new one can be used as soon as its file exists.
 """
 
 from typing import TYPE_CHECKING, Any

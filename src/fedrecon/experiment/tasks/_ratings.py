@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Fractions(Section):
-    """Shares of the users."""
+    """The shares of the users in the three sets."""
 
     train: float = setting(0.8, "share of the users to train on", gt=0, le=1)
     validation: float = setting(0.1, "share of the users to evaluate while training; 0 for none", ge=0, lt=1)
@@ -69,13 +69,13 @@ def matrix_factorization_task(
     Args:
         config: Configuration of the experiment.
         sets: Clients with the fields `item` and `rating`, by the name of their set.
-        notes: What the reader of the results should know, by what it is.
+        notes: Facts that a reader of the results should know, by their names.
     """
     from fedrecon.data._holdout import hold_out
     from fedrecon.experiment.tasks._task import Task
     from fedrecon.models._matrix_factorization import matrix_factorization
 
-    # Other fields would travel to the device for nothing.
+    # Other fields are left out, since they would be sent to the device and not be used.
     fields = ["item", "rating"]
     for split in (getattr(config.algorithm, "split", None), config.evaluation.split):
         if isinstance(split, ByTimeSettings) and split.field not in fields:
@@ -96,5 +96,5 @@ def matrix_factorization_task(
 
 
 def shares_of(settings: Fractions | HeldOutShares) -> dict[str, float]:
-    """The sets that have a share."""
+    """The share of each set whose share is above 0."""
     return {name: share for name, share in settings.model_dump().items() if share > 0}

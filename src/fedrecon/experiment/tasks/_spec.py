@@ -1,4 +1,4 @@
-"""What a task tells an experiment: methods with defaults, and how a task is found by its name."""
+"""The interface of a task: methods with defaults, and the look-up of a task by its name."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from fedrecon.data._clients import Clients
     from fedrecon.experiment.tasks._task import Task
 
-ATTRIBUTE = "TASK"  # the name that a task's module gives to its `TaskSpec`
+# The name of the attribute in a task's module that holds its `TaskSpec`.
+ATTRIBUTE = "TASK"
 
 
 @runtime_checkable
@@ -178,15 +179,17 @@ def task_spec(name: str) -> TaskSpec:
             module = import_module(name)
         except ModuleNotFoundError as error:
             raise SettingError(f"task: the module {name!r} cannot be imported: {error}") from error
-        return _checked(module, name)
+        return _spec_in(module, name)
     if name not in task_names():
-        known = ", ".join(task_names())
-        raise SettingError(f"task must be one of {known} or the path of a module; nearest to {name!r} is "
-                           f"{nearest(name, task_names())!r}")  # fmt: skip
-    return _checked(import_module(f"{__package__}.{name}"), name)
+        raise SettingError(
+            f"task must be one of {', '.join(task_names())} or the path of a module; nearest to {name!r} is "
+            f"{nearest(name, task_names())!r}"
+        )
+    return _spec_in(import_module(f"{__package__}.{name}"), name)
 
 
-def _checked(module: ModuleType, name: str) -> TaskSpec:
+def _spec_in(module: ModuleType, name: str) -> TaskSpec:
+    """The `TaskSpec` of a task's module, after a check that it has all that must be there."""
     spec = getattr(module, ATTRIBUTE, None)
     if not isinstance(spec, TaskSpec):
         got = "has none" if spec is None else f"has {spec!r}"

@@ -1,4 +1,4 @@
-"""What a task hands to an experiment."""
+"""The data and the model that a task builds for an experiment."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,17 +15,18 @@ class Task:
     """A model and the clients it is trained and evaluated on.
 
     Attributes:
-        model: Of the training.
-        train: Clients to train on.
-        validation: Unseen clients, evaluated while training; None for none.
-        test: Unseen clients, evaluated at the end; None for none.
-        notes: What else the reader of the result should know, by what it is.
-        held_out: The clients to train on with marked examples that are not trained on: `"validation"` and
-            `"test"`, where there are such.
-        scoring: What is measured of clients, see `evaluation.Scoring`.
-        scored: Fields that say what clients are measured on, whatever the approach adds to them; by default
-            all that they have at first.
-        num_clients: Whose examples `train` holds; as many as it has clients, unless they are pooled.
+        model: The model that is trained.
+        train: The training clients.
+        validation: Unseen clients that are evaluated while training; None for none.
+        test: Unseen clients that are evaluated at the end; None for none.
+        notes: Facts that a reader of the result should know, by their names; none by default.
+        held_out: The training clients with marked examples that are not trained on, under `"validation"` and
+            `"test"`; by default none.
+        scoring: The function that measures clients, see `evaluation.Scoring`; by default the model's metrics.
+        scored: Fields that decide what clients are measured on, without those that an algorithm adds; by
+            default all fields that they have when the task is made.
+        num_clients: The number of clients whose examples `train` holds; by default the number of clients in
+            `train`, which is another one only where examples are pooled.
     """
 
     model: Model
@@ -46,13 +47,13 @@ class Task:
             object.__setattr__(self, "num_clients", len(self.train))
 
     def sets(self) -> dict[str, Clients]:
-        """The clients by the name of their set, where there are such."""
-        found = {"train": self.train, "validation": self.validation, "test": self.test}
-        found |= {SEEN + name: clients for name, clients in self.held_out.items()}
-        return {name: clients for name, clients in found.items() if clients is not None}
+        """The sets of clients that there are, by their names."""
+        sets = {"train": self.train, "validation": self.validation, "test": self.test}
+        sets |= {SEEN + name: clients for name, clients in self.held_out.items()}
+        return {name: clients for name, clients in sets.items() if clients is not None}
 
-    def measured(self) -> dict[str, Clients]:
-        """The sets with nothing but what clients are measured on: equal where approaches can be compared."""
+    def measured_sets(self) -> dict[str, Clients]:
+        """The sets with the scored fields alone: equal in runs of two algorithms that can be compared."""
         kept = {*self.scored, HELD_OUT}
         return {
             name: clients.select(*(field for field in clients.fields if field in kept))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ColumnSettings(Section):
-    """Names of the columns in a CSV or Parquet file that is not MovieLens' own: the first three, or none."""
+    """Column names of a CSV or Parquet file that is not MovieLens' own: the first three are set, or none."""
 
     client: str = setting("", 'column of the user; "" if the file is MovieLens\' own')
     item: str = setting("", 'column of the item; "" if the file is MovieLens\' own')
@@ -31,7 +31,7 @@ class ColumnSettings(Section):
 
 
 class MovieLensData(Section):
-    """The ratings."""
+    """The ratings: which file, and which of them are used."""
 
     path: str = setting(
         "", 'a rating file, or the folder or archive it is in; "" downloads MovieLens 1M once'
@@ -72,7 +72,7 @@ class MovieLens(TaskSpec):
         return _load(config, {"all": 1.0})["all"]
 
     def narrow_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
-        """Clients whose times of 64 bits are ranks, where they are split by them."""
+        """The clients, with ranks instead of times of 64 bits if a split is by time."""
         return _with_ranked_times(config, clients)
 
 
@@ -98,9 +98,9 @@ def _load(config: TaskConfig, fractions: dict[str, float]) -> "dict[str, Clients
 
 
 def _with_ranked_times(config: TaskConfig, clients: "Clients") -> "Clients":
-    """Clients whose times of 64 bits are ranks, where a split is by time.
+    """The clients, with ranks instead of times of 64 bits if a split is by time.
 
-    Their order is all that a split needs, and JAX's numbers have 32 bits.
+    A split needs only the order of the times, and JAX's numbers have 32 bits.
     """
     splits = (getattr(config.algorithm, "split", None), config.evaluation.split)
     by_time = any(isinstance(split, ByTimeSettings) for split in splits)

@@ -21,7 +21,7 @@ Outputs = Annotated[int, Field(ge=1)] | Literal["same"]
 
 
 class GeneratedTextSettings(Section):
-    """The corpus that is generated where there is no path: clients with words of their own."""
+    """The corpus that is generated where no path is set: clients with words of their own."""
 
     clients: int = setting(400, "writers", ge=10)
     sentences: int = setting(60, "sentences of a writer", ge=2)
@@ -32,7 +32,7 @@ class GeneratedTextSettings(Section):
 
 
 class NextWordData(Section):
-    """The texts."""
+    """The texts: which file, how they are cut into words, and the vocabulary."""
 
     path: str = setting(
         "",
@@ -132,7 +132,7 @@ class NextWord(TaskSpec):
         from fedrecon.experiment.tasks._task import Task
 
         data = config.data
-        texts, known, notes = _texts(config)
+        texts, generated_vocabulary, notes = _texts(config)
         shares = shares_of(data.held_out)
         sets, vocabulary = arrange(
             texts,
@@ -141,7 +141,7 @@ class NextWord(TaskSpec):
             buckets=data.buckets,
             output_buckets=data.outputs,
             fractions=shares_of(data.fractions),
-            vocabulary=data.vocabulary or known,
+            vocabulary=data.vocabulary or generated_vocabulary,
             held_out=shares,
         )
         held_out = hold_out(sets["train"], shares)
@@ -150,7 +150,8 @@ class NextWord(TaskSpec):
         notes = {"Vocabulary": f"{len(vocabulary.words):,} words, {vocabulary.described()}", **notes}
         notes["Training tokens outside the vocabulary"] = f"{100 * share:.1f}%"
         model = network(config, len(vocabulary.words))
-        # An input's local row is the model's own affair: that it has one says the row of the global table.
+        # The field `bucket` is left out: models may number buckets differently, and whether a word is in one
+        # is seen from its `word`.
         scored = "word", "target"
         return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
 
@@ -192,7 +193,7 @@ def _outside(clients: "Clients", vocabulary: "Vocabulary") -> float:
 
 
 def _texts(config: TaskConfig) -> "tuple[Clients, Vocabulary | None, dict[str, str]]":
-    """The texts, the vocabulary if it is known, and notes for the reader."""
+    """The texts, the vocabulary if they were generated with one, and notes for the reader."""
     data = config.data
     if data.path:
         from fedrecon.datasets.text._prepare import prepare
@@ -205,12 +206,13 @@ def _texts(config: TaskConfig) -> "tuple[Clients, Vocabulary | None, dict[str, s
     from fedrecon.datasets.text._synthetic import synthetic
     from fedrecon.datasets.text._vocabulary import Vocabulary
 
-    made = data.generated.model_dump()
-    texts, grammar = synthetic(made.pop("clients"), length=data.length, seed=config.seed, **made)
+    settings = data.generated.model_dump()
+    texts, grammar = synthetic(settings.pop("clients"), length=data.length, seed=config.seed, **settings)
     words = grammar.words()
-    known = Vocabulary(words[: data.words], data.buckets, data.outputs)
-    if data.words < len(words):  # what is shared is not what the grammar shares
-        return texts, known, {}
+    vocabulary = Vocabulary(words[: data.words], data.buckets, data.outputs)
+    if data.words < len(words):
+        # Some shared words of the grammar are outside the vocabulary, for which no bound is known.
+        return texts, vocabulary, {}
     best = [f"{grammar.cross_entropy(knows):.3f}" for knows in (True, False)]
     text = f"{best[0]} by who knows the kinds of the writers' own words, {best[1]} by who does not"
-    return texts, known, {"Least cross-entropy of shared words inside a sentence": text}
+    return texts, vocabulary, {"Least cross-entropy of shared words inside a sentence": text}

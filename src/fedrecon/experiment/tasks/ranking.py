@@ -1,4 +1,4 @@
-"""Which items users will interact with, from those they have: MovieLens and other files of ratings."""
+"""Ranking of the items that a user will interact with, from MovieLens and other files of ratings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from fedrecon.experiment.tasks._task import Task
 
 
-_BACK = {"latest": 1, "second_latest": 2}  # which interaction is held out, counted from the end
+# The place of the interaction that is held out, counted from the end.
+_BACK = {"latest": 1, "second_latest": 2}
 
 
 class LeaveOneOutSettings(Section):
-    """Users are trained on, but for one interaction each, which is to be found among the others."""
+    """All users are trained on without one interaction each, which is then ranked among the other items."""
 
     name: Literal["leave_one_out"] = "leave_one_out"
     held_out: Literal["latest", "second_latest"] = setting(
@@ -32,7 +33,7 @@ class LeaveOneOutSettings(Section):
 
 
 class UnseenSettings(Section):
-    """Users are split; those not trained on are asked for what they have beside their support set."""
+    """Users are split; for unseen users the items of their query set are ranked."""
 
     name: Literal["unseen"] = "unseen"
     recall: list[int] = setting([20, 50], "the K of Recall@K")
@@ -118,15 +119,17 @@ class RankingTask(TaskSpec):
             scoring = Ranking(
                 num_items, tuple((kind, k) for k in protocol.k for kind in ("hr", "ndcg")), protocol.sampled
             )
-            held_out = {"test" if back == 1 else "validation": _fielded(config, cut["held_out"], served=True)}
-            train = _fielded(config, cut["train"], served=False)
+            held_out = {
+                "test" if back == 1 else "validation": _add_fields(config, cut["held_out"], served=True)
+            }
+            train = _add_fields(config, cut["train"], served=False)
             return Task(model, train, None, None, held_out=held_out, scoring=scoring, scored=("item",))
         metrics = [("recall", k) for k in protocol.recall] + [("ndcg", k) for k in protocol.ndcg]
         scoring = Ranking(num_items, tuple(metrics))
         sets = clients.split(shares_of(protocol.fractions), config.seed)
-        made = {name: _fielded(config, x, served=name != "train") for name, x in sets.items()}
-        unseen = made.get("validation"), made.get("test")
-        return Task(model, made["train"], *unseen, scoring=scoring, scored=("item",))
+        prepared = {name: _add_fields(config, x, served=name != "train") for name, x in sets.items()}
+        unseen = prepared.get("validation"), prepared.get("test")
+        return Task(model, prepared["train"], *unseen, scoring=scoring, scored=("item",))
 
     def load_all_clients(self, config: TaskConfig) -> "Clients":
         """All users of the data, with their ratings, of which `add_serving_fields` makes interactions.
@@ -153,14 +156,14 @@ class RankingTask(TaskSpec):
         return each_once(Clients.open(path), config.data.duplicates, str(path))
 
     def fields_to_load(self, fields: tuple[str, ...]) -> None:
-        """All fields: interactions and their weights are made of ratings and times."""
+        """None, for all fields: interactions and their weights are made of ratings and times."""
 
     def add_serving_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
         """Users as they are evaluated: interactions by time, with the fields that the settings ask for.
 
         No user is left out: `data.least_items` says whom to train and evaluate on, not who can be served.
         """
-        return _fielded(config, _interactions(config, clients, 0), served=True)
+        return _add_fields(config, _interactions(config, clients, 0), served=True)
 
     def hold_out_for_evaluation(self, config: TaskConfig, clients: "Clients") -> "Clients":
         """Users as they are evaluated, with a mark on the interaction that the protocol may hold out.
@@ -176,7 +179,7 @@ class RankingTask(TaskSpec):
         if protocol.name != "leave_one_out":
             return self.add_serving_fields(config, clients)
         sets = leave_one_out(_interactions(config, clients, 0), _BACK[protocol.held_out])
-        return _fielded(config, sets["held_out"], served=True)
+        return _add_fields(config, sets["held_out"], served=True)
 
 
 TASK = RankingTask()
@@ -188,7 +191,7 @@ def _interactions(config: TaskConfig, clients: "Clients", least_items: int) -> "
     return interactions(clients, least_rating=config.data.least_rating, least_items=least_items)
 
 
-def _fielded(config: TaskConfig, clients: "Clients", served: bool) -> "Clients":
+def _add_fields(config: TaskConfig, clients: "Clients", served: bool) -> "Clients":
     """The clients with the fields that the settings ask for."""
     from fedrecon.datasets.ratings._interactions import with_negatives, with_recency
 

@@ -1,4 +1,4 @@
-"""Generated ratings, shaped like MovieLens 1M, of which the truth is known: needs no data."""
+"""Generated ratings, shaped like MovieLens 1M, whose planted factors are known: the task needs no data."""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SyntheticRatingsData(Section):
-    """The generated federation."""
+    """The sizes and the noise of the generated ratings."""
 
     clients: int = setting(2000, "users", ge=10)
     items: int = setting(1000, "items", ge=2)

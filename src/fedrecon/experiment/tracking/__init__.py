@@ -1,5 +1,5 @@
-"""Where else the numbers of a run go while it works: one module for each tracker, chosen by a setting.
+"""Trackers, to which a run passes its numbers on while it works: one module for each, chosen by a setting.
 
-A tracker is a class with the methods of `tracker.Tracker`. What opens one is a section of settings in
-`settings.py`. None is imported before a run asks for it.
+A tracker is a class with the methods of `tracker.Tracker`. A section of settings in `settings.py` opens it.
+No tracker is imported before a run asks for it.
 """

@@ -12,21 +12,22 @@ from fedrecon.experiment.storage.metrics_log import TRAINING, Row
 from fedrecon.experiment.tracking.settings import TrackingSettings, UntrackedSettings
 from fedrecon.experiment.tracking.tracker import Tracker
 
-# Seconds between two times that a tracker is written to.
+# Seconds between two writes to a tracker.
 PAUSE = 1.0
 
 
 class Follower:
-    """Listens to the records of a run while entered. A tracker that fails does not stop the run.
+    """Passes the records of a run on to a tracker while entered. A tracker that fails does not stop the run.
 
-    What it could not pass on it keeps, tries again, and tells of at the end.
+    Numbers that could not be passed on are kept and tried again; at the end it notes how many are left.
 
     Args:
-        start: Opens the tracker, once there is something to log: when the run folder is there.
-        note: Told of what goes wrong.
+        start: Opens the tracker. It is called when there is something to log, since only then the run folder
+            exists.
+        note: Is called with a line of text when the tracker fails.
 
     Attributes:
-        finished: Whether the run got to its end, to be set before leaving.
+        finished: Whether the run got to its end; the caller sets it before leaving.
     """
 
     def __init__(self, start: Callable[[], Tracker], note: Callable[[str], None]):
@@ -39,7 +40,7 @@ class Follower:
         self.finished = False
 
     def __call__(self, rows: Iterable[Row]) -> None:
-        """Some rows were recorded."""
+        """Receives the rows that were just recorded."""
         self._waiting += rows
         if time.monotonic() - self._written > PAUSE:
             self._pass_on()
@@ -60,7 +61,7 @@ class Follower:
                 self._note(f"tracking: {_words(failure)}")
 
     def _pass_on(self) -> None:
-        """Logs what waits, each number that is new."""
+        """Logs the waiting rows, but those that an earlier process has logged."""
         try:
             if self._tracker is None and self._waiting:
                 self._tracker = self._start()
@@ -77,7 +78,7 @@ class Follower:
                 self._tracker.flush()
             self._waiting = []
             self._failing = False
-        # Hours of training do not end because a server that shows their curves is away.
+        # Any error of a tracker is caught: a server that is away must not end hours of training.
         except Exception as failure:
             if not self._failing:
                 self._note(f"tracking failed, the run goes on and will try again: {_words(failure)}")
@@ -111,9 +112,10 @@ def follower(
 
 
 def name_of(row: Row) -> str:
-    """How trackers call a number: `train/loss`, `test/recon_eval/examples/rmse`, `…/hr_10`."""
+    """The name of a number in a tracker: `train/loss`, `test/recon_eval/examples/rmse`, `…/hr_10`."""
     parts = (row.split, row.metric) if row.protocol == TRAINING else row[1:5]
-    return re.sub(r"[^\w./-]", "_", "/".join(parts))  # what MLflow allows
+    # MLflow allows no other characters, so `hr@10` becomes `hr_10`.
+    return re.sub(r"[^\w./-]", "_", "/".join(parts))
 
 
 def _words(failure: Exception) -> str:

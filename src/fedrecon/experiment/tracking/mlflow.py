@@ -1,4 +1,4 @@
-"""Numbers to MLflow."""
+"""Logs the numbers of a run to MLflow."""
 
 import time
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from mlflow.tracking import MlflowClient
 
 from fedrecon._files import write_atomically
 
-# Of the run, in the run folder.
+# The file in the run folder that holds MLflow's id of the run.
 IDENTITY = "mlflow.txt"
 
-# As many as the server takes at once.
+# What an MLflow server takes at most: metrics and parameters in a request, characters of a parameter.
 METRICS, PARAMS, LENGTH = 1000, 100, 500
 
 
@@ -21,11 +21,12 @@ class MlflowTracker:
     """Logs to a run of MLflow, the same one after a resume.
 
     Args:
-        folder: The run's, where its id is kept.
-        title: The name of a new run.
-        settings: Its parameters.
-        uri: Of the store; `""` for what the environment says.
-        experiment: Made where it does not exist.
+        folder: The run folder, which keeps MLflow's id of the run.
+        title: The name of the run in MLflow.
+        settings: The run's settings by their dotted names, logged as parameters.
+        uri: The address of the MLflow server or store; `""` for the one that MLflow's environment variables
+            name.
+        experiment: The name of the experiment in MLflow; it is made where it does not exist.
     """
 
     def __init__(self, folder: Path, title: str, settings: Mapping[str, Any], uri: str, experiment: str):
@@ -35,8 +36,8 @@ class MlflowTracker:
             self._run = identity.read_text(encoding="utf-8").strip()
             self._client.update_run(self._run, status="RUNNING")
         else:
-            found = self._client.get_experiment_by_name(experiment)
-            place = self._client.create_experiment(experiment) if found is None else found.experiment_id
+            known = self._client.get_experiment_by_name(experiment)
+            place = self._client.create_experiment(experiment) if known is None else known.experiment_id
             self._run = self._client.create_run(place, run_name=title).info.run_id
             write_atomically(identity, f"{self._run}\n")
             params = [Param(name, str(value)[:LENGTH]) for name, value in settings.items()]

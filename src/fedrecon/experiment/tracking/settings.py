@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class UntrackedSettings(Section):
-    """None: the run folder has all numbers."""
+    """No tracker: all numbers are in the run folder."""
 
     name: Literal["none"] = "none"
 
 
 class TensorBoardSettings(Section):
-    """Event files in the folder `tensorboard` of the run: `tensorboard --logdir runs` shows them."""
+    """TensorBoard: event files in the run's folder `tensorboard`, shown by `tensorboard --logdir runs`."""
 
     name: Literal["tensorboard"] = "tensorboard"
 

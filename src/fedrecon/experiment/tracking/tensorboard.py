@@ -1,4 +1,4 @@
-"""Numbers as TensorBoard's event files."""
+"""Writes the numbers of a run as TensorBoard's event files."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ class TensorBoardTracker:
     """Writes event files, one for each process that worked on the run.
 
     Args:
-        folder: Where to.
+        folder: The folder of the event files.
     """
 
     def __init__(self, folder: Path):
@@ -29,8 +29,8 @@ class TensorBoardTracker:
         return self._last
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        found = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=found)))
+        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
 
     def flush(self) -> None:
         self._writer.flush()
@@ -40,6 +40,6 @@ class TensorBoardTracker:
 
 
 def _events(folder: Path) -> Iterator[Any]:
-    """All events in a folder; of a file that a kill tore, those before the tear."""
+    """All events in a folder; of a file that a kill cut short, the whole events before the cut."""
     for path in sorted(folder.glob("events.out.tfevents.*")):
         yield from LegacyEventFileLoader(str(path)).Load()

@@ -1,4 +1,4 @@
-"""Numbers to Weights & Biases."""
+"""Logs the numbers of a run to Weights & Biases."""
 
 import json
 import uuid
@@ -10,7 +10,8 @@ import wandb
 
 from fedrecon._files import write_atomically
 
-# The run's id, and the last step of each name, in the run folder: offline there is nobody to ask.
+# The file in the run folder that holds the id of the run and the last step of each name. They are kept there
+# since an offline run cannot ask a server for them.
 STATE = "wandb.json"
 
 
@@ -18,11 +19,11 @@ class WandbTracker:
     """Logs to a run of Weights & Biases, the same one after a resume.
 
     Args:
-        folder: The run's; offline it gets all files.
-        title: The name of a new run.
-        settings: Its configuration.
-        project: Made where it does not exist.
-        entity: The user or team; `""` for the one logged in.
+        folder: The run folder; an offline run keeps all its files there.
+        title: The name of the run in Weights & Biases.
+        settings: The run's settings by their dotted names.
+        project: The name of the project; it is made where it does not exist.
+        entity: The user or team that owns the run; `""` for the one that is logged in.
         mode: `"online"` or `"offline"`.
     """
 
@@ -57,7 +58,8 @@ class WandbTracker:
         if step >= self._step:
             self._run.log(dict(values), step=step)
             self._step = step
-        else:  # the test's, of parameters of an earlier round: a history has no way back
+        else:
+            # Numbers of the test clients, of the selected round: the steps of a history cannot go back.
             self._run.summary.update(dict(values))
         self._last |= dict.fromkeys(values, step)
 

@@ -1,1 +1,1 @@
-"""One run from its configuration to its result."""
+"""A training run from its configuration to its result."""

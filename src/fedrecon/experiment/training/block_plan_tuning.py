@@ -1,4 +1,4 @@
-"""The plan of a long run on an accelerator, chosen by measurement."""
+"""Plan tuning: on an accelerator the block plan of a long run is chosen by measurement."""
 
 import json
 import math
@@ -13,32 +13,39 @@ from fedrecon.experiment.storage.run_folder import TUNED, RunFolder
 from fedrecon.simulation._block_plan import Plan
 from fedrecon.simulation._simulation import Simulation
 
-# The share of what the rounds that are left take that may be spent on looking for a better plan.
+# The share of the expected time of the remaining rounds that may be spent on the search for a better plan.
 SHARE = 0.05
-WATCHED = 3  # rounds whose pace tells what those that are left take
-_STEP, _GAIN = 4, 0.95  # candidates are so many times wider or narrower, and better if they take this share
+# The number of rounds whose time tells how long the remaining ones will take.
+MEASURED_ROUNDS = 3
+# The factor by which the next candidate has more, or fewer, clients in a block.
+_STEP = 4
+# A candidate replaces the best plan so far if its round takes less than this share of that plan's time.
+_GAIN = 0.95
+# The number of shapes of the last candidate.
 _MORE_SLOTS = 4
 
 
 def pays() -> bool:
     """Whether plans differ enough to be measured.
 
-    On a CPU they do not: by an eighth at most, for which no two runs should differ in their last bits.
+    On a CPU their times differ by an eighth at most. That is not worth the price: a plan that depends on
+    measured times makes two runs differ in their last bits.
     """
     return jax.default_backend() != "cpu"
 
 
 class BlockPlanTuner:
-    """Tries other plans after a run's first rounds, where its rounds are so many or so long that it pays.
+    """Tries other plans after a run's first rounds, if its rounds are so many or so long that it pays.
 
-    What it chooses, and from which round on, is written to the run folder, and a resume does the same.
+    The chosen plan, and the round from which on it is used, are written to the run folder, so that a resumed
+    run changes its plan at the same round.
 
     Args:
-        simulation: Of the run.
-        rounds: Of the run.
-        folder: Of the run; None for nowhere.
-        processes: The processes that run it together.
-        free: Whether nobody has chosen the plan.
+        simulation: The simulation of the run, whose plan is changed.
+        rounds: The number of rounds of the run.
+        folder: The run folder; None in all processes but the first, and for a run that keeps nothing.
+        processes: The processes of the run, which all use the same plan.
+        free: Whether the plan may be changed, because the user has not chosen one; True by default.
     """
 
     def __init__(
@@ -57,19 +64,24 @@ class BlockPlanTuner:
         self._saved = None if saved is None else json.loads(saved)
 
     def resume(self, done: int) -> None:
-        """The run goes on after so many rounds."""
+        """Is called before the first round of this process.
+
+        Args:
+            done: Rounds that were done by earlier processes.
+        """
+        # The start of a run alone is measured: in a resumed run the bits would depend on when it was killed.
         self._free = self._free and self._saved is None and done == 0
         if self._saved is not None and done >= self._saved["from_round"]:
             self._use_saved()
 
     def after(self, number: int, state: ServerState, compilation: float, quiet: bool = True) -> None:
-        """A round is done.
+        """Is called after every round but the last; chooses the plan once enough rounds were measured.
 
         Args:
-            number: Its number.
-            state: The server's.
-            compilation: Seconds that the round's programs took to compile.
-            quiet: Whether nothing else computes, which would spoil the measurement.
+            number: The number of the round.
+            state: The server's state after the round.
+            compilation: Seconds that this process has spent on compiling so far.
+            quiet: Whether nothing else computes, which would spoil the measurement; True by default.
         """
         if self._saved is not None and number == self._saved["from_round"]:
             self._use_saved()
@@ -80,7 +92,7 @@ class BlockPlanTuner:
         if self._last is not None:
             self._paces.append(now - self._last)
         self._last = now
-        if len(self._paces) == WATCHED:
+        if len(self._paces) == MEASURED_ROUNDS:
             self._free = False
             self._decide(number, state, compilation)
 
@@ -91,6 +103,7 @@ class BlockPlanTuner:
     def _decide(self, number: int, state: ServerState, compilation: float) -> None:
         simulation, present = self._simulation, self._simulation.plan
         budget = SHARE * min(self._paces) * (self._rounds - number)
+        # All processes go by the times of the first one: otherwise they would choose different plans.
         budget, compilation = self._processes.tell([budget, compilation])
 
         def measure(plan: Plan) -> tuple[float, float]:
@@ -98,8 +111,8 @@ class BlockPlanTuner:
             if plan != simulation.plan:
                 simulation.use(plan)
             seconds = self._seconds(state)
-            found = self._processes.tell([seconds, time.monotonic() - started])
-            return found[0], found[1]
+            seconds, spent = self._processes.tell([seconds, time.monotonic() - started])
+            return seconds, spent
 
         chosen = search(present, simulation.plan_of, measure, budget, compilation)
         if chosen != simulation.plan:
@@ -111,7 +124,7 @@ class BlockPlanTuner:
             self._folder.write_json(TUNED, self._saved)
 
     def _seconds(self, state: ServerState) -> float:
-        """Of the next round under the present plan; infinite where that wants more memory than there is."""
+        """Seconds of the next round under the present plan; infinite if there is not enough memory for it."""
         try:
             seconds = self._simulation.seconds(state)
         except jax.errors.JaxRuntimeError as error:
@@ -128,15 +141,15 @@ def search(
     budget: float,
     compilation: float,
 ) -> Plan:
-    """The quickest plan that is found in some seconds: wider ones, else narrower ones, then more shapes.
+    """The quickest plan found within a budget of seconds: tries wider plans, else narrower, then more shapes.
 
     Args:
         present: The plan to compare with.
-        plan_of: From clients side by side and the most shapes to a plan.
-        measure: From a plan to the seconds of its round, infinite if it cannot be computed, and the seconds
-            that it took to find that out.
-        budget: Seconds. Nothing is measured if they do not suffice for one other plan.
-        compilation: Seconds that a plan is expected to take to be compiled.
+        plan_of: Makes a plan of a number of vectorised clients and of a limit on the number of shapes.
+        measure: Measures a plan: returns the seconds of its round, infinite if it cannot be computed, and the
+            seconds that the measurement took.
+        budget: Seconds for all measurements. Nothing is measured if they do not suffice for one other plan.
+        compilation: Seconds that the compilation of a plan is expected to take.
     """
     if budget < compilation:
         return present
@@ -150,7 +163,8 @@ def search(
         seen.add(plan)
         seconds, taken = measure(plan)
         spent, cost = spent + taken, max(cost, taken)
-        if seconds >= _GAIN * least:  # also where neither can be computed
+        # This also holds where neither plan can be computed, and both times are infinite.
+        if seconds >= _GAIN * least:
             return False
         best, least = plan, seconds
         return True

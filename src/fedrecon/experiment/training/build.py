@@ -1,4 +1,4 @@
-"""From a configuration to a job: the task's data and model, the algorithm, the sampling."""
+"""Builds the specification of a run from a configuration: data, model, algorithm and sampling."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from fedrecon.experiment.storage.run_folder import CHECKPOINTS, VOCABULARIES
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.run_spec import RunSpec
-from fedrecon.experiment.training.vocabularies import known_to
+from fedrecon.experiment.training.vocabularies import vocabularies_of
 
 SAMPLINGS: dict[str, type[Any]] = {
     "uniform": Uniform,
@@ -27,7 +27,7 @@ SAMPLINGS: dict[str, type[Any]] = {
 
 
 def task_of(config: Config) -> Task:
-    """Reads or makes the data, and the model for it.
+    """Reads or generates the data, and builds the model for them.
 
     Raises:
         DataError: The data cannot be read.
@@ -38,7 +38,11 @@ def task_of(config: Config) -> Task:
 
 
 def sampling_of(config: Config, num_clients: int) -> Sampling:
-    """How cohorts are drawn.
+    """The sampling of cohorts that a configuration sets.
+
+    Args:
+        config: The configuration.
+        num_clients: The number of training clients.
 
     Raises:
         SettingError: There are fewer clients than a cohort asks for.
@@ -68,11 +72,12 @@ def spec_of(config: Config, task: Task) -> RunSpec:
     if training.initial_global_params:
         start = Path(training.initial_global_params)
         _check_vocabularies(start, task)
-        # Its view of the model, of which more may be global than of the model itself.
+        # The algorithm's view of the model may have more global parameters than the model itself.
         initial = global_params_at(start, algorithm.model)
-    measured = task.measured()
+    measured = task.measured_sets()
     if algorithm.exchanges == "examples":
-        del measured["train"]  # mini-batches, which do not tell whose examples they are
+        # The training set is mini-batches, which do not tell whose examples they are.
+        del measured["train"]
     return RunSpec(
         algorithm=algorithm,
         clients=task.train,
@@ -95,10 +100,10 @@ def spec_of(config: Config, task: Task) -> RunSpec:
 
 
 def _check_vocabularies(start: Path, task: Task) -> None:
-    """Holds the rows of another run's tables to stand for what they stand for here."""
-    known = known_to(start)
+    """Refuses another run's parameters if rows of its tables stand for other ids than they do here."""
+    vocabularies = vocabularies_of(start)
     for field, ids in task.train.vocabularies.items():
-        here, there = np.asarray(ids).tolist(), known.get(field)
+        here, there = np.asarray(ids).tolist(), vocabularies.get(field)
         if there is None or here == there:
             continue
         rows = (i for i, pair in enumerate(zip(there, here, strict=False)) if pair[0] != pair[1])
@@ -114,9 +119,9 @@ def global_params_at(path: Path, model: Model) -> Any:
     """The model's global parameters from a run folder or an `.npz` file with an array for each leaf.
 
     Args:
-        path: Of a run folder, whose last checkpoint is used (its best parameters, where the run selects
-            those); or of a file whose arrays are named by their leaves' paths, such as `item/factors`.
-        model: Whose parameters they are.
+        path: A run folder, whose last checkpoint is used (its best parameters, if the run selects those); or
+            a file whose arrays are named by the paths of the leaves, such as `item/factors`.
+        model: The model that the parameters belong to.
 
     Raises:
         RunError: There is no such file, or it lacks a leaf or has it in another shape or type.

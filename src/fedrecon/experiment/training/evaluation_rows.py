@@ -1,4 +1,4 @@
-"""What is told of rounds: their rows, their evaluations, and which of them is the best."""
+"""The numbers of rounds: rows of training metrics, evaluated rounds, and the best evaluation."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,15 +11,15 @@ from fedrecon.simulation._round import Round
 
 
 class Evaluated(NamedTuple):
-    """What callbacks get after each evaluated round.
+    """An evaluated round, as callbacks get it.
 
     Attributes:
         round: Rounds done.
-        rounds: Rounds asked for.
-        state: The server's state.
-        training: Means of the loss and of the metrics over the query examples since the last evaluation.
-        evaluations: By the name of their clients' split.
-        seconds: Since the run began.
+        rounds: Rounds that were asked for.
+        state: The server's state after the round.
+        training: Means of the training loss and metrics over the query examples since the last evaluation.
+        evaluations: Evaluations by the name of the set of clients.
+        seconds: Seconds since the run began, those of earlier processes included.
     """
 
     round: int
@@ -34,12 +34,12 @@ class Best(NamedTuple):
     """The best evaluation so far.
 
     Attributes:
-        round: Rounds done.
-        metric: What it was the best in, and `value` its value over examples.
-        value: That value.
-        global_params: The parameters.
-        client_states_mark: The mark by which the store of client states goes back to that round; None for a
-            stateless algorithm, and where only the last round will be asked for.
+        round: Rounds that were done when it was made.
+        metric: The name of the metric that decides which evaluation is the best.
+        value: The value of that metric, the mean over examples.
+        global_params: The parameters after that round.
+        client_states_mark: The mark by which the store of client states goes back to that round; None, the
+            default, for a stateless algorithm.
     """
 
     round: int
@@ -59,7 +59,12 @@ class Best(NamedTuple):
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any], global_params: Any) -> "Best":
-        """The best evaluation of a checkpoint, from its `info.json` and its arrays."""
+        """The best evaluation that a checkpoint holds.
+
+        Args:
+            info: What `to_info` returned when it was saved.
+            global_params: The parameters among the arrays of the checkpoint.
+        """
         return cls(info["round"], info["metric"], info["value"], global_params, info.get("kept"))
 
 
@@ -67,8 +72,8 @@ def training_rows(round: Round, means: Mapping[str, tuple[float, float]]) -> Ite
     """The rows of a training round.
 
     Args:
-        round: As the simulation gave it.
-        means: Its metrics, each as (total, weight).
+        round: The round as the simulation returned it.
+        means: The training metrics of the round by their names, each as (total, weight).
     """
     number = round.number
     for name, (total, weight) in means.items():
@@ -76,12 +81,12 @@ def training_rows(round: Round, means: Mapping[str, tuple[float, float]]) -> Ite
             yield Row(number, "train", TRAINING, "total", name, total)
         else:
             value = mean_of(total, weight)
-            more = {other: float(f(value)) for other, (source, f) in DERIVED.items() if source == name}
-            yield from rows(number, "train", TRAINING, {"examples": {name: value, **more}})
+            derived = {other: float(f(value)) for other, (source, f) in DERIVED.items() if source == name}
+            yield from rows(number, "train", TRAINING, {"examples": {name: value, **derived}})
     for name in ("clients", "bytes_down", "bytes_up", "dense_bytes_down", "dense_bytes_up"):
         yield Row(number, "train", TRAINING, "total", name, float(getattr(round, name)))
 
 
 def mean_of(total: float, weight: float) -> float:
-    """A mean, not a number where nothing has weight."""
+    """A mean from its total and weight; NaN where the weight is 0."""
     return total / weight if weight else math.nan

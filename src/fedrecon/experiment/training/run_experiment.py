@@ -1,4 +1,4 @@
-"""An experiment from its configuration to its last table on the screen."""
+"""Runs an experiment from its configuration to the last table on the screen."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,7 +11,7 @@ from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress import progress_for
 from fedrecon.experiment.console.screen import Screen
 from fedrecon.experiment.distributed.processes import ProcessGroup
-from fedrecon.experiment.reporting import summary as report
+from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.training_warnings import training_warnings
 from fedrecon.experiment.settings.sections import flat
@@ -20,12 +20,12 @@ from fedrecon.experiment.tracking.follower import Follower, follower
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.train import run
 
-# Of tables in a file, which has no edge.
+# The width in characters of tables that are written to a file, which has no edge.
 WIDTH = 200
 
 
 def console() -> Console:
-    """The screen; in a file lines are as long as they are. Of several processes only the first has one."""
+    """The console of a command, whose output to a file is not wrapped; only the first process prints."""
     if not ProcessGroup.present().first:
         return Screen(quiet=True)
     screen = Screen(highlight=False)
@@ -33,13 +33,13 @@ def console() -> Console:
 
 
 def run_experiment(config: Config, out: Path, screen: Console, started: float | None = None) -> Result:
-    """Runs, or goes on with, an experiment.
+    """Runs an experiment, or goes on with it.
 
     Args:
-        config: What to do.
+        config: The configuration of the experiment.
         out: The run folder.
-        screen: Where progress is shown.
-        started: When it began, by `time.monotonic`.
+        screen: The console that shows the progress.
+        started: When the command began, in seconds of `time.monotonic`; None, the default, for now.
 
     Raises:
         ValueError: The data, a setting or the run folder cannot be used.
@@ -49,7 +49,8 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
     )
     progress = progress_for(screen)
     followed = follow(config, out, progress.note) if ProcessGroup.present().first else None
-    config.algorithm.parts()  # what only Optax knows to be wrong is found before the data are read
+    # Arguments that only Optax can check are checked here, before the data are read.
+    config.algorithm.parts()
     task = task_of(config)
     spec = spec_of(config, task)
     screen.print("  ".join(f"{name} {len(x):,} clients" for name, x in task.sets().items()))
@@ -71,10 +72,10 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
 
 
 def follow(config: Config, out: Path, note: Callable[[str], None]) -> Follower | None:
-    """What passes the numbers of a configuration's run on to its tracker; None where it sets no tracker.
+    """Passes the numbers of a run on to the tracker of its configuration; None if that sets no tracker.
 
     Args:
-        config: Configuration of the run.
+        config: The configuration of the run.
         out: The run folder.
         note: Is called with a line of text when the tracker fails.
 
@@ -86,13 +87,13 @@ def follow(config: Config, out: Path, note: Callable[[str], None]) -> Follower |
 
 
 def show(result: Result, screen: Console) -> None:
-    """Prints the table of a result, and where everything is."""
-    values = report.result_values(result)
+    """Prints the table of a result, its costs, and the paths of its plot and summary."""
+    values = summary.result_values(result)
     if result.interrupted:
         screen.print(f"Interrupted after round {result.rounds} of {result.asked}; all of it is saved.")
         screen.print(f"To go on: fedrecon resume {result.out}")
         return
-    screen.print(rich_table(report.table(values)))
+    screen.print(rich_table(summary.table(values)))
     for text in training_warnings(result.records):
         screen.print(f"Note: {text}.")
     for name, text in result.notes.items():
@@ -100,9 +101,9 @@ def show(result: Result, screen: Console) -> None:
     seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
     screen.print(
         f"{result.rounds} rounds in {seconds['total']:.1f} s, {seconds['compilation']:.1f} s to compile; "
-        f"{report.size(sent['down'])} down and {report.size(sent['up'])} up per client and round; "
-        f"{report.computed(values)}; "
-        f"peak memory {report.size(values['peak_memory_bytes'])}"
+        f"{summary.size(sent['down'])} down and {summary.size(sent['up'])} up per client and round; "
+        f"{summary.describe_work(values)}; "
+        f"peak memory {summary.size(values['peak_memory_bytes'])}"
     )
     if result.out is not None:
         screen.print(f"Plot:    {result.out / PLOTS / 'progress.png'}")
@@ -113,9 +114,9 @@ def rich_table(rows: list[list[str]], words: int | None = None) -> Table:
     """Rows of text, the first of which is the header, as a table for the screen.
 
     Args:
-        rows: As many cells in each.
-        words: How many columns, from the left, hold words rather than numbers; None for a table of
-            `report.table`.
+        rows: The rows, all with the same number of cells.
+        words: How many columns, from the left, hold words rather than numbers; None, the default, for the
+            columns of a table of `summary.table`.
     """
     head, *body = rows
     if words is None:

@@ -1,4 +1,4 @@
-"""What a training run is asked to do, and by what it is told from others."""
+"""The specification of a training run, and the fingerprint that tells runs apart."""
 
 import functools
 import hashlib
@@ -28,29 +28,32 @@ LONGEST_NAME = 100
 
 @dataclass(frozen=True, eq=False)
 class RunSpec:
-    """A training run.
+    """The specification of a training run.
 
     Attributes:
-        algorithm: What is trained.
+        algorithm: The algorithm that is trained.
         clients: The training clients.
-        rounds: How many.
-        sampling: Of the cohorts.
-        seed: Of all draws.
+        rounds: The number of rounds, at least 1.
+        sampling: The sampling that draws the cohort of each round.
+        seed: The seed of all draws.
         validation: Unseen clients to evaluate while training, by the name of their split.
         test: Unseen clients to evaluate once at the end; None for none.
-        held_out: Training clients with marked examples that are not trained on, `"validation"` to evaluate
-            while training, `"test"` at the end.
-        split: Support and query set of unseen clients in evaluation.
+        held_out: Training clients with marked examples that are not trained on: `"validation"` to evaluate
+            while training, `"test"` at the end. The default is none.
+        split: The split of unseen clients' examples into support and query set in evaluation.
         evaluate_every: Rounds between evaluations; the last round is always evaluated.
-        select: Whether the `"final"` parameters meet the test clients, or those of the `"best"` evaluation of
-            the first set that is evaluated while training; see `train`.
+        select: Whether the test clients are evaluated with the `"final"` parameters, or with those of the
+            `"best"` evaluation of the first set that is evaluated while training; see `train`.
         checkpoint_every: Rounds between checkpoints; the last round always has one.
-        initial_global_params: Where training starts; None for the model's own start.
-        scoring: What is measured of evaluated clients.
-        clients_per_block: Clients side by side in training; None leaves them to the plan.
-        measured: Sets of the clients with only those fields by which runs of other algorithms know them; `{}`
-            for all fields of all sets.
-        settings: What to write as the run folder's configuration; `{}` for what is above.
+        initial_global_params: The global parameters before the first round; None, the default, for those that
+            the model initialises.
+        scoring: The function that measures evaluated clients; by default the model's own metrics.
+        clients_per_block: The number of vectorised clients in training; None, the default, leaves it to the
+            plan.
+        measured: Sets of clients with only the fields whose digests runs of other algorithms share; `{}`, the
+            default, for all fields of all sets.
+        settings: The settings to write as the run folder's configuration; `{}`, the default, for the
+            attributes above.
     """
 
     algorithm: Algorithm
@@ -116,7 +119,7 @@ class RunSpec:
 
     @functools.cached_property
     def vocabularies(self) -> str:
-        """A digest of what the numbers in the clients' fields stand for."""
+        """A digest of the original ids that the numbers in the clients' fields stand for."""
         return ids_digest(self.clients.vocabularies)
 
     def while_training(self) -> list[str]:
@@ -129,12 +132,12 @@ class RunSpec:
 
     @property
     def selects_best(self) -> bool:
-        """Whether the parameters of the best evaluation meet the test clients, and not the final ones."""
+        """Whether the test clients are evaluated with the parameters of the best evaluation."""
         return self.select != "final"
 
     @functools.cached_property
     def criterion(self) -> Criterion | None:
-        """What decides which evaluation is the best; None where the final parameters are selected.
+        """The metric that decides which evaluation is the best; None where the final ones are selected.
 
         Raises:
             ValueError: The metric is not measured, or it is not known which way it is better.
@@ -144,23 +147,24 @@ class RunSpec:
         return criterion(metric_in(self.select), self.metric_names(), "select", "best:")
 
     def metric_names(self) -> list[str]:
-        """Names of the metrics that the first set of clients that is evaluated while training has."""
+        """Names of the metrics of the first set of clients that is evaluated while training."""
+        # The scoring is traced with a blank example, which tells its metrics and computes nothing.
         model, clients = self.algorithm.personal_model, self.evaluated[self.while_training()[0]]
         one = Examples({name: clients.blank(name, 1) for name in clients.fields}, np.ones(1, bool))
 
-        def measured(key: Any) -> Any:
+        def score(key: Any) -> Any:
             shared = model.init_global(key)
             return self.scoring(model, shared, model.init_local(shared, key), one, one, key)
 
-        names = list(jax.eval_shape(measured, jax.random.key(0)))
+        names = list(jax.eval_shape(score, jax.random.key(0)))
         return names + [name for name, (source, _) in DERIVED.items() if source in names]
 
     def split_of(self, name: str) -> Any:
-        """Support and query set in the evaluation of a set."""
+        """The split into support and query set in the evaluation of a set of clients, by its name."""
         return HeldOut() if name.startswith(SEEN) else self.split
 
     def fingerprint(self) -> dict[str, Any]:
-        """What is equal in two runs only if they compute the same, as JSON values."""
+        """The fingerprint of the run: JSON values that differ between runs that compute something else."""
         return {
             "format": FORMAT,
             "algorithm": describe(self.algorithm),
@@ -178,10 +182,10 @@ class RunSpec:
         }
 
     def examples(self) -> dict[str, str]:
-        """Digests by which runs of other algorithms tell whether they measured the same, by set."""
-        known, sets = self._digests, self._sets
+        """A digest of each set of clients, equal in runs of any algorithm that measure the same examples."""
+        digests, sets = self._digests, self._sets
         return {
-            name: known[name] if set(x.fields) == set(sets[name].fields) else digest(x)
+            name: digests[name] if set(x.fields) == set(sets[name].fields) else digest(x)
             for name, x in (self.measured or sets).items()
         }
 
@@ -189,15 +193,16 @@ class RunSpec:
         """The settings to write in the run folder."""
         if self.settings:
             return self.settings
-        marks = fingerprint_format_1.to_format_1(self.fingerprint())  # one line each
+        # Format 1 has a line of text for each part, which a person can read.
+        lines = fingerprint_format_1.to_format_1(self.fingerprint())
         return {
-            **{name: marks[name] for name in ("algorithm", "sampling", "seed", "rounds", "evaluation")},
+            **{name: lines[name] for name in ("algorithm", "sampling", "seed", "rounds", "evaluation")},
             "checkpoint_every": self.checkpoint_every,
         }
 
 
 def digest(clients: Clients) -> str:
-    """Tells clients with other examples apart, in 16 hexadecimal digits."""
+    """A digest of clients' keys and examples, 16 hexadecimal digits."""
     state = hashlib.blake2b(digest_size=8)
     state.update(np.ascontiguousarray(clients.keys).tobytes())
     state.update(np.asarray(clients.num_examples, np.int64).tobytes())
@@ -211,13 +216,13 @@ def digest(clients: Clients) -> str:
 
 
 def ids_digest(vocabularies: Mapping[str, Any]) -> str:
-    """Tells vocabularies with other original ids, or in another order, apart."""
-    known = {name: np.asarray(ids).tolist() for name, ids in vocabularies.items()}
-    return hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=8).hexdigest()
+    """A digest of the original ids of every field, in their order, 16 hexadecimal digits."""
+    lists = {name: np.asarray(ids).tolist() for name, ids in vocabularies.items()}
+    return hashlib.blake2b(json.dumps(lists, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def arrays_digest(tree: Any) -> str:
-    """Tells pytrees of arrays apart; `""` for None."""
+    """A digest of the arrays of a pytree and their paths, 16 hexadecimal digits; `""` for None."""
     if tree is None:
         return ""
     state = hashlib.blake2b(digest_size=8)

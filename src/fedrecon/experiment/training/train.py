@@ -22,7 +22,7 @@ from fedrecon.evaluation._evaluate import Evaluation
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.distributed.broadcast import saved_plan
 from fedrecon.experiment.distributed.processes import ProcessGroup
-from fedrecon.experiment.reporting import summary as report
+from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.training_warnings import training_warnings
 from fedrecon.experiment.settings.sections import flat
@@ -260,14 +260,14 @@ def run(
         )
         if folder is not None:
             for name, evaluation in evaluations.items():
-                report.write_clients(folder.path / report.clients_file(name), evaluation)
+                summary.write_clients(folder.path / summary.clients_file(name), evaluation)
             over = _complete(folder, loop)
             if not over:
-                folder.write(folders.RESULT, report.dumps(report.result_values(result)))
+                folder.write(folders.RESULT, summary.dumps(summary.result_values(result)))
             # After the numbers, which must not be lost where a figure cannot be drawn.
             figures = _write_figures(folder, loop.records, evaluations, title)
             if not over:
-                folder.write(folders.SUMMARY, report.summary(result, title, figures))
+                folder.write(folders.SUMMARY, summary.summary_page(result, title, figures))
     return result
 
 

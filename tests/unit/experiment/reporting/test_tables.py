@@ -7,16 +7,16 @@ import pytest
 
 from fedrecon.experiment.reporting.tables import (
     Column,
+    ReportTable,
     Spread,
-    Table,
-    comma_separated,
     latex,
     markdown,
     section,
+    to_csv,
     write,
 )
 
-TABLE = Table(
+TABLE = ReportTable(
     "cost",
     "What it costs",
     (Column("method"), Column("RMSE", "{:.3f}".format), Column("rounds", "{:,.0f}".format)),
@@ -55,7 +55,7 @@ def test_markdown_keeps_its_columns():
 
 
 def test_csv_has_every_digit():
-    rows = list(csv.DictReader(io.StringIO(comma_separated(TABLE))))
+    rows = list(csv.DictReader(io.StringIO(to_csv(TABLE))))
     assert list(rows[0]) == ["method", "RMSE", "RMSE: deviation", "rounds"]
     assert float(rows[0]["RMSE: deviation"]) == Spread.of([0.9, 1.0, 1.1]).deviation
     assert [row["method"] for row in rows] == ["a_b | 5%", "c", "d", "e"]
@@ -72,7 +72,7 @@ def test_latex_escapes_what_it_would_read_as_commands():
         "method & RMSE & rounds \\\\",
     ]
     assert lines[5] == "a\\_b | 5\\% & 1.000 $\\pm$ 0.100 & 1,234 \\\\"
-    tricky = Table("t", "A\nB", (Column("x&y"),), (("\\input{/etc/passwd}$^~#",),))
+    tricky = ReportTable("t", "A\nB", (Column("x&y"),), (("\\input{/etc/passwd}$^~#",),))
     assert latex(tricky).splitlines()[0] == "% A B"
     assert "x\\&y" in latex(tricky)
     assert "\\textbackslash{}input\\{/etc/passwd\\}\\$\\textasciicircum{}\\textasciitilde{}\\#" in latex(
@@ -83,5 +83,5 @@ def test_latex_escapes_what_it_would_read_as_commands():
 def test_tables_are_written_under_their_names(tmp_path):
     paths = write(tmp_path / "out", [TABLE])
     assert [p.name for p in paths] == ["cost.csv", "cost.tex"]
-    assert paths[0].read_text(encoding="utf-8") == comma_separated(TABLE)
+    assert paths[0].read_text(encoding="utf-8") == to_csv(TABLE)
     assert paths[1].read_text(encoding="utf-8") == latex(TABLE)

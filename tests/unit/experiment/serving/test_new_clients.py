@@ -23,7 +23,7 @@ from fedrecon.experiment.analysis.runs import Run
 from fedrecon.experiment.config import override, resolve
 from fedrecon.experiment.serving import new_clients
 from fedrecon.experiment.serving import personalize as personalizing
-from fedrecon.experiment.serving.evaluate import evaluate_run, restored
+from fedrecon.experiment.serving.evaluate import evaluate_run, restore_parameters
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.serving.personalize import Wanted, personalize_run
 from fedrecon.experiment.settings.sections import SettingError
@@ -101,7 +101,7 @@ def test_what_weighs_in_evaluation_weighs_where_users_are_served(home, weighted)
     found = served(home, "weighted", weighted, "new.csv")
     assert found == served(home, "weighted", weighted, "new.arrow")
     spec = spec_of(weighted, task)
-    _, state, _ = restored(home / "weighted", spec)
+    _, state, _ = restore_parameters(home / "weighted", spec)
     new = interactions(prepare(home / "new.csv", columns=COLUMNS))
     users = {}
     for extra in (30.0, 0.0):
@@ -189,7 +189,7 @@ def test_rankings_are_evaluated_on_other_users_too(home, weighted):
     assert "other data: 5 clients; 0 examples left out" in screen.file.getvalue()
     task = task_of(weighted)
     spec = spec_of(weighted, task)
-    _, state, client_states = restored(home / "weighted", spec)
+    _, state, client_states = restore_parameters(home / "weighted", spec)
     new = leave_one_out(interactions(prepare(home / "new.csv", columns=COLUMNS)))["held_out"]
     wanted = evaluate(
         spec.algorithm,
@@ -237,7 +237,7 @@ def test_curves_serve_seen_users_with_less_and_score_them_alike(home, weighted, 
     assert {split for _, split in seen} == {spec.split_of("seen test")}
     # The users are those that this much of their examples makes.
     clients = spec.evaluated["seen test"]
-    broadcast = Broadcast(restored(home / "weighted", spec)[1].global_params, 1)
+    broadcast = Broadcast(restore_parameters(home / "weighted", spec)[1].global_params, 1)
     given = Examples({name: x[:8] for name, x in clients[3].items()}, np.arange(8) < 7)
     for (algorithm, _), count in zip(seen, (3, 7), strict=False):
         less = Examples(given.data, np.arange(8) < count)

@@ -23,8 +23,8 @@ def test_nested_compilations_count_once(monkeypatch):
     event = "/jax/core/compile/backend_compile_duration"
     for now, duration in ((10.0, 2.0), (11.0, 4.0), (20.0, 1.0)):
         monkeypatch.setattr(time, "monotonic", lambda now=now: now)
-        stopwatch._heard(event, duration)
-        stopwatch._heard("/jax/something/else", 100.0)
+        stopwatch._note_compilation(event, duration)
+        stopwatch._note_compilation("/jax/something/else", 100.0)
     monkeypatch.undo()
     stopwatch.close()
     assert stopwatch.compilation() == pytest.approx(4.0 + 1.0)

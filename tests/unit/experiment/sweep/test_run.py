@@ -14,7 +14,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.errors import RunError
 from fedrecon.evaluation._evaluate import model_metrics
 from fedrecon.experiment import config as configs
-from fedrecon.experiment.distributed.signals import Interrupt, undisturbed
+from fedrecon.experiment.distributed.signals import Interrupt, defer_interrupt
 from fedrecon.experiment.settings import extras
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.sweep import run as sweeping
@@ -166,7 +166,7 @@ def test_ctrl_c_while_the_journal_is_written_leaves_no_lock(config, space, tmp_p
 
 
 def test_ctrl_c_reaches_who_listens_though_what_it_waited_for_failed():
-    @undisturbed()
+    @defer_interrupt()
     def fails():
         signal.raise_signal(signal.SIGINT)
         assert not outer.asked

@@ -54,7 +54,7 @@ def generate(out: Path, screen: "Console", clients: int, items: int, ratings: fl
     from fedrecon.data._writer import ClientWriter
     from fedrecon.datasets.ratings._population import population
     from fedrecon.errors import RunError
-    from fedrecon.experiment.console.progress_bar import counted
+    from fedrecon.experiment.console.progress_bar import show_progress
     from fedrecon.experiment.reporting.summary import size
     from fedrecon.experiment.settings.sections import SettingError
     from fedrecon.experiment.storage.resource_usage import peak_memory
@@ -71,7 +71,7 @@ def generate(out: Path, screen: "Console", clients: int, items: int, ratings: fl
     try:
         with (
             ClientWriter(out, first.vocabularies) as writer,
-            counted(screen, "clients", clients) as shown,
+            show_progress(screen, "clients", clients) as shown,
         ):
             for piece in itertools.chain([first], pieces):
                 writer.add(piece)
