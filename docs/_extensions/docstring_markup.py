@@ -37,7 +37,8 @@ def _escape(text: str) -> str:
 
 
 def _process(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
-    lines[:] = to_restructured_text(lines)
+    # napoleon would read a colon in the first line of a property as the end of a type.
+    lines[:] = [*([""] if what == "property" else []), *to_restructured_text(lines)]
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -8,9 +8,9 @@ the others. A public name that ends up without an entry is a warning, hence an e
 import ast
 import importlib
 import inspect
-import re
 import types
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +93,41 @@ def _home(name: str, value: Any, package: str, exported: list[tuple[str, str, An
 
 
 def _page(package: str, entries: list[Entry]) -> str:
-    module = importlib.import_module(package)
-    summary, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n\n")
-    if not summary:
-        logger.warning("public package %s has no docstring", package)
+    summary, rest = _package_docstring(package)
     text = [f"# `{package}`", "", summary, "", rest, "", f"```{{py:module}} {package}", "```", ""]
     for entry in entries:
         text += [*_entry(entry), ""]
     return "\n".join(text)
+
+
+def _index(packages: list[str]) -> str:
+    rows = [f"| [`{p}`]({p}.md) | {_package_docstring(p)[0]} |" for p in packages]
+    text = [
+        "# API reference",
+        "",
+        "All public names, by package, from their docstrings. Shapes stand in square brackets, the meaning of each axis in words.",
+        "A name that begins with an underscore may change in any version.",
+        "",
+        "| package | what it has |",
+        "|---|---|",
+        *rows,
+        "",
+        "```{toctree}",
+        ":hidden:",
+        "",
+        *packages,
+        "```",
+        "",
+    ]
+    return "\n".join(text)
+
+
+def _package_docstring(package: str) -> tuple[str, str]:
+    """The first sentence of a package's docstring, and the rest."""
+    summary, _, rest = inspect.cleandoc(importlib.import_module(package).__doc__ or "").partition("\n\n")
+    if not summary:
+        logger.warning("public package %s has no docstring", package)
+    return summary.replace("\n", " "), rest
 
 
 def _entry(entry: Entry) -> list[str]:
@@ -116,12 +143,12 @@ def _entry(entry: Entry) -> list[str]:
             f"```{{py:data}} {entry.name}",
             f":canonical: {_source_module(entry)}.{entry.name}",
             "",
-            _comment_above(entry),
+            _alias_docstring(entry),
             "```",
         ]
     text = ["```{eval-rst}", f".. auto{entry.kind}:: {entry.path}"]
     if entry.kind in ("class", "exception"):
-        text += ["   :members:", "   :undoc-members:", "   :show-inheritance:"]
+        text += ["   :members:", "   :undoc-members:", "   :special-members: __call__"]
     return [*text, "```"]
 
 
@@ -146,18 +173,16 @@ def _source_module(entry: Entry) -> str:
     raise LookupError(f"{stub} does not import {entry.name}")
 
 
-def _comment_above(entry: Entry) -> str:
-    """The comment above the definition of an alias, which is its documentation."""
-    path = importlib.import_module(_source_module(entry)).__file__
-    lines = Path(str(path)).read_text().splitlines()
-    end = next(i for i, line in enumerate(lines) if re.match(rf"{entry.name}\b.*=", line))
-    comment: list[str] = []
-    while lines[end - 1].startswith("#"):
-        end -= 1
-        comment.insert(0, lines[end].lstrip("#: "))
-    if not comment:
-        logger.warning("%s: no comment above %s says what it is", path, entry.name)
-    return " ".join(comment)
+def _alias_docstring(entry: Entry) -> str:
+    """The string below the definition of an alias, which is its documentation."""
+    path = Path(str(importlib.import_module(_source_module(entry)).__file__))
+    body = ast.parse(path.read_text()).body
+    for definition, below in pairwise(body):
+        target = getattr(definition, "target", None) or getattr(definition, "targets", [None])[0]
+        if getattr(target, "id", None) == entry.name and isinstance(below, ast.Expr):
+            return str(ast.literal_eval(below.value))
+    logger.warning("%s: no string below %s says what it is", path, entry.name)
+    return ""
 
 
 def _write(app: Sphinx) -> None:
@@ -165,6 +190,7 @@ def _write(app: Sphinx) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     entries = public_entries()
     pages = {f"{p}.md": _page(p, [e for e in entries if e.package == p]) for p in public_packages()}
+    pages["index.md"] = _index(public_packages())
     for old in folder.glob("*.md"):
         if old.name not in pages:
             old.unlink()
