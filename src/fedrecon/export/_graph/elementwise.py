@@ -69,7 +69,7 @@ def _erf_inv(w: Writer, node: Node, x: list[str]) -> str:
     Source: Giles, Approximating the erfinv function, GPU Computing Gems, 2010.
     """
 
-    def number(value: float) -> str:
+    def number(value: float | int) -> str:
         return w.scalar(value, np.float32)
 
     squared = w.op("Mul", x[0], x[0])

@@ -18,7 +18,7 @@ def find_solves(block: Block, outside: Mapping[Value, Node] = MappingProxyType({
             find_solves(inner, maker)
         if node.op != "triangular_solve":
             continue
-        first = maker.get(node.inputs[1])
+        first = _before(node.inputs[1], maker)
         factor = _cholesky(maker.get(node.inputs[0]), maker)
         rows = not node.params["left_side"]
         if (
@@ -37,6 +37,16 @@ def find_solves(block: Block, outside: Mapping[Value, Node] = MappingProxyType({
         node.op, node.primitive = "spd_solve", None
         node.params = {"rows": rows}
         node.inputs = [factor.inputs[0], first.inputs[1]]
+
+
+def _before(value: Value, maker: Mapping[Value, Node]) -> Node | None:
+    """The operation that made a value, which may have been a vector on the way."""
+    node = maker.get(value)
+    while node is not None and node.op in ("broadcast_in_dim", "squeeze", "reshape"):
+        if node.inputs[0].size != value.size:
+            return None
+        node = maker.get(node.inputs[0])
+    return node if node is not None and node.outputs[0].shape == value.shape else None
 
 
 def _cholesky(node: Node | None, maker: dict[Value, Node]) -> Node | None:

@@ -115,9 +115,9 @@ class Writer:
             return None
         return self.parent.loosely(value)
 
-    def ints(self, *numbers: int) -> str:
+    def ints(self, *numbers: Any) -> str:
         """A constant vector of 64-bit whole numbers, as shapes and axes are given."""
-        return self.constant(np.array(numbers, np.int64))
+        return self.constant(np.array([int(x) for x in numbers], np.int64))
 
     def scalar(self, number: Any, dtype: Any) -> str:
         """A constant without axes."""
