@@ -35,7 +35,7 @@ from fedrecon.export._folder import (
 )
 from fedrecon.export._functions import Exported, personal
 from fedrecon.export._graph.model import Input, model_of, ranges_of
-from fedrecon.export._graph.precision import PRECISIONS, Precision, Stored, stored
+from fedrecon.export._graph.precision import PRECISIONS, Stored, stored
 from fedrecon.export._graph.program import ExportError, program_of
 from fedrecon.export._graph.simplify import reduce_program
 from fedrecon.export._graph.writer import OPSET
@@ -77,7 +77,7 @@ def export(
     out: Path,
     *,
     support_max: int,
-    precision: Precision = "float32",
+    precision: str = "float32",
     seed: int = 0,
     clients: Sequence[Case] = (),
     training: Training | None = None,
@@ -166,7 +166,7 @@ def _description(
     subject: Subject,
     exported: Exported,
     inputs: Sequence[Input],
-    precision: Precision,
+    precision: str,
     seed: int,
     support_max: int,
     checks: Checks,

@@ -95,7 +95,7 @@ def checked(entry: Mapping[str, Any], x: Any) -> np.ndarray:
         raise ExportError(f"{name} must be of shape {shown}, got {array.shape}")
     whole = np.dtype(entry["dtype"]).kind == "i"
     if whole and array.size and not np.array_equal(array, np.round(array.astype(np.float64))):
-        raise ExportError(f"{name} must hold whole numbers, got {array.reshape(-1)[0]!r}")
+        raise ExportError(f"{name} must hold whole numbers, got {array.reshape(-1)[0].item()!r}")
     if "range" in entry and array.size:
         low, high = entry["range"]
         wrong = ~((array >= low) & (array <= high))

@@ -1,14 +1,13 @@
 """Parameters as they are stored: in 32 bits, or tables in 16 or 8 bits, which the graph widens."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from fedrecon.export._graph.writer import Writer, onnx_type
 
-Precision = Literal["float32", "float16", "int8"]
 PRECISIONS = ("float32", "float16", "int8")
 # Parameters of fewer numbers stay as they are: they are no table, and little is won.
 _LEAST = 256
@@ -37,7 +36,7 @@ class Stored:
         return writer.op("Cast", stored, to=onnx_type(self.array.dtype))
 
 
-def stored(array: Any, precision: Precision) -> Stored:
+def stored(array: Any, precision: str) -> Stored:
     """A parameter in a precision.
 
     Args:
@@ -52,7 +51,8 @@ def stored(array: Any, precision: Precision) -> Stored:
         return Stored(array, (array,))
     if precision == "int8" and array.ndim == 2:
         return _rows(array)
-    half = array.astype(np.float16)
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
     if not np.all(np.isfinite(half) == np.isfinite(array)):
         raise ValueError(
             f"precision must be 'float32' for parameters above {np.finfo(np.float16).max:g}, "
