@@ -15,6 +15,7 @@ from fedrecon.data._from_arrays import (
     check_repeats,
     checked,
     gathered,
+    in_order,
     offsets_of,
     stored,
     vocabulary,
@@ -80,8 +81,9 @@ class Clients:
             ids: Unique, 64-bit integers or strings.
             offsets: `[client + 1]`, not decreasing, from 0 to the number of rows.
             columns: Name to array `[row, ...]` of numbers. 64-bit numbers are stored in 32 bits where
-                they fit; doubles become 32-bit floats, or integers if they are whole and above 2²⁴, as
-                times are: of others that large the order may be lost.
+                they fit. Doubles become 32-bit floats, or integers if they are whole and above 2²⁴, as times
+                are; they stay doubles where different ones of a client would become equal, as times with
+                fractions would: then `sorted_by` sees all digits, and programs get them in 32 bits.
             vocabularies: For fields that hold dense ids, the original id of each: different strings or
                 different 64-bit integers.
             keys: Hashes of the ids, where these came from other clients and shall draw as they do; by
@@ -318,9 +320,10 @@ class Clients:
                     f"field {name!r} must have one row for each of the {total:,} examples, "
                     f"got the shape {shape}"
                 )
-        replaced = stored(columns)
-        check_codes(replaced, {name: ids for name, ids in self.vocabularies.items() if name in columns})
-        return self._of_rows(self.num_examples, {name: self.column(name) for name in self.fields} | replaced)
+        check_codes(
+            stored(columns), {name: ids for name, ids in self.vocabularies.items() if name in columns}
+        )
+        return self._of_rows(self.num_examples, {name: self.column(name) for name in self.fields} | columns)
 
     def filter_examples(self, mask: ArrayLike) -> "Clients":
         """The same clients, also those with no example left, with some of their examples in their order.
@@ -350,8 +353,9 @@ class Clients:
 
     def _of_rows(self, num_examples: Int[np.ndarray, "client"], columns: Mapping[str, Any]) -> "Clients":
         """The same clients with columns of their examples alone, one client after the other."""
-        starts = offsets_of(num_examples)[:-1]
-        return self._with(starts=starts, num_examples=num_examples, columns=stored(columns), field_stats=None)
+        offsets = offsets_of(num_examples)
+        kept = in_order(columns, stored(columns), offsets)
+        return self._with(starts=offsets[:-1], num_examples=num_examples, columns=kept, field_stats=None)
 
     def shuffled(self, seed: int) -> "Clients":
         """Every client's examples in a random order, fixed by the seed and the client's id alone."""

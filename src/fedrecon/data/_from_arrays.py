@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Float32, Int64
 
 from fedrecon.core._types import ArrayLike
 from fedrecon.errors import DataError
@@ -33,7 +33,45 @@ def checked(
             f"offsets must run from 0 to the number of rows ({total}) in {len(ids) + 1} steps that do "
             f"not decrease, got {len(offsets)} from {offsets[:1].tolist()} to {offsets[-1:].tolist()}"
         )
-    return ids, offsets, narrow
+    return ids, offsets, in_order(columns, narrow, offsets)
+
+
+def in_order(
+    columns: Mapping[str, Any], narrow: Mapping[str, np.ndarray], offsets: Int64[np.ndarray, "client_and_one"]
+) -> dict[str, np.ndarray]:
+    """Stored columns, of which those stay 64 bits wide whose order within a client 32 bits would lose.
+
+    Such are times with fractions of a second. Programs get them in 32 bits, as all numbers; whatever sorts
+    by them sorts by all 64.
+
+    Args:
+        columns: As they were given.
+        narrow: The same as `stored` makes them.
+        offsets: Where each client's examples begin, and at last how many there are.
+    """
+    kept = dict(narrow)
+    for name, column in narrow.items():
+        given = np.asarray(columns[name])
+        if given.dtype.kind != "f" or given.dtype.itemsize <= 4 or column.dtype != np.float32:
+            continue
+        wide = np.require(given.astype(np.float64, copy=False), None, ("C", "A"))
+        if wide.ndim == 1 and _merges(wide, column, offsets):
+            kept[name] = wide
+    return kept
+
+
+def _merges(
+    wide: Float[np.ndarray, "example"],
+    narrow: Float32[np.ndarray, "example"],
+    offsets: Int64[np.ndarray, "client_and_one"],
+) -> bool:
+    """Whether different numbers of one client become equal in 32 bits."""
+    if np.all((wide == narrow) | np.isnan(wide)):
+        return False
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.lexsort((wide, owner))
+    wide, narrow, owner = wide[order], narrow[order], owner[order]
+    return bool(np.any((owner[1:] == owner[:-1]) & (wide[1:] > wide[:-1]) & (narrow[1:] == narrow[:-1])))
 
 
 def stored(columns: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -177,11 +215,12 @@ def _numbers(name: str, column: ArrayLike) -> np.ndarray:
     """A column as 32-bit numbers where they fit: JAX's own width."""
     column = as_array(f"field {name!r}", column)
     column = column.astype(column.dtype.newbyteorder("="), copy=False)
-    if column.dtype == np.float64:
+    if column.dtype.kind == "f" and column.dtype.itemsize > 4:
         most = np.max(np.abs(column), initial=0)  # NaN compares false
         if 2**24 < most < 2**63 and np.all(column == np.floor(column)):
             return _numbers(name, column.astype(np.int64))  # times, say: 32-bit floats would make many equal
-        return column.astype(np.float32)
+        with np.errstate(over="ignore"):
+            return column.astype(np.float32)
     if column.dtype.kind in "iu" and column.dtype.itemsize > 4:
         info = np.iinfo(np.int32)
         if not column.size or (column.min() >= info.min and column.max() <= info.max):

@@ -17,6 +17,9 @@ from fedrecon.data._scratch import scratch
 from fedrecon.data._table_ids import alike
 from fedrecon.errors import DataError
 
+_FLOATS = {np.dtype(np.float32), np.dtype(np.float64)}
+_CHUNK = 1 << 20  # numbers that are converted together
+
 
 class ClientWriter:
     """Writes a client file from pieces, whole or not at all.
@@ -50,6 +53,7 @@ class ClientWriter:
         self._counts: list[np.ndarray] = []
         self._files: dict[str, IO] = {}
         self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        self._written: dict[str, list[tuple[np.dtype, int]]] = {}  # of each piece, its type and examples
         self._field_stats: dict[str, FieldStats] = {}
         self._folder: Path | None = None
         self._open = ExitStack()
@@ -78,11 +82,15 @@ class ClientWriter:
         kinds = {f: (x.dtype, x.shape[1:]) for f in clients.fields for x in [clients.blank(f, 0)]}
         if not self._kinds:
             self._kinds = kinds
+            self._written = {f: [] for f in kinds}
             self._files = {f: open(self._column(i), "wb") for i, f in enumerate(kinds)}  # noqa: SIM115
         if kinds.keys() != self._kinds.keys():
             raise DataError(f"all pieces must have the fields {list(self._kinds)}, got {list(kinds)}")
         for f, kind in kinds.items():
-            if kind != self._kinds[f]:
+            known = self._kinds[f]
+            if {kind[0], known[0]} == _FLOATS and kind[1] == known[1]:
+                self._kinds[f] = np.dtype(np.float64), kind[1]  # some pieces need more digits, see `in_order`
+            elif kind != known:
                 before, now = _show(*self._kinds[f]), _show(*kind)
                 raise DataError(
                     f"field {f!r} must be of one type and shape in all pieces, it was {before} and is {now}; "
@@ -93,6 +101,7 @@ class ClientWriter:
             for name, file in self._files.items():
                 file.write(np.ascontiguousarray(piece.column(name)).data)
         for name in kinds:
+            self._written[name].append((kinds[name][0], int(clients.offsets[-1])))
             stats = clients.field_stats(name)
             earlier = self._field_stats.get(name)
             self._field_stats[name] = stats if earlier is None else merged(earlier, stats)
@@ -131,15 +140,27 @@ class ClientWriter:
             raise DataError("client ids must be unique over all pieces")
         columns = {}
         for number, (name, (dtype, shape)) in enumerate(self._kinds.items()):
-            path = self._column(number)
             full = (int(counts.sum()), *shape)
-            columns[name] = (
-                np.memmap(path, dtype, "r", shape=full) if 0 not in full else np.zeros(full, dtype)
-            )
+            if 0 in full:
+                columns[name] = np.zeros(full, dtype)
+                continue
+            if any(kind != dtype for kind, _ in self._written[name]):
+                self._widen(number, dtype, self._written[name])
+            columns[name] = np.memmap(self._column(number), dtype, "r", shape=full)
         keys = np.concatenate(self._keys)
         assert self._folder is not None
         stats = self._field_stats
         write_within(self._folder, self._path, ids, keys, counts, columns, self._vocabularies, stats)
+
+    def _widen(self, number: int, dtype: np.dtype, pieces: list[tuple[np.dtype, int]]) -> None:
+        """Writes a column of numbers, of which some pieces are narrower, anew in one type."""
+        path, wide = self._column(number), self._column(number).with_suffix(".wide")
+        with open(path, "rb") as narrow, open(wide, "wb") as file:
+            for kind, count in pieces:
+                for start in range(0, count, _CHUNK):
+                    column = np.fromfile(narrow, kind, min(_CHUNK, count - start))
+                    file.write(column.astype(dtype).data)
+        wide.replace(path)
 
 
 def _show(dtype: np.dtype, shape: tuple[int, ...]) -> str:

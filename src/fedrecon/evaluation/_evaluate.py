@@ -174,7 +174,7 @@ def evaluate(
     of_kind(ServerState, state=state)
     of_kind(Clients, clients=clients)
     seed = whole_number("seed", seed)
-    layout = Layout(algorithm.personal_model, clients, state.global_params)
+    layout = Layout(algorithm.personal_model, clients, state.global_params, (split,))
     large = heavy(state.global_params, algorithm.model.tables)
     plan = plan or plan_evaluation(clients.num_examples, large)
     keys = evaluation_keys(seed, clients)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt32
 
 from fedrecon._kernels.rows import Group, groups, num_rows
-from fedrecon.core._examples import Examples
+from fedrecon.core._examples import ByTime, Examples, Split
 from fedrecon.core._model import Model
 from fedrecon.core._types import Number, Params
 from fedrecon.data._clients import Clients
@@ -46,13 +46,24 @@ class Layout:
         positional: Fields in which no client has a number twice: renumbered, they hold the examples' own
             positions, so that they need no search and are not laid out.
         sizes: Rows of each group's tables, by the group's name.
+
+    Args:
+        model: Whose tables and fields.
+        clients: Who are laid out.
+        global_params: Of the model, or their shapes.
+        splits: By which programs cut the examples; their times must fit in 32 bits.
+
+    Raises:
+        DataError: A field does not fit the model's tables, or JAX's 32 bits.
     """
 
-    def __init__(self, model: Model, clients: Clients, global_params: Params):
+    def __init__(
+        self, model: Model, clients: Clients, global_params: Params, splits: Sequence[Split | None] = ()
+    ):
         self.clients = clients
         self.groups = groups(model.tables)
         self.sizes = {g.name: num_rows(global_params, g) for g in self.groups}
-        self._check_fields()
+        self._check_fields(splits)
         self._ids = {f for t in (*model.tables, *model.local_tables) for f in t.fields}
         for group in self.groups:
             self._check_rows(group, self.sizes[group.name])
@@ -133,10 +144,11 @@ class Layout:
         return counts_by_group
 
     def _laid_out(self, places: PaddedGather, field: str) -> np.ndarray:
-        """A field of some clients; ids as 32-bit integers, since a smaller type may not have the row past a
-        table's end.
+        """A field of some clients in 32 bits; ids as integers of 32 bits, since a smaller type may not have
+        the row past a table's end.
         """
-        return places.field(field, np.int32 if field in self._ids else None)
+        double = self.clients.blank(field, 0).dtype == np.float64
+        return places.field(field, np.int32 if field in self._ids else np.float32 if double else None)
 
     def _renumber(self, group: Group, data: dict[str, Any], count: np.ndarray) -> np.ndarray:
         """Renumbers `data` in place and returns the rows that each client touches, `[client, row]`."""
@@ -164,11 +176,19 @@ class Layout:
             start += width
         return rows
 
-    def _check_fields(self) -> None:
+    def _check_fields(self, splits: Sequence[Split | None]) -> None:
         clients = self.clients
+        ordered = {split.field for split in splits if isinstance(split, ByTime)}
         for field in clients.fields:
             kind = clients.blank(field).dtype
-            if kind.itemsize > 4:
+            if kind == np.float64:  # whose order 32 bits would lose, see `in_order`; its numbers are rounded
+                if field in ordered:
+                    raise DataError(
+                        f"field {field!r} holds times of 64 bits, of which 32 bits, as JAX needs them, make "
+                        f"different ones equal, and ByTime splits by it; sort the clients by it before, with "
+                        f"clients.sorted_by({field!r}), and split by Fraction"
+                    )
+            elif kind.itemsize > 4:
                 raise DataError(
                     f"field {field!r} holds 64-bit numbers that do not fit 32 bits, as JAX needs them; leave "
                     f"it out with clients.select(...) or make its numbers smaller"

@@ -75,7 +75,7 @@ class Simulation:
         self.client_states = ClientStateStore.of(
             algorithm, clients, None if client_states_folder is None else Path(client_states_folder)
         )
-        self._layout = Layout(algorithm.model, clients, shapes)
+        self._layout = Layout(algorithm.model, clients, shapes, (algorithm.hyperparameters.get("split"),))
         self._sizes = Sizes(shapes, self._layout.groups)
         self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
         large = heavy(shapes, algorithm.model.tables)

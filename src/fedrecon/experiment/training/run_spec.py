@@ -208,10 +208,12 @@ def digest(clients: Clients) -> str:
     state.update(np.asarray(clients.num_examples, np.int64).tobytes())
     for name in sorted(clients.fields):
         like = clients.blank(name, 0)
+        # Doubles as programs get them: their further digits decide the examples' order, and are seen in it.
+        dtype = np.dtype(np.float32) if like.dtype == np.float64 else like.dtype
         shape = (int(clients.num_examples.sum()), *like.shape[1:])
-        state.update(f"{name} {like.dtype} {shape}".encode())
+        state.update(f"{name} {dtype} {shape}".encode())
         for piece in clients.pieces():
-            state.update(np.ascontiguousarray(piece.column(name)).data)
+            state.update(np.ascontiguousarray(piece.column(name), dtype).data)
     return state.hexdigest()
 
 
