@@ -1,10 +1,10 @@
 """A client's rows, remembered as rows of the table that they come from.
 
-A client gets the rows that its examples name. A solver that reads them step by step, each row once, can gather
-each step's rows from the whole table, so that nobody writes all of the client's rows down: on a CPU this saves
-a sixth of a round's time for matrix factorisation. A compiler does not find this, since the rows are read in
-several places. Whoever gathers them therefore notes where they come from, for whatever runs within
-`remembering`.
+A client gets the rows that its examples name. A solver that reads them step by step, each row once, can
+gather each step's rows from the whole table, so that nobody writes all of the client's rows down: on a CPU
+this saves a sixth of a round's time for matrix factorisation. A compiler does not find this, since the rows
+are read in several places. Whoever gathers them therefore notes where they come from, for whatever runs
+within `remembering`.
 """
 
 import contextlib

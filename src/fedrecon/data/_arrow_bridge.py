@@ -35,7 +35,7 @@ def to_numpy(column: ArrowColumn) -> Shaped[np.ndarray, "row ..."]:
         `[row]`, or `[row, length, ...]` for lists of a fixed length; texts are `str` in an array of objects.
 
     Raises:
-        ValueError: A value is missing; `missing_rows` says where.
+        ValueError: A value of the column is missing; `missing_rows` says where.
         TypeError: The column is of another type.
     """
     import pyarrow as pa

@@ -57,13 +57,13 @@ def load_or_convert(
     from the former source is then removed.
 
     Args:
-        convert: Reads the source.
-        kind: What the names of the client files start with.
+        convert: The function that reads the source and returns its clients.
+        kind: The beginning of the names of the client files.
         facts: All that the conversion depends on beside the source's content: where the source is, the
             settings, the version of the conversion. Told apart by how it prints.
         fingerprint: A digest of the source, which changes whenever the source does.
-        where: What messages call the source.
-        folder: Of the client files; by default `cache_folder()`.
+        where: The name of the source in messages.
+        folder: The folder of the client files; by default `cache_folder()`.
 
     Raises:
         DataError: The source changed while it was read, or the folder cannot be written.

@@ -38,8 +38,8 @@ class Clients:
 
     Attributes:
         ids: The clients' names, 64-bit integers or strings, `[client]`.
-        keys: Stable hashes of the names, `[client]`.
-        num_examples: `[client]`.
+        keys: Stable hashes of the clients' names, uint64 `[client]`.
+        num_examples: The number of examples of each client, `[client]`.
         vocabularies: For fields that were mapped to dense ids, the original id of each.
 
     Example:
@@ -78,7 +78,7 @@ class Clients:
         """From flat columns of which client i owns the rows `offsets[i]:offsets[i + 1]`.
 
         Args:
-            ids: Unique, 64-bit integers or strings.
+            ids: The clients' names, unique 64-bit integers or strings, `[client]`.
             offsets: `[client + 1]`, not decreasing, from 0 to the number of rows.
             columns: Name to array `[row, ...]` of numbers. 64-bit numbers are stored in 32 bits where
                 they fit. Doubles become 32-bit floats, or integers if they are whole and above 2²⁴, as times
@@ -125,7 +125,7 @@ class Clients:
         Args:
             frame: Anything that Arrow can read as a table. The row numbers of pandas, an index without a
                 name, are no field.
-            client: The column that names the client.
+            client: The name of the column that holds the client's name.
 
         Raises:
             DataError: The column is missing, or a column lacks values, NaN among them, or is neither numbers
@@ -256,9 +256,9 @@ class Clients:
         """A field of some clients, padded with zeros: `[row, size, ...]`.
 
         Args:
-            field: Its name.
+            field: The name of the field.
             clients: Their positions; none may have more than `size` examples.
-            size: Examples per row.
+            size: The number of examples of a row, padding included.
         """
         return self.places(clients, size).field(field)
 
@@ -389,7 +389,7 @@ class Clients:
 
         Raises:
             DataError: A share is out of its range, or they sum to more than 1.
-            ValueError: The seed is not a whole number.
+            ValueError: `seed` is not a whole number.
         """
         seed = whole_number("seed", seed)
         return {name: self._at(chosen) for name, chosen in cut(self.keys, fractions, seed).items()}

@@ -11,8 +11,8 @@ class FieldStats(NamedTuple):
     They stay true, if less sharp, for any part of the clients and of their examples.
 
     Attributes:
-        least: No number is below it.
-        most: No number is above it.
+        least: A lower bound of the field's numbers.
+        most: An upper bound of the field's numbers.
         distinct: One whole number per example, and no number twice at any client.
     """
 
@@ -34,7 +34,7 @@ def measured(column: np.ndarray, owner: np.ndarray) -> FieldStats:
     """Reads a field.
 
     Args:
-        column: `[example, ...]`.
+        column: The field of all examples, `[example, ...]`.
         owner: The client of each example, ascending, `[example]`.
     """
     single = column.ndim == 1 and column.dtype.kind in "iu"

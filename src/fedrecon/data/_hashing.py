@@ -70,9 +70,9 @@ def keyed(seed: int, purpose: Purpose, keys: Integer[Any, "..."]) -> UInt64[np.n
     """`keys` hashed with a seed: sorting by it is a random order in which no key depends on another.
 
     Args:
-        seed: The experiment's.
-        purpose: What is drawn. Draws for another purpose are independent under the same seed.
-        keys: 64-bit numbers.
+        seed: The seed of the experiment.
+        purpose: The purpose of the draws. Draws for another purpose are independent under the same seed.
+        keys: Hashes of the clients' names, 64-bit numbers.
     """
     salt = mixed(mixed(int(seed)) + purpose)
     with np.errstate(over="ignore"):

@@ -12,9 +12,9 @@ class PaddedGather(NamedTuple):
     """The examples of some clients, a row for each.
 
     Attributes:
-        columns: Fields of all clients, `[example, ...]`.
-        rows: Where each example lies in them; of a place that is left free anything, `[client, place]`.
-        free: Places behind a client's last example.
+        columns: The fields of all clients, arrays `[example, ...]`.
+        rows: The row of each example in `columns`, `[client, place]`; any row for a place that is left free.
+        free: Whether a place lies behind the client's last example, `[client, place]`.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -36,9 +36,9 @@ class PaddedGather(NamedTuple):
         """A field of the clients, `[client, place, ...]`.
 
         Args:
-            name: The field's.
-            dtype: In which type; its own by default.
-            fill: What free places get.
+            name: The name of the field.
+            dtype: The type of the result; by default that of the field.
+            fill: The value of free places.
         """
         column = self.columns[name]
         if len(column):

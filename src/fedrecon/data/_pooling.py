@@ -11,7 +11,7 @@ def numbered(clients: Clients, seen: bool = True, field: str = ROW) -> Clients:
     """The clients with a field that holds each one's position among them, or -1 if they are not `seen`.
 
     Raises:
-        DataError: They have a field of that name.
+        DataError: The clients already have a field of that name.
     """
     if field in clients.fields:
         raise DataError(f"the clients have a field {field!r} already")
@@ -25,7 +25,7 @@ def in_batches(clients: Clients, batch_size: int, seed: int) -> Clients:
     Args:
         clients: With the field that `numbered` adds, so that it stays known whose an example is.
         batch_size: Examples in a batch; the last one may have fewer.
-        seed: Of the order.
+        seed: The seed of the order of the examples.
 
     Raises:
         DataError: `batch_size` or the seed is out of its range.
@@ -43,8 +43,8 @@ def raw_bytes(clients: Clients, field: str = ROW) -> int:
     """Bytes of all examples as they are held here: what clients give away where their data are pooled.
 
     Args:
-        clients: Whose.
-        field: That `numbered` added, which is not counted.
+        clients: The clients whose examples are counted.
+        field: The field that `numbered` added, which is not counted.
     """
     total = int(clients.num_examples.sum())
     return total * sum(clients.blank(name, 1).nbytes for name in clients.fields if name != field)

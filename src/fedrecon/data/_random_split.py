@@ -18,10 +18,10 @@ def shuffle(
     """An order of examples that lie client after client: every client's own are shuffled.
 
     Args:
-        keys: Hashes of the clients' names.
-        num_examples: Of each client.
+        keys: The hashes of the clients' names, `[client]`.
+        num_examples: The number of examples of each client, `[client]`.
         position: Each example's index within its client.
-        seed: Another one gives other orders.
+        seed: The seed of the orders.
     """
     owner = np.repeat(np.arange(len(keys), dtype=np.uint64), num_examples)
     with np.errstate(over="ignore"):
@@ -37,9 +37,9 @@ def cut(
     """Cuts clients into disjoint sets.
 
     Args:
-        keys: Hashes of their names.
+        keys: The hashes of the clients' names, `[client]`.
         fractions: Name of a set to its share of the clients, each in (0, 1], together at most 1.
-        seed: Another one gives another cut.
+        seed: The seed of the cut.
 
     Returns:
         Name of a set to the positions of its clients, ascending.

@@ -28,9 +28,9 @@ class Sampling(Protocol):
         """Positions of the clients of a round, none of them twice, or one boolean for each client.
 
         Args:
-            round: Rounds done before this one.
-            num_examples: Examples of every client.
-            seed: The experiment's.
+            round: The number of rounds done before this one.
+            num_examples: The number of examples of every client, `[client]`.
+            seed: The seed of the experiment.
         """
 
     def most(self, num_clients: int) -> int:
@@ -73,10 +73,10 @@ def cohort_of(
     A client that came twice would be trained twice, and counted twice in every mean.
 
     Args:
-        sampling: Draws the cohort.
-        round: Rounds done before this one.
-        num_examples: Examples of every client.
-        seed: The experiment's.
+        sampling: The sampling that draws the cohort.
+        round: The number of rounds done before this one.
+        num_examples: The number of examples of every client, `[client]`.
+        seed: The seed of the experiment.
 
     Raises:
         DataError: It draws no positions from 0 on and no mask of the clients, or a client twice.
@@ -96,7 +96,7 @@ class Uniform(AbstractSampling):
     """A fixed number of clients, drawn without replacement.
 
     Attributes:
-        clients_per_round: At least 1.
+        clients_per_round: The number of clients of a cohort, at least 1.
     """
 
     clients_per_round: int
@@ -122,7 +122,7 @@ class Poisson(AbstractSampling):
     """Every client independently with the same probability, as accounting for privacy assumes.
 
     Attributes:
-        clients_per_round: The expected number, at least 1.
+        clients_per_round: The expected number of clients of a cohort, at least 1.
     """
 
     clients_per_round: int
@@ -153,7 +153,7 @@ class Weighted(AbstractSampling):
     bytes a client: a round takes no time for clients that it does not draw.
 
     Attributes:
-        clients_per_round: At least 1.
+        clients_per_round: The number of clients of a cohort, at least 1.
         even: Whether all clients are as likely to be drawn. As they are not, the blocks are planned for
             cohorts that are drawn in this way.
     """
@@ -186,9 +186,9 @@ class _Shares(NamedTuple):
     """How likely clients are to be drawn.
 
     Attributes:
-        num_examples: Of every client.
+        num_examples: The number of examples of every client, `[client]`.
         ends: Their running sum: the client of an example is the first whose end is above it.
-        drawable: Clients with an example.
+        drawable: The positions of the clients that have an example.
     """
 
     num_examples: Int[np.ndarray, "client"]
@@ -224,7 +224,7 @@ class Passes(AbstractSampling):
     """Every client once per pass, in a new random order each time; a pass's last cohort may be smaller.
 
     Attributes:
-        clients_per_round: At least 1.
+        clients_per_round: The number of clients of a cohort, at least 1.
     """
 
     clients_per_round: int

@@ -14,8 +14,8 @@ class VocabularyMapper:
     """Renumbers clients' fields as a run knows them, and leaves out examples of what it does not know.
 
     Args:
-        theirs: For each field the original ids, as the clients number them.
-        known: The same as the run numbers them.
+        theirs: For each field the original ids in the order in which the clients number them.
+        known: For each field the original ids in the order in which the run numbers them.
 
     Raises:
         DataError: The clients lack a vocabulary that the run has, or have nothing in common with one.

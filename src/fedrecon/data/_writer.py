@@ -29,7 +29,7 @@ class ClientWriter:
     there is removed when the same host writes the same file next (not on Windows).
 
     Args:
-        path: Of the client file.
+        path: The path of the client file.
         vocabularies: For fields that hold dense ids, the original id of each.
 
     Example:

@@ -151,15 +151,15 @@ def evaluate(
     Step limits and epochs of a solver hold for the reconstruction, nothing limits the query set.
 
     Args:
-        algorithm: Whose `personalize` and `personal_model` are used.
+        algorithm: The algorithm whose `personalize` and `personal_model` are used.
         state: The server's; its round drives schedules and adaptive epochs.
         clients: All of them are evaluated. They may be seen or unseen ones.
         split: Support and query set, a setting apart from the training's.
-        seed: Of what clients draw.
+        seed: The seed of the clients' draws; 0 by default.
         plan: How they are cut into blocks; on several devices each takes as many clients as a block has.
         client_states: The states of seen clients, as in `Simulation.client_states`. A client without an
             entry, such as every unseen one, starts as in its first round. None lets all clients start so.
-        scoring: What is measured, by default the metrics of `personal_model`.
+        scoring: The function that scores a client; by default the metrics of `personal_model`.
         devices: How many of each process's devices share the clients; None for all. Under JAX's distributed
             runtime every process calls this, and has all metrics.
 

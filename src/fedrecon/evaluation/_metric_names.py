@@ -51,12 +51,14 @@ class Metric:
     """What is known of a metric.
 
     Attributes:
-        name: What models and scorings call it, in lower case, without qualifiers and without an `@K`.
-        label: How it is written for readers.
-        direction: Which way it is better.
+        name: The name by which models and scorings report the metric, in lower case, without qualifiers and
+            without an `@K`.
+        label: The label of the metric in tables and figures.
+        direction: The direction in which the metric is better.
         source: The mean that it is a function of and says in a better unit, which is then not shown beside
             it; None where a model or scoring measures it itself.
-        function: That function, of one client's mean or of the pooled one; None without a source.
+        function: The function that derives the metric from the mean of `source`, of one client or pooled;
+            None without a source.
     """
 
     name: str

@@ -42,9 +42,10 @@ class Ranking:
     client counts once in all means.
 
     Attributes:
-        num_items: Items in the catalogue.
+        num_items: The number of items in the catalogue.
         metrics: Kind, one of `"hr"`, `"ndcg"` and `"recall"`, and K.
-        negatives: How many are drawn; 0 for none.
+        negatives: The number of items that are drawn for a list of `sampled_…` metrics; 0 for no such
+            metrics.
         item: The field of the examples that holds the item.
 
     Raises:

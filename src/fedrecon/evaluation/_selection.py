@@ -13,8 +13,8 @@ class Criterion:
     """A metric, and which way it is better.
 
     Attributes:
-        metric: Its name.
-        direction: Which way it is better.
+        metric: The name of the metric that decides.
+        direction: The direction in which the metric is better.
     """
 
     metric: str
@@ -44,9 +44,9 @@ def criterion(text: str | None, measured: Iterable[str], name: str, prefix: str 
     Args:
         text: `"METRIC"`, or `"METRIC:max"` or `"METRIC:min"` for one whose direction is not in the table of
             metrics; None for what is read first of the metrics measured.
-        measured: Names of the metrics that are measured.
+        measured: The names of the metrics that are measured.
         name: The parameter or option that the text was given for, for messages.
-        prefix: What stands before the metric in its value, for messages.
+        prefix: The text before the metric in the setting's value, for messages.
 
     Raises:
         ValueError: No metric is measured, not this one, or it is not known which way it is better.

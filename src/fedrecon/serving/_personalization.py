@@ -35,7 +35,7 @@ class TopK:
     """The items with the highest scores under each client's local parameters.
 
     Attributes:
-        count: How many, at least 1.
+        count: The number of items to recommend, at least 1.
         field: The field that names items; the model's `predict` gets all of them at once, in this field.
         items: How many items there are: the field's numbers are below it.
         seen: Whether a client's own items may be among them.
@@ -60,18 +60,18 @@ class Personalization:
     same clients are asked for together. Calls may come from several threads.
 
     Args:
-        algorithm: Whose `personalize` is used.
+        algorithm: The algorithm whose `personalize` is called.
         state: The server's; its round drives schedules and adaptive epochs.
         num_examples: Examples of all clients that will be asked for, or of many like them.
-        seed: Of what clients draw.
-        top: What to recommend; None returns the local parameters themselves.
-        client_states: What clients keep; those without an entry start anew.
+        seed: The seed of the clients' draws; 0 by default.
+        top: The recommendation to make; None returns the local parameters themselves.
+        client_states: The states of seen clients; a client without an entry starts as in its first round.
         clients_per_block: Clients side by side on a device; by default 64 on a CPU and 1,024 elsewhere, and
             in any case fewer where they are very long.
         devices: How many of this process's devices share the clients of a block; None for all.
 
     Raises:
-        TypeError: An argument is of another kind.
+        TypeError: An argument is of another type.
         ValueError: Items are to be recommended and the model has no `predict`, or fewer items; or a number
             is not whole or out of its range.
     """

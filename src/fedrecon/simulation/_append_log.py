@@ -21,8 +21,8 @@ class Log:
 
     Attributes:
         path: The file; made when the first records are added.
-        dtype: Of a record: a structured type.
-        count: Records.
+        dtype: The structured NumPy type of a record.
+        count: The number of records in the log.
     """
 
     def __init__(self, path: Path, dtype: np.dtype, count: int = 0):

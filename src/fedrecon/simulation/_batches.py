@@ -22,13 +22,13 @@ class Batch(NamedTuple):
     """Clients in blocks of one shape; every leaf starts with the axes `[block, client]`.
 
     Attributes:
-        data: Fields, `[block, client, example, ...]`.
-        count: Valid examples of each client.
-        real: False where a place is left free.
+        data: The fields of the examples, arrays `[block, client, example, ...]`.
+        count: The number of valid examples of each client, `[block, client]`.
+        real: Whether a place holds a client, `[block, client]`; False where it is left free.
         key: Data of the client's random key for this round, `[block, client, 2]`.
-        rows: For each group of tables the rows that a client touches, `[block, client, row]`, and from
-            there on the number of rows the table has.
-        client_state: What the clients hold between rounds.
+        rows: For each group of tables the numbers of the rows that a client touches, `[block, client, row]`,
+            padded with the number of rows of the table.
+        client_state: The clients' states between rounds; `()` for stateless clients.
     """
 
     data: dict[str, Any]
@@ -48,10 +48,10 @@ class Layout:
         sizes: Rows of each group's tables, by the group's name.
 
     Args:
-        model: Whose tables and fields.
-        clients: Who are laid out.
-        global_params: Of the model, or their shapes.
-        splits: By which programs cut the examples; their times must fit in 32 bits.
+        model: The model whose tables and fields are laid out.
+        clients: The clients that are laid out.
+        global_params: The model's global parameters, or their shapes.
+        splits: The splits by which programs cut the examples; the times that they read must fit in 32 bits.
 
     Raises:
         DataError: A field does not fit the model's tables, or JAX's 32 bits.
@@ -90,9 +90,9 @@ class Layout:
         """The clients at `positions`, at most the slot's capacity.
 
         Args:
-            slot: The shape.
-            positions: Among the layout's clients.
-            keys: Data of these clients' random keys.
+            slot: The slot, which is the shape of the batch.
+            positions: The positions of the batch's clients among the clients of the layout.
+            keys: The data of these clients' random keys, uint32 `[client, 2]`.
             cut: The groups whose fields are renumbered, none where whole tables are used, as in evaluation;
                 by default those of which a client of the slot touches fewer rows than the tables have.
         """

@@ -25,9 +25,9 @@ class Slot(NamedTuple):
     """Blocks of one shape.
 
     Attributes:
-        blocks: How many, one after the other.
-        clients: Clients per block, side by side.
-        length: Examples per client, padding included.
+        blocks: The number of blocks, which run one after the other.
+        clients: The number of clients of a block, which are vectorised.
+        length: The number of examples of a client, padding included.
     """
 
     blocks: int
@@ -45,8 +45,8 @@ class Slot(NamedTuple):
         """One of several equal parts of every block, and the clients that come to lie in it.
 
         Args:
-            positions: Of the slot's clients, in their order.
-            number: Of the part, from 0.
+            positions: The positions of the slot's clients, in their order.
+            number: The number of the part, from 0.
             parts: How many; the clients of a block are a multiple of it.
         """
         if parts == 1:
@@ -80,7 +80,7 @@ class Plan(NamedTuple):
         """Pours clients into the slots, over as many passes as it takes (nearly always one).
 
         Args:
-            lengths: Examples of each client of a cohort.
+            lengths: The number of examples of each client of a cohort.
 
         Returns:
             For each pass and slot, positions in `lengths`, at most the slot's capacity.
@@ -105,7 +105,7 @@ class Plan(NamedTuple):
         """For each slot the clients, any number of them, that it is the shortest to take.
 
         Args:
-            lengths: Examples of each client.
+            lengths: The number of examples of each client.
 
         Returns:
             Slots and positions in `lengths`, from the shortest client to the longest.
@@ -137,9 +137,9 @@ def plan_blocks(
     """Chooses slots for cohorts of some clients.
 
     Args:
-        num_examples: Examples of every client of the population.
-        cohort: Clients per round.
-        most_slots: Shapes to compile at most.
+        num_examples: The number of examples of every client of the population, `[client]`.
+        cohort: The number of clients of a round.
+        most_slots: The largest number of slots, which are shapes to compile.
         clients_per_block: Clients side by side; None leaves the choice to the plan.
         draw: From the number of a trial to the positions of a cohort's clients; None draws all alike.
 
@@ -189,7 +189,7 @@ def plan_evaluation(num_examples: Int[np.ndarray, "client"], heavy: bool = False
     of their own.
 
     Args:
-        num_examples: Examples of every client.
+        num_examples: The number of examples of every client, `[client]`.
         heavy: Whether computing costs more than compiling: then a block is no wider than the clients fill it.
     """
     longest, most = max(int(num_examples.max(initial=1)), 1), _MOST_CLIENTS
@@ -209,8 +209,8 @@ def clients_in_block(length: int, most: int = _MOST_CLIENTS, places: int = _MOST
     """Clients of a block that is gone through once: fewer where they are very long, for the memory's sake.
 
     Args:
-        length: Examples of each, padding included.
-        most: Clients at most.
-        places: For examples at most, if there is more than one client.
+        length: The number of examples of each client, padding included.
+        most: The largest number of clients of a block.
+        places: The largest number of examples of a block that has more than one client, padding included.
     """
     return max(1, min(most, places // length))

@@ -30,7 +30,7 @@ class StoredClientState(NamedTuple):
 
     Attributes:
         seen: Whether a client has kept anything so far, `[client]`.
-        value: What; zeros where it has not. Every leaf starts with the axis `client`.
+        value: The states, a pytree whose leaves start with the axis `client`; zeros for a client without one.
     """
 
     seen: Bool[Any, "*client"]
@@ -43,10 +43,10 @@ def current_client_state(
     """What a client holds: as it was stored, or, the first time, what it starts with.
 
     Args:
-        algorithm: Whose `init_client_state` is used.
-        global_params: Those that reached the client.
-        stored: Of this client; `()` if nothing is known of it.
-        key: The client's, for this round.
+        algorithm: The algorithm whose `init_client_state` makes the first state.
+        global_params: The global parameters that reached the client.
+        stored: The stored state of this client; `()` where nothing is stored for any client.
+        key: The client's random key of this round.
     """
     fresh = algorithm.init_client_state(global_params, *subkeys(key, 1, first=2))
     if not isinstance(stored, StoredClientState):
@@ -64,8 +64,8 @@ class ClientStateStore:
 
     Args:
         like: A client's, with the shapes and types of its leaves.
-        keys: Of all clients that may keep something.
-        folder: Where the logs are; made when the first record is written. None for a temporary one.
+        keys: The hashes of the names of all clients that may have a state.
+        folder: The folder of the logs, made when the first record is written; None for a temporary folder.
     """
 
     def __init__(self, like: ClientState, keys: UInt64[np.ndarray, "client"], folder: Path | None = None):
@@ -99,7 +99,8 @@ class ClientStateStore:
         """What clients keep, those without a record marked; waits for what is still computed.
 
         Args:
-            keys: Of the clients; none of the population is one without a record.
+            keys: The hashes of the clients' names. A client outside the population counts as one without a
+                record.
             places: How many entries the result has: the clients', and then empty ones.
         """
         self._flush()
@@ -117,8 +118,9 @@ class ClientStateStore:
 
         Args:
             round: Rounds done before this one; not before that of an earlier call.
-            keys: Of the clients.
-            value: Its leaves start with the axes `[block, client]`; the first places are the clients'.
+            keys: The hashes of the clients' names.
+            value: The states, a pytree whose leaves start with the axes `[block, client]`; the first places
+                belong to the clients.
         """
         self._pending.append((round, keys, value))
 
@@ -126,7 +128,7 @@ class ClientStateStore:
         """Goes back to the state after so many rounds.
 
         Raises:
-            ValueError: That is longer ago than the log remembers.
+            ValueError: The round is longer ago than the log remembers.
         """
         self._pending = [entry for entry in self._pending if entry[0] < done]
         if done > self._newest:

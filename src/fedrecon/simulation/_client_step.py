@@ -20,9 +20,9 @@ class View(NamedTuple):
     """How a client sees its data: as so many examples, with tables cut to rows.
 
     Attributes:
-        length: Examples, padding included.
+        length: The number of examples of the client, padding included.
         cut: The groups of tables that are cut to the client's rows.
-        positional: Fields that hold the examples' own positions.
+        positional: The fields that hold the examples' own positions.
     """
 
     length: int
@@ -34,8 +34,8 @@ def client_step(algorithm: Algorithm, view: View, broadcast: Broadcast, batch: B
     """What a client sends in a round, and its next state.
 
     Args:
-        algorithm: Whose `client_update` is used.
-        view: How the client sees its data.
+        algorithm: The algorithm whose `client_update` is called.
+        view: The view in which the client sees its data.
         broadcast: With the tables of `view.cut` cut to the rows that `batch` names.
         batch: The client's part of a `Batch`, without the axes of blocks and clients.
 

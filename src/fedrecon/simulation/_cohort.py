@@ -51,8 +51,8 @@ def one_pass(
     Args:
         update_of: `cohort_update` of an algorithm and its views, on one device or several.
         step: The server's; None leaves it to another program, and the state out.
-        state: Before the round.
-        batches: Of the pass.
+        state: The server's state before the round.
+        batches: The batches of the pass, one for each slot.
     """
     update, metrics_by_slot, client_state = update_of(state.global_params, state.round, batches)
     return None if step is None else step(state, update), update, metrics_by_slot, client_state

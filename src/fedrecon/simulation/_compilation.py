@@ -21,8 +21,8 @@ def heavy(global_params: Params, tables: Sequence[Table]) -> bool:
     """Whether a model computes much, as its parameters tell that are no tables.
 
     Args:
-        global_params: Or their shapes.
-        tables: The model's.
+        global_params: The global parameters, or their shapes.
+        tables: The tables that the model declares.
     """
     names = {table.leaf for table in tables}
     rest = [x for name, x in leaves_of(global_params).items() if name not in names]

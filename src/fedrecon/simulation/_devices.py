@@ -56,7 +56,7 @@ class Devices:
         """So many devices of this process, for what it does without the others; all by default.
 
         Raises:
-            ValueError: There are not so many.
+            ValueError: The process has fewer devices.
         """
         there = jax.local_devices()
         if count is not None:
@@ -176,7 +176,7 @@ def from_the_first(tree: PyTree) -> Any:
     """The arrays of the first process, in all processes, to the bit.
 
     Args:
-        tree: In every process of the same structure, shapes and types.
+        tree: A pytree that has the same structure, shapes and types in every process.
     """
     if jax.process_count() == 1:
         return tree

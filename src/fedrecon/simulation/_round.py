@@ -17,8 +17,8 @@ class Sizes:
     """What a client's part of the global parameters weighs.
 
     Attributes:
-        dense: Bytes of all.
-        rest: Bytes of those that are no tables.
+        dense: The bytes of all parameters, with whole tables.
+        rest: The bytes of the parameters that are not tables.
     """
 
     def __init__(self, global_params: Params, groups: tuple[Group, ...]):
@@ -48,11 +48,12 @@ class Round(NamedTuple):
     """What a round left behind; its arrays are on the device until they are asked for.
 
     Attributes:
-        number: Rounds done, this one included.
-        state: The server's.
-        clients: Size of the cohort.
+        number: The number of rounds done, this one included.
+        state: The server's state after the round.
+        clients: The number of clients of the cohort.
         rows: How many rows of each group of tables its clients touched, by the group's name.
-        sizes: What rows and all other parameters weigh; nothing where the algorithm exchanges no parameters.
+        sizes: The bytes of rows and of all other parameters; zeros where the algorithm exchanges no
+            parameters.
         block_metrics: Sums of the metrics of each pass's blocks, on the device.
     """
 

@@ -39,11 +39,11 @@ class Simulation:
     calls, lays out the clients of its own devices, and has all results.
 
     Attributes:
-        algorithm: What is run.
-        clients: On whose examples.
-        sampling: How a round's cohort is drawn.
-        seed: Of the cohorts and of what clients draw; never of noise for privacy.
-        plan: How cohorts are cut into blocks.
+        algorithm: The algorithm that is simulated.
+        clients: The training clients.
+        sampling: The sampling that draws the cohort of a round.
+        seed: The seed of the cohorts and of the clients' draws; never of noise for privacy.
+        plan: The plan by which cohorts are cut into blocks.
         client_states: The states of all clients between rounds; None for a stateless algorithm. It follows
             `rounds`, and goes back where they go on from an earlier state.
 
@@ -124,7 +124,7 @@ class Simulation:
         """The first state, from the seed or from given global parameters; tries the model on a client.
 
         Raises:
-            TypeError: As `check_model`.
+            TypeError: The model breaks a rule of `check_model`.
             ValueError: They are not of the model's structure, shapes and types, or as `check_model`.
         """
         state, key = first_state(self.algorithm, self.seed, global_params)
@@ -135,8 +135,8 @@ class Simulation:
         """Runs rounds from `state` on. The host lays out a cohort while the device works on the one before.
 
         Args:
-            state: Where to start; its arrays stay valid.
-            count: How many rounds.
+            state: The server's state from which the rounds start; its arrays stay valid.
+            count: The number of rounds.
         """
         count = whole_number("count", count, 0)
         first = int(state.round)
@@ -169,7 +169,7 @@ class Simulation:
         """How long the passes of the next round compute under the present plan, compilation aside.
 
         Args:
-            state: Of a round of this simulation; nothing is changed.
+            state: The server's state before the round that is measured; it is not changed.
             repeats: How often it is measured; the shortest time counts.
         """
         number, total = int(state.round), 0.0

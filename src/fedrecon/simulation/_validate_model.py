@@ -29,10 +29,10 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
     gradient of the loss; the fields of tables may index their rows and nothing else.
 
     Args:
-        algorithm: Whose `model` is tried.
-        clients: Those of the training.
-        global_params: Where training starts.
-        key: For the local parameters and the loss.
+        algorithm: The algorithm whose `model` is tried.
+        clients: The training clients, of which examples are drawn.
+        global_params: The global parameters from which training starts.
+        key: Random key for the local parameters and the loss.
 
     Raises:
         TypeError: The loss or a metric is no `Mean`.

@@ -28,7 +28,7 @@ class Source:
 
     Attributes:
         path: The file, or the archive that holds it.
-        member: Its name in the archive; None where `path` is the file itself.
+        member: The name of the rating file in the archive; None where `path` is the file itself.
     """
 
     path: Path

@@ -10,10 +10,10 @@ class Table(NamedTuple):
     """The columns of a rating file in the file's order.
 
     Attributes:
-        client: Whose ratings, a dictionary-encoded array `[rating]`.
-        item: Of what, likewise.
-        rating: How much, `[rating]`.
-        time: When, `[rating]`, or None.
+        client: The client of each rating, a dictionary-encoded array `[rating]`.
+        item: The item of each rating, a dictionary-encoded array `[rating]`.
+        rating: The value of each rating, `[rating]`.
+        time: The time of each rating, `[rating]`; None without times.
     """
 
     client: Any
@@ -26,14 +26,14 @@ class Ratings(NamedTuple):
     """Ratings in the order of their file.
 
     Attributes:
-        client: Whose, as places in `client_ids`, `[rating]`.
-        item: Of what, as places in `item_ids`, `[rating]`.
-        rating: How much, `[rating]`.
+        client: The client of each rating, as a position in `client_ids`, `[rating]`.
+        item: The item of each rating, as a position in `item_ids`, `[rating]`.
+        rating: The value of each rating, `[rating]`.
         time: When, in the file's unit (seconds since 1970 in MovieLens), `[rating]`; None where the file has
             none.
         client_ids: The clients' own ids, sorted; int64, or str in an array of objects where one is no 64-bit
             integer. Integers come before other texts.
-        item_ids: The items' own ids, likewise.
+        item_ids: The items' own ids, `[item]`.
     """
 
     client: Int32[np.ndarray, "rating"]

@@ -28,26 +28,27 @@ def load(
     """The clients of each set, split by user.
 
     Args:
-        path: As for `read_ratings`, like `columns`, `scale` and `duplicates`, which a client file with the
-            fields of `prepare` does without; by default MovieLens 1M, which is downloaded once.
+        path: The source of the ratings, as for `read_ratings`, or a client file with the fields of `prepare`;
+            by default MovieLens 1M, which is downloaded once.
         seed: Decides the order of a user's ratings, and which users are in which set, both by the users' ids
             alone.
         cap: Ratings of a user that are kept: the first in their order. 300 is the paper's; None keeps all.
         order: A user's ratings are "shuffled" once, as in the paper; sorted by "time", the order of the file
             deciding between equal times; or in the order of the "file". They keep this order in every round.
         fractions: The name of each set and its share of the users, in (0, 1], together at most 1.
-        columns: See `path`.
-        scale: See `path`.
-        duplicates: See `path`.
+        columns: The names of the columns, as for `read_ratings`; not used for a client file.
+        scale: The lowest and highest rating, as for `read_ratings`; not used for a client file.
+        duplicates: What happens where a client rates an item twice, as for `read_ratings`; not used for a
+            client file.
         cache: The folder of the client files and downloads; by default `cache_folder()`.
 
     Returns:
         For each set its clients, with the fields of `prepare`. Dense item ids are those of the whole file.
 
     Raises:
-        DataError: As `read_ratings` and `download`; the order is by time and the file has none; a
-            fraction out of its range; a cap below 1.
-        ValueError: `order`, or as `read_ratings`.
+        DataError: The source cannot be read or downloaded, see `read_ratings` and `download`; the order is by
+            time and the file has no times; a fraction is out of its range; the cap is below 1.
+        ValueError: `order` is unknown, or an argument of `read_ratings` is out of its range.
     """
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")

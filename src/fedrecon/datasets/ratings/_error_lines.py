@@ -19,8 +19,8 @@ class Record(NamedTuple):
 
     Attributes:
         line: The number of its first line, from 1.
-        fields: Its fields.
-        ended: Whether its last line has an end.
+        fields: The fields of the record, as text.
+        ended: Whether the last line of the record ends with a line break.
     """
 
     line: int

@@ -15,7 +15,7 @@ class Format:
     """How a rating file is written.
 
     Attributes:
-        name: What messages call it.
+        name: The name of the format in messages.
         separator: Between the fields of a line; "" in a binary format.
         header: Whether the first line names the columns.
         columns: The names of the fields; without a header, the fields of a line in their order.
@@ -48,8 +48,8 @@ def format_of(name: str, head: bytes, columns: Columns | None) -> Format:
     """The format of the file `name`, known by its name or else by its first line.
 
     Args:
-        name: The file's name.
-        head: Its first bytes.
+        name: The name of the file.
+        head: The first bytes of the file.
         columns: The columns asked for. A table that has them is the caller's own: its ids may be text,
             its ratings any finite number.
 
@@ -97,7 +97,7 @@ def header_columns(where: str, line: str, found: Format) -> Columns:
     """The columns to read from a table with the header `line`.
 
     Raises:
-        DataError: A column is missing or there twice.
+        DataError: A column is missing, or is there twice.
     """
     names = next(csv.reader([line], delimiter=found.separator), [])
     for other in ("\t", ";", ",", "|"):

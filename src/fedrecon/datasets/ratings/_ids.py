@@ -17,8 +17,8 @@ class FaultyRow(Exception):  # noqa: N818
     """What is wrong with one rating; it becomes a `DataError` once the line of its row is known.
 
     Attributes:
-        row: Which rating, from 0.
-        message: The rule and the value.
+        row: The number of the faulty rating, from 0.
+        message: The message, which names the rule and the value.
     """
 
     def __init__(self, row: int, message: str):
@@ -43,8 +43,8 @@ def vocabulary(role: str, column: pa.DictionaryArray, *, integer: bool) -> Vocab
     """Renumbers a dictionary-encoded column of ids.
 
     Args:
-        role: Whose ids, for messages.
-        column: Dictionary-encoded whole numbers or text, without nulls.
+        role: The role of the ids in messages, such as `"item"`.
+        column: The ids, dictionary-encoded whole numbers or text without nulls.
         integer: Whether ids that are text must be whole numbers of 64 bits. Otherwise each is one if it is
             written as one in the usual way ("07" is not: it may be another id than "7").
 

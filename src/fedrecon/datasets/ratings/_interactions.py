@@ -15,7 +15,7 @@ def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: in
     Args:
         ratings: As `prepare` returns them. Of equal times the order of the source decides, and where it has
             no times that alone. Where there are items without ratings, all are interactions.
-        least_rating: Ratings below it are no interactions.
+        least_rating: The least rating that counts as an interaction; 0 by default.
         least_items: Clients with fewer interactions are left out; 0 leaves out nobody.
 
     Raises:
@@ -42,10 +42,10 @@ def each_once(ratings: Clients, duplicates: str, where: str) -> Clients:
     """Clients that have no item twice: one that is held out of them is then in no other place.
 
     Args:
-        ratings: With the field `item` and its vocabulary.
+        ratings: Clients with the field `item` and its vocabulary.
         duplicates: "error" refuses clients that have an item twice; "last" keeps what comes last of it in
             the order of the source, as in rating files.
-        where: What the source is, for messages.
+        where: The name of the source in messages.
 
     Raises:
         DataError: There are no items, they are no numbers, or a client has one twice and must not.
@@ -87,8 +87,9 @@ def leave_one_out(clients: Clients, back: int = 1) -> dict[str, Clients]:
     """Holds one interaction of every client out.
 
     Args:
-        clients: Each one's interactions by time, no item twice.
-        back: Which: 1 for the latest, 2 for the one before it, to tune on; the latest is then not used.
+        clients: Clients with their interactions in order of time, no item twice.
+        back: The interaction to hold out, counted from the end: 1 for the latest, 2 for the one before it, to
+            tune on; the latest is then not used.
 
     Returns:
         `"train"`: the interactions before the held-out one. `"held_out"`: the same clients with these and
@@ -121,12 +122,12 @@ def with_recency(clients: Clients, extra: float, items: float) -> Clients:
     nothing is known here: they would be counted.
 
     Args:
-        clients: Each one's interactions by time.
-        extra: Not negative.
+        clients: Clients with their interactions in order of time.
+        extra: The additional weight of the latest interaction, at least 0.
         items: How fast it is forgotten, in interactions; positive.
 
     Raises:
-        DataError: A number is out of its range.
+        DataError: An argument is out of its range.
     """
     if not (0 <= extra < np.inf and 0 < items < np.inf):
         raise DataError(f"extra must not be negative and items be positive, got {extra} and {items}")
@@ -148,13 +149,13 @@ def with_negatives(clients: Clients, count: int, num_items: int, seed: int) -> C
     what a client has, held-out items included. They stay the same in all rounds.
 
     Args:
-        clients: Any.
+        clients: The clients to which the field is added.
         count: How many for each example, at least 1.
-        num_items: In the catalogue.
+        num_items: The number of items in the catalogue.
         seed: Decides, with the client's name and the example's place, what is drawn.
 
     Raises:
-        DataError: A number is out of its range.
+        DataError: An argument is out of its range.
     """
     count = whole_number("count", count, 1, error=DataError)
     num_items = whole_number("num_items", num_items, 1, error=DataError)

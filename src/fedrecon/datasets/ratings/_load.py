@@ -48,7 +48,7 @@ def read_ratings(
     Raises:
         DataError: The file is missing, damaged, empty or cut short, or breaks a rule; the message names the
             file, the line (of Parquet, the row), the rule and the value.
-        ValueError: A parameter is none of the above.
+        ValueError: An argument has none of the values above.
     """
     return read(find(path, any_table=columns is not None), Reading.of(columns, scale, duplicates))
 

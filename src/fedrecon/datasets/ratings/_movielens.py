@@ -15,11 +15,11 @@ class Archive:
     """An archive on the network.
 
     Attributes:
-        name: What messages call it.
-        url: Where it is.
-        md5: Of the archive.
-        member: The rating file in it.
-        member_md5: Of the rating file.
+        name: The name of the archive in messages.
+        url: The address from which the archive is downloaded.
+        md5: The MD5 checksum of the archive.
+        member: The name of the rating file in the archive.
+        member_md5: The MD5 checksum of the rating file.
     """
 
     name: str
@@ -42,8 +42,8 @@ def download(archive: Archive = MOVIELENS_1M, folder: str | os.PathLike[str] | N
     """Fetches an archive, unless it is there already and undamaged.
 
     Args:
-        archive: What to fetch.
-        folder: Where to keep it; by default `cache_folder()`.
+        archive: The archive to download; MovieLens 1M by default.
+        folder: The folder in which the archive is kept; by default `cache_folder()`.
 
     Returns:
         The path of the archive, in which all checksums are right.

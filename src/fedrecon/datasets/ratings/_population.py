@@ -27,16 +27,17 @@ def population(
     whatever their number.
 
     Args:
-        num_clients: At least 1.
-        num_items: At least 2.
-        mean_ratings: Of a client on average, above 20, as far as the number of items allows it.
-        seed: Decides everything.
+        num_clients: The number of clients, at least 1.
+        num_items: The number of items, at least 2.
+        mean_ratings: The mean number of ratings of a client, above 20, as far as the number of items allows
+            it.
+        seed: The seed of all draws.
 
     Yields:
         Clients 0 to num_clients - 1 in order, with the fields `item` (int32) and `rating` (float32).
 
     Raises:
-        ValueError: A parameter out of its range.
+        ValueError: An argument is out of its range.
     """
     num_clients = whole_number("num_clients", num_clients, 1)
     num_items = whole_number("num_items", num_items, 2)

@@ -30,10 +30,10 @@ def prepare(
     conversion changes; the one made from the former source is then removed.
 
     Args:
-        path: As for `read_ratings`, like `columns`, `scale` and `duplicates`.
-        columns: See there.
-        scale: See there.
-        duplicates: See there.
+        path: The file, folder or archive, as for `read_ratings`.
+        columns: The names of the columns, as for `read_ratings`.
+        scale: The lowest and highest rating, as for `read_ratings`.
+        duplicates: What happens where a client rates an item twice, as for `read_ratings`.
         cache: The folder of the client files; by default `cache_folder()`.
 
     Returns:
@@ -42,9 +42,9 @@ def prepare(
         client's ratings are in the order of the source.
 
     Raises:
-        DataError: As `read_ratings`; or the source changed while it was read, or the folder cannot be
-            written.
-        ValueError: As `read_ratings`.
+        DataError: The source cannot be read, see `read_ratings`; it changed while it was read; or the folder
+            cannot be written.
+        ValueError: An argument of `read_ratings` is out of its range.
     """
     reading = Reading.of(columns, scale, duplicates)
     source = find(path, any_table=columns is not None)

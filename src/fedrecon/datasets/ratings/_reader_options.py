@@ -12,9 +12,9 @@ class Columns(NamedTuple):
     """The names of a table's columns that are read.
 
     Attributes:
-        client: Whose rating it is.
-        item: What was rated.
-        rating: The rating.
+        client: The name of the column of the client.
+        item: The name of the column of the item.
+        rating: The name of the column of the rating.
         time: When, as whole numbers (or, in Parquet, also dates or timestamps); None reads no time.
     """
 
@@ -57,7 +57,7 @@ class Reading(NamedTuple):
         """The checked parameters.
 
         Raises:
-            ValueError: As `read_ratings`.
+            ValueError: An argument of `read_ratings` is out of its range.
         """
         if duplicates not in DUPLICATES:
             raise ValueError(f"duplicates must be one of {', '.join(DUPLICATES)}, got {duplicates!r}")

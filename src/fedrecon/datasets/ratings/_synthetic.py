@@ -27,8 +27,8 @@ class Planted(NamedTuple):
 
     Attributes:
         item_factors: `[item, factor]`; the variance of each is 1.
-        item_biases: `[item]`.
-        mean: Added to every rating.
+        item_biases: The bias of each item, `[item]`.
+        mean: The number that is added to every rating.
         factor_deviation: Standard deviation of each of a user's factors.
         bias_deviation: Standard deviation of a user's bias.
         noise: Standard deviation of the noise, before rounding.
@@ -63,21 +63,21 @@ def synthetic(
     items are distinct, drawn by popularity, in random order.
 
     Args:
-        num_clients: At least 1.
-        num_items: At least 2.
-        num_factors: Of users and items, at least 1.
+        num_clients: The number of clients, at least 1.
+        num_items: The number of items, at least 2.
+        num_factors: The length of the factor vectors of users and items, at least 1.
         noise: Standard deviation of the noise, before rounding, in stars; positive.
         factor_deviation: Standard deviation of the product of a user's and an item's factors, in stars;
             positive.
         bias_deviation: Standard deviation of the users' biases, in stars; positive.
         item_deviation: Standard deviation of the items' biases, in stars; positive.
-        seed: Decides everything.
+        seed: The seed of all draws.
 
     Returns:
         Clients 0 to num_clients - 1 with the fields `item` (int32) and `rating` (float32), and the truth.
 
     Raises:
-        ValueError: A parameter out of its range.
+        ValueError: An argument is out of its range.
     """
     num_clients = whole_number("num_clients", num_clients, 1)
     num_items = whole_number("num_items", num_items, 2)
@@ -130,7 +130,7 @@ def ridge_rmse(planted: Planted, clients: Clients, batch_size: int = 5) -> float
     cutting to 1 to 5 stars do. A model that must learn the items cannot expect less on unseen users.
 
     Args:
-        planted: The truth.
+        planted: The parameters from which the ratings were drawn.
         clients: Some of the generated clients, or all.
         batch_size: The examples of a client are cut into batches of this size; those at even places are
             support, those at odd places query.

@@ -25,11 +25,11 @@ def arrange(
     """Splits clients, counts the words of those in the set `"train"`, and numbers all texts by them.
 
     Args:
-        texts: As `prepare` makes them.
+        texts: The clients that `prepare` returned.
         seed: Decides which client is in which set, by the clients' names alone.
         words: Shared words at most: the most frequent of the training clients'.
-        buckets: For all other words.
-        output_buckets: Likewise, see `Vocabulary`.
+        buckets: The number of buckets that all other words share.
+        output_buckets: The number of output ids of the other words, see `Vocabulary`.
         fractions: The name of each set and its share of the clients, in (0, 1], together at most 1.
         vocabulary: One that is used instead, or a run folder with one; it must have `words` words or fewer,
             and as many buckets.

@@ -19,9 +19,9 @@ class Writer(NamedTuple):
     """A client and what it wrote.
 
     Attributes:
-        client: Its name.
-        sentences: In order of time.
-        where: What messages call the place it comes from.
+        client: The name of the writer.
+        sentences: The writer's sentences in order of time.
+        where: The place of the text in messages, such as a file and line.
     """
 
     client: str
@@ -37,11 +37,12 @@ def to_clients(
     Sentences without a word are left out before they are counted.
 
     Args:
-        writers: Each client once.
-        tokenize: Parts a sentence into words.
-        most_sentences: Of a client, the first ones; None for all.
-        length: Words of a sentence, the first ones.
-        source: What messages call all of it.
+        writers: The writers, each client once.
+        tokenize: The tokenizer, which splits a sentence into words.
+        most_sentences: The largest number of sentences of a client, of which the first ones are kept; None
+            for all.
+        length: The largest number of words of a sentence, of which the first ones are kept.
+        source: The name of the whole source in messages.
 
     Returns:
         Clients in the order given with one field, `token`, int32 `[sentence, position]`: 0 after the

@@ -22,7 +22,7 @@ def find(path: str | os.PathLike[str]) -> Path:
     """The file at `path`, or the one file in that folder; the folder itself if it has a text file per client.
 
     Raises:
-        DataError: There is none, or more than one.
+        DataError: The folder has no text file, or files of more than one form.
     """
     path = Path(path)
     if not path.exists():
@@ -56,10 +56,10 @@ def writers(path: Path, part: str | None) -> Iterator[Writer]:
 
     Args:
         path: A file or a folder.
-        part: Of an SQLite file; None for all of them.
+        part: The part of an SQLite file to read; None for all parts.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
     name = path.name.lower()
     if path.is_dir():

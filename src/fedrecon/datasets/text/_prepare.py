@@ -31,9 +31,10 @@ def prepare(
     Args:
         path: A file or folder as `sources.find` takes it, or `"chitchat"` for the data set of that package.
         tokenizer: A name in `tokens.TOKENIZERS`, or `"package.module:function"`.
-        sentences: Of a client, the first ones in order of time; None for all. 1,024 is the paper's.
+        sentences: The largest number of sentences of a client, of which the first ones in order of time are
+            kept; None for all. 1,024 is the paper's number.
         length: Words of a sentence, the first ones. 20 is the paper's.
-        part: Of an SQLite file, which of its parts.
+        part: The part of an SQLite file to read; None for all parts.
         cache: The folder of the client files; by default the platform's own for fedrecon.
 
     Returns:

@@ -25,7 +25,7 @@ def read_sqlite(path: Path, part: str | None) -> Iterator[Writer]:
     """The clients of one part of a file, or of all, each one's sentences in order of time.
 
     Args:
-        path: The file.
+        path: The path of the SQLite file.
         part: Which `split_name`: "train", "heldout" or "test" in Stack Overflow; None for all.
 
     Raises:

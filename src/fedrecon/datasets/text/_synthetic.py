@@ -19,7 +19,7 @@ class Grammar(NamedTuple):
     `private` probability one of the client's own of that kind; the next one's kind is drawn from row k.
 
     Attributes:
-        following: `[kind, kind]`, probabilities of the next kind.
+        following: The probabilities of the next kind of word given the kind before, `[kind, kind]`.
         shared: `[kind, word]`, probabilities of the shared words of a kind.
         private: Probability that a word is one of the client's own.
         own_words: Words of its own that a client has of each kind.
@@ -69,20 +69,20 @@ def synthetic(
     """Generates texts.
 
     Args:
-        num_clients: At least 1.
-        sentences: Of a client.
-        kinds: Of words, at least 2.
-        words: Shared words of each kind.
+        num_clients: The number of clients, at least 1.
+        sentences: The number of sentences of a client.
+        kinds: The number of kinds of words, at least 2.
+        words: The number of shared words of each kind.
         own_words: A client's own words of each kind: `~12.3` is client 12's word 3.
         private: Probability that a word is one of its writer's own, in [0, 1).
         length: Words of a sentence at most; each has from 4 words to this many.
-        seed: Decides everything.
+        seed: The seed of all draws.
 
     Returns:
         Clients `writer 0`, …, as `text.to_clients` makes them, and the truth.
 
     Raises:
-        ValueError: A parameter is out of its range.
+        ValueError: An argument is out of its range.
     """
     num_clients = whole_number("num_clients", num_clients, 1)
     sentences = whole_number("sentences", sentences, 1)

@@ -45,7 +45,7 @@ class Vocabulary:
     """The shared words, and what everything is numbered.
 
     Attributes:
-        words: Shared words, the most frequent first.
+        words: The shared words, the most frequent first.
         buckets: Local rows for all other words, at least 1.
         output_buckets: Ids for them, at least 1; None for as many.
 
@@ -144,9 +144,9 @@ class Vocabulary:
 
         Args:
             clients: Those to count over, the training clients: `text.prepare`'s, or some of them.
-            size: At most so many words.
-            buckets: For all other words.
-            output_buckets: Likewise.
+            size: The largest number of shared words.
+            buckets: The number of buckets that all other words share.
+            output_buckets: The number of output ids of the other words.
 
         Raises:
             DataError: A number is not whole, or out of its range.
@@ -165,7 +165,7 @@ class Vocabulary:
         """Texts as a model takes them.
 
         Args:
-            clients: `text.prepare`'s, with the field `token`.
+            clients: The clients that `text.prepare` returned, with the field `token`.
 
         Returns:
             The same clients with the fields, all int32 `[sentence, position]`: `word`, the row of the input
