@@ -7,6 +7,7 @@ from . import (
     evaluation,
     export,
     models,
+    privacy,
     sampling,
     serving,
     simulation,
@@ -33,7 +34,7 @@ from .core._mean import Mean
 from .core._model import Model, Table
 from .core._partition import is_local, partition
 from .data._clients import Clients
-from .data._sampling import Passes, Poisson, Uniform, Weighted
+from .data._sampling import Everyone, Passes, Poisson, Uniform, Weighted
 from .evaluation._evaluate import Evaluation, evaluate
 from .experiment.reporting.result import Result
 from .experiment.training.train import train
@@ -54,6 +55,7 @@ __all__ = [
     "ByTime",
     "Clients",
     "Evaluation",
+    "Everyone",
     "Examples",
     "Fraction",
     "HalfBatches",
@@ -92,6 +94,7 @@ __all__ = [
     "models",
     "optimizer",
     "partition",
+    "privacy",
     "sampling",
     "serving",
     "simulation",

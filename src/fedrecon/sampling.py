@@ -1,5 +1,5 @@
 """Sampling of cohorts: which clients take part in a round."""
 
-from fedrecon.data._sampling import AbstractSampling, Passes, Poisson, Sampling, Uniform, Weighted
+from fedrecon.data._sampling import AbstractSampling, Everyone, Passes, Poisson, Sampling, Uniform, Weighted
 
-__all__ = ["AbstractSampling", "Passes", "Poisson", "Sampling", "Uniform", "Weighted"]
+__all__ = ["AbstractSampling", "Everyone", "Passes", "Poisson", "Sampling", "Uniform", "Weighted"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROUNDS, MANY_ROUNDS = 8, 45
-SAME = ("arrays", "csv", "rounds", "metrics", "checkpoints", "hidden", "kept", "finished")
+SAME = ("arrays", "csv", "rounds", "metrics", "checkpoints", "hidden", "kept", "finished", "keys")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,39 @@ def test_clients_that_keep_something_survive_a_kill_at_every_file_operation(vict
     points = range(1 + part, whole["operations"] + 5, 8)
     for found in victim("operations", ROUNDS, *points, algorithm="fedalt"):
         check(found, whole)
+
+
+def test_private_run_releases_the_same_and_nothing_twice(victim, undisturbed):
+    """The same epsilon and the same bits after kills; every child asserts that it computes none again."""
+    whole = undisturbed(ROUNDS, "private")
+    assert whole["keys"] == []  # the key is gone when the run is finished
+    count = whole["operations"]
+    for found in victim("operations", ROUNDS, count // 4, count // 2, algorithm="private"):
+        assert found["killed"]
+        check(found, whole)
+    many = undisturbed(MANY_ROUNDS, "private")
+    found = victim("random", MANY_ROUNDS, 5, 2, algorithm="private")
+    assert any(each["killed"] for each in found)
+    for each in found:
+        check(each, many)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(8))
+def test_private_run_is_killed_at_every_file_operation(victim, undisturbed, part):
+    whole = undisturbed(ROUNDS, "private")
+    points = range(1 + part, whole["operations"] + 5, 8)
+    for found in victim("operations", ROUNDS, *points, algorithm="private"):
+        check(found, whole)
+
+
+@pytest.mark.slow
+def test_private_run_is_killed_at_many_random_moments(victim, undisturbed):
+    whole = undisturbed(MANY_ROUNDS, "private")
+    found = victim("random", MANY_ROUNDS, 6, 40, algorithm="private")
+    assert sum(each["killed"] for each in found) > 10
+    for each in found:
+        check(each, whole)
 
 
 def test_killed_at_random_moments(victim, undisturbed):

@@ -20,14 +20,19 @@ import numpy as np
 import orbax.checkpoint  # noqa: F401 - imported before the forks
 
 from fedrecon import Clients, Mean, Model, Solver, fedrecon, optimizer
+from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.algorithms._fedalt import fedalt
 from fedrecon.data._holdout import hold_out
+from fedrecon.data._sampling import Everyone, Uniform
 from fedrecon.experiment.reporting import plots  # noqa: F401 - likewise
+from fedrecon.experiment.storage import noise_keys
 from fedrecon.experiment.training.train import train
+from fedrecon.privacy._user_level import user_level_dp
 from fedrecon.simulation import _client_state_store as kept
 from fedrecon.simulation._simulation import Simulation
 
 EVERY = 3
+ROUNDS: list[int] = []
 OPERATIONS = (
     "open",
     "os.rename",
@@ -38,6 +43,15 @@ OPERATIONS = (
     "os.link",
     "shutil.rmtree",
 )
+
+
+def private(*parts):
+    """With noise from a key that is the same in all runs; what it adds must be the same, too."""
+    noise_keys.secrets.token_bytes = lambda count: b"7" * count
+    base = fedrecon(*parts, client_weight=uniform)
+    return user_level_dp(
+        base, clip=1.0, delta=1e-3, rounds=ROUNDS[0], sampling=Everyone(), num_clients=30, epsilon=4.0
+    )
 
 
 def clients(seed, count):
@@ -54,7 +68,8 @@ def algorithm(name):
     def predict(g, local, batch):
         return batch["x"] @ g["w"] + local
 
-    return {"fedrecon": fedrecon, "fedalt": fedalt}[name](
+    make = {"fedrecon": fedrecon, "fedalt": fedalt, "private": private}[name]
+    return make(
         Model(
             init_global=lambda key: {"w": jax.random.normal(key, (3,))},
             init_local=lambda g, key: jnp.zeros(()),
@@ -71,17 +86,19 @@ def algorithm(name):
 def run(out, rounds):
     seen = hold_out(clients(0, 30), {"validation": 0.2, "test": 0.2})
     kept._WORTH = 1  # logs are written anew as soon as most of them is outdated
+    ROUNDS[:] = [rounds]
+    secret = out.parent.name == "private"
     return train(
         algorithm(out.parent.name),
         seen.pop("train"),
         rounds,
-        clients_per_round=8,
+        sampling=Everyone() if secret else Uniform(8),
         evaluate=clients(1, 12),
         held_out=seen if out.parent.name == "fedalt" else None,
         test=clients(2, 12),
         evaluate_every=2,
         checkpoint_every=EVERY,
-        select="best",
+        select="final" if secret else "best",
         out=out,
     )
 
@@ -90,11 +107,17 @@ def child(out, rounds, kill_at, counted):
     """Runs the job, dead before file operation number `kill_at`; each round writes a byte to `counted`."""
     jax.config.update("jax_compilation_cache_dir", str(out.parent / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    original, operations, here = Simulation.rounds, 0, str(out)
+    os.environ["FEDRECON_KEYS"] = str(keys_of(out))
+    original, operations, here = Simulation.rounds, 0, (str(out), str(keys_of(out)))
+    # Of a private run, rounds whose parameters somebody may have seen the consequences of.
+    seen = (out / "metrics.csv").read_text().splitlines() if (out / "metrics.csv").exists() else []
+    private = out.parent.name == "private"
+    released = max([int(x.split(",")[0]) for x in seen if private and ",validation," in x], default=0)
 
     def watched(self, state, count):
         for done in original(self, state, count):
             os.write(counted, b".")
+            assert done.number > released, f"round {done.number} was released and is computed again"
             yield done
 
     def audit(event, arguments):
@@ -109,6 +132,10 @@ def child(out, rounds, kill_at, counted):
     run(out, rounds)
     os.write(counted, json.dumps({"operations": operations, **left(out)}).encode())
     os._exit(0)
+
+
+def keys_of(out):
+    return out.parent / f"keys of {out.name}"
 
 
 def forked(out, rounds, kill_at=0, kill_after=None):
@@ -156,17 +183,20 @@ def left(out):
         digest.update(f"{path.name} ".encode() + path.read_bytes())
     logs = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((out / "kept").glob("*"))}
     result = json.loads((out / "result.json").read_text())
-    metrics = json.dumps([result["validation"], result["test"], result["selected_round"]], sort_keys=True)
+    told = [result[name] for name in ("validation", "test", "selected_round")] + [result.get("privacy")]
+    metrics = json.dumps(told, sort_keys=True)
+    a_row = ",train,training,total,epsilon," if "privacy" in result else ",train,training,examples,loss,"
     hidden = [p.relative_to(out).as_posix() for p in out.rglob(".*") if p.name != ".lock"]
     return {
         "arrays": digest.hexdigest(),
         "csv": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
-        "rounds": [x.split(",")[0] for x in lines if ",train,training,examples,loss," in x],
+        "rounds": [x.split(",")[0] for x in lines if a_row in x],
         "metrics": hashlib.sha256(metrics.encode()).hexdigest(),
         "checkpoints": checkpoints.rounds(),
         "hidden": hidden,
         "kept": logs,
         "finished": result["finished"],
+        "keys": sorted(path.name for path in keys_of(out).glob("*")),
     }
 
 

@@ -45,6 +45,7 @@ MAY_IMPORT_BESIDES = {
     "_files": {"filelock"},  # locks of the operating system
     "data._cache": {"platformdirs"},  # where the platform keeps caches
 }
+MAY_IMPORT_IN_FUNCTIONS_BESIDES = {"privacy": {"dp_accounting", "jax_privacy"}}  # an extra
 IMPORTERS = {"import_module", "__import__"}
 STRANGERS = "datasets"  # its packages share a layer and a folder, nothing else
 
@@ -155,6 +156,8 @@ def _broken_outside_rule(one: Import, part: str) -> str | None:
         return None
     allowed = CORE_MAY_IMPORT_IN_FUNCTIONS if one.deferred else CORE_MAY_IMPORT
     allowed = allowed | MAY_IMPORT_BESIDES.get(one.importer, set())
+    if one.deferred:
+        allowed = allowed | MAY_IMPORT_IN_FUNCTIONS_BESIDES.get(part, set())
     return None if library in allowed else f"the core may not import {library} here"
 
 

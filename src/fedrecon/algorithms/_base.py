@@ -24,12 +24,14 @@ class ServerState(NamedTuple):
         opt_state: The state of the server's Optax optimiser.
         aggregator_state: The state of the aggregator; `()` for an aggregator without one.
         round: The number of rounds done, int32.
+        privacy: The state of the ledger of `fedrecon.privacy`; `()` without one.
     """
 
     global_params: Params
     opt_state: Any
     aggregator_state: Any
     round: Int[Array, ""]
+    privacy: Any = ()
 
 
 class Broadcast(NamedTuple):
@@ -196,6 +198,7 @@ class Algorithm:
             `fedrecon.core.tagged`.
         exchanges: What the rounds move over a network, for the count of bytes: `"parameters"`, down and up;
             `"nothing"`; or `"examples"`, which left the clients once before the first round.
+        privacy: The protection of the clients, as `fedrecon.privacy.user_level_dp` sets it; None for none.
     """
 
     model: Model
@@ -208,6 +211,7 @@ class Algorithm:
     name: str = "algorithm"
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     exchanges: Literal["parameters", "nothing", "examples"] = "parameters"
+    privacy: Any = None
 
     @functools.cached_property
     def programs(self) -> "OrderedDict[Any, Any]":

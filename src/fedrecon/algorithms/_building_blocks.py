@@ -172,7 +172,7 @@ def server(
         gradient = jax.tree.map(lambda g, x: g.astype(x.dtype), gradient, state.global_params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.global_params)
         params = optax.apply_updates(state.global_params, updates)
-        new = ServerState(params, opt_state, aggregator_state, state.round)
+        new = state._replace(global_params=params, opt_state=opt_state, aggregator_state=aggregator_state)
         some = update.delta.weight > 0
         client_state = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
         return client_state._replace(round=state.round + 1)

@@ -11,7 +11,7 @@ from jaxtyping import Int, Int64
 
 from fedrecon.core._tags import tagged
 from fedrecon.data._positions import client_positions
-from fedrecon.errors import DataError, store_whole_numbers
+from fedrecon.errors import DataError, plain, store_whole_numbers
 
 
 @runtime_checkable
@@ -116,32 +116,66 @@ class Uniform(AbstractSampling):
         _enough(self.clients_per_round, num_clients)
 
 
-@tagged("sampling/poisson")
+@tagged("sampling/everyone")
+@dataclass(frozen=True)
+class Everyone(AbstractSampling):
+    """All clients in every round."""
+
+    def indices(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int[np.ndarray, "row"]:
+        return np.arange(len(num_examples))
+
+    def most(self, num_clients: int) -> int:
+        return num_clients
+
+    def check(self, num_clients: int) -> None:
+        """All populations will do."""
+
+
+@tagged("sampling/poisson", later=("probability",))
 @dataclass(frozen=True)
 class Poisson(AbstractSampling):
-    """Every client independently with the same probability, as accounting for privacy assumes.
+    """Every client independently with the same probability. A cohort may be empty.
 
     Attributes:
-        clients_per_round: The expected number of clients of a cohort, at least 1.
+        clients_per_round: The expected number of clients of a cohort, at least 1: the probability is this
+            number over the number of clients.
+        probability: A fixed probability in place of `clients_per_round`, above 0 and at most 1. It does not
+            change with the number of clients, as accounting for privacy assumes.
     """
 
-    clients_per_round: int
+    clients_per_round: int | None = None
+    probability: float | None = None
 
     def __post_init__(self) -> None:
-        store_whole_numbers(self, 1, "clients_per_round")
+        if (self.clients_per_round is None) == (self.probability is None):
+            given = "neither" if self.probability is None else "both"
+            raise ValueError(f"either clients_per_round or probability must be given, got {given}")
+        store_whole_numbers(self, 1, "clients_per_round", optional=True)
+        if self.probability is not None and not 0 < self.probability <= 1:
+            raise ValueError(f"probability must be above 0 and at most 1, got {plain(self.probability)}")
 
     def indices(
         self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
     ) -> Int[np.ndarray, "row"]:
         generator, n = _generator(seed, round), len(num_examples)
         # The number first, then which: the same law, without a draw for each client of the population.
-        return generator.choice(n, generator.binomial(n, self.clients_per_round / n), replace=False)
+        return generator.choice(n, generator.binomial(n, self._share(n)), replace=False)
 
     def most(self, num_clients: int) -> int:
-        return min(num_clients, math.ceil(self.clients_per_round + 4 * math.sqrt(self.clients_per_round)))
+        expected = num_clients * self._share(num_clients)
+        return max(1, min(num_clients, math.ceil(expected + 4 * math.sqrt(expected))))
 
     def check(self, num_clients: int) -> None:
-        _enough(self.clients_per_round, num_clients)
+        if self.clients_per_round is not None:
+            _enough(self.clients_per_round, num_clients)
+
+    def _share(self, num_clients: int) -> float:
+        """The probability with which a client takes part in a round."""
+        if self.probability is not None:
+            return self.probability
+        return (self.clients_per_round or 0) / num_clients
 
 
 @tagged("sampling/weighted")

@@ -18,6 +18,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.data._sampling import AbstractSampling, Sampling, cohort_of
 from fedrecon.errors import whole_number
+from fedrecon.privacy._secret import Secret
 from fedrecon.simulation._batches import Batch, Layout
 from fedrecon.simulation._block_plan import Plan, plan_blocks
 from fedrecon.simulation._client_state_store import ClientStateStore
@@ -25,6 +26,7 @@ from fedrecon.simulation._client_step import View, first_state
 from fedrecon.simulation._cohort import cohort_update, one_pass
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
+from fedrecon.simulation._protection import Protection
 from fedrecon.simulation._round import Round, Sizes
 from fedrecon.simulation._validate_model import check_model
 
@@ -51,6 +53,7 @@ class Simulation:
         client_states_folder: Folder of the clients' states, where those of a run before are replaced; None
             for a temporary folder.
         devices: How many of each process's devices share the clients of a block; None for all.
+        secret: Of a private algorithm, from which its noise and cohorts are made; None for a new one.
     """
 
     def __init__(
@@ -64,12 +67,14 @@ class Simulation:
         clients_per_block: int | None = None,
         client_states_folder: str | PathLike[str] | None = None,
         devices: int | None = None,
+        secret: Secret | None = None,
     ):
         seed = whole_number("seed", seed)
         if clients_per_block is not None:
             clients_per_block = whole_number("clients_per_block", clients_per_block, 1)
         sampling.check(len(clients))
         self._devices = Devices.first(devices)
+        self._protection = Protection.of(algorithm, clients, sampling, self._devices.processes, secret)
         self.algorithm, self.clients, self.sampling, self.seed = algorithm, clients, sampling, seed
         shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
         self.client_states = ClientStateStore.of(
@@ -78,6 +83,8 @@ class Simulation:
         self._layout = Layout(algorithm.model, clients, shapes, (algorithm.hyperparameters.get("split"),))
         self._sizes = Sizes(shapes, self._layout.groups)
         self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
+        if algorithm.privacy is not None:  # rows would tell which a client has
+            self._sent = Sizes(shapes, ())
         large = heavy(shapes, algorithm.model.tables)
         if clients_per_block is None and large and jax.default_backend() == "cpu":
             # One after the other: XLA scatters into many large deltas side by side far more slowly there.
@@ -140,19 +147,24 @@ class Simulation:
         """
         count = whole_number("count", count, 0)
         first = int(state.round)
+        if self._protection is not None:
+            self._protection.check(first + count)
         if self.client_states is not None:
             self.client_states.rewind(first)
         state = self._devices.everywhere(state)
         for number in range(first, first + count):
-            cohort = cohort_of(self.sampling, number, self.clients.num_examples, self.seed)
+            cohort = self._cohort(number)
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
             total, metrics, own = None, [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
             after = None
-            for slots in passes:
+            for index, slots in enumerate(passes):
                 del after  # of the pass before: memory that this one may need
                 mine, batches = self._laid_out(slots, cohort, keys)
                 own += mine
+                if self._protection is not None and not index:
+                    # As late as can be, since it waits for the parameters of the round before.
+                    state = self._protection.armed(state, number, cohort, self.plan)
                 after, update, sums, client_states = self._devices.settled(self._pass(state, batches))
                 total = update if total is None else self._merge(total, update)
                 if self.client_states is not None:
@@ -173,7 +185,7 @@ class Simulation:
             repeats: How often it is measured; the shortest time counts.
         """
         number, total = int(state.round), 0.0
-        cohort = cohort_of(self.sampling, number, self.clients.num_examples, self.seed)
+        cohort = self._cohort(number)
         keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
         for slots in self.plan.passes(self.clients.num_examples[cohort]):
             batches = self._laid_out(slots, cohort, keys)[1]
@@ -184,6 +196,11 @@ class Simulation:
                 times.append(time.perf_counter() - start)
             total += min(times[1:])
         return total
+
+    def _cohort(self, number: int) -> Int[np.ndarray, "client"]:
+        """Positions of the clients of a round."""
+        seed = self.seed if self._protection is None else self._protection.secret.cohort_seed
+        return cohort_of(self.sampling, number, self.clients.num_examples, seed)
 
     def _laid_out(
         self,
@@ -206,7 +223,7 @@ class Simulation:
         self, cohort: Int[np.ndarray, "client"], own: Int[np.ndarray, "own_client"]
     ) -> dict[str, Any]:
         """How many rows of each group of tables a cohort touches, from the examples of this process's own."""
-        if self.algorithm.exchanges != "parameters":
+        if self.algorithm.exchanges != "parameters" or self._protection is not None:
             return {}
         groups, several = self._layout.groups, self._devices.processes > 1
         if not several or all(group.fields[0] in self._layout.positional for group in groups):

@@ -1,3 +1,4 @@
+from ._catalogue import Catalogue
 from ._dataset import arrange, load
 from ._interactions import each_once, interactions, leave_one_out, with_negatives, with_recency
 from ._movielens import Archive, download
@@ -8,6 +9,7 @@ from ._synthetic import Planted, ridge_rmse, synthetic
 
 __all__ = [
     "Archive",
+    "Catalogue",
     "Columns",
     "Planted",
     "Reading",

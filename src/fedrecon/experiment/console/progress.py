@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fedrecon._safe_text import terminal
 from fedrecon.evaluation._metric_names import shown_first
+from fedrecon.privacy._ledger import rounded_up
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +48,7 @@ class Progress:
 
         Args:
             number: The number of the round, from 1.
-            loss: Mean loss over the query examples of the round's cohort.
+            loss: Mean loss over the query examples of the round's cohort; NaN for a private algorithm.
         """
 
     def evaluated(self, report: EvaluationReport) -> None:
@@ -105,10 +106,7 @@ class Pace:
 def describe(report: EvaluationReport, pace: Pace) -> str:
     """One line about an evaluation: round, loss, the first two metrics of every set, speed and time left."""
     width = len(str(report.rounds))
-    parts = [
-        f"round {report.round:{width}d}/{report.rounds}",
-        f"loss {figure(report.training.get('loss', math.nan))}",
-    ]
+    parts = [f"round {report.round:{width}d}/{report.rounds}", progress_of(report.training)]
     if report.training.get("dropped", 0) > 0:
         parts.append(f"{report.training['dropped']:.1%} of the updates dropped")
     for name, evaluation in report.evaluations.items():
@@ -119,6 +117,13 @@ def describe(report: EvaluationReport, pace: Pace) -> str:
     if speed is not None and left is not None:
         parts += [pace_of(speed), f"{duration(left)} left"]
     return "  ".join(parts)
+
+
+def progress_of(training: Mapping[str, float]) -> str:
+    """The training loss; of a private algorithm, which shows no loss, epsilon so far."""
+    if "epsilon" in training:
+        return f"epsilon {rounded_up(training['epsilon'])}"
+    return f"loss {figure(training.get('loss', math.nan))}"
 
 
 def figure(value: float) -> str:
@@ -172,7 +177,7 @@ class Live(Progress):
         from rich.progress import Progress as Bar
 
         self._pace = Pace()
-        self._best, self._rounds = "", 0
+        self._best, self._epsilon, self._rounds = "", "", 0
         self._bar = Bar(
             TextColumn("rounds"),
             BarColumn(),
@@ -192,7 +197,7 @@ class Live(Progress):
 
     def round(self, number: int, loss: float) -> None:
         speed, left = self._pace.at(number, self._rounds)
-        numbers = [f"loss {figure(loss)}", self._best]
+        numbers = [self._epsilon or f"loss {figure(loss)}", self._best]
         if speed is not None and left is not None:
             numbers += [pace_of(speed), f"{duration(left)} left"]
         self._bar.update(self._task, completed=number, numbers=terminal("  ".join(x for x in numbers if x)))
@@ -201,6 +206,8 @@ class Live(Progress):
         for name, evaluation in list(report.evaluations.items())[:1]:
             metrics = evaluation.summary()["examples"]
             self._best = " ".join([name, *(f"{m} {figure(metrics[m])}" for m in shown_first(metrics)[:1])])
+        if "epsilon" in report.training:
+            self._epsilon = progress_of(report.training)
         self.note(describe(report, self._pace))
 
     def note(self, text: str) -> None:

@@ -9,6 +9,7 @@ from fedrecon.algorithms._base import Algorithm
 from fedrecon.evaluation._evaluate import Evaluation
 from fedrecon.evaluation._metric_names import shown_first
 from fedrecon.experiment.storage.metrics_log import Records, place
+from fedrecon.privacy._ledger import Ledger, rounded_up
 from fedrecon.simulation._client_state_store import ClientStateStore
 
 
@@ -41,6 +42,7 @@ class Result:
         raw_data: Bytes of the examples that left the clients before the first round; None where none did.
         client_states: The states of the training clients after `selected_round`, for `evaluate`; None for a
             stateless algorithm.
+        privacy: The ledger of what was released; None for an algorithm that is not private.
     """
 
     algorithm: Algorithm
@@ -63,6 +65,7 @@ class Result:
     raw_data: int | None = None
     selected_by: str = "final"
     client_states: ClientStateStore | None = None
+    privacy: Ledger | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -77,6 +80,8 @@ class Result:
         for name, evaluation in self.evaluations.items():
             metrics = evaluation.summary()["examples"]
             parts.append(f"{name} " + " ".join(f"{m}={metrics[m]:.4f}" for m in shown_first(metrics)[:2]))
+        if self.privacy is not None:
+            parts.append(f"epsilon={rounded_up(self.privacy.epsilon)}")
         return f"Result({', '.join(parts)})"
 
 

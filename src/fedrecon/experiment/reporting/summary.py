@@ -23,8 +23,10 @@ _COLUMNS = 6
 
 def result_values(result: Result) -> dict[str, Any]:
     """The content of `result.json`: final metrics by split, protocol and weighting, and the run's costs."""
+    private = {} if result.privacy is None else {"privacy": result.privacy.values()}
     return {
         **result.metrics,
+        **private,
         "rounds": result.rounds,
         "selected_round": result.selected_round,
         "selected_by": result.selected_by,
@@ -113,6 +115,11 @@ def summary_page(result: Result, title: str, figures: list[Path]) -> str:
         )
         lines += [markdown(table(values)), ""]
     lines += [f"- {text[0].upper()}{text[1:]}." for text in training_warnings(result.records)]
+    if result.privacy is not None:
+        lines.append(f"- Privacy of each client: {result.privacy}")
+        inputs = ", ".join(f"{name} from {source}" for name, source in result.privacy.public_inputs.items())
+        lines.append(f"- Public inputs: {inputs or 'none named'}")
+        lines.append(f"- Not covered: {'; '.join(result.privacy.not_covered)}")
     for name, text in result.notes.items():
         lines.append(f"- {safe_text.markdown(name)}: {safe_text.markdown(text)}")
     lines += [

@@ -123,6 +123,11 @@ class Records:
         if self.path is not None:
             write_atomically(self.path, ",".join(Row._fields) + "\n" + _text(self.rows))
 
+    def forget_evaluations(self, round: int) -> None:
+        """Removes the evaluations after a round, here and in the file."""
+        self.rows = [row for row in self.rows if row.round != round or row.protocol == TRAINING]
+        self.forget(round)
+
     def series(self, name: str, metric: str, weighting: str = "examples") -> dict[int, float]:
         """A metric by round.
 

@@ -31,6 +31,7 @@ from fedrecon.experiment.training.evaluation_rows import (
     mean_of,
     training_rows,
 )
+from fedrecon.experiment.training.run_ledger import EPSILON, RunLedger
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.vocabularies import DIGEST
 from fedrecon.simulation._block_plan import Plan, plan_evaluation
@@ -62,6 +63,7 @@ class TrainingLoop:
         callbacks: Called with each `Evaluated`.
         processes: The processes that run it together. The first of them alone has checkpoints.
         tuner: Who may change the plan on the way; None for nobody.
+        ledger: Counts the releases of a private algorithm; None for others.
     """
 
     def __init__(
@@ -75,8 +77,11 @@ class TrainingLoop:
         callbacks: Sequence[Callable[[Evaluated], Any]] = (),
         processes: ProcessGroup = ALONE,
         tuner: BlockPlanTuner | None = None,
+        ledger: RunLedger | None = None,
     ):
         self.tuner = tuner
+        self.ledger = ledger
+        self.last = spec.rounds if ledger is None else ledger.privacy.affordable
         self.processes = processes
         self.spec, self.simulation, self.records = spec, simulation, records
         self.checkpoints, self.stopwatch, self.progress, self.callbacks = (
@@ -125,6 +130,10 @@ class TrainingLoop:
             except DataError as error:
                 raise CheckpointError(str(error)) from None
         self.recomputed = self.records.restart(self.done)
+        if self.ledger is not None and self._evaluates(self.done) and self.done < self.last:
+            # A kill may have come between a release and its evaluation.
+            self.records.forget_evaluations(self.done)
+            self._evaluate(self.done, self.state)
         if self.tuner is not None:
             self.tuner.resume(self.done)
 
@@ -155,7 +164,7 @@ class TrainingLoop:
             self._ahead.start()
         try:
             with Interrupt(self.processes.pass_on) as interrupt:
-                for round in self.simulation.rounds(self.state, spec.rounds - self.done):
+                for round in self.simulation.rounds(self.state, self.last - self.done):
                     self._after(round)
                     if self.processes.stops(interrupt.asked, round.number):
                         self.interrupted = True
@@ -238,7 +247,7 @@ class TrainingLoop:
         )
 
     def _after(self, round: Round) -> None:
-        number, last = round.number, round.number == self.spec.rounds
+        number, last = round.number, round.number == self.last
         self._pending.append(round._replace(state=cast(Any, None)))
         if len(self._pending) > LAG:
             # No further ahead: every round in flight holds a state, and Ctrl-C would wait for all of them.
@@ -247,22 +256,29 @@ class TrainingLoop:
             jax.block_until_ready(round.state)
             self.stopwatch.first()
             self.begun.set()
-        evaluating = last or number % self.spec.evaluate_every == 0
+        evaluating = self._evaluates(number)
         saving = last or number % self.spec.checkpoint_every == 0
         if evaluating or saving:
             self._look(0)
         elif time.monotonic() - self._looked > LOOK_EVERY:
             self._look(LAG)
+        if self.ledger is not None and (evaluating or saving):
+            # What is released is on the disk before anyone can see it, so that it is never computed again.
+            self.done, self.state = number, round.state
+            self._save()
         report = self._evaluate(number, round.state) if evaluating else None
         self.evaluations = report.evaluations if report is not None else {}
         self.done, self.state = number, round.state
-        if saving:
+        if saving and self.ledger is None:
             self._save()
         if report is not None:
             for callback in self.callbacks:
                 callback(report)
         if self.tuner is not None and not last:
             self.tuner.after(number, round.state, self.stopwatch.compilation(), not self._ahead.is_alive())
+
+    def _evaluates(self, number: int) -> bool:
+        return number == self.last or (number > 0 and number % self.spec.evaluate_every == 0)
 
     def _look(self, leave: int) -> None:
         """Fetches the metrics of all but the last few rounds."""
@@ -274,7 +290,10 @@ class TrainingLoop:
             for name, (total, weight) in means.items():
                 before = self._since.get(name, (0.0, 0.0))
                 self._since[name] = (before[0] + total, before[1] + weight)
-            self.progress.round(round.number, mean_of(*means["loss"]))
+            if self.ledger is not None:
+                number = round.number
+                self.records.append(self.ledger.rows(number, costly=self._evaluates(number)))
+            self.progress.round(round.number, mean_of(*means["loss"]) if "loss" in means else math.nan)
         self.records.write()
         self._looked = time.monotonic()
 
@@ -298,6 +317,8 @@ class TrainingLoop:
                 self.best = Best(number, metric, value, state.global_params, mark)
         training = {name: mean_of(*mean) for name, mean in self._since.items()}
         self._since = {}
+        if self.ledger is not None:
+            training[EPSILON] = self.ledger.ledger(number).epsilon
         report = Evaluated(number, self.spec.rounds, state, training, evaluations, seconds)
         self.progress.evaluated(report)
         return report
@@ -307,6 +328,8 @@ class TrainingLoop:
         self.records.commit()
         if self.checkpoints is None or not self.done:
             return
+        if self.ledger is not None:
+            self.ledger.release(self.done)
         best = None if self.best is None else self.best.to_info()
         info = {"seconds": self.stopwatch.seconds(), "best": best, DIGEST: self.spec.vocabularies}
         client_states = self.simulation.client_states

@@ -96,6 +96,8 @@ def show(result: Result, screen: Console) -> None:
     screen.print(rich_table(summary.table(values)))
     for text in training_warnings(result.records):
         screen.print(f"Note: {text}.")
+    if result.privacy is not None:
+        screen.print(f"Privacy of each client: {result.privacy}")
     for name, text in result.notes.items():
         screen.print(f"{name}: {text}")
     seconds, sent = values["seconds"], values["bytes_per_client_and_round"]

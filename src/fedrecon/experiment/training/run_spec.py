@@ -21,7 +21,9 @@ from fedrecon.experiment.storage import fingerprint_format_1
 from fedrecon.experiment.storage.fingerprint import FORMAT
 from fedrecon.experiment.storage.fingerprint_parts import describe
 from fedrecon.experiment.storage.metrics_log import SEEN, STANDARD_EVAL
+from fedrecon.privacy._user_level import UserLevelDP
 
+START = "initial_global_params"
 # Characters of the name of a set of clients, which becomes a part of the names of files.
 LONGEST_NAME = 100
 
@@ -88,6 +90,8 @@ class RunSpec:
             raise ValueError(f"select must be {FORMS}, got {self.select!r}")
         if self.selects_best and not self.while_training():
             raise ValueError(f"select={self.select!r} needs clients to evaluate, got none")
+        if self.algorithm.privacy is not None:
+            self._check_privacy(self.algorithm.privacy)
         for name, clients in self.evaluated.items():
             if not len(clients):
                 raise ValueError(f"the clients to evaluate must be at least 1, got 0 in {name!r}")
@@ -102,6 +106,19 @@ class RunSpec:
         for name in self.held_out:
             if name not in ("validation", "test"):
                 raise ValueError(f"held-out examples must be called 'validation' or 'test', got {name!r}")
+
+    def _check_privacy(self, privacy: UserLevelDP) -> None:
+        privacy.check(sampling=self.sampling, rounds=self.rounds, num_clients=len(self.clients))
+        if self.select != "final":
+            raise ValueError(
+                f"select must be 'final' for a private algorithm, got {self.select!r}: the ledger does not "
+                f"cover the choice of a round by evaluations"
+            )
+        if self.initial_global_params is not None and START not in privacy.public_inputs:
+            raise ValueError(
+                f"public_inputs must name the source of {START!r} where a private algorithm starts from "
+                f"given parameters, got {sorted(privacy.public_inputs)}"
+            )
 
     @functools.cached_property
     def evaluated(self) -> dict[str, Clients]:

@@ -35,6 +35,7 @@ from fedrecon.experiment.storage.run_folder import RunFolder
 from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.loop import TrainingLoop
+from fedrecon.experiment.training.run_ledger import RunLedger
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._block_plan import Plan
 from fedrecon.simulation._client_state_store import ClientStateStore
@@ -199,6 +200,7 @@ def run(
         stack.callback(stopwatch.close)
         shown = stack.enter_context(progress or Progress())
         free = plan is None and spec.clients_per_block is None
+        ledger = RunLedger.of(spec, folder)
         simulation = Simulation(
             spec.algorithm,
             spec.clients,
@@ -207,6 +209,7 @@ def run(
             plan=saved_plan(folder, processes) or plan,
             client_states_folder=None if folder is None else folder.path / folders.CLIENT_STATES,
             clients_per_block=spec.clients_per_block,
+            secret=None if ledger is None else ledger.secret,
         )
         if folder is not None:
             _describe(folder, simulation.plan, spec)
@@ -220,6 +223,7 @@ def run(
             callbacks,
             processes,
             BlockPlanTuner(simulation, spec.rounds, folder, processes, free),
+            ledger,
         )
         if folder is not None:
             loading = Thread(target=_load_ahead, args=[loop.begun])
@@ -257,7 +261,10 @@ def run(
             notes=notes or {},
             raw_data=raw_bytes(spec.clients) if spec.algorithm.exchanges == "examples" else None,
             client_states=client_states,
+            privacy=None if ledger is None else ledger.ledger(loop.done),
         )
+        if ledger is not None and loop.done == loop.last:
+            ledger.finish()
         if folder is not None:
             for name, evaluation in evaluations.items():
                 summary.write_clients(folder.path / summary.clients_file(name), evaluation)
@@ -293,7 +300,7 @@ def _final_evaluations(
 def _complete(folder: RunFolder, loop: TrainingLoop) -> bool:
     """Whether the run was over before: then its report tells what it took, and stays."""
     saved = folder.read(folders.RESULT)
-    return loop.resumed_from == loop.spec.rounds and saved is not None and json.loads(saved)["finished"]
+    return loop.resumed_from == loop.last and saved is not None and json.loads(saved)["finished"]
 
 
 def _write_figures(

@@ -1,0 +1,122 @@
+"""The secret keys of private runs, and a record of what was released with each.
+
+A key lies in a file of its own, readable by its owner alone, outside the run folder: whoever has it can take
+the noise off what was released. It is removed when the run is finished.
+"""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from fedrecon._files import being_written, make_folder, rename, sync, sync_folder
+from fedrecon.errors import RunError
+from fedrecon.experiment.storage.run_folder import RunFolder
+from fedrecon.privacy._secret import SECRET_BYTES, Secret
+
+FOLDER_VARIABLE = "FEDRECON_KEYS"
+RELEASES = "releases.json"
+_SUFFIX = ".noise-key"
+
+
+class NoiseKeys:
+    """The keys of a run, one after the other: a new one takes the place of one that is lost.
+
+    The run folder's `releases.json` knows each by a name, the round after which it was made and the last
+    round that was released with it. Another key gives other noise: rounds that were released before and are
+    computed again with it are released twice.
+
+    Args:
+        folder: The run folder; None keeps nothing on the disk.
+        done: Rounds of the checkpoint from which the run goes on.
+        left: Whether there are rounds after it: without, no key is needed, and none is made.
+
+    Raises:
+        RunError: The record is not as it was written, or a key's file cannot be read or written.
+    """
+
+    def __init__(self, folder: RunFolder | None, done: int, left: bool = True):
+        self._folder = folder
+        self._keys: list[dict[str, Any]] = []
+        saved = None if folder is None else folder.read(RELEASES)
+        if saved is not None:
+            try:
+                entries = json.loads(saved)
+                self._keys = [
+                    {name: entry[name] for name in ("key", "after", "released")} for entry in entries
+                ]
+            except (ValueError, TypeError, KeyError):
+                raise RunError(f"{RELEASES}: must be the record of the run's releases as written") from None
+        held = self._read() if self._keys else None
+        self._secret = secrets.token_bytes(SECRET_BYTES) if held is None else held
+        if held is None and left:
+            self._add(done)
+
+    def secret(self, context: bytes) -> Secret:
+        """The present key, for noise that belongs to these inputs."""
+        return Secret(self._secret, context, max(0, len(self._keys) - 1))
+
+    def released(self, done: int) -> None:
+        """Writes down, before anyone can see it, that a round was released."""
+        if not self._keys:
+            return
+        self._keys[-1]["released"] = max(done, self._keys[-1]["released"])
+        self._write()
+
+    def repeated(self) -> int:
+        """Rounds that were released with a key that was lost, and then computed again with another."""
+        pairs = zip(self._keys, self._keys[1:], strict=False)
+        return sum(max(0, lost["released"] - new["after"]) for lost, new in pairs)
+
+    def remove(self) -> None:
+        """Removes the key, which nothing needs once the run is finished."""
+        path = self._path()
+        if path is not None and path.exists():
+            path.unlink()
+            sync_folder(path.parent)
+
+    def _add(self, done: int) -> None:
+        # A key with which nothing was released is not missed: a kill may have come before it was written.
+        if not self._keys or self._keys[-1]["released"] > self._keys[-1]["after"]:
+            self._keys.append({"key": secrets.token_hex(8), "after": done, "released": done})
+            self._write()
+        path = self._path()
+        if path is None:
+            return
+        temporary = being_written(path)
+        try:
+            make_folder(path.parent)
+            temporary.unlink(missing_ok=True)
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(self._secret)
+                sync(file)
+            rename(temporary, path)
+        except OSError as error:
+            raise RunError(
+                f"{path}: the noise key must be written beside the run folder, or in the folder that "
+                f"${FOLDER_VARIABLE} names: {error.strerror}"
+            ) from None
+
+    def _read(self) -> bytes | None:
+        path = self._path()
+        if path is None or not path.exists():
+            return None
+        try:
+            key = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{path}: the run's noise key cannot be read: {error.strerror}") from None
+        if len(key) != SECRET_BYTES:
+            raise RunError(f"{path}: a noise key must have {SECRET_BYTES} bytes, got {len(key)}")
+        return key
+
+    def _path(self) -> Path | None:
+        if self._folder is None or not self._keys:
+            return None
+        given = os.environ.get(FOLDER_VARIABLE)
+        folder = Path(given) if given else self._folder.path.absolute().parent
+        return folder / f"{self._keys[-1]['key']}{_SUFFIX}"
+
+    def _write(self) -> None:
+        if self._folder is not None:
+            self._folder.write_json(RELEASES, self._keys)

@@ -1,0 +1,67 @@
+"""The ledger of a private run: its secret, its releases, and epsilon so far."""
+
+import json
+
+from fedrecon.experiment.storage.checkpoint import Checkpoints
+from fedrecon.experiment.storage.metrics_log import TRAINING, Row
+from fedrecon.experiment.storage.noise_keys import NoiseKeys
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS, RunFolder
+from fedrecon.experiment.training.run_spec import RunSpec
+from fedrecon.privacy._ledger import Ledger
+from fedrecon.privacy._secret import Secret
+from fedrecon.privacy._user_level import UserLevelDP
+
+EPSILON = "epsilon"
+
+
+class RunLedger:
+    """Counts what a run releases.
+
+    Args:
+        privacy: What the guarantee rests on.
+        spec: The run.
+        folder: The run folder; None for a run that keeps nothing.
+
+    Raises:
+        RunError: As `NoiseKeys`.
+    """
+
+    def __init__(self, privacy: UserLevelDP, spec: RunSpec, folder: RunFolder | None):
+        self.privacy = privacy
+        done = 0 if folder is None else Checkpoints(folder.path / CHECKPOINTS).latest() or 0
+        self._keys = NoiseKeys(folder, done, left=done < privacy.affordable)
+        # Noise belongs to all that a run computes with; what differs is refused by the folder, too.
+        self._context = json.dumps(spec.fingerprint(), sort_keys=True).encode()
+
+    @staticmethod
+    def of(spec: RunSpec, folder: RunFolder | None) -> "RunLedger | None":
+        """The ledger of a run; None where its algorithm is not private."""
+        return None if spec.algorithm.privacy is None else RunLedger(spec.algorithm.privacy, spec, folder)
+
+    @property
+    def secret(self) -> Secret:
+        """From which noise and cohorts are made."""
+        return self._keys.secret(self._context)
+
+    def ledger(self, done: int) -> Ledger:
+        """The ledger after so many rounds."""
+        return self.privacy.ledger(done + self._keys.repeated())
+
+    def rows(self, done: int, costly: bool) -> list[Row]:
+        """Epsilon after a round as a row of the metrics.
+
+        Args:
+            done: Rounds done.
+            costly: Whether it is computed also where that takes more than a moment.
+        """
+        if not costly and self.privacy.accounting.accountant != "gaussian":
+            return []
+        return [Row(done, "train", TRAINING, "total", EPSILON, self.ledger(done).epsilon)]
+
+    def release(self, done: int) -> None:
+        """Writes down that a round is released, before anyone can see it."""
+        self._keys.released(done)
+
+    def finish(self) -> None:
+        """Removes the noise key: no round is left that needs it."""
+        self._keys.remove()

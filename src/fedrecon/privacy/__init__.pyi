@@ -1,0 +1,27 @@
+from ._accounting import Accounting, accounting, calibrate, poisson_rdp
+from ._clipping import Clipping
+from ._gaussian import gaussian_delta, gaussian_epsilon, gaussian_noise_multiplier
+from ._item_biases import ItemBiases, item_biases, item_parameters, private_item_sums
+from ._item_sums import item_sums
+from ._ledger import Ledger
+from ._user_level import PrivacyState, UserLevelDP, user_level_dp
+
+__all__ = [
+    "Accounting",
+    "Clipping",
+    "ItemBiases",
+    "Ledger",
+    "PrivacyState",
+    "UserLevelDP",
+    "accounting",
+    "calibrate",
+    "gaussian_delta",
+    "gaussian_epsilon",
+    "gaussian_noise_multiplier",
+    "item_biases",
+    "item_parameters",
+    "item_sums",
+    "poisson_rdp",
+    "private_item_sums",
+    "user_level_dp",
+]

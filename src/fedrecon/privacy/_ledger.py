@@ -1,0 +1,89 @@
+"""What was released of a run, and what it tells of one client."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from decimal import ROUND_UP, Context
+from typing import Any
+
+# What the guarantee says nothing about, for every run.
+NOT_COVERED = (
+    "evaluations on training clients, and what is chosen by them",
+    "evaluations of validation and test clients, whose numbers are of their own data",
+    "selecting the best of several rounds or runs by such evaluations",
+    "the size of a cohort and the bytes that it exchanges",
+    "a client's own recommendations, and what the client asks for because of them",
+    "a person with several devices, who counts as several clients",
+)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The privacy of what was released so far.
+
+    The releases are (epsilon, delta)-differentially private for each client: whoever sees them can hardly
+    tell whether they were made from these clients or from neighbouring ones.
+
+    Attributes:
+        epsilon: Of all releases together.
+        delta: Of all releases together.
+        unit: Whose data are protected: `"client"`, all examples of one client.
+        relation: Which sets of clients are neighbours, see `fedrecon.privacy.Accounting`.
+        observer: Against whom it holds: `"model"`, who sees the released parameters and not who took part;
+            `"server"`, who also knows who takes part.
+        mechanism: What protects the releases.
+        accountant: How epsilon is computed.
+        noise_multiplier: Standard deviation of the noise over the clipping bound.
+        sensitivity: The most by which neighbours' sums differ.
+        clip: The joint bound on the norm of a client's delta.
+        sampling: How cohorts are drawn.
+        releases: Noised sums so far.
+        public_inputs: What the parameters depend on beside the noised sums, and where each comes from.
+        not_covered: What the guarantee says nothing about.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    relation: str
+    observer: str
+    mechanism: str
+    accountant: str
+    noise_multiplier: float
+    sensitivity: float
+    clip: float
+    sampling: str
+    releases: int
+    public_inputs: Mapping[str, str]
+    not_covered: tuple[str, ...] = NOT_COVERED
+
+    def values(self) -> dict[str, Any]:
+        """The ledger as JSON values."""
+        return {
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+            "public_inputs": dict(self.public_inputs),
+            "not_covered": list(self.not_covered),
+        }
+
+    def __str__(self) -> str:
+        """The ledger in a sentence: what is promised, to whom, and against whom."""
+        seen = "the released parameters" if self.observer == "model" else "them and who takes part"
+        return (
+            f"epsilon {rounded_up(self.epsilon)} at delta {self.delta:g} for {_RELATIONS[self.relation]}, "
+            f"against whoever sees {seen}; {self.releases:,} releases with noise of "
+            f"{self.noise_multiplier:.4g} times the bound {self.clip:g}"
+        )
+
+
+_RELATIONS = {
+    "add_or_remove": "adding or removing one client",
+    "replace_one": "replacing one client",
+    "zero_out": "one client's contributions becoming 0",
+}
+
+
+def rounded_up(epsilon: float) -> str:
+    """An epsilon with four digits, so that it is never shown smaller than it is: `"3.999"`."""
+    if not math.isfinite(epsilon):
+        return str(epsilon)
+    return format(Context(prec=4, rounding=ROUND_UP).create_decimal(epsilon).normalize(), "f")

@@ -1,0 +1,305 @@
+"""User-level differential privacy for any algorithm whose clients send deltas."""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt32
+
+from fedrecon._kernels.rows import add
+from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
+from fedrecon.algorithms._building_blocks import uniform
+from fedrecon.core._examples import Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import leaves_of, path_of
+from fedrecon.core._tags import tagged
+from fedrecon.core._types import Params
+from fedrecon.data._sampling import Sampling
+from fedrecon.errors import of_kind, whole_number
+from fedrecon.privacy._accounting import Accounting, Observer, accounting, calibrate
+from fedrecon.privacy._clipping import Clipping
+from fedrecon.privacy._ledger import Ledger
+from fedrecon.privacy._noise import normals_like
+
+_KEY_WORDS = 8
+
+
+class PrivacyState(NamedTuple):
+    """What the server holds of the ledger.
+
+    Attributes:
+        releases: Noised sums so far.
+        noise_key: The next round's noise key; 0 after it was used, and whenever the state can be seen.
+    """
+
+    releases: Int[Array, ""]
+    noise_key: UInt32[Array, "8"]
+
+
+@tagged("privacy/user_level_dp")
+@dataclass(frozen=True)
+class UserLevelDP:
+    """What a private algorithm's guarantee rests on; the attribute `privacy` of what `user_level_dp` returns.
+
+    Attributes:
+        clipping: Bounds on the norm of a client's delta.
+        noise_multiplier: Standard deviation of the noise over the joint bound.
+        delta: Of the guarantee.
+        rounds: Planned; no more may be run.
+        sampling: How cohorts are drawn.
+        num_clients: Of the population.
+        observer: Against whom it holds.
+        budget: Epsilon at which training stops; None where the noise was calibrated for all planned rounds.
+        public_inputs: What else the parameters depend on, and where it comes from.
+    """
+
+    clipping: Clipping
+    noise_multiplier: float
+    delta: float
+    rounds: int
+    sampling: Sampling
+    num_clients: int
+    observer: Observer = "model"
+    budget: float | None = None
+    public_inputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @functools.cached_property
+    def accounting(self) -> Accounting:
+        """How its releases are accounted for."""
+        return accounting(self.sampling, self.num_clients, self.observer)
+
+    def epsilon(self, releases: int) -> float:
+        """Epsilon of so many releases."""
+        relative = self.noise_multiplier / self.accounting.sensitivity
+        return self.accounting.epsilon(relative, releases, self.delta)
+
+    @functools.cached_property
+    def affordable(self) -> int:
+        """Rounds that the budget pays for, at most the planned ones."""
+        if self.budget is None or self.epsilon(self.rounds) <= self.budget:
+            return self.rounds
+        low, high = 0, self.rounds
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.epsilon(middle) <= self.budget else (low, middle)
+        return low
+
+    def ledger(self, releases: int) -> Ledger:
+        """The ledger after so many releases."""
+        rule = self.accounting
+        return Ledger(
+            epsilon=self.epsilon(releases),
+            delta=self.delta,
+            unit="client",
+            relation=rule.relation,
+            observer=self.observer,
+            mechanism="sum of clipped deltas with Gaussian noise",
+            accountant=rule.accountant,
+            noise_multiplier=self.noise_multiplier,
+            sensitivity=rule.sensitivity * self.clipping.bound,
+            clip=self.clipping.bound,
+            sampling=repr(self.sampling),
+            releases=releases,
+            public_inputs=self.public_inputs,
+        )
+
+    def check(
+        self, *, sampling: Any = None, rounds: int | None = None, num_clients: int | None = None
+    ) -> None:
+        """Refuses a run that is not the one which the guarantee was computed for.
+
+        Raises:
+            ValueError: Naming what differs.
+        """
+        given = {"sampling": sampling, "rounds": rounds, "num_clients": num_clients}
+        for name, value in given.items():
+            planned = getattr(self, name)
+            if value is not None and value != planned:
+                raise ValueError(
+                    f"{name} must be what user_level_dp accounts for, {planned!r}, got {value!r}"
+                )
+
+    def armed(self, state: ServerState, noise_key: UInt32[np.ndarray, "8"]) -> ServerState:
+        """A state with the key of the next round's noise; without one, the round's parameters are NaN."""
+        return state._replace(privacy=state.privacy._replace(noise_key=jnp.asarray(noise_key)))
+
+    def noised(self, total: Params, noise_key: UInt32[Array, "8"]) -> Params:
+        """A sum of clipped deltas with noise on every entry of every leaf; NaN for a key of zeros."""
+        scale = jnp.where(jnp.any(noise_key != 0), self.noise_multiplier * self.clipping.bound, jnp.nan)
+        noise = normals_like(noise_key, 0, total)
+        return jax.tree.map(lambda x, z: x + (scale * z).astype(x.dtype), total, noise)
+
+
+def user_level_dp(
+    algorithm: Algorithm,
+    *,
+    clip: float | Mapping[str, float] | Clipping,
+    rounds: int,
+    sampling: Sampling,
+    num_clients: int,
+    delta: float | None = None,
+    epsilon: float | None = None,
+    noise_multiplier: float | None = None,
+    budget: float | None = None,
+    observer: str = "model",
+    public_inputs: Mapping[str, str] = MappingProxyType({}),
+) -> Algorithm:
+    """An algorithm whose released parameters are (epsilon, delta)-differentially private for each client.
+
+    A client's delta is clipped, and nothing else leaves it: no rows, no metrics, a weight that is the same
+    for all. The server adds Gaussian noise to every entry of the sum of the deltas and divides it by a public
+    number. What a client gets is computed on its own device from these parameters and its own examples, so
+    that nothing else that others see depends on them (joint differential privacy).
+
+    Noise needs a secret key that the experiment's seed does not determine: `Simulation` and `train` draw or
+    read one. Noise in single precision is not the ideal Gaussian noise of the proof (Mironov, 2012).
+
+    Args:
+        algorithm: What is protected; its clients must weigh the same.
+        clip: Bound on the Euclidean norm of a client's delta; or one for each group of leaves, by the path
+            of a leaf or of what leaves lie below. Several bounds are joint: their squares add up.
+        rounds: Planned.
+        sampling: How cohorts are drawn.
+        num_clients: Clients of the population, a public number.
+        delta: Of the guarantee, below 1 / `num_clients`.
+        epsilon: Calibrates the noise so that all planned rounds stay within it.
+        noise_multiplier: Standard deviation of the noise over the joint bound; in place of `epsilon`.
+        budget: With `noise_multiplier`: training stops before epsilon exceeds it.
+        observer: Against whom it holds: `"model"`, who sees the released parameters but not who took part;
+            `"server"`, who knows who takes part, so that sampling amplifies nothing.
+        public_inputs: What the parameters depend on beside the clients' deltas, such as the items, and the
+            public source that each comes from.
+
+    Returns:
+        The algorithm, whose `privacy` says what the guarantee rests on.
+
+    Raises:
+        TypeError: A global parameter does not hold floating-point numbers.
+        ValueError: A number is out of its range, or the algorithm or sampling cannot be accounted for.
+        ModuleNotFoundError: The accountant's package is not installed.
+
+    References:
+        McMahan, Ramage, Talwar and Zhang, Learning Differentially Private Recurrent Language Models, ICLR
+        2018; Kearns, Pai, Roth and Ullman, Mechanism Design in Large Games: Incentives and Privacy, ITCS
+        2014, for joint differential privacy.
+    """
+    of_kind(Algorithm, algorithm=algorithm)
+    if algorithm.privacy is not None:
+        raise ValueError(f"algorithm must not be private before, got one with {algorithm.privacy!r}")
+    if algorithm.exchanges != "parameters":
+        raise ValueError(
+            f"algorithm must be one whose clients send deltas, but {algorithm.name} exchanges "
+            f"{algorithm.exchanges}"
+        )
+    weight = algorithm.hyperparameters.get("client_weight", uniform)
+    if weight is not uniform:
+        raise ValueError(
+            f"client_weight must be uniform under differential privacy, got "
+            f"{getattr(weight, '__name__', weight)!r}: weights by examples tell how many a client has"
+        )
+    rounds = whole_number("rounds", rounds, 1)
+    num_clients = whole_number("num_clients", num_clients, 1)
+    _check_numbers(num_clients, delta, epsilon, noise_multiplier, budget)
+    if observer not in ("model", "server"):
+        raise ValueError(f"observer must be 'model' or 'server', got {observer!r}")
+    sampling.check(num_clients)
+    clipping = Clipping.of(clip)
+    public_inputs = MappingProxyType(dict(sorted(public_inputs.items())))
+    shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
+    clipping.check(shapes)
+    against = cast(Observer, observer)
+    rule = accounting(sampling, num_clients, against)
+    delta = float(delta or 0)
+    if noise_multiplier is None:
+        noise_multiplier = rule.sensitivity * calibrate(rule, float(epsilon or 0), delta, rounds)
+    privacy = UserLevelDP(
+        clipping, noise_multiplier, delta, rounds, sampling, num_clients, against, budget, public_inputs
+    )
+    if privacy.affordable < 1:
+        raise ValueError(
+            f"budget must pay for a round, but one with noise_multiplier {noise_multiplier:g} takes epsilon "
+            f"{privacy.epsilon(1):.4g}, got {budget!r}"
+        )
+    return _private(algorithm, privacy)
+
+
+def _private(algorithm: Algorithm, privacy: UserLevelDP) -> Algorithm:
+    def init(key: Any) -> ServerState:
+        zero = PrivacyState(jnp.zeros((), jnp.int32), jnp.zeros(_KEY_WORDS, jnp.uint32))
+        return algorithm.init(key)._replace(privacy=zero)
+
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
+        update, client_state = algorithm.client_update(broadcast, client_state, examples, key)
+        if jax.tree.leaves(update.statistics):
+            raise ValueError(
+                f"an Update's statistics must be empty under user_level_dp, which protects the delta alone, "
+                f"got {jax.tree.map(jnp.shape, update.statistics)}"
+            )
+        # A client without weight, since it has no query example or was dropped, adds 0 and counts as 1.
+        delta = dense(update.delta.value(), update.rows, broadcast.global_params)
+        return Update(Mean(privacy.clipping(delta), jnp.ones(())), {}, {}), client_state
+
+    def server_update(state: ServerState, update: Update) -> ServerState:
+        before = state.privacy
+        noised = privacy.noised(update.delta.total, before.noise_key)
+        divisor = jnp.asarray(privacy.accounting.divisor, jnp.float32)
+        new = algorithm.server_update(state, Update(Mean(noised, divisor), {}, {}))
+        used = PrivacyState(before.releases + 1, jnp.zeros_like(before.noise_key))
+        return new._replace(privacy=used)
+
+    return replace(
+        algorithm,
+        init=init,
+        client_update=client_update,
+        server_update=server_update,
+        privacy=privacy,
+        hyperparameters={**algorithm.hyperparameters, "privacy": privacy},
+    )
+
+
+def dense(delta: Params, rows: Mapping[str, Any], like: Params) -> Params:
+    """A client's delta with whole tables, in which rows of the same number are summed.
+
+    Args:
+        delta: Of a table that `rows` names, of these rows.
+        rows: Numbers of rows; those past the table's end are padding's.
+        like: The global parameters.
+    """
+    if not rows:
+        return delta
+    shapes = leaves_of(like)
+
+    def whole(path: Any, x: Array) -> Array:
+        name = path_of(path)
+        if name not in rows:
+            return x
+        zeros = jnp.zeros(shapes[name].shape, jnp.promote_types(x.dtype, jnp.float32))
+        return add(zeros, rows[name], x.astype(zeros.dtype))
+
+    return jax.tree_util.tree_map_with_path(whole, delta)
+
+
+def _check_numbers(num_clients: int, delta: Any, epsilon: Any, noise_multiplier: Any, budget: Any) -> None:
+    if delta is None:
+        raise ValueError("delta must be given, since epsilon alone promises nothing for Gaussian noise")
+    if not 0 < delta < 1 / num_clients:
+        raise ValueError(
+            f"delta must be above 0 and below 1 / num_clients = {1 / num_clients:.3g}, got {delta!r}: "
+            f"with more, publishing one client's data would be allowed"
+        )
+    if (epsilon is None) == (noise_multiplier is None):
+        both = "neither" if epsilon is None else "both"
+        raise ValueError(f"either epsilon or noise_multiplier must be given, got {both}")
+    if epsilon is not None and budget is not None:
+        raise ValueError("either epsilon or budget must be given, got both: epsilon is a budget already")
+    for name, value in (("epsilon", epsilon), ("noise_multiplier", noise_multiplier), ("budget", budget)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
