@@ -1,4 +1,4 @@
-"""The whole configuration of an experiment: read, checked, overridden and written."""
+"""The configuration of an experiment: reading, checking, overriding and writing it."""
 
 import functools
 import tomllib
@@ -27,11 +27,11 @@ DEFAULT = "default.toml"
 
 
 class Config(Section):
-    """An experiment. Its task decides what is in `data` and `model`."""
+    """The configuration of an experiment. Its task decides which settings are in `data` and `model`."""
 
     name: str = setting("experiment", "a name, for the run's folder and its figures", min_length=1)
     task: str = setting("synthetic_ratings", "the data and the model")
-    seed: int = setting(0, "of the split, of the sampling and of all draws", ge=0, lt=2**31)
+    seed: int = setting(0, "the seed of the split, of the sampling and of all draws", ge=0, lt=2**31)
     data: Any = None
     model: Any = None
     algorithm: AnyAlgorithmSettings = setting(FedReconSettings(), "the algorithm:")
@@ -53,14 +53,15 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
     """The configuration in a TOML file, with overrides.
 
     Args:
-        path: The file; None for the experiment that ships with the package.
-        overrides: Settings such as `"training.rounds=100"`; later ones win.
+        path: The file; None, the default, for the experiment that ships with the package.
+        overrides: Settings such as `"training.rounds=100"`, of which later ones win; none by default.
 
     Raises:
         SettingError: The file is missing or no TOML, or a setting is unknown or breaks a rule.
     """
     source, values = _read(path)
-    if isinstance(values.get("algorithm"), str):  # as `RunSpec.configuration` writes it
+    # `RunSpec.configuration` writes the algorithm of a run made in Python as text.
+    if isinstance(values.get("algorithm"), str):
         raise SettingError(
             f"{source}: is of a run made in Python, whose model and data only its program has: call "
             f"fedrecon.train with the same arguments to go on with it, fedrecon.Personalization to serve "
@@ -77,9 +78,9 @@ def override(config: Config, given: Mapping[str, Any], source: str = "--set") ->
     """The configuration with some settings changed. Another task starts from its own data and model settings.
 
     Args:
-        config: Before.
-        given: What changes, nested.
-        source: Where that comes from, for messages.
+        config: The configuration to change, which stays as it is.
+        given: The settings that change, as nested tables.
+        source: Where these come from, for messages; `"--set"` by default.
 
     Raises:
         SettingError: A setting is unknown or breaks a rule.
@@ -92,6 +93,10 @@ def override(config: Config, given: Mapping[str, Any], source: str = "--set") ->
 
 def resolve(values: Mapping[str, Any], source: str) -> Config:
     """The configuration with these values, every default filled in.
+
+    Args:
+        values: The settings as nested tables.
+        source: Where these come from, for messages.
 
     Raises:
         SettingError: A setting is unknown or breaks a rule.
@@ -135,5 +140,5 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _of_another_kind(value: Mapping[str, Any], below: Mapping[str, Any]) -> bool:
-    """Whether a table says that it is of another kind than one given before, whose settings it lacks."""
+    """Whether a table chooses another variant than one given before, so that it must replace that table."""
     return "kind" in value and "kind" in below and value["kind"] != below["kind"]

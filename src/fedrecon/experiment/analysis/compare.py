@@ -10,8 +10,9 @@ from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.comparability import comparable, warnings
-from fedrecon.experiment.analysis.comparison import Target, cost, differences, quality
+from fedrecon.experiment.analysis.comparison import cost, differences, quality
 from fedrecon.experiment.analysis.runs import Method, Run, columns, labels, methods, seed_folders
+from fedrecon.experiment.analysis.targets import Target
 from fedrecon.experiment.analysis.webpage import page
 from fedrecon.experiment.reporting import summary, tables
 from fedrecon.experiment.storage.metrics_log import TRAINING

@@ -1,4 +1,4 @@
-"""The command line: `fedrecon --help`."""
+"""The entry point of the command line: the table of commands, and the exit status of errors."""
 
 import io
 import os
@@ -20,8 +20,8 @@ Federated Reconstruction: partially local federated learning in JAX.
   fedrecon resume runs/movielens-20260101-120000    goes on after a kill or Ctrl-C
 """
 
-# Every command is the module of its name in `commands`, which is imported when the command is called, since
-# importing all of them would make `--help` slow. The texts are the lines of the overview.
+# Every command is the module of its name in `commands`, which is imported when the command is called: the
+# import of all of them would make `--help` slow. The texts are the lines of the overview.
 COMMANDS = {
     "run": "train and evaluate",
     "resume": "go on with a run that was killed or interrupted",
@@ -42,7 +42,7 @@ COMMANDS = {
 
 
 class _Commands(click.Group):
-    """The group of all commands, none of which is imported before it is called."""
+    """The group of all commands, each of which is imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -74,17 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-        arguments: The words behind `fedrecon`; by default those of the process.
+        arguments: The words behind `fedrecon`; None, the default, for those of the process.
 
     Returns:
-        0; 1 after an error; 2 if the command line or a setting is wrong; 130 after Ctrl-C.
+        The exit status: 0; 1 after an error; 2 if the command line or a setting is wrong; 130 after Ctrl-C.
     """
     invocation = Invocation(started=time.monotonic())
     _prepare_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands = group()
     try:
-        # Not by the group's own `main`, which has other words and statuses for errors and for Ctrl-C.
+        # The group's own `main` is not used, since it has other messages and statuses for errors and Ctrl-C.
         with commands.make_context("fedrecon", arguments or ["--help"], obj=invocation) as context:
             status: int | None = commands.invoke(context)
         _flush()
@@ -159,7 +159,7 @@ def _discard() -> None:
 
 
 def explain(error: Exception) -> str:
-    """An error in words for the user of the command line."""
+    """The message about an error for the user of the command line."""
     if isinstance(error, ValueError) and str(error):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -169,7 +169,7 @@ def explain(error: Exception) -> str:
 
 
 def _leave(invocation: Invocation, status: int, message: str) -> int:
-    """The exit status; a process that is one of several ends here, since it would wait for the others."""
+    """The exit status. One of several processes ends here, since a regular exit would wait for the others."""
     if invocation.distributed:
         from fedrecon.experiment.distributed.processes import leave
 

@@ -1,4 +1,4 @@
-"""What commands have in common: how their help reads, and the options that several of them take."""
+"""What commands share: the layout of their help pages, and the options that several of them take."""
 
 import inspect
 from collections.abc import Callable
@@ -14,12 +14,12 @@ Decorator = Callable[[Function], Function]
 
 @dataclass
 class Invocation:
-    """What a call of the command line knows beside the command's own parameters.
+    """A call of the command line, without the command's own parameters.
 
     Attributes:
-        started: When the process began, by `time.monotonic`, seconds.
-        traceback: Whether an error is shown with where it came from.
-        distributed: Whether this process is one of several of a run.
+        started: When the call began, in seconds of `time.monotonic`.
+        traceback: Whether errors are printed with their tracebacks; False by default.
+        distributed: Whether this process is one of several of a run; False by default.
     """
 
     started: float
@@ -31,11 +31,11 @@ pass_invocation = click.make_pass_decorator(Invocation)
 
 
 class Command(click.Command):
-    """A command whose help text is printed as it was written: its examples must keep their lines."""
+    """A command whose help text is printed as it was written, so that its examples keep their lines."""
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
-        self.params.append(_noted("traceback", "show where an error came from"))
+        self.params.append(_flag("traceback", "show where an error came from"))
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"\n{self.help}\n")
@@ -47,7 +47,7 @@ def command(function: Callable[..., Any]) -> Command:
 
 
 def experiment(required: bool = False) -> Decorator:
-    """The argument EXPERIMENT: a TOML file; without one, an experiment that is embedded."""
+    """The argument EXPERIMENT: a TOML file; by default the experiment that ships with the package."""
     return click.argument(
         "experiment", metavar="EXPERIMENT" if required else "[EXPERIMENT]", required=required
     )
@@ -59,12 +59,12 @@ def run_folder(function: Function) -> Function:
 
 
 def run_folders(function: Function) -> Function:
-    """The arguments RUN…: run folders, or folders of several seeds."""
+    """The arguments RUN…: run folders, or folders of several seeds, at least one."""
     return click.argument("runs", metavar="RUN...", nargs=-1, required=True)(function)
 
 
 def changes(function: Function) -> Function:
-    """`--set NAME=VALUE`, any number of times."""
+    """The option `--set NAME=VALUE`, any number of times."""
     return click.option(
         "--set",
         "overrides",
@@ -75,7 +75,7 @@ def changes(function: Function) -> Function:
 
 
 def targets(function: Function) -> Function:
-    """`--target METRIC=VALUE`, any number of times."""
+    """The option `--target METRIC=VALUE`, any number of times."""
     return click.option(
         "--target",
         multiple=True,
@@ -85,7 +85,7 @@ def targets(function: Function) -> Function:
 
 
 def distributed(function: Function) -> Function:
-    """`--distributed`: noted in the `Invocation`, since errors end such a process in another way."""
+    """The option `--distributed`, stored in the `Invocation` since errors end such a process differently."""
     text = "one of several processes: set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID"
     return click.option(
         "--distributed", is_flag=True, expose_value=False, callback=_note("distributed"), help=text
@@ -93,11 +93,12 @@ def distributed(function: Function) -> Function:
 
 
 def data(help: str, *, required: bool = False, metavar: str = "PATH") -> Decorator:
-    """`--data PATH`."""
+    """The option `--data PATH`, whose help text differs from command to command."""
     return click.option("--data", required=required, metavar=metavar, help=help)
 
 
-def _noted(name: str, help: str) -> click.Option:
+def _flag(name: str, help: str) -> click.Option:
+    """A flag that is stored in the `Invocation`, and not passed to the command."""
     return click.Option([f"--{name}"], is_flag=True, expose_value=False, callback=_note(name), help=help)
 
 

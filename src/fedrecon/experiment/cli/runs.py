@@ -1,4 +1,4 @@
-"""What commands on runs do first and last: configurations, folders, processes, training."""
+"""The steps that several commands on runs share: configurations, folders, processes, training."""
 
 import time
 from pathlib import Path
@@ -18,22 +18,22 @@ def begin(invocation: Invocation) -> ProcessGroup:
     """Prepares JAX for a command that computes.
 
     Returns:
-        The processes of the run: this one alone, or, with `--distributed`, all that have joined.
+        The processes of the run: this one alone, or with `--distributed` all that have joined.
     """
     use_compilation_cache()
     return join() if invocation.distributed else ALONE
 
 
 def train(config: Config, out: Path, invocation: Invocation) -> int:
-    """Trains, and shows the result.
+    """Trains, and prints the result.
 
     Args:
-        config: The experiment.
-        out: The run folder; a run that it holds goes on.
+        config: The configuration of the experiment.
+        out: The run folder; if it holds this run already, the run goes on.
         invocation: The call of the command line.
 
     Returns:
-        The exit status: 130 where the run was interrupted.
+        The exit status: 0, or 130 if the run was interrupted.
     """
     begin(invocation)
     from fedrecon.experiment.training.run_experiment import console, run_experiment, show
@@ -48,9 +48,9 @@ def with_options(config: Config, data: str | None, seed: int | None = None) -> C
     """A configuration with the settings that have an option of their own, which wins over `--set`.
 
     Args:
-        config: The experiment.
-        data: The option `--data`.
-        seed: The option `--seed`.
+        config: The configuration of the experiment.
+        data: The value of the option `--data`; None if it was not given.
+        seed: The value of the option `--seed`; None, the default, if it was not given.
 
     Raises:
         SettingError: The task reads no data, or the seed is out of its range; the message names the option.
@@ -66,9 +66,9 @@ def with_options(config: Config, data: str | None, seed: int | None = None) -> C
 
 
 def absolute(path: str | None, config: Config) -> str | None:
-    """A path of data that still holds when the run is resumed from another folder.
+    """A path of data as an absolute path, which still holds when the run is resumed from another folder.
 
-    What a task takes from an installed package has a name and no path, unless there is such a file.
+    The name of data that a task takes from an installed package stays as it is, unless there is such a file.
     """
     packaged = task_spec(config.task).packaged_data
     if path is None or (path in packaged and not Path(path).exists()):
@@ -80,11 +80,11 @@ def saved_config(run: str, data: str | None = None) -> Config:
     """The configuration of a run folder.
 
     Args:
-        run: The folder.
-        data: Where its data are now; None for where the run found them.
+        run: The path of the run folder.
+        data: The path of its data now; None, the default, for the path at which the run found them.
 
     Raises:
-        RunError: It is not the folder of a single run.
+        RunError: The folder is not that of a single run.
     """
     from fedrecon.experiment.analysis.runs import seed_folders
     from fedrecon.experiment.storage.run_folder import CONFIG
@@ -101,7 +101,7 @@ def saved_config(run: str, data: str | None = None) -> Config:
 
 
 def fresh_folder(parent: Path, name: str) -> Path:
-    """A folder in `parent` that does not exist yet, named by the experiment and the time."""
+    """The path of a folder in `parent` that does not exist yet, named after the experiment and the time."""
     base = parent / f"{file_name(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 100))]
     return next(path for path in candidates if not path.exists())

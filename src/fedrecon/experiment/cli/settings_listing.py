@@ -1,29 +1,30 @@
-"""All settings as a commented experiment file."""
+"""Prints all settings as an experiment file with comments."""
 
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from fedrecon.experiment.config import Config
-from fedrecon.experiment.settings.sections import Known, flat, known
+from fedrecon.experiment.settings.sections import SettingInfo, all_settings, flat
 from fedrecon.experiment.tasks._spec import task_names
 
 WIDTH = 110
 
 
 def listing(config: Config) -> str:
-    """TOML of a configuration: what each setting means, its value, and its default where that differs.
+    """The TOML of a configuration, with a comment on the meaning of each setting.
 
-    Settings of variants that are not chosen follow as comments.
+    A comment gives the default where the value differs from it. Settings of variants that are not chosen
+    follow as comments.
     """
     import tomli_w
 
     values = flat(config.model_dump())
     schema = type(config)
     lines, table = [f"# Tasks: {', '.join(task_names())}"], ""
-    described: dict[str, Known] = {}
-    others: list[Known] = []
-    for item in known(schema):
+    described: dict[str, SettingInfo] = {}
+    others: list[SettingInfo] = []
+    for item in all_settings(schema):
         described.setdefault(item.path, item)
         if item.path not in values:
             others.append(item)
@@ -40,12 +41,12 @@ def listing(config: Config) -> str:
         lines += ["", "# Settings of what is not chosen above:"]
         for item in others:
             only = f" ({item.only})" if item.only else ""
-            lines += _wrapped(f"{item.path}{only}: {item.description}; default {_shown(item.default)}")
+            lines += _wrap(f"{item.path}{only}: {item.description}; default {_shown(item.default)}")
     return "\n".join(lines) + "\n"
 
 
 def _order(path: str, values: Mapping[str, Any]) -> tuple[int, ...]:
-    """Keeps the order of the settings, but puts what is directly in a table before its subtables."""
+    """A sort key that keeps the order of the settings, but puts a table's own values before its subtables."""
     names = list(values)
     parent = path.rpartition(".")[0]
     first = next(i for i, name in enumerate(names) if name.rpartition(".")[0] == parent)
@@ -53,16 +54,16 @@ def _order(path: str, values: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _depth_first(parent: str, names: list[str]) -> int:
-    """Where the first setting in or below a table is."""
+    """The index of the first setting in or below a table."""
     return next((i for i, name in enumerate(names) if name.startswith(f"{parent}.")), 0)
 
 
-def _comment(item: Known, value: object) -> list[str]:
+def _comment(item: SettingInfo, value: object) -> list[str]:
     default = "" if value == item.default else f"; default {_shown(item.default)}"
-    return _wrapped(item.description + default)
+    return _wrap(item.description + default)
 
 
-def _wrapped(text: str) -> list[str]:
+def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="#   ")
 
 

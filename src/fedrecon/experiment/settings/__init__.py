@@ -1,1 +1,1 @@
-"""The sections of an experiment file, and what they build."""
+"""The sections of an experiment file, each of which builds the part that it describes."""

@@ -1,4 +1,4 @@
-"""What the settings of algorithms have in common: families of sections, and how their parts are built."""
+"""Families of algorithms' settings: the settings that several algorithms share, and how they are built."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,20 +17,26 @@ if TYPE_CHECKING:
     from fedrecon.data._clients import Clients
 
 ClientWeight = Literal["examples", "uniform"]
-_PARTS = ("part", "head", "body")  # paths of leaves; none for what the algorithm takes by itself
+# Settings that hold paths of leaves; an empty list leaves the choice to the algorithm.
+_PARTS = ("part", "head", "body")
 
 
 class AlgorithmSettings(Section):
-    """An algorithm's settings."""
+    """The settings of an algorithm."""
 
     name: str
 
     def prepare(self, task: Any, seed: int) -> Any:
-        """The task as this approach wants its data."""
+        """The task with its data in the form that the algorithm needs; by default the task itself.
+
+        Args:
+            task: The task, a `fedrecon.experiment.tasks.Task`.
+            seed: The seed of the experiment.
+        """
         return task
 
     def prepare_unseen(self, clients: "Clients") -> "Clients":
-        """Clients that were not trained on, likewise."""
+        """Clients that were not trained on, in the form that the algorithm needs; by default as they are."""
         return clients
 
     def build_for(self, task: Any) -> "Algorithm":
@@ -38,15 +44,15 @@ class AlgorithmSettings(Section):
         return self.build(task.model)
 
     def parts(self) -> dict[str, Any]:
-        """All but the model, each setting built.
+        """The arguments of the algorithm without the model, each built from its setting.
 
         Raises:
-            SettingError: A setting that only Optax knows is unknown to it.
+            SettingError: Optax does not know a name or an argument that a setting passes on to it.
         """
-        return {name: _built(name, value) for name, value in self if name != "name"}
+        return {name: _build(name, value) for name, value in self if name != "name"}
 
     def build(self, model: "Model") -> "Algorithm":
-        """The algorithm."""
+        """The algorithm for a model."""
         from fedrecon import algorithms
 
         algorithm: Algorithm = getattr(algorithms, self.name)(model, **self.parts())
@@ -54,7 +60,7 @@ class AlgorithmSettings(Section):
 
 
 class FederatedSettings(AlgorithmSettings):
-    """Clients train the global parameters."""
+    """Settings of algorithms whose clients train the global parameters."""
 
     client_weight: ClientWeight = setting(
         "examples", "weight of a client's delta: the examples that its update processed, or 1"
@@ -64,13 +70,13 @@ class FederatedSettings(AlgorithmSettings):
 
 
 class SplittingSettings(FederatedSettings):
-    """They split their examples into a support and a query set."""
+    """Settings of algorithms whose clients split their examples into a support and a query set."""
 
     split: SplitSettings = setting(AlternateBatchesSettings(), "support and query set in training:")
 
 
 class TuningSettings(FederatedSettings):
-    """Clients tune when they are served."""
+    """Settings of algorithms whose clients fine-tune a copy of the parameters when they are served."""
 
     part: list[str] = setting(
         [], "paths of the global leaves to tune, or of what they lie below; none for all"
@@ -79,7 +85,7 @@ class TuningSettings(FederatedSettings):
 
 
 class ReconstructingSettings(SplittingSettings):
-    """Clients reconstruct their local parameters."""
+    """Settings of algorithms whose clients reconstruct their local parameters."""
 
     joint: bool = setting(False, "whether the update phase also trains the local parameters")
     reconstruct: LocalSolverSettings = setting(
@@ -88,7 +94,7 @@ class ReconstructingSettings(SplittingSettings):
 
 
 class KeepingSettings(FederatedSettings):
-    """Clients keep their local parameters, and fit them alone."""
+    """Settings of stateful algorithms whose clients fit their local parameters before the global ones."""
 
     reconstruct: LocalSolverSettings = setting(
         SolverSettings(), "fits the local parameters, from what a client kept, the global ones frozen:"
@@ -96,13 +102,14 @@ class KeepingSettings(FederatedSettings):
 
 
 class KeepingTogetherSettings(KeepingSettings):
-    """Clients keep their local parameters, and fit them together with the global ones."""
+    """Settings of stateful algorithms whose clients fit local and global parameters together."""
 
     update: SolverSettings = setting(SolverSettings(), "fits global and local parameters:")
     local_rate: float = setting(1.0, "factor on the steps of the local parameters", gt=0, allow_inf_nan=False)
 
 
-def _built(name: str, value: Any) -> Any:
+def _build(name: str, value: Any) -> Any:
+    """The argument of an algorithm that a setting describes."""
     if name == "client_weight":
         return _client_weight(value)
     if name in _PARTS:

@@ -1,7 +1,7 @@
-"""Settings of the algorithms, and what is built from them.
+"""The settings of each algorithm.
 
-A new algorithm is a section whose settings are its arguments, listed in `AnyAlgorithmSettings`. Its name is
-that of its function, and of the function's module in `fedrecon.algorithms`.
+A new algorithm gets a section here whose settings are its arguments, listed in `AnyAlgorithmSettings`. The
+section's `name` is that of the algorithm's function in `fedrecon.algorithms`.
 """
 
 from dataclasses import replace
@@ -46,12 +46,12 @@ class FedAvgSettings(FederatedSettings):
 
 
 class FineTuningSettings(TuningSettings):
-    """Federated averaging; every client then tunes a copy of its own."""
+    """Federated averaging; every client is served by a fine-tuned copy of the global parameters."""
 
     name: Literal["finetuning"] = "finetuning"
 
     def build(self, model: "Model") -> "Algorithm":
-        """The algorithm."""
+        """The algorithm for a model."""
         from fedrecon.algorithms._fedavg import fedavg
         from fedrecon.algorithms._finetuning import finetuning
 
@@ -61,12 +61,12 @@ class FineTuningSettings(TuningSettings):
 
 
 class FineTunedFedReconSettings(TuningSettings, ReconstructingSettings):
-    """Federated Reconstruction; every client then tunes all parameters."""
+    """Federated Reconstruction; every client is served by fine-tuned copies of all parameters."""
 
     name: Literal["finetuned_fedrecon"] = "finetuned_fedrecon"
 
     def build(self, model: "Model") -> "Algorithm":
-        """The algorithm."""
+        """The algorithm for a model."""
         from fedrecon.algorithms._fedrecon import fedrecon
         from fedrecon.algorithms._finetuning import finetuning
 
@@ -99,7 +99,7 @@ class FirstOrderMAMLSettings(SplittingSettings):
 
 
 class ReptileSettings(AlgorithmSettings):
-    """Moves the global parameters towards those that clients tune."""
+    """Reptile: the global parameters move towards those that clients fine-tune."""
 
     name: Literal["reptile"] = "reptile"
     client_weight: ClientWeight = setting("uniform", "weight of a client's delta: its examples, or 1")
@@ -108,7 +108,7 @@ class ReptileSettings(AlgorithmSettings):
 
 
 class LocalOnlySettings(AlgorithmSettings):
-    """Every client fits all parameters on its own."""
+    """Every client fits all parameters on its own examples; nothing is shared."""
 
     name: Literal["local_only"] = "local_only"
     fit: SolverSettings = setting(
@@ -117,7 +117,7 @@ class LocalOnlySettings(AlgorithmSettings):
 
 
 class CentralizedSettings(AlgorithmSettings):
-    """Mini-batch training on the pooled data of all clients, which then are no longer private."""
+    """Mini-batch training on the pooled examples of all clients, which leave the clients for it."""
 
     name: Literal["centralized"] = "centralized"
     batch_size: int = setting(
@@ -129,7 +129,7 @@ class CentralizedSettings(AlgorithmSettings):
     server_optimizer: OptimizerSettings = OptimizerSettings(name="adam", learning_rate=0.001)
 
     def prepare(self, task: Any, seed: int) -> Any:
-        """Mini-batches that mix the clients' examples."""
+        """The task with mini-batches that mix the clients' examples in place of its training clients."""
         from fedrecon.data._pooling import in_batches, numbered
 
         def unseen(clients: "Clients | None") -> "Clients | None":
@@ -145,13 +145,13 @@ class CentralizedSettings(AlgorithmSettings):
         )
 
     def prepare_unseen(self, clients: "Clients") -> "Clients":
-        """Clients without a row on the server."""
+        """The clients, marked as having no row of local parameters on the server."""
         from fedrecon.data._pooling import numbered
 
         return numbered(clients, seen=False)
 
     def build_for(self, task: Any) -> "Algorithm":
-        """The algorithm, which has a row for each of the task's clients."""
+        """The algorithm, with a row of local parameters on the server for each of the task's clients."""
         from fedrecon.algorithms._centralized import centralized
 
         parts = self.parts()
@@ -160,40 +160,40 @@ class CentralizedSettings(AlgorithmSettings):
 
 
 class FedAltSettings(KeepingSettings):
-    """Clients keep their local parameters; they fit these and then the global ones."""
+    """FedAlt: clients keep their local parameters; they fit these first, and then the global ones."""
 
     name: Literal["fedalt"] = "fedalt"
 
 
 class FedSimSettings(KeepingTogetherSettings):
-    """Clients keep their local parameters, and fit them together with the global ones."""
+    """FedSim: clients keep their local parameters, and fit them together with the global ones."""
 
     name: Literal["fedsim"] = "fedsim"
 
 
 class FedPerSettings(KeepingTogetherSettings):
-    """FedSim whose head is local."""
+    """FedPer: FedSim whose head is local."""
 
     name: Literal["fedper"] = "fedper"
     head: list[str] = setting([], _LOCAL)
 
 
 class FedRepSettings(KeepingSettings):
-    """FedAlt whose head is local."""
+    """FedRep: FedAlt whose head is local."""
 
     name: Literal["fedrep"] = "fedrep"
     head: list[str] = setting([], _LOCAL)
 
 
 class LGFedAvgSettings(KeepingTogetherSettings):
-    """FedSim whose body is local."""
+    """LG-FedAvg: FedSim whose body is local."""
 
     name: Literal["lg_fedavg"] = "lg_fedavg"
     body: list[str] = setting([], _LOCAL)
 
 
 class DittoSettings(FederatedSettings):
-    """Federated averaging; every client keeps a model of its own that stays near the shared one."""
+    """Ditto: federated averaging; every client keeps a model of its own that stays near the shared one."""
 
     name: Literal["ditto"] = "ditto"
     strength: float = setting(1.0, "how much a client's own model is drawn to the shared one", ge=0)
@@ -201,7 +201,7 @@ class DittoSettings(FederatedSettings):
 
 
 class PFedMeSettings(FederatedSettings):
-    """The global parameters descend the Moreau envelopes of the clients' losses."""
+    """pFedMe: the global parameters descend the Moreau envelopes of the clients' losses."""
 
     name: Literal["pfedme"] = "pfedme"
     client_weight: ClientWeight = setting("uniform", "weight of a client's delta: its examples, or 1")

@@ -1,4 +1,4 @@
-"""Optional packages, by the extra that installs them."""
+"""The check that an optional package is installed."""
 
 from importlib.util import find_spec
 
@@ -6,15 +6,15 @@ from fedrecon.experiment.settings.sections import SettingError
 
 
 def require(package: str, extra: str, what: str) -> None:
-    """Refuses what needs a package that is not installed.
+    """Refuses to go on if an optional package is not installed.
 
     Args:
-        package: As it is imported.
-        extra: Of this project, which installs it.
-        what: Needs it.
+        package: The name under which the package is imported.
+        extra: The extra of this project that installs the package.
+        what: What needs the package, as the start of the message.
 
     Raises:
-        SettingError: It is not installed; the message names the extra.
+        SettingError: The package is not installed; the message names the extra.
     """
     if find_spec(package) is None:
         raise SettingError(

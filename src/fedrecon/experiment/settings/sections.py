@@ -1,4 +1,4 @@
-"""Settings in sections: defaults, variants, overrides, and errors that name the setting."""
+"""The machinery of settings: sections, defaults, variants, overrides, and errors that name the setting."""
 
 import difflib
 import tomllib
@@ -20,21 +20,26 @@ class Section(BaseModel):
 
 
 def setting(default: Any, description: str, **rules: Any) -> Any:
-    """A setting with its default, what it means, and rules such as `gt=0`; a default of `...` means required.
+    """A setting of a section.
 
-    A mutable default may be shared: sections are frozen.
+    Args:
+        default: The default; `...` if the setting must be given. A mutable default may be shared, since
+            sections are frozen.
+        description: The meaning of the setting, as `fedrecon settings` prints it.
+        **rules: Rules for the value that pydantic's `Field` knows, such as `gt=0`.
     """
     return Field(default, description=description, **rules)
 
 
-class Known(NamedTuple):
-    """A setting that exists.
+class SettingInfo(NamedTuple):
+    """What a schema tells about a setting.
 
     Attributes:
-        path: Dotted, for instance `"training.rounds"`.
-        default: What it is when not given; None if it must be given.
-        description: What it means.
-        only: The variant it belongs to, for instance `"algorithm.name = maml"`; `""` if it always exists.
+        path: The dotted name of the setting, for instance `"training.rounds"`.
+        default: The default of the setting; None if it must be given.
+        description: The meaning of the setting.
+        only: The choice under which alone the setting exists, for instance `"algorithm.name = maml"`; `""` if
+            it always exists.
     """
 
     path: str
@@ -44,9 +49,15 @@ class Known(NamedTuple):
 
 
 def variants(section: type[Section], name: str) -> tuple[str, dict[str, type[Section]]]:
-    """Which setting chooses the class of the subsection `name`, and the classes by its value.
+    """The classes that a subsection may have.
 
-    `("", {})` for what is no section; `("", {"": cls})` for a section of a single class.
+    Args:
+        section: The section that has the subsection.
+        name: The name of the subsection.
+
+    Returns:
+        The name of the setting in the subsection that chooses the class, and the classes by the value of that
+        setting. `("", {})` if `name` is a setting and no subsection; `("", {"": cls})` if there is one class.
     """
     field = section.model_fields[name]
     classes = [c for c in get_args(field.annotation) or (field.annotation,) if _is_section(c)]
@@ -58,27 +69,42 @@ def variants(section: type[Section], name: str) -> tuple[str, dict[str, type[Sec
     return tag, {cls.model_fields[tag].default: cls for cls in classes}
 
 
-def known(section: type[Section], prefix: str = "", only: str = "") -> Iterator[Known]:
-    """Every setting of a section and of all variants of its subsections."""
+def all_settings(section: type[Section], prefix: str = "", only: str = "") -> Iterator[SettingInfo]:
+    """Every setting of a section and of all variants of its subsections.
+
+    Args:
+        section: The class of the section.
+        prefix: The dotted name of the section with a dot behind it; `""`, the default, for the whole schema.
+        only: The choice under which alone the section exists; `""`, the default, if it always does.
+    """
     for name, field in section.model_fields.items():
         path = prefix + name
         tag, classes = variants(section, name)
         if not classes:
             default = None if field.default is PydanticUndefined else field.default
-            yield Known(path, default, field.description or "", only)
+            yield SettingInfo(path, default, field.description or "", only)
             continue
         if tag:
             names = " | ".join(f'"{value}"' for value in classes)
-            yield Known(f"{path}.{tag}", getattr(field.default, tag), f"{field.description} {names}", only)
+            text = f"{field.description} {names}"
+            yield SettingInfo(f"{path}.{tag}", getattr(field.default, tag), text, only)
         for value, cls in classes.items():
             here = f"{path}.{tag} = {value}" if tag and len(classes) > 1 else ""
-            for item in known(cls, path + ".", ", ".join(x for x in (only, here) if x)):
+            for item in all_settings(cls, path + ".", ", ".join(x for x in (only, here) if x)):
                 if item.path != f"{path}.{tag}":
                     yield item
 
 
 def overlay(section: type[Section], base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the settings of `top`; another variant, chosen in `top`, starts from its own defaults."""
+    """Nested tables of settings with some of them replaced.
+
+    Where `top` chooses another variant of a subsection, that subsection starts from the variant's defaults.
+
+    Args:
+        section: The class of the section that the tables describe.
+        base: All settings as nested tables.
+        top: The settings that replace those of `base`.
+    """
     result = dict(base)
     for name, value in top.items():
         if name not in section.model_fields or not isinstance(value, Mapping):
@@ -112,7 +138,7 @@ def defaults(section: type[Section]) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """`"a.b=0.5"` as `{"a": {"b": 0.5}}`. The value is TOML; what is not TOML is a string.
+    """The text `"a.b=0.5"` as `{"a": {"b": 0.5}}`. A value that is not TOML is taken as a string.
 
     Raises:
         SettingError: There is no `=`, or no name before it.
@@ -148,7 +174,7 @@ def validate(section: type[Section], values: Mapping[str, Any], source: str) -> 
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one table with dotted names."""
+    """Nested tables as one table with dotted names, each of which gets `prefix` before it."""
     result = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -159,7 +185,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nearest(path: str, candidates: Sequence[str]) -> str:
-    """The candidate that looks most like `path`, of which the last part counts as much as the whole."""
+    """The candidate that looks most like `path`; likeness of the last part counts as much as of the whole."""
 
     def likeness(candidate: str) -> float:
         whole = difflib.SequenceMatcher(None, path, candidate).ratio()
@@ -170,16 +196,17 @@ def nearest(path: str, candidates: Sequence[str]) -> str:
 
 
 def unknown(section: type[Section], path: str) -> str:
-    """What to say about a setting that does not exist."""
-    names = list(dict.fromkeys(item.path for item in known(section)))
+    """The message about a setting that does not exist, or not under the present choices."""
+    names = list(dict.fromkeys(item.path for item in all_settings(section)))
     if path in names:
-        item = next(item for item in known(section) if item.path == path)
+        item = next(item for item in all_settings(section) if item.path == path)
         return f"setting {path} exists only with {item.only}"
     return f"there is no setting {path}; the nearest one is {nearest(path, names)}"
 
 
 def _explain(section: type[Section], values: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> str:
-    names = {item.path for item in known(section)}
+    """The message about the first error that pydantic found."""
+    names = {item.path for item in all_settings(section)}
     error = errors[0]
     path = _path(values, error["loc"], names)
     if error["type"] == "extra_forbidden":
@@ -197,7 +224,7 @@ def _explain(section: type[Section], values: Mapping[str, Any], errors: Sequence
         return f"{path}.{tag} must be one of {expected}, got {value!r}"
     if error["type"] == "value_error":
         return f"{path}: {error['ctx']['error']}" if path else str(error["ctx"]["error"])
-    # What may be one thing or another has an error for each.
+    # A setting of a union type has an error for each of the types.
     same = [e["msg"] for e in errors if _path(values, e["loc"], names) == path]
     rule = " or ".join(message.removeprefix("Input should be ") for message in dict.fromkeys(same))
     return f"{path} must be {rule}, got {error['input']!r}"

@@ -1,4 +1,4 @@
-"""Settings of optimisers and stages, and what is built from them."""
+"""Settings of optimisers and local solvers, and what is built from them."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from fedrecon.experiment.settings.sections import Section, SettingError, nearest
 
 BatchSize = Annotated[int, Field(ge=1)] | Literal["all"]
 Limit = Annotated[int, Field(ge=1)] | Literal["none"]
-# Functions of Optax that are named like schedules and are none, or that take a list of schedules.
+# Functions of Optax that have names like schedules but are none, or that take a list of schedules.
 _NO_SCHEDULES = ("add_decayed_weights", "constant_schedule", "join_schedules", "scale_by_schedule")
 
 
@@ -26,7 +26,15 @@ class ScheduleSettings(Section):
     )
 
     def build(self, peak: float, path: str) -> Any:
-        """The schedule that starts from, or warms up to, `peak`; None if constant."""
+        """The schedule; None if it is constant.
+
+        Args:
+            peak: The learning rate that the schedule starts from, or warms up to.
+            path: The dotted name of this section, for messages.
+
+        Raises:
+            SettingError: Optax has no such schedule, or the schedule no such argument.
+        """
         if self.name == "constant" and not self.__pydantic_extra__:
             return None
         import optax
@@ -34,16 +42,17 @@ class ScheduleSettings(Section):
         from fedrecon.solvers._optimizers import schedule
 
         functions = [n for n in dir(optax) if n.endswith(("_schedule", "_decay")) and n not in _NO_SCHEDULES]
-        known = {n.removesuffix("_schedule"): n for n in functions}
-        name = known.get(self.name.removesuffix("_schedule"))
+        schedules = {n.removesuffix("_schedule"): n for n in functions}
+        name = schedules.get(self.name.removesuffix("_schedule"))
         if name is None:
-            near = nearest(self.name, ["constant", *known])
+            near = nearest(self.name, ["constant", *schedules])
             what = f"{self.name!r} is no schedule of Optax; the nearest one is {near!r}"
             raise SettingError(f"{path}.name: {what}")
         given = dict(self.__pydantic_extra__ or {})
         takes = _check_arguments(getattr(optax, name), given, path)
         start = {"init_value": 0.0, "peak_value": peak} if "peak_value" in takes else {"init_value": peak}
-        return _made(path, schedule, name, {**{k: v for k, v in start.items() if k in takes}, **given})
+        arguments = {**{k: v for k, v in start.items() if k in takes}, **given}
+        return _make(path, schedule, name, arguments)
 
 
 class OptimizerSettings(Section):
@@ -59,22 +68,26 @@ class OptimizerSettings(Section):
     schedule: ScheduleSettings = ScheduleSettings()
 
     def build(self, path: str, *, scheduled: bool) -> Any:
-        """The optimiser, whose learning rate follows the schedule if `scheduled`, and else is constant.
+        """The optimiser.
+
+        Args:
+            path: The dotted name of this section, for messages.
+            scheduled: Whether the learning rate follows the schedule; else it is constant.
 
         Raises:
-            SettingError: Optax has no such optimiser, or it has no such hyperparameter.
+            SettingError: Optax has no such optimiser, or the optimiser no such hyperparameter.
         """
         import optax
 
         from fedrecon.solvers._optimizers import OWN, optimizer
 
         given = dict(self.__pydantic_extra__ or {})
-        made = OWN.get(self.name) or getattr(optax, self.name, None)
-        if made is not None:
-            _check_arguments(made, given, path)
+        function = OWN.get(self.name) or getattr(optax, self.name, None)
+        if function is not None:
+            _check_arguments(function, given, path)
         rate = self.schedule.build(self.learning_rate, f"{path}.schedule") if scheduled else None
         given = {"learning_rate": self.learning_rate if rate is None else rate, **given}
-        return _made(path, optimizer, self.name, given)
+        return _make(path, optimizer, self.name, given)
 
 
 class SolverSettings(Section):
@@ -90,7 +103,7 @@ class SolverSettings(Section):
     )
     growing_epochs: bool = setting(False, "whether round r makes only min(r, epochs) passes")
     one_by_one: bool = setting(
-        False, "whether clients of a block take the stage in turn: faster where they change large matrices"
+        False, "whether clients of a block are solved in turn: faster where they change large matrices"
     )
     optimizer: OptimizerSettings = OptimizerSettings()
 
@@ -98,7 +111,8 @@ class SolverSettings(Section):
         from fedrecon.solvers._gradient import Solver
 
         rate = self.optimizer.learning_rate
-        # A schedule of a stage is over rounds, while its optimiser starts afresh in each: so it is a factor.
+        # The schedule is over rounds, but the optimiser of a solver starts afresh in each round and cannot
+        # count them. So the solver gets the schedule as a factor on its steps.
         rates = self.optimizer.schedule.build(rate, f"{path}.optimizer.schedule")
         return Solver(
             self.optimizer.build(f"{path}.optimizer", scheduled=False),
@@ -132,7 +146,7 @@ LocalSolverSettings = Annotated[SolverSettings | NewtonSettings, Field(discrimin
 @tagged("schedule/relative")
 @dataclass(frozen=True, eq=False, repr=False)
 class Relative:
-    """A schedule as a factor of the learning rate it starts from."""
+    """A schedule divided by the learning rate that it starts from, as a function of the round."""
 
     rates: Any
     rate: float
@@ -153,7 +167,7 @@ def _check_arguments(function: Any, given: dict[str, Any], path: str) -> Mapping
     return takes
 
 
-def _made(path: str, make: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
+def _make(path: str, make: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
     try:
         return make(name, **arguments)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Settings of the split of a client's examples into support and query set."""
+"""Settings of the splits of a client's examples into support and query set."""
 
 from typing import Annotated, Any, Literal
 
@@ -82,7 +82,7 @@ class ByTimeSettings(Section):
 
 
 class NoSplitSettings(Section):
-    """The same examples reconstruct and update."""
+    """No split: all examples are support as well as query."""
 
     name: Literal["none"] = "none"
 

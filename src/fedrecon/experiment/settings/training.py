@@ -1,4 +1,4 @@
-"""Settings of the rounds and of their evaluations."""
+"""Settings of the training rounds and of the evaluations."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from fedrecon.experiment.settings.splits import AlternateBatchesSettings, SplitS
 
 
 class TrainingSettings(Section):
-    """The rounds."""
+    """The rounds of training: their number, their cohorts, and their checkpoints."""
 
     rounds: int = setting(500, "rounds", ge=1)
     clients_per_round: int = setting(100, "clients in a cohort; in expectation, under poisson sampling", ge=1)
@@ -22,7 +22,7 @@ class TrainingSettings(Section):
         50, "rounds between checkpoints: what a resume computes again at most", ge=1
     )
     clients_per_block: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
-        "auto", 'clients side by side in training; "auto" is right for small models'
+        "auto", 'vectorised clients in training; "auto" is right for small models'
     )
     initial_global_params: str = setting(
         "", 'a run folder or an .npz file with an array per leaf to start from; "" for the model\'s own start'
@@ -36,7 +36,7 @@ def _selection(select: str) -> str:
 
 
 class EvaluationSettings(Section):
-    """ReconEval on unseen clients."""
+    """The evaluation of unseen clients (ReconEval), and the choice of the parameters for the test clients."""
 
     every: int = setting(50, "rounds between evaluations of the validation clients", ge=1)
     select: Annotated[str, AfterValidator(_selection)] = setting(

@@ -1,4 +1,4 @@
-"""Runs the trials of a sweep, one after the other or side by side."""
+"""Runs the trials of a sweep, one after the other or several at the same time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,20 +29,20 @@ def sweep(
     metric: str | None = None,
     prune: bool = False,
 ) -> bool:
-    """Runs trials until a sweep has as many, and writes the best configuration.
+    """Runs trials until a sweep has a given number of them, and writes the best configuration.
 
     Args:
-        config: What is tuned.
-        space: What may change.
-        out: The folder.
-        screen: Where progress is shown.
-        trials: How many, those of earlier calls included.
-        jobs: Processes that run trials at the same time.
-        metric: To tune; see `Sweep`.
-        prune: Whether bad trials are stopped early.
+        config: The configuration of the experiment whose settings are tuned.
+        space: The settings that are tuned, and their values.
+        out: The folder of the sweep.
+        screen: The console that shows the progress.
+        trials: The number of trials, those of earlier calls included.
+        jobs: The number of processes that run trials at the same time; by default 1, this process.
+        metric: The metric to tune, see `Sweep`; None, the default, leaves the choice to the sweep.
+        prune: Whether bad trials are stopped early; False by default.
 
     Returns:
-        Whether all were run; Ctrl-C ends it.
+        Whether all trials were run; False after Ctrl-C.
 
     Raises:
         ValueError: See `Sweep`.
@@ -54,7 +54,10 @@ def sweep(
         screen.print(f"{config.name}: {trials} trials ({before} there), {goal}, folder {out}")
         left = trials - before
         try:
-            finished = _in_turn(opened, left, screen) if jobs == 1 else _beside(opened, left, screen, jobs)
+            if jobs == 1:
+                finished = _in_turn(opened, left, screen)
+            else:
+                finished = _in_processes(opened, left, screen, jobs)
         except KeyboardInterrupt:
             finished = False
         opened.write()
@@ -72,6 +75,7 @@ def sweep(
 
 
 def _in_turn(opened: Sweep, count: int, screen: Console) -> bool:
+    """Runs trials in this process, one after the other; returns False after Ctrl-C."""
     for _ in range(count):
         trial, config, folder = opened.ask()
 
@@ -89,7 +93,8 @@ def _in_turn(opened: Sweep, count: int, screen: Console) -> bool:
     return True
 
 
-def _beside(opened: Sweep, count: int, screen: Console, jobs: int) -> bool:
+def _in_processes(opened: Sweep, count: int, screen: Console, jobs: int) -> bool:
+    """Runs trials in processes of their own, `jobs` at a time; Ctrl-C raises through it."""
     if count <= 0:
         return True
     workers = Workers(min(jobs, count))
@@ -116,7 +121,7 @@ def _beside(opened: Sweep, count: int, screen: Console, jobs: int) -> bool:
 
 
 def _say(opened: Sweep, trial: "Trial", outcome: Outcome, screen: Console) -> None:
-    """A line for a trial that ended."""
+    """Prints a line about a trial that ended."""
     best = opened.best()
     done = f"trial {trial.number}"
     what = f"{label_of(opened.metric)} {outcome.value:.4f}"

@@ -1,4 +1,4 @@
-"""What a sweep has tried, on the disk after every trial, and what it tries next."""
+"""The state of a sweep, on the disk after every trial, and the choice of the next trial by Optuna."""
 
 import json
 from collections.abc import Sequence
@@ -14,15 +14,16 @@ from fedrecon.experiment.distributed.signals import defer_interrupt
 from fedrecon.experiment.reporting import tables
 from fedrecon.experiment.settings.extras import require
 from fedrecon.experiment.storage.run_folder import RunFolder
-from fedrecon.experiment.sweep.space import Dimension, nested
+from fedrecon.experiment.sweep import optuna_private
+from fedrecon.experiment.sweep.space import Dimension, nest
 from fedrecon.experiment.sweep.trial import (
     DONE,
     FAILED,
     INTERRUPTED,
     STOPPED,
     Outcome,
-    job_without_test,
     metric_of,
+    spec_without_test,
 )
 
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ class Sweep:
     """An open sweep. Another process cannot open its folder until `close`.
 
     Args:
-        config: What is tuned.
-        space: What may change.
-        out: The folder, made where it does not exist; one of the same sweep goes on.
-        metric: Of the validation clients, `"METRIC"`, or `"METRIC:max"` or `"METRIC:min"` where it is not
-            known which way it is better; None for what selects the best round, or else is read first.
-        prune: Whether trials that are worse than the median of the others at the same round are stopped.
+        config: The configuration of the experiment whose settings are tuned.
+        space: The settings that are tuned, and their values.
+        out: The folder of the sweep, which is made where it does not exist; the sweep that it holds goes on.
+        metric: The metric of the validation clients to tune: `"METRIC"`, or `"METRIC:max"` or `"METRIC:min"`
+            where it is not known which way it is better. None, the default, is the metric that selects the
+            best round, or else the first in the table of metrics.
+        prune: Whether trials that are worse than the median of the others at the same round are stopped;
+            False by default.
 
     Raises:
         SettingError: Optuna is not installed, a setting does not fit the data, or there is no such metric.
@@ -60,12 +63,12 @@ class Sweep:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config, self.space, self.out = config, space, out
-        tuned = metric_of(job_without_test(config)[1], metric)
+        tuned = metric_of(spec_without_test(config)[1], metric)
         self.metric, self.direction = tuned.metric, tuned.direction
         described = {d.path: d._replace(path="")._asdict() for d in space}
-        # As an earlier version named it, where the direction is that of the table.
-        named = tuned.metric if tuned.direction is direction_of(tuned.metric) else str(tuned)
-        identity = json.loads(json.dumps({"space": described, "metric": named, "prune": prune}))
+        # The direction is left out if it is that of the table: so folders of earlier versions still match.
+        name = tuned.metric if tuned.direction is direction_of(tuned.metric) else str(tuned)
+        identity = json.loads(json.dumps({"space": described, "metric": name, "prune": prune}))
         self.folder = RunFolder(out, config.model_dump(), identity)
         self.study = self._study(prune)
         self._requeue()
@@ -75,41 +78,54 @@ class Sweep:
         self.folder.close()
 
     def trials(self) -> list[Any]:
-        """Trials that ended, those that Ctrl-C or a kill ended left out."""
+        """Optuna's trials that ended, without those that Ctrl-C or a kill interrupted."""
         ended = (t for t in self.study.get_trials(deepcopy=False) if t.state.is_finished())
         return [t for t in ended if "interrupted" not in t.user_attrs]
 
     def best(self) -> Any:
-        """The best trial; None if none is done."""
+        """The best trial that was done; None if there is none."""
         done = [t for t in self.trials() if t.user_attrs.get("outcome") == DONE]
         return min(done, key=lambda t: self.direction.loss(t.value), default=None)
 
     @defer_interrupt()
     def ask(self) -> tuple[Any, Config, Path]:
-        """The next trial, its configuration and its run folder."""
+        """Starts the next trial.
+
+        Returns:
+            Optuna's trial, its configuration and its run folder.
+        """
         trial = self.study.ask()
         chosen: dict[str, Any] = {}
         for dimension in self.space:
             if dimension.exists(chosen):
                 chosen[dimension.path] = dimension.suggest(trial)
-        # A trial that goes on does so in its old folder.
+        # An interrupted trial is a new one to Optuna, but goes on in its old folder.
         name = trial.user_attrs.get("folder", f"{trial.number:04d}")
         trial.set_user_attr("folder", name)
         return trial, self.configuration(chosen), self.out / TRIALS / name
 
     def configuration(self, chosen: dict[str, Any]) -> Config:
-        """The experiment with some settings of the space."""
-        return override(self.config, nested(chosen))
+        """The experiment with these values of settings, by their dotted names."""
+        return override(self.config, nest(chosen))
 
     @defer_interrupt()
     def watch(self, trial: "Trial", round: int, value: float) -> bool:
-        """Notes an evaluation, and says whether the trial should stop."""
+        """Records an evaluation of a trial.
+
+        Args:
+            trial: The trial.
+            round: The round of the evaluation.
+            value: The value of the tuned metric.
+
+        Returns:
+            Whether the trial should stop.
+        """
         trial.report(value, round)
         return bool(trial.should_prune())
 
     @defer_interrupt()
     def tell(self, trial: "Trial", outcome: Outcome) -> None:
-        """Notes how a trial ended."""
+        """Records how a trial ended, and writes the files of the sweep."""
         from optuna.trial import TrialState
 
         trial.set_user_attr("outcome", outcome.state)
@@ -123,7 +139,8 @@ class Sweep:
             trial.set_user_attr("message", outcome.message)
             if outcome.state == INTERRUPTED:
                 trial.set_user_attr("interrupted", True)
-            if outcome.rounds:  # it diverged, which is worse than any value and worth knowing
+            if outcome.rounds:
+                # The trial diverged: the sampler learns from the worst value, but not from a failed trial.
                 self.study.tell(trial, self.direction.worst)
             else:
                 self.study.tell(trial, state=TrialState.FAIL)
@@ -158,14 +175,14 @@ class Sweep:
             self.trials(),
             key=lambda t: (order.get(t.user_attrs.get("outcome"), 2), self.direction.loss(t.value or 0.0)),
         ):
-            known = t.user_attrs
-            value = t.value if known.get("outcome") in (DONE, STOPPED) else None
+            notes = t.user_attrs
+            value = t.value if notes.get("outcome") in (DONE, STOPPED) else None
             row = (
                 f"{t.number}",
-                known.get("outcome", FAILED),
+                notes.get("outcome", FAILED),
                 value,
-                known.get("rounds"),
-                known.get("seconds"),
+                notes.get("rounds"),
+                notes.get("seconds"),
             )
             rows.append((*row, *(_cell(t.params.get(d.path)) for d in self.space)))
         note = "Measured on the validation clients; the test clients took no part."
@@ -177,41 +194,42 @@ class Sweep:
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
         journal = self.out / JOURNAL
-        # The folder is this process' own: a lock and half a line are what a killed one left.
+        # `RunFolder` has locked the folder for this process, so a lock of Optuna or half a line in the
+        # journal is what a killed process left.
         Path(f"{journal}.lock").unlink(missing_ok=True)
         if journal.exists():
             content = journal.read_bytes()
             write_atomically(journal, content[: content.rfind(b"\n") + 1])
-        # Optuna's other lock, its default, waits forever for one that was left under a relative path.
+        # Optuna's default lock waits forever for a lock file that was left under a relative path.
         lock = JournalFileOpenLock(str(journal))
         storage = JournalStorage(JournalFileBackend(str(journal), lock))
-        known = storage.get_all_studies()
-        before = len(storage.get_all_trials(known[0]._study_id, deepcopy=False)) if known else 0
+        before = optuna_private.count_trials(storage)
         return optuna.create_study(
             storage=storage,
             study_name="sweep",
             direction="maximize" if self.direction is Direction.HIGHER else "minimize",
-            # A sweep that goes on does not draw again what it drew at its start.
+            # The seed depends on the trials so far: a resumed sweep must not draw its first trials again.
             sampler=optuna.samplers.TPESampler(seed=self.config.seed + before),
             pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
 
     def _requeue(self) -> None:
-        """Has trials run again that did not end."""
+        """Enqueues the trials that were interrupted, to be run again with the same settings."""
         from optuna.trial import TrialState
 
+        # Trials that are running belong to a process that was killed.
         for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
-            storage, place = self.study._storage, trial._trial_id
-            storage.set_trial_user_attr(place, "interrupted", True)
+            optuna_private.set_user_attribute(self.study, trial, "interrupted", True)
             self.study.tell(trial.number, state=TrialState.FAIL)
         waiting = {t.user_attrs.get("folder") for t in self.study.get_trials(states=(TrialState.WAITING,))}
-        again = {t.user_attrs.get("folder"): t for t in self.study.get_trials(deepcopy=False)}
-        for name, trial in again.items():  # the last of each folder
+        # Of several trials with the same folder the last one tells how it ended.
+        last = {t.user_attrs.get("folder"): t for t in self.study.get_trials(deepcopy=False)}
+        for name, trial in last.items():
             if trial.user_attrs.get("interrupted") and name not in waiting and trial.params:
                 self.study.enqueue_trial(trial.params, user_attrs={"folder": name})
 
 
 def _cell(value: Any) -> tables.Cell:
-    """A setting in a table."""
+    """The cell of a table that shows the value of a setting."""
     return str(value).lower() if isinstance(value, bool) else value

@@ -1,4 +1,4 @@
-"""The settings that a sweep may change, and between which values."""
+"""The space of a sweep: the settings that it may change, and the values that they may have."""
 
 import math
 import tomllib
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 RANGE, CHOICES = ("low", "high", "log", "step"), ("choices",)
 
-# Another value of these would change what is measured, and not how well.
+# Settings that a sweep must not change: they decide what is measured, so values would not be comparable.
 FIXED = ("name", "task", "seed", "data", "evaluation", "tracking")
 
 Scalar = bool | int | float | str
 
 
 class Dimension(NamedTuple):
-    """A setting that is tuned.
+    """A setting that a sweep may change: a list of choices or a range of numbers.
 
     Attributes:
-        path: Dotted.
-        choices: Its values, or () for a range.
-        low: Of a range.
-        high: Of a range, which it may reach.
-        log: Whether the range is searched by orders of magnitude.
-        step: Between values; None for any value.
-        whole: Whether its values are whole numbers.
-        needs: Choices of other settings under which alone it exists.
+        path: The dotted name of the setting.
+        choices: The values that it may have; `()`, the default, for a range.
+        low: The lower end of a range.
+        high: The upper end of a range, itself included.
+        log: Whether a range is searched on a logarithmic scale; False by default.
+        step: The distance between the values of a range; None, the default, for any value in it.
+        whole: Whether the values of a range are whole numbers; False by default.
+        needs: Other settings, each with the choices under which this one exists; by default it always does.
     """
 
     path: str
@@ -44,15 +44,15 @@ class Dimension(NamedTuple):
     needs: tuple[tuple[str, tuple[Scalar, ...]], ...] = ()
 
     def ends(self) -> tuple[Scalar, ...]:
-        """Its values, or the ends of its range."""
+        """The choices, or the two ends of the range."""
         return self.choices or (self._of(self.low), self._of(self.high))
 
     def exists(self, chosen: Mapping[str, Scalar]) -> bool:
-        """Whether it exists beside these values of other settings."""
+        """Whether the setting exists beside these values of other settings, by their dotted names."""
         return all(name in chosen and chosen[name] in values for name, values in self.needs)
 
     def suggest(self, trial: "Trial") -> Scalar:
-        """The value that a trial of Optuna tries."""
+        """The value that Optuna chooses for a trial."""
         if self.choices:
             value = cast(Scalar, trial.suggest_categorical(self.path, list(self.choices)))
         elif self.whole:
@@ -71,8 +71,9 @@ def load(path: str | Path, config: Config) -> list[Dimension]:
     """Reads a file of ranges, each under the name of its setting.
 
     Args:
-        path: A TOML file; `{ low, high }` with `log` or `step`, `{ choices = [...] }`, or a list of choices.
-        config: The experiment that is tuned.
+        path: A TOML file. The value of a setting is `{ low, high }` with `log` or `step`, or
+            `{ choices = [...] }`, or a list of choices.
+        config: The configuration of the experiment that is tuned.
 
     Raises:
         SettingError: The file cannot be read, a setting is unknown or may not be tuned, or a range is wrong.
@@ -88,15 +89,21 @@ def load(path: str | Path, config: Config) -> list[Dimension]:
 
 
 def parse(values: Mapping[str, Any], config: Config, source: str) -> list[Dimension]:
-    """The space in nested tables, those settings last that need others; see `load`."""
-    found = [_dimension(name, value, config, source) for name, value in _leaves(values, source)]
-    if not found:
+    """The space in nested tables, see `load`. Settings that need others come after these.
+
+    Args:
+        values: The tables of the file.
+        config: The configuration of the experiment that is tuned.
+        source: The name of the file, for messages.
+    """
+    dimensions = [_dimension(name, value, config, source) for name, value in _leaves(values, source)]
+    if not dimensions:
         raise SettingError(f"{source}: a space must name at least one setting, this has none")
-    made = [d._replace(needs=_needs(d, found, config, source)) for d in found]
-    return sorted(made, key=lambda d: len(d.needs))
+    complete = [d._replace(needs=_needs(d, dimensions, config, source)) for d in dimensions]
+    return sorted(complete, key=lambda d: len(d.needs))
 
 
-def nested(chosen: Mapping[str, Any]) -> dict[str, Any]:
+def nest(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by their dotted names as nested tables."""
     result: dict[str, Any] = {}
     for path, value in chosen.items():
@@ -128,7 +135,8 @@ def _dimension(path: str, value: Mapping[str, Any], config: Config, source: str)
     def fail(rule: str, got: object) -> SettingError:
         return SettingError(f"{source}: {path} {rule}, got {got!r}")
 
-    # With output buckets of their own, those of the embeddings change nothing that is asked of a model.
+    # Where the output buckets are set by themselves, the buckets of the embeddings do not change what a model
+    # is asked to predict, and may be tuned.
     apart = path == "data.buckets" and getattr(config.data, "output_buckets", "same") != "same"
     if path.partition(".")[0] in FIXED and not apart:
         raise SettingError(f"{source}: {path} cannot be tuned: it changes what is measured")
@@ -162,7 +170,7 @@ def _dimension(path: str, value: Mapping[str, Any], config: Config, source: str)
     if step is not None and not 0 < step <= high - low:
         raise fail("needs a step of more than 0 and at most high - low", step)
     present = flat(config.model_dump()).get(path)
-    # Whole ends of a setting that is a fraction now, such as a learning rate, are no wish for whole numbers.
+    # A range with whole ends still has fractions if the setting's present value is one, as a learning rate.
     whole = all(isinstance(x, int) for x in (low, high, step or 1)) and not isinstance(present, float)
     return Dimension(path, (), low, high, log, step, whole)
 
@@ -170,16 +178,16 @@ def _dimension(path: str, value: Mapping[str, Any], config: Config, source: str)
 def _needs(
     dimension: Dimension, space: list[Dimension], config: Config, source: str
 ) -> tuple[tuple[str, tuple[Scalar, ...]], ...]:
-    """Under which choices of others a setting exists, all of its values tried.
+    """The choices of other settings under which a setting exists, found by trying all of them.
 
     Raises:
-        SettingError: Under none, or a value breaks a rule of the setting.
+        SettingError: It exists under none of them, or one of its own values breaks a rule.
     """
 
     def wrong(chosen: Mapping[str, Any]) -> str:
         for end in dimension.ends():
             try:
-                override(config, nested({**chosen, dimension.path: end})).algorithm.parts()
+                override(config, nest({**chosen, dimension.path: end})).algorithm.parts()
             except SettingError as error:
                 return str(error).removeprefix("--set: ")
         return ""

@@ -1,4 +1,4 @@
-"""One trial of a sweep: trains a configuration and measures it on the validation clients."""
+"""A trial of a sweep: trains a configuration and measures it on the validation clients."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from fedrecon.experiment.training.train import run
 
 DONE, STOPPED, FAILED, INTERRUPTED = "done", "stopped", "failed", "interrupted"
 
-# Whether a trial is to be stopped, after this round, at which its metric was this.
+# Decides from a round and the value of the metric after it whether a trial is stopped.
 Watch = Callable[[int, float], bool]
 
 
@@ -28,11 +28,11 @@ class Outcome(NamedTuple):
     """How a trial ended.
 
     Attributes:
-        state: `DONE`; `STOPPED` by its watch; `FAILED`; `INTERRUPTED` by Ctrl-C.
-        value: Of the metric over the validation clients' examples; NaN where it failed.
-        rounds: Rounds done.
-        seconds: It took in this process.
-        message: Why it failed.
+        state: `DONE`; `STOPPED`, by its watch; `FAILED`; or `INTERRUPTED`, by Ctrl-C.
+        value: The metric's mean over the validation clients' examples; NaN, the default, where it failed.
+        rounds: Rounds that were done; 0 by default.
+        seconds: Seconds that the trial took in this process; 0 by default.
+        message: The reason of a failure; `""` by default.
     """
 
     state: str
@@ -42,22 +42,23 @@ class Outcome(NamedTuple):
     message: str = ""
 
 
-class _Stop(Exception):  # noqa: N818 - a wish, not an error
+# Raised by the callback of a run to end it; it is no error, so its name does not end in "Error".
+class _Stop(Exception):  # noqa: N818
     pass
 
 
 def without_test(config: Config) -> Config:
-    """The configuration without a share of the clients for the test, where its task has such a share."""
+    """The configuration without test clients, if its task has a setting for their share."""
     cut: dict[str, Any] = {"fractions": {"test": 0.0}}
-    known = flat(config.model_dump())
+    settings = flat(config.model_dump())
     for where, data in (("data", cut), ("data.protocol", {"protocol": cut})):
-        if f"{where}.fractions.test" in known:
+        if f"{where}.fractions.test" in settings:
             config = override(config, {"data": data})
     return config
 
 
-def job_without_test(config: Config) -> tuple[Task, RunSpec]:
-    """The task and the job of a configuration, of which the test clients are no part.
+def spec_without_test(config: Config) -> tuple[Task, RunSpec]:
+    """The task and the run of a configuration, without test clients.
 
     Raises:
         SettingError: There are no validation clients.
@@ -76,69 +77,73 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
     """Trains a configuration, or goes on with it, and measures it.
 
     Args:
-        config: Whose `evaluation.select` decides between the final and the best evaluation.
-        out: Its run folder; once it is done, it has no checkpoints any more.
-        metric: Of the first validation clients, over examples.
-        watch: Told of every evaluation.
+        config: The configuration; its `evaluation.select` decides between the final and the best evaluation.
+        out: The run folder; its checkpoints are removed when the trial is done.
+        metric: The name of the metric, which is a mean over the examples of the first validation clients.
+        watch: Is called after every evaluation, and decides whether the trial is stopped.
     """
     values: dict[int, float] = {}
-    decisive: dict[int, float] = {}  # of the metric that selects the best round, which may be another one
+    # Values of the metric that selects the best round, which may be another one than the tuned metric.
+    decisive: dict[int, float] = {}
     selected: Criterion | None = None
 
-    def evaluated(report: Evaluated) -> None:
-        metrics = next(iter(report.evaluations.values())).over_examples()
-        values[report.round] = metrics[metric]
+    def watch_evaluation(evaluated: Evaluated) -> None:
+        metrics = next(iter(evaluated.evaluations.values())).over_examples()
+        round, value = evaluated.round, metrics[metric]
+        values[round] = value
         if selected is not None:
-            decisive[report.round] = metrics[selected.metric]
-        # What is no number now will be none later.
-        broken = not math.isfinite(values[report.round])
-        if report.round < report.rounds and (broken or watch(report.round, values[report.round])):
+            decisive[round] = metrics[selected.metric]
+        # A metric that is no number does not become one again.
+        broken = not math.isfinite(value)
+        if round < evaluated.rounds and (broken or watch(round, value)):
             raise _Stop
 
     state, started = DONE, time.monotonic()
     try:
-        _, spec = job_without_test(config)
+        _, spec = spec_without_test(config)
         selected = spec.criterion
-        result = run(spec, out=out, callbacks=[evaluated], title=config.name)
+        result = run(spec, out=out, callbacks=[watch_evaluation], title=config.name)
         if result.interrupted:
             return Outcome(INTERRUPTED)
         rounds = result.rounds
-        found = next(iter(result.evaluations.values())).over_examples()[metric]
-        # A trial that was interrupted and goes on has recorded its earlier evaluations.
-        name = next(iter(result.evaluations))
+        value = next(iter(result.evaluations.values())).over_examples()[metric]
         if selected is not None:
-            found = result.records.series(name, metric)[result.selected_round]
+            # From the records and not from `values`, which lacks evaluations before an interruption.
+            name = next(iter(result.evaluations))
+            value = result.records.series(name, metric)[result.selected_round]
     except _Stop:
-        rounds, found = max(values), values[max(values)]
-        if math.isfinite(found):
+        rounds, value = max(values), values[max(values)]
+        if math.isfinite(value):
             state = STOPPED
         elif selected is not None:
+            # It diverged, but had a best round before that.
             finite = {round: x for round, x in decisive.items() if math.isfinite(x)}
             loss = selected.direction.loss
-            found = values[min(finite, key=lambda round: loss(finite[round]))] if finite else math.nan
+            value = values[min(finite, key=lambda round: loss(finite[round]))] if finite else math.nan
     except (ValueError, ArithmeticError) as error:
         return Outcome(FAILED, message=str(error))
-    except OSError:  # a full disk stops all trials, and the sweep goes on when there is room
+    except OSError:
+        # A full disk stops all trials; the sweep goes on when there is room again.
         raise
-    # One trial that runs out of memory, or that a setting breaks, says nothing of the others.
+    # A trial that runs out of memory, or whose settings break something, must not end the others.
     except Exception as error:
         return Outcome(FAILED, message=f"{type(error).__name__}: {error}")
     seconds = time.monotonic() - started
     for name in (CHECKPOINTS, CLIENT_STATES):
         if (out / name).exists():
             remove(out / name)
-    if not math.isfinite(found):
-        return Outcome(FAILED, found, rounds, seconds, f"{metric} is {found} after round {rounds}")
-    return Outcome(state, found, rounds, seconds)
+    if not math.isfinite(value):
+        return Outcome(FAILED, value, rounds, seconds, f"{metric} is {value} after round {rounds}")
+    return Outcome(state, value, rounds, seconds)
 
 
 def metric_of(spec: RunSpec, wanted: str | None) -> Criterion:
     """The metric to tune, and which way it is better.
 
     Args:
-        spec: Whose validation clients have it.
-        wanted: `"METRIC"`, `"METRIC:max"` or `"METRIC:min"`; None for what selects the best round of a
-            trial, or else for what is read first.
+        spec: The run, whose validation clients must have the metric.
+        wanted: `"METRIC"`, `"METRIC:max"` or `"METRIC:min"`; None for the metric that selects the best round
+            of a trial, or else for the first in the table of metrics.
 
     Raises:
         SettingError: The clients have no such metric or none at all, or it is unknown which way it is better.

@@ -1,4 +1,4 @@
-"""Trials in processes of their own."""
+"""Runs trials in processes of their own."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -11,12 +11,12 @@ from fedrecon.experiment.sweep.trial import FAILED, Outcome, run_trial
 
 
 class Task(NamedTuple):
-    """What a worker does.
+    """A trial that a worker runs.
 
     Attributes:
-        values: The configuration's, nested.
-        out: The run folder.
-        metric: To measure.
+        values: The settings of the configuration as nested tables.
+        out: The run folder of the trial.
+        metric: The name of the metric to measure.
     """
 
     values: dict[str, Any]
@@ -25,47 +25,54 @@ class Task(NamedTuple):
 
 
 class Workers:
-    """Processes that run trials, one each at a time, as many as are asked for.
+    """Processes that run trials, each one at a time.
 
     Args:
-        count: How many.
+        count: The number of processes.
     """
 
     def __init__(self, count: int):
-        context = multiprocessing.get_context("spawn")  # a fork of a process that runs JAX hangs
+        # A fork of a process that runs JAX can hang, since JAX has threads.
+        context = multiprocessing.get_context("spawn")
         self._idle: list[Connection] = []
         self._busy: dict[Connection, Any] = {}
         self._processes = []
         for _ in range(count):
             here, there = context.Pipe()
-            process = context.Process(target=_cost, args=(there,), daemon=True)
+            process = context.Process(target=_work, args=(there,), daemon=True)
             process.start()
             there.close()
             self._processes.append(process)
             self._idle.append(here)
 
     def free(self) -> bool:
-        """Whether a worker has nothing to do."""
+        """Whether a worker is idle."""
         return bool(self._idle)
 
     def busy(self) -> bool:
-        """Whether a worker has something to do."""
+        """Whether a worker runs a trial."""
         return bool(self._busy)
 
     def start(self, key: Any, task: Task) -> None:
-        """Gives a task to a free worker."""
+        """Gives a trial to an idle worker.
+
+        Args:
+            key: Any value that identifies the trial for the caller.
+            task: The trial.
+        """
         worker = self._idle.pop()
         worker.send(task)
         self._busy[worker] = key
 
     def wait(self, watch: Callable[[Any, int, float], bool]) -> list[tuple[Any, Outcome]]:
-        """Waits for news.
+        """Waits until a worker has evaluated its trial or ended it, or has died.
 
         Args:
-            watch: Asked whether to stop the task of a key, after a round, at which its metric was this.
+            watch: Decides from the key of a trial, a round and the value of the metric after it whether the
+                trial is stopped.
 
         Returns:
-            The keys of the tasks that ended, and how.
+            The keys of the trials that ended, each with its outcome.
         """
         ended = []
         for worker in multiprocessing.connection.wait(list(self._busy)):
@@ -83,20 +90,22 @@ class Workers:
         return ended
 
     def close(self) -> None:
-        """Ends the processes: what they were working on goes on from its last checkpoint another time."""
+        """Ends the processes. Trials that they were running can be resumed from their last checkpoints."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
             process.join()
 
 
-def _cost(boss: Connection) -> None:
+def _work(boss: Connection) -> None:
+    """The main function of a worker: runs the trials that it receives, until the pipe is closed."""
     import signal
 
     from fedrecon.experiment.config import resolve
     from fedrecon.experiment.storage.compilation_cache import use_compilation_cache
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
+    # Ctrl-C reaches all processes of the terminal, but only the main one decides what happens.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     use_compilation_cache()
 
     def watch(round: int, value: float) -> bool:

@@ -11,8 +11,9 @@ from tests.folders import COHORT, write_run
 from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.comparability import warnings
 from fedrecon.experiment.analysis.compare import compare_runs, comparison, plot_runs
-from fedrecon.experiment.analysis.comparison import Target, cost
+from fedrecon.experiment.analysis.comparison import cost
 from fedrecon.experiment.analysis.runs import methods
+from fedrecon.experiment.analysis.targets import Target
 from fedrecon.experiment.settings.sections import SettingError
 
 

@@ -4,7 +4,14 @@ import pytest
 
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.settings_listing import listing
-from fedrecon.experiment.settings.sections import Section, SettingError, flat, known, nearest, parse_override
+from fedrecon.experiment.settings.sections import (
+    Section,
+    SettingError,
+    all_settings,
+    flat,
+    nearest,
+    parse_override,
+)
 from fedrecon.experiment.tasks._spec import task_names, task_spec
 
 
@@ -209,9 +216,9 @@ def test_the_listing_is_an_experiment_with_every_setting_described(overrides, tm
     path = tmp_path / "listed.toml"
     path.write_text(page, encoding="utf-8")
     assert configs.load(path) == config
-    assert all(item.path.rpartition(".")[2] in page for item in known(type(config)))
+    assert all(item.path.rpartition(".")[2] in page for item in all_settings(type(config)))
     # What chooses a variant is described by its section.
-    assert [item.path for item in known(type(config)) if not item.description] == []
+    assert [item.path for item in all_settings(type(config)) if not item.description] == []
     assert max(map(len, page.splitlines())) <= 110
 
 

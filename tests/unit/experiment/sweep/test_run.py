@@ -27,8 +27,8 @@ from fedrecon.experiment.sweep.trial import (
     INTERRUPTED,
     STOPPED,
     Outcome,
-    job_without_test,
     run_trial,
+    spec_without_test,
 )
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.evaluation_rows import Evaluated
@@ -232,7 +232,7 @@ def test_what_is_tuned_is_what_the_task_measures(tmp_path, space):
     (tmp_path / "ratings.dat").write_text("".join(lines))
     settings = ["task=ranking", f'data.path="{tmp_path / "ratings.dat"}"', "training.clients_per_round=5"]
     protocol = 'data.protocol={name="leave_one_out", held_out="second_latest", sampled=3, k=[2]}'
-    spec = job_without_test(configs.load(None, [*settings, protocol]))[1]
+    spec = spec_without_test(configs.load(None, [*settings, protocol]))[1]
     assert str(trial.metric_of(spec, None)) == "hr@2:max"
     assert trial.metric_of(spec, "sampled_ndcg@2").metric == "sampled_ndcg@2"
     with pytest.raises(SettingError, match=r"--metric must be one of hr@2, ndcg@2, .* got 'rmse'"):
@@ -287,7 +287,7 @@ def test_the_test_clients_are_not_loaded(config, monkeypatch):
         return replace(task_of(config), test=Untouchable(), held_out={"test": Untouchable()})
 
     monkeypatch.setattr(trial, "task_of", build)
-    task, spec = job_without_test(config)
+    task, spec = spec_without_test(config)
     assert asked[0].data.fractions.test == 0
     assert (task.test, spec.test, dict(spec.held_out)) == (None, None, {})
     assert list(spec.fingerprint()["clients"]) == ["train", "validation"]
@@ -316,9 +316,9 @@ def test_a_trial_knows_nothing_of_the_test_clients(tmp_path):
     config = configs.load(None, [*settings, f'data.path="{path}"'])
     tested = set(task_of(config).test.ids.tolist())
     assert 0 < len(tested) < 30
-    before = job_without_test(config)[1], spec_of(config, task_of(config))
+    before = spec_without_test(config)[1], spec_of(config, task_of(config))
     write((u, i, 6 - r if u in tested else r) for u, i, r in lines)
-    after = job_without_test(config)[1], spec_of(config, task_of(config))
+    after = spec_without_test(config)[1], spec_of(config, task_of(config))
     # All that training and evaluation follow from is the same, though the experiment's own run is another.
     assert before[0].fingerprint() == after[0].fingerprint()
     assert before[1].fingerprint() != after[1].fingerprint()

@@ -2,7 +2,7 @@ import pytest
 
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.sweep.space import load, nested, parse
+from fedrecon.experiment.sweep.space import load, nest, parse
 
 RATE = "algorithm.update.optimizer.learning_rate"
 
@@ -24,7 +24,7 @@ class Suggested:
 
 
 def space(overrides=(), **values):
-    return parse(nested(values), configs.load(None, overrides), "space.toml")
+    return parse(nest(values), configs.load(None, overrides), "space.toml")
 
 
 def suggested(**values):

@@ -12,7 +12,7 @@ from fedrecon.data._sampling import Uniform
 from fedrecon.evaluation._ranking import Ranking
 from fedrecon.experiment.config import resolve
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.sweep.trial import job_without_test, without_test
+from fedrecon.experiment.sweep.trial import spec_without_test, without_test
 from fedrecon.experiment.training.build import task_of
 from fedrecon.experiment.training.run_experiment import run_experiment
 from fedrecon.experiment.training.run_spec import RunSpec
@@ -96,7 +96,7 @@ def test_unseen_users_are_split(ratings):
 def test_the_test_users_of_a_sweep_are_cut_off(ratings):
     """They are not even read into the task, and the others are who they were."""
     config = configured(ratings, UNSEEN, training={"clients_per_round": 10})
-    before, (task, _) = task_of(config), job_without_test(config)
+    before, (task, _) = task_of(config), spec_without_test(config)
     assert without_test(config).data.protocol.fractions.test == 0
     assert without_test(config).data.protocol.recall == [2]
     assert list(task.sets()) == ["train", "validation"]

@@ -1,1 +1,1 @@
-"""The commands, a module each, which has the name of its command and a `command` in it."""
+"""The commands: each is the function `command` in a module that has the command's name."""

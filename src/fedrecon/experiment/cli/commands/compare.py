@@ -9,7 +9,9 @@ from fedrecon.experiment.cli import options
 
 @options.command
 @options.run_folders
-@click.option("--out", metavar="DIR", default="comparison", help="where to; default: comparison")
+@click.option(
+    "--out", metavar="DIR", default="comparison", help="the folder to write to; default: comparison"
+)
 @options.targets
 def command(runs: tuple[str, ...], out: str, target: tuple[str, ...]) -> None:
     """Puts runs side by side: prints tables of quality, cost and paired differences, and writes them as
@@ -22,7 +24,7 @@ def command(runs: tuple[str, ...], out: str, target: tuple[str, ...]) -> None:
     pairs nothing.
     """
     from fedrecon.experiment.analysis.compare import compare_runs
-    from fedrecon.experiment.analysis.comparison import Target
+    from fedrecon.experiment.analysis.targets import Target
     from fedrecon.experiment.training.run_experiment import console
 
     targets = [Target.parse(text) for text in target]

@@ -15,18 +15,16 @@ if TYPE_CHECKING:
 
     from fedrecon.data._clients import Clients
 
+# The width in characters of the longest bar of a histogram.
 WIDTH = 40
-
-
-_ROLE = "likewise, in ratings with columns of your own"
 
 
 @options.command
 @click.argument("data", metavar="DATA")
 @click.option("--client", metavar="COLUMN", help="the column that names the client, in any Parquet file")
-@click.option("--item", metavar="COLUMN", help=_ROLE)
-@click.option("--rating", metavar="COLUMN", help=_ROLE)
-@click.option("--time", metavar="COLUMN", help=_ROLE)
+@click.option("--item", metavar="COLUMN", help="the column of the item, in ratings with columns of your own")
+@click.option("--rating", metavar="COLUMN", help="the column of the rating, in such ratings")
+@click.option("--time", metavar="COLUMN", help="the column of the time, in such ratings")
 def command(data: str, **columns: str | None) -> None:
     """Shows what is in a data file: clients, examples, histograms."""
     given = {name: column for name, column in columns.items() if column is not None}
@@ -34,13 +32,13 @@ def command(data: str, **columns: str | None) -> None:
 
 
 def describe_data(path: str, columns: Mapping[str, str] | None = None) -> str:
-    """A page about the clients in a file.
+    """A text about the clients in a file: counts and histograms.
 
     Args:
         path: A rating file, or the folder or archive it is in; texts by client, as the task next_word reads
-            them; a client file (`.arrow`); with `columns`, a table.
-        columns: `"client"` alone, the column of a Parquet file that names the client; or those of a table of
-            ratings, `"client"`, `"item"`, `"rating"` and maybe `"time"`.
+            them; a client file (`.arrow`); or with `columns` a CSV or Parquet file.
+        columns: Names of columns by their roles: `"client"` alone for any Parquet file, or `"client"`,
+            `"item"`, `"rating"` and maybe `"time"` for ratings. None, the default, for the other files.
 
     Raises:
         DataError: The file cannot be read.
@@ -60,7 +58,7 @@ def describe_data(path: str, columns: Mapping[str, str] | None = None) -> str:
     else:
         from fedrecon.datasets.ratings._prepare import prepare
 
-        # A look at a file, not a use of it: that a user rated an item twice shows in the counts.
+        # Nothing is refused, since the data are only described: items that a user rated twice count twice.
         clients = prepare(path, columns=columns or None, duplicates="all")
     return page(path, clients)
 
@@ -76,7 +74,12 @@ def _is_text(path: Path) -> bool:
 
 
 def page(title: str, clients: "Clients") -> str:
-    """Counts, the histogram of examples per client, and one of each field with few values."""
+    """The text about some clients: counts, and histograms of examples per client and of fields.
+
+    Args:
+        title: The first line.
+        clients: The clients.
+    """
     import numpy as np
 
     counts = np.asarray(clients.num_examples)
@@ -92,9 +95,9 @@ def page(title: str, clients: "Clients") -> str:
         if not column.size or column.ndim > 1:
             lines += ["", f"{name}: {column.dtype}, of shape {column.shape}"]
             continue
-        values, found = np.unique(column, return_counts=True)
+        values, counts_of_values = np.unique(column, return_counts=True)
         if len(values) <= 20:
-            bars = _bars([f"{v:g}" for v in values.tolist()], found.tolist())
+            bars = _bars([f"{v:g}" for v in values.tolist()], counts_of_values.tolist())
             lines += ["", f"{name}: {column.dtype}", *bars]
         else:
             lines += ["", f"{name}: {column.dtype}, {values[0]:,} to {values[-1]:,}, {len(values):,} values"]
@@ -102,16 +105,16 @@ def page(title: str, clients: "Clients") -> str:
 
 
 def _lengths(counts: "np.ndarray") -> list[str]:
-    """Clients by examples, in bins that double."""
+    """The histogram of clients by their number of examples, in bins whose width doubles."""
     import numpy as np
 
     bins = np.where(counts > 0, np.floor(np.log2(np.maximum(counts, 1))).astype(int) + 1, 0)
-    labels, found = [], []
+    labels, clients = [], []
     for b in range(int(bins.min()), int(bins.max()) + 1):
         low, high = (0, 0) if b == 0 else (2 ** (b - 1), 2**b - 1)
         labels.append(f"{low:,}" if low == high else f"{low:,} to {high:,}")
-        found.append(int((bins == b).sum()))
-    return _bars(labels, found)
+        clients.append(int((bins == b).sum()))
+    return _bars(labels, clients)
 
 
 def _bars(labels: list[str], counts: list[int]) -> list[str]:

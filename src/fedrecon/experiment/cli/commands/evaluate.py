@@ -9,10 +9,10 @@ from fedrecon.experiment.cli import options
 
 @options.command
 @options.run_folder
-@options.data("where the data are, or other data")
+@options.data("where the data are now, or other data")
 @options.distributed
-@click.option("--through", metavar="DIR", help="through the files of an export, and beside in JAX")
-@click.option("--json", metavar="FILE", help="where the results of --through go")
+@click.option("--through", metavar="DIR", help="evaluate through the files of an export, too")
+@click.option("--json", metavar="FILE", help="the file for the results of --through")
 @options.pass_invocation
 def command(
     invocation: options.Invocation, run: str, data: str | None, through: str | None, json: str | None

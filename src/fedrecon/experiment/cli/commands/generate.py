@@ -38,15 +38,15 @@ def command(out: str, clients: int, items: int, ratings: float, seed: int) -> No
 
 
 def generate(out: Path, screen: "Console", clients: int, items: int, ratings: float, seed: int) -> None:
-    """Writes generated ratings; memory does not grow with them.
+    """Writes generated ratings; memory does not grow with their number.
 
     Args:
-        out: The client file.
-        screen: Where progress is shown.
-        clients: How many.
-        items: How many.
-        ratings: Of a client on average.
-        seed: Decides everything.
+        out: The path of the client file.
+        screen: The console that shows the progress.
+        clients: The number of clients.
+        items: The number of items.
+        ratings: The mean number of ratings of a client, above 20.
+        seed: The seed of all draws.
 
     Raises:
         ValueError: A number is out of its range, or the file cannot be written.
@@ -71,12 +71,12 @@ def generate(out: Path, screen: "Console", clients: int, items: int, ratings: fl
     try:
         with (
             ClientWriter(out, first.vocabularies) as writer,
-            show_progress(screen, "clients", clients) as shown,
+            show_progress(screen, "clients", clients) as advance,
         ):
             for piece in itertools.chain([first], pieces):
                 writer.add(piece)
                 written += int(piece.num_examples.sum())
-                shown(len(piece))
+                advance(len(piece))
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror}") from None
     seconds = time.monotonic() - begun

@@ -10,7 +10,9 @@ from fedrecon.experiment.cli import options
 
 @options.command
 @options.run_folders
-@click.option("--out", metavar="DIR", help="where to; default: plots/ in the run or, for several, here")
+@click.option(
+    "--out", metavar="DIR", help="the folder of the figures; default: plots/ in the run or, for several, here"
+)
 def command(runs: tuple[str, ...], out: str | None) -> None:
     """Draws runs, several in one figure to compare them."""
     from fedrecon.experiment.analysis.compare import plot_runs
