@@ -10,6 +10,35 @@ from fedrecon.data._table_ids import alike
 from fedrecon.errors import DataError
 
 
+def in_vocabularies(clients: Clients, trained: Mapping[str, np.ndarray]) -> tuple[Clients, int]:
+    """Clients with their fields numbered by the vocabularies of the clients that were trained on.
+
+    Args:
+        clients: Any.
+        trained: For the fields of the training clients that hold dense ids, the original id of each.
+
+    Returns:
+        The clients, themselves where their vocabularies are the same, and how many examples were left out,
+        of ids that are none of the training clients'.
+
+    Raises:
+        DataError: Only one side names the original ids of a field, they have none in common, or an example
+            holds several numbers of a field whose vocabulary is another.
+    """
+    theirs = {name: ids for name, ids in clients.vocabularies.items() if name in clients.fields}
+    known = {name: ids for name, ids in trained.items() if name in clients.fields}
+    for name in theirs:
+        if name not in known:
+            raise DataError(
+                f"field {name!r} of the clients has original ids, that of the training clients had none, so "
+                f"that nobody can tell whether they are numbered alike: train on clients that name them, or "
+                f"make these from the same numbers"
+            )
+    if all(theirs.get(name) is ids for name, ids in known.items()):
+        return clients, 0
+    return VocabularyMapper(theirs, known)(clients)
+
+
 class VocabularyMapper:
     """Renumbers clients' fields as a run knows them, and leaves out examples of what it does not know.
 

@@ -27,6 +27,7 @@ from fedrecon.simulation._client_state_store import ClientStateStore, current_cl
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._programs import program_of
+from fedrecon.simulation._trained_state import as_trained
 
 
 @runtime_checkable
@@ -153,7 +154,9 @@ def evaluate(
     Args:
         algorithm: The algorithm whose `personalize` and `personal_model` are used.
         state: The server's; its round drives schedules and adaptive epochs.
-        clients: All of them are evaluated. They may be seen or unseen ones.
+        clients: All of them are evaluated. They may be seen or unseen ones. Where `train` returned the state,
+            fields with original ids are renumbered as those of the training clients; examples of other ids
+            are left out.
         split: Support and query set, a setting apart from the training's.
         seed: The seed of the clients' draws; 0 by default.
         plan: How they are cut into blocks; on several devices each takes as many clients as a block has.
@@ -166,14 +169,19 @@ def evaluate(
     Returns:
         The metrics per client.
 
+    Warns:
+        RuntimeWarning: Examples were left out, of ids unknown to the training clients.
+
     Raises:
         TypeError: An argument is of another kind: global parameters are no state, say.
+        DataError: The clients cannot be numbered as the training clients were.
         ValueError: The seed or the number of devices is not a whole number, or there are not so many devices.
     """
     of_kind(Algorithm, algorithm=algorithm)
     of_kind(ServerState, state=state)
     of_kind(Clients, clients=clients)
     seed = whole_number("seed", seed)
+    clients = as_trained(clients, state)
     layout = Layout(algorithm.personal_model, clients, state.global_params, (split,))
     large = heavy(state.global_params, algorithm.model.tables)
     plan = plan or plan_evaluation(clients.num_examples, large)

@@ -24,6 +24,7 @@ from fedrecon.simulation._client_state_store import ClientStateStore, current_cl
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._programs import program_of
+from fedrecon.simulation._trained_state import as_trained
 
 # Clients from which on so many shapes of blocks are worth their compilation.
 _SHAPES = ((0, 1), (5_000, 2), (50_000, 4))
@@ -61,7 +62,9 @@ class Personalization:
 
     Args:
         algorithm: The algorithm whose `personalize` is called.
-        state: The server's; its round drives schedules and adaptive epochs.
+        state: The server's state; its round drives schedules and adaptive epochs. Where `train` returned it,
+            fields of clients that have original ids are renumbered as those of the training clients, and
+            examples of other ids are left out with a warning.
         num_examples: Examples of all clients that will be asked for, or of many like them.
         seed: The seed of the clients' draws; 0 by default.
         top: The recommendation to make; None returns the local parameters themselves.
@@ -97,6 +100,7 @@ class Personalization:
             _check_items(top, algorithm.personal_model, state)
         self._devices = Devices.here(devices)
         self._algorithm, self._seed, self._top, self._client_states = algorithm, seed, top, client_states
+        self._trained = state
         self._state = self._devices.everywhere(state)
         self._options = engine_options(heavy(state.global_params, algorithm.model.tables))
         self.lengths = block_lengths(num_examples)
@@ -129,6 +133,8 @@ class Personalization:
         have = clients if have is None else have
         if not np.array_equal(have.keys, clients.keys):
             raise ValueError("have must be the same clients in the same order, it has others")
+        same, clients = have is clients, as_trained(clients, self._trained)
+        have = clients if same else as_trained(have, self._trained)
         layout = Layout(self._algorithm.personal_model, clients, self._state.global_params)
         # The purpose of evaluation: a client is served with the parameters that it is evaluated with.
         keys = round_keys(self._seed, Purpose.EVALUATION, 0, clients.keys)

@@ -151,7 +151,7 @@ class Simulation:
             self._protection.check(first + count)
         if self.client_states is not None:
             self.client_states.rewind(first)
-        state = self._devices.everywhere(state)
+        state = self._devices.everywhere(ServerState(*state))  # without what `train` knows of it
         for number in range(first, first + count):
             cohort = self._cohort(number)
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])

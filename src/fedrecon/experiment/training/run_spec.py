@@ -22,6 +22,7 @@ from fedrecon.experiment.storage.fingerprint import FORMAT
 from fedrecon.experiment.storage.fingerprint_parts import describe
 from fedrecon.experiment.storage.metrics_log import SEEN, STANDARD_EVAL
 from fedrecon.privacy._user_level import UserLevelDP
+from fedrecon.simulation._trained_state import mapped
 
 START = "initial_global_params"
 # Characters of the name of a set of clients, which becomes a part of the names of files.
@@ -86,6 +87,7 @@ class RunSpec:
         store_whole_numbers(self, 1, "rounds", "evaluate_every", "checkpoint_every")
         store_whole_numbers(self, 1, "clients_per_block", optional=True)
         object.__setattr__(self, "seed", whole_number("seed", self.seed))
+        self._number_alike()
         if not is_selection(self.select):
             raise ValueError(f"select must be {FORMS}, got {self.select!r}")
         if self.selects_best and not self.while_training():
@@ -119,6 +121,16 @@ class RunSpec:
                 f"public_inputs must name the source of {START!r} where a private algorithm starts from "
                 f"given parameters, got {sorted(privacy.public_inputs)}"
             )
+
+    def _number_alike(self) -> None:
+        """Renumbers the clients to evaluate as those to train on, whatever their own vocabularies are."""
+        known = self.clients.vocabularies
+        for sets in ("validation", "held_out"):
+            alike = {name: mapped(x, known, repr(name)) for name, x in getattr(self, sets).items()}
+            object.__setattr__(self, sets, alike)
+        if self.test is not None:
+            object.__setattr__(self, "test", mapped(self.test, known, "'test'"))
+        self.__dict__.pop("evaluated", None)  # which was looked at before
 
     @functools.cached_property
     def evaluated(self) -> dict[str, Clients]:

@@ -40,6 +40,7 @@ from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._block_plan import Plan
 from fedrecon.simulation._client_state_store import ClientStateStore
 from fedrecon.simulation._simulation import Simulation
+from fedrecon.simulation._trained_state import TrainedState
 
 ALTERNATE_BATCHES = AlternateBatches(5)
 
@@ -103,7 +104,8 @@ def train(
         The parameters, the evaluations and every number by round.
 
     Warns:
-        RuntimeWarning: Updates were not finite and were dropped, or most had no query example.
+        RuntimeWarning: Examples of evaluated clients were left out, of ids unknown to the training clients.
+            Updates were not finite and were dropped, or most had no query example.
 
     Raises:
         TypeError: An argument is of another kind.
@@ -238,7 +240,7 @@ def run(
         evaluations = _final_evaluations(loop, selected_round, state, client_states)
         result = Result(
             algorithm=spec.algorithm,
-            state=loop.state,
+            state=TrainedState.of(loop.state, spec.clients.vocabularies),
             global_params=state.global_params,
             evaluations=evaluations,
             records=loop.records,
