@@ -59,3 +59,5 @@ def move(source: Path, out: Path, names: Sequence[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name in [*names, DESCRIPTION]:
         write_atomically(out / name, (source / name).read_bytes())
+    for name in {VOCABULARIES, UPDATE, UPDATE_DESCRIPTION, f"{MODEL}.data"} - set(names):
+        (out / name).unlink(missing_ok=True)  # of an earlier export, and no longer named

@@ -26,6 +26,7 @@ from fedrecon.export._graph.program import ExportError
 from fedrecon.export._session import Session
 from fedrecon.export._training import Training
 from fedrecon.export._web.page import Page, invented_titles, read_titles, write_page
+from fedrecon.export._web.runtime import runtime_files
 from fedrecon.serving._personalization import TopK
 
 # The number of training clients whose updates are compared with those in JAX.
@@ -92,6 +93,11 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
     """
     try:
         loaded = _load(run, config, wanted.top, wanted.seed)
+        shown: Page | None = None
+        if wanted.page:  # what may be refused comes before anything is written
+            models = [{"folder": "", "label": config.name}]
+            shown = page_of(config, loaded.subject, models, wanted.titles)
+            runtime_files(wanted.runtime)
         longest = max((len(next(iter(case.support.values()))) for case in loaded.cases), default=0)
         checks = export(
             loaded.subject,
@@ -102,8 +108,7 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
             clients=_short(loaded.cases, wanted.support_max),
             training=_training(loaded) if wanted.update else None,
         )
-        if wanted.page:
-            shown = page_of(config, loaded.subject, [{"folder": "", "label": config.name}], wanted.titles)
+        if shown is not None:
             write_page(shown, out, wanted.runtime)
         session = Session(out)
     except ExportError as error:
