@@ -138,7 +138,7 @@ def sentences(words: int, buckets: int) -> Clients:
 
 
 def flax_model() -> Model:
-    nnx = pytest.importorskip("flax.nnx", reason="needs the extra flax")
+    nnx: Any = pytest.importorskip("flax.nnx", reason="needs the extra flax")
 
     class Network(nnx.Module):
         def __init__(self, rngs: Any):

@@ -14,7 +14,7 @@ from fedrecon.experiment.cli.runs import fresh_folder
 from fedrecon.experiment.console.screen import Screen
 from fedrecon.experiment.reporting.plots import Curves, write
 from fedrecon.experiment.reporting.summary import clients_file, clients_of
-from fedrecon.experiment.reporting.tables import Column, Table, comma_separated, latex, section
+from fedrecon.experiment.reporting.tables import Column, ReportTable, latex, section, to_csv
 from fedrecon.experiment.storage.metrics_log import Records, Row, read
 
 NAMES = [
@@ -80,8 +80,8 @@ def test_cells_are_no_formulas_and_give_their_text_back(text):
 
 
 def test_numbers_in_tables_keep_their_signs():
-    table = Table("t", "T", (Column("=m"), Column("n", "{}".format)), (("=1+1", -0.5), ("x", -3)))
-    assert list(csv.reader(io.StringIO(comma_separated(table)))) == [
+    table = ReportTable("t", "T", (Column("=m"), Column("n", "{}".format)), (("=1+1", -0.5), ("x", -3)))
+    assert list(csv.reader(io.StringIO(to_csv(table)))) == [
         ["'=m", "n"],
         ["'=1+1", "-0.5"],
         ["x", "-3"],
@@ -100,7 +100,7 @@ def test_the_records_of_a_set_or_metric_of_any_name_are_read_back(tmp_path, name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_markdown_shows_a_name_and_runs_nothing(name):
-    text = section(Table("t", name, (Column(name),), ((name,),), name))
+    text = section(ReportTable("t", name, (Column(name),), ((name,),), name))
     lines = text.splitlines()
     assert len(lines) == 5 + 2 * bool(name)  # a name begins no line of its own
     assert "<" not in text
@@ -117,7 +117,7 @@ def test_code_spans_hold_backticks():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_latex_rows_end_where_they_should(name):
-    text = latex(Table("t", name, (Column(name), Column("x")), ((name, "x"),)))
+    text = latex(ReportTable("t", name, (Column(name), Column("x")), ((name, "x"),)))
     assert [x for x in text.splitlines() if x.endswith("\\\\")] == text.splitlines()[3:4] + text.splitlines()[
         5:6
     ]

@@ -29,6 +29,13 @@ class Checks(NamedTuple):
     rmse_export: float | None
 
 
+def _given(exported: Exported, case: Case | Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The inputs of the file for a client, or the inputs themselves."""
+    if isinstance(case, Case):
+        return arguments(exported.inputs, case)
+    return case
+
+
 def compared(
     session: Any,
     reference: Reference,
@@ -41,7 +48,7 @@ def compared(
     worst = Difference(0.0, {})
     errors: list[tuple[float, float, int]] = []
     for case in [*more, *clients]:
-        given = arguments(exported.inputs, case) if isinstance(case, Case) else case
+        given = _given(exported, case)
         found, wanted = run(session, given), reference(given)
         apart = max(apart, _apart(found, wanted))
         value = compare(found, wanted)

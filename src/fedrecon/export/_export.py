@@ -122,7 +122,7 @@ def export(
             reference = Reference(exported.fn, exported.weights, exported.inputs, exported.outputs)
             checks, _ = compared(session, reference, exported, clients)
         vectors = _vectors(session, given[:_VECTORS])
-        np.savez_compressed(Path(folder) / VECTORS, **vectors)
+        np.savez_compressed(Path(folder) / VECTORS, allow_pickle=False, **vectors)
         files.append(VECTORS)
         if subject.vocabularies:
             content = {name: [plain(x) for x in ids] for name, ids in subject.vocabularies.items()}
@@ -155,7 +155,7 @@ def _program(exported: Exported, weights: Sequence[Stored]) -> tuple[Any, list[I
 
 def _vectors(session: Any, given: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Random inputs with what the file makes of them."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for i, one in enumerate(given):
         arrays |= {f"{i}/in/{name}": x for name, x in one.items()}
         arrays |= {f"{i}/out/{name}": x for name, x in run(session, one).items()}

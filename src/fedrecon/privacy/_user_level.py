@@ -19,7 +19,7 @@ from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of, path_of
 from fedrecon.core._tags import tagged
-from fedrecon.core._types import Params
+from fedrecon.core._types import Params, PRNGKey
 from fedrecon.data._sampling import Sampling
 from fedrecon.errors import of_kind, whole_number
 from fedrecon.privacy._accounting import Accounting, Observer, accounting, calibrate
@@ -230,9 +230,9 @@ def user_level_dp(
 
 
 def _private(algorithm: Algorithm, privacy: UserLevelDP) -> Algorithm:
-    def init(key: Any) -> ServerState:
+    def init(key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
         zero = PrivacyState(jnp.zeros((), jnp.int32), jnp.zeros(_KEY_WORDS, jnp.uint32))
-        return algorithm.init(key)._replace(privacy=zero)
+        return algorithm.init(key, global_params)._replace(privacy=zero)
 
     def client_update(
         broadcast: Broadcast, client_state: Any, examples: Examples, key: Any

@@ -208,7 +208,7 @@ def test_a_wrong_translation_is_refused_by_its_first_operation(folder, tmp_path,
     copy = shutil.copytree(folder, tmp_path / "copy")
     before, wrong = content(copy), Operation(elementwise.ELEMENTWISE["add"], elementwise=True)
     params = local_params(SUPPORT)
-    monkeypatch.setitem(operations.OPERATIONS, "sub", wrong)  # type: ignore[arg-type]
+    monkeypatch.setitem(operations.OPERATIONS, "sub", wrong)
     with pytest.raises(ExportError, match=r"differs from JAX by .* first operation that differs is 'sub'"):
         export(SUBJECT, copy, support_max=8)
     assert content(copy) == before

@@ -14,8 +14,10 @@ MOST_ENTRIES = 4096
 MOST_DRAWS = 1024
 # What only moves numbers of parameters is not written in their place at all, unless these are very few.
 _FEW = 64
-_MOVES = ("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice", "split", "concatenate", "gather")
-_MOVES += ("pad", "rev", "dynamic_slice", "expand_dims", "convert_element_type", "stack")
+_MOVES = (
+    *("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice", "split", "concatenate", "gather"),
+    *("pad", "rev", "dynamic_slice", "expand_dims", "convert_element_type", "stack"),
+)
 
 
 def hoist(nodes: list[Node], static: set[Value] | None = None) -> list[Node]:

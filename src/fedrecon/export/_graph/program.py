@@ -146,7 +146,7 @@ def _inlined(jaxpr: core.Jaxpr, consts: list[Value], args: list[Value], nodes: l
 
     def read(atom: Any) -> Value:
         if isinstance(atom, core.Literal):
-            return constant(np.asarray(atom.val, atom.aval.dtype))
+            return constant(np.asarray(atom.val, getattr(atom.aval, "dtype", None)))
         return values[atom]
 
     for eqn in jaxpr.eqns:
@@ -253,7 +253,7 @@ def evaluated(node: Node, read: Callable[[Value], Any]) -> list[Any]:
         test, body = node.blocks
         return list(
             jax.lax.while_loop(
-                lambda x: replayed(test, x, read)[0], lambda x: replayed(body, x, read), inputs
+                lambda x: replayed(test, list(x), read)[0], lambda x: replayed(body, list(x), read), inputs
             )
         )
     if node.op == "cond":

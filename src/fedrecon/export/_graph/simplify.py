@@ -149,7 +149,8 @@ def _range_after(node: Node, bounds: Sequence[Range | None]) -> Range | None:
         low, high = zip(*[b for b in bounds if b], strict=True)
         if node.op == "clamp":
             return max(low[0], min(low[1], high[2])), min(high[2], max(high[1], low[0]))
-        join = {"min": min, "max": max, "add": sum}[node.op]
+        joins: dict[str, Any] = {"min": min, "max": max, "add": sum}
+        join = joins[node.op]
         made = join(low), join(high)
         return made if made[0] >= -(2**31) and made[1] < 2**31 else None
     return None

@@ -48,6 +48,7 @@ class Writer:
             self.initializers: list[Any] = []
             self._constants: dict[Any, str] = {}
             self._count = 0
+            self._dims: dict[str, str] = {}
 
     @property
     def top(self) -> "Writer":
@@ -179,8 +180,6 @@ class Writer:
     @property
     def dims(self) -> dict[str, str]:
         """Names of the vectors that hold the lengths of symbolic dimensions."""
-        if not hasattr(self.top, "_dims"):
-            self.top._dims: dict[str, str] = {}
         return self.top._dims
 
 
@@ -194,7 +193,8 @@ def _diagonal(array: np.ndarray) -> tuple[int, Any] | None:
         return None
     row, column = np.unravel_index(int(np.argmax(array != 0)), array.shape)
     k, value = int(column - row), array[row, column]
-    wanted = np.eye(*array.shape, k=k, dtype=bool)
+    rows, columns = array.shape
+    wanted = np.eye(rows, columns, k=k, dtype=bool)
     same = np.array_equal(array, np.where(wanted, value, 0).astype(array.dtype))
     return (k, value) if same else None
 

@@ -84,8 +84,8 @@ def write_page(page: Page, folder: Path, runtime: str | None = None) -> list[str
     sources = runtime_files(runtime)
     written = []
     for name in PAGE_FILES:
-        content = (resources.files("fedrecon.export._web") / "page_files" / name).read_bytes()
-        write_atomically(folder / name, content)
+        source_text = (resources.files("fedrecon.export._web") / "page_files" / name).read_bytes()
+        write_atomically(folder / name, source_text)
         written.append(name)
     (folder / "runtime").mkdir(exist_ok=True)
     for name, source in sources.items():

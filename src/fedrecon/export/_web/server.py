@@ -44,7 +44,7 @@ def _handler(paths: Mapping[str, Path]) -> type[BaseHTTPRequestHandler]:
             self._answer(body=False)
 
         def _answer(self, body: bool) -> None:
-            port = self.server.server_address[1]
+            port = self.connection.getsockname()[1]
             hosts = {f"{name}:{port}" for name in (_LOCAL, "localhost")}
             if self.headers.get("Host", "").lower() not in hosts:
                 return self._refuse(421, "This server answers for this machine alone.\n")
