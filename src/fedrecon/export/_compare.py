@@ -51,8 +51,7 @@ def compared(
         given = _given(exported, case)
         found, wanted = run(session, given), reference(given)
         apart = max(apart, _apart(found, wanted))
-        value = compare(found, wanted)
-        worst = Difference(value, given) if value > worst.value else worst
+        worst = worst.or_worse(compare(found, wanted), given, reference)
         if exported.top is not None and isinstance(case, Case):
             same += same_list(found, wanted)
             if "rating" in case.query:

@@ -12,7 +12,6 @@ import numpy as np
 from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.export._cases import Case
 from fedrecon.export._check import (
-    TOLERANCE,
     Reference,
     random_inputs,
     refuse,
@@ -116,7 +115,7 @@ def export(
         session = session_of(str(Path(folder) / MODEL))
         own = Reference(exported.fn, [w.array for w in weights], exported.inputs, exported.outputs)
         checks, worst = compared(session, own, exported, clients, given)
-        if worst.value > TOLERANCE:
+        if worst.value:
             refuse(program, inputs, exported.outputs, weights, worst)
         if precision != "float32":  # beside the run's own parameters, which nobody has rounded
             reference = Reference(exported.fn, exported.weights, exported.inputs, exported.outputs)

@@ -18,9 +18,6 @@ from fedrecon.export._graph.simplify import reduce_program
 from fedrecon.export._update import update
 
 _RANDOM = 20
-# How far a delta may be from the simulator's, in parts of its largest number where that is above 1. It is
-# a sum over the examples, whose rounding grows with the root of their number.
-_TOLERANCE = 1e-5
 
 
 class Training(NamedTuple):
@@ -58,10 +55,11 @@ def write_update(
     reference = Reference(exported.fn, [], exported.inputs, exported.outputs)
     worst = Difference(0.0, {})
     for given in _cases(exported, state, training, seed):
+        # A delta is a sum over the examples, whose rounding grows with the root of their number.
         count = max(len(given["mask"]), 1)
         value = compare(run(session, given), reference(given)) / float(np.sqrt(count))
-        worst = Difference(value, given) if value > worst.value else worst
-    if worst.value > _TOLERANCE:
+        worst = worst.or_worse(value, given, reference)
+    if worst.value:
         refuse(program, exported.inputs, exported.outputs, [], worst)
     description = {
         "format": FORMAT,

@@ -1,0 +1,246 @@
+"""The page in a browser: what it recommends is what Python recommends, and nothing leaves it."""
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests import browser
+
+from fedrecon.experiment.cli.main import main
+from fedrecon.export._session import Session
+from fedrecon.export._web.server import server_of
+
+pytest.importorskip("onnxruntime", reason="needs the extra export")
+
+SMALL = ["training.rounds=60", "training.clients_per_round=50", "data.clients=300", "data.items=400"]
+SMALL += ["algorithm.reconstruct.kind=newton", "model.user_penalty=1.0", "model.item_bias=true"]
+WORDS = ["training.rounds=2", "training.clients_per_round=5", "data.generated.clients=20", "data.words=60"]
+WORDS += ["data.buckets=16", "model.network.embedding=8", "model.network.hidden=12", "task=next_word"]
+READY = "html[data-ready]"
+
+
+def settings(names: list[str]) -> list[str]:
+    return [word for name in names for word in ("--set", name)]
+
+
+def site(root: Path, name: str, changes: list[str], *experiment: str) -> Path:
+    run, out = root / name, root / f"{name}-site"
+    assert main(["run", *experiment, "--out", str(run), *settings(changes)]) == 0
+    arguments = ["export", str(run), "--out", str(out), "--static", "--runtime", browser.runtime()]
+    assert main(arguments) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory) -> Path:
+    browser.browser_path()
+    return site(tmp_path_factory.mktemp("films"), "films", SMALL)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    path = browser.browser_path()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+def served(folder: Path, plain: bool) -> Any:
+    """The command's server, or any static one."""
+    if plain:
+        handler = functools.partial(Quiet, directory=str(folder))
+        return http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    return server_of(folder, [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()])
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}  # noqa: RUF012
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Open:
+    """A page in the browser, with the requests that it makes."""
+
+    def __init__(self, chromium: Any, folder: Path, plain: bool = False, **context: Any):
+        self.server = served(folder, plain)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+        self.context = chromium.new_context(**context)
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
+        self.page.goto(self.url)
+        self.page.wait_for_selector(READY)
+
+    def __enter__(self) -> "Open":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def find(self, title: str) -> None:
+        self.page.fill("#search", title)
+
+    def rate(self, identity: str, title: str, stars: int) -> None:
+        self.find(title)
+        row = self.page.locator(f'#found li[data-id="{identity}"] input')
+        row.nth(stars - 1).check(force=True)
+
+    def recommended(self) -> list[str]:
+        return [row.get_attribute("data-id") for row in self.page.locator("#top-0 li").all()]
+
+    def settled(self, count: int) -> None:
+        words = f"From {count} " if count else "Without ratings"
+        self.page.wait_for_function(
+            "words => document.getElementById('status').textContent.startsWith(words)", arg=words
+        )
+
+
+def titles(folder: Path) -> dict[str, str]:
+    content: dict[str, str] = json.loads((folder / "page.json").read_text())["titles"]
+    return content
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["the command's server", "any static server"])
+def test_rating_by_mouse_and_by_keyboard(chromium, films, plain):
+    session, names = Session(films), titles(films)
+    ids = [str(x) for x in session.vocabularies["item"]]
+    chosen = {ids[3]: 5, ids[40]: 1, ids[7]: 4}
+    with Open(chromium, films, plain) as opened:
+        page = opened.page
+        loaded, before = len(opened.requests), opened.recommended()
+        assert len(before) == 20
+        first, second, third = chosen
+        opened.find(names[first])
+        page.locator(f'#found li[data-id="{first}"] input').nth(4).check(force=True)
+        opened.settled(1)
+        for count, identity in ((2, second), (3, third)):  # by the keyboard alone from the search box on
+            opened.find(names[identity])
+            page.focus("#search")
+            page.keyboard.press("Tab")
+            page.keyboard.press("Space")
+            for _ in range(chosen[identity] - 1):
+                page.keyboard.press("ArrowRight")
+            opened.settled(count)
+        page.wait_for_timeout(300)
+        low, high = next(x["range"] for x in session.description["inputs"] if x["name"] == "rating")
+        stars = np.array([low + (value - 1) * (high - low) / 4 for value in chosen.values()], np.float32)
+        rows = np.array([ids.index(identity) for identity in chosen])
+        wanted, _ = session.top({"item": rows, "rating": stars})
+        assert opened.recommended() == [ids[row] for row in wanted] != before
+        assert page.evaluate("fetch('page.json').then(() => 'sent', () => 'refused')") == "refused"
+        page.click("#try")
+        page.wait_for_function("document.getElementById('outcome').textContent.includes('refused')")
+        assert len(opened.requests) == loaded and opened.errors == []
+        page.reload()
+        page.wait_for_selector(READY)
+        assert opened.recommended() == [ids[row] for row in wanted]
+        page.click("#forget")
+        page.wait_for_function("document.getElementById('status').textContent.startsWith('Without')")
+        assert page.evaluate("localStorage.length") == 0 and opened.recommended() == before
+
+
+def test_nothing_serious_for_people_with_disabilities(chromium, films):
+    source = browser.axe()
+    for scheme in ("light", "dark"):
+        with Open(chromium, films, color_scheme=scheme, viewport={"width": 390, "height": 844}) as opened:
+            opened.find("The")
+            opened.page.locator("#found input").nth(2).check(force=True)
+            opened.settled(1)
+            opened.page.evaluate(source)
+            found = opened.page.evaluate("axe.run().then(result => result.violations)")
+            serious = [x["id"] for x in found if x["impact"] in ("serious", "critical")]
+            assert serious == [], (scheme, [node["html"] for x in found for node in x["nodes"]])
+            wide = opened.page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= 390
+
+
+def test_a_changed_model_is_refused_and_nothing_is_lost(chromium, films, tmp_path):
+    copy = shutil.copytree(films, tmp_path / "copy")
+    model = (copy / "model.onnx").read_bytes()
+    with Open(chromium, copy) as opened:
+        opened.find("The")
+        opened.page.locator("#found input").nth(1).check(force=True)
+        opened.settled(1)
+        for broken, message in ((model[:-1], "it is cut off"), (model[:-1] + b"x", "it was changed")):
+            (copy / "model.onnx").write_bytes(broken)
+            opened.page.reload()
+            opened.page.wait_for_selector("#problem:not([hidden])")
+            assert message in opened.page.inner_text("#problem")
+        (copy / "model.onnx").write_bytes(model)
+        opened.page.reload()
+        opened.page.wait_for_selector(READY)
+        opened.settled(1)
+
+
+def test_more_ratings_than_the_model_takes(chromium, films):
+    most = Session(films).support_max
+    names = list(titles(films))
+    stored = {"ratings": dict.fromkeys(names[:most], 3) | {"gone": 4}, "text": ""}
+    with Open(chromium, films) as opened:
+        opened.page.evaluate("user => localStorage.setItem('fedrecon', JSON.stringify(user))", stored)
+        opened.page.reload()
+        opened.page.wait_for_selector(READY)
+        assert "unknown to this model" in opened.page.inner_text("#own")  # of an item that was removed
+        opened.find(titles(films)[names[most]])
+        opened.page.locator(f'#found li[data-id="{names[most]}"] input').nth(0).check(force=True)
+        opened.page.wait_for_selector("#problem:not([hidden])")
+        assert f"At most {most} ratings" in opened.page.inner_text("#problem")
+        assert len(opened.recommended()) == 20
+
+
+def test_words(chromium, tmp_path):
+    browser.browser_path()
+    folder = site(tmp_path, "words", WORDS)
+    with Open(chromium, folder) as opened:
+        page, loaded = opened.page, len(opened.requests)
+        page.wait_for_selector("#general button")
+        before = page.inner_text("#personal")
+        page.fill("#history", "wug wug wug blick\nwug wug blick blick\n" * 4)
+        page.click("#learn")
+        page.wait_for_function("document.getElementById('status').textContent.includes('from 8 sentences')")
+        page.fill("#prompt", "wug wug")
+        page.wait_for_timeout(800)
+        assert page.inner_text("#personal") != before
+        assert page.locator("#personal button:enabled").count() >= 1
+        page.locator("#personal button:enabled").first.click()
+        assert len(page.input_value("#prompt").split()) == 3
+        assert len(opened.requests) == loaded and opened.errors == []
+        page.reload()
+        page.wait_for_selector(READY)
+        assert page.input_value("#history").startswith("wug wug wug blick")
+
+
+@pytest.mark.skipif("FEDRECON_PICTURES" not in os.environ, reason="makes the documentation's pictures")
+def test_pictures(chromium, films):
+    folder = Path(os.environ["FEDRECON_PICTURES"])
+    for name, size in (("phone", (390, 844)), ("desktop", (1100, 760))):
+        for scheme in ("light", "dark"):
+            viewport = {"width": size[0], "height": size[1]}
+            with Open(chromium, films, color_scheme=scheme, viewport=viewport) as opened:
+                names = titles(films)
+                for count, (identity, stars) in enumerate(zip(list(names)[:4], (5, 2, 4, 1), strict=True), 1):
+                    opened.rate(identity, names[identity], stars)
+                    opened.settled(count)
+                opened.find("winter")
+                opened.page.evaluate("scrollTo(0, 0)")
+                opened.page.screenshot(path=str(folder / f"on_device_{name}_{scheme}.png"))
