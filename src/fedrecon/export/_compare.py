@@ -47,7 +47,8 @@ def compared(
     apart, same = 0.0, 0
     worst = Difference(0.0, {})
     errors: list[tuple[float, float, int]] = []
-    for case in [*more, *clients]:
+    cases: list[Case | Mapping[str, np.ndarray]] = [*more, *clients]
+    for case in cases:
         given = _given(exported, case)
         found, wanted = run(session, given), reference(given)
         apart = max(apart, _apart(found, wanted))
