@@ -10,7 +10,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER / "_extensions"), str(FOLDER.parent / "src")]
 
-import fedrecon
+import fedrecon  # noqa: E402 (found by the line above)
 
 project = "fedrecon"
 author = "The fedrecon authors"
@@ -53,8 +53,8 @@ napoleon_use_ivar = True
 napoleon_attr_annotations = False
 python_use_unqualified_type_names = True
 
-# Names of other libraries have no page on this site, and neither have private classes that a signature names. Every
-# other name of this library must resolve.
+# Names of other libraries have no page on this site, and neither have private classes that a signature
+# names. Every other name of this library must resolve.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!fedrecon\b).*"),
     (r"py:.*", r"fedrecon\.(.*\.)?_.*"),

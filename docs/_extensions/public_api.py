@@ -1,8 +1,8 @@
 """The API reference: an entry for every public name, generated from the `__all__` of the public packages.
 
-A public package is one with a stub of lazy names (`__init__.pyi`) or a public module with an `__all__`. An object that
-several packages export has its full entry in the package in which it is defined, and a short one that points there in
-the others. A public name that ends up without an entry is a warning, hence an error of the build.
+A public package is one with a stub of lazy names (`__init__.pyi`), or a public module with an `__all__`. An
+object that several packages export has its full entry in the package in which it is defined, and a short one
+that points there in the others. A public name without an entry is a warning, hence an error of the build.
 """
 
 import ast
@@ -105,7 +105,7 @@ def _index(packages: list[str]) -> str:
     text = [
         "# API reference",
         "",
-        "All public names, by package, from their docstrings. Shapes stand in square brackets, the meaning of each axis in words.",
+        "All public names, by package, from their docstrings. Shapes are in square brackets.",
         "A name that begins with an underscore may change in any version.",
         "",
         "| package | what it has |",

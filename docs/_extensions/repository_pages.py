@@ -1,7 +1,7 @@
 """Pages of the repository that lie outside `docs/`, on the site.
 
-The pages of `docs/` link to `../examples/NAME.py`, `../benchmarks/README.md` and others, which a code host opens. For
-the site each such file becomes a page in `docs/_generated/`, and the links are turned to it.
+The pages of `docs/` link to `../examples/NAME.py`, `../benchmarks/README.md` and others, which a code host
+opens. For the site each such file becomes a page in `docs/_generated/`, and the links are turned to it.
 """
 
 import re

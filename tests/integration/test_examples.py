@@ -1,4 +1,4 @@
-"""The examples, and the code of the pages, run as they are."""
+"""The examples, the README's code and the task of a page, run as they are."""
 
 import json
 import os
@@ -103,13 +103,6 @@ def test_code_of_the_readme_runs(repository, run, tmp_path):
     code = tmp_path / "readme.py"
     code.write_text(FRAME + few + "print(result, best.shape)\n")
     assert re.search(r"test rmse=[0-9.]+\) \(8, 10\)", run(code))
-
-
-@pytest.mark.parametrize("page", ["extending.md", "moving_from_tff.md"])
-def test_code_of_a_page_runs(run, blocks, tmp_path, page):
-    code = tmp_path / "page.py"
-    code.write_text("\n".join(b for b in blocks(page, "python") if not b.startswith(TASK)))
-    assert "test rmse=" in run(code)
 
 
 def test_task_of_a_page_runs(run, blocks, tmp_path):
