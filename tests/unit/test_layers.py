@@ -34,7 +34,7 @@ EXPERIMENT_LAYERS = (
     ("config",),
     ("training",),
     ("serving",),
-    ("analysis", "sweep"),
+    ("analysis", "sweep", "deploying"),
     ("cli",),
 )
 EXPERIMENT_HEIGHT = {part: height for height, layer in enumerate(EXPERIMENT_LAYERS) for part in layer}

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from fedrecon._files import make_folder
+from fedrecon._files import make_folder, write_atomically
 from fedrecon.core._mean import Mean
 from fedrecon.deployment._endpoint import Endpoint
 from fedrecon.deployment._server import Outcome
 from fedrecon.errors import RunError
 
-STATE, LOG = "server.state", "rounds.jsonl"
+STATE, LOG, ANSWERED = "server.state", "rounds.jsonl", "answered.jsonl"
 
 
 @runtime_checkable
@@ -60,6 +60,7 @@ def run_rounds(
     *,
     seconds: float = 600.0,
     max_attempts: int = 10,
+    note_clients: bool = False,
 ) -> Iterator[RoundRecord]:
     """Runs rounds until so many are done, each on the disk before the next one begins.
 
@@ -72,6 +73,7 @@ def run_rounds(
         folder: For the server's state and `rounds.jsonl`.
         seconds: A round's deadline: who has not answered then is left out of it.
         max_attempts: How often a round is begun before it is given up.
+        note_clients: Whether `answered.jsonl` gets the names of the clients that each round counted.
 
     Raises:
         DataError: The state in the folder is not whole, or of another run.
@@ -85,6 +87,9 @@ def run_rounds(
     else:
         server.checkpoint(state)
     endpoint.checkpointed()
+    names = (LOG, ANSWERED) if note_clients else (LOG,)
+    for name in names:
+        _cut(folder / name, server.round)
     begun = 0
     while server.round < rounds:
         begun += 1
@@ -102,15 +107,37 @@ def run_rounds(
                 endpoint.receive(data)
         outcome, down, up = endpoint.step()
         record = RoundRecord(outcome, down, up, time.monotonic() - started)
+        # Before the state: a line whose round then comes again is taken out by whoever goes on.
+        _append(folder / LOG, record.line())
+        if note_clients and outcome.released:
+            _append(folder / ANSWERED, {"round": outcome.round, "clients": list(outcome.clients)})
         if outcome.released:
             server.checkpoint(state)
             endpoint.checkpointed()
             begun = 0
-        with open(folder / LOG, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record.line()) + "\n")
         yield record
         if begun == max_attempts:
             raise RunError(
                 f"round {server.round} was begun {begun} times, and never had the answers that it needs; "
                 f"the last time {outcome.answered} of {outcome.asked} clients answered"
             )
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _cut(path: Path, round: int) -> None:
+    """Takes out what a process wrote of rounds that its state does not have, a line cut short among it."""
+    if not path.exists():
+        return
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if line["round"] < round or not line.get("released", True):
+            kept.append(text + "\n")
+    write_atomically(path, "".join(kept))

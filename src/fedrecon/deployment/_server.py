@@ -35,6 +35,7 @@ class Outcome(NamedTuple):
         late: Answers to an earlier round or attempt.
         refused: Updates that were not counted, by the reason's name.
         metrics: Means over the answers.
+        clients: Names of the clients that answered, in the order of the cohort.
     """
 
     round: int
@@ -45,6 +46,7 @@ class Outcome(NamedTuple):
     late: int
     refused: Mapping[str, int]
     metrics: Mapping[str, Mean]
+    clients: Sequence[Any]
 
 
 class Server:
@@ -219,7 +221,8 @@ class Server:
         released = enough and _is_finite(state.global_params)
         metrics = {name: Mean(*pair) for name, pair in self._sums.metrics.items()}
         counts = len(self._cohort), len(self._answered), self._late, dict(self._refused)
-        outcome = Outcome(self._round, self.attempt, released, *counts, metrics)
+        clients = [name for name in self._cohort if name in self._answered]
+        outcome = Outcome(self._round, self.attempt, released, *counts, metrics, clients)
         if released:
             self.state, self.attempt = state, 0
             self._counted[[self._places[name] for name in self._answered]] = outcome.round

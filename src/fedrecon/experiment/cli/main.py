@@ -34,6 +34,7 @@ COMMANDS = {
     "plot": "draw runs, several in one figure to compare them",
     "compare": "tables and figures of several runs side by side",
     "report": "a page of HTML of one or several runs",
+    "deploy": "train over real processes, by Flower",
     "sweep": "tune settings on the validation clients",
     "describe": "what is in a data file: clients, examples, histograms",
     "generate": "write generated ratings, of any size",

@@ -41,6 +41,14 @@ class Command(click.Command):
         formatter.write(f"\n{self.help}\n")
 
 
+class Group(click.Group):
+    """A command that has commands; `--traceback` is among the options of each."""
+
+    def __init__(self, *arguments: Any, **settings: Any):
+        super().__init__(*arguments, **settings)
+        self.params.append(_noted("traceback", "show where an error came from"))
+
+
 def command(function: Callable[..., Any]) -> Command:
     """A decorator that makes a command of a function, whose docstring is the text of the help page."""
     return click.command(cls=Command, help=inspect.cleandoc(function.__doc__ or ""))(function)

@@ -75,6 +75,22 @@ class TaskSpec(ABC):
             SettingError: Settings do not fit each other or the data.
         """
 
+    def build_without_data(self, config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]) -> "Task":
+        """The task of a server, or of a node, that has not the data: its model is all that is used of it.
+
+        The default refuses.
+
+        Args:
+            config: Configuration of the run, without a setting that would be read from data.
+            vocabularies: For each field that has them the original ids, in the run's order.
+
+        Raises:
+            SettingError: The task cannot be deployed, or a setting would be read from data.
+        """
+        raise SettingError(
+            f"task: a deployment needs a task that is built without data, {config.task} is not"
+        )
+
     def load_all_clients(self, config: TaskConfig) -> "Clients":
         """All clients of the data, ordered and capped as for training.
 

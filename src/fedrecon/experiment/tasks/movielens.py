@@ -63,6 +63,21 @@ class MovieLens(TaskSpec):
         """
         return matrix_factorization_task(config, _load(config, shares_of(config.data.fractions)), {})
 
+    def build_without_data(self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]") -> "Task":
+        """The model of a number of items; its clients are one without a rating.
+
+        Raises:
+            SettingError: `model.global_bias` would be read from data.
+        """
+        from fedrecon.data._clients import Clients
+
+        if config.model.global_bias == "mean":
+            raise SettingError('model.global_bias must be a number or "none" in a deployment, got "mean"')
+        columns = {"item": np.zeros(0, np.int32), "rating": np.zeros(0, np.float32)}
+        columns["time"] = columns["rating"]
+        nobody = Clients.from_columns(["nobody"], [0, 0], columns, vocabularies)
+        return matrix_factorization_task(config, {"train": nobody}, {})
+
     def load_all_clients(self, config: TaskConfig) -> "Clients":
         """All clients of the data, ordered and capped as for training.
 

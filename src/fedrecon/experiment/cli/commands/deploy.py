@@ -1,0 +1,100 @@
+"""`fedrecon deploy`: the same training over real processes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fedrecon.experiment.cli import options
+
+if TYPE_CHECKING:
+    from fedrecon.experiment.deploying.local import LocalDeployment
+
+
+@click.group(name="deploy", cls=options.Group)
+def command() -> None:
+    """Trains over real processes and networks, by Flower: pip install 'fedrecon[flower]'."""
+
+
+@options.command
+@click.argument("app", metavar="DIR")
+@click.option("--experiment", required=True, metavar="FILE", help="the experiment, a TOML file")
+@options.changes
+def init(app: str, experiment: str, overrides: tuple[str, ...]) -> int:
+    """Writes an app of Flower for an experiment: a few lines that import this library."""
+    from fedrecon.experiment import config as configs
+    from fedrecon.experiment.deploying.flower_app import write_app
+
+    write_app(Path(app), configs.load(experiment, overrides))
+    return 0
+
+
+@options.command
+@click.argument("app", metavar="DIR")
+@click.option("--nodes", type=int, default=4, metavar="COUNT", help="default: 4")
+@options.data("the data (setting data.path), whose training clients are dealt out to the nodes")
+@click.option("--out", required=True, metavar="RUN", help="the run folder")
+@options.changes
+@click.option("--seconds", type=float, default=600.0, metavar="S", help="a round's deadline; default: 600")
+@click.option("--verify", is_flag=True, help="simulate the same cohorts, and tell the largest difference")
+def local(
+    app: str,
+    nodes: int,
+    data: str | None,
+    out: str,
+    overrides: tuple[str, ...],
+    seconds: float,
+    verify: bool,
+) -> int:
+    """Runs an app on this machine: a SuperLink and nodes as processes that never leave loopback. It ends them
+    all, and leaves the run folder that a simulation leaves, with rounds.jsonl beside it.
+    """
+    from fedrecon.experiment.cli import runs
+    from fedrecon.experiment.deploying.flower_app import experiment_of
+    from fedrecon.experiment.deploying.local import LocalDeployment
+
+    config = runs.with_options(experiment_of(Path(app), overrides), data)
+    return _run(LocalDeployment(Path(app), config, Path(out), nodes, seconds), verify)
+
+
+@options.command
+@options.run_folder
+@click.option("--verify", is_flag=True, help="simulate the same cohorts, and tell the largest difference")
+def resume(run: str, verify: bool) -> int:
+    """Goes on with `deploy local` after a process, or this machine, has ended, from the last round that was
+    done, with the same numbers.
+    """
+    from fedrecon.experiment.deploying.local import LocalDeployment
+
+    return _run(LocalDeployment.of_run(Path(run)), verify)
+
+
+@options.command
+@options.run_folder
+def status(run: str) -> int:
+    """Tells how far a deployment is: the rounds that are done, and what was refused."""
+    from fedrecon.experiment.deploying.status import status_of
+
+    click.echo(status_of(Path(run)))
+    return 0
+
+
+for _one in (init, local, resume, status):
+    command.add_command(_one)
+
+
+def _run(deployment: "LocalDeployment", verify: bool) -> int:
+    from fedrecon.experiment.deploying.status import described
+    from fedrecon.experiment.training.run_experiment import console, run_experiment, show
+
+    screen = console()
+    deployment.run(lambda line: screen.print(described(line)))
+    deployment.leave_run_folder()
+    result = run_experiment(deployment.config, deployment.out, screen)
+    values: dict[str, object] = {"rounds": len(deployment.records())}
+    if verify:
+        values["largest_difference"] = deployment.largest_difference()
+        screen.print(f"largest difference from a simulation: {values['largest_difference']:.3g}")
+    deployment.note(values)
+    show(result, screen)
+    return 0

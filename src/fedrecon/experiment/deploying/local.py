@@ -1,0 +1,295 @@
+"""A whole deployment on this machine: a SuperLink, nodes and their workers as processes on loopback."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tomli_w
+
+from fedrecon._files import make_folder, write_atomically
+from fedrecon.deployment._messages import state_from
+from fedrecon.deployment._rounds import ANSWERED, LOG, STATE
+from fedrecon.deployment._wire import decode
+from fedrecon.errors import RunError, whole_number
+from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.deploying.plan import ENDED, FILE, PROCESS, DeploymentPlan
+from fedrecon.experiment.deploying.processes import Processes, free_ports, lives
+from fedrecon.experiment.storage.checkpoint import Checkpoints
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS, RESULT, RunFolder
+from fedrecon.experiment.training.build import spec_of, task_of
+from fedrecon.experiment.training.run_spec import RunSpec
+from fedrecon.experiment.training.vocabularies import DIGEST
+from fedrecon.simulation._client_step import first_state
+from fedrecon.simulation._simulation import Simulation
+
+SERVER, NODE, LOCAL = "server", "node-{}", "local.json"
+_START = 120.0  # seconds that the processes have to be there
+_LOOK = 0.1
+_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+
+
+class LocalDeployment:
+    """An experiment over processes of this machine.
+
+    Attributes:
+        config: The experiment, with numbers in place of what it would read from the data.
+        processes: What runs, while it does.
+
+    Args:
+        app: The folder of the app, see `flower_app`.
+        config: The experiment.
+        out: The run folder. What the processes need is in a folder beside it.
+        nodes: How many; the training clients are dealt out to them.
+        seconds: A round's deadline.
+    """
+
+    def __init__(self, app: Path, config: Config, out: Path, nodes: int, seconds: float = 600.0):
+        self._app, self.out, self._nodes, self._seconds = app.absolute(), out.absolute(), nodes, seconds
+        self._work = work_folder(self.out)
+        self.processes: Processes | None = None
+        if getattr(config.model, "global_bias", None) == "mean":
+            bias = float(task_of(config).train.column("rating").mean(dtype="float64"))
+            config = override(config, {"model": {"global_bias": bias}})
+        self.config = config
+        self._spec: RunSpec = spec_of(config, task_of(config))
+        whole_number("nodes", nodes, 1, len(self._spec.clients))
+
+    @staticmethod
+    def of_run(out: Path) -> "LocalDeployment":
+        """The deployment that was begun in a run folder.
+
+        Raises:
+            RunError: There is none.
+        """
+        path = work_folder(out.absolute()) / LOCAL
+        if not path.is_file():
+            raise RunError(f"{out}: no deployment on this machine was begun for this run folder")
+        given = json.loads(path.read_text())
+        plan = DeploymentPlan.read(path.parent / SERVER)
+        return LocalDeployment(Path(given["app"]), plan.config(), out, plan.nodes, plan.seconds)
+
+    def run(self, progress: Callable[[dict[str, Any]], None]) -> None:
+        """Runs the rounds that are left. It ends all processes that it started, whatever happens.
+
+        Args:
+            progress: Is called with each line of `rounds.jsonl`.
+
+        Raises:
+            RunError: A process has ended before the rounds were done.
+        """
+        self._prepare()
+        for name in (ENDED, PROCESS):
+            (self._work / SERVER / name).unlink(missing_ok=True)
+        with ExitStack() as stack:
+            # Short: a socket's path may have a hundred characters.
+            sockets = Path(tempfile.mkdtemp(prefix="fedrecon-"))
+            stack.callback(shutil.rmtree, sockets, True)
+            home = self._work / "flower"
+            paths = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
+            environment = {
+                "PATH": os.pathsep.join(paths),
+                **_QUIET,
+                "FLWR_HOME": str(home),
+                "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+            }
+            processes = stack.enter_context(Processes(self._work / "logs", environment))
+            self._start(processes, sockets, home)
+            self._follow(processes, progress)
+
+    def _prepare(self) -> None:
+        """The files of the server and of each node, as they would lie on machines of their own."""
+        spec = self._spec
+        vocabularies = {name: np.asarray(ids).tolist() for name, ids in spec.clients.vocabularies.items()}
+        plan = DeploymentPlan(
+            run=self.out.name,
+            settings=self.config.model_dump(),
+            vocabularies=vocabularies,
+            rounds=spec.rounds,
+            seconds=self._seconds,
+            nodes=self._nodes,
+        )
+        make_folder(self._work / SERVER)
+        if (self._work / SERVER / FILE).exists():
+            if DeploymentPlan.read(self._work / SERVER) != plan:
+                raise RunError(f"{self._work}: this deployment is of another experiment")
+            return
+        for number in range(self._nodes):
+            folder = self._work / NODE.format(number)
+            make_folder(folder)
+            spec.clients.take(range(number, len(spec.clients), self._nodes)).write(folder / "clients.arrow")
+            write_atomically(folder / "node.toml", tomli_w.dumps({"data": "clients.arrow"}))
+            plan.write(folder)
+        write_atomically(self._work / LOCAL, json.dumps({"app": str(self._app)}) + "\n")
+        plan.write(self._work / SERVER)
+
+    def _start(self, processes: Processes, sockets: Path, home: Path) -> None:
+        link, *ports = free_ports(1 + self._nodes)
+        make_folder(home)
+        connection = {
+            "superlink": {"default": "local", "local": {"address": f"127.0.0.1:{link}", "insecure": True}}
+        }
+        write_atomically(home / "config.toml", tomli_w.dumps(connection))
+        for number in range(self._nodes):
+            worker = [sys.executable, "-m", "fedrecon.experiment.deploying.worker"]
+            folder = str(self._work / NODE.format(number))
+            processes.start(f"worker-{number}", [*worker, folder, str(sockets / str(number))])
+        # Without a database: a run that the SuperLink lost does not come back with it, but by `resume`.
+        here = ["--insecure", "--host", "127.0.0.1", "--port"]
+        link_command = [_program("flower-superlink"), *here, str(link)]
+        processes.start("superlink", [*link_command, "--disable-runtime-dependency-installation"])
+        _wait(lambda: _listens(link), "the SuperLink", processes)
+        for number, port in enumerate(ports):
+            _wait((sockets / str(number)).exists, f"worker {number}", processes)
+            setting = f'fedrecon-socket="{sockets / str(number)}"'
+            node_command = [
+                _program("flower-supernode"),
+                *here,
+                str(port),
+                "--superlink",
+                f"127.0.0.1:{link}",
+            ]
+            processes.start(f"node-{number}", [*node_command, "--node-config", setting])
+        folder = f'folder="{self._work / SERVER}"'
+        processes.start("run", [_program("flwr"), "run", str(self._app), "local", "--run-config", folder])
+
+    def _follow(self, processes: Processes, progress: Callable[[dict[str, Any]], None]) -> None:
+        """Waits for the rounds, and tells of each."""
+        self.processes = processes
+        read, path, ended = 0, self._work / SERVER / LOG, self._work / SERVER / ENDED
+        while not ended.exists():
+            lines = path.read_text().splitlines() if path.exists() else []
+            for line in lines[read:]:
+                progress(json.loads(line))
+            read = len(lines)
+            self._look_after(processes)
+            time.sleep(_LOOK)
+        for line in (path.read_text().splitlines() if path.exists() else [])[read:]:
+            progress(json.loads(line))
+        said = ended.read_text()
+        done = sum(line["released"] for line in self.records())
+        if said or done < self._spec.rounds:
+            raise RunError(
+                f"{self._work}: the server ended after {done} of {self._spec.rounds} rounds: {said}"
+            )
+
+    def _look_after(self, processes: Processes) -> None:
+        """Starts nodes and workers that have ended again, as a supervisor of services does.
+
+        Raises:
+            RunError: The SuperLink or the server has ended: that ends the run, for Flower.
+        """
+        for name in processes.ended():
+            if name.startswith(("node-", "worker-")):
+                processes.start_again(name)
+            elif name != "run" or processes.status(name) != 0:
+                log = self._work / "logs" / f"{name}.log"
+                raise RunError(f"{log}: the process {name!r} has ended; go on with `deploy resume`")
+        path = self._work / SERVER / PROCESS
+        if path.exists() and not lives(int(path.read_text())) and not (path.parent / ENDED).exists():
+            raise RunError(f"{self._work}: the server's process has ended; go on with `deploy resume`")
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of `rounds.jsonl`."""
+        return [json.loads(line) for line in (self._work / SERVER / LOG).read_text().splitlines()]
+
+    def state(self) -> Any:
+        """The server's state after its last round."""
+        like, _ = first_state(self._spec.algorithm, self._spec.seed)
+        message = decode((self._work / SERVER / STATE).read_bytes())
+        counted = np.zeros(len(self._spec.clients), np.int32)
+        return state_from(message, (like, counted))[0]
+
+    def leave_run_folder(self) -> None:
+        """Makes the run folder that a simulation of the experiment would leave, but for its evaluation."""
+        folder = RunFolder(self.out, self._spec.configuration(), self._spec.fingerprint())
+        folder.close()
+        state = self.state()
+        info = {
+            "seconds": sum(r["seconds"] for r in self.records()),
+            "best": None,
+            DIGEST: self._spec.vocabularies,
+        }
+        tree = {"state": state} | ({"best": state.global_params} if self._spec.selects_best else {})
+        Checkpoints(self.out / CHECKPOINTS).save(int(state.round), tree, info)
+        write_atomically(self.out / LOG, (self._work / SERVER / LOG).read_text())
+
+    def largest_difference(self) -> float:
+        """The largest absolute difference of a number of the state from a simulation of the same cohorts."""
+        place = {str(name): i for i, name in enumerate(self._spec.clients.ids.tolist())}
+        lines = (self._work / SERVER / ANSWERED).read_text().splitlines()
+        counted = {x["round"]: x["clients"] for x in map(json.loads, lines)}
+        cohorts = [[place[name] for name in counted[number]] for number in range(self._spec.rounds)]
+        simulation = Simulation(
+            self._spec.algorithm, self._spec.clients, _Cohorts(cohorts), seed=self._spec.seed
+        )
+        state = simulation.init()
+        for done in simulation.rounds(state, self._spec.rounds):
+            state = done.state
+        pairs = zip(jax.tree.leaves(state), jax.tree.leaves(self.state()), strict=True)
+        return max(
+            float(np.max(np.abs(np.asarray(a, float) - np.asarray(b, float)), initial=0)) for a, b in pairs
+        )
+
+    def note(self, values: dict[str, Any]) -> None:
+        """Adds what is known of the deployment to `result.json`."""
+        path = self.out / RESULT
+        result = json.loads(path.read_text())
+        write_atomically(path, json.dumps({**result, "deployment": values}, indent=2) + "\n")
+
+
+def work_folder(out: Path) -> Path:
+    """Where the files of a run folder's deployment are."""
+    return out.with_name(f"{out.name}.deployment")
+
+
+class _Cohorts:
+    """Cohorts as they were."""
+
+    def __init__(self, cohorts: list[list[int]]):
+        self._cohorts = cohorts
+
+    def indices(self, round: int, num_examples: Any, seed: int) -> Any:
+        return np.asarray(self._cohorts[round], np.int64)
+
+    def most(self, num_clients: int) -> int:
+        return max(map(len, self._cohorts))
+
+    def check(self, num_clients: int) -> None:
+        """All cohorts are of clients that there are."""
+
+
+def _program(name: str) -> str:
+    """The path of a program of Flower.
+
+    Raises:
+        RunError: Flower is not installed.
+    """
+    beside = Path(sysconfig.get_path("scripts")) / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise RunError(f"the program {name} is needed: pip install 'fedrecon[flower]'")
+    return found
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait(there: Callable[[], bool], what: str, processes: Processes) -> None:
+    end = time.monotonic() + _START
+    while not there():
+        if processes.ended() or time.monotonic() > end:
+            raise RunError(f"{what} did not start; the logs say why")
+        time.sleep(_LOOK)

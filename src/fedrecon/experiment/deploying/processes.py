@@ -1,0 +1,140 @@
+"""Processes on this machine that end with the one that started them."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from fedrecon.errors import RunError
+
+_MOST_STARTS = 3
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+_GRACE = 5.0  # seconds between the request to end and the end
+
+
+class Processes:
+    """A few processes, each known by its own id, which end together, with what they have started.
+
+    Args:
+        logs: Folder for what they print.
+        environment: Their variables.
+    """
+
+    def __init__(self, logs: Path, environment: Mapping[str, str]):
+        self._logs, self._environment = logs, {**os.environ, **environment}
+        self._all: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, list[str]] = {}
+        self._again = Counter[str]()
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def start(self, name: str, command: Sequence[str]) -> None:
+        """Starts a process under a name, by which its log is called."""
+        with open(self._logs / f"{name}.log", "ab") as log:
+            self._all[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                preexec_fn=_end_with_parent,
+            )
+        self._commands[name] = list(command)
+
+    def start_again(self, name: str) -> None:
+        """Starts a process that has ended with the command that it was started with.
+
+        Raises:
+            RunError: It has ended too often.
+        """
+        self._again[name] += 1
+        if self._again[name] > _MOST_STARTS:
+            log = self._logs / f"{name}.log"
+            raise RunError(f"{log}: the process {name!r} has ended {self._again[name]} times")
+        self.start(name, self._commands[name])
+
+    def status(self, name: str) -> int | None:
+        """The exit status of a process; None while it runs."""
+        return self._all[name].poll()
+
+    def pid(self, name: str) -> int:
+        """The id of a process."""
+        return self._all[name].pid
+
+    def ended(self) -> list[str]:
+        """Names of the processes that have ended, though nobody asked them to."""
+        return [name for name, process in self._all.items() if process.poll() is not None]
+
+    def end(self) -> None:
+        """Ends all, with what they started: by a request first, after a few seconds by force."""
+        # Some of what they started are in sessions of their own, and would outlive a group.
+        family = descendants([process.pid for process in self._all.values()])
+        for ask in (signal.SIGTERM, signal.SIGKILL):
+            for pid in family:
+                _signal(pid, ask)
+            end = time.monotonic() + _GRACE
+            while time.monotonic() < end and any(map(self._lives, family)):
+                time.sleep(0.05)
+        self._all.clear()
+
+    def _lives(self, pid: int) -> bool:
+        own = [process for process in self._all.values() if process.pid == pid]
+        return own[0].poll() is None if own else lives(pid)
+
+
+def descendants(pids: Sequence[int]) -> list[int]:
+    """Processes, and those that they started, directly or not, and that are still theirs."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+    parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.stdout.splitlines())}
+    found = list(pids)
+    for pid in found:  # grows on the way
+        found += [child for child, parent in parents.items() if parent == pid and child not in found]
+    return found
+
+
+def _end_with_parent() -> None:
+    """Asks Linux to end this process when the one that started it is killed; elsewhere it stays.
+
+    What Flower's processes start looks after its parent by itself.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def lives(pid: int) -> bool:
+    """Whether there is a process of this id."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody uses now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports

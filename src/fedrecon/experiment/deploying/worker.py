@@ -1,0 +1,103 @@
+"""A node's worker: it holds JAX, the data and the compiled programs while an engine's processes come and go.
+
+Started as `python -m fedrecon.experiment.deploying.worker NODE [SOCKET]`, where NODE is the node's folder. It
+ends with the process that started it.
+"""
+
+import json
+import logging
+import os
+import socket
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedrecon.deployment._node import Node
+from fedrecon.deployment._store import Store, read_clients
+from fedrecon.errors import DataError
+from fedrecon.experiment.deploying.framing import receive, send
+from fedrecon.experiment.deploying.plan import DeploymentPlan
+
+CONFIG, SOCKET = "node.toml", "worker.sock"
+_KNOWN = {"data", "client", "name", "query", "may_take_part"}
+_PATIENCE = 600.0  # seconds that the other side may take
+_WATCH = 1.0  # seconds between looks at whether the process that started this one is there
+
+
+def node_of(folder: Path) -> Node:
+    """The node that a folder describes: `deployment.json` beside `node.toml`, which says where its data are.
+
+    Raises:
+        DataError: The data cannot be read or do not fit the model, or `node.toml` has another key.
+    """
+    plan = DeploymentPlan.read(folder)
+    config = plan.config()
+    path = folder / CONFIG
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if unknown := sorted(settings.keys() - _KNOWN):
+        raise DataError(f"{path}: the keys are {sorted(_KNOWN)}, got {unknown[0]!r}")
+    hook = settings.pop("may_take_part", "")
+    known = {name: np.asarray(ids) for name, ids in plan.vocabularies.items()}
+    data = folder / settings.pop("data")
+    store = Store(read_clients(data, vocabularies=known, **settings), folder / "states")
+    may = _function(hook) if hook else None
+    return Node(plan.algorithm(), store, seed=config.seed, run=plan.run, may_take_part=may)
+
+
+def _function(dotted: str) -> Callable[[Any, int], bool]:
+    module, _, name = dotted.partition(":")
+    function: Callable[[Any, int], bool] = getattr(import_module(module), name)
+    return function
+
+
+def serve(folder: Path, path: Path) -> None:
+    """Answers until the process that started this one has gone.
+
+    Args:
+        folder: Of the node.
+        path: Where to listen; made anew, for this user alone.
+    """
+    parent = os.getppid()
+    node = node_of(folder)
+    path.unlink(missing_ok=True)
+    mask = os.umask(0o177)
+    try:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen()
+    listener.settimeout(_WATCH)
+    while os.getppid() == parent:
+        try:
+            connection = listener.accept()[0]
+        except TimeoutError:
+            continue
+        with connection:
+            connection.settimeout(_PATIENCE)
+            try:
+                _converse(node, connection)
+            except OSError:
+                continue  # the other side has gone: its message is lost, and comes again
+    path.unlink(missing_ok=True)
+
+
+def _converse(node: Node, connection: socket.socket) -> None:
+    """Answers the messages of a connection until its other side goes; an empty one asks for names."""
+    names = json.dumps(node.names).encode()
+    while True:
+        data = receive(connection)
+        send(connection, node.handle(data) if data else names)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    serve(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else Path(sys.argv[1]) / SOCKET))
