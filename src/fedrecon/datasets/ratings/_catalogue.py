@@ -78,6 +78,7 @@ class Catalogue(NamedTuple):
         if missing:
             raise DataError(f"the public list of items must have all that are rated, it lacks {missing[0]!r}")
         rows: Int32[np.ndarray, "item"] = np.array([known[int(i)] for i in vocabulary], np.int32)
-        columns = {name: clients.column(name) for name in clients.fields} | {field: rows[clients.column(field)]}
+        columns = {name: clients.column(name) for name in clients.fields}
+        columns[field] = rows[columns[field]]
         ids = {**clients.vocabularies, field: self.ids}
         return Clients.from_columns(clients.ids, clients.offsets, columns, ids)

@@ -46,7 +46,7 @@ class Group(click.Group):
 
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
-        self.params.append(_noted("traceback", "show where an error came from"))
+        self.params.append(_flag("traceback", "show where an error came from"))
 
 
 def command(function: Callable[..., Any]) -> Command:

@@ -1,10 +1,11 @@
 """MovieLens and other files of ratings: a client is a user."""
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fedrecon.experiment.settings.sections import Section, setting
+from fedrecon.experiment.settings.sections import Section, SettingError, setting
 from fedrecon.experiment.settings.solvers import Limit
 from fedrecon.experiment.settings.splits import ByTimeSettings
 from fedrecon.experiment.tasks._ratings import (
