@@ -10,6 +10,10 @@ class DataError(ValueError):
     """Data cannot be used; the message names the file and line or the parameter, the rule and the value."""
 
 
+class UncheckedWarning(UserWarning):
+    """A file of an earlier version has no checksums, so that damage to it would not be noticed."""
+
+
 class RunError(ValueError):
     """A run folder that cannot be used; the message names the folder or file, the rule and the value."""
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,23 @@ from fedrecon._files import atomic_file
 from fedrecon.core._types import FilePath
 from fedrecon.data import _arrow_bridge as bridge
 from fedrecon.data._arrow_bridge import ArrowColumn
+from fedrecon.data._checksums import (
+    FRAME,
+    UNSEALED,
+    CheckedColumns,
+    Column,
+    check_frame,
+    checksum_of_clients,
+    chunk_checksums,
+    packed,
+    seal,
+    unpacked,
+)
 from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import offsets_of, vocabulary
 from fedrecon.data._scratch import scratch
 from fedrecon.data._table_ids import TableIds, table_ids, table_keys
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, UncheckedWarning
 
 # The arguments of `Clients.from_columns`: ids, offsets, columns, vocabularies, keys.
 ClientColumns = tuple[Any, Any, dict[str, np.ndarray], dict[str, np.ndarray], Any]
@@ -123,11 +137,23 @@ def write_within(
     for name, column in columns.items():
         arrays[name] = bridge.to_lists(column, offsets)
     kept = {name: {"values": v.tolist(), "strings": v.dtype == object} for name, v in vocabularies.items()}
-    metadata = {"format": _FORMAT, "vocabularies": json.dumps(kept), "facts": json.dumps(field_stats)}
+    metadata = {
+        FRAME: UNSEALED,  # the first, so that no word of a vocabulary is taken for it
+        "format": _FORMAT,
+        "vocabularies": json.dumps(kept),
+        "facts": json.dumps(field_stats),
+        "clients": str(checksum_of_clients(ids, keys, offsets)),
+        "columns": packed({name: chunk_checksums(column) for name, column in columns.items()}),
+    }
     table = pa.table(arrays).replace_schema_metadata(metadata)
     temporary = folder / "clients"  # not by `tempfile`, whose files are for their owner alone
-    with atomic_file(path, temporary) as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table, max_chunksize=len(ids) or None)
+    with atomic_file(path, temporary) as file:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=len(ids) or None)
+        file.flush()
+        for at, content in seal(temporary):
+            file.seek(at)
+            file.write(content)
 
 
 def is_client_file(path: FilePath) -> bool:
@@ -139,34 +165,75 @@ def is_client_file(path: FilePath) -> bool:
         return False
 
 
-def open_clients(path: FilePath) -> tuple[Any, ...]:
-    """See `Clients.open`."""
+def open_clients(
+    path: FilePath, repair: Callable[[], Mapping[str, np.ndarray]] | None = None, *, warn: bool = True
+) -> tuple[Any, ...]:
+    """See `Clients.open`.
+
+    Args:
+        path: The file.
+        repair: Makes the file anew where a column turns out to be damaged, and returns its columns.
+        warn: Whether a file without checksums is opened with a warning; else it is refused.
+    """
     import pyarrow as pa
 
     if not Path(path).is_file():
         raise DataError(f"{path}: there is no such client file")
     try:
+        is_checked = check_frame(Path(path))
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
-        if metadata.get("format") != _FORMAT:
-            raise DataError(f"{path} is no client file of this version ({_FORMAT})")
-        table = reader.read_all()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no client file, or it is cut short: {error}") from error
-    ids = bridge.to_numpy(table["client"])
-    columns, offsets = {}, np.zeros(len(ids) + 1, np.int64)
+    if metadata.get("format") != _FORMAT:
+        raise DataError(f"{path} is no client file of this version ({_FORMAT})")
+    if not (is_checked or warn):
+        raise DataError(f"{path}: has no checksums")
+    if not is_checked:
+        text = f"{path}: not checked: this client file of an earlier version has no checksums"
+        warnings.warn(text, UncheckedWarning, stacklevel=3)
+    return _opened(path, reader, metadata, is_checked, repair)
+
+
+def _opened(
+    path: FilePath,
+    reader: Any,
+    metadata: Mapping[str, str],
+    is_checked: bool,
+    repair: Callable[[], Mapping[str, np.ndarray]] | None,
+) -> tuple[Any, ...]:
+    import pyarrow as pa
+
+    damaged = (
+        f"{path}: is damaged: its clients are not what was written; make the file anew, or copy it again"
+    )
+    try:
+        table = reader.read_all()
+        table["client"].validate(full=True)  # places in memory, which texts are read at
+        table.validate()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is no client file, or it is cut short: {error}") from error
+    ids, keys = bridge.to_numpy(table["client"]), bridge.to_numpy(table["key"])
+    mapped: dict[str, np.ndarray] = {}
+    offsets = np.zeros(len(ids) + 1, np.int64)
     for name in table.column_names[2:]:
-        values, offsets = bridge.from_lists(table[name])
-        columns[name] = bridge.to_numpy(values)
+        values, ends = bridge.from_lists(table[name])
+        if mapped and not np.array_equal(ends, offsets):
+            raise DataError(damaged)
+        mapped[name], offsets = bridge.to_numpy(values), ends
+    stats = {name: FieldStats(*values) for name, values in json.loads(metadata.get("facts", "{}")).items()}
+    columns: Mapping[str, Column] = mapped
+    if is_checked:
+        if metadata["clients"] != str(checksum_of_clients(ids, keys, offsets)):
+            raise DataError(damaged)
+        columns = CheckedColumns(path, mapped, unpacked(metadata["columns"]), repair).columns()
+    else:
+        stats = {}  # read from the columns where they are wanted: nothing says that these are still theirs
     vocabularies = {
         name: np.asarray(v["values"], object if v["strings"] else np.int64)
         for name, v in json.loads(metadata["vocabularies"]).items()
     }
-    keys = bridge.to_numpy(table["key"])
-    field_stats = {
-        name: FieldStats(*values) for name, values in json.loads(metadata.get("facts", "{}")).items()
-    }
-    return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies, field_stats
+    return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies, stats
 
 
 def _values(name: str, values: ArrowColumn) -> np.ndarray:

@@ -4,13 +4,14 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 from numpy.typing import DTypeLike
 
+from fedrecon.data._arrow import open_clients
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 
@@ -54,7 +55,8 @@ def load_or_convert(
     """The clients that `convert` makes, mapped from a client file that is made when it is needed.
 
     The file is made whole or not at all, and anew when the fingerprint or the facts change; the one made
-    from the former source is then removed.
+    from the former source is then removed. It is also made anew where it is damaged, even if that shows only
+    when its examples are used.
 
     Args:
         convert: The function that reads the source and returns its clients.
@@ -73,13 +75,31 @@ def load_or_convert(
     digest = hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()
     prefix = f"{kind}-{digest[:16]}"
     target = folder / f"{prefix}-{mark}.arrow"
+
+    def make() -> None:
+        _write(convert, target, prefix, fingerprint, where)
+
+    def repaired() -> Mapping[str, np.ndarray]:
+        make()
+        remade = Clients(*open_clients(target, warn=False))
+        return {name: remade.column(name) for name in remade.fields}
+
     try:
         if target.exists():
-            return Clients.open(target)
+            return Clients(*open_clients(target, repaired, warn=False))
     except (DataError, OSError):
-        pass  # damaged, or removed just now: made anew
+        pass  # damaged, of an earlier version, or removed just now: made anew
+    make()
+    return Clients(*open_clients(target, repaired, warn=False))
+
+
+def _write(
+    convert: Callable[[], Clients], target: Path, prefix: str, fingerprint: Callable[[], str], where: str
+) -> None:
+    """Makes a client file from its source, and removes the one that was made from the former source."""
     clients = convert()
-    if fingerprint() != mark:
+    folder = target.parent
+    if not target.stem.endswith(fingerprint()):
         raise DataError(f"{where}: must not change while it is read, but did; read it again")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +109,6 @@ def load_or_convert(
                 former.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from error
-    return Clients.open(target)
 
 
 def _unwritable(folder: Path, error: OSError) -> DataError:

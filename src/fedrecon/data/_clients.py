@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int, Int64, UInt64
 
 from fedrecon.core._types import ArrayLike, FilePath
+from fedrecon.data._checksums import Column
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import (
     as_array,
@@ -54,7 +55,7 @@ class Clients:
         keys: UInt64[np.ndarray, "client"],
         starts: Int[np.ndarray, "client"],
         num_examples: Int[np.ndarray, "client"],
-        columns: Mapping[str, np.ndarray],
+        columns: Mapping[str, Column],
         vocabularies: Mapping[str, np.ndarray],
         field_stats: Mapping[str, FieldStats] | None = None,
     ):
@@ -150,8 +151,14 @@ class Clients:
     def open(path: FilePath) -> "Clients":
         """Maps a file that `write` made; its examples stay on the disk until they are used.
 
+        The file holds checksums. What is small is checked here; examples are checked when they are first
+        used, which then raises a DataError where they are not what was written.
+
+        Warns:
+            UncheckedWarning: The file has no checksums, as an earlier version made it.
+
         Raises:
-            DataError: There is no such file, or it is cut short or of another kind.
+            DataError: There is no such file, or it is damaged or of another kind.
         """
         from fedrecon.data._arrow import open_clients
 

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import DTypeLike
 
+from fedrecon.data._checksums import Column
+
 
 class PaddedGather(NamedTuple):
     """The examples of some clients, a row for each.
@@ -17,13 +19,13 @@ class PaddedGather(NamedTuple):
         free: Whether a place lies behind the client's last example, `[client, place]`.
     """
 
-    columns: Mapping[str, np.ndarray]
+    columns: Mapping[str, Column]
     rows: Int[np.ndarray, "client place"]
     free: Bool[np.ndarray, "client place"]
 
     @staticmethod
     def of(
-        columns: Mapping[str, np.ndarray],
+        columns: Mapping[str, Column],
         starts: Int[np.ndarray, "client"],
         counts: Int[np.ndarray, "client"],
         size: int,
