@@ -10,7 +10,7 @@ from fedrecon.errors import RunError
 from fedrecon.evaluation._metric_names import label_of
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress import duration
-from fedrecon.experiment.sweep.search import BEST, PAGE, Sweep
+from fedrecon.experiment.sweep.search import BEST, PAGE, Sweep, number_of
 from fedrecon.experiment.sweep.space import Dimension
 from fedrecon.experiment.sweep.trial import FAILED, INTERRUPTED, STOPPED, Outcome, run_trial
 from fedrecon.experiment.sweep.workers import Task, Workers
@@ -67,7 +67,7 @@ def sweep(
     if not finished:
         screen.print(f"Interrupted; {len(opened.trials())} trials are kept, the same command goes on.")
     if best is not None:
-        screen.print(f"Best: trial {best.number}, {label_of(opened.metric)} {best.value:.4f}")
+        screen.print(f"Best: trial {number_of(best)}, {label_of(opened.metric)} {best.value:.4f}")
         screen.print(f"Now, with the test clients: fedrecon run {out / BEST}")
     elif finished:
         raise RunError(f"{out}: no trial could be measured; {PAGE} says why")
@@ -123,14 +123,14 @@ def _in_processes(opened: Sweep, count: int, screen: Console, jobs: int) -> bool
 def _say(opened: Sweep, trial: "Trial", outcome: Outcome, screen: Console) -> None:
     """Prints a line about a trial that ended."""
     best = opened.best()
-    done = f"trial {trial.number}"
+    done = f"trial {number_of(trial)}"
     what = f"{label_of(opened.metric)} {outcome.value:.4f}"
     if outcome.state == STOPPED:
         what += f", stopped after round {outcome.rounds}"
     elif outcome.state == FAILED:
         what = f"failed: {outcome.message}"
     chosen = "  ".join(f"{name.removeprefix('algorithm.')}={_shown(x)}" for name, x in trial.params.items())
-    so_far = "" if best is None else f"  best {best.value:.4f} (trial {best.number})"
+    so_far = "" if best is None else f"  best {best.value:.4f} (trial {number_of(best)})"
     took = f"  {duration(outcome.seconds)}" if outcome.seconds else ""
     screen.print(f"{done}: {what}{took}{so_far}  {chosen}", soft_wrap=True)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
+from fedrecon.data._hashing import mixed
 from fedrecon.evaluation._metric_names import Direction, direction_of, label_of
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.config import Config, override
@@ -91,18 +92,36 @@ class Sweep:
     def ask(self) -> tuple[Any, Config, Path]:
         """Starts the next trial.
 
+        What it tries depends on the seed, its number and the trials that ended before it, and on nothing that
+        happened on the way: so a sweep that was killed goes on as if it had not been.
+
         Returns:
             Optuna's trial, its configuration and its run folder.
         """
         trial = self.study.ask()
+        # One that goes on does so in its old folder, under its old number.
+        number = int(trial.user_attrs.get("folder", self._unused()))
+        self.study.sampler = self._sampler(number)
         chosen: dict[str, Any] = {}
         for dimension in self.space:
             if dimension.exists(chosen):
                 chosen[dimension.path] = dimension.suggest(trial)
-        # An interrupted trial is a new one to Optuna, but goes on in its old folder.
-        name = trial.user_attrs.get("folder", f"{trial.number:04d}")
+        # At last: a trial without a folder, which a kill may leave, has not drawn all of its settings yet.
+        name = f"{number:04d}"
         trial.set_user_attr("folder", name)
         return trial, self.configuration(chosen), self.out / TRIALS / name
+
+    def _unused(self) -> int:
+        """The number after those of all trials so far, without those that drew no settings."""
+        numbers = (number_of(t) for t in self.study.get_trials(deepcopy=False))
+        return 1 + max((n for n in numbers if n is not None), default=-1)
+
+    def _sampler(self, number: int) -> Any:
+        import optuna
+
+        # Hashed, since generators of neighbouring seeds begin alike.
+        seed = mixed(mixed(self.config.seed) + number) % 2**32
+        return optuna.samplers.TPESampler(seed=seed)
 
     def configuration(self, chosen: dict[str, Any]) -> Config:
         """The experiment with these values of settings, by their dotted names."""
@@ -155,7 +174,7 @@ class Sweep:
         if best is not None:
             config = override(self.configuration(best.params), {"name": f"{self.config.name}-best"})
             write_atomically(self.out / BEST, configs.text(config))
-            lines += [f"Best: trial {best.number}, {label_of(self.metric)} {best.value:.4f}.", ""]
+            lines += [f"Best: trial {number_of(best)}, {label_of(self.metric)} {best.value:.4f}.", ""]
             lines += ["```sh", f"fedrecon run {self.out / BEST}", "```", ""]
         write_atomically(self.out / PAGE, "\n".join(lines) + "\n" + tables.section(table))
 
@@ -178,7 +197,7 @@ class Sweep:
             notes = t.user_attrs
             value = t.value if notes.get("outcome") in (DONE, STOPPED) else None
             row = (
-                f"{t.number}",
+                f"{number_of(t)}",
                 notes.get("outcome", FAILED),
                 value,
                 notes.get("rounds"),
@@ -203,13 +222,11 @@ class Sweep:
         # Optuna's default lock waits forever for a lock file that was left under a relative path.
         lock = JournalFileOpenLock(str(journal))
         storage = JournalStorage(JournalFileBackend(str(journal), lock))
-        before = optuna_private.count_trials(storage)
         return optuna.create_study(
             storage=storage,
             study_name="sweep",
             direction="maximize" if self.direction is Direction.HIGHER else "minimize",
-            # The seed depends on the trials so far: a resumed sweep must not draw its first trials again.
-            sampler=optuna.samplers.TPESampler(seed=self.config.seed + before),
+            sampler=self._sampler(0),  # each trial gets one of its own
             pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
@@ -226,8 +243,19 @@ class Sweep:
         # Of several trials with the same folder the last one tells how it ended.
         last = {t.user_attrs.get("folder"): t for t in self.study.get_trials(deepcopy=False)}
         for name, trial in last.items():
-            if trial.user_attrs.get("interrupted") and name not in waiting and trial.params:
-                self.study.enqueue_trial(trial.params, user_attrs={"folder": name})
+            if trial.user_attrs.get("interrupted") and name is not None and name not in waiting:
+                # A kill may also have come before one that goes on was given all of its settings again.
+                params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+                self.study.enqueue_trial(params, user_attrs={"folder": name})
+
+
+def number_of(trial: Any) -> int | None:
+    """The number of a trial among those that count; None of one that a kill ended before it drew settings.
+
+    Optuna's own numbers count trials anew that were interrupted and go on.
+    """
+    folder = trial.user_attrs.get("folder")
+    return None if folder is None else int(folder)
 
 
 def _cell(value: Any) -> tables.Cell:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from fedrecon._files import remove
 from fedrecon.evaluation._selection import Criterion, criterion, metric_in
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.settings.sections import SettingError, flat
+from fedrecon.experiment.storage.metrics_log import Row, place
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
@@ -88,21 +89,40 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
     selected: Criterion | None = None
 
     def watch_evaluation(evaluated: Evaluated) -> None:
-        metrics = next(iter(evaluated.evaluations.values())).over_examples()
-        round, value = evaluated.round, metrics[metric]
-        values[round] = value
+        measured(evaluated.round, next(iter(evaluated.evaluations.values())).over_examples())
+
+    def measured(round: int, metrics: Mapping[str, float]) -> None:
+        if round in values:
+            return
+        values[round] = metrics[metric]
         if selected is not None:
             decisive[round] = metrics[selected.metric]
         # A metric that is no number does not become one again.
-        broken = not math.isfinite(value)
-        if round < evaluated.rounds and (broken or watch(round, value)):
+        broken = not math.isfinite(values[round])
+        if round < config.training.rounds and (broken or watch(round, values[round])):
             raise _Stop
 
+    def recorded(rows: Sequence[Row]) -> None:
+        """Repeats what was measured before the checkpoint that a trial goes on from."""
+        nonlocal first_time
+        if not first_time:
+            return
+        first_time = False
+        earlier: dict[int, dict[str, float]] = {}
+        for row in rows:
+            if (row.split, row.protocol, row.weighting) == (*place(decided_by), "examples"):
+                earlier.setdefault(row.round, {})[row.metric] = row.value
+        for round, metrics in earlier.items():
+            measured(round, metrics)
+
     state, started = DONE, time.monotonic()
+    first_time = True
     try:
         _, spec = spec_without_test(config)
-        selected = spec.criterion
-        result = run(spec, out=out, callbacks=[watch_evaluation], title=config.name)
+        selected, decided_by = spec.criterion, spec.while_training()[0]
+        result = run(
+            spec, out=out, callbacks=[watch_evaluation], listener=recorded, title=config.name
+        )
         if result.interrupted:
             return Outcome(INTERRUPTED)
         rounds = result.rounds

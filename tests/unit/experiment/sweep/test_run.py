@@ -375,3 +375,57 @@ def test_a_sweep_learns_from_what_diverged(config, space, tmp_path):
     assert [t.value == math.inf for t in opened.trials()] == [True, False, False]
     assert opened.best().number in (1, 2)
     assert [row["RMSE"] == "" for row in rows(tmp_path / "sweep")] == [False, False, True]
+
+
+class Killed(BaseException):
+    """Ends a sweep where it is, with nothing noted any more, as a kill does."""
+
+
+def tried(folder):
+    """What a sweep wrote of its trials, the time that they took aside."""
+    rows = list(csv.DictReader(io.StringIO((folder / "trials.csv").read_text())))
+    return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
+
+
+def quality(config, out, metric, watch):
+    """A trial that takes no time: its value depends on its settings alone."""
+    value = (config.model.user_penalty - 4.0) ** 2 + config.model.item_bias
+    for round in (1, 2):
+        if watch(round, value + 1.0 / round):
+            return Outcome(STOPPED, value, round, 0.1)
+    return Outcome(DONE, value, 2, 0.1)
+
+
+@pytest.mark.parametrize("prune", [False, True])
+def test_a_sweep_that_is_killed_anywhere_tries_what_it_would_have_tried(
+    config, space, tmp_path, monkeypatch, prune
+):
+    from optuna.storages.journal import JournalFileBackend
+
+    monkeypatch.setattr(sweeping, "run_trial", quality)
+    write, trials = JournalFileBackend.append_logs, 12  # more than the ten that are drawn at random
+    calls, last = 0, None
+
+    def counted(self, logs):
+        nonlocal calls
+        calls += 1
+        if calls == last:
+            raise Killed
+        write(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", counted)
+
+    def search(name, number=trials):
+        sweeping.sweep(config, space, tmp_path / name, Console(file=io.StringIO()), number, prune=prune)
+        return tried(tmp_path / name)
+
+    whole, total = search("whole"), calls
+    assert len(whole) == trials
+    search("grown", 2)
+    assert search("grown") == whole
+    for last in range(5, total, total // 5):
+        calls = 0
+        with pytest.raises(Killed):
+            search(f"killed-{last}")
+        calls = last + 1
+        assert search(f"killed-{last}") == whole, last
