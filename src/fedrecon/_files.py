@@ -49,10 +49,25 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]
         OSError: The file cannot be written.
     """
     temporary = being_written(path) if temporary is None else temporary
-    with open(temporary, "wb") as file:
-        yield file
-        sync(file)
-    rename(temporary, path)
+    with naming(path):
+        with open(temporary, "wb") as file:
+            yield file
+            sync(file)
+        rename(temporary, path)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives errors of the operating system that name no file the name of the one that is written to.
+
+    A disk that is full is such an error, where a file is written that was opened before.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def being_written(path: Path) -> Path:

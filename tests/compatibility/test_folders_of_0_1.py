@@ -4,6 +4,9 @@
 """
 
 import json
+import shutil
+import subprocess
+import sys
 import tarfile
 from functools import cache
 from pathlib import Path
@@ -11,6 +14,12 @@ from pathlib import Path
 import pytest
 from tests.compatibility import uses
 from tests.compatibility.measured import assert_agree, fedrecon
+
+import fedrecon as fr
+from fedrecon.errors import UncheckedWarning
+
+# Folders and client files of that version have no digests, of which the last test is.
+pytestmark = pytest.mark.filterwarnings("ignore::fedrecon.errors.UncheckedWarning")
 
 DATA = Path(__file__).with_name("data")
 
@@ -72,3 +81,14 @@ def test_another_run_is_still_refused(home, capsys):
     (home / "other.toml").write_text(config.replace("hidden = 5", "hidden = 6"), encoding="utf-8")
     assert fedrecon("run", "other.toml", "--out", Path("next_word", uses.RUN)) == 1
     assert "belongs to another configuration: model.network.hidden is 5 there" in capsys.readouterr().err
+
+
+def test_it_is_said_that_nothing_is_checked(home, tmp_path):
+    run = shutil.copytree(home / "command_line" / uses.RUN, tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, "-m", "fedrecon", "resume", str(run)], capture_output=True, text=True, check=True
+    )
+    text = f"fedrecon: {run}: not checked: this run folder of an earlier version has no digests\n"
+    assert done.stderr == text
+    with pytest.warns(UncheckedWarning, match="not checked"):
+        fr.Clients.open(home / uses.CLIENTS)

@@ -11,7 +11,7 @@ from fedrecon._files import write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.comparability import comparable, warnings
 from fedrecon.experiment.analysis.comparison import cost, differences, quality
-from fedrecon.experiment.analysis.runs import Method, Run, columns, labels, methods, seed_folders
+from fedrecon.experiment.analysis.runs import Method, Run, labels, methods, seed_folders
 from fedrecon.experiment.analysis.targets import Target
 from fedrecon.experiment.analysis.webpage import page
 from fedrecon.experiment.reporting import summary, tables
@@ -125,15 +125,16 @@ def plot_runs(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
 def _curves(path: Path, label: str) -> Any:
     from fedrecon.experiment.reporting.plots import Curves
 
-    records = Run(path).records
+    run = Run(path)
+    records = run.records
     if not any(row.protocol != TRAINING for row in records):
         raise RunError(f"{path}: a run must have reached an evaluation to be drawn, this one has not")
     files = sorted(path.glob("clients-*.parquet"))
-    return Curves(label, records, {summary.clients_of(p): _metrics(p) for p in files})
+    return Curves(label, records, {summary.clients_of(p): _metrics(run.table(p)) for p in files})
 
 
-def _metrics(path: Path) -> dict[str, Any]:
-    return {name: values for name, values in columns(path).items() if name not in ("client", "weight")}
+def _metrics(table: dict[str, Any]) -> dict[str, Any]:
+    return {name: values for name, values in table.items() if name not in ("client", "weight")}
 
 
 def _name(path: Path) -> str:

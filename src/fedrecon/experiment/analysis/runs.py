@@ -12,14 +12,17 @@ from fedrecon._safe_text import file_name
 from fedrecon.data._arrow_bridge import to_numpy
 from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat
+from fedrecon.experiment.storage.digests import check_mark, read_json
 from fedrecon.experiment.storage.metrics_log import METRICS, Records, read
 from fedrecon.experiment.storage.run_folder import (
     CONFIG,
     ENVIRONMENT,
     EXAMPLES,
-    FINGERPRINT,
+    FILES,
     RESULT,
+    check_settings,
     is_place,
+    read_fingerprint,
 )
 
 
@@ -36,10 +39,11 @@ class Run:
     @functools.cached_property
     def config(self) -> dict[str, Any]:
         """The settings of the run by their dotted names; a run made in Python has fewer of them."""
+        if not (self.path / CONFIG).is_file():
+            raise RunError(f"{self.path}: a run folder must have a {CONFIG}, this has none")
+        check_settings(self.path)
         try:
             return flat(tomllib.loads((self.path / CONFIG).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise RunError(f"{self.path}: a run folder must have a {CONFIG}, this has none") from None
         except ValueError as error:
             raise RunError(f"{self.path / CONFIG}: no TOML: {error}") from None
 
@@ -50,17 +54,17 @@ class Run:
             raise RunError(
                 f"{self.path}: a run must have a {RESULT} to be compared, this has none yet: resume it"
             )
-        return _json(self.path / RESULT)
+        return read_json(self.path / RESULT)
 
     @functools.cached_property
     def fingerprint(self) -> dict[str, Any]:
         """The content of the run's `fingerprint.json`."""
-        return _json(self.path / FINGERPRINT)
+        return read_fingerprint(self.path)
 
     @functools.cached_property
     def examples(self) -> dict[str, str]:
         """Digests of the measured examples by set of clients; see `tells_examples` for what they cover."""
-        return _json(self.path / EXAMPLES) if self.tells_examples else self.fingerprint.get("clients", {})
+        return read_json(self.path / EXAMPLES) if self.tells_examples else self.fingerprint.get("clients", {})
 
     @property
     def tells_examples(self) -> bool:
@@ -70,13 +74,14 @@ class Run:
     @functools.cached_property
     def environment(self) -> dict[str, Any]:
         """The content of the run's `environment.json`: machine, versions, command."""
-        return _json(self.path / ENVIRONMENT)
+        return read_json(self.path / ENVIRONMENT)
 
     @functools.cached_property
     def records(self) -> Records:
         """The recorded numbers of the run by round."""
         if not (self.path / METRICS).is_file():
             raise RunError(f"{self.path}: a run folder must have a {METRICS}, this has none")
+        self._check(METRICS)
         records = Records()
         records.append(read(self.path / METRICS))
         return records
@@ -118,7 +123,22 @@ class Run:
             no such file.
         """
         path = self.tables().get((split, protocol))
-        return None if path is None else columns(path)
+        return None if path is None else self.table(path)
+
+    def table(self, path: Path) -> dict[str, Any]:
+        """The columns of one of its files of clients' metrics, as NumPy arrays.
+
+        Raises:
+            RunError: The file is not what the run wrote.
+        """
+        self._check(path.name)
+        return columns(path)
+
+    def _check(self, name: str) -> None:
+        """Holds a file to be the one that the result is of, where the result tells."""
+        marks = self.result.get(FILES, {}) if (self.path / RESULT).is_file() else {}
+        if name in marks:
+            check_mark(self.path / name, marks[name])
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,13 +230,3 @@ def _identity(run: Run) -> str:
     """A text that is equal for two runs which differ only in their seed and in the places of things."""
     kept = {k: v for k, v in run.config.items() if k != "seed" and not is_place(k)}
     return json.dumps(kept, sort_keys=True, default=str)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path.parent}: a run folder must have a {path.name}, this has none") from None
-    except ValueError as error:
-        raise RunError(f"{path}: no JSON: {error}") from None
-    return content

@@ -4,8 +4,10 @@ import io
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -82,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     invocation = Invocation(started=time.monotonic())
     _prepare_streams()
+    warnings.formatwarning = _on_one_line
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     commands = group()
     try:
@@ -112,6 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, message = 2 if type(failure).__name__ == "SettingError" else 1, explain(failure)
         print(f"fedrecon: {terminal(message)}", file=sys.stderr)
         return _leave(invocation, status, message)
+
+
+def _on_one_line(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    """A warning as the command line shows it: without the place in the code that it came from."""
+    return f"fedrecon: {terminal(str(message))}\n"
 
 
 def _prepare_streams() -> None:

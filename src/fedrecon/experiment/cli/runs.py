@@ -87,7 +87,7 @@ def saved_config(run: str, data: str | None = None) -> Config:
         RunError: The folder is not that of a single run.
     """
     from fedrecon.experiment.analysis.runs import seed_folders
-    from fedrecon.experiment.storage.run_folder import CONFIG
+    from fedrecon.experiment.storage.run_folder import CONFIG, check_settings
 
     path = Path(run) / CONFIG
     if not path.is_file():
@@ -97,6 +97,7 @@ def saved_config(run: str, data: str | None = None) -> Config:
                 f"or go on with all by the command that began them, with --seeds and --out {run}"
             )
         raise RunError(f"{run}: a run folder must have a {CONFIG}, this has none")
+    check_settings(Path(run))
     return with_options(configs.load(path), data)
 
 

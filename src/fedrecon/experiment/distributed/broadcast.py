@@ -1,5 +1,6 @@
 """What the first process of a run reads from its folder, for all of its processes."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,9 +27,10 @@ def saved_plan(folder: RunFolder | None, processes: ProcessGroup) -> Plan | None
     Raises:
         RunError: The file is not as it was written.
     """
-    saved = processes.tell(None if folder is None else folder.read(PLAN))
+    saved = processes.tell(None if folder is None else folder.read_json(PLAN))
+    slots = saved["slots"] if isinstance(saved, dict) else saved  # an earlier version wrote them alone
     try:
-        return None if saved is None else Plan.from_json(saved)
+        return None if saved is None else Plan.from_json(json.dumps(slots))
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{PLAN}: must be the run's plan as it was written: {error}") from None
 

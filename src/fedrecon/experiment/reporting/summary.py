@@ -1,7 +1,6 @@
 """What a run writes at its end: `result.json`, `summary.md`, and tables of the clients' metrics."""
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from fedrecon.evaluation._selection import Criterion, metric_in
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.tables import markdown
 from fedrecon.experiment.reporting.training_warnings import training_warnings
+from fedrecon.experiment.storage.digests import finite, sealed
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, SEEN, STANDARD_EVAL, Records, name_of, place
 from fedrecon.solvers._minibatches import COSTS
 
@@ -55,8 +55,8 @@ def work_per_client(records: Records) -> dict[str, float]:
 
 
 def dumps(values: Any) -> str:
-    """Strict JSON: numbers that are not finite, which it lacks, become null."""
-    return json.dumps(_finite(values), indent=2) + "\n"
+    """Strict JSON with its digest: numbers that are not finite, which it lacks, become null."""
+    return json.dumps(sealed(finite(values)), indent=2) + "\n"
 
 
 def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".format) -> list[list[str]]:
@@ -217,11 +217,3 @@ def _per_client(records: Records, total: str) -> float:
 
 def _column(name: str) -> str:
     return f"dense_bytes_{name[6:]}" if name.startswith("dense_") else f"bytes_{name}"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

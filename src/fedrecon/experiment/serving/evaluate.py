@@ -1,6 +1,5 @@
 """Evaluates the parameters of a run again, on its own data or on other data."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, FINGERPRINT
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, read_fingerprint
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_experiment import rich_table
@@ -120,7 +119,7 @@ def _load(run: Path, config: Config, data: str | None) -> _Evaluated:
 
 def same_data(run: Path, task: Task) -> bool:
     """Whether a task's clients are those of a run, by their digests."""
-    saved: dict[str, str] = json.loads((run / FINGERPRINT).read_text(encoding="utf-8"))["clients"]
+    saved: dict[str, str] = read_fingerprint(run)["clients"]
     return {name: digest(clients) for name, clients in task.sets().items()} == saved
 
 

@@ -1,6 +1,5 @@
 """Personalises all clients of some data: writes their local parameters or recommendations into a file."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.resource_usage import peak_memory
-from fedrecon.experiment.storage.run_folder import FINGERPRINT
+from fedrecon.experiment.storage.run_folder import read_fingerprint
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_spec import digest, ids_digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
@@ -88,7 +87,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     )
     screen.print(f"{config.name}: parameters after round {round}; {len(clients):,} clients")
     request = {
-        "run": json.loads((run / FINGERPRINT).read_text(encoding="utf-8")),
+        "run": read_fingerprint(run),
         "round": round,
         "data": digest(clients),
         "vocabularies": {"data": ids_digest(clients.vocabularies), "run": ids_digest(vocabularies)},

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedrecon._files import being_written, leftovers, make_folder, remove, rename, sync_tree, write_atomically
 from fedrecon.errors import RunError
+from fedrecon.experiment.storage.digests import DIGEST, digest_of, sealed, warn_unchecked
 
 INFO = "info.json"
 ARRAYS = "arrays"
@@ -90,7 +91,7 @@ class Checkpoints:
             "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
             "files": {name: _signature(temporary / name) for name in _files(temporary)},
         }
-        write_atomically(temporary / INFO, json.dumps(described, indent=1))
+        write_atomically(temporary / INFO, json.dumps(sealed(described), indent=1))
         # All content must be on the disk before the name says that the checkpoint is whole; and an old one is
         # removed only when the new one is there.
         sync_tree(temporary)
@@ -142,10 +143,35 @@ class Checkpoints:
         The files of the arrays are not read, and not checked.
         """
         try:
-            info: dict[str, Any] = json.loads((self.folder / str(round) / INFO).read_text())["info"]
+            info: dict[str, Any] = self._info(round)["info"]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
         return info
+
+    def describe_info(self, round: int) -> dict[str, Any]:
+        """What was saved beside the arrays of a round, held to be what was written; the arrays stay unread.
+
+        Raises:
+            CheckpointError: It is not what was written, or cannot be read.
+        """
+        try:
+            info: dict[str, Any] = self._info(round)["info"]
+        except CheckpointError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError):
+            raise self._broken(self.folder / str(round), INFO, "is missing or cut short") from None
+        return info
+
+    def _info(self, round: int) -> dict[str, Any]:
+        path = self.folder / str(round) / INFO
+        values = json.loads(path.read_text())
+        if DIGEST not in values:
+            warn_unchecked(self.folder.parent)
+            return dict(values)
+        rest = {name: value for name, value in values.items() if name != DIGEST}
+        if digest_of(rest) != values[DIGEST]:
+            raise self._broken(path.parent, INFO, "is not what was written")
+        return rest
 
     def describe(self, round: int) -> dict[str, Any]:
         """The content of a checkpoint's `info.json`, after all files were checked against it.
@@ -155,8 +181,10 @@ class Checkpoints:
         """
         path = self.folder / str(round)
         try:
-            described = json.loads((path / INFO).read_text())
+            described = self._info(round)
             files = described["files"]
+        except CheckpointError:
+            raise
         except (OSError, ValueError, KeyError, TypeError):
             raise self._broken(path, INFO, "is missing or cut short") from None
         for name, signature in files.items():

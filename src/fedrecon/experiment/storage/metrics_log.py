@@ -1,14 +1,16 @@
 """The metrics of a run as one tidy table that a person can open."""
 
 import csv
+import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedrecon._files import sync, write_atomically
+from fedrecon._files import naming, sync, write_atomically
 from fedrecon._safe_text import csv_cell, from_csv_cell
 from fedrecon.errors import RunError
+from fedrecon.experiment.storage.digests import check_mark, missing
 from fedrecon.solvers._minibatches import COSTS
 
 METRICS = "metrics.csv"
@@ -68,6 +70,7 @@ class Records:
         self.path, self.listener = path, listener
         self.rows: list[Row] = []
         self._unwritten = 0
+        self._size, self._digest = 0, hashlib.blake2b(digest_size=16)  # of what is written
 
     def append(self, rows: Iterable[Row]) -> None:
         """Adds rows; `write` and `commit` put them in the file."""
@@ -82,18 +85,53 @@ class Records:
         if self.path is None or not self._unwritten:
             return
         new = self.rows[len(self.rows) - self._unwritten :]
-        with open(self.path, "a", encoding="utf-8", newline="") as file:
-            file.write(_text(new))
+        text = _text(new).encode()
+        try:
+            if not self._is_whole():
+                self._write_anew()
+                return
+            with naming(self.path), open(self.path, "ab") as file:
+                file.write(text)
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path.parent}: the run folder was removed while the run was using it"
+            ) from None
+        self._note(text)
         self._unwritten = 0
+
+    def _is_whole(self) -> bool:
+        """Whether the file is as it was left: somebody may have removed or cut it in the meantime."""
+        assert self.path is not None
+        return self.path.exists() and self.path.stat().st_size == self._size
+
+    def _write_anew(self) -> None:
+        assert self.path is not None
+        text = (",".join(Row._fields) + "\n" + _text(self.rows)).encode()
+        write_atomically(self.path, text)
+        self._size, self._digest = 0, hashlib.blake2b(digest_size=16)
+        self._note(text)
+        self._unwritten = 0
+
+    def _note(self, text: bytes) -> None:
+        self._size += len(text)
+        self._digest.update(text)
+
+    @property
+    def mark(self) -> dict[str, Any]:
+        """Size and digest of what is written of the file, by which `check_mark` knows it again."""
+        return {"bytes": self._size, "digest": self._digest.hexdigest()}
 
     def commit(self) -> None:
         """Waits until all rows are on the disk."""
         self.write()
         if self.path is not None:
-            with open(self.path, "r+b") as file:
+            if not self._is_whole():  # removed since the last row was written
+                self._unwritten = 1
+                self.write()
+            with naming(self.path), open(self.path, "r+b") as file:
                 sync(file)
 
-    def restart(self, round: int) -> int:
+    def restart(self, round: int, mark: Mapping[str, Any] | None = None) -> int:
         """Goes back to the end of a round: removes later rows, and a line that a kill cut short.
 
         The rows of the test clients are removed as well, since they are made after the last round. The
@@ -101,10 +139,18 @@ class Records:
 
         Args:
             round: Rounds done, 0 for the start of the run.
+            mark: Of the file when that round was saved; None where it was not noted.
 
         Returns:
             The number of later rounds that the file had, which will be computed again.
+
+        Raises:
+            RunError: The file is missing or damaged.
         """
+        if self.path is not None and round and not self.path.exists():
+            raise missing(self.path)
+        if self.path is not None and mark is not None:
+            check_mark(self.path, mark)
         old = read(self.path) if self.path is not None and self.path.exists() else []
         self.rows = [row for row in old if row.split != "test"]
         self.forget(round)
@@ -121,7 +167,7 @@ class Records:
         self.rows = [row for row in self.rows if row.round <= round]
         self._unwritten = 0
         if self.path is not None:
-            write_atomically(self.path, ",".join(Row._fields) + "\n" + _text(self.rows))
+            self._write_anew()
 
     def forget_evaluations(self, round: int) -> None:
         """Removes the evaluations after a round, here and in the file."""
@@ -167,7 +213,10 @@ def read(path: Path) -> list[Row]:
     Raises:
         RunError: Another line has not the form of a `Row`.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: must be UTF-8: {error}") from None
     lines = text[: text.rfind("\n") + 1].splitlines()
     if not lines:
         return []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon._files import leftovers, lock, make_folder, remove, write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat
+from fedrecon.experiment.storage.digests import ADVICE, digest_of, missing, read_json, sealed
 from fedrecon.experiment.storage.fingerprint import in_format_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ CHECKPOINTS = "checkpoints"
 CLIENT_STATES = "kept"
 PLOTS = "plots"
 RESULT = "result.json"
+FILES = "files"  # in the result: marks of the files that belong to it
+SETTINGS = "settings"  # in the fingerprint's file: the digest of the settings
 SUMMARY = "summary.md"
 LOCK = ".lock"
 
@@ -76,8 +79,25 @@ class RunFolder:
         write_atomically(self.path / name, content)
 
     def write_json(self, name: str, content: object) -> None:
-        """Writes a JSON file of the folder, whole or not at all."""
-        self.write(name, json.dumps(content, indent=2) + "\n")
+        """Writes a JSON file of the folder with its digest, whole or not at all."""
+        self.write(name, json.dumps(sealed(content), indent=2) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file of the folder, without its digest; None if there is none.
+
+        Raises:
+            RunError: It is not what was written.
+        """
+        return read_json(self.path / name) if (self.path / name).exists() else None
+
+    def check(self) -> None:
+        """Holds the folder to be there still.
+
+        Raises:
+            RunError: Somebody removed it while the run was using it.
+        """
+        if not (self.path / CONFIG).is_file():
+            raise RunError(f"{self.path}: the run folder was removed while the run was using it")
 
     def _claim(self, config: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
         import tomli_w
@@ -92,16 +112,62 @@ class RunFolder:
             others = sorted(p.name for p in self.path.iterdir() if p.name != LOCK)
             if others:
                 raise RunError(f"{self.path}: a run needs an empty folder, but this one holds {others[0]!r}")
-            self.write(CONFIG, tomli_w.dumps(config))
+            saved = tomli_w.dumps(config)
+            self.write(CONFIG, saved)
         else:
+            check_settings(self.path)
             compare(self.path, flat(tomllib.loads(saved)), flat(config))
         # The configuration is written first and compared first: its settings are what a user can tell apart.
-        fingerprint_text = self.read(FINGERPRINT)
-        if fingerprint_text is None:
-            self.write_json(FINGERPRINT, fingerprint)
+        if self.read(FINGERPRINT) is None:
+            if has_checkpoint(self.path):
+                raise missing(self.path / FINGERPRINT)
+            self.write_json(FINGERPRINT, {**fingerprint, SETTINGS: settings_digest(tomllib.loads(saved))})
         else:
-            there = json.loads(fingerprint_text)
+            there = read_fingerprint(self.path)
             compare(self.path, flat(there), flat(in_format_of(there, fingerprint, self.path / FINGERPRINT)))
+
+
+def read_fingerprint(run: Path) -> dict[str, Any]:
+    """What tells a run from others.
+
+    Raises:
+        RunError: The file is missing, or not what was written.
+    """
+    path = run / FINGERPRINT
+    if not path.exists() and has_checkpoint(run):
+        raise missing(path)
+    content: dict[str, Any] = read_json(path)
+    content.pop(SETTINGS, None)
+    return content
+
+
+def check_settings(run: Path) -> None:
+    """Holds a run's settings to be those that it began with, but those that say where something is.
+
+    Raises:
+        RunError: They are others.
+    """
+    path = run / FINGERPRINT
+    written = read_json(path).get(SETTINGS) if path.exists() else None
+    try:
+        saved = tomllib.loads((run / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:  # no TOML, or no UTF-8
+        raise RunError(f"{run / CONFIG}: no TOML: {error}") from None
+    if written is not None and written != settings_digest(saved):
+        raise RunError(
+            f"{run / CONFIG}: is not what the run began with: another configuration takes a folder of its "
+            f"own; {ADVICE} if the file is damaged"
+        )
+
+
+def settings_digest(config: Mapping[str, Any]) -> str:
+    """A digest of the settings of a run, nested, without those that say where something is."""
+    return digest_of({name: value for name, value in flat(config).items() if not is_place(name)})
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has got to its first checkpoint."""
+    return any(path.name.isdecimal() for path in (run / CHECKPOINTS).glob("*"))
 
 
 def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -120,9 +120,7 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
     try:
         _, spec = spec_without_test(config)
         selected, decided_by = spec.criterion, spec.while_training()[0]
-        result = run(
-            spec, out=out, callbacks=[watch_evaluation], listener=recorded, title=config.name
-        )
+        result = run(spec, out=out, callbacks=[watch_evaluation], listener=recorded, title=config.name)
         if result.interrupted:
             return Outcome(INTERRUPTED)
         rounds = result.rounds

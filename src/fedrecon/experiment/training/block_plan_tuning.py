@@ -60,8 +60,7 @@ class BlockPlanTuner:
         self._free = free and pays()
         self._last: float | None = None
         self._paces: list[float] = []
-        saved = processes.tell(None if folder is None else folder.read(TUNED))
-        self._saved = None if saved is None else json.loads(saved)
+        self._saved = processes.tell(None if folder is None else folder.read_json(TUNED))
 
     def resume(self, done: int) -> None:
         """Is called before the first round of this process.

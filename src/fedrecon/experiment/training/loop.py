@@ -40,6 +40,7 @@ from fedrecon.simulation._compilation import heavy
 from fedrecon.simulation._round import Round
 from fedrecon.simulation._simulation import Simulation
 
+RECORDS = "records"  # in what a checkpoint saves beside the parameters: the mark of the rows so far
 # Seconds between two looks at the results of past rounds, and how many rounds the device keeps to work on.
 LOOK_EVERY, LAG = 0.5, 2
 
@@ -111,6 +112,7 @@ class TrainingLoop:
             CheckpointError: The checkpoint is cut short or another run's.
         """
         saved, mark = saved_for_all(self.checkpoints, self._tree(), self.processes), None
+        recorded = None if saved is None else saved.info.get(RECORDS)
         if saved is not None:
             tree = jax.tree.map(jnp.asarray, saved.tree)
             self.state, self.done, self.resumed_from = tree["state"], saved.round, saved.round
@@ -129,7 +131,7 @@ class TrainingLoop:
                 )
             except DataError as error:
                 raise CheckpointError(str(error)) from None
-        self.recomputed = self.records.restart(self.done)
+        self.recomputed = self.records.restart(self.done, recorded)
         if self.ledger is not None and self._evaluates(self.done) and self.done < self.last:
             # A kill may have come between a release and its evaluation.
             self.records.forget_evaluations(self.done)
@@ -332,6 +334,7 @@ class TrainingLoop:
             self.ledger.release(self.done)
         best = None if self.best is None else self.best.to_info()
         info = {"seconds": self.stopwatch.seconds(), "best": best, DIGEST: self.spec.vocabularies}
+        info[RECORDS] = self.records.mark
         client_states = self.simulation.client_states
         if client_states is not None:
             info["kept"] = client_states.commit(self.done)

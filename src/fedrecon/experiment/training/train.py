@@ -22,7 +22,6 @@ from fedrecon.evaluation._evaluate import Evaluation
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.distributed.broadcast import saved_plan
 from fedrecon.experiment.distributed.processes import ProcessGroup
-from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.training_warnings import training_warnings
 from fedrecon.experiment.settings.sections import flat
@@ -36,6 +35,7 @@ from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.loop import TrainingLoop
 from fedrecon.experiment.training.run_ledger import RunLedger
+from fedrecon.experiment.training.run_report import require_files, write_report
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._block_plan import Plan
 from fedrecon.simulation._client_state_store import ClientStateStore
@@ -198,6 +198,7 @@ def run(
         if out is not None:
             folder = RunFolder(Path(out), spec.configuration(), spec.fingerprint())
             stack.callback(folder.close)
+            require_files(folder)
         stopwatch = Stopwatch(started)
         stack.callback(stopwatch.close)
         shown = stack.enter_context(progress or Progress())
@@ -268,15 +269,7 @@ def run(
         if ledger is not None and loop.done == loop.last:
             ledger.finish()
         if folder is not None:
-            for name, evaluation in evaluations.items():
-                summary.write_clients(folder.path / summary.clients_file(name), evaluation)
-            over = _complete(folder, loop)
-            if not over:
-                folder.write(folders.RESULT, summary.dumps(summary.result_values(result)))
-            # After the numbers, which must not be lost where a figure cannot be drawn.
-            figures = _write_figures(folder, loop.records, evaluations, title)
-            if not over:
-                folder.write(folders.SUMMARY, summary.summary_page(result, title, figures))
+            write_report(folder, result, title, over=loop.resumed_from == loop.last)
     return result
 
 
@@ -299,21 +292,6 @@ def _final_evaluations(
     return evaluations
 
 
-def _complete(folder: RunFolder, loop: TrainingLoop) -> bool:
-    """Whether the run was over before: then its report tells what it took, and stays."""
-    saved = folder.read(folders.RESULT)
-    return loop.resumed_from == loop.last and saved is not None and json.loads(saved)["finished"]
-
-
-def _write_figures(
-    folder: RunFolder, records: Records, evaluations: Mapping[str, Evaluation], title: str
-) -> list[Path]:
-    from fedrecon.experiment.reporting import plots  # takes a second
-
-    values = {name: evaluation.values() for name, evaluation in evaluations.items()}
-    return plots.write(folder.path / folders.PLOTS, [plots.Curves(title, records, values)])
-
-
 def _load_ahead(begun: Event) -> None:
     """Loads what writes checkpoints and figures, which takes a second, beside the rounds."""
     begun.wait()
@@ -327,7 +305,7 @@ def _describe(folder: RunFolder, plan: Plan, spec: RunSpec) -> None:
     if folder.read(folders.EXAMPLES) is None:
         folder.write_json(folders.EXAMPLES, spec.examples())
     if folder.read(folders.PLAN) is None:
-        folder.write(folders.PLAN, plan.to_json() + "\n")
+        folder.write_json(folders.PLAN, {"slots": json.loads(plan.to_json())})
     vocabularies = {name: np.asarray(ids).tolist() for name, ids in spec.clients.vocabularies.items()}
     if vocabularies and folder.read(folders.VOCABULARIES) is None:
         folder.write(folders.VOCABULARIES, json.dumps(vocabularies) + "\n")

@@ -6,6 +6,7 @@ from typing import Any
 
 from fedrecon.errors import RunError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
+from fedrecon.experiment.storage.digests import missing
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, VOCABULARIES
 from fedrecon.experiment.training.run_spec import ids_digest
 
@@ -24,15 +25,17 @@ def vocabularies_of(run: Path) -> dict[str, Any]:
             parameters: row 5 of a table would stand for another item, or another word.
     """
     path = run / VOCABULARIES
+    checkpoints = Checkpoints(run / CHECKPOINTS)
+    latest = checkpoints.latest()
+    trained = None if latest is None else checkpoints.describe_info(latest).get(DIGEST)
     if not path.exists():
+        if trained is not None and trained != ids_digest({}):
+            raise missing(path)
         return {}
     try:
         vocabularies: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
-    checkpoints = Checkpoints(run / CHECKPOINTS)
-    latest = checkpoints.latest()
-    trained = None if latest is None else checkpoints.info(latest).get(DIGEST)
     if trained is not None and trained != ids_digest(vocabularies):
         raise RunError(f"{path}: is not the vocabulary that the run's parameters were trained with")
     return vocabularies

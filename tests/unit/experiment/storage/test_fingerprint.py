@@ -380,6 +380,7 @@ def evaluated_by(path, marks, **changes):
     return path
 
 
+@pytest.mark.filterwarnings("ignore::fedrecon.errors.UncheckedWarning")
 def test_runs_of_both_formats_are_compared(tmp_path):
     old, new = evaluated_by(tmp_path / "old", OLD), evaluated_by(tmp_path / "new", MARKS)
     assert warnings(methods([old, new])) == warnings(methods([new, old])) == []

@@ -260,6 +260,7 @@ def test_a_second_call_finds_the_run_finished(finished):
     assert {p: p.read_bytes() for p in finished.out.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.filterwarnings("ignore::fedrecon.errors.UncheckedWarning")
 def test_a_folder_from_before_fingerprints_had_a_format_goes_on(tmp_path, no_figures):
     """Its algorithm, sampling, split and scoring stand there as Python printed them at that time."""
     done = run(out=tmp_path, rounds=4)

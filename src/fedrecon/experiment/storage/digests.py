@@ -1,0 +1,121 @@
+"""Digests by which a run folder's files are held to be what was written."""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedrecon.errors import RunError, UncheckedWarning
+
+DIGEST = "digest"  # of all else in a JSON file
+ADVICE = "put a copy back"
+_warned: set[Path] = set()
+
+
+def finite(value: Any) -> Any:
+    """JSON values with null for numbers that are not finite, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def digest_of(values: Any) -> str:
+    """Tells JSON values apart, in 32 hexadecimal digits, whatever the order of their names."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return digest_of_bytes(text.encode())
+
+
+def digest_of_bytes(content: bytes) -> str:
+    """Tells contents of files apart, in 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values with their own digest among them."""
+    return {**values, DIGEST: digest_of(values)}
+
+
+def unsealed(values: Any, path: Path) -> Any:
+    """Inverse of `sealed`.
+
+    Args:
+        values: What was read; without a digest it is of an earlier version, of which a warning tells.
+        path: Of the file, in a run folder.
+
+    Raises:
+        RunError: The values are not those that were written.
+    """
+    if not isinstance(values, dict) or DIGEST not in values:
+        warn_unchecked(path.parent)
+        return values
+    rest = {name: value for name, value in values.items() if name != DIGEST}
+    if digest_of(rest) != values[DIGEST]:
+        raise damaged(path)
+    return rest
+
+
+def read_json(path: Path) -> Any:
+    """The values in a JSON file of a run folder, without their digest.
+
+    Raises:
+        RunError: The file is missing, or not what was written.
+    """
+    try:
+        return unsealed(json.loads(path.read_text(encoding="utf-8")), path)
+    except FileNotFoundError:
+        raise RunError(f"{path.parent}: a run folder must have a {path.name}, this has none") from None
+    except RunError:
+        raise
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise RunError(f"{path}: no JSON: {error}; {ADVICE}") from None
+
+
+def damaged(path: Path) -> RunError:
+    """The error for a file that is not what was written."""
+    return RunError(f"{path}: is damaged: it is not what was written; {ADVICE}")
+
+
+def missing(path: Path) -> RunError:
+    """The error for a file that a run with a checkpoint must have."""
+    return RunError(
+        f"{path}: is missing, which a run with a checkpoint must have; {ADVICE}, or remove the checkpoints "
+        "to start again"
+    )
+
+
+def warn_unchecked(run: Path) -> None:
+    """Tells, once in a process, that a run folder's files cannot be checked."""
+    if run not in _warned:
+        _warned.add(run)
+        text = f"{run}: not checked: this run folder of an earlier version has no digests"
+        warnings.warn(text, UncheckedWarning, stacklevel=3)
+
+
+def mark_of(path: Path) -> dict[str, Any]:
+    """Size and digest of a file, by which `check_mark` knows it again."""
+    content = path.read_bytes()
+    return {"bytes": len(content), "digest": digest_of_bytes(content)}
+
+
+def is_marked(path: Path, mark: Mapping[str, Any]) -> bool:
+    """Whether a file begins with the bytes that had a mark."""
+    if not path.exists():
+        return False
+    with open(path, "rb") as file:
+        content = file.read(mark["bytes"])
+    return len(content) == mark["bytes"] and digest_of_bytes(content) == mark["digest"]
+
+
+def check_mark(path: Path, mark: Mapping[str, Any]) -> None:
+    """Holds a file to begin with the bytes that had a mark.
+
+    Raises:
+        RunError: It does not.
+    """
+    if not is_marked(path, mark):
+        raise damaged(path)
