@@ -10,6 +10,7 @@ from typing import Any, cast
 from pydantic import create_model
 
 from fedrecon.experiment.settings.algorithms import AnyAlgorithmSettings, FedReconSettings
+from fedrecon.experiment.settings.privacy import PrivacySettings
 from fedrecon.experiment.settings.sections import (
     Section,
     SettingError,
@@ -37,6 +38,7 @@ class Config(Section):
     algorithm: AnyAlgorithmSettings = setting(FedReconSettings(), "the algorithm:")
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    privacy: PrivacySettings = PrivacySettings()
     tracking: TrackingSettings = setting(UntrackedSettings(), "where numbers go beside the run folder:")
 
 

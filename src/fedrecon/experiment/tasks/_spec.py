@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from fedrecon.experiment.settings.algorithm_families import AlgorithmSettings
+from fedrecon.experiment.settings.privacy import PrivacySettings
 from fedrecon.experiment.settings.sections import Section, SettingError, nearest
 from fedrecon.experiment.settings.training import EvaluationSettings
 
@@ -31,6 +32,8 @@ class TaskConfig(Protocol):
         model: The task's own section of settings, an instance of `TaskSpec.Model`.
         algorithm: Settings of the algorithm, for instance how it splits a client's examples.
         evaluation: Settings of the evaluation, for instance how it splits a client's examples.
+        privacy: Settings of the protection of clients; where it is on, nothing but their deltas may depend on
+            their examples, the vocabularies included.
     """
 
     @property
@@ -45,6 +48,8 @@ class TaskConfig(Protocol):
     def algorithm(self) -> AlgorithmSettings: ...
     @property
     def evaluation(self) -> EvaluationSettings: ...
+    @property
+    def privacy(self) -> PrivacySettings: ...
 
 
 class TaskSpec(ABC):

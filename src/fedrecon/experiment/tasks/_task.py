@@ -27,6 +27,8 @@ class Task:
             default all fields that they have when the task is made.
         num_clients: The number of clients whose examples `train` holds; by default the number of clients in
             `train`, which is another one only where examples are pooled.
+        public_sources: For fields whose vocabulary comes from a public list, the name of that list; a private
+            run takes no other vocabulary. By default none.
     """
 
     model: Model
@@ -38,6 +40,7 @@ class Task:
     scoring: Scoring = model_metrics
     scored: tuple[str, ...] = ()
     num_clients: int = 0
+    public_sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.scored:

@@ -1,6 +1,8 @@
 """MovieLens and other files of ratings: a client is a user."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -62,7 +64,8 @@ class MovieLens(TaskSpec):
         Raises:
             DataError: The ratings cannot be read.
         """
-        return matrix_factorization_task(config, _load(config, shares_of(config.data.fractions)), {})
+        task = matrix_factorization_task(config, _load(config, shares_of(config.data.fractions)), {})
+        return replace(task, public_sources={"item": "movies.dat"}) if config.privacy.on else task
 
     def build_without_data(self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]") -> "Task":
         """The model of a number of items; its clients are one without a rating.
@@ -96,6 +99,7 @@ TASK = MovieLens()
 
 
 def _load(config: TaskConfig, fractions: dict[str, float]) -> "dict[str, Clients]":
+    from fedrecon.datasets.ratings._catalogue import Catalogue
     from fedrecon.datasets.ratings._dataset import load
 
     data = config.data
@@ -110,6 +114,10 @@ def _load(config: TaskConfig, fractions: dict[str, float]) -> "dict[str, Clients
         scale=data.scale or None,
         duplicates=data.duplicates,
     )
+    if config.privacy.on:
+        # Which items were rated tells of the clients; which there are does not.
+        catalogue = Catalogue.read(data.path or Path())
+        sets = {name: catalogue.rows_of(clients) for name, clients in sets.items()}
     return {name: _with_ranked_times(config, clients) for name, clients in sets.items()}
 
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fedrecon.core._model import Model
-from fedrecon.data._sampling import Passes, Poisson, Sampling, Uniform, Weighted
+from fedrecon.data._sampling import Everyone, Passes, Poisson, Sampling, Uniform, Weighted
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.settings.sections import SettingError
@@ -24,6 +24,7 @@ SAMPLINGS: dict[str, type[Any]] = {
     "weighted": Weighted,
     "passes": Passes,
 }
+_GLOBAL_BIAS = "model.global_bias"
 
 
 def task_of(config: Config) -> Task:
@@ -48,7 +49,12 @@ def sampling_of(config: Config, num_clients: int) -> Sampling:
         SettingError: There are fewer clients than a cohort asks for.
     """
     training = config.training
+    if training.sampling == "everyone":
+        return Everyone()
     sampling: Sampling = SAMPLINGS[training.sampling](training.clients_per_round)
+    if isinstance(sampling, Poisson) and config.privacy.on:
+        # Under a ledger the probability is a public number, which the clients at hand do not change.
+        sampling = Poisson(probability=min(1.0, training.clients_per_round / num_clients))
     try:
         sampling.check(num_clients)
     except ValueError as error:
@@ -74,6 +80,10 @@ def spec_of(config: Config, task: Task) -> RunSpec:
         _check_vocabularies(start, task)
         # The algorithm's view of the model may have more global parameters than the model itself.
         initial = global_params_at(start, algorithm.model)
+    sampling = sampling_of(config, len(task.train))
+    if config.privacy.on:
+        inputs = _public_inputs(config, task)
+        algorithm = config.privacy.protect(algorithm, training.rounds, sampling, len(task.train), inputs)
     measured = task.measured_sets()
     if algorithm.exchanges == "examples":
         # The training set is mini-batches, which do not tell whose examples they are.
@@ -82,7 +92,7 @@ def spec_of(config: Config, task: Task) -> RunSpec:
         algorithm=algorithm,
         clients=task.train,
         rounds=training.rounds,
-        sampling=sampling_of(config, len(task.train)),
+        sampling=sampling,
         seed=config.seed,
         validation={} if task.validation is None else {"validation": task.validation},
         test=task.test,
@@ -95,8 +105,43 @@ def spec_of(config: Config, task: Task) -> RunSpec:
         initial_global_params=initial,
         clients_per_block=None if training.clients_per_block == "auto" else training.clients_per_block,
         measured=measured,
-        settings=config.model_dump(),
+        settings=_settings(config),
     )
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """The settings to write in the run folder; without the section of privacy where it is off.
+
+    Folders of versions that had no such section can then go on.
+    """
+    settings = config.model_dump()
+    if not config.privacy.on:
+        del settings["privacy"]
+    return settings
+
+
+def _public_inputs(config: Config, task: Task) -> dict[str, str]:
+    """What a private run depends on beside its clients' deltas, by the source of each.
+
+    Raises:
+        SettingError: One of them comes from the clients' examples.
+    """
+    if getattr(config.model, "global_bias", None) == "mean":
+        raise SettingError(
+            f"{_GLOBAL_BIAS} must be a public number for a private run, such as the middle of the scale, got "
+            f"'mean': that of the training ratings"
+        )
+    inputs = {"clients": "their number", "hyperparameters": "the experiment's settings"}
+    if config.training.initial_global_params:
+        inputs["initial_global_params"] = config.training.initial_global_params
+    for field in task.train.vocabularies:
+        if field not in task.public_sources:
+            raise SettingError(
+                f"privacy: the vocabulary of {field!r} must come from a public list, but the task "
+                f"{config.task} takes it from the clients' examples"
+            )
+        inputs[f"vocabulary of {field!r}"] = task.public_sources[field]
+    return inputs
 
 
 def _check_vocabularies(start: Path, task: Task) -> None:

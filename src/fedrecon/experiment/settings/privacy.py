@@ -1,0 +1,69 @@
+"""Settings of user-level differential privacy."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from fedrecon.experiment.settings.sections import Section, SettingError, setting
+
+if TYPE_CHECKING:
+    from fedrecon.algorithms._base import Algorithm
+    from fedrecon.data._sampling import Sampling
+
+Positive = Annotated[float, Field(gt=0)] | Literal["none"]
+
+
+class PrivacySettings(Section):
+    """User-level differential privacy: on where epsilon or noise_multiplier is a number."""
+
+    epsilon: Positive = setting("none", "calibrates the noise to the planned rounds")
+    noise_multiplier: Positive = setting("none", "deviation of the noise over clip, in place of epsilon")
+    budget: Positive = setting("none", "with noise_multiplier: epsilon at which training stops")
+    delta: Positive = setting("none", "of the guarantee, below 1 / training clients")
+    clip: Positive = setting("none", "bound on the norm of a client's delta")
+    observer: Literal["model", "server"] = setting(
+        "model", "who epsilon holds against: sees released parameters, or knows who takes part, too"
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether clients are protected."""
+        return self != PrivacySettings()
+
+    def protect(
+        self,
+        algorithm: "Algorithm",
+        rounds: int,
+        sampling: "Sampling",
+        num_clients: int,
+        public_inputs: dict[str, str],
+    ) -> "Algorithm":
+        """The algorithm, private under these settings.
+
+        Raises:
+            SettingError: A setting is missing or cannot be accounted for; the message says why.
+        """
+        from fedrecon.privacy._user_level import user_level_dp
+
+        if self.clip == "none":
+            raise SettingError("privacy.clip must be a number where clients are protected, got 'none'")
+        epsilon, noise_multiplier, budget, delta = (
+            None if value == "none" else value
+            for value in (self.epsilon, self.noise_multiplier, self.budget, self.delta)
+        )
+        try:
+            return user_level_dp(
+                algorithm,
+                clip=self.clip,
+                rounds=rounds,
+                sampling=sampling,
+                num_clients=num_clients,
+                delta=delta,
+                epsilon=epsilon,
+                noise_multiplier=noise_multiplier,
+                budget=budget,
+                observer=self.observer,
+                public_inputs=public_inputs,
+            )
+        except (ValueError, TypeError, ModuleNotFoundError) as error:
+            raise SettingError(f"privacy: {error}") from None
