@@ -120,12 +120,6 @@ FAULTS = {
         None,
         f", line 2: client id must fit in 64 bits (-2**63 to 2**63 - 1), got '{2**63}'",
     ),
-    "own id overflows": (
-        "own.csv",
-        MINE + f"1,2,3\n1,{-(2**63) - 1},3\n",
-        OWN,
-        ", line 3: item id must fit in 64 bits",
-    ),
     "id of many digits": (
         "ratings.dat",
         f"{'9' * 10_000}::2::3::4\n",

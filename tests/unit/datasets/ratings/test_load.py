@@ -97,13 +97,19 @@ def test_own_columns_with_ids_of_text_and_any_rating(tmp_path):
         assert ratings.rating.tolist() == [-7.5, 1000.0, 0.0]
 
 
-def test_ids_are_numbers_only_where_none_would_be_merged(tmp_path):
+def test_only_canonical_decimals_are_numbers_so_that_no_ids_are_merged(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text(f"who,what,stars\n{2**63 - 1},7,1\n{-(2**63)},07,1\n")
     ratings = read_ratings(path, columns=COLUMNS)
     assert ratings.client_ids.tolist() == [-(2**63), 2**63 - 1]
     assert ratings.client_ids.dtype == np.int64
-    assert ratings.item_ids.tolist() == ["07", "7"]
+    assert ratings.item_ids.tolist() == ["7", "07"]  # integers come before other texts
+
+
+def test_decimals_beyond_64_bits_are_texts(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(f"who,what,stars\n1,2,1\n1,{-(2**63) - 1},1\n")
+    assert read_ratings(path, columns=COLUMNS).item_ids.tolist() == ["2", str(-(2**63) - 1)]
 
 
 @pytest.mark.parametrize("kind", ["int64", "uint16", "string", "category", "large_string[pyarrow]"])
@@ -118,7 +124,7 @@ def test_parquet_ids_of_every_kind(tmp_path, kind):
     frame.to_parquet(tmp_path / "own.parquet")
     ratings = read_ratings(tmp_path / "own.parquet", columns=COLUMNS)
     check(ratings._replace(client_ids=ratings.client_ids.astype(np.int64)))
-    assert (ratings.client_ids.dtype == np.int64) == ("int" in kind)
+    assert ratings.client_ids.dtype == np.int64  # also of texts: each is the decimal of an integer
 
 
 @pytest.mark.parametrize(
