@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fedrecon.data._unpacking import UNPACKED_GIB, check_unpacked, limit_of
 from fedrecon.datasets.ratings._validation import shown
 from fedrecon.errors import DataError
 
@@ -29,10 +30,12 @@ class Source:
     Attributes:
         path: The file, or the archive that holds it.
         member: The name of the rating file in the archive; None where `path` is the file itself.
+        limit: Bytes that it may unpack to.
     """
 
     path: Path
     member: str | None = None
+    limit: int = limit_of(UNPACKED_GIB)
 
     @property
     def where(self) -> str:
@@ -51,6 +54,8 @@ class Source:
             archive = zipfile.ZipFile(self.path)
             with archive:  # its file stays open as long as the member's
                 try:
+                    # The size that the archive states is also the most that `zipfile` reads of it.
+                    check_unpacked(self.where, archive.getinfo(self.member).file_size, self.limit)
                     return Stream(archive.open(self.member), self.where)
                 except (KeyError, RuntimeError) as error:  # encrypted, or packed in an unknown way
                     raise DataError(f"{self.where}: cannot be unpacked: {reason(error)}") from error
@@ -130,22 +135,27 @@ def _checksum(stream: Any, value: int) -> int:
     return value
 
 
-def find(path: str | os.PathLike[str], any_table: bool = False) -> Source:
+def find(
+    path: str | os.PathLike[str], any_table: bool = False, unpacked_gib: float | int = UNPACKED_GIB
+) -> Source:
     """The rating file at `path`.
 
     Args:
         path: A rating file, or a folder or .zip archive with one rating file: `ratings.dat`, `ratings.csv`,
             `ratings.tsv`, `ratings.parquet` or `u.data`, at most one folder deep.
         any_table: Whether the one table of a folder or archive is taken whatever its name.
+        unpacked_gib: GiB that the file may unpack to when it is read.
 
     Raises:
         DataError: There is no such file, more than one, or the archive is damaged.
+        ValueError: `unpacked_gib` is not a positive number.
     """
+    limit = limit_of(unpacked_gib)
     path = Path(path)
     try:
         if path.is_dir():
             names = [str(found.relative_to(path)) for found in _files(path)]
-            return Source(path / _only(str(path), names, any_table))
+            return Source(path / _only(str(path), names, any_table), limit=limit)
         path.stat()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such rating file") from error
@@ -154,13 +164,13 @@ def find(path: str | os.PathLike[str], any_table: bool = False) -> Source:
     if not path.is_file():
         raise DataError(f"{path}: must be a file, a folder or a .zip archive")
     if path.suffix.lower() != ".zip":
-        return Source(path)
+        return Source(path, limit=limit)
     try:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name and not name.endswith("/")]
     except (*_DAMAGE, ValueError, NotImplementedError) as error:
         raise DataError(f"{path}: cannot be read as a zip archive: {reason(error)}") from error
-    return Source(path, _only(str(path), members, any_table))
+    return Source(path, _only(str(path), members, any_table), limit)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from fedrecon.data._arrow import is_client_file
 from fedrecon.data._clients import Clients
+from fedrecon.data._unpacking import UNPACKED_GIB
 from fedrecon.datasets.ratings._movielens import MOVIELENS_1M, download
 from fedrecon.datasets.ratings._prepare import prepare
 from fedrecon.errors import DataError
@@ -23,6 +24,7 @@ def load(
     columns: Mapping[str, str] | None = None,
     scale: Sequence[float | int] | None = None,
     duplicates: str = "error",
+    unpacked_gib: float | int = UNPACKED_GIB,
     cache: str | os.PathLike[str] | None = None,
 ) -> dict[str, Clients]:
     """The clients of each set, split by user.
@@ -40,6 +42,7 @@ def load(
         scale: The lowest and highest rating, as for `read_ratings`; not used for a client file.
         duplicates: What happens where a client rates an item twice, as for `read_ratings`; not used for a
             client file.
+        unpacked_gib: See `path`.
         cache: The folder of the client files and downloads; by default `cache_folder()`.
 
     Returns:
@@ -61,7 +64,9 @@ def load(
             if field not in clients.fields:
                 raise DataError(f"{path}: a client file of ratings must have the field {field!r}")
         return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
-    clients = prepare(path, columns=columns, scale=scale, duplicates=duplicates, cache=cache)
+    clients = prepare(
+        path, columns=columns, scale=scale, duplicates=duplicates, unpacked_gib=unpacked_gib, cache=cache
+    )
     return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from fedrecon.data._unpacking import UNPACKED_GIB
 from fedrecon.datasets.ratings import _error_lines as lines
 from fedrecon.datasets.ratings._archive import Source, find
 from fedrecon.datasets.ratings._columns import Ratings, Table
@@ -25,6 +26,7 @@ def read_ratings(
     columns: Mapping[str, str] | None = None,
     scale: Sequence[float | int] | None = None,
     duplicates: str = "error",
+    unpacked_gib: float | int = UNPACKED_GIB,
 ) -> Ratings:
     """Reads a rating file.
 
@@ -41,6 +43,7 @@ def read_ratings(
             other MovieLens formats, and any finite number where `columns` are given.
         duplicates: What happens where a client rates an item twice: "error" refuses the file, "last" keeps
             the rating that comes last in the file, "all" keeps all.
+        unpacked_gib: GiB that a packed file (.zip, Parquet) may unpack to; 2 by default.
 
     Returns:
         The ratings, in the order of the file.
@@ -50,7 +53,7 @@ def read_ratings(
             file, the line (of Parquet, the row), the rule and the value.
         ValueError: An argument has none of the values above.
     """
-    return read(find(path, any_table=columns is not None), Reading.of(columns, scale, duplicates))
+    return read(find(path, columns is not None, unpacked_gib), Reading.of(columns, scale, duplicates))
 
 
 def read(source: Source, reading: Reading) -> Ratings:

@@ -8,6 +8,7 @@ import pyarrow.parquet
 from jaxtyping import Float64, Int64
 
 from fedrecon.data._arrow_bridge import is_number, is_text, missing_rows, one_chunk, to_numpy, value_type
+from fedrecon.data._unpacking import check_parquet
 from fedrecon.datasets.ratings._archive import Source, reason
 from fedrecon.datasets.ratings._columns import Table
 from fedrecon.datasets.ratings._formats import Format, present_columns
@@ -26,7 +27,9 @@ def read_parquet(source: Source, found: Format) -> Table:
     try:
         file = pyarrow.parquet.ParquetFile(source.native())
         columns = present_columns(source.where, file.schema_arrow.names, found)
-        table = file.read([name for name in columns if name is not None])
+        names = [name for name in columns if name is not None]
+        check_parquet(source.where, file.metadata, names, source.limit)
+        table = file.read(names)
     except DataError:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:

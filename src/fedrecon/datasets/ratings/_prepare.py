@@ -9,6 +9,7 @@ from fedrecon.data._cache import load_or_convert
 from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import offsets_of
 from fedrecon.data._table_ids import table_keys
+from fedrecon.data._unpacking import UNPACKED_GIB
 from fedrecon.datasets.ratings._archive import find
 from fedrecon.datasets.ratings._columns import Ratings
 from fedrecon.datasets.ratings._reader_options import Reading
@@ -22,6 +23,7 @@ def prepare(
     columns: Mapping[str, str] | None = None,
     scale: Sequence[float | int] | None = None,
     duplicates: str = "error",
+    unpacked_gib: float | int = UNPACKED_GIB,
     cache: str | os.PathLike[str] | None = None,
 ) -> Clients:
     """The clients of a rating file, mapped from a client file that is made when it is needed.
@@ -34,6 +36,7 @@ def prepare(
         columns: The names of the columns, as for `read_ratings`.
         scale: The lowest and highest rating, as for `read_ratings`.
         duplicates: What happens where a client rates an item twice, as for `read_ratings`.
+        unpacked_gib: See there.
         cache: The folder of the client files; by default `cache_folder()`.
 
     Returns:
@@ -47,7 +50,7 @@ def prepare(
         ValueError: An argument of `read_ratings` is out of its range.
     """
     reading = Reading.of(columns, scale, duplicates)
-    source = find(path, any_table=columns is not None)
+    source = find(path, columns is not None, unpacked_gib)
 
     def convert() -> Clients:
         from fedrecon.datasets.ratings._load import read  # what reads text takes long to import

@@ -8,25 +8,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fedrecon.data._unpacking import check_unpacked
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.errors import DataError
 
 
-def read_lines(path: Path) -> Iterator[Writer]:
+def read_lines(path: Path, limit: int) -> Iterator[Writer]:
     """The clients of a file; blank lines are passed over.
 
+    Args:
+        path: The file.
+        limit: Bytes that it may unpack to, where it is packed.
+
     Raises:
-        DataError: A line is not UTF-8, not JSON or not of this form; or the file cannot be read.
+        DataError: A line is not UTF-8, not JSON or not of this form; or the file cannot be read, or unpacks
+            to more.
     """
+    packed = path.suffix.lower() == ".gz"
     try:
-        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
+        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
+            for number, line in enumerate(_bounded(file, path, limit) if packed else file, 1):
                 line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if line.strip():
                     where = f"{path}, line {number}"
                     yield _writer(_object(line, where), where)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _bounded(file: Any, path: Path, limit: int) -> Iterator[bytes]:
+    """The lines of a packed file; a line is read no further than the limit, for it may be all of the file."""
+    size = 0
+    while line := file.readline(limit - size + 1):
+        size += len(line)
+        check_unpacked(str(path), size, limit)
+        yield line
 
 
 def _object(line: bytes, where: str) -> Any:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedrecon.data._unpacking import UNPACKED_GIB, limit_of
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.datasets.text._jsonl import decoded, is_unicode, read_lines
 from fedrecon.errors import DataError
@@ -51,12 +52,13 @@ def fingerprint(path: Path) -> str:
     return hashlib.sha256(repr(facts).encode(errors="backslashreplace")).hexdigest()[:32]
 
 
-def writers(path: Path, part: str | None) -> Iterator[Writer]:
+def writers(path: Path, part: str | None, limit: int = limit_of(UNPACKED_GIB)) -> Iterator[Writer]:
     """The clients of what `find` found.
 
     Args:
         path: A file or a folder.
         part: The part of an SQLite file to read; None for all parts.
+        limit: Bytes that a packed file may unpack to.
 
     Raises:
         DataError: The file cannot be read.
@@ -65,11 +67,11 @@ def writers(path: Path, part: str | None) -> Iterator[Writer]:
     if path.is_dir():
         return _folder(path)
     if name.endswith(LINES):
-        return read_lines(path)
+        return read_lines(path, limit)
     if name.endswith(PARQUET):
         from fedrecon.datasets.text._parquet import read_parquet
 
-        return read_parquet(path)
+        return read_parquet(path, limit)
     from fedrecon.datasets.text._sqlite import read_sqlite
 
     return read_sqlite(path, part)
@@ -88,16 +90,17 @@ def read_text(path: Path) -> list[str]:
     return [decoded(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
 
 
-def read_user(path: Path) -> list[str]:
+def read_user(path: Path, unpacked_gib: float | int = UNPACKED_GIB) -> list[str]:
     """The sentences of one user: the lines of a text file, or the only client of another form, whatever part
-    of an SQLite file it is in.
+    of an SQLite file it is in; `unpacked_gib` as for `prepare`.
 
     Raises:
         DataError: It cannot be read, or holds several clients.
     """
     if path.is_file() and not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
         return read_text(path)
-    found = [(writer.client, list(writer.sentences)) for writer in writers(find(path), None)]
+    limit = limit_of(unpacked_gib)
+    found = [(writer.client, list(writer.sentences)) for writer in writers(find(path), None, limit)]
     if len(found) != 1:
         names = ", ".join(repr(client) for client, _ in found[:4])
         raise DataError(f"{path}: must hold one client, it holds {len(found):,}: {names}")

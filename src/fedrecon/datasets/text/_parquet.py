@@ -8,20 +8,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedrecon.data._arrow_bridge import is_list, is_text, value_type
+from fedrecon.data._unpacking import check_parquet
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.errors import DataError
 
 
-def read_parquet(path: Path) -> Iterator[Writer]:
+def read_parquet(path: Path, limit: int) -> Iterator[Writer]:
     """The clients of a file; where a row is a sentence, a client's rows may lie apart.
 
+    Args:
+        path: The file.
+        limit: Bytes that its columns may unpack to.
+
     Raises:
-        DataError: A column is missing, of another type or lacks values; or the file cannot be read.
+        DataError: A column is missing, of another type or lacks values; or the file cannot be read, or
+            unpacks to more.
     """
     try:
         file = pq.ParquetFile(path)
         with file:
             lists = _check(file.schema_arrow, path)
+            check_parquet(str(path), file.metadata, ["client", "text"], limit)
             yield from _clients(file, path) if lists else _grouped(file, path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fedrecon.data._cache import load_or_convert
 from fedrecon.data._clients import Clients
+from fedrecon.data._unpacking import UNPACKED_GIB, limit_of
 from fedrecon.datasets.text import _chitchat as chitchat
 from fedrecon.datasets.text._encode import to_clients
 from fedrecon.datasets.text._load import find, fingerprint, writers
@@ -21,6 +22,7 @@ def prepare(
     sentences: int | None = 1024,
     length: int = 20,
     part: str = "train",
+    unpacked_gib: float | int = UNPACKED_GIB,
     cache: str | os.PathLike[str] | None = None,
 ) -> Clients:
     """The clients of a text source, mapped from a client file that is made when it is needed.
@@ -35,6 +37,7 @@ def prepare(
             kept; None for all. 1,024 is the paper's number.
         length: Words of a sentence, the first ones. 20 is the paper's.
         part: The part of an SQLite file to read; None for all parts.
+        unpacked_gib: GiB that a packed file (.gz, Parquet) may unpack to; 2 by default.
         cache: The folder of the client files; by default the platform's own for fedrecon.
 
     Returns:
@@ -47,12 +50,13 @@ def prepare(
     length = whole_number("length", length, 1)
     if sentences is not None:
         sentences = whole_number("sentences", sentences, 1)
+    limit = limit_of(unpacked_gib)
     tokenize = tokenizer_of(tokenizer)
     packaged = os.fspath(path) == chitchat.NAME and not Path(path).exists()
     source = chitchat.find_chitchat() if packaged else find(path)
 
     def convert() -> Clients:
-        found = chitchat.read_chitchat(source) if packaged else writers(source, part)
+        found = chitchat.read_chitchat(source) if packaged else writers(source, part, limit)
         return to_clients(found, tokenize, sentences, length, str(source))
 
     if tokenizer not in TOKENIZERS:

@@ -61,7 +61,7 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
         params,
         latest,
         vocabulary,
-        read_user(history),
+        read_user(history, data.unpacked_gib),
         prompt,
         tokenize=tokenizer_of(data.tokenizer),
         length=data.length,

@@ -47,6 +47,9 @@ class MovieLensData(Section):
     scale: list[float] = setting(
         [], "lowest and highest rating; [] for what the file holds", min_length=0, max_length=2
     )
+    unpacked_gib: float = setting(
+        2.0, "GiB that a packed file (.zip, Parquet) may unpack to", gt=0, allow_inf_nan=False
+    )
     columns: ColumnSettings = ColumnSettings()
     fractions: Fractions = Fractions()
     held_out: HeldOutShares = HeldOutShares()
@@ -113,6 +116,7 @@ def _load(config: TaskConfig, fractions: dict[str, float]) -> "dict[str, Clients
         columns=columns or None,
         scale=data.scale or None,
         duplicates=data.duplicates,
+        unpacked_gib=data.unpacked_gib,
     )
     if config.privacy.on:
         # Which items were rated tells of the clients; which there are does not.

@@ -51,6 +51,9 @@ class NextWordData(Section):
         "same", 'buckets among which other words are predicted; "same" for those of the embeddings'
     )
     vocabulary: str = setting("", 'a run folder whose vocabulary is used; "" counts words')
+    unpacked_gib: float = setting(
+        2.0, "GiB that a packed file (.gz, Parquet) may unpack to", gt=0, allow_inf_nan=False
+    )
     fractions: Fractions = Fractions()
     held_out: HeldOutShares = HeldOutShares()
     generated: GeneratedTextSettings = GeneratedTextSettings()
@@ -200,7 +203,12 @@ def _texts(config: TaskConfig) -> "tuple[Clients, Vocabulary | None, dict[str, s
 
         sentences = None if data.sentences == "none" else data.sentences
         texts = prepare(
-            data.path, tokenizer=data.tokenizer, sentences=sentences, length=data.length, part=data.part
+            data.path,
+            tokenizer=data.tokenizer,
+            sentences=sentences,
+            length=data.length,
+            part=data.part,
+            unpacked_gib=data.unpacked_gib,
         )
         return texts, None, {}
     from fedrecon.datasets.text._synthetic import synthetic

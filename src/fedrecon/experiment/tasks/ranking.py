@@ -60,6 +60,9 @@ class RankingData(Section):
     duplicates: Literal["error", "last"] = setting(
         "error", "what to do when a user rated an item twice; last keeps what comes last in the file"
     )
+    unpacked_gib: float = setting(
+        2.0, "GiB that a packed file (.zip, Parquet) may unpack to", gt=0, allow_inf_nan=False
+    )
     columns: ColumnSettings = ColumnSettings()
     protocol: Annotated[LeaveOneOutSettings | UnseenSettings, Field(discriminator="name")] = setting(
         LeaveOneOutSettings(), "who is asked for what:"
@@ -146,7 +149,12 @@ class RankingTask(TaskSpec):
         if is_client_file(path):
             return self.open_client_file(config, path)
         columns = {name: column for name, column in data.columns.model_dump().items() if column}
-        return prepare(path, columns=columns or None, duplicates=data.duplicates)
+        return prepare(
+            path,
+            columns=columns or None,
+            duplicates=data.duplicates,
+            unpacked_gib=data.unpacked_gib,
+        )
 
     def open_client_file(self, config: TaskConfig, path: str | Path) -> "Clients":
         """The users of a client file, each with an item once, as `data.duplicates` says."""
