@@ -13,7 +13,8 @@ from fedrecon import Clients
 from fedrecon.core import HeldOut, Mean, RandomFraction, Split
 from fedrecon.datasets.ratings import interactions, leave_one_out, prepare, with_recency
 from fedrecon.evaluation import Ranking
-from fedrecon.evaluation._evaluate import Evaluation, evaluation_keys
+from fedrecon.evaluation._evaluate import evaluation_keys
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.simulation._batches import examples_of, key_of
 from fedrecon.simulation._block_plan import plan_evaluation
 

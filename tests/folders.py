@@ -8,7 +8,7 @@ import numpy as np
 import tomli_w
 
 from fedrecon.core._mean import Mean
-from fedrecon.evaluation._evaluate import Evaluation
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.reporting import summary as report
 from fedrecon.experiment.storage.metrics_log import RECON_EVAL, Records, Row, name_of, rows
 

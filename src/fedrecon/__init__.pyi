@@ -35,7 +35,8 @@ from .core._model import Model, Table
 from .core._partition import is_local, partition
 from .data._clients import Clients
 from .data._sampling import Everyone, Passes, Poisson, Uniform, Weighted
-from .evaluation._evaluate import Evaluation, evaluate
+from .evaluation._evaluate import evaluate
+from .evaluation._evaluation import Evaluation
 from .experiment.reporting.result import Result
 from .experiment.training.train import train
 from .serving._personalization import Personalization, TopK

@@ -1,4 +1,5 @@
-from ._evaluate import Evaluation, Scoring, evaluate, model_metrics
+from ._evaluate import Scoring, evaluate, model_metrics
+from ._evaluation import Evaluation
 from ._ranking import Ranking
 
 __all__ = [

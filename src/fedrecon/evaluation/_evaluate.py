@@ -1,8 +1,7 @@
 """Personalise, then test: how well an algorithm serves clients, each on examples held back from it."""
 
 import functools
-import math
-from collections.abc import Mapping
+import warnings
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -20,7 +19,7 @@ from fedrecon.core._types import Params, PRNGKey
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import of_kind, whole_number
-from fedrecon.evaluation._metric_names import DERIVED
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
 from fedrecon.simulation._block_plan import Plan, Slot, plan_evaluation
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
@@ -65,76 +64,6 @@ def evaluation_keys(seed: int, clients: Clients) -> np.ndarray:
     return np.asarray(round_keys(seed, Purpose.EVALUATION, 0, clients.keys))
 
 
-class Evaluation:
-    """Per-client means of every metric, and what follows from them.
-
-    Attributes:
-        ids: The clients' names, `[client]`.
-        per_client: Metric to its sums `(total, weight)`, each `[client]`, in double precision. A client
-            without a test example has weight 0.
-    """
-
-    def __init__(self, ids: np.ndarray, per_client: Mapping[str, Mean]):
-        self.ids, self.per_client = ids, dict(per_client)
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in self.over_examples().items())
-        return f"Evaluation({len(self.ids):,} clients, {shown})"
-
-    def over_examples(self) -> dict[str, float]:
-        """Metrics pooled over all test examples: a client counts by how many it has."""
-        pooled = {}
-        for name, (total, weight) in self.per_client.items():
-            pooled[name] = float(np.sum(total) / np.sum(weight)) if np.sum(weight) else float("nan")
-        return _with_derived(pooled)
-
-    def over_clients(self) -> dict[str, float]:
-        """Metrics of each client, averaged over the clients that have a test example."""
-        return {n: float(np.mean(v)) if v.size else float("nan") for n, v in self._tested().items()}
-
-    def values(self) -> dict[str, np.ndarray]:
-        """Each client's own metrics, `[client]`; NaN where it has no test example, or is no number."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = {
-                name: np.asarray(total) / np.asarray(weight)
-                for name, (total, weight) in self.per_client.items()
-            }
-            return _with_derived(means)
-
-    def distribution(self) -> dict[str, dict[str, float]]:
-        """Deciles over the clients that have a test example, `"p0"` to `"p100"`.
-
-        All of a metric are NaN if it is no number at one of these clients.
-        """
-        deciles = range(0, 101, 10)
-        quantiles_of = {}
-        for name, known in self._tested().items():
-            with np.errstate(invalid="ignore"):  # between infinities
-                quantiles = np.quantile(known, [d / 100 for d in deciles]) if known.size else [math.nan] * 11
-            quantiles_of[name] = {f"p{d}": float(q) for d, q in zip(deciles, quantiles, strict=True)}
-        return quantiles_of
-
-    def _tested(self) -> dict[str, np.ndarray]:
-        """The metrics of the clients that have a test example for them: one that diverged is among them."""
-        weights = {name: np.asarray(weight) for name, (_, weight) in self.per_client.items()}
-        weights |= {name: weights[source] for name, (source, _) in DERIVED.items() if source in weights}
-        return {name: values[weights[name] > 0] for name, values in self.values().items()}
-
-    def summary(self) -> dict[str, Any]:
-        """All of it in plain numbers: `"examples"`, `"clients"` and `"distribution"`."""
-        return {
-            "examples": self.over_examples(),
-            "clients": self.over_clients(),
-            "distribution": self.distribution(),
-        }
-
-    def table(self) -> dict[str, np.ndarray]:
-        """A column for the client, its number of test examples, and each metric."""
-        weights = [weight for _, weight in self.per_client.values()]
-        counts = weights[0] if weights else np.zeros(len(self.ids))
-        return {"client": self.ids, "weight": np.asarray(counts), **self.values()}
-
-
 def evaluate(
     algorithm: Algorithm,
     state: ServerState,
@@ -170,7 +99,8 @@ def evaluate(
         The metrics per client.
 
     Warns:
-        RuntimeWarning: Examples were left out, of ids unknown to the training clients.
+        RuntimeWarning: Examples were left out, of ids unknown to the training clients; all metrics are NaN or
+            infinite; or no client was evaluated.
 
     Raises:
         TypeError: An argument is of another kind: global parameters are no state, say.
@@ -180,6 +110,35 @@ def evaluate(
     of_kind(Algorithm, algorithm=algorithm)
     of_kind(ServerState, state=state)
     of_kind(Clients, clients=clients)
+    evaluation = measure(
+        algorithm,
+        state,
+        clients,
+        split=split,
+        seed=seed,
+        plan=plan,
+        client_states=client_states,
+        scoring=scoring,
+        devices=devices,
+    )
+    for text in evaluation.problems("clients") if len(clients) else ():
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return evaluation
+
+
+def measure(
+    algorithm: Algorithm,
+    state: ServerState,
+    clients: Clients,
+    *,
+    split: Split,
+    seed: int = 0,
+    plan: Plan | None = None,
+    client_states: ClientStateStore | None = None,
+    scoring: Scoring = model_metrics,
+    devices: int | None = None,
+) -> Evaluation:
+    """`evaluate` without its warnings, for callers that tell what went wrong in their own way."""
     seed = whole_number("seed", seed)
     clients = as_trained(clients, state)
     layout = Layout(algorithm.personal_model, clients, state.global_params, (split,))
@@ -243,8 +202,3 @@ def _joined(positions: list[Any], block_sums: list[Any], num_clients: int) -> di
             total[where], weight[where] = sums[name].total[:size], sums[name].weight[:size]
         joined[name] = Mean(total, weight)
     return joined
-
-
-def _with_derived(metrics: dict[str, Any]) -> dict[str, Any]:
-    derived = {name: f(metrics[source]) for name, (source, f) in DERIVED.items() if source in metrics}
-    return {**metrics, **{k: v if isinstance(v, np.ndarray) else float(v) for k, v in derived.items()}}

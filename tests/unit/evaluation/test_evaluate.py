@@ -16,7 +16,8 @@ from fedrecon.core._examples import AlternateBatches, Examples, RandomFraction
 from fedrecon.core._mean import Mean
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
-from fedrecon.evaluation._evaluate import Evaluation, evaluate
+from fedrecon.evaluation._evaluate import evaluate, model_metrics
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.simulation._block_plan import Plan, Slot
 
 CLIENTS = federation(lengths=(7, 0, 3, 2, 10))
@@ -85,7 +86,8 @@ def test_an_algorithm_without_local_parameters(state):
 def test_nobody(state):
     found = evaluate(ALGORITHM, state, CLIENTS.take([]), split=PAIRS)
     assert found.per_client == {}
-    assert found.summary() == {"examples": {}, "clients": {}, "distribution": {}}
+    counts = {"evaluated_clients": 0, "asked_clients": 0}
+    assert found.summary() == {"examples": {}, "clients": {}, "distribution": {}, **counts}
     assert found.table()["weight"].tolist() == []
 
 
@@ -148,9 +150,30 @@ def test_table():
 
 def test_summary_is_of_plain_numbers():
     summary = FOUND.summary()
-    assert set(summary) == {"examples", "clients", "distribution"}
+    counts = {"evaluated_clients", "asked_clients"}
+    assert set(summary) == {"examples", "clients", "distribution"} | counts
+    assert all(type(summary[name]) is int for name in counts)
     assert all(type(x) is float for part in ("examples", "clients") for x in summary[part].values())
     assert all(type(x) is float for deciles in summary["distribution"].values() for x in deciles.values())
+
+
+def test_clients_without_a_test_example_are_asked_and_not_evaluated(state, evaluation):
+    assert (evaluation.evaluated_clients, evaluation.asked_clients) == (3, 5)
+    assert repr(evaluation).startswith("Evaluation(3 of 5 clients, ")
+    whole = evaluate(ALGORITHM, state, CLIENTS.take([0, 4]), split=PAIRS)
+    assert repr(whole).startswith("Evaluation(2 clients, ")
+
+
+def test_an_evaluation_that_measures_nothing_warns(state):
+    with pytest.warns(RuntimeWarning, match="none of the 2 clients of 'clients' was evaluated: the"):
+        evaluate(ALGORITHM, state, CLIENTS.take([1, 3]), split=PAIRS)
+    broken = state._replace(global_params=jax.tree.map(lambda x: x * jnp.nan, state.global_params))
+
+    def squares(*arguments):
+        return {"mse": model_metrics(*arguments)["mse"]}  # for a NaN is no hit, and that is a number
+
+    with pytest.warns(RuntimeWarning, match="no metric of 'clients' is a finite number"):
+        evaluate(ALGORITHM, broken, CLIENTS.take([0]), split=PAIRS, scoring=squares)
 
 
 def test_without_any_test_example_nothing_is_known():

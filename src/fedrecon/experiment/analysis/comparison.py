@@ -1,7 +1,7 @@
 """The tables of a comparison of methods: quality, cost, and paired differences with their significance."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,18 +41,29 @@ def quality(methods: Sequence[Method]) -> ReportTable:
                 worst = None
                 if decile is not None and all("distribution" in run for run in runs):
                     worst = Spread.of([_number(run["distribution"][metric][decile]) for run in runs])
-                rows.append((split, protocol, label_of(metric), method.label, len(runs), *over, worst))
+                of = len(runs), _evaluated_clients(runs)
+                rows.append((split, protocol, label_of(metric), method.label, *of, *over, worst))
     columns = (
         *map(Column, ("clients", "protocol", "metric", "method")),
         Column("seeds", WHOLE),
+        Column("evaluated clients"),
         Column("over examples", FOUR),
         Column("over clients", FOUR),
         Column("worst decile", FOUR),
     )
     note = (
-        "Mean ± standard deviation over the seeds. A tenth of the clients fares worse than the worst decile."
+        "Mean ± standard deviation over the seeds. Clients without a query example are asked for and not"
+        " evaluated; summed over the seeds. A tenth of the clients fares worse than the worst decile."
     )
     return ReportTable("quality", "Quality", columns, tuple(rows), note)
+
+
+def _evaluated_clients(runs: Sequence[Mapping[str, Any]]) -> str | None:
+    """`"38 of 40"`, summed over the runs; None where one is of before clients were counted."""
+    names = ("evaluated_clients", "asked_clients")
+    if any(name not in run for run in runs for name in names):
+        return None
+    return " of ".join(f"{sum(run[name] for run in runs):,}" for name in names)
 
 
 def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> ReportTable:

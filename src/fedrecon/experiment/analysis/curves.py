@@ -15,7 +15,8 @@ from fedrecon._safe_text import csv_cell
 from fedrecon.algorithms._base import Algorithm, Broadcast
 from fedrecon.core._examples import Examples, Fraction, Split, first_share
 from fedrecon.data._clients import Clients
-from fedrecon.evaluation._evaluate import Evaluation, evaluate
+from fedrecon.evaluation._evaluate import measure
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.reporting.curve_points import Point
 from fedrecon.experiment.serving.evaluate import hold_to_data, restore_parameters
@@ -64,7 +65,7 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
     points = []
 
     def score(algorithm: Algorithm, cut: Split) -> Evaluation:
-        return evaluate(
+        return measure(
             algorithm,
             state,
             clients,

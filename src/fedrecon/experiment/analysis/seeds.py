@@ -73,9 +73,12 @@ def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 for metric in evaluation[weighting]
             }
             for weighting in WEIGHTINGS
-        }
+        } | {n: _spread([r[split][protocol][n] for r in results]) for n in COUNTS if n in evaluation}
     combined["seconds"] = {"total": sum(r["seconds"]["total"] for r in results)}
     return combined
+
+
+COUNTS = ("evaluated_clients", "asked_clients")
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

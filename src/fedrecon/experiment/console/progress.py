@@ -15,7 +15,7 @@ from fedrecon.privacy._ledger import rounded_up
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fedrecon.evaluation._evaluate import Evaluation
+    from fedrecon.evaluation._evaluation import Evaluation
 
 
 @runtime_checkable

@@ -6,11 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from fedrecon.algorithms._base import Algorithm
-from fedrecon.evaluation._evaluate import Evaluation
+from fedrecon.evaluation._evaluation import Evaluation, evaluated_of
 from fedrecon.evaluation._metric_names import shown_first
 from fedrecon.experiment.storage.metrics_log import Records, place
 from fedrecon.privacy._ledger import Ledger, rounded_up
 from fedrecon.simulation._client_state_store import ClientStateStore
+
+# Names in `result.json` beside those of the evaluated sets, which therefore cannot be called so.
+RESULT_KEYS = frozenset(
+    (
+        "rounds",
+        "selected_round",
+        "selected_by",
+        "finished",
+        "seconds",
+        "peak_memory_bytes",
+        "device_memory_bytes",
+        "compilations",
+        "bytes_per_client_and_round",
+        "raw_data_bytes",
+        "work_per_client_and_round",
+        "resumed_from",
+        "recomputed_rounds",
+        "seeds",
+        "privacy",
+    )
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +64,8 @@ class Result:
         client_states: The states of the training clients after `selected_round`, for `evaluate`; None for a
             stateless algorithm.
         privacy: The ledger of what was released; None for an algorithm that is not private.
+        warnings: Sentences about what was asked for that a reader should know, such as clients that were
+            both trained and tested on.
     """
 
     algorithm: Algorithm
@@ -66,20 +89,24 @@ class Result:
     selected_by: str = "final"
     client_states: ClientStateStore | None = None
     privacy: Ledger | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> dict[str, Any]:
         """The final metrics: `{split: {protocol: {"examples": {metric: value}, "clients": …}}}`.
 
-        The protocol is `"recon_eval"` or `"standard_eval"`.
+        The protocol is `"recon_eval"` or `"standard_eval"`. See `Evaluation.summary` for what it has.
         """
         return by_protocol({name: x.summary() for name, x in self.evaluations.items()})
 
     def __repr__(self) -> str:
         parts = [f"{self.rounds} of {self.asked} rounds"]
         for name, evaluation in self.evaluations.items():
-            metrics = evaluation.summary()["examples"]
-            parts.append(f"{name} " + " ".join(f"{m}={metrics[m]:.4f}" for m in shown_first(metrics)[:2]))
+            found = evaluation.summary()["examples"]
+            few = evaluation.evaluated_clients < evaluation.asked_clients
+            of = f" ({evaluated_of(evaluation.evaluated_clients, evaluation.asked_clients)})" if few else ""
+            shown = (f"{m}={found[m]:.4f}" for m in shown_first(found)[:2])
+            parts.append(" ".join([name, *shown]) + of)
         if self.privacy is not None:
             parts.append(f"epsilon={rounded_up(self.privacy.epsilon)}")
         return f"Result({', '.join(parts)})"

@@ -3,16 +3,16 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fedrecon import _safe_text as safe_text
 from fedrecon.data._arrow_bridge import to_arrow
-from fedrecon.evaluation._evaluate import Evaluation
+from fedrecon.evaluation._evaluation import Evaluation, evaluated_of
 from fedrecon.evaluation._metric_names import by_preference
 from fedrecon.evaluation._selection import Criterion, metric_in
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.tables import markdown
-from fedrecon.experiment.reporting.training_warnings import training_warnings
+from fedrecon.experiment.reporting.training_warnings import all_warnings
 from fedrecon.experiment.storage.digests import finite, sealed
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, SEEN, STANDARD_EVAL, Records, name_of, place
 from fedrecon.solvers._minibatches import COSTS
@@ -22,10 +22,18 @@ _COLUMNS = 6
 
 
 def result_values(result: Result) -> dict[str, Any]:
-    """The content of `result.json`: final metrics by split, protocol and weighting, and the run's costs."""
+    """The run's numbers: final metrics by split, protocol and weighting, and what they cost.
+
+    A split has the numbers of its evaluated and asked clients, too, summed over its protocols, whose clients
+    are different ones.
+    """
     private = {} if result.privacy is None else {"privacy": result.privacy.values()}
+    counts = ("evaluated_clients", "asked_clients")
     return {
-        **result.metrics,
+        **{
+            split: {**protocols, **{n: sum(x[n] for x in protocols.values()) for n in counts}}
+            for split, protocols in result.metrics.items()
+        },
         **private,
         "rounds": result.rounds,
         "selected_round": result.selected_round,
@@ -74,8 +82,9 @@ def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".form
     lines = [["clients", "weighted by", *names]]
     for split, metrics in splits.items():
         for weighting in ("examples", "clients"):
-            means = metrics[weighting]
-            lines.append([split, weighting, *(shown(means[m]) if m in means else "" for m in names)])
+            found = metrics[weighting]
+            cells = (shown(found[m]) if m in found else "" for m in names)
+            lines.append([split + _clients(metrics), weighting, *cells])
     if len(names) <= _COLUMNS:
         return lines
     head, *metrics = map(list, zip(*lines, strict=True))
@@ -83,6 +92,15 @@ def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".form
         f"{split}, by {weighting}" for split, weighting in zip(head[1:], metrics.pop(0)[1:], strict=True)
     ]
     return [["metric", *merged], *metrics]
+
+
+def _clients(metrics: Mapping[str, Any]) -> str:
+    """`" (2 of 10 clients)"`; nothing for results of before clients were counted."""
+    counts = [metrics.get(name) for name in ("evaluated_clients", "asked_clients")]
+    if None in counts:
+        return ""
+    sums = [int(sum(x["values"])) if isinstance(x, Mapping) else int(cast(int, x)) for x in counts]
+    return f" ({evaluated_of(sums[0], sums[1])})"
 
 
 def evaluations_of(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -109,12 +127,12 @@ def summary_page(result: Result, title: str, figures: list[Path]) -> str:
         lines += [f"Interrupted after {result.rounds} of {result.asked} rounds; resume it to go on.", ""]
     if result.evaluations:
         lines += (
-            [f"Parameters after round {result.selected_round} for the test clients{_reason(result)}.", ""]
+            [f"Parameters after round {result.selected_round} for the test clients{reason(result)}.", ""]
             if "test" in values
             else []
         )
         lines += [markdown(table(values)), ""]
-    lines += [f"- {text[0].upper()}{text[1:]}." for text in training_warnings(result.records)]
+    lines += [f"- {text[0].upper()}{text[1:]}." for text in all_warnings(result)]
     if result.privacy is not None:
         lines.append(f"- Privacy of each client: {result.privacy}")
         inputs = ", ".join(f"{name} from {source}" for name, source in result.privacy.public_inputs.items())
@@ -141,7 +159,7 @@ def summary_page(result: Result, title: str, figures: list[Path]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _reason(result: Result) -> str:
+def reason(result: Result) -> str:
     """Why the test clients met the parameters of the selected round, as the end of a sentence."""
     text = metric_in(result.selected_by)
     metric, direction = (None, None) if text is None else Criterion.parse(text)

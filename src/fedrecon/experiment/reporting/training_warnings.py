@@ -1,6 +1,18 @@
-"""Warnings about updates that were dropped, or that changed nothing."""
+"""Warnings about a run: updates that were dropped or changed nothing, evaluations that measured nothing."""
 
+from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.storage.metrics_log import Records
+
+
+def all_warnings(result: Result, many: float = 0.1) -> list[str]:
+    """Sentences about a run: of its clients, its updates and its evaluations.
+
+    Args:
+        result: Of the run.
+        many: As for `training_warnings`.
+    """
+    problems = [text for name, x in result.evaluations.items() for text in x.problems(name)]
+    return [*result.warnings, *training_warnings(result.records, many), *problems]
 
 
 def training_warnings(records: Records, many: float = 0.1) -> list[str]:

@@ -11,7 +11,8 @@ from fedrecon.core._examples import HeldOut
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
 from fedrecon.errors import RunError
-from fedrecon.evaluation._evaluate import Evaluation, evaluate
+from fedrecon.evaluation._evaluate import measure
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary
@@ -73,7 +74,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         sets, splits = {"other": other}, {"other": HeldOut() if HELD_OUT in other.fields else spec.split}
         screen.print(f"other data: {len(other):,} clients; {remark}")
     evaluations = {
-        name: evaluate(
+        name: measure(
             spec.algorithm,
             state,
             clients,
@@ -86,6 +87,8 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     }
     values = by_protocol({name: x.summary() for name, x in evaluations.items()})
     screen.print(rich_table(summary.table(values)))
+    for text in (text for name, x in evaluations.items() for text in x.problems(name)):
+        screen.print(f"Note: {text}.", markup=False)
     for name, evaluation in evaluations.items() if processes.first else ():
         path = run / summary.evaluated_file(name)
         summary.write_clients(path, evaluation)

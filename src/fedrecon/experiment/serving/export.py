@@ -10,7 +10,7 @@ from rich.console import Console
 from fedrecon._files import write_atomically
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
-from fedrecon.evaluation._evaluate import evaluate
+from fedrecon.evaluation._evaluate import measure
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.reporting.summary import size
 from fedrecon.experiment.serving.evaluate import hold_to_data, restore_parameters
@@ -189,7 +189,7 @@ def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen:
         raise SettingError(str(error)) from None
     spec, clients = loaded.spec, loaded.clients
     assert clients is not None
-    in_jax = evaluate(
+    in_jax = measure(
         spec.algorithm, loaded.subject.state, clients, split=spec.split, seed=spec.seed, scoring=spec.scoring
     )
     result["run"] = in_jax.over_examples()

@@ -193,7 +193,7 @@ class Records:
         return len(self.rows)
 
 
-def rows(round: int, split: str, protocol: str, summary: Mapping[str, Mapping[str, float]]) -> Iterator[Row]:
+def rows(round: int, split: str, protocol: str, summary: Mapping[str, Any]) -> Iterator[Row]:
     """The rows of an evaluation.
 
     Args:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from fedrecon.evaluation._evaluate import Evaluation
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.evaluation._metric_names import DERIVED
 from fedrecon.experiment.storage.metrics_log import COUNTS, TRAINING, Row, rows
 from fedrecon.simulation._round import Round

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from fedrecon.algorithms._base import ServerState
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
-from fedrecon.evaluation._evaluate import Evaluation, evaluate
+from fedrecon.evaluation._evaluate import measure
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.evaluation._metric_names import direction_of
 from fedrecon.evaluation._selection import Criterion
 from fedrecon.experiment.console.progress import Progress
@@ -237,7 +238,7 @@ class TrainingLoop:
     ) -> Evaluation:
         """Clients of a set, under the protocol that its name tells."""
         spec, split = self.spec, self.spec.split_of(name)
-        return evaluate(
+        return measure(
             spec.algorithm,
             state,
             clients,

@@ -13,7 +13,7 @@ from fedrecon.experiment.console.screen import Screen
 from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.result import Result
-from fedrecon.experiment.reporting.training_warnings import training_warnings
+from fedrecon.experiment.reporting.training_warnings import all_warnings
 from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage.run_folder import PLOTS
 from fedrecon.experiment.tracking.follower import Follower, follower
@@ -93,8 +93,11 @@ def show(result: Result, screen: Console) -> None:
         screen.print(f"Interrupted after round {result.rounds} of {result.asked}; all of it is saved.")
         screen.print(f"To go on: fedrecon resume {result.out}")
         return
+    reason = summary.reason(result)
+    if reason:
+        screen.print(f"Parameters after round {result.selected_round}{reason}")
     screen.print(rich_table(summary.table(values)))
-    for text in training_warnings(result.records):
+    for text in all_warnings(result):
         screen.print(f"Note: {text}.")
     if result.privacy is not None:
         screen.print(f"Privacy of each client: {result.privacy}")

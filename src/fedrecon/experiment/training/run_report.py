@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedrecon.evaluation._evaluate import Evaluation
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.storage import run_folder as folders

@@ -17,6 +17,7 @@ from fedrecon.errors import of_kind, store_whole_numbers, whole_number
 from fedrecon.evaluation._evaluate import Scoring, model_metrics
 from fedrecon.evaluation._metric_names import DERIVED
 from fedrecon.evaluation._selection import FORMS, Criterion, criterion, is_selection, metric_in
+from fedrecon.experiment.reporting.result import RESULT_KEYS
 from fedrecon.experiment.storage import fingerprint_format_1
 from fedrecon.experiment.storage.fingerprint import FORMAT
 from fedrecon.experiment.storage.fingerprint_parts import describe
@@ -98,6 +99,11 @@ class RunSpec:
             if not len(clients):
                 raise ValueError(f"the clients to evaluate must be at least 1, got 0 in {name!r}")
         for name in self.validation:
+            if name in RESULT_KEYS:
+                raise ValueError(
+                    f"clients that are evaluated while training cannot be called {name!r}: result.json has "
+                    f"another value of that name"
+                )
             if name in ("train", "test") or name.startswith(SEEN):
                 raise ValueError(f"clients that are evaluated while training cannot be called {name!r}")
             if len(name) > LONGEST_NAME or not name.isprintable() or name.endswith(f"-{STANDARD_EVAL}"):
@@ -137,6 +143,19 @@ class RunSpec:
         """All clients that are evaluated, by the name of their set."""
         test = {} if self.test is None else {"test": self.test}
         return {**self.validation, **test, **{SEEN + name: x for name, x in self.held_out.items()}}
+
+    def warnings(self) -> list[str]:
+        """Sentences about what is asked for that a user should know; none if all is well."""
+        if self.algorithm.exchanges == "examples":
+            return []  # its training clients are mini-batches, whose names stand for nobody
+        unseen = {name: clients for name, clients in self.evaluated.items() if not name.startswith(SEEN)}
+        counts = {name: int(np.isin(x.keys, self.clients.keys).sum()) for name, x in unseen.items()}
+        return [
+            f"{count:,} of the {len(unseen[name]):,} clients of {name!r} are trained on as well: their "
+            f"metrics do not tell how well unseen clients are served"
+            for name, count in counts.items()
+            if count
+        ]
 
     @property
     def _sets(self) -> dict[str, Clients]:

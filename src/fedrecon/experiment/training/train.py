@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -18,12 +19,12 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._pooling import raw_bytes
 from fedrecon.data._sampling import Sampling, Uniform
 from fedrecon.errors import of_kind
-from fedrecon.evaluation._evaluate import Evaluation
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.distributed.broadcast import saved_plan
 from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting.result import Result
-from fedrecon.experiment.reporting.training_warnings import training_warnings
+from fedrecon.experiment.reporting.training_warnings import all_warnings
 from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage import run_folder as folders
 from fedrecon.experiment.storage.checkpoint import Checkpoints
@@ -104,8 +105,9 @@ def train(
         The parameters, the evaluations and every number by round.
 
     Warns:
-        RuntimeWarning: Examples of evaluated clients were left out, of ids unknown to the training clients.
-            Updates were not finite and were dropped, or most had no query example.
+        RuntimeWarning: Examples of evaluated clients were left out, of ids unknown to the training clients;
+            updates were not finite and were dropped, or most had no query example; all metrics of a set of
+            clients are NaN or infinite; or clients are both trained and tested on.
 
     Raises:
         TypeError: An argument is of another kind.
@@ -155,8 +157,10 @@ def train(
         checkpoint_every=checkpoint_every,
         initial_global_params=initial_global_params,
     )
+    for text in spec.warnings():
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     result = run(spec, out=out, callbacks=callbacks, plan=plan, progress=progress)
-    for text in training_warnings(result.records, many=0.5):
+    for text in all_warnings(replace(result, warnings=()), many=0.5):
         warnings.warn(text, RuntimeWarning, stacklevel=2)
     return result
 
@@ -265,6 +269,7 @@ def run(
             raw_data=raw_bytes(spec.clients) if spec.algorithm.exchanges == "examples" else None,
             client_states=client_states,
             privacy=None if ledger is None else ledger.ledger(loop.done),
+            warnings=tuple(spec.warnings()),
         )
         if ledger is not None and loop.done == loop.last:
             ledger.finish()

@@ -10,7 +10,7 @@ from fedrecon.core._mean import Mean
 from fedrecon.data._clients import Clients
 from fedrecon.data._vocabulary_mapper import VocabularyMapper
 from fedrecon.errors import DataError
-from fedrecon.evaluation._evaluate import Evaluation
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.analysis.seeds import statistics
 from fedrecon.experiment.cli.commands.describe import page
 from fedrecon.experiment.reporting import summary as report

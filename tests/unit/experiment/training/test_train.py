@@ -22,6 +22,8 @@ from fedrecon.data._sampling import Poisson
 from fedrecon.errors import RunError
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.reporting import plots
+from fedrecon.experiment.reporting.result import RESULT_KEYS
+from fedrecon.experiment.reporting.summary import result_values
 from fedrecon.experiment.storage.metrics_log import read
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.loop import LAG
@@ -159,7 +161,7 @@ def test_the_run_folder_holds_everything(finished):
     assert set(result["work_per_client_and_round"]) == {"gradient_steps", "solves", "example_passes"}
     assert result["raw_data_bytes"] is None
     assert result["peak_memory_bytes"] > 1e7
-    assert "| test | examples |" in (out / "summary.md").read_text()
+    assert "| test (12 clients) | examples |" in (out / "summary.md").read_text()
 
 
 def test_nothing_is_written_without_a_folder(finished, tmp_path, monkeypatch):
@@ -456,8 +458,9 @@ def test_held_out_examples_of_training_clients_are_scored_under_standard_eval(tm
         result = _held_out(sets, tmp_path)
     assert set(result.evaluations) == {"validation", "seen validation", "seen test"}
     saved = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert set(saved["validation"]) == {"recon_eval", "standard_eval"}
-    assert set(saved["test"]) == {"standard_eval"}
+    counts = {"evaluated_clients", "asked_clients"}
+    assert set(saved["validation"]) == {"recon_eval", "standard_eval"} | counts
+    assert set(saved["test"]) == {"standard_eval"} | counts
     held = sum(int(sets["test"][x]["held_out"].sum()) for x in sets["test"].ids.tolist())
     assert result.evaluations["seen test"].table()["weight"].sum() == held
     both = [set(result.records.series(name, "mse")) for name in ("validation", "seen validation")]
@@ -541,3 +544,45 @@ def test_the_best_by_a_named_metric():
     assert run(2, select="best:mse").selected_by == "best:mse:min"
     assert run(2, select="best").selected_by == "best:rmse:min"
     assert run(2).selected_by == "final"
+
+
+def test_how_many_clients_were_evaluated_is_told_everywhere(tmp_path, no_figures):
+    short = {f"s{i}": {"x": np.ones((3, 2)), "y": np.ones(3)} for i in range(4)}
+    long = {f"l{i}": {"x": np.ones((8, 2)), "y": np.ones(8)} for i in range(2)}
+    result = run(rounds=1, test=Clients.from_arrays({**short, **long}), out=tmp_path)
+    assert (result.evaluations["test"].evaluated_clients, result.evaluations["test"].asked_clients) == (2, 6)
+    assert "(2 of 6 clients)" in repr(result)
+    assert repr(result.evaluations["test"]).startswith("Evaluation(2 of 6 clients, ")
+    saved = json.loads((tmp_path / "result.json").read_text())
+    assert (saved["test"]["evaluated_clients"], saved["test"]["asked_clients"]) == (2, 6)
+    assert (saved["validation"]["evaluated_clients"], saved["validation"]["asked_clients"]) == (12, 12)
+    assert saved["test"]["recon_eval"]["evaluated_clients"] == 2
+    assert "| test (2 of 6 clients) | examples |" in (tmp_path / "summary.md").read_text()
+
+
+def test_clients_that_are_all_too_short_to_be_evaluated_are_a_warning(tmp_path, no_figures):
+    short = Clients.from_arrays({f"s{i}": {"x": np.ones((3, 2)), "y": np.ones(3)} for i in range(4)})
+    with pytest.warns(RuntimeWarning, match="none of the 4 clients of 'test' was evaluated"):
+        run(rounds=1, test=short, out=tmp_path)
+    assert "- None of the 4 clients of 'test' was evaluated" in (tmp_path / "summary.md").read_text()
+
+
+def test_clients_that_are_trained_and_tested_on_are_a_warning(tmp_path, no_figures):
+    with pytest.warns(RuntimeWarning, match="5 of the 5 clients of 'test' are trained on as well"):
+        run(rounds=1, test=TRAIN.take(range(5)), out=tmp_path)
+    assert "5 of the 5 clients of 'test' are trained on as well" in (tmp_path / "summary.md").read_text()
+    mixed = Clients.from_arrays({**{name: TRAIN[name] for name in ("0-0", "0-1")}, "new": VALIDATION["1-0"]})
+    with pytest.warns(RuntimeWarning, match="2 of the 3 clients of 'validation' are trained on as well"):
+        run(rounds=1, evaluate=mixed)
+
+
+@pytest.mark.parametrize("name", sorted(RESULT_KEYS))
+def test_a_set_whose_name_would_replace_a_key_of_the_result_is_refused_before_training(name, tmp_path):
+    with pytest.raises(ValueError, match=f"cannot be called '{name}': result.json has another value"):
+        run(evaluate={name: VALIDATION}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_that_sets_cannot_have_are_those_of_the_result(finished):
+    keys = set(result_values(finished)) - {"validation", "test"}
+    assert keys | {"seeds"} == RESULT_KEYS  # which that of several seeds has beside
