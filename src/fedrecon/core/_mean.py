@@ -44,8 +44,14 @@ class Mean(NamedTuple):
         Returns:
             `Mean(value * weight, weight)`.
         """
-        weight = jnp.ones(jnp.shape(value)) if weight is None else jnp.asarray(weight, jnp.float32)
-        return Mean(jax.tree.map(lambda x: x * _expand(weight, x), value), weight)
+        weight = jnp.ones(jnp.shape(value)) if weight is None else jnp.asarray(weight)
+        weight = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
+
+        def weighted(x: Any) -> Array:
+            # Where JAX computes in 64 bits, a weight must not turn what is in 32 bits into 64.
+            return x * _expand(weight, x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32))
+
+        return Mean(jax.tree.map(weighted, value), weight)
 
     def sum(self, axis: int | tuple[int, ...] = 0) -> "Mean":
         """Merges the means stacked along `axis`."""

@@ -204,7 +204,7 @@ class Solver(AbstractSolver):
             return updates, jax.tree.map(lambda a, b: jnp.where(taken, a, b), new_state, opt_state), metrics
 
         # What a mean over its examples multiplies each one with, of all steps at once.
-        shares = 1 / jnp.maximum(jnp.sum(plan.valid, 1, dtype=jnp.float32), 1)
+        shares = 1 / jnp.maximum(jnp.sum(plan.valid, 1, dtype=float), 1)
         xs = (jnp.arange(plan.valid.shape[0]), batches, gathered, shares)
         opt_state = self.optimizer.init(params)
         if plan.in_order and _commute(params, opt_state, cut):
@@ -265,7 +265,11 @@ class Solver(AbstractSolver):
         if self.reduction == "mean":
             # Where a loss is known to count its examples, no step of a loop has to do so again.
             counts = isinstance(losses.weight, np.ndarray) and np.all(losses.weight == 1)
-            value = value * share if counts else value / jnp.where(loss.weight == 0, 1, loss.weight)
+            value = (
+                value * share.astype(value.dtype)
+                if counts
+                else value / jnp.where(loss.weight == 0, 1, loss.weight)
+            )
         return value, metrics
 
     def _cut(

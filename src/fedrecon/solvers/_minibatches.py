@@ -61,8 +61,10 @@ def plan_steps(
     slots = -(-examples.size // batch)
     most = slots * epochs if max_steps is None else min(slots * epochs, max_steps)
     count = examples.count()
-    own = jax.lax.div(count + batch - 1, batch)  # the client's number of batches
-    step, column = jnp.arange(most), jnp.arange(batch)
+    # All of one type, whether JAX computes in 64 bits or not.
+    size = jnp.asarray(batch, count.dtype)
+    own = jax.lax.div(count + size - 1, size)  # the client's number of batches
+    step, column = jnp.arange(most, dtype=count.dtype), jnp.arange(batch, dtype=count.dtype)
     active = step < own * passes
     if epochs == 1:
         within, epoch = step, jnp.zeros_like(step)
