@@ -126,7 +126,7 @@ def seen(everyone: Clients) -> list[Row]:
 def unseen(everyone: Clients) -> list[Row]:
     """Users that were not trained on: four fifths of what they have is given, the rest is asked for."""
     size = len(everyone.vocabularies["item"])
-    ranking = Ranking(size, (("recall", 20), ("recall", 50), ("ndcg", 100)))
+    ranking = Ranking(size, (("recall_min", 20), ("recall_min", 50), ("ndcg", 100)))
     sets, rows = everyone.split(FRACTIONS, SEED), []
     for name, peer in peers(size).items():
         if peer.fit is None:

@@ -96,6 +96,7 @@ METRICS = (
     Metric("hit_rate", "hit_rate", Direction.HIGHER),
     Metric("ndcg", "NDCG", Direction.HIGHER),
     Metric("recall", "recall", Direction.HIGHER),
+    Metric("recall_min", "recall_min", Direction.HIGHER),
     Metric("precision", "precision", Direction.HIGHER),
     Metric("map", "MAP", Direction.HIGHER),
     Metric("mrr", "MRR", Direction.HIGHER),

@@ -16,7 +16,7 @@ from fedrecon.core._tags import tagged
 from fedrecon.core._types import Params, PRNGKey
 from fedrecon.errors import store_whole_numbers, whole_number
 
-KINDS = ("hr", "ndcg", "recall")
+KINDS = ("hr", "ndcg", "recall", "recall_min")
 _NEGATIVES = 11  # number of the subkey
 
 
@@ -29,8 +29,9 @@ class Ranking:
     held-out item's rank r, from 0, is the number of candidates with a higher score. With H the held-out
     items and D(r) = 1 / log2(r + 2):
 
-    - `hr@K`: the share of H with r < K;
-    - `recall@K`: the number of H with r < K, divided by min(K, |H|) (Liang et al., 2018);
+    - `hr@K`: 1 if r < K for any of H, else 0: over clients, the share of clients with a hit;
+    - `recall@K`: the number of H with r < K, divided by |H|;
+    - `recall_min@K`: the same, divided by min(K, |H|) (Liang et al., 2018);
     - `ndcg@K`: the sum of D(r) over H with r < K, divided by the sum of D over the ranks 0 … min(K, |H|) - 1.
 
     Where candidates have the same score, a metric is its expectation over their random order: a constant
@@ -38,12 +39,12 @@ class Ranking:
 
     With `negatives`, the metrics `sampled_…` are those of lists of their own, each of one held-out item and
     so many candidates that the client has neither in its support nor in its query set, drawn uniformly
-    without replacement from the evaluation's seed and the client's name: every algorithm meets the same. A
-    client counts once in all means.
+    without replacement from the evaluation's seed and the client's name: every algorithm meets the same. Of a
+    client with several held-out items they are the mean over its lists. A client counts once in all means.
 
     Attributes:
         num_items: The number of items in the catalogue.
-        metrics: Kind, one of `"hr"`, `"ndcg"` and `"recall"`, and K.
+        metrics: Kind, one of `"hr"`, `"ndcg"`, `"recall"` and `"recall_min"`, and K.
         negatives: The number of items that are drawn for a list of `sampled_…` metrics; 0 for no such
             metrics.
         item: The field of the examples that holds the item.
@@ -130,14 +131,16 @@ class Ranking:
         return none.at[examples.data[self.item]].max(examples.mask)
 
     def _mean(self, places: "_Places", kind: str, k: int, together: bool) -> Mean:
+        count = jnp.sum(places.valid)
+        if together and kind == "hr":
+            return Mean.of(places.any_within(k), (count > 0).astype(jnp.float32))
         gains = 1 / np.log2(np.arange(k) + 2) if kind == "ndcg" else np.ones(k)
         sums = jnp.asarray(np.concatenate([[0], np.cumsum(gains)]), jnp.float32)
-        gain = jnp.sum(jnp.where(places.valid, places.expected(sums), 0))
-        count = jnp.sum(places.valid)
+        gained = jnp.sum(jnp.where(places.valid, places.expected(sums), 0))
         best: Any = jnp.maximum(count, 1)
-        if together and kind != "hr":  # else every held-out item is at best the first of its own list
+        if together and kind in ("ndcg", "recall_min"):  # else each is at best the first of its own list
             best = sums[jnp.minimum(best, k)]
-        return Mean.of(gain / best, (count > 0).astype(jnp.float32))
+        return Mean.of(gained / best, (count > 0).astype(jnp.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,3 +156,17 @@ class _Places:
         most = sums.size - 1
         first, end = jnp.minimum(self.above, most), jnp.minimum(self.above + self.tied, most)
         return (sums[end] - sums[first]) / jnp.maximum(self.tied, 1)
+
+    def any_within(self, k: int) -> Float[Array, ""]:
+        """The probability that any held-out item is among the first k."""
+        surely = jnp.any(self.valid & (self.above + self.tied <= k))
+        # The place k lies within one group of ties at most: of its candidates some are held out, and a random
+        # choice of them is among the first k.
+        cut = self.valid & (self.above < k) & (k < self.above + self.tied)
+        held, tied = jnp.sum(cut), jnp.max(jnp.where(cut, self.tied, 1))
+        within = k - jnp.max(jnp.where(cut, self.above, 0))
+        drawn = jnp.arange(self.valid.size)
+        # None of the held-out ones is chosen: their places are drawn one by one among those that are left.
+        missed = jnp.maximum(tied - within - drawn, 0) / jnp.maximum(tied - drawn, 1)
+        missed_all = jnp.prod(jnp.where(drawn < held, missed, 1.0))
+        return jnp.where(surely, 1.0, 1.0 - missed_all)

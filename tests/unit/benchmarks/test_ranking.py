@@ -71,7 +71,7 @@ def test_every_peer_is_measured_or_named_as_missing():
     others = ranking.unseen(few)
     assert [n for n in names if any(f"unseen users: {n}" in row.what for row in others)] == names
     found = {row.what.rpartition(" ")[2] for row in others if row.value is not None}
-    assert found == {"recall@20", "recall@50", "ndcg@100"}
+    assert found == {"recall_min@20", "recall_min@50", "ndcg@100"}
     for row in [*rows, *others]:
         assert row.note == "the package implicit is not installed" or 0 <= row.value <= 100
     (row,) = ranking.run(Options())

@@ -12,7 +12,7 @@ from fedrecon.core._examples import Examples
 from fedrecon.evaluation._ranking import Ranking
 
 ITEMS = 12
-EVERY = tuple((kind, k) for kind in ("hr", "recall", "ndcg") for k in (1, 3, 20))
+EVERY = tuple((kind, k) for kind in ("hr", "recall", "recall_min", "ndcg") for k in (1, 3, 20))
 RANKING = Ranking(ITEMS, EVERY, negatives=4)
 
 
@@ -35,8 +35,10 @@ def measured(scores, seen, held, ranking=RANKING, key=0):
 
 def metric(kind, k, ranks, ideal):
     """Of held-out items with these ranks, when at best `ideal` of them are at the top."""
+    if kind == "hr":
+        return float(any(r < k for r in ranks))
     gain = [1 / np.log2(r + 2) if kind == "ndcg" else 1.0 for r in range(max(k, ITEMS))]
-    best = {"hr": len(ranks), "recall": min(k, ideal), "ndcg": sum(gain[: min(k, ideal)])}[kind]
+    best = {"recall": len(ranks), "recall_min": min(k, ideal), "ndcg": sum(gain[: min(k, ideal)])}[kind]
     return sum(gain[r] for r in ranks if r < k) / best
 
 
@@ -67,7 +69,7 @@ def test_an_item_held_out_twice_is_one_item():
     assert measured(scores, [2], [5, 7, 5]) == measured(scores, [2], [5, 7])
 
 
-@pytest.mark.parametrize("held", [[0], [3], [1, 4], [0, 2, 3]])
+@pytest.mark.parametrize("held", [[0], [3], [1, 4], [0, 2, 3], [0, 2], [5, 1], [1, 2, 4, 3]])
 def test_ties_are_worth_their_expectation(held):
     scores = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 2.0] + [np.nan] * 6)
     ranking = Ranking(6, EVERY)
@@ -129,6 +131,17 @@ def test_fewer_items_than_are_to_be_drawn():
 
 def test_a_client_without_a_held_out_item_does_not_count():
     assert set(measured(np.arange(ITEMS), [1], []).values()) == {(0.0, 0.0)}
+
+
+def test_a_hit_counts_once_however_many_items_are_held_out():
+    """Three users with one, two and no held-out item among the first three: two of three have a hit."""
+    scores = np.arange(ITEMS, 0, -1.0)
+    users = [[0, 7, 8], [1, 2], [9, 10, 11]]
+    metrics = [measured(scores, [], held) for held in users]
+    assert np.mean([x["hr@3"][0] for x in metrics]) == pytest.approx(2 / 3)
+    assert np.mean([x["recall@3"][0] for x in metrics]) == pytest.approx((1 / 3 + 1 + 0) / 3)
+    assert [x["recall_min@1"][0] for x in metrics] == [1.0, 0.0, 0.0]
+    assert [x["recall@1"][0] for x in metrics] == pytest.approx([1 / 3, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,11 @@ class UnseenSettings(Section):
     """Users are split; for unseen users the items of their query set are ranked."""
 
     name: Literal["unseen"] = "unseen"
-    recall: list[int] = setting([20, 50], "the K of Recall@K")
+    recall_min: list[int] = setting(
+        [20, 50], "the K of recall_min@K, of which K or all held-out items are the most, whichever are fewer"
+    )
+    recall: list[int] = setting([], "the K of recall@K, of which all held-out items are the most")
+    hr: list[int] = setting([], "the K of HR@K, the share of users with a hit")
     ndcg: list[int] = setting([100], "the K of NDCG@K")
     fractions: Fractions = Fractions()
 
@@ -127,7 +131,8 @@ class RankingTask(TaskSpec):
             }
             train = _add_fields(config, cut["train"], served=False)
             return Task(model, train, None, None, held_out=held_out, scoring=scoring, scored=("item",))
-        metrics = [("recall", k) for k in protocol.recall] + [("ndcg", k) for k in protocol.ndcg]
+        kinds = ("recall_min", "recall", "hr", "ndcg")
+        metrics = [(kind, k) for kind in kinds for k in getattr(protocol, kind)]
         scoring = Ranking(num_items, tuple(metrics))
         sets = clients.split(shares_of(protocol.fractions), config.seed)
         prepared = {name: _add_fields(config, x, served=name != "train") for name, x in sets.items()}

@@ -249,7 +249,7 @@ def test_curves_serve_seen_users_with_less_and_score_them_alike(home, weighted, 
 
 
 def test_a_score_that_is_no_matter_of_the_support_has_a_flat_curve(home, monkeypatch):
-    config = trained(home, "flat", {"protocol": {"name": "unseen", "recall": [2], "ndcg": [3]}})
+    config = trained(home, "flat", {"protocol": {"name": "unseen", "recall_min": [2], "ndcg": [3]}})
     spec = spec_of(config, task_of(config))
     popular = replace(spec.algorithm, personalize=lambda *_: {"user": {"factors": np.ones(2, np.float32)}})
     monkeypatch.setattr(
@@ -260,7 +260,7 @@ def test_a_score_that_is_no_matter_of_the_support_has_a_flat_curve(home, monkeyp
     monkeypatch.setattr("fedrecon.experiment.reporting.curve_plots.write", lambda *_: [])
     points = draw(home / "flat", config, None, "test", Console(file=io.StringIO()))
     few, half, every = (point.metrics for point in points if point.curve == "support")
-    assert few == half == every and 0 < every["recall@2"] < 1
+    assert few == half == every and 0 < every["recall_min@2"] < 1
 
 
 def test_every_curve_of_seen_clients_starts_from_what_they_kept(home, monkeypatch):
