@@ -37,7 +37,7 @@ from .data._clients import Clients
 from .data._sampling import Everyone, Passes, Poisson, Uniform, Weighted
 from .evaluation._evaluate import evaluate
 from .evaluation._evaluation import Evaluation
-from .experiment.reporting.result import Result
+from .experiment.reporting.result import Interrupted, Result
 from .experiment.training.train import train
 from .serving._personalization import Personalization, TopK
 from .simulation._round import Round
@@ -60,6 +60,7 @@ __all__ = [
     "Examples",
     "Fraction",
     "HalfBatches",
+    "Interrupted",
     "Mean",
     "Model",
     "Newton",

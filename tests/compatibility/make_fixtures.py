@@ -142,7 +142,10 @@ def begin(name: str) -> int:
     stop_after(*STOPPED[name], Path(name, uses.RUN))
     if name == uses.OWN:
         sys.argv = ["train.py"]
-        return 0 if own_model.train(Path(name, uses.RUN)).interrupted else 1
+        try:
+            return 0 if own_model.train(Path(name, uses.RUN)).interrupted else 1
+        except KeyboardInterrupt:  # as of later versions
+            return 0
     experiment: tuple[str, ...] = ()
     settings: Mapping[str, object] = RATINGS
     if name == "next_word":

@@ -135,7 +135,7 @@ def test_the_main_job_shows_its_result_and_where_it_is(run):
     folder, shown = run
     assert "train 36 clients  validation 12 clients  test 12 clients" in shown
     assert re.search(r"round 3/6  loss \d+\.\d{4}  validation rmse \d\.\d{4} accuracy 0\.\d{4}", shown)
-    assert re.search(r"test +examples +\d\.\d{4} +0\.\d{4}", shown)
+    assert re.search(r"test \(12 clients\) +examples +\d\.\d{4} +0\.\d{4}", shown)
     assert re.search(r"Noise in the ratings: 0\.\d{4}", shown)
     assert re.search(r"Ridge under the true items: 0\.\d{4}", shown)
     assert "Plot:    first/plots/progress.png" in shown
@@ -283,7 +283,7 @@ def test_runs_are_drawn_together(run, fedrecon, home):
 
 def test_several_seeds(fedrecon, home):
     shown = fedrecon("run", "small.toml", "--set", "training.rounds=2", "--seeds", 2, "--out", "seeds").stdout
-    assert re.search(r"test +examples +\d\.\d{4} ± 0\.\d{4}", shown)
+    assert re.search(r"test \(24 clients\) +examples +\d\.\d{4} ± 0\.\d{4}", shown)
     result = json.loads((home / "seeds" / "result.json").read_text())
     values = [
         json.loads((home / "seeds" / f"seed-{i}" / "result.json").read_text())["test"]["recon_eval"][
@@ -420,6 +420,75 @@ def test_ctrl_c_saves_and_resume_goes_on(process, home):
     second.kill()
     shown, _ = second.communicate()
     assert f"going on from the checkpoint of round {done}" in shown
+
+
+# A process in which the first save is met by Ctrl-C once more, and again.
+IMPATIENT = """
+import os, signal, sys
+from fedrecon.experiment.cli.main import main
+from fedrecon.experiment.storage.checkpoint import Checkpoints
+saved = Checkpoints.save
+
+def save(self, *arguments):
+    for _ in range(int(sys.argv[1])):
+        os.kill(os.getpid(), signal.SIGINT)
+    saved(self, *arguments)
+
+Checkpoints.save = save
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_further_ctrl_c_during_a_save_keep_the_status(process, home):
+    """The first of these three meets the save at a checkpoint, the others that of the interruption."""
+    arguments = ["run", "small.toml", "--out", "impatient"]
+    done = process(1, *arguments, program=("-c", IMPATIENT))
+    shown, errors = done.communicate(timeout=300)
+    assert done.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert re.search(r"Interrupted after round \d of 6; all of it is saved\.", shown)
+    done = process(2, *arguments[:-1], "more-impatient", program=("-c", IMPATIENT))
+    _, errors = done.communicate(timeout=300)
+    assert done.returncode == 130, errors
+    assert errors.strip() == "fedrecon: interrupted"
+
+
+DIVERGES = ("--set", "algorithm.reconstruct.optimizer.learning_rate=1e6", "--set", "training.rounds=2")
+
+
+def test_a_run_that_diverges_ends_with_a_status_of_its_own_and_is_not_served(fedrecon, home):
+    done = fedrecon("run", "small.toml", *DIVERGES, "--out", "diverged", check=False)
+    assert done.returncode == 4
+    assert done.stderr == ""
+    assert re.search(r"Note: the run diverged: .+\.", done.stdout)
+    result = json.loads((home / "diverged" / "result.json").read_text())
+    assert result["diverged"] is True and result["finished"] is True
+    assert list((home / "diverged" / "checkpoints").glob("2*"))
+    assert "- The run diverged: " in (home / "diverged" / "summary.md").read_text()
+    assert fedrecon("resume", "diverged", check=False).returncode == 4
+    ratings(home / "any.dat")
+    done = fedrecon("personalize", "diverged", "--data", "any.dat", "--out", "no.parquet", check=False)
+    assert done.returncode == 1
+    assert "diverged: a run must not have diverged to be served, this one has" in done.stderr
+    assert not (home / "no.parquet").exists()
+
+
+def test_seeds_that_diverge_are_named_and_the_others_are_trained(fedrecon, home):
+    done = fedrecon("run", "small.toml", *DIVERGES, "--seeds", 2, "--out", "wild", check=False)
+    assert done.returncode == 4
+    assert "Of these seeds training diverged, and is part of the means: 0, 1." in done.stdout
+    assert json.loads((home / "wild" / "result.json").read_text())["diverged"] is True
+    assert "Of these seeds training diverged" in (home / "wild" / "summary.md").read_text()
+
+
+def test_a_sweep_counts_what_diverged_as_failed_and_goes_on(fedrecon, home):
+    rates = "algorithm.reconstruct.optimizer.learning_rate = [1e6, 0.1]\n"
+    (home / "rates.toml").write_text(rates)
+    settings = ("--set", "training.rounds=2", "--set", "evaluation.every=2")
+    shown = fedrecon("sweep", "small.toml", "rates.toml", *settings, "--trials", 6, "--out", "rates").stdout
+    assert re.search(r"trial \d: failed: it diverged: ", shown)
+    best = tomllib.loads((home / "rates" / "best.toml").read_text())
+    assert best["algorithm"]["reconstruct"]["optimizer"]["learning_rate"] == 0.1
 
 
 MISTAKES = [

@@ -45,7 +45,7 @@ def algorithm_over(frozen, **solver_settings):
 
 
 def evaluated(algorithm):
-    evaluate(algorithm, first_state(algorithm, 0)[0], CLIENTS)
+    evaluate(algorithm, first_state(algorithm, 0)[0], CLIENTS, split=AlternateExamples())
 
 
 def evaluated_by_a_scoring_of_its_own(algorithm):

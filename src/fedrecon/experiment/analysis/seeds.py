@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -17,7 +17,19 @@ from fedrecon.experiment.storage.run_folder import PLOTS, RESULT, SUMMARY
 from fedrecon.experiment.training.run_experiment import rich_table, run_experiment
 
 
-def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
+class Ended(NamedTuple):
+    """How the runs of several seeds ended.
+
+    Attributes:
+        interrupted: Whether Ctrl-C ended one of them, and thereby all.
+        diverged: Whether one of them diverged.
+    """
+
+    interrupted: bool
+    diverged: bool
+
+
+def train_seeds(config: Config, out: Path, count: int, screen: Console) -> Ended:
     """Runs an experiment with `count` consecutive seeds, each in a folder of its own.
 
     Args:
@@ -27,31 +39,42 @@ def train_seeds(config: Config, out: Path, count: int, screen: Console) -> bool:
         screen: The console that shows the progress.
 
     Returns:
-        Whether all runs were finished; False after Ctrl-C.
+        How they ended. Seeds after one that diverged are trained, those after Ctrl-C are not.
     """
     screen.print(f"{config.name}: {count} seeds, folder {out}")
-    results, folders = [], []
+    results, folders, diverged = [], [], []
     for seed in range(config.seed, config.seed + count):
         folders.append(out / f"seed-{seed}")
         result = run_experiment(override(config, {"seed": seed}), folders[-1], screen)
         if result.interrupted:
             screen.print(f"Interrupted at seed {seed}; all of it is saved.")
             screen.print(f"To go on: the same command, with --seeds {count} --out {out}")
-            return False
+            return Ended(interrupted=True, diverged=False)
+        diverged += [seed] if result.diverged else []
         results.append(summary.result_values(result))
-    values = {"seeds": [config.seed + i for i in range(count)], **statistics(results)}
+    values = {
+        "seeds": [config.seed + i for i in range(count)],
+        "diverged": bool(diverged),
+        **statistics(results),
+    }
     figures = plot_runs(folders, out / PLOTS)
     table = summary.table(values, lambda x: f"{x['mean']:.4f} ± {x['deviation']:.4f}")
     title = safe_text.markdown(config.name)
     lines = [f"# {title}: {count} seeds", "", "Mean ± standard deviation over the seeds.", ""]
-    lines += [markdown(table), ""]
+    lines += [markdown(table), "", *([f"- {_diverged(diverged)}.", ""] if diverged else [])]
     lines += [f"![{p.stem}]({PLOTS}/{p.name})" for p in figures if p.suffix == ".png"]
     write_atomically(out / SUMMARY, "\n".join(lines) + "\n")
     write_atomically(out / RESULT, summary.dumps(values))
     screen.print(rich_table(table))
+    if diverged:
+        screen.print(f"Note: {_diverged(diverged)}.")
     screen.print(f"Plot:    {out / PLOTS / 'progress.png'}")
     screen.print(f"Summary: {out / SUMMARY}")
-    return True
+    return Ended(interrupted=False, diverged=bool(diverged))
+
+
+def _diverged(seeds: Sequence[int]) -> str:
+    return f"Of these seeds training diverged, and is part of the means: {', '.join(map(str, seeds))}"
 
 
 def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -73,7 +96,7 @@ def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 for metric in evaluation[weighting]
             }
             for weighting in WEIGHTINGS
-        } | {n: _spread([r[split][protocol][n] for r in results]) for n in COUNTS if n in evaluation}
+        } | {n: _spread([float(r[split][protocol][n]) for r in results]) for n in COUNTS if n in evaluation}
     combined["seconds"] = {"total": sum(r["seconds"]["total"] for r in results)}
     return combined
 

@@ -80,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words behind `fedrecon`; None, the default, for those of the process.
 
     Returns:
-        The exit status: 0; 1 after an error; 2 if the command line or a setting is wrong; 130 after Ctrl-C.
+        The exit status: 0; 1 after an error; 2 if the command line or a setting is wrong; 4 if a run
+        diverged; 130 after Ctrl-C.
     """
     invocation = Invocation(started=time.monotonic())
     _prepare_streams()

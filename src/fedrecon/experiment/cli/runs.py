@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedrecon._safe_text import file_name
 from fedrecon.errors import RunError
@@ -11,7 +12,12 @@ from fedrecon.experiment.config import Config
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.compilation_cache import use_compilation_cache
+
+if TYPE_CHECKING:  # it takes JAX, which is loaded when a command computes
+    from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.tasks._spec import task_spec
+
+DIVERGED, INTERRUPTED = 4, 130  # exit statuses
 
 
 def begin(invocation: Invocation) -> ProcessGroup:
@@ -33,7 +39,7 @@ def train(config: Config, out: Path, invocation: Invocation) -> int:
         invocation: The call of the command line.
 
     Returns:
-        The exit status: 0, or 130 if the run was interrupted.
+        The exit status.
     """
     begin(invocation)
     from fedrecon.experiment.training.run_experiment import console, run_experiment, show
@@ -41,7 +47,12 @@ def train(config: Config, out: Path, invocation: Invocation) -> int:
     screen = console()
     result = run_experiment(config, out, screen, invocation.started)
     show(result, screen)
-    return 130 if result.interrupted else 0
+    return status_of(result)
+
+
+def status_of(result: "Result") -> int:
+    """The exit status of a run: 130 where it was interrupted, 4 where it diverged, else 0."""
+    return INTERRUPTED if result.interrupted else DIVERGED if result.diverged else 0
 
 
 def with_options(config: Config, data: str | None, seed: int | None = None) -> Config:

@@ -9,7 +9,8 @@ from typing import Any
 
 
 class Interrupt:
-    """While entered, the first Ctrl-C sets `asked`; the second one raises KeyboardInterrupt as usual.
+    """While entered, the first Ctrl-C sets `asked`; the second one sets `insisted`, and raises
+    KeyboardInterrupt as usual.
 
     Outside the main thread, where Python lets nobody listen to signals, it changes nothing.
 
@@ -21,7 +22,7 @@ class Interrupt:
     """
 
     def __init__(self, on_first: Callable[[], Any] = lambda: None) -> None:
-        self.asked, self._on_first = False, on_first
+        self.asked, self.insisted, self._on_first = False, False, on_first
         self._old: Any = None
 
     def __enter__(self) -> "Interrupt":
@@ -37,6 +38,7 @@ class Interrupt:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
+            self.insisted = True
             raise KeyboardInterrupt
         self.asked = True
         self._on_first()

@@ -19,6 +19,7 @@ RESULT_KEYS = frozenset(
         "selected_round",
         "selected_by",
         "finished",
+        "diverged",
         "seconds",
         "peak_memory_bytes",
         "device_memory_bytes",
@@ -30,6 +31,8 @@ RESULT_KEYS = frozenset(
         "recomputed_rounds",
         "seeds",
         "privacy",
+        "files",
+        "digest",
     )
 )
 
@@ -66,6 +69,8 @@ class Result:
         privacy: The ledger of what was released; None for an algorithm that is not private.
         warnings: Sentences about what was asked for that a reader should know, such as clients that were
             both trained and tested on.
+        divergence: How the run came to nothing, as the end of a sentence; None if it did not, or was
+            interrupted.
     """
 
     algorithm: Algorithm
@@ -90,6 +95,12 @@ class Result:
     client_states: ClientStateStore | None = None
     privacy: Ledger | None = None
     warnings: tuple[str, ...] = ()
+    divergence: str | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run came to nothing: its parameters are of no use."""
+        return self.divergence is not None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -110,6 +121,20 @@ class Result:
         if self.privacy is not None:
             parts.append(f"epsilon={rounded_up(self.privacy.epsilon)}")
         return f"Result({', '.join(parts)})"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended a training run; all of it is saved.
+
+    As a `KeyboardInterrupt` it ends a loop of several runs, too. With `out` the same call goes on.
+
+    Attributes:
+        result: Of the rounds that are done; `result.evaluations` may be empty.
+    """
+
+    def __init__(self, result: Result):
+        super().__init__(f"interrupted after round {result.rounds} of {result.asked}")
+        self.result = result
 
 
 def by_protocol(values: Mapping[str, Any]) -> dict[str, Any]:

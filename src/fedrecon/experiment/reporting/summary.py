@@ -39,6 +39,7 @@ def result_values(result: Result) -> dict[str, Any]:
         "selected_round": result.selected_round,
         "selected_by": result.selected_by,
         "finished": not result.interrupted,
+        "diverged": result.diverged,
         "seconds": dict(result.seconds),
         "peak_memory_bytes": result.peak_memory,
         "device_memory_bytes": result.device_memory,

@@ -29,6 +29,8 @@ class Spread(NamedTuple):
     def of(cls, values: Sequence[float]) -> "Spread":
         """The mean and deviation of at least one number."""
         times = len(values)
+        if not all(abs(v) < 1e100 for v in values):  # of runs that diverged; sums would overflow
+            return cls(math.nan, math.nan, times)
         mean = math.fsum(values) / times
         squares = math.fsum((v - mean) ** 2 for v in values)
         return cls(mean, math.sqrt(squares / (times - 1)) if times > 1 else math.nan, times)

@@ -12,7 +12,8 @@ def all_warnings(result: Result, many: float = 0.1) -> list[str]:
         many: As for `training_warnings`.
     """
     problems = [text for name, x in result.evaluations.items() for text in x.problems(name)]
-    return [*result.warnings, *training_warnings(result.records, many), *problems]
+    diverged = [] if result.divergence is None else [f"the run diverged: {result.divergence}"]
+    return [*result.warnings, *training_warnings(result.records, many), *problems, *diverged]
 
 
 def training_warnings(records: Records, many: float = 0.1) -> list[str]:

@@ -10,6 +10,7 @@ from rich.text import Text
 from fedrecon._safe_text import terminal
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config
+from fedrecon.experiment.serving.evaluate import hold_to_use
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS
@@ -30,7 +31,7 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
 
     Raises:
         SettingError: The run is of another task, or centralised.
-        RunError: The run has no checkpoint, or one of another vocabulary.
+        RunError: The run has no checkpoint, or one of another vocabulary; or it diverged.
         DataError: The history cannot be read, or holds several clients or no word.
     """
     if config.task != "next_word":
@@ -56,6 +57,7 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
     if latest is None:
         raise RunError(f"{run}: a run must have a checkpoint to complete a sentence, this one has none")
     params = global_params_at(run, algorithm.model)
+    hold_to_use(run, params)
     completions = complete(
         algorithm,
         params,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from fedrecon.core._examples import HeldOut
+from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
 from fedrecon.errors import RunError
@@ -19,9 +20,11 @@ from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, read_fingerprint
+from fedrecon.experiment.storage.digests import read_json
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, RESULT, read_fingerprint
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
+from fedrecon.experiment.training.divergence import not_finite
 from fedrecon.experiment.training.run_experiment import rich_table
 from fedrecon.experiment.training.run_spec import RunSpec, digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
@@ -143,6 +146,24 @@ def hold_to_data(run: Path, task: Task, advice: str) -> None:
 
 def _other_data(run: Path, advice: str) -> RunError:
     return RunError(f"{run}: its data are no longer what they were; {advice}")
+
+
+def hold_to_use(run: Path, global_params: Params) -> None:
+    """Holds a run's parameters to be of use to somebody.
+
+    Args:
+        run: The run's folder.
+        global_params: Its parameters.
+
+    Raises:
+        RunError: The run diverged.
+    """
+    result = run / RESULT
+    saved = read_json(result) if result.is_file() else {}
+    leaf = not_finite(global_params)
+    if saved.get("diverged") or leaf is not None:
+        reason = f"{RESULT} says so" if leaf is None else f"its global parameter {leaf!r} is not finite"
+        raise RunError(f"{run}: a run must not have diverged to be served, this one has: {reason}")
 
 
 def restore_parameters(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateStore | None]:

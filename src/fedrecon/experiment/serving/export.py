@@ -13,7 +13,7 @@ from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.reporting.summary import size
-from fedrecon.experiment.serving.evaluate import hold_to_data, restore_parameters
+from fedrecon.experiment.serving.evaluate import hold_to_data, hold_to_use, restore_parameters
 from fedrecon.experiment.serving.new_clients import served_fields
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.tasks._task import Task
@@ -206,6 +206,7 @@ def _load(run: Path, config: Config, top: int, seed: int) -> Loaded:
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
     spec = spec_of(config, task)
     _, state, _ = restore_parameters(run, spec)
+    hold_to_use(run, state.global_params)
     if spec.algorithm.exchanges == "examples":
         raise ExportError(
             f"{run}: a centralised run has a row for each of its own clients, and reconstructs nobody"

@@ -16,7 +16,7 @@ from fedrecon.data._from_arrays import offsets_of
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress_bar import show_progress
 from fedrecon.experiment.reporting.summary import size
-from fedrecon.experiment.serving.evaluate import hold_to_data, restore_parameters
+from fedrecon.experiment.serving.evaluate import hold_to_data, hold_to_use, restore_parameters
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
 from fedrecon.experiment.settings.sections import SettingError
@@ -62,14 +62,15 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         wanted: What is written of each client.
 
     Raises:
-        ValueError: The run has no checkpoint, or its own data have changed; the data cannot be used; or `out`
-            holds something else.
+        ValueError: The run has no checkpoint, or diverged, or its own data have changed; the data cannot be
+            used; or `out` holds something else.
     """
     begun = time.monotonic()
     task = task_of(config)
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
     spec = spec_of(config, task)
     round, state, client_states = restore_parameters(run, spec)
+    hold_to_use(run, state.global_params)
     vocabularies = vocabularies_of(run)
     new = prepare_new_clients(config, data, vocabularies, served_fields(task), "personalization")
     clients, top = new.loaded, _top(wanted, vocabularies)

@@ -165,6 +165,9 @@ class Records:
             round: The last round whose rows stay.
         """
         self.rows = [row for row in self.rows if row.round <= round]
+        self._rewrite()
+
+    def _rewrite(self) -> None:
         self._unwritten = 0
         if self.path is not None:
             self._write_anew()
@@ -173,6 +176,11 @@ class Records:
         """Removes the evaluations after a round, here and in the file."""
         self.rows = [row for row in self.rows if row.round != round or row.protocol == TRAINING]
         self.forget(round)
+
+    def forget_test(self) -> None:
+        """Removes the rows of the test clients, here and in the file: they are evaluated again."""
+        self.rows = [row for row in self.rows if row.split != "test"]
+        self._rewrite()
 
     def series(self, name: str, metric: str, weighting: str = "examples") -> dict[int, float]:
         """A metric by round.

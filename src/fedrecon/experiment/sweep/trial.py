@@ -84,9 +84,6 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
         watch: Is called after every evaluation, and decides whether the trial is stopped.
     """
     values: dict[int, float] = {}
-    # Values of the metric that selects the best round, which may be another one than the tuned metric.
-    decisive: dict[int, float] = {}
-    selected: Criterion | None = None
 
     def watch_evaluation(evaluated: Evaluated) -> None:
         measured(evaluated.round, next(iter(evaluated.evaluations.values())).over_examples())
@@ -95,8 +92,6 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
         if round in values:
             return
         values[round] = metrics[metric]
-        if selected is not None:
-            decisive[round] = metrics[selected.metric]
         # A metric that is no number does not become one again.
         broken = not math.isfinite(values[round])
         if round < config.training.rounds and (broken or watch(round, values[round])):
@@ -115,29 +110,23 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
         for round, metrics in earlier.items():
             measured(round, metrics)
 
-    state, started = DONE, time.monotonic()
+    state, started, diverged = DONE, time.monotonic(), None
     first_time = True
     try:
         _, spec = spec_without_test(config)
-        selected, decided_by = spec.criterion, spec.while_training()[0]
+        decided_by = spec.while_training()[0]
         result = run(spec, out=out, callbacks=[watch_evaluation], listener=recorded, title=config.name)
         if result.interrupted:
             return Outcome(INTERRUPTED)
-        rounds = result.rounds
+        rounds, diverged = result.rounds, result.divergence
         value = next(iter(result.evaluations.values())).over_examples()[metric]
-        if selected is not None:
+        if spec.criterion is not None:
             # From the records and not from `values`, which lacks evaluations before an interruption.
             name = next(iter(result.evaluations))
             value = result.records.series(name, metric)[result.selected_round]
     except _Stop:
         rounds, value = max(values), values[max(values)]
-        if math.isfinite(value):
-            state = STOPPED
-        elif selected is not None:
-            # It diverged, but had a best round before that.
-            finite = {round: x for round, x in decisive.items() if math.isfinite(x)}
-            loss = selected.direction.loss
-            value = values[min(finite, key=lambda round: loss(finite[round]))] if finite else math.nan
+        state = STOPPED
     except (ValueError, ArithmeticError) as error:
         return Outcome(FAILED, message=str(error))
     except OSError:
@@ -150,6 +139,8 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
     for name in (CHECKPOINTS, CLIENT_STATES):
         if (out / name).exists():
             remove(out / name)
+    if diverged is not None:
+        return Outcome(FAILED, math.nan, rounds, seconds, f"it diverged: {diverged}")
     if not math.isfinite(value):
         return Outcome(FAILED, value, rounds, seconds, f"{metric} is {value} after round {rounds}")
     return Outcome(state, value, rounds, seconds)

@@ -179,11 +179,22 @@ class TrainingLoop:
         if self.interrupted:
             # A second Ctrl-C may come at any place, also in the middle of a round's evaluation.
             self._pending = deque(round for round in self._pending if round.number <= self.done)
-            self._look(0)
-            self.records.forget(self.done)
-            self._save()
+            self._save_after_ctrl_c()
         if self._ahead.ident is not None:
             self._ahead.join()
+
+    def _save_after_ctrl_c(self) -> None:
+        """Saves the last complete round. One more Ctrl-C changes nothing, and a third one ends it at once."""
+        with Interrupt() as again:
+            try:
+                self._look(0)
+                self.records.forget(self.done)
+                self._save()
+            except Exception as error:
+                # What is in the middle of a write may answer a KeyboardInterrupt by an error of its own.
+                if again.insisted:
+                    raise KeyboardInterrupt from error
+                raise
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Evaluates the validation clients under the parameters of now, where that was not just done."""

@@ -67,7 +67,7 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
             notes=task.notes,
         )
         if followed is not None:
-            followed.finished = not result.interrupted
+            followed.finished = not result.interrupted and not result.diverged
     return result
 
 

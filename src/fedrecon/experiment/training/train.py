@@ -23,7 +23,7 @@ from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.distributed.broadcast import saved_plan
 from fedrecon.experiment.distributed.processes import ProcessGroup
-from fedrecon.experiment.reporting.result import Result
+from fedrecon.experiment.reporting.result import Interrupted, Result
 from fedrecon.experiment.reporting.training_warnings import all_warnings
 from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage import run_folder as folders
@@ -33,6 +33,7 @@ from fedrecon.experiment.storage.metrics_log import METRICS, Records, Row, place
 from fedrecon.experiment.storage.resource_usage import Stopwatch, device_memory, peak_memory
 from fedrecon.experiment.storage.run_folder import RunFolder
 from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
+from fedrecon.experiment.training.divergence import divergence, last_evaluations
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.loop import TrainingLoop
 from fedrecon.experiment.training.run_ledger import RunLedger
@@ -73,8 +74,8 @@ def train(
     writes the run folder and tells of progress.
 
     With `out`, a run that was killed goes on from its last checkpoint when it is started again with the
-    same arguments, and ends with the same bits as if it had not been killed. Ctrl-C saves and returns what
-    is there.
+    same arguments, and ends with the same bits as if it had not been killed. Ctrl-C saves what is there, and
+    raises `Interrupted`, which has it.
 
     Args:
         algorithm: What is trained.
@@ -105,11 +106,13 @@ def train(
         The parameters, the evaluations and every number by round.
 
     Warns:
-        RuntimeWarning: Examples of evaluated clients were left out, of ids unknown to the training clients;
-            updates were not finite and were dropped, or most had no query example; all metrics of a set of
-            clients are NaN or infinite; or clients are both trained and tested on.
+        RuntimeWarning: The run diverged, see `Result.divergence`; examples of evaluated clients were left
+            out, of ids unknown to the training clients; updates were not finite and were dropped, or most had
+            no query example; all metrics of a set of clients are NaN or infinite; or clients are both trained
+            and tested on.
 
     Raises:
+        Interrupted: Ctrl-C ended it, after its last complete round was saved. It is a `KeyboardInterrupt`.
         TypeError: An argument is of another kind.
         ValueError: A number is out of its range.
         RunError: The run folder cannot be written, or belongs to another run.
@@ -162,6 +165,8 @@ def train(
     result = run(spec, out=out, callbacks=callbacks, plan=plan, progress=progress)
     for text in all_warnings(replace(result, warnings=()), many=0.5):
         warnings.warn(text, RuntimeWarning, stacklevel=2)
+    if result.interrupted:
+        raise Interrupted(result)
     return result
 
 
@@ -242,7 +247,11 @@ def run(
             shown.note(loop.resumption())
         loop.run()
         selected_round, state, client_states = loop.selected()
-        evaluations = _final_evaluations(loop, selected_round, state, client_states)
+        try:
+            evaluations = _final_evaluations(loop, selected_round, state, client_states)
+        except KeyboardInterrupt:  # all rounds are done and saved: the next call evaluates
+            loop.interrupted, evaluations = True, {}
+            loop.records.forget_test()
         result = Result(
             algorithm=spec.algorithm,
             state=TrainedState.of(loop.state, spec.clients.vocabularies),
@@ -270,6 +279,7 @@ def run(
             client_states=client_states,
             privacy=None if ledger is None else ledger.ledger(loop.done),
             warnings=tuple(spec.warnings()),
+            divergence=_divergence(loop, evaluations),
         )
         if ledger is not None and loop.done == loop.last:
             ledger.finish()
@@ -295,6 +305,15 @@ def _final_evaluations(
         loop.records.append(rows(selected_round, *place(name), evaluations[name].summary()))
     loop.records.commit()
     return evaluations
+
+
+def _divergence(loop: TrainingLoop, evaluations: Mapping[str, Evaluation]) -> str | None:
+    if loop.interrupted:
+        return None
+    spec = loop.spec
+    before = (loop.last - 1) // spec.evaluate_every * spec.evaluate_every
+    last = last_evaluations(evaluations, spec.while_training())
+    return divergence(loop.state.global_params, last, loop.records, before)
 
 
 def _load_ahead(begun: Event) -> None:

@@ -22,7 +22,8 @@ def test_it_is_said_how_to_go_on(screen, tmp_path, monkeypatch):
         return SimpleNamespace(interrupted=True)
 
     monkeypatch.setattr(seeds, "run_experiment", run)
-    assert not seeds.train_seeds(configs.load(None, ["seed=3"]), tmp_path / "runs", 5, screen)
+    ended = seeds.train_seeds(configs.load(None, ["seed=3"]), tmp_path / "runs", 5, screen)
+    assert ended == (True, False)
     assert began == [(3, tmp_path / "runs" / "seed-3")]
     first, *_, last = screen.file.getvalue().splitlines()
     assert first == f"synthetic: 5 seeds, folder {tmp_path / 'runs'}"

@@ -249,7 +249,8 @@ def test_a_trial_that_breaks_does_not_stop_the_others(config, space, tmp_path, m
         calls.append(out)
         if len(calls) == 1:
             raise error
-        return SimpleNamespace(interrupted=False, rounds=2, evaluations={"validation": Shown(1.0)})
+        values = {"validation": Shown(1.0)}
+        return SimpleNamespace(interrupted=False, divergence=None, rounds=2, evaluations=values)
 
     monkeypatch.setattr(trial, "run", run)
     screen = Console(file=io.StringIO(), width=300)
@@ -351,7 +352,7 @@ class Shown:
     ("values", "select", "expected"),
     [
         ([3.0, math.nan, 1.0], "final", (FAILED, "nan", 2, 0.0, "rmse is nan after round 2")),
-        ([3.0, 2.0, math.inf, 1.0], "best", (DONE, "2.0", 3, 0.0, "")),
+        ([3.0, 2.0, math.inf, 1.0], "best", (FAILED, "inf", 3, 0.0, "rmse is inf after round 3")),
         ([math.nan, 1.0], "best", (FAILED, "nan", 1, 0.0, "rmse is nan after round 1")),
     ],
 )

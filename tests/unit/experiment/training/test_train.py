@@ -22,11 +22,12 @@ from fedrecon.data._sampling import Poisson
 from fedrecon.errors import RunError
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.reporting import plots
-from fedrecon.experiment.reporting.result import RESULT_KEYS
+from fedrecon.experiment.reporting.result import RESULT_KEYS, Interrupted
 from fedrecon.experiment.reporting.summary import result_values
+from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.metrics_log import read
 from fedrecon.experiment.training.evaluation_rows import Evaluated
-from fedrecon.experiment.training.loop import LAG
+from fedrecon.experiment.training.loop import LAG, TrainingLoop
 from fedrecon.experiment.training.train import train
 from fedrecon.simulation._simulation import Simulation
 from fedrecon.solvers._gradient import Solver
@@ -246,8 +247,8 @@ def test_the_best_parameters_meet_the_test_clients(tmp_path, no_figures):
         if report.round == 6:
             raise KeyboardInterrupt
 
-    first = train(algorithm, TRAIN, 8, callbacks=[stop], out=tmp_path, **settings)
-    assert first.interrupted
+    with pytest.raises(Interrupted):
+        train(algorithm, TRAIN, 8, callbacks=[stop], out=tmp_path, **settings)
     second = train(algorithm, TRAIN, 8, out=tmp_path, **settings)
     assert (second.resumed_from, second.selected_round) == (6, 4)
     assert second.metrics == result.metrics
@@ -307,7 +308,7 @@ def test_another_run_is_refused(finished, changes, message):
 
 
 @pytest.mark.parametrize("how", ["exception", "signal"])
-def test_ctrl_c_saves_and_returns_what_is_there(how, finished, tmp_path, no_figures):
+def test_ctrl_c_saves_and_raises_what_is_there(how, finished, tmp_path, no_figures):
     def stop(report):
         if report.round == 4 and how == "exception":
             raise KeyboardInterrupt
@@ -315,9 +316,12 @@ def test_ctrl_c_saves_and_returns_what_is_there(how, finished, tmp_path, no_figu
             os.kill(os.getpid(), signal.SIGINT)
 
     old = signal.getsignal(signal.SIGINT)
-    first = run(out=tmp_path, callbacks=[stop])
+    with pytest.raises(KeyboardInterrupt, match="interrupted after round 4 of 6") as raised:
+        run(out=tmp_path, callbacks=[stop])
+    assert isinstance(raised.value, fedrecon.Interrupted)
+    first = raised.value.result
     assert signal.getsignal(signal.SIGINT) is old
-    assert first.interrupted
+    assert first.interrupted and not first.diverged
     assert first.rounds == 4
     assert list(first.records.series("train", "loss")) == [1, 2, 3, 4]
     assert json.loads((tmp_path / "result.json").read_text())["finished"] is False
@@ -336,8 +340,9 @@ def test_ctrl_c_between_checkpoints_saves_that_round(finished, tmp_path, no_figu
                 os.kill(os.getpid(), signal.SIGINT)
 
     # Metrics arrive at evaluations: at round 4, of which the checkpoint would come at round 6 only.
-    first = run(out=tmp_path, progress=Stop(), checkpoint_every=6)
-    assert first.rounds == 4
+    with pytest.raises(Interrupted) as raised:
+        run(out=tmp_path, progress=Stop(), checkpoint_every=6)
+    assert raised.value.result.rounds == 4
     second = run(out=tmp_path, checkpoint_every=6)
     assert second.resumed_from == 4
     assert lines(tmp_path) == lines(finished.out)
@@ -349,7 +354,9 @@ def test_ctrl_c_within_a_round_saves_the_one_before(finished, tmp_path, no_figur
             if report.round == 4:
                 raise KeyboardInterrupt  # as a second Ctrl-C does
 
-    first = run(out=tmp_path, progress=Stop(), checkpoint_every=6)
+    with pytest.raises(Interrupted) as raised:
+        run(out=tmp_path, progress=Stop(), checkpoint_every=6)
+    first = raised.value.result
     assert (first.rounds, first.interrupted) == (3, True)
     assert list(first.records.series("train", "loss")) == [1, 2, 3]
     assert list(first.records.series("validation", "rmse")) == [2]
@@ -358,6 +365,65 @@ def test_ctrl_c_within_a_round_saves_the_one_before(finished, tmp_path, no_figur
     assert (second.resumed_from, second.recomputed) == (3, 0)
     np.testing.assert_array_equal(second.global_params["w"], finished.global_params["w"])
     assert lines(tmp_path) == lines(finished.out)
+
+
+def test_a_loop_of_runs_ends_at_ctrl_c(tmp_path, no_figures):
+    def stop(report):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    seeds = iter(range(3))
+    with pytest.raises(KeyboardInterrupt):
+        [run(seed=seed, callbacks=[stop]) for seed in seeds]
+    assert list(seeds) == [1, 2]
+
+
+@pytest.mark.parametrize("answer", [KeyboardInterrupt, RuntimeError], ids=["plain", "wrapped"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_further_ctrl_c_during_the_save(times, answer, finished, tmp_path, no_figures, monkeypatch):
+    """One more changes nothing; the next one ends it at once, as a KeyboardInterrupt in any case."""
+
+    def stop(report):
+        if report.round == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    saved = Checkpoints.save
+
+    def save(self, round, tree, info):
+        if round == 4:
+            try:
+                for _ in range(times):
+                    os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                raise answer from None
+        saved(self, round, tree, info)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run(out=tmp_path, callbacks=[stop], checkpoint_every=6)
+    assert isinstance(raised.value, Interrupted) == (times == 1)
+    monkeypatch.setattr(Checkpoints, "save", saved)
+    second = run(out=tmp_path, checkpoint_every=6)
+    assert second.resumed_from == (4 if times == 1 else None)
+    assert lines(tmp_path) == lines(finished.out)
+
+
+def test_ctrl_c_while_the_test_clients_are_evaluated(finished, tmp_path, no_figures, monkeypatch):
+    original = TrainingLoop.evaluated
+
+    def evaluated(self, state, client_states, name):
+        if name == "test":
+            raise KeyboardInterrupt
+        return original(self, state, client_states, name)
+
+    monkeypatch.setattr(TrainingLoop, "evaluated", evaluated)
+    with pytest.raises(Interrupted) as raised:
+        run(out=tmp_path)
+    assert raised.value.result.rounds == 6
+    assert json.loads((tmp_path / "result.json").read_text())["finished"] is False
+    monkeypatch.setattr(TrainingLoop, "evaluated", original)
+    assert run(out=tmp_path).metrics == finished.metrics
+    assert lines(tmp_path) == lines(finished.out)
+    assert json.loads((tmp_path / "result.json").read_text())["finished"] is True
 
 
 def test_rounds_after_the_checkpoint_are_counted_and_computed_again(finished, tmp_path, no_figures):

@@ -36,6 +36,8 @@ def command(
     `fedrecon settings` lists them all, with what they mean and their defaults.
 
     If the run folder already holds this run, it goes on from its last checkpoint.
+
+    The status is 4 if training diverged (with --seeds: that of one of them), and 130 after Ctrl-C.
     """
     from fedrecon.errors import whole_number
     from fedrecon.experiment import config as configs
@@ -55,4 +57,4 @@ def command(
     from fedrecon.experiment.analysis.seeds import train_seeds
     from fedrecon.experiment.training.run_experiment import console
 
-    return 0 if train_seeds(config, folder, seeds, console()) else 130
+    return runs.status_of(train_seeds(config, folder, seeds, console()))
