@@ -12,6 +12,15 @@ from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table, check_part, fully_global, path_of
 from fedrecon.core._types import Batch, Params, PRNGKey
 
+# Types in which Flax NNX and Equinox keep it.
+_STATE = {
+    ("flax", "BatchStat"),
+    ("flax", "RngState"),
+    ("flax", "Cache"),
+    ("flax", "Intermediate"),
+    ("equinox", "State"),
+    ("equinox", "StateIndex"),
+}
 # Collections in which Flax keeps what a forward pass changes.
 _MUTABLE = ("batch_stats", "cache", "intermediates")
 
@@ -170,6 +179,11 @@ def _shapes(model: Model) -> Params:
     return jax.eval_shape(model.init_global, jax.random.key(0))
 
 
+def _is_state(x: Any) -> bool:
+    """Whether a forward pass changes this part of a model, by its type's name: no library is imported."""
+    return any((kind.__module__.partition(".")[0], kind.__name__) in _STATE for kind in type(x).__mro__)
+
+
 def _check_leaves(shapes: Params) -> None:
     if isinstance(shapes, Mapping):
         for name in _MUTABLE:
@@ -179,6 +193,13 @@ def _check_leaves(shapes: Params) -> None:
                     "only stateless models can be trained: replace such layers (batch by layer or group "
                     "normalisation) or freeze them"
                 )
+    for path, x in jax.tree_util.tree_leaves_with_path(shapes, is_leaf=_is_state):
+        if _is_state(x):
+            raise ValueError(
+                f"the parameters hold {path_of(path)!r} of the type {type(x).__name__}, state that a forward "
+                "pass changes; only stateless models can be trained: replace such layers (batch by layer or "
+                "group normalisation) or leave their state out of the parameters"
+            )
     for path, x in jax.tree_util.tree_leaves_with_path(shapes):
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(

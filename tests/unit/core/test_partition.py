@@ -108,3 +108,30 @@ def test_nothing_local():
 def test_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)
+
+
+@pytest.mark.parametrize(("layer", "kind"), [("norm", "BatchStat"), ("dropout", "RngCount")])
+def test_the_state_of_flax_nnx_is_refused_by_its_type_and_name(layer, kind):
+    nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
+
+    def init(key):
+        rngs = nnx.Rngs(key)
+        layers = {"norm": nnx.BatchNorm, "dropout": lambda size, rngs: nnx.Dropout(0.5, rngs=rngs)}
+        return {
+            "dense": nnx.state(nnx.Linear(2, 2, rngs=rngs)),
+            layer: nnx.state(layers[layer](2, rngs=rngs)),
+        }
+
+    with pytest.raises(ValueError, match=rf"the parameters hold '{layer}/.+' of the type {kind}, state that"):
+        partition(init, lambda p, b, key=None: Mean.of(b["x"]), local=is_local("dense/bias"))
+
+
+def test_the_state_of_equinox_is_refused_by_its_type():
+    equinox = pytest.importorskip("equinox", reason="Equinox is not installed")
+    layer, state = equinox.nn.make_with_state(equinox.nn.BatchNorm)(2, axis_name="batch", mode="batch")
+
+    def init(key):
+        return {"weight": jnp.zeros(2), "local": jnp.zeros(2), "state": state}
+
+    with pytest.raises(ValueError, match="of the type State, state that a forward pass changes"):
+        partition(init, lambda p, b, key=None: Mean.of(b["x"]), local=is_local("local"))
