@@ -15,6 +15,10 @@ from fedrecon.core._tags import tagged
 from fedrecon.core._types import Number, Numbers, PRNGKey
 from fedrecon.errors import plain, store_whole_numbers
 
+EXAMPLE_MASK = "example_mask"
+"""The field of a batch, `[example]`, that is true on valid rows and false on padding. A model whose loss or
+metrics look at other rows than an example's own (statistics, negatives within the batch) must read it."""
+
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["positional"])
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,11 @@ class Examples:
     data: PyTree[Any]
     mask: Bool[Any, "*batch example"]
     positional: tuple[str, ...] = ()
+
+    @property
+    def batch(self) -> Any:
+        """What a model's functions get: the fields, and under `EXAMPLE_MASK` which rows are valid."""
+        return {**self.data, EXAMPLE_MASK: self.mask} if isinstance(self.data, dict) else self.data
 
     @property
     def size(self) -> int:

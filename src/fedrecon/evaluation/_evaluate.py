@@ -55,7 +55,7 @@ def model_metrics(
     key: PRNGKey,
 ) -> dict[str, Mean]:
     """The model's own metrics over the query set."""
-    metrics = model.metrics(global_params, local_params, query.data)
+    metrics = model.metrics(global_params, local_params, query.batch)
     return {name: mean.where(query.mask).sum() for name, mean in metrics.items()}
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 
 from fedrecon._kernels.rows import groups
 from fedrecon.algorithms._base import Algorithm
+from fedrecon.core._examples import EXAMPLE_MASK
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, check_loss, leaf_at, leaves_of
 from fedrecon.core._types import Batch, Params, PRNGKey
@@ -19,6 +21,8 @@ from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._validate_tables import Found, Trial, check_lookups, check_no_look
 
 _EXAMPLES = 8
+_SAME = 1e-3  # sums of other lengths are rounded otherwise, and by low-precision products by as much
+_KNOWN_ROWWISE: WeakSet[Model] = WeakSet()  # models whose padding was tried in this process
 _RESERVED = ("loss", "dropped", "empty", *COSTS)  # what the library reports beside a model's metrics
 
 
@@ -26,7 +30,8 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
     """Tries an algorithm's model on some examples of the first client that has any.
 
     The loss and the metrics must have an entry per example and be finite at the start, and so must the
-    gradient of the loss; the fields of tables may index their rows and nothing else.
+    gradient of the loss; a row of padding in the batch must change neither; the fields of tables may index
+    their rows and nothing else.
 
     Args:
         algorithm: The algorithm whose `model` is tried.
@@ -44,17 +49,22 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
     if not filled.size:
         return
     client = clients.take(filled[:1]).cap(_EXAMPLES)
-    name, count = f"client {client.ids[0]!r}", int(client.num_examples[0])
+    name, count = f"client {client.ids.tolist()[0]!r}", int(client.num_examples[0])
     examples = {field: client.column(field) for field in client.fields}
     for f in {f for t in (*model.tables, *model.local_tables) for f in t.fields}:
         examples[f] = examples[f].astype(np.int32)  # as rounds have them
-    _check_shapes(model, global_params, examples, count, key)
+    if EXAMPLE_MASK in examples:
+        raise ValueError(
+            f"clients must not have the field {EXAMPLE_MASK!r}: batches have the mask of their padding there"
+        )
+    _check_shapes(model, global_params, {**examples, EXAMPLE_MASK: np.ones(count, bool)}, count, key)
     # With a row of padding, as most clients have: it must not spoil the gradient.
     batch = {f: np.concatenate([x, np.zeros_like(x[:1])]) for f, x in examples.items()}
     tables = groups(model.tables)
     for group in tables:
         for f in group.fields:
             batch[f][-1] = batch[f][0]
+    batch[EXAMPLE_MASK] = np.arange(count + 1) < count
     # One key for both: nothing hangs on these draws, and each split of a key is one more program to compile.
     local = _quickly(model.init_local)(global_params, key)
     run = _quickly(lambda params, batch: _evaluate(model, params, local, batch, count, key))
@@ -62,9 +72,46 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
     _check_finite({f"local parameter {leaf!r}": x for leaf, x in leaves_of(local).items()}, name)
     _check_finite(start.values, name)
     _check_finite({f"gradient by {leaf!r}": x for leaf, x in start.gradients.items()}, name)
+    if model not in _KNOWN_ROWWISE:
+        _check_padding(model, global_params, local, batch, start, name, key)
+        _KNOWN_ROWWISE.add(model)
     if tables:
         check_no_look(model.init_local, "init_local", global_params, tables, key)
         check_lookups(Trial(run, global_params, batch, tables, start))
+
+
+def _check_padding(
+    model: Model, global_params: Params, local: Params, padded: Any, start: Found, name: str, key: PRNGKey
+) -> None:
+    """Holds the loss and the metrics of an example to be the same with and without padding in its batch."""
+    count = int(padded[EXAMPLE_MASK].sum())
+
+    def measure(params: Params, batch: Any) -> dict[str, Mean]:
+        both = model.loss_and_metrics
+        loss = model.loss(params, local, batch, key) if both is None else both(params, local, batch, key)[0]
+        metrics = model.metrics(params, local, batch)
+        return {"loss": loss, **{f"metric {name!r}": mean for name, mean in metrics.items()}}
+
+    def tried(params: Params, batch: Any) -> tuple[dict[str, Mean], dict[str, Mean]]:
+        # A row of zeros hardly shows where large numbers outweigh it: a copy of the first row does.
+        copied = {f: jnp.concatenate([x[:count], x[:1]]) for f, x in batch.items()}
+        copied[EXAMPLE_MASK] = batch[EXAMPLE_MASK]
+        return measure(params, {f: x[:count] for f, x in batch.items()}), measure(params, copied)
+
+    alone, copied = _quickly(tried)(global_params, padded)
+    for what, mean in alone.items():
+        halves = zip((*mean, *mean), (*start.values[what], *copied[what]), strict=True)
+        pairs = [(x, y[:count]) for x, y in halves]
+        for a, b in [(np.asarray(x, float), np.asarray(y, float)) for x, y in pairs]:
+            wrong = np.flatnonzero(~(np.abs(a - b) <= _SAME * max(1.0, np.abs(a).max(initial=0))))
+            if wrong.size:
+                where, bare, filled = wrong[0], a[wrong[0]], b[wrong[0]]
+                raise ValueError(
+                    f"the {what} of an example must not depend on rows of padding in its batch, but that of "
+                    f"example {where} of {name} is {bare:.6g} without and {filled:.6g} with one: batches of "
+                    f"clients with fewer examples are filled up; what looks at other rows of "
+                    f"its batch must leave out those where batch[{EXAMPLE_MASK!r}] is false"
+                )
 
 
 def _quickly(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,7 +164,8 @@ def _check_shapes(model: Model, global_params: Params, examples: Batch, count: i
             if not isinstance(missing, str) or missing in examples:
                 raise
             raise ValueError(
-                f"the model looks up {missing!r}, but a batch has the fields {sorted(examples)}"
+                f"the model looks up {missing!r}, but a batch has the fields "
+                f"{sorted(set(examples) - {EXAMPLE_MASK})}"
                 f"{did_you_mean(missing, examples)}"
             ) from error
 

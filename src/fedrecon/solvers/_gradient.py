@@ -253,7 +253,7 @@ class Solver(AbstractSolver):
         key: PRNGKey,
     ) -> Any:
         """A step's objective: the batch's loss, and its share, by examples, of the solver's penalty."""
-        losses, metrics = fold_lookups(objective.measure)(params, frozen, batch.data, key)
+        losses, metrics = fold_lookups(objective.measure)(params, frozen, batch.batch, key)
         check_loss(losses, batch.size)
         metrics = {"loss": losses, **metrics}
         metrics = {name: mean.where(batch.mask).sum() for name, mean in metrics.items()}

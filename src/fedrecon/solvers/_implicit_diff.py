@@ -54,7 +54,7 @@ class ImplicitDifferentiation(AbstractSolver):
         flat, unravel = ravel_pytree(jax.lax.stop_gradient(optimum))
 
         def total(x: Float[Array, "parameter"], frozen: Params) -> Any:
-            losses = objective.fn(unravel(x), frozen, examples.data, key)
+            losses = objective.fn(unravel(x), frozen, examples.batch, key)
             return losses.where(examples.mask).sum().total + objective.penalty(unravel(x), frozen)
 
         hessian = jax.hessian(total)(flat, held[0])

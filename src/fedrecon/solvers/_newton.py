@@ -69,9 +69,9 @@ class Newton(AbstractSolver):
 
         def total(flat: Float[Array, "parameter"]) -> Any:
             local = unravel(flat)
-            losses = objective.fn(local, objective.frozen, examples.data, key)
+            losses = objective.fn(local, objective.frozen, examples.batch, key)
             check_loss(losses, examples.size)
-            metrics = {"loss": losses, **objective.metrics(local, objective.frozen, examples.data)}
+            metrics = {"loss": losses, **objective.metrics(local, objective.frozen, examples.batch)}
             metrics = {name: mean.where(examples.mask).sum() for name, mean in metrics.items()}
             return metrics["loss"].total + objective.penalty(local, objective.frozen), metrics
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fedrecon as fr
 from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.core._examples import EXAMPLE_MASK
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table, fully_global
 from fedrecon.data._clients import Clients
@@ -312,3 +314,67 @@ def test_local_parameters_that_are_made_from_a_table():
     model = replace(MODEL, init_local=lambda g, key: {"user": g["item"]["factors"].mean(0)})
     with pytest.raises(ValueError, match="init_local reads the table 'item/factors'"):
         check(model)
+
+
+def _centred(masked):
+    """A loss with a statistic of its batch, whose minimum in g is the mean of x."""
+
+    def loss(p, batch, key=None):
+        mask = batch[EXAMPLE_MASK][:, None] if masked else jnp.ones_like(batch["x"])
+        mean = jnp.sum(batch["x"] * mask) / jnp.maximum(jnp.sum(mask), 1)
+        return Mean.of(0 * batch["x"][:, 0] + jnp.square(p["g"] - mean) + 0 * p["l"])
+
+    return loss
+
+
+def _model_of(loss, metrics=None):
+    init = {"g": 0.0, "l": 0.0}
+    return fr.partition(lambda key: jax.tree.map(jnp.asarray, init), loss, metrics, local=fr.is_local("l"))
+
+
+def _fitted(model):
+    rng = np.random.default_rng(0)
+    clients = fr.Clients.from_arrays(
+        {i: {"x": rng.normal(5, 1, (3 + i % 6, 1)).astype(np.float32)} for i in range(20)}
+    )
+    sgd = fr.optimizer("sgd", learning_rate=0.1)
+    algorithm = fr.fedavg(model, fr.Solver(sgd, batch_size=8), fr.optimizer("sgd", learning_rate=1.0))
+    return float(fr.train(algorithm, clients, rounds=60, clients_per_round=20).global_params[0]["g"])
+
+
+def test_a_loss_that_padding_changes_is_refused_and_one_that_reads_the_mask_trains():
+    rule = r"the loss of an example must not depend on rows of padding .* of client 0 is .* batch\['example_"
+    with pytest.raises(ValueError, match=rule):
+        _fitted(_model_of(_centred(masked=False)))
+    assert abs(_fitted(_model_of(_centred(masked=True))) - 5) < 0.15
+
+
+@pytest.mark.parametrize(
+    "other_rows",
+    [
+        lambda x: jax.nn.logsumexp(x @ x.T, axis=1),  # the other rows as negatives
+        lambda x: jnp.square(x - jnp.mean(x, 0)).sum(1),
+        lambda x: jnp.square(x / (jnp.std(x, 0) + 1)).sum(1),
+        lambda x: jnp.abs(x - x[::-1]).sum(1),
+    ],
+    ids=["contrastive", "mean", "deviation", "neighbour"],
+)
+@pytest.mark.parametrize("where", ["loss", "metric"])
+def test_whatever_looks_at_other_rows_is_found(other_rows, where):
+    def loss(p, batch, key=None):
+        return Mean.of(jnp.square(p["g"] - batch["x"][:, 0]) + 0 * p["l"])
+
+    def looks(p, batch, key=None):
+        return Mean.of(other_rows(batch["x"]) + p["g"] + p["l"])
+
+    model = _model_of(looks) if where == "loss" else _model_of(loss, lambda p, batch: {"m": looks(p, batch)})
+    with pytest.raises(ValueError, match=r"must not depend on rows of padding in its batch"):
+        _fitted(model)
+
+
+def test_a_field_of_the_masks_name_is_refused():
+    clients = fr.Clients.from_arrays({0: {"x": np.ones((3, 1), np.float32), EXAMPLE_MASK: np.ones(3)}})
+    sgd = fr.optimizer("sgd", learning_rate=0.1)
+    algorithm = fr.fedavg(_model_of(_centred(True)), fr.Solver(sgd, 8), sgd)
+    with pytest.raises(ValueError, match="must not have the field 'example_mask'"):
+        fr.Simulation(algorithm, clients, fr.Uniform(1)).init()
