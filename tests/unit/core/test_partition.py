@@ -128,7 +128,7 @@ def test_the_state_of_flax_nnx_is_refused_by_its_type_and_name(layer, kind):
 
 def test_the_state_of_equinox_is_refused_by_its_type():
     equinox = pytest.importorskip("equinox", reason="Equinox is not installed")
-    layer, state = equinox.nn.make_with_state(equinox.nn.BatchNorm)(2, axis_name="batch", mode="batch")
+    _, state = equinox.nn.make_with_state(equinox.nn.BatchNorm)(2, axis_name="batch", mode="batch")
 
     def init(key):
         return {"weight": jnp.zeros(2), "local": jnp.zeros(2), "state": state}
