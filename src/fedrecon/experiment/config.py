@@ -70,10 +70,34 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Confi
             f"clients; of the commands plot, compare and report take its folder"
         )
     config = resolve(values, source)
+    return with_overrides(config, overrides)
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """The configuration with settings such as `"training.rounds=100"`; later ones win.
+
+    Raises:
+        SettingError: A setting is unknown or breaks a rule.
+    """
     given: dict[str, Any] = {}
     for text in overrides:
         _merge(given, parse_override(text))
     return override(config, given) if given else config
+
+
+def code_of(path: str | Path) -> list[tuple[str, str]]:
+    """The settings of an experiment file that name code, and what they name; nothing is imported.
+
+    Raises:
+        SettingError: The file cannot be read or is no TOML.
+    """
+    values = _read(path)[1]
+    data = values.get("data")
+    named = {
+        "task": values.get("task"),
+        "data.tokenizer": data.get("tokenizer") if isinstance(data, dict) else None,
+    }
+    return [(name, x) for name, x in named.items() if isinstance(x, str) and ("." in x or ":" in x)]
 
 
 def override(config: Config, given: Mapping[str, Any], source: str = "--set") -> Config:
@@ -130,6 +154,8 @@ def _read(path: str | Path | None) -> tuple[str, dict[str, Any]]:
         return str(path), tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{path}: no TOML: {error}") from None
+    except RecursionError:
+        raise SettingError(f"{path}: no experiment: its tables or lists are nested too deeply") from None
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

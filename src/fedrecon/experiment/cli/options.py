@@ -92,6 +92,16 @@ def targets(function: Function) -> Function:
     )(function)
 
 
+def code(function: Function) -> Function:
+    """`--code NAME`, any number of times: what of the run's own code may run."""
+    return click.option(
+        "--code",
+        multiple=True,
+        metavar="NAME",
+        help="a module or module:function that the run names, which may run; may be given many times",
+    )(function)
+
+
 def distributed(function: Function) -> Function:
     """The option `--distributed`, stored in the `Invocation` since errors end such a process differently."""
     text = "one of several processes: set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID"

@@ -1,10 +1,11 @@
 """The steps that several commands on runs share: configurations, folders, processes, training."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedrecon._safe_text import file_name
+from fedrecon._safe_text import file_name, terminal
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.options import Invocation
@@ -76,6 +77,35 @@ def with_options(config: Config, data: str | None, seed: int | None = None) -> C
     return config if seed is None else configs.override(config, {"seed": seed}, "--seed")
 
 
+def tracked(config: Config, overrides: Sequence[str]) -> Config:
+    """A run's configuration with the tracking that the command line names.
+
+    Numbers are sent to no address that only the run folder names, since it may be somebody else's. What stays
+    on this machine, and a server that the environment names, is kept.
+
+    Args:
+        config: That of the run folder.
+        overrides: Settings of tracking, as `--set` takes them.
+
+    Raises:
+        SettingError: They are other settings.
+    """
+    for text in overrides:
+        if not text.strip().startswith("tracking."):
+            raise SettingError(f"--set: of a run that goes on only tracking may change, got {text!r}")
+    address = config.tracking.address
+    if address is not None:
+        config = configs.override(config, {"tracking": {"name": "none"}})
+        if not overrides:
+            print(
+                terminal(
+                    f"tracking: nothing is sent to {address}, which only the run folder names; --set "
+                    "tracking.name=… and its settings on the command line do"
+                )
+            )
+    return configs.with_overrides(config, overrides)
+
+
 def absolute(path: str | None, config: Config) -> str | None:
     """A path of data as an absolute path, which still holds when the run is resumed from another folder.
 
@@ -87,15 +117,18 @@ def absolute(path: str | None, config: Config) -> str | None:
     return str(Path(path).absolute())
 
 
-def saved_config(run: str, data: str | None = None) -> Config:
+def saved_config(run: str, data: str | None = None, code: Sequence[str] = ()) -> Config:
     """The configuration of a run folder.
 
     Args:
         run: The path of the run folder.
         data: The path of its data now; None, the default, for the path at which the run found them.
+        code: Modules and functions that the command line names; by default none. The folder may be somebody
+            else's, so that no other code that it names is imported.
 
     Raises:
         RunError: The folder is not that of a single run.
+        SettingError: The folder names code that the command line does not name.
     """
     from fedrecon.experiment.analysis.runs import seed_folders
     from fedrecon.experiment.storage.run_folder import CONFIG, check_settings
@@ -109,6 +142,12 @@ def saved_config(run: str, data: str | None = None) -> Config:
             )
         raise RunError(f"{run}: a run folder must have a {CONFIG}, this has none")
     check_settings(Path(run))
+    for setting, name in configs.code_of(path):
+        if name not in code:
+            raise SettingError(
+                f"{path}: {setting} names code, {name!r}, which the run folder alone does not get run: "
+                f"if you trust it, name it again with --code {name}"
+            )
     return with_options(configs.load(path), data)
 
 

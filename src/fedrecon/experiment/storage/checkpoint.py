@@ -1,8 +1,12 @@
 """Checkpoints of a run: any pytree of arrays, exactly, whole or not at all."""
 
+import errno
 import json
+import logging
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,24 +82,31 @@ class Checkpoints:
         final = self.folder / str(round)
         if final.exists():
             return
+        if not self.folder.parent.exists():
+            raise RunError(f"{self.folder.parent}: the run folder was removed while the run was using it")
         make_folder(self.folder)
-        temporary = being_written(final)
-        if temporary.exists():
-            remove(temporary)
-        leaves = _leaves(tree)
-        temporary.mkdir()
-        self._handler().save(temporary / ARRAYS, {n: x for n, x in leaves.items() if x.size})
-        described = {
-            "round": round,
-            "info": dict(info or {}),
-            "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
-            "files": {name: _signature(temporary / name) for name in _files(temporary)},
-        }
-        write_atomically(temporary / INFO, json.dumps(sealed(described), indent=1))
-        # All content must be on the disk before the name says that the checkpoint is whole; and an old one is
-        # removed only when the new one is there.
-        sync_tree(temporary)
-        rename(temporary, final)
+        try:
+            temporary = being_written(final)
+            if temporary.exists():
+                remove(temporary)
+            leaves = _leaves(tree)
+            temporary.mkdir()
+            with _quiet():
+                self._handler().save(temporary / ARRAYS, {n: x for n, x in leaves.items() if x.size})
+            described = {
+                "round": round,
+                "info": dict(info or {}),
+                "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
+                "files": {name: _signature(temporary / name) for name in _files(temporary)},
+            }
+            write_atomically(temporary / INFO, json.dumps(sealed(described), indent=1))
+            # All content must be on the disk before the name says that the checkpoint is whole; and an old
+            # one is removed only when the new one is there.
+            sync_tree(temporary)
+            rename(temporary, final)
+        # Orbax raises many kinds of errors where a file cannot be written, of which some name none.
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._unwritable(round, error) from None
         self._forget_old()
 
     def _forget_old(self) -> None:
@@ -197,6 +208,13 @@ class Checkpoints:
                 raise self._broken(path, name, "is not what was written")
         return described
 
+    def _unwritable(self, round: int, error: Exception) -> RunError:
+        if not self.folder.is_dir():
+            return RunError(f"{self.folder.parent}: the run folder was removed while the run was using it")
+        full = _is_full(self.folder, error)
+        reason = "no space is left on the disk" if full else f"{type(error).__name__}: {error}".split("\n")[0]
+        return RunError(f"{self.folder}: the checkpoint of round {round} cannot be written: {reason}")
+
     def _broken(self, path: Path, name: str, what: str) -> CheckpointError:
         others = [r for r in self.rounds() if str(r) != path.name]
         instead = f"from round {others[-1]}" if others else "from the start"
@@ -228,6 +246,32 @@ class Checkpoints:
                 ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
             )
         return self._orbax
+
+
+def _is_full(folder: Path, error: Exception) -> bool:
+    """Whether there was no room for what was written; Orbax tells in its text alone."""
+    text = str(error)
+    return (
+        getattr(error, "errno", None) == errno.ENOSPC
+        or "No space left" in text
+        or "os_error_code='28'" in text
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what Orbax logs of errors, and tracebacks of its threads, from the screen: the error tells."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    hook, threading.excepthook = threading.excepthook, lambda _: None
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

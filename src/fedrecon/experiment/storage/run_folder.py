@@ -55,12 +55,13 @@ class RunFolder:
             make_folder(path)
             self._lock = lock_folder(path)
         except OSError as error:
-            raise RunError(f"{path}: the run folder cannot be written: {error.strerror}") from None
+            raise RunError(f"{path}: the run folder cannot be written: {error.strerror or error}") from None
         try:
             self._claim(config, fingerprint)
         except OSError as error:
             self.close()
-            raise RunError(f"{error.filename}: the run folder cannot be written: {error.strerror}") from None
+            name = error.filename or self.path
+            raise RunError(f"{name}: the run folder cannot be written: {error.strerror}") from None
         except BaseException:
             self.close()
             raise

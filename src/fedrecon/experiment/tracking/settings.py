@@ -17,11 +17,21 @@ class UntrackedSettings(Section):
 
     name: Literal["none"] = "none"
 
+    @property
+    def address(self) -> str | None:
+        """Where these settings send numbers; None where they stay here or go where the environment says."""
+        return None
+
 
 class TensorBoardSettings(Section):
     """TensorBoard: event files in the run's folder `tensorboard`, shown by `tensorboard --logdir runs`."""
 
     name: Literal["tensorboard"] = "tensorboard"
+
+    @property
+    def address(self) -> str | None:
+        """None: the numbers stay in the run folder."""
+        return None
 
     def check(self) -> None:
         """Refuses to begin without the package."""
@@ -43,6 +53,12 @@ class WandbSettings(Section):
         "online", "offline keeps all in the run folder: `wandb sync`"
     )
 
+    @property
+    def address(self) -> str | None:
+        """The project that numbers are sent to; None where they stay in the run folder."""
+        owner = f"{self.entity}/" if self.entity else ""
+        return f"Weights & Biases, {owner}{self.project}" if self.mode == "online" else None
+
     def check(self) -> None:
         """Refuses to begin without the package."""
         require("wandb", "wandb", "tracking.name = wandb")
@@ -59,6 +75,11 @@ class MLflowSettings(Section):
     name: Literal["mlflow"] = "mlflow"
     uri: str = setting("", 'of a server, or sqlite:///FILE; "" for what the environment says')
     experiment: str = setting("fedrecon", "the experiment", min_length=1)
+
+    @property
+    def address(self) -> str | None:
+        """The store that the settings name; None for the one that the environment names."""
+        return self.uri or None
 
     def check(self) -> None:
         """Refuses to begin without the package."""

@@ -245,7 +245,7 @@ def test_what_is_tuned_is_what_the_task_measures(tmp_path, space):
 def test_a_trial_that_breaks_does_not_stop_the_others(config, space, tmp_path, monkeypatch, error):
     calls = []
 
-    def run(spec, out, callbacks, title):
+    def run(spec, out, callbacks, listener, title):
         calls.append(out)
         if len(calls) == 1:
             raise error
@@ -357,7 +357,7 @@ class Shown:
     ],
 )
 def test_what_diverges_is_not_trained_to_its_end(config, tmp_path, monkeypatch, values, select, expected):
-    def run(spec, out, callbacks, title):
+    def run(spec, out, callbacks, listener, title):
         for round, value in enumerate(values, 1):
             callbacks[0](Evaluated(round, len(values), None, {}, {"validation": Shown(value)}, 0.0))
 

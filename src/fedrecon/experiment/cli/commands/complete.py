@@ -12,8 +12,11 @@ from fedrecon.experiment.cli import options
 @click.option("--history", required=True, metavar="FILE", help="the user's text, a sentence a line")
 @click.option("--prompt", required=True, metavar="TEXT", help="the beginning of a sentence")
 @click.option("--top", type=int, default=5, metavar="K", help="words to show; default: 5")
+@options.code
 @options.pass_invocation
-def command(invocation: options.Invocation, run: str, history: str, prompt: str, top: int) -> None:
+def command(
+    invocation: options.Invocation, run: str, history: str, prompt: str, top: int, code: tuple[str, ...]
+) -> None:
     """Reconstructs a new user's local parameters from its text, and shows the next words after a prompt by
     the run's parameters alone and with the user's own part. For runs of the task next_word.
 
@@ -31,4 +34,4 @@ def command(invocation: options.Invocation, run: str, history: str, prompt: str,
     from fedrecon.experiment.serving.complete import complete_run
     from fedrecon.experiment.training.run_experiment import console
 
-    complete_run(Path(run), runs.saved_config(run), Path(history), prompt, top, console())
+    complete_run(Path(run), runs.saved_config(run, code=code), Path(history), prompt, top, console())

@@ -19,6 +19,7 @@ from fedrecon.experiment.cli import options
 )
 @click.option("--titles", default="", metavar="FILE", help="what items are called: lines of id and title")
 @click.option("--runtime", metavar="PATH", help="the browser's runtime; default: the cache, or npm pack")
+@options.code
 @options.pass_invocation
 def command(
     invocation: options.Invocation,
@@ -28,6 +29,7 @@ def command(
     precision: str,
     titles: str,
     runtime: str | None,
+    code: tuple[str, ...],
 ) -> None:
     """Exports a run and serves a page that shows it, to this machine alone: rate films and see what is
     recommended, or write and see the next words. All of it is computed in the browser, which lets
@@ -47,5 +49,5 @@ def command(
     from fedrecon.experiment.training.run_experiment import console
 
     wanted = Wanted(precision=precision, titles=titles, runtime=runtime)
-    chosen = [(Path(path), runs.saved_config(path)) for path in (run, other) if path is not None]
+    chosen = [(Path(path), runs.saved_config(path, code=code)) for path in (run, other) if path is not None]
     serve_demo(chosen, port, console(), wanted)

@@ -13,9 +13,15 @@ from fedrecon.experiment.cli import options
 @options.distributed
 @click.option("--through", metavar="DIR", help="evaluate through the files of an export, too")
 @click.option("--json", metavar="FILE", help="the file for the results of --through")
+@options.code
 @options.pass_invocation
 def command(
-    invocation: options.Invocation, run: str, data: str | None, through: str | None, json: str | None
+    invocation: options.Invocation,
+    run: str,
+    data: str | None,
+    through: str | None,
+    json: str | None,
+    code: tuple[str, ...],
 ) -> None:
     """Evaluates a run's parameters: reconstructs each unseen client's local parameters on its support set
     and scores them on its query set. Prints the table, and writes the clients' metrics into the run
@@ -42,8 +48,8 @@ def command(
         if through is not None and json is not None:
             from fedrecon.experiment.serving.export import evaluate_through
 
-            config = runs.saved_config(run, data)
+            config = runs.saved_config(run, data, code)
             evaluate_through(Path(run), config, Path(through), Path(json), console())
             return
-        config = runs.saved_config(run)
+        config = runs.saved_config(run, code=code)
         evaluate_run(Path(run), config, runs.absolute(data, config), console())

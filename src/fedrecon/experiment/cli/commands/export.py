@@ -35,6 +35,7 @@ from fedrecon.experiment.cli import options
 @click.option("--static", is_flag=True, help="also the page that shows it, for any static web server")
 @click.option("--titles", default="", metavar="FILE", help="what items are called, for the page")
 @click.option("--runtime", metavar="PATH", help="the browser's runtime; default: the cache, or npm pack")
+@options.code
 @options.pass_invocation
 def command(
     invocation: options.Invocation,
@@ -48,6 +49,7 @@ def command(
     static: bool,
     titles: str,
     runtime: str | None,
+    code: tuple[str, ...],
 ) -> None:
     """Writes a run's parameters as an inference graph that reconstructs a user on a device and recommends
     or predicts: model.onnx, model.json, which describes it, and vectors.npz, random inputs with their
@@ -67,4 +69,4 @@ def command(
     from fedrecon.experiment.training.run_experiment import console
 
     wanted = Wanted(support_max, top, precision, seed, extra == "update", static, titles, runtime)
-    export_run(Path(run), runs.saved_config(run), Path(out), console(), wanted)
+    export_run(Path(run), runs.saved_config(run, code=code), Path(out), console(), wanted)

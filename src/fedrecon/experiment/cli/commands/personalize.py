@@ -14,6 +14,7 @@ from fedrecon.experiment.cli import options
 @click.option("--top", type=int, metavar="K", help="recommend so many items to each client")
 @click.option("--seen", is_flag=True, help="also items that the client has rated")
 @click.option("--field", metavar="NAME", help="the field of the items, where it is not clear")
+@options.code
 @options.pass_invocation
 def command(
     invocation: options.Invocation,
@@ -23,6 +24,7 @@ def command(
     top: int | None,
     seen: bool,
     field: str | None,
+    code: tuple[str, ...],
 ) -> None:
     """Personalises every client of some data with a run's parameters, all of a client's examples being its
     support set, and writes a Parquet file with a row for each: its id, and its local parameters or,
@@ -46,6 +48,6 @@ def command(
     from fedrecon.experiment.serving.personalize import Wanted, personalize_run
     from fedrecon.experiment.training.run_experiment import console
 
-    config = runs.saved_config(run)
+    config = runs.saved_config(run, code=code)
     place = str(runs.absolute(data, config))
     personalize_run(Path(run), config, place, Path(out), console(), Wanted(top, field, seen))
