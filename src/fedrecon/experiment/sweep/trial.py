@@ -86,15 +86,16 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
     values: dict[int, float] = {}
 
     def watch_evaluation(evaluated: Evaluated) -> None:
-        measured(evaluated.round, next(iter(evaluated.evaluations.values())).over_examples())
+        metrics = next(iter(evaluated.evaluations.values())).over_examples()
+        measured(evaluated.round, evaluated.rounds, metrics)
 
-    def measured(round: int, metrics: Mapping[str, float]) -> None:
+    def measured(round: int, rounds: int, metrics: Mapping[str, float]) -> None:
         if round in values:
             return
         values[round] = metrics[metric]
         # A metric that is no number does not become one again.
         broken = not math.isfinite(values[round])
-        if round < config.training.rounds and (broken or watch(round, values[round])):
+        if round < rounds and (broken or watch(round, values[round])):
             raise _Stop
 
     def recorded(rows: Sequence[Row]) -> None:
@@ -108,7 +109,7 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
             if (row.split, row.protocol, row.weighting) == (*place(decided_by), "examples"):
                 earlier.setdefault(row.round, {})[row.metric] = row.value
         for round, metrics in earlier.items():
-            measured(round, metrics)
+            measured(round, config.training.rounds, metrics)
 
     state, started, diverged = DONE, time.monotonic(), None
     first_time = True
