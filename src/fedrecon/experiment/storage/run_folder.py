@@ -79,7 +79,7 @@ class RunFolder:
         """Writes a file of the folder, whole or not at all."""
         write_atomically(self.path / name, content)
 
-    def write_json(self, name: str, content: object) -> None:
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file of the folder with its digest, whole or not at all."""
         self.write(name, json.dumps(sealed(content), indent=2) + "\n")
 

@@ -84,6 +84,7 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
         watch: Is called after every evaluation, and decides whether the trial is stopped.
     """
     values: dict[int, float] = {}
+    first_time = True
 
     def watch_evaluation(evaluated: Evaluated) -> None:
         metrics = next(iter(evaluated.evaluations.values())).over_examples()
@@ -112,7 +113,6 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
             measured(round, config.training.rounds, metrics)
 
     state, started, diverged = DONE, time.monotonic(), None
-    first_time = True
     try:
         _, spec = spec_without_test(config)
         decided_by = spec.while_training()[0]
