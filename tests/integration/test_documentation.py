@@ -33,6 +33,21 @@ algorithm = fedalt(matrix_factorization(30, 4), step, step, optimizer("sgd", lea
 sampling = Uniform(5)
 held_out = clients.with_columns(held_out=np.zeros(240, "int8"))
 """,
+    "docs/privacy.md": """
+import numpy as np
+import fedrecon as fr
+from fedrecon.models import matrix_factorization
+rng = np.random.default_rng(0)
+clients = fr.Clients.from_arrays({
+    user: {"item": rng.permutation(30)[:12].astype("int32"), "rating": np.full(12, 3, "float32")}
+    for user in range(20)
+})
+sgd = fr.Solver(fr.optimizer("sgd", learning_rate=0.1), batch_size=5)
+algorithm = fr.fedrecon(
+    matrix_factorization(30, 4), sgd, sgd, fr.optimizer("sgd", learning_rate=1.0),
+    client_weight=fr.algorithms.uniform,
+)
+""",
     "docs/scaling.md": """
 import numpy as np
 import fedrecon as fr

@@ -1,3 +1,4 @@
+from . import attacks
 from ._accounting import Accounting, accounting, calibrate, poisson_rdp
 from ._clipping import Clipping
 from ._gaussian import gaussian_delta, gaussian_epsilon, gaussian_noise_multiplier
@@ -14,6 +15,7 @@ __all__ = [
     "PrivacyState",
     "UserLevelDP",
     "accounting",
+    "attacks",
     "calibrate",
     "gaussian_delta",
     "gaussian_epsilon",
