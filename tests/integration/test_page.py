@@ -22,8 +22,9 @@ pytest.importorskip("onnxruntime", reason="needs the extra export")
 
 SMALL = ["training.rounds=60", "training.clients_per_round=50", "data.clients=300", "data.items=400"]
 SMALL += ["algorithm.reconstruct.kind=newton", "model.user_penalty=1.0", "model.item_bias=true"]
-WORDS = ["training.rounds=2", "training.clients_per_round=5", "data.generated.clients=20", "data.words=60"]
-WORDS += ["data.buckets=16", "model.network.embedding=8", "model.network.hidden=12", "task=next_word"]
+WORDS = ["training.rounds=1", "training.clients_per_round=2", "training.clients_per_block=2", "data.words=60"]
+WORDS += ["data.buckets=16", "data.generated.clients=20", "data.generated.sentences=12", "data.length=8"]
+WORDS += ["model.network.embedding=8", "model.network.hidden=12", "algorithm.reconstruct.epochs=1"]
 READY = "html[data-ready]"
 
 
@@ -149,13 +150,13 @@ def test_rating_by_mouse_and_by_keyboard(chromium, films, plain):
         assert opened.recommended() == [ids[row] for row in wanted] != before
         assert page.evaluate("fetch('page.json').then(() => 'sent', () => 'refused')") == "refused"
         page.click("#try")
-        page.wait_for_function("document.getElementById('outcome').textContent.includes('refused')")
+        page.wait_for_function("() => document.getElementById('outcome').textContent.includes('refused')")
         assert len(opened.requests) == loaded and opened.errors == []
         page.reload()
         page.wait_for_selector(READY)
         assert opened.recommended() == [ids[row] for row in wanted]
         page.click("#forget")
-        page.wait_for_function("document.getElementById('status').textContent.startsWith('Without')")
+        page.wait_for_function("() => document.getElementById('status').textContent.startsWith('Without')")
         assert page.evaluate("localStorage.length") == 0 and opened.recommended() == before
 
 
@@ -202,22 +203,22 @@ def test_more_ratings_than_the_model_takes(chromium, films):
         opened.page.wait_for_selector(READY)
         assert "unknown to this model" in opened.page.inner_text("#own")  # of an item that was removed
         opened.find(titles(films)[names[most]])
-        opened.page.locator(f'#found li[data-id="{names[most]}"] input').nth(0).check(force=True)
+        opened.page.locator(f'#found li[data-id="{names[most]}"] input').nth(0).click(force=True)
         opened.page.wait_for_selector("#problem:not([hidden])")
         assert f"At most {most} ratings" in opened.page.inner_text("#problem")
         assert len(opened.recommended()) == 20
 
 
-def test_words(chromium, tmp_path):
+def test_words(chromium, tmp_path, repository):
     browser.browser_path()
-    folder = site(tmp_path, "words", WORDS)
+    folder = site(tmp_path, "words", WORDS, str(repository / "experiments" / "next_word.toml"))
     with Open(chromium, folder) as opened:
         page, loaded = opened.page, len(opened.requests)
         page.wait_for_selector("#general button")
         before = page.inner_text("#personal")
         page.fill("#history", "wug wug wug blick\nwug wug blick blick\n" * 4)
         page.click("#learn")
-        page.wait_for_function("document.getElementById('status').textContent.includes('from 8 sentences')")
+        page.wait_for_function("() => document.getElementById('status').textContent.includes('from 8 sentences')")
         page.fill("#prompt", "wug wug")
         page.wait_for_timeout(800)
         assert page.inner_text("#personal") != before

@@ -108,13 +108,17 @@ export function ratings(root, engines, page, user) {
     say("status", `${count ? `From ${count} ${count === 1 ? "rating" : "ratings"}` : "Without ratings yet"}: reconstructed and ranked ${names.size} items in ${parts.join(" and ")}.`);
   }
 
-  async function changed() {
-    say("problem", remember(user));
+  async function refresh() {
     show();
     try { await recommend(); } catch (error) { say("problem", error.message); }
   }
 
+  function changed() {
+    say("problem", remember(user));
+    return refresh();
+  }
+
   search.addEventListener("input", show);
   show();
-  return {refresh: changed, stored: () => `${Object.keys(user.ratings).length} ratings, by item`};
+  return {refresh, stored: () => `${Object.keys(user.ratings).length} ratings, by item`};
 }
