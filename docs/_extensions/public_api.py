@@ -100,26 +100,9 @@ def _page(package: str, entries: list[Entry]) -> str:
     return "\n".join(text)
 
 
-def _index(packages: list[str]) -> str:
-    rows = [f"| [`{p}`]({p}.md) | {_package_docstring(p)[0]} |" for p in packages]
-    text = [
-        "# API reference",
-        "",
-        "All public names, by package, from their docstrings. Shapes are in square brackets.",
-        "A name that begins with an underscore may change in any version.",
-        "",
-        "| package | what it has |",
-        "|---|---|",
-        *rows,
-        "",
-        "```{toctree}",
-        ":hidden:",
-        "",
-        *packages,
-        "```",
-        "",
-    ]
-    return "\n".join(text)
+def _table(packages: list[str]) -> str:
+    rows = (f"| [`{p}`](_generated/api/{p}.md) | {_package_docstring(p)[0]} |\n" for p in packages)
+    return "| package | what it has |\n|---|---|\n" + "".join(rows)
 
 
 def _package_docstring(package: str) -> tuple[str, str]:
@@ -190,7 +173,6 @@ def _write(app: Sphinx) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     entries = public_entries()
     pages = {f"{p}.md": _page(p, [e for e in entries if e.package == p]) for p in public_packages()}
-    pages["index.md"] = _index(public_packages())
     for old in folder.glob("*.md"):
         if old.name not in pages:
             old.unlink()
@@ -198,6 +180,7 @@ def _write(app: Sphinx) -> None:
         page = folder / name
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
+    (folder.parent / "packages.txt").write_text(_table(public_packages()))
 
 
 def _resolve_private_paths(

@@ -33,7 +33,7 @@ PAGES = sorted(
     for path in (REPOSITORY / folder).glob(pattern)
 )
 # Languages without an entry in the tests: what a command prints, and pictures in text.
-SHOWN = {"", "text"}
+SHOWN = {"text"}
 CHECKED = {"python", "sh", "toml", "yaml"}
 # Commands of others, of which only that they are called is checked.
 OTHERS = (
@@ -103,6 +103,22 @@ def test_python_of_every_page_is_run(page):
     has_python = any(language == "python" for language, _ in blocks(page))
     # test_examples.py runs the README.
     assert not has_python or page in {*RUN_AS_A_WHOLE, *RUN_IN_PYTHON, "README.md"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page):
+    """On a code host, where the site's own check does not look."""
+    text = re.sub(r"^```.*?^```$", "", (REPOSITORY / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
+        path = (REPOSITORY / page).parent / target if target else REPOSITORY / page
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert anchor in {_anchor(heading) for heading in headings}, f"{target}#{anchor}"
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("page", PAGES)
