@@ -48,6 +48,45 @@ algorithm = fr.fedrecon(
     client_weight=fr.algorithms.uniform,
 )
 """,
+    "docs/deploying.md": """
+from pathlib import Path
+import numpy as np
+import fedrecon as fr
+from fedrecon.models import matrix_factorization
+rng = np.random.default_rng(0)
+ratings = {
+    user: {"item": rng.permutation(30)[:12].astype("int32"), "rating": np.full(12, 3, "float32")}
+    for user in range(120)
+}
+clients, rounds, folder = fr.Clients.from_arrays(ratings), 2, Path("server")
+names = clients.ids
+sgd = fr.Solver(fr.optimizer("sgd", learning_rate=0.1), batch_size=5)
+algorithm = fr.fedrecon(matrix_factorization(30, 4), sgd, sgd, fr.optimizer("sgd", learning_rate=1.0))
+store = fr.deployment.Store(clients, Path("node"))
+node = fr.deployment.Node(algorithm, store, seed=0, run="spring")
+
+
+class InOneProcess:
+    def exchange(self, messages, seconds):
+        return (node.handle(data) for _, data in messages)
+
+
+transport = InOneProcess()
+""",
+    "docs/on_device.md": """
+from pathlib import Path
+import jax
+import fedrecon as fr
+from fedrecon.export import Subject, export
+from fedrecon.models import matrix_factorization
+model = matrix_factorization(30, 4, user_penalty=0.1)
+step = fr.Solver(fr.optimizer("sgd", learning_rate=0.1), batch_size=5)
+algorithm = fr.fedrecon(model, fr.Newton(), step, fr.optimizer("sgd", learning_rate=1.0))
+fields = {"item": jax.ShapeDtypeStruct((), "int32"), "rating": jax.ShapeDtypeStruct((), "float32")}
+state, top = algorithm.init(jax.random.key(0)), fr.TopK(5, field="item", items=30)
+subject = Subject(algorithm, state, fields, {"item": (0, 29), "rating": (0.5, 5.0)}, top)
+export(subject, Path("site"), support_max=8)
+""",
     "docs/scaling.md": """
 import numpy as np
 import fedrecon as fr
@@ -97,6 +136,8 @@ def test_python_of_a_page_runs(repository, run, tmp_path, page):
     if page == "docs/tutorials/your_model.md":
         pytest.importorskip("flax", reason="needs the extra flax")
         pytest.importorskip("equinox", reason="needs the extra equinox")
+    if page == "docs/on_device.md":
+        pytest.importorskip("onnxruntime", reason="needs the extra export")
     code = [RUN_IN_PYTHON[page]]
     # A block that begins with a file's name is a module, which another test runs.
     code += [
