@@ -1,6 +1,5 @@
 """Processes on this machine that end with the one that started them."""
 
-import ctypes
 import os
 import signal
 import socket
@@ -15,7 +14,11 @@ from types import TracebackType
 from fedrecon.errors import RunError
 
 _MOST_STARTS = 3
-_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
+# On Linux a process asks to be ended when the one that started it is killed (PR_SET_PDEATHSIG, 1), and
+# becomes the command; elsewhere it would stay. It does not ask between fork and exec, where a process with the
+# threads of JAX may wait for ever. What Flower's processes start looks after its parent by itself.
+_CODE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
+_ENDING_WITH_PARENT = [sys.executable, "-S", "-c", _CODE] if sys.platform == "linux" else []
 _GRACE = 5.0  # seconds between the request to end and the end
 
 
@@ -46,12 +49,11 @@ class Processes:
         """Starts a process under a name, by which its log is called."""
         with open(self._logs / f"{name}.log", "ab") as log:
             self._all[name] = subprocess.Popen(
-                command,
+                [*_ENDING_WITH_PARENT, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self._environment,
-                preexec_fn=_end_with_parent,
             )
         self._commands[name] = list(command)
 
@@ -104,15 +106,6 @@ def descendants(pids: Sequence[int]) -> list[int]:
     for pid in found:  # grows on the way
         found += [child for child, parent in parents.items() if parent == pid and child not in found]
     return found
-
-
-def _end_with_parent() -> None:
-    """Asks Linux to end this process when the one that started it is killed; elsewhere it stays.
-
-    What Flower's processes start looks after its parent by itself.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _signal(pid: int, number: int) -> None:
