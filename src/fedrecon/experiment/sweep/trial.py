@@ -16,8 +16,8 @@ from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.evaluation_rows import Evaluated
+from fedrecon.experiment.training.run import run
 from fedrecon.experiment.training.run_spec import RunSpec
-from fedrecon.experiment.training.train import run
 
 DONE, STOPPED, FAILED, INTERRUPTED = "done", "stopped", "failed", "interrupted"
 

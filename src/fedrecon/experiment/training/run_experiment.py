@@ -18,7 +18,7 @@ from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage.run_folder import PLOTS
 from fedrecon.experiment.tracking.follower import Follower, follower
 from fedrecon.experiment.training.build import spec_of, task_of
-from fedrecon.experiment.training.train import run
+from fedrecon.experiment.training.run import run
 
 # The width in characters of tables that are written to a file, which has no edge.
 WIDTH = 200

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder when its rounds are over, and what it needs there to go on."""
+"""The files that a run writes at its end, and the check of the files that it needs to go on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +14,10 @@ from fedrecon.experiment.training.vocabularies import vocabularies_of
 
 
 def require_files(folder: RunFolder) -> None:
-    """Holds a run with a checkpoint to have all files that it began with.
+    """Refuses to go on with a run that has a checkpoint but lacks a file that it began with.
 
     Raises:
-        RunError: One was deleted or damaged.
+        RunError: A file was deleted or damaged.
     """
     if folders.has_checkpoint(folder.path):
         vocabularies_of(folder.path)
@@ -26,14 +26,14 @@ def require_files(folder: RunFolder) -> None:
 
 
 def write_report(folder: RunFolder, result: Result, title: str, *, over: bool) -> None:
-    """Writes tables of clients, the numbers, and then the figures and the page.
+    """Writes the clients' metrics, `result.json`, and then the figures and `summary.md`.
 
-    A run that was over before keeps its numbers and its page, which tell what it took.
+    A run that was over before keeps its `result.json` and `summary.md`, which tell what it took.
 
     Args:
         folder: The run folder.
-        result: What the run gave.
-        title: Of the page and the figures.
+        result: The result of the run.
+        title: The title of the summary and of the figures.
         over: Whether the run went on from the checkpoint of its last round.
     """
     folder.check()
@@ -47,16 +47,17 @@ def write_report(folder: RunFolder, result: Result, title: str, *, over: bool) -
         files[path.name] = mark_of(path)
     if not saved:
         folder.write(folders.RESULT, summary.dumps({**summary.result_values(result), FILES: files}))
-    elif written and written != files:  # another machine has computed other digits
+    elif written and written != files:
+        # The evaluations were made again on another machine, whose numbers differ in the last digits.
         folder.write(folders.RESULT, summary.dumps({**saved, FILES: files}))
-    # After the numbers, which must not be lost where a figure cannot be drawn.
+    # The figures come after the numbers, which must not be lost if a figure cannot be drawn.
     figures = _write_figures(folder, result.records, result.evaluations, title)
     if not saved:
         folder.write(folders.SUMMARY, summary.summary_page(result, title, figures))
 
 
 def _finished(folder: RunFolder) -> dict | None:
-    """The numbers of a run that was finished before; None where it was not."""
+    """The content of `result.json` of a run that was finished before; None if it was not."""
     saved: dict | None = folder.read_json(folders.RESULT)
     return saved if saved is not None and saved["finished"] else None
 
@@ -64,7 +65,8 @@ def _finished(folder: RunFolder) -> dict | None:
 def _write_figures(
     folder: RunFolder, records: Records, evaluations: Mapping[str, Evaluation], title: str
 ) -> list[Path]:
-    from fedrecon.experiment.reporting import plots  # takes a second
+    # The import of matplotlib takes a second.
+    from fedrecon.experiment.reporting import plots
 
     values = {name: evaluation.values() for name, evaluation in evaluations.items()}
     return plots.write(folder.path / folders.PLOTS, [plots.Curves(title, records, values)])

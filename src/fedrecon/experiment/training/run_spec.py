@@ -130,13 +130,14 @@ class RunSpec:
 
     def _number_alike(self) -> None:
         """Renumbers the clients to evaluate as those to train on, whatever their own vocabularies are."""
-        known = self.clients.vocabularies
+        vocabularies = self.clients.vocabularies
         for sets in ("validation", "held_out"):
-            alike = {name: mapped(x, known, repr(name)) for name, x in getattr(self, sets).items()}
+            alike = {name: mapped(x, vocabularies, repr(name)) for name, x in getattr(self, sets).items()}
             object.__setattr__(self, sets, alike)
         if self.test is not None:
-            object.__setattr__(self, "test", mapped(self.test, known, "'test'"))
-        self.__dict__.pop("evaluated", None)  # which was looked at before
+            object.__setattr__(self, "test", mapped(self.test, vocabularies, "'test'"))
+        # The property was read before, with the clients as they were.
+        self.__dict__.pop("evaluated", None)
 
     @functools.cached_property
     def evaluated(self) -> dict[str, Clients]:

@@ -1,48 +1,23 @@
-"""Training with evaluation, records, checkpoints and a report: what the command line calls."""
+"""Training from Python: `train`, which the package exports."""
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
-from importlib import import_module
 from os import PathLike
-from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
-import numpy as np
-
-from fedrecon.algorithms._base import Algorithm, ServerState
+from fedrecon.algorithms._base import Algorithm
 from fedrecon.core._examples import AlternateBatches, Split
 from fedrecon.data._clients import Clients
-from fedrecon.data._pooling import raw_bytes
 from fedrecon.data._sampling import Sampling, Uniform
 from fedrecon.errors import of_kind
-from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.console.progress import Progress
-from fedrecon.experiment.distributed.broadcast import saved_plan
-from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting.result import Interrupted, Result
 from fedrecon.experiment.reporting.training_warnings import all_warnings
-from fedrecon.experiment.settings.sections import flat
-from fedrecon.experiment.storage import run_folder as folders
-from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.environment import environment
-from fedrecon.experiment.storage.metrics_log import METRICS, Records, Row, place, rows
-from fedrecon.experiment.storage.resource_usage import Stopwatch, device_memory, peak_memory
-from fedrecon.experiment.storage.run_folder import RunFolder
-from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
-from fedrecon.experiment.training.divergence import divergence, last_evaluations
 from fedrecon.experiment.training.evaluation_rows import Evaluated
-from fedrecon.experiment.training.loop import TrainingLoop
-from fedrecon.experiment.training.run_ledger import RunLedger
-from fedrecon.experiment.training.run_report import require_files, write_report
+from fedrecon.experiment.training.run import run
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._block_plan import Plan
-from fedrecon.simulation._client_state_store import ClientStateStore
-from fedrecon.simulation._simulation import Simulation
-from fedrecon.simulation._trained_state import TrainedState
 
 ALTERNATE_BATCHES = AlternateBatches(5)
 
@@ -68,42 +43,48 @@ def train(
     plan: Plan | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Trains an algorithm, evaluates it on unseen clients, and keeps a record.
+    """Trains an algorithm, evaluates it on unseen clients, and records all numbers.
 
-    Under JAX's distributed runtime every process calls it with the same arguments; the first one alone
-    writes the run folder and tells of progress.
+    Under JAX's distributed runtime every process calls it with the same arguments; only the first one writes
+    the run folder and shows the progress.
 
     With `out`, a run that was killed goes on from its last checkpoint when it is started again with the
-    same arguments, and ends with the same bits as if it had not been killed. Ctrl-C saves what is there, and
-    raises `Interrupted`, which has it.
+    same arguments, and ends with the same bits as if it had not been killed. Ctrl-C saves the last complete
+    round, and raises `Interrupted`, which has the result so far.
 
     Args:
-        algorithm: What is trained.
+        algorithm: The algorithm that is trained.
         clients: The training clients.
-        rounds: How many rounds, at least 1.
-        sampling: Of the cohorts; by default `Uniform(clients_per_round)`.
-        clients_per_round: By default 100, or all clients if they are fewer.
-        seed: Of all draws.
-        evaluate: Unseen clients to evaluate while training, by name; without a name it is `"validation"`.
-        evaluation_split: Support and query set in evaluation.
-        evaluate_every: Rounds between evaluations; the last round is always evaluated.
-        test: Unseen clients to evaluate once, at the end.
+        rounds: The number of rounds, at least 1.
+        sampling: The sampling that draws the cohorts; by default `Uniform(clients_per_round)`.
+        clients_per_round: The number of clients in a cohort; by default 100, or all clients if there are
+            fewer. It cannot be given together with `sampling`.
+        seed: The seed of all draws; 0 by default.
+        evaluate: Unseen clients to evaluate while training, by the name of their set; clients without a name
+            are called `"validation"`. None, the default, evaluates none.
+        evaluation_split: The split of unseen clients' examples into support and query set in evaluation; by
+            default alternate batches of 5.
+        evaluate_every: Rounds between evaluations, 50 by default; the last round is always evaluated.
+        test: Unseen clients to evaluate once, at the end; None, the default, for none.
         held_out: Training clients with marked examples that are not trained on, as `hold_out` makes them:
-            `"validation"` to evaluate while training, `"test"` at the end.
-        select: Whether the `"final"` parameters meet the test clients, or those of the `"best"` evaluation
-            of the first clients in `evaluate`. The best is decided by the metric that is read first: RMSE,
-            accuracy, perplexity, else the first that the model measures. `"best:METRIC"` names another one,
-            and `"best:METRIC:max"` or `"best:METRIC:min"` one of which the library does not know which way
-            it is better.
-        callbacks: Called with `Evaluated` after every evaluated round.
-        out: The run folder; made where it does not exist. None keeps nothing on the disk.
-        checkpoint_every: Rounds between checkpoints: the most that a resume computes again.
-        initial_global_params: Where training starts; by default the model's own start.
-        plan: How cohorts are cut into blocks; by default chosen for the clients, or the run folder's.
-        progress: Who is told of every round; by default nobody.
+            `"validation"` to evaluate while training, `"test"` at the end. None, the default, for none.
+        select: Whether the test clients are evaluated with the `"final"` parameters (the default), or with
+            those of the `"best"` evaluation of the first clients in `evaluate`. The best is decided by the
+            metric that is read first: RMSE, accuracy, perplexity, else the first that the model measures.
+            `"best:METRIC"` names another one, and `"best:METRIC:max"` or `"best:METRIC:min"` one of which
+            the library does not know which way it is better.
+        callbacks: Functions that are called with `Evaluated` after every evaluated round; none by default.
+        out: The run folder, which is made where it does not exist. None, the default, keeps nothing on the
+            disk.
+        checkpoint_every: Rounds between checkpoints, 50 by default: the most that a resume computes again.
+        initial_global_params: The global parameters before the first round; None, the default, for those that
+            the model initialises.
+        plan: The plan by which cohorts are cut into blocks; None, the default, takes that of the run folder,
+            or chooses one for the clients.
+        progress: Is called after every round and every evaluation; None, the default, shows nothing.
 
     Returns:
-        The parameters, the evaluations and every number by round.
+        The parameters, the evaluations and every recorded number by round.
 
     Warns:
         RuntimeWarning: The run diverged, see `Result.divergence`; examples of evaluated clients were left
@@ -112,11 +93,10 @@ def train(
             and tested on.
 
     Raises:
-        Interrupted: Ctrl-C ended it, after its last complete round was saved. It is a `KeyboardInterrupt`.
-        TypeError: An argument is of another kind.
-        ValueError: A number is out of its range.
+        TypeError: An argument is of another type.
+        ValueError: A number is out of its range, or two arguments exclude each other.
         RunError: The run folder cannot be written, or belongs to another run.
-        CheckpointError: Its last checkpoint is cut short.
+        CheckpointError: The last checkpoint of the run folder is cut short.
 
     Example:
         >>> import jax.numpy as jnp
@@ -168,168 +148,3 @@ def train(
     if result.interrupted:
         raise Interrupted(result)
     return result
-
-
-def run(
-    spec: RunSpec,
-    *,
-    out: str | PathLike[str] | None = None,
-    callbacks: Sequence[Callable[[Evaluated], Any]] = (),
-    plan: Plan | None = None,
-    progress: Progress | None = None,
-    listener: Callable[[list[Row]], Any] | None = None,
-    started: float | None = None,
-    title: str = "Run",
-    notes: Mapping[str, str] | None = None,
-) -> Result:
-    """Does a job; see `train`.
-
-    Args:
-        spec: What to do.
-        out: The run folder.
-        callbacks: Called with `Evaluated`.
-        plan: How cohorts are cut into blocks.
-        progress: Who is told of every round.
-        listener: Who is told of every number that is recorded.
-        started: When the run began, by `time.monotonic`.
-        title: Of the summary and the figures.
-        notes: What else the summary says.
-    """
-    spec.criterion  # noqa: B018 - is refused before there is a run folder, where it is not known
-    with ExitStack() as stack:
-        processes = ProcessGroup.present()
-        stack.enter_context(processes.together())
-        if processes.count > 1:
-            processes.agree(_agreed(spec))
-        if not processes.first:
-            out, progress, listener = None, None, None
-        folder = None
-        if out is not None:
-            folder = RunFolder(Path(out), spec.configuration(), spec.fingerprint())
-            stack.callback(folder.close)
-            require_files(folder)
-        stopwatch = Stopwatch(started)
-        stack.callback(stopwatch.close)
-        shown = stack.enter_context(progress or Progress())
-        free = plan is None and spec.clients_per_block is None
-        ledger = RunLedger.of(spec, folder)
-        simulation = Simulation(
-            spec.algorithm,
-            spec.clients,
-            spec.sampling,
-            seed=spec.seed,
-            plan=saved_plan(folder, processes) or plan,
-            client_states_folder=None if folder is None else folder.path / folders.CLIENT_STATES,
-            clients_per_block=spec.clients_per_block,
-            secret=None if ledger is None else ledger.secret,
-        )
-        if folder is not None:
-            _describe(folder, simulation.plan, spec)
-        loop = TrainingLoop(
-            spec,
-            simulation,
-            Records(None if folder is None else folder.path / METRICS, listener),
-            None if folder is None else Checkpoints(folder.path / folders.CHECKPOINTS),
-            stopwatch,
-            shown,
-            callbacks,
-            processes,
-            BlockPlanTuner(simulation, spec.rounds, folder, processes, free),
-            ledger,
-        )
-        if folder is not None:
-            loading = Thread(target=_load_ahead, args=[loop.begun])
-            loading.start()
-            stack.callback(loading.join)
-            stack.callback(loop.begun.set)  # before that, if no round came so far
-        loop.restore()
-        if loop.resumed_from is not None or loop.recomputed:
-            shown.note(loop.resumption())
-        loop.run()
-        selected_round, state, client_states = loop.selected()
-        try:
-            evaluations = _final_evaluations(loop, selected_round, state, client_states)
-        except KeyboardInterrupt:  # all rounds are done and saved: the next call evaluates
-            loop.interrupted, evaluations = True, {}
-            loop.records.forget_test()
-        result = Result(
-            algorithm=spec.algorithm,
-            state=TrainedState.of(loop.state, spec.clients.vocabularies),
-            global_params=state.global_params,
-            evaluations=evaluations,
-            records=loop.records,
-            rounds=loop.done,
-            asked=spec.rounds,
-            selected_round=selected_round,
-            selected_by=f"best:{loop.criterion}" if loop.criterion is not None else "final",
-            interrupted=loop.interrupted,
-            seconds={
-                "total": stopwatch.seconds(),
-                "compilation": stopwatch.compilation(),
-                "to_first_round": stopwatch.first_round,
-            },
-            peak_memory=peak_memory(),
-            device_memory=device_memory(),
-            compilations=simulation.compilations,
-            resumed_from=loop.resumed_from,
-            recomputed=loop.recomputed,
-            out=None if folder is None else folder.path,
-            notes=notes or {},
-            raw_data=raw_bytes(spec.clients) if spec.algorithm.exchanges == "examples" else None,
-            client_states=client_states,
-            privacy=None if ledger is None else ledger.ledger(loop.done),
-            warnings=tuple(spec.warnings()),
-            divergence=_divergence(loop, evaluations),
-        )
-        if ledger is not None and loop.done == loop.last:
-            ledger.finish()
-        if folder is not None:
-            write_report(folder, result, title, over=loop.resumed_from == loop.last)
-    return result
-
-
-def _agreed(spec: RunSpec) -> dict[str, Any]:
-    """What must be equal in all processes of a run, which may have the data at places of their own."""
-    settings = {n: x for n, x in flat(spec.configuration()).items() if not folders.is_place(n)}
-    return flat({"settings": settings, **spec.fingerprint()})
-
-
-def _final_evaluations(
-    loop: TrainingLoop, selected_round: int, state: ServerState, client_states: ClientStateStore | None
-) -> dict[str, Evaluation]:
-    if loop.interrupted:
-        return dict(loop.evaluations)
-    evaluations = dict(loop.evaluate())
-    for name in loop.spec.at_the_end():
-        evaluations[name] = loop.evaluated(state, client_states, name)
-        loop.records.append(rows(selected_round, *place(name), evaluations[name].summary()))
-    loop.records.commit()
-    return evaluations
-
-
-def _divergence(loop: TrainingLoop, evaluations: Mapping[str, Evaluation]) -> str | None:
-    if loop.interrupted:
-        return None
-    spec = loop.spec
-    before = (loop.last - 1) // spec.evaluate_every * spec.evaluate_every
-    last = last_evaluations(evaluations, spec.while_training())
-    return divergence(loop.state.global_params, last, loop.records, before)
-
-
-def _load_ahead(begun: Event) -> None:
-    """Loads what writes checkpoints and figures, which takes a second, beside the rounds."""
-    begun.wait()
-    for name in ("orbax.checkpoint", "pyarrow.parquet", "fedrecon.experiment.reporting.plots"):
-        import_module(name)
-
-
-def _describe(folder: RunFolder, plan: Plan, spec: RunSpec) -> None:
-    if folder.read(folders.ENVIRONMENT) is None:
-        folder.write_json(folders.ENVIRONMENT, environment(spec.seed))
-    if folder.read(folders.EXAMPLES) is None:
-        folder.write_json(folders.EXAMPLES, spec.examples())
-    if folder.read(folders.PLAN) is None:
-        folder.write_json(folders.PLAN, {"slots": json.loads(plan.to_json())})
-    vocabularies = {name: np.asarray(ids).tolist() for name, ids in spec.clients.vocabularies.items()}
-    if vocabularies and folder.read(folders.VOCABULARIES) is None:
-        folder.write(folders.VOCABULARIES, json.dumps(vocabularies) + "\n")

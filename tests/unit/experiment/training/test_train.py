@@ -26,7 +26,8 @@ from fedrecon.experiment.reporting.result import RESULT_KEYS, Interrupted
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.metrics_log import read
 from fedrecon.experiment.training.evaluation_rows import Evaluated
-from fedrecon.experiment.training.loop import LAG, TrainingLoop
+from fedrecon.experiment.training.evaluator import Evaluator
+from fedrecon.experiment.training.round_recorder import LAG
 from fedrecon.experiment.training.train import train
 from fedrecon.simulation._simulation import Simulation
 from fedrecon.solvers._gradient import Solver
@@ -407,19 +408,19 @@ def test_further_ctrl_c_during_the_save(times, answer, finished, tmp_path, no_fi
 
 
 def test_ctrl_c_while_the_test_clients_are_evaluated(finished, tmp_path, no_figures, monkeypatch):
-    original = TrainingLoop.evaluated
+    original = Evaluator.evaluate
 
     def evaluated(self, state, client_states, name):
         if name == "test":
             raise KeyboardInterrupt
         return original(self, state, client_states, name)
 
-    monkeypatch.setattr(TrainingLoop, "evaluated", evaluated)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluated)
     with pytest.raises(Interrupted) as raised:
         run(out=tmp_path)
     assert raised.value.result.rounds == 6
     assert json.loads((tmp_path / "result.json").read_text())["finished"] is False
-    monkeypatch.setattr(TrainingLoop, "evaluated", original)
+    monkeypatch.setattr(Evaluator, "evaluate", original)
     assert run(out=tmp_path).metrics == finished.metrics
     assert lines(tmp_path) == lines(finished.out)
     assert json.loads((tmp_path / "result.json").read_text())["finished"] is True
