@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.evaluation._metric_names import label_of
 from fedrecon.experiment.reporting.curve_points import Point
-from fedrecon.experiment.reporting.plots import COLORS, metrics_to_plot, render, style
+from fedrecon.experiment.reporting.plots import COLORS, metrics_to_plot, new_figure, render, style
 from fedrecon.experiment.storage.run_folder import PLOTS
 
 _LABELS = {
@@ -35,7 +34,7 @@ def write(run: Path, title: str, points: Sequence[Point]) -> list[Path]:
     metrics = metrics_to_plot(set().union(*(point.metrics for point in points)))
     paths = []
     with style():
-        figure = Figure(figsize=(3.5 * len(curves), 2.9 * len(metrics) + 0.7), layout="constrained")
+        figure = new_figure(3.5 * len(curves), 2.9 * len(metrics) + 0.7)
         axes = figure.subplots(len(metrics), len(curves), sharex="col", squeeze=False)
         for row, metric in zip(axes, metrics, strict=True):
             for axis, curve in zip(row, curves, strict=True):

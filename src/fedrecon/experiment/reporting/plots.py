@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -39,19 +37,35 @@ STYLE: Any = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "fedrecon",
-    "text.parse_math": False,  # names may hold dollar signs
+    # Names may hold dollar signs.
+    "text.parse_math": False,
 }
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Figures are made, drawn and written in the library's style while this is entered.
+    """While entered, figures are made, drawn and written in the library's style.
 
     A character that the font lacks is drawn as a box, without a warning: it is there in the SVG file.
     """
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure that is drawn by matplotlib's backend Agg, which needs no screen.
+
+    It is made without `pyplot`, and has a canvas of its own: so the backend that a notebook or a program has
+    chosen for its own figures stays as it is.
+
+    Args:
+        width: The width in inches.
+        height: The height in inches.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 class Curves(NamedTuple):
@@ -107,7 +121,7 @@ def progress(runs: Sequence[Curves]) -> Figure | None:
     )
     if not metrics:
         return None
-    figure = Figure(figsize=(10.5, 2.9 * len(metrics) + 0.7), layout="constrained")
+    figure = new_figure(10.5, 2.9 * len(metrics) + 0.7)
     axes = figure.subplots(len(metrics), 3, sharex="col", sharey="row", squeeze=False)
     scale, unit = _bytes_unit(max((_last(_sent(run.records)) for run in runs), default=0.0))
     colors = _colors(runs)
@@ -148,7 +162,7 @@ def clients(runs: Sequence[Curves]) -> Figure | None:
     metrics = metrics_to_plot({m for run in runs for m in run.clients[name]})
     if not metrics:
         return None
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    figure = new_figure(10.5, 3.6)
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
     colors = _colors(runs)
     for axis, metric in zip(axes, metrics, strict=True):

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -124,3 +126,21 @@ def test_runs_are_told_apart_by_name_or_folder(tmp_path):
     assert ">b<" in drawn
     (single, _) = plot_runs([tmp_path / "a"])
     assert single == tmp_path / "a" / "plots" / "progress.png"
+
+
+def test_the_backend_of_a_notebook_stays(tmp_path):
+    program = f"""
+import matplotlib
+matplotlib.use("svg")
+from pathlib import Path
+from fedrecon.experiment.reporting import plots
+from fedrecon.experiment.storage.metrics_log import RECON_EVAL, TRAINING, Records, Row
+records = Records()
+names = ("bytes_up", "bytes_down", "seconds")
+records.append([Row(5, "train", TRAINING, "total", name, 1.0) for name in names])
+records.append([Row(5, "validation", RECON_EVAL, "examples", "rmse", 1.0)])
+assert plots.write(Path({str(tmp_path)!r}) / "plots", [plots.Curves("a", records, {{}})])
+assert matplotlib.get_backend() == "svg", matplotlib.get_backend()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
