@@ -11,7 +11,7 @@
     node.append(...children);
     return node;
   };
-  const drawn = (name, attributes = {}, text = "") => {
+  const svgElement = (name, attributes = {}, text = "") => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", name);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
     node.textContent = text;
@@ -19,21 +19,22 @@
   };
   const dot = (method) => element("span", { class: "dot", style: `background: ${color(method)}` });
 
-  // About that many round numbers within a range, and how many digits they need.
+  // Round numbers within a range, about `count` of them, and the digits behind the point that they need.
   const ticks = (low, high, count) => {
     const rough = (high - low) / count || 1;
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= rough * 0.999);
-    const found = [];
-    for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) found.push(k * step + 0);  // + 0 makes 0 of -0
-    return [found, Math.max(0, Math.min(8, Math.ceil(-Math.log10(step) - 1e-9)))];
+    const numbers = [];
+    // Adding 0 turns -0, which would be shown as "-0", into 0.
+    for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) numbers.push(k * step + 0);
+    return [numbers, Math.max(0, Math.min(8, Math.ceil(-Math.log10(step) - 1e-9)))];
   };
   const UNITS = [[1e12, "TB"], [1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]];
   const unit = (most) => UNITS.find(([scale]) => most >= scale) || UNITS[4];
   const number = (value, digits) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   const short = (value) => number(value, Math.abs(value) >= 1000 ? 0 : Math.abs(value) >= 10 ? 2 : 4);
 
-  // lines: [{method, points: [[x, y, deviation]]}], in the units of the axes.
+  // Draws a chart into `place`. `lines` is [{method, points: [[x, y, deviation]]}], in the units of the axes.
   const chart = (place, lines, { xName, yName, fromZero = false, steps = false, shownX = short }) => {
     place.replaceChildren();
     const WIDTH = Math.max(300, place.clientWidth), HEIGHT = Math.min(400, 0.65 * WIDTH);
@@ -51,35 +52,35 @@
     };
     const [x0, x1] = range(xs, false);
     let [y0, y1] = range(ys, fromZero);
-    const room = (y1 - y0) * 0.05;
-    y1 += room;
-    if (!fromZero) y0 -= room;
+    const margin = (y1 - y0) * 0.05;
+    y1 += margin;
+    if (!fromZero) y0 -= margin;
     const px = (x) => LEFT + ((x - x0) / (x1 - x0)) * (WIDTH - LEFT - RIGHT);
     const py = (y) => HEIGHT - BOTTOM - ((y - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);
-    const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${yName} by ${xName}` });
+    const svg = svgElement("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${yName} by ${xName}` });
     const [xTicks, xDigits] = ticks(x0, x1, WIDTH > 500 ? 6 : 3), [yTicks, yDigits] = ticks(y0, y1, 6);
     for (const y of yTicks) {
-      svg.append(drawn("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: py(y), y2: py(y) }));
-      svg.append(drawn("text", { x: LEFT - 8, y: py(y) + 4, "text-anchor": "end" }, number(y, yDigits)));
+      svg.append(svgElement("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: py(y), y2: py(y) }));
+      svg.append(svgElement("text", { x: LEFT - 8, y: py(y) + 4, "text-anchor": "end" }, number(y, yDigits)));
     }
-    for (const x of xTicks) svg.append(drawn("text", { x: px(x), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, number(x, xDigits)));
-    svg.append(drawn("line", { class: "frame", x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }));
-    svg.append(drawn("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, xName));
-    svg.append(drawn("text", { transform: `translate(14 ${(HEIGHT - BOTTOM) / 2}) rotate(-90)`, "text-anchor": "middle" }, yName));
+    for (const x of xTicks) svg.append(svgElement("text", { x: px(x), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, number(x, xDigits)));
+    svg.append(svgElement("line", { class: "frame", x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }));
+    svg.append(svgElement("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8, "text-anchor": "middle" }, xName));
+    svg.append(svgElement("text", { transform: `translate(14 ${(HEIGHT - BOTTOM) / 2}) rotate(-90)`, "text-anchor": "middle" }, yName));
     for (const { method, points: all } of lines) {
       if (all.some((p) => p[2])) {
         const edge = (sign) => all.map((p) => `${px(p[0])},${py(p[1] + sign * (p[2] || 0))}`);
-        svg.append(drawn("polygon", { class: "band", points: [...edge(1), ...edge(-1).reverse()].join(" "), fill: color(method) }));
+        svg.append(svgElement("polygon", { class: "band", points: [...edge(1), ...edge(-1).reverse()].join(" "), fill: color(method) }));
       }
       let path = "";
       all.forEach(([x, y], i) => {
         if (steps && i) path += `H${px(x)}`;
         path += `${i ? "L" : "M"}${px(x)},${py(y)}`;
       });
-      svg.append(drawn("path", { class: "series", d: path, style: `stroke: ${color(method)}` }));
-      if (all.length === 1) svg.append(drawn("circle", { cx: px(all[0][0]), cy: py(all[0][1]), r: 4, style: `fill: ${color(method)}` }));
+      svg.append(svgElement("path", { class: "series", d: path, style: `stroke: ${color(method)}` }));
+      if (all.length === 1) svg.append(svgElement("circle", { cx: px(all[0][0]), cy: py(all[0][1]), r: 4, style: `fill: ${color(method)}` }));
     }
-    const cross = drawn("line", { class: "cross", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
+    const cross = svgElement("line", { class: "cross", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
     svg.append(cross);
     const tip = element("div", { class: "tip", hidden: "" });
     place.append(svg, tip);
@@ -113,13 +114,14 @@
     });
   };
 
+  // Mean and standard deviation of a sample; the deviation of a single value is 0.
   const spread = (values) => {
     const mean = values.reduce((a, b) => a + b, 0) / values.length;
     const squares = values.reduce((a, b) => a + (b - mean) ** 2, 0);
     return [mean, values.length > 1 ? Math.sqrt(squares / (values.length - 1)) : 0];
   };
 
-  // The seeds of a method at the rounds that all of them evaluated.
+  // The points of a method: mean and deviation over its seeds, at the rounds that all of them evaluated.
   const overSeeds = (runs, axis) => {
     const shared = runs[0].rounds.filter((round) => runs.every((run) => run.rounds.includes(round)));
     return shared.map((round) => {
@@ -130,6 +132,7 @@
     });
   };
 
+  // A menu with its label, and the menu alone, whose value is the index of the chosen option.
   const choice = (label, options, changed) => {
     const select = element("select", {});
     options.forEach((text, i) => select.append(element("option", { value: i }, text)));
@@ -137,6 +140,7 @@
     return [element("label", {}, label, select), select];
   };
 
+  // Prepares the section of curves, and returns the function that draws it.
   const curves = () => {
     const section = document.getElementById("curves");
     const [controls, place] = [section.querySelector(".controls"), section.querySelector(".chart")];
@@ -163,6 +167,7 @@
     return draw;
   };
 
+  // Prepares the section of distributions over clients, and returns the function that draws it.
   const clients = () => {
     const section = document.getElementById("clients");
     const [controls, place] = [section.querySelector(".controls"), section.querySelector(".chart")];
