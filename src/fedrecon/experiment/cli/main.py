@@ -94,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status: int | None = commands.invoke(context)
         _flush()
         return status or 0
-    except click.exceptions.Exit as ended:  # after --help and --version
+    except click.exceptions.Exit as ended:
+        # This ends `--help` and `--version`.
         return ended.exit_code
     except click.ClickException as error:
         shown = io.StringIO()
@@ -104,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nfedrecon: interrupted", file=sys.stderr)
         return _leave(invocation, 130, "it was interrupted")
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:
+        # The reader of the output, such as `head`, has closed it.
         _discard()
         return 1
     except Exception as raised:
@@ -156,7 +158,8 @@ def _of_output(error: Exception) -> Exception:
     """An error of a command; where the standard output is full, which names no file, one that names it."""
     if isinstance(error, OSError) and error.filename is None:
         try:
-            os.write(sys.stdout.fileno(), b"\n")  # what could not be written is lost, and is not tried again
+            # A new attempt tells whether the output is full; what could not be written before is lost.
+            os.write(sys.stdout.fileno(), b"\n")
         except OSError as full:
             _discard()
             return OSError(full.errno, full.strerror, "the standard output")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class EvaluationReport(Protocol):
+class EvaluatedRound(Protocol):
     """The part of an evaluated round that the screen shows; `Evaluated` has it, and describes it."""
 
     @property
@@ -51,11 +51,11 @@ class Progress:
             loss: Mean loss over the query examples of the round's cohort; NaN for a private algorithm.
         """
 
-    def evaluated(self, report: EvaluationReport) -> None:
+    def evaluated(self, evaluated: EvaluatedRound) -> None:
         """Is called after an evaluation.
 
         Args:
-            report: The evaluated round, as callbacks get it.
+            evaluated: The evaluated round, as callbacks get it.
         """
 
     def note(self, text: str) -> None:
@@ -103,17 +103,17 @@ class Pace:
         return speed, (rounds - number) / speed
 
 
-def describe(report: EvaluationReport, pace: Pace) -> str:
+def describe(evaluated: EvaluatedRound, pace: Pace) -> str:
     """One line about an evaluation: round, loss, the first two metrics of every set, speed and time left."""
-    width = len(str(report.rounds))
-    parts = [f"round {report.round:{width}d}/{report.rounds}", progress_of(report.training)]
-    if report.training.get("dropped", 0) > 0:
-        parts.append(f"{report.training['dropped']:.1%} of the updates dropped")
-    for name, evaluation in report.evaluations.items():
+    width = len(str(evaluated.rounds))
+    parts = [f"round {evaluated.round:{width}d}/{evaluated.rounds}", progress_of(evaluated.training)]
+    if evaluated.training.get("dropped", 0) > 0:
+        parts.append(f"{evaluated.training['dropped']:.1%} of the updates dropped")
+    for name, evaluation in evaluated.evaluations.items():
         metrics = evaluation.summary()["examples"]
         shown = shown_first(metrics)[:2]
         parts.append(f"{name} " + " ".join(f"{m} {figure(metrics[m])}" for m in shown))
-    speed, left = pace.at(report.round, report.rounds)
+    speed, left = pace.at(evaluated.round, evaluated.rounds)
     if speed is not None and left is not None:
         parts += [pace_of(speed), f"{duration(left)} left"]
     return "  ".join(parts)
@@ -158,8 +158,8 @@ class Lines(Progress):
     def round(self, number: int, loss: float) -> None:
         self._pace.at(number, number)
 
-    def evaluated(self, report: EvaluationReport) -> None:
-        self.note(describe(report, self._pace))
+    def evaluated(self, evaluated: EvaluatedRound) -> None:
+        self.note(describe(evaluated, self._pace))
 
     def note(self, text: str) -> None:
         print(terminal(text), file=self._file or sys.stdout, flush=True)
@@ -202,13 +202,13 @@ class Live(Progress):
             numbers += [pace_of(speed), f"{duration(left)} left"]
         self._bar.update(self._task, completed=number, numbers=terminal("  ".join(x for x in numbers if x)))
 
-    def evaluated(self, report: EvaluationReport) -> None:
-        for name, evaluation in list(report.evaluations.items())[:1]:
+    def evaluated(self, evaluated: EvaluatedRound) -> None:
+        for name, evaluation in list(evaluated.evaluations.items())[:1]:
             metrics = evaluation.summary()["examples"]
             self._best = " ".join([name, *(f"{m} {figure(metrics[m])}" for m in shown_first(metrics)[:1])])
-        if "epsilon" in report.training:
-            self._epsilon = progress_of(report.training)
-        self.note(describe(report, self._pace))
+        if "epsilon" in evaluated.training:
+            self._epsilon = progress_of(evaluated.training)
+        self.note(describe(evaluated, self._pace))
 
     def note(self, text: str) -> None:
         self._bar.console.print(terminal(text), highlight=False, markup=False, soft_wrap=True)

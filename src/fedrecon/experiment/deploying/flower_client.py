@@ -14,7 +14,8 @@ from flwr.clientapp import ClientApp
 from fedrecon.experiment.deploying.framing import receive, send
 
 RECORD, MESSAGES, NAMES = "fedrecon", "messages", "names"
-SOCKET = "fedrecon-socket"  # in the node's configuration: where its worker listens
+# The key of the path of the worker's socket in the node's configuration.
+SOCKET = "fedrecon-socket"
 _SECONDS = 600.0
 
 
@@ -24,13 +25,13 @@ def client_app() -> ClientApp:
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        names = json.loads(_asked(context, [b""])[0])
+        names = json.loads(_ask_worker(context, [b""])[0])
         return _reply(message, {NAMES: names})
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         sent: Any = message.content[RECORD]
-        return _reply(message, {MESSAGES: _asked(context, list(sent[MESSAGES]))})
+        return _reply(message, {MESSAGES: _ask_worker(context, list(sent[MESSAGES]))})
 
     return app
 
@@ -39,8 +40,8 @@ def _reply(message: Message, values: dict[str, Any]) -> Message:
     return Message(content=RecordDict({RECORD: ConfigRecord(values)}), reply_to=message)
 
 
-def _asked(context: Context, messages: list[bytes]) -> list[bytes]:
-    """What the node's worker answers to some messages; an empty one asks for the clients' names.
+def _ask_worker(context: Context, messages: list[bytes]) -> list[bytes]:
+    """The answers of the node's worker to some messages; an empty message asks for the clients' names.
 
     Raises:
         RuntimeError: There is no worker. The text says no more: it reaches the server.
@@ -51,7 +52,8 @@ def _asked(context: Context, messages: list[bytes]) -> list[bytes]:
             connection.settimeout(_SECONDS)
             connection.connect(path)
             answers = []
-            for data in messages:  # one by one: two sides that both send would wait for each other
+            # One message at a time: if both sides sent, each could wait for the other to receive.
+            for data in messages:
                 send(connection, data)
                 answers.append(receive(connection))
             return answers

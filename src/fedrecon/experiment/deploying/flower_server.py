@@ -18,14 +18,15 @@ from fedrecon.experiment.deploying.flower_client import MESSAGES, NAMES, RECORD
 from fedrecon.experiment.deploying.plan import ENDED, PROCESS, DeploymentPlan
 from fedrecon.experiment.training.build import sampling_of
 
-_LOOK = 0.5  # seconds between looks at which nodes are there
+# Seconds between two looks at which nodes are there.
+_LOOK = 0.5
 
 
 class FlowerTransport:
-    """Carries messages over Flower's grid: one of Flower's for all clients of a node.
+    """Carries messages over Flower's grid, which gets one message for all clients of a node.
 
     Args:
-        grid: Flower's.
+        grid: The grid that Flower passes to a server app.
     """
 
     def __init__(self, grid: Grid):
@@ -35,8 +36,8 @@ class FlowerTransport:
         """Waits for nodes, and asks which clients they have.
 
         Args:
-            nodes: How many must be there.
-            seconds: For how long to wait.
+            nodes: The number of nodes that must be there.
+            seconds: Seconds to wait for them at most.
 
         Returns:
             The clients' names, sorted.
@@ -69,7 +70,7 @@ class FlowerTransport:
             yield from record[MESSAGES]
 
     def _answers(self, sent: dict[int, Any], kind: str, seconds: float) -> Iterator[tuple[int, Any]]:
-        """What nodes answer, those left out that failed or did not."""
+        """The answers of nodes, without those that failed or did not answer."""
         messages = [
             Message(
                 content=RecordDict({RECORD: ConfigRecord(values)}),
@@ -85,7 +86,7 @@ class FlowerTransport:
 
 
 def server_app() -> ServerApp:
-    """The app that runs the rounds; its run configuration says where: `folder`."""
+    """The app that runs the rounds; the entry `folder` of its run configuration is the folder of the plan."""
     app = ServerApp()
 
     @app.main()

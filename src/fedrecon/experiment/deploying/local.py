@@ -34,24 +34,25 @@ from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._simulation import Simulation
 
 SERVER, NODE, LOCAL = "server", "node-{}", "local.json"
-_START = 120.0  # seconds that the processes have to be there
+# Seconds within which the processes must have started.
+_START = 120.0
 _LOOK = 0.1
 _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
 class LocalDeployment:
-    """An experiment over processes of this machine.
+    """The deployment of an experiment over processes of this machine.
 
     Attributes:
-        config: The experiment, with numbers in place of what it would read from the data.
-        processes: What runs, while it does.
+        config: The configuration of the experiment, with numbers in place of settings that data decide.
+        processes: The processes of the deployment while it runs; None before.
 
     Args:
         app: The folder of the app, see `flower_app`.
-        config: The experiment.
+        config: The configuration of the experiment.
         out: The run folder. What the processes need is in a folder beside it.
-        nodes: How many; the training clients are dealt out to them.
-        seconds: A round's deadline.
+        nodes: The number of nodes, among which the training clients are divided.
+        seconds: The deadline of a round in seconds; 600 by default.
     """
 
     def __init__(self, app: Path, config: Config, out: Path, nodes: int, seconds: float = 600.0):
@@ -164,7 +165,7 @@ class LocalDeployment:
         processes.start("run", [_program("flwr"), "run", str(self._app), "local", "--run-config", folder])
 
     def _follow(self, processes: Processes, progress: Callable[[dict[str, Any]], None]) -> None:
-        """Waits for the rounds, and tells of each."""
+        """Waits until the server has ended, and calls `progress` with each round's line of the log."""
         self.processes = processes
         read, path, ended = 0, self._work / SERVER / LOG, self._work / SERVER / ENDED
         while not ended.exists():
@@ -176,11 +177,11 @@ class LocalDeployment:
             time.sleep(_LOOK)
         for line in (path.read_text().splitlines() if path.exists() else [])[read:]:
             progress(json.loads(line))
-        said = ended.read_text()
+        reason = ended.read_text()
         done = sum(line["released"] for line in self.records())
-        if said or done < self._spec.rounds:
+        if reason or done < self._spec.rounds:
             raise RunError(
-                f"{self._work}: the server ended after {done} of {self._spec.rounds} rounds: {said}"
+                f"{self._work}: the server ended after {done} of {self._spec.rounds} rounds: {reason}"
             )
 
     def _look_after(self, processes: Processes) -> None:
@@ -189,7 +190,7 @@ class LocalDeployment:
         Raises:
             RunError: The SuperLink or the server has ended: that ends the run, for Flower.
         """
-        for name in processes.ended():
+        for name in processes.find_ended():
             if name.startswith(("node-", "worker-")):
                 processes.start_again(name)
             elif name != "run" or processes.status(name) != 0:
@@ -242,19 +243,19 @@ class LocalDeployment:
         )
 
     def note(self, values: dict[str, Any]) -> None:
-        """Adds what is known of the deployment to `result.json`."""
+        """Adds values about the deployment to `result.json`."""
         path = self.out / RESULT
         result = json.loads(path.read_text())
         write_atomically(path, json.dumps({**result, "deployment": values}, indent=2) + "\n")
 
 
 def work_folder(out: Path) -> Path:
-    """Where the files of a run folder's deployment are."""
+    """The folder of the files that the processes of a run folder's deployment need."""
     return out.with_name(f"{out.name}.deployment")
 
 
 class _Cohorts:
-    """Cohorts as they were."""
+    """A sampling that gives the cohorts of a run that was made before."""
 
     def __init__(self, cohorts: list[list[int]]):
         self._cohorts = cohorts
@@ -276,10 +277,10 @@ def _program(name: str) -> str:
         RunError: Flower is not installed.
     """
     beside = Path(sysconfig.get_path("scripts")) / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
+    path = str(beside) if beside.exists() else shutil.which(name)
+    if path is None:
         raise RunError(f"the program {name} is needed: pip install 'fedrecon[flower]'")
-    return found
+    return path
 
 
 def _listens(port: int) -> bool:
@@ -290,6 +291,6 @@ def _listens(port: int) -> bool:
 def _wait(there: Callable[[], bool], what: str, processes: Processes) -> None:
     end = time.monotonic() + _START
     while not there():
-        if processes.ended() or time.monotonic() > end:
+        if processes.find_ended() or time.monotonic() > end:
             raise RunError(f"{what} did not start; the logs say why")
         time.sleep(_LOOK)

@@ -1,4 +1,4 @@
-"""What the processes of a deployment must agree on, in a file that goes wherever they go."""
+"""The plan of a deployment: what its processes must agree on, in a file that each of them reads."""
 
 import json
 from collections.abc import Mapping
@@ -15,22 +15,24 @@ if TYPE_CHECKING:
     from fedrecon.algorithms._base import Algorithm
 
 FILE = "deployment.json"
-# What the server writes beside it: its process's id, and at its end why it ended too early, if it did.
+# Files that the server writes beside the plan: the id of its process; and at its end the reason, if it ended
+# too early, or else nothing.
 PROCESS, ENDED = "process", "ended"
 
 
 @dataclass(frozen=True)
 class DeploymentPlan:
-    """A deployed run. It holds no data of a client.
+    """The plan of a deployed run. It holds no data of a client.
 
     Attributes:
-        run: The name by which messages know the run.
-        settings: The experiment's settings, nested; what it would read from data is a number in them.
-        vocabularies: For each field that the model numbers the original ids, in the model's order.
-        rounds: How many.
-        seconds: A round's deadline.
-        min_answers: Answers without which a round is begun again.
-        nodes: How many nodes must be there before the first round.
+        run: The name of the run in messages.
+        settings: The settings of the experiment as nested tables, with numbers in place of settings that are
+            read from data.
+        vocabularies: For each field that the model numbers its original ids, in the model's order.
+        rounds: The number of rounds.
+        seconds: The deadline of a round in seconds; 600 by default.
+        min_answers: The number of answers below which a round is begun again; 1 by default.
+        nodes: The number of nodes that must be there before the first round; 1 by default.
     """
 
     run: str
@@ -42,15 +44,15 @@ class DeploymentPlan:
     nodes: int = 1
 
     def write(self, folder: Path) -> None:
-        """Writes the file of a folder."""
+        """Writes the plan into a folder."""
         write_atomically(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
 
     @staticmethod
     def read(folder: Path) -> "DeploymentPlan":
-        """Reads the file of a folder.
+        """Reads the plan of a folder.
 
         Raises:
-            RunError: There is none, or it is not one.
+            RunError: The folder has no plan, or its file is not one.
         """
         path = folder / FILE
         try:
@@ -59,11 +61,11 @@ class DeploymentPlan:
             raise RunError(f"{path}: a deployment needs this file, as `deploy init` writes it") from None
 
     def config(self) -> Config:
-        """The experiment."""
+        """The configuration of the experiment."""
         return configs.resolve(self.settings, FILE)
 
     def algorithm(self) -> "Algorithm":
-        """What is trained: the same on the server and on all nodes, without any data.
+        """The algorithm, which is the same on the server and on all nodes, built without any data.
 
         Raises:
             SettingError: The task cannot be deployed, or a setting would be read from data.

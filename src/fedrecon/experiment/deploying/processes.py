@@ -19,15 +19,16 @@ _MOST_STARTS = 3
 # threads of JAX may wait for ever. What Flower's processes start looks after its parent by itself.
 _CODE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
 _ENDING_WITH_PARENT = [sys.executable, "-S", "-c", _CODE] if sys.platform == "linux" else []
-_GRACE = 5.0  # seconds between the request to end and the end
+# Seconds between the request to end and the end by force.
+_GRACE = 5.0
 
 
 class Processes:
-    """A few processes, each known by its own id, which end together, with what they have started.
+    """Processes that end together, with all processes that they have started.
 
     Args:
-        logs: Folder for what they print.
-        environment: Their variables.
+        logs: The folder of the files that get what they print.
+        environment: Environment variables of the processes, beside those of this process.
     """
 
     def __init__(self, logs: Path, environment: Mapping[str, str]):
@@ -46,7 +47,12 @@ class Processes:
         self.end()
 
     def start(self, name: str, command: Sequence[str]) -> None:
-        """Starts a process under a name, by which its log is called."""
+        """Starts a process.
+
+        Args:
+            name: The name of the process, and of its log.
+            command: The program and its arguments.
+        """
         with open(self._logs / f"{name}.log", "ab") as log:
             self._all[name] = subprocess.Popen(
                 [*_ENDING_WITH_PARENT, *command],
@@ -77,13 +83,13 @@ class Processes:
         """The id of a process."""
         return self._all[name].pid
 
-    def ended(self) -> list[str]:
-        """Names of the processes that have ended, though nobody asked them to."""
+    def find_ended(self) -> list[str]:
+        """Names of the processes that have ended without a request."""
         return [name for name, process in self._all.items() if process.poll() is not None]
 
     def end(self) -> None:
-        """Ends all, with what they started: by a request first, after a few seconds by force."""
-        # Some of what they started are in sessions of their own, and would outlive a group.
+        """Ends all processes and their descendants: by a request first, after a few seconds by force."""
+        # Some of those are in sessions of their own, which a signal to a process group would not reach.
         family = descendants([process.pid for process in self._all.values()])
         for ask in (signal.SIGTERM, signal.SIGKILL):
             for pid in family:
@@ -94,18 +100,20 @@ class Processes:
         self._all.clear()
 
     def _lives(self, pid: int) -> bool:
-        own = [process for process in self._all.values() if process.pid == pid]
-        return own[0].poll() is None if own else lives(pid)
+        # A child that has ended stays as a zombie, with its id, until it is polled.
+        children = [process for process in self._all.values() if process.pid == pid]
+        return children[0].poll() is None if children else lives(pid)
 
 
 def descendants(pids: Sequence[int]) -> list[int]:
-    """Processes, and those that they started, directly or not, and that are still theirs."""
+    """The ids of processes and of all their living descendants."""
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
     parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.stdout.splitlines())}
-    found = list(pids)
-    for pid in found:  # grows on the way
-        found += [child for child, parent in parents.items() if parent == pid and child not in found]
-    return found
+    family = list(pids)
+    # The list grows while it is gone through, so that children of children are added, too.
+    for pid in family:
+        family += [child for child, parent in parents.items() if parent == pid and child not in family]
+    return family
 
 
 def _signal(pid: int, number: int) -> None:

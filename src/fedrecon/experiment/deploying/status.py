@@ -1,4 +1,4 @@
-"""How far a deployment is, in words."""
+"""Texts about the progress of a deployment."""
 
 import json
 from collections import Counter
@@ -12,8 +12,12 @@ from fedrecon.experiment.deploying.local import SERVER, work_folder
 from fedrecon.experiment.deploying.plan import DeploymentPlan
 
 
-def described(line: Mapping[str, Any]) -> str:
-    """A line of `rounds.jsonl` in words."""
+def describe_round(line: Mapping[str, Any]) -> str:
+    """A sentence about a round.
+
+    Args:
+        line: The values of a line of `rounds.jsonl`.
+    """
     state = "done" if line["released"] else "to be begun again"
     refused = "".join(f", {count} refused: {reason}" for reason, count in line["refused"].items())
     late = f", {line['late']} late" if line["late"] else ""
@@ -24,10 +28,10 @@ def described(line: Mapping[str, Any]) -> str:
 
 
 def status_of(run: Path) -> str:
-    """How far the deployment of a run folder is.
+    """A text about the rounds that are done in the deployment of a run folder.
 
     Raises:
-        RunError: There is none.
+        RunError: The run folder has no deployment.
     """
     folder = work_folder(run.absolute()) / SERVER
     if not folder.is_dir():
@@ -36,6 +40,6 @@ def status_of(run: Path) -> str:
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = sum(line["released"] for line in lines)
     refused = sum((Counter(line["refused"]) for line in lines), Counter[str]())
-    said = [f"{done} of {plan.rounds} rounds done, {len(lines) - done} begun again"]
-    said += [f"{count} refused: {reason}" for reason, count in sorted(refused.items())]
-    return "\n".join([*said, *(described(line) for line in lines[-1:])])
+    texts = [f"{done} of {plan.rounds} rounds done, {len(lines) - done} begun again"]
+    texts += [f"{count} refused: {reason}" for reason, count in sorted(refused.items())]
+    return "\n".join([*texts, *(describe_round(line) for line in lines[-1:])])

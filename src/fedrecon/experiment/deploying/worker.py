@@ -25,8 +25,10 @@ from fedrecon.experiment.deploying.plan import DeploymentPlan
 
 CONFIG, SOCKET = "node.toml", "worker.sock"
 _KNOWN = {"data", "client", "name", "query", "may_take_part"}
-_PATIENCE = 600.0  # seconds that the other side may take
-_WATCH = 1.0  # seconds between looks at whether the process that started this one is there
+# Seconds that the other side of a connection may take.
+_PATIENCE = 600.0
+# Seconds between two looks at whether the process that started this one is still there.
+_WATCH = 1.0
 
 
 def node_of(folder: Path) -> Node:
@@ -45,9 +47,9 @@ def node_of(folder: Path) -> Node:
     if unknown := sorted(settings.keys() - _KNOWN):
         raise DataError(f"{path}: the keys are {sorted(_KNOWN)}, got {unknown[0]!r}")
     hook = settings.pop("may_take_part", "")
-    known = {name: np.asarray(ids) for name, ids in plan.vocabularies.items()}
+    vocabularies = {name: np.asarray(ids) for name, ids in plan.vocabularies.items()}
     data = folder / settings.pop("data")
-    store = Store(read_clients(data, vocabularies=known, **settings), folder / "states")
+    store = Store(read_clients(data, vocabularies=vocabularies, **settings), folder / "states")
     may = _function(hook) if hook else None
     return Node(plan.algorithm(), store, seed=config.seed, run=plan.run, may_take_part=may)
 
@@ -59,11 +61,11 @@ def _function(dotted: str) -> Callable[[Any, int], bool]:
 
 
 def serve(folder: Path, path: Path) -> None:
-    """Answers until the process that started this one has gone.
+    """Answers messages until the process that started this one has gone.
 
     Args:
-        folder: Of the node.
-        path: Where to listen; made anew, for this user alone.
+        folder: The folder of the node.
+        path: The path of the socket, which is made anew and can be used by this user alone.
     """
     parent = os.getppid()
     node = node_of(folder)
@@ -86,7 +88,8 @@ def serve(folder: Path, path: Path) -> None:
             try:
                 _converse(node, connection)
             except OSError:
-                continue  # the other side has gone: its message is lost, and comes again
+                # The other side has gone. Its message is lost; the engine sends it again.
+                continue
     path.unlink(missing_ok=True)
 
 

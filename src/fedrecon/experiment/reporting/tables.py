@@ -164,5 +164,6 @@ def _shown(column: Column, cell: Cell) -> str:
 
 def _digits(cell: Cell) -> str:
     if isinstance(cell, float):
-        return "" if math.isnan(cell) else repr(float(cell))  # the shortest text that gives it back
+        # `repr` is the shortest text that gives the same number back.
+        return "" if math.isnan(cell) else repr(float(cell))
     return safe_text.csv_cell(cell) if isinstance(cell, str) else "" if cell is None else str(cell)

@@ -1,4 +1,4 @@
-"""A page of one run or two on this machine."""
+"""Serves the page of one or two runs on this machine."""
 
 import tempfile
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ def serve_demo(runs: Sequence[tuple[Path, Config]], port: int, screen: Console, 
     """Exports runs and serves their page until Ctrl-C.
 
     Args:
-        runs: One or two, with their configurations.
-        port: 0 for a free one.
-        screen: Where the address is shown.
-        wanted: How they are exported.
+        runs: One or two run folders, each with its configuration.
+        port: The port of the server; 0 for a free one.
+        screen: The console that shows the address.
+        wanted: The options of the exports.
 
     Raises:
         SettingError: A run cannot be exported, the two do not go together, or the port is taken.

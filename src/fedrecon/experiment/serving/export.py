@@ -94,7 +94,8 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
     try:
         loaded = _load(run, config, wanted.top, wanted.seed)
         shown: Page | None = None
-        if wanted.page:  # what may be refused comes before anything is written
+        if wanted.page:
+            # All that may be refused comes before anything is written.
             models = [{"folder": "", "label": config.name}]
             shown = page_of(config, loaded.subject, models, wanted.titles)
             runtime_files(wanted.runtime)
@@ -156,10 +157,10 @@ def page_of(config: Config, subject: Subject, models: list[dict[str, str]], titl
     if subject.top is None:
         raise ExportError("the page shows items that are recommended, or next words; this run has neither")
     named: dict[str, str] = read_titles(Path(titles)) if titles else {}
-    known = {str(x) for x in subject.vocabularies[subject.top.field]}
+    items = {str(x) for x in subject.vocabularies[subject.top.field]}
     if config.task == "synthetic_ratings" and not titles:
         named = invented_titles(subject.vocabularies[subject.top.field])
-    shown = {identity: title for identity, title in named.items() if identity in known}
+    shown = {identity: title for identity, title in named.items() if identity in items}
     return Page("ratings", "Recommendations on this device", models, shown, {})
 
 

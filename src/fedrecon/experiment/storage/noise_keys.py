@@ -21,16 +21,16 @@ _SUFFIX = ".noise-key"
 
 
 class NoiseKeys:
-    """The keys of a run, one after the other: a new one takes the place of one that is lost.
+    """The keys of a run: the present one, and those that it replaced because they were lost.
 
-    The run folder's `releases.json` knows each by a name, the round after which it was made and the last
+    The run folder's `releases.json` has for each key a name, the round after which it was made and the last
     round that was released with it. Another key gives other noise: rounds that were released before and are
     computed again with it are released twice.
 
     Args:
-        folder: The run folder; None keeps nothing on the disk.
+        folder: The run folder; None for a run that keeps nothing on the disk.
         done: Rounds of the checkpoint from which the run goes on.
-        left: Whether there are rounds after it: without, no key is needed, and none is made.
+        left: Whether there are rounds after that checkpoint, True by default: otherwise no key is made.
 
     Raises:
         RunError: The record is not as it was written, or a key's file cannot be read or written.
@@ -54,30 +54,39 @@ class NoiseKeys:
             self._add(done)
 
     def secret(self, context: bytes) -> Secret:
-        """The present key, for noise that belongs to these inputs."""
+        """The secret from which noise is made.
+
+        Args:
+            context: What the noise depends on beside the key: the run's fingerprint.
+        """
         return Secret(self._secret, context, max(0, len(self._keys) - 1))
 
-    def released(self, done: int) -> None:
-        """Writes down, before anyone can see it, that a round was released."""
+    def record_release(self, done: int) -> None:
+        """Records, before anyone can see it, that a round is released.
+
+        Args:
+            done: The number of the round.
+        """
         if not self._keys:
             return
         self._keys[-1]["released"] = max(done, self._keys[-1]["released"])
         self._write()
 
-    def repeated(self) -> int:
-        """Rounds that were released with a key that was lost, and then computed again with another."""
+    def repetitions(self) -> int:
+        """The number of rounds that were released with a lost key, and computed again with another one."""
         pairs = zip(self._keys, self._keys[1:], strict=False)
         return sum(max(0, lost["released"] - new["after"]) for lost, new in pairs)
 
     def remove(self) -> None:
-        """Removes the key, which nothing needs once the run is finished."""
+        """Removes the file of the key, which is not needed any more when the run is finished."""
         path = self._path()
         if path is not None and path.exists():
             path.unlink()
             sync_folder(path.parent)
 
     def _add(self, done: int) -> None:
-        # A key with which nothing was released is not missed: a kill may have come before it was written.
+        # A key with which nothing was released keeps its entry: a kill may have come before its file was
+        # written, and a new secret under the same name does no harm.
         if not self._keys or self._keys[-1]["released"] > self._keys[-1]["after"]:
             self._keys.append({"key": secrets.token_hex(8), "after": done, "released": done})
             self._write()

@@ -36,8 +36,8 @@ class MlflowTracker:
             self._run = identity.read_text(encoding="utf-8").strip()
             self._client.update_run(self._run, status="RUNNING")
         else:
-            known = self._client.get_experiment_by_name(experiment)
-            place = self._client.create_experiment(experiment) if known is None else known.experiment_id
+            present = self._client.get_experiment_by_name(experiment)
+            place = self._client.create_experiment(experiment) if present is None else present.experiment_id
             self._run = self._client.create_run(place, run_name=title).info.run_id
             write_atomically(identity, f"{self._run}\n")
             params = [Param(name, str(value)[:LENGTH]) for name, value in settings.items()]

@@ -15,22 +15,23 @@ EPSILON = "epsilon"
 
 
 class RunLedger:
-    """Counts what a run releases.
+    """Counts the rounds that a run releases.
 
     Args:
-        privacy: What the guarantee rests on.
-        spec: The run.
+        privacy: The guarantee of the algorithm, with its clipping, noise and accountant.
+        spec: The specification of the run.
         folder: The run folder; None for a run that keeps nothing.
 
     Raises:
-        RunError: As `NoiseKeys`.
+        RunError: The record of releases is not as it was written, or a noise key cannot be read or written.
     """
 
     def __init__(self, privacy: UserLevelDP, spec: RunSpec, folder: RunFolder | None):
         self.privacy = privacy
         done = 0 if folder is None else Checkpoints(folder.path / CHECKPOINTS).latest() or 0
         self._keys = NoiseKeys(folder, done, left=done < privacy.affordable)
-        # Noise belongs to all that a run computes with; what differs is refused by the folder, too.
+        # The noise depends on all that a run computes with, so that two runs never share it. A run folder
+        # refuses a run whose fingerprint differs, anyway.
         self._context = json.dumps(spec.fingerprint(), sort_keys=True).encode()
 
     @staticmethod
@@ -40,28 +41,28 @@ class RunLedger:
 
     @property
     def secret(self) -> Secret:
-        """From which noise and cohorts are made."""
+        """The secret from which noise and cohorts are made."""
         return self._keys.secret(self._context)
 
     def ledger(self, done: int) -> Ledger:
-        """The ledger after so many rounds."""
-        return self.privacy.ledger(done + self._keys.repeated())
+        """The ledger after `done` rounds, with those that were released twice."""
+        return self.privacy.ledger(done + self._keys.repetitions())
 
     def rows(self, done: int, costly: bool) -> list[Row]:
-        """Epsilon after a round as a row of the metrics.
+        """Epsilon after a round as a row of the metrics; none if it was not computed.
 
         Args:
-            done: Rounds done.
-            costly: Whether it is computed also where that takes more than a moment.
+            done: The number of the round.
+            costly: Whether epsilon is computed also by an accountant that takes more than a moment.
         """
         if not costly and self.privacy.accounting.accountant != "gaussian":
             return []
         return [Row(done, "train", TRAINING, "total", EPSILON, self.ledger(done).epsilon)]
 
     def release(self, done: int) -> None:
-        """Writes down that a round is released, before anyone can see it."""
-        self._keys.released(done)
+        """Records that a round is released, before anyone can see it."""
+        self._keys.record_release(done)
 
     def finish(self) -> None:
-        """Removes the noise key: no round is left that needs it."""
+        """Removes the noise key, once no round is left that needs it."""
         self._keys.remove()

@@ -84,11 +84,11 @@ for _one in (init, local, resume, status):
 
 
 def _run(deployment: "LocalDeployment", verify: bool) -> int:
-    from fedrecon.experiment.deploying.status import described
+    from fedrecon.experiment.deploying.status import describe_round
     from fedrecon.experiment.training.run_experiment import console, run_experiment, show
 
     screen = console()
-    deployment.run(lambda line: screen.print(described(line)))
+    deployment.run(lambda line: screen.print(describe_round(line)))
     deployment.leave_run_folder()
     result = run_experiment(deployment.config, deployment.out, screen)
     values: dict[str, object] = {"rounds": len(deployment.records())}
