@@ -126,7 +126,7 @@ class Run:
         return None if path is None else self.table(path)
 
     def table(self, path: Path) -> dict[str, Any]:
-        """The columns of one of its files of clients' metrics, as NumPy arrays.
+        """The columns of one of the run's files of clients' metrics, as NumPy arrays `[clients]`.
 
         Raises:
             RunError: The file is not what the run wrote.
@@ -135,7 +135,7 @@ class Run:
         return columns(path)
 
     def _check(self, name: str) -> None:
-        """Holds a file to be the one that the result is of, where the result tells."""
+        """Refuses a file that is not the one that `result.json` has the mark of."""
         marks = self.result.get(FILES, {}) if (self.path / RESULT).is_file() else {}
         if name in marks:
             check_mark(self.path / name, marks[name])

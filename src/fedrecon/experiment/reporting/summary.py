@@ -13,7 +13,7 @@ from fedrecon.evaluation._selection import Criterion, metric_in
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.tables import markdown
 from fedrecon.experiment.reporting.training_warnings import all_warnings
-from fedrecon.experiment.storage.digests import finite, sealed
+from fedrecon.experiment.storage.digests import finite, seal
 from fedrecon.experiment.storage.metrics_log import PROTOCOLS, SEEN, STANDARD_EVAL, Records, name_of, place
 from fedrecon.solvers._minibatches import COSTS
 
@@ -65,7 +65,7 @@ def work_per_client(records: Records) -> dict[str, float]:
 
 def dumps(values: Any) -> str:
     """Strict JSON with its digest: numbers that are not finite, which it lacks, become null."""
-    return json.dumps(sealed(finite(values)), indent=2) + "\n"
+    return json.dumps(seal(finite(values)), indent=2) + "\n"
 
 
 def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".format) -> list[list[str]]:

@@ -19,7 +19,7 @@ class PrivacySettings(Section):
     epsilon: Positive = setting("none", "calibrates the noise to the planned rounds")
     noise_multiplier: Positive = setting("none", "deviation of the noise over clip, in place of epsilon")
     budget: Positive = setting("none", "with noise_multiplier: epsilon at which training stops")
-    delta: Positive = setting("none", "of the guarantee, below 1 / training clients")
+    delta: Positive = setting("none", "delta of the guarantee, below 1 / training clients")
     clip: Positive = setting("none", "bound on the norm of a client's delta")
     observer: Literal["model", "server"] = setting(
         "model", "who epsilon holds against: sees released parameters, or knows who takes part, too"
@@ -38,7 +38,15 @@ class PrivacySettings(Section):
         num_clients: int,
         public_inputs: dict[str, str],
     ) -> "Algorithm":
-        """The algorithm, private under these settings.
+        """An algorithm with the clipping and the noise that these settings ask for.
+
+        Args:
+            algorithm: The algorithm without privacy.
+            rounds: The number of planned rounds.
+            sampling: The sampling of cohorts, on which the accounting depends.
+            num_clients: The number of training clients.
+            public_inputs: The sources of all that the run depends on beside its clients' deltas, by what they
+                are of.
 
         Raises:
             SettingError: A setting is missing or cannot be accounted for; the message says why.

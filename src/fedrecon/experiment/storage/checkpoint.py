@@ -16,7 +16,7 @@ import numpy as np
 
 from fedrecon._files import being_written, leftovers, make_folder, remove, rename, sync_tree, write_atomically
 from fedrecon.errors import RunError
-from fedrecon.experiment.storage.digests import DIGEST, digest_of, sealed, warn_unchecked
+from fedrecon.experiment.storage.digests import DIGEST, digest_of, seal, warn_unchecked
 
 INFO = "info.json"
 ARRAYS = "arrays"
@@ -99,7 +99,7 @@ class Checkpoints:
                 "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
                 "files": {name: _signature(temporary / name) for name in _files(temporary)},
             }
-            write_atomically(temporary / INFO, json.dumps(sealed(described), indent=1))
+            write_atomically(temporary / INFO, json.dumps(seal(described), indent=1))
             # All content must be on the disk before the name says that the checkpoint is whole; and an old
             # one is removed only when the new one is there.
             sync_tree(temporary)
@@ -160,10 +160,12 @@ class Checkpoints:
         return info
 
     def describe_info(self, round: int) -> dict[str, Any]:
-        """What was saved beside the arrays of a round, held to be what was written; the arrays stay unread.
+        """The JSON values that were saved beside the arrays of a round, after a check of their digest.
+
+        The files of the arrays are not read, and not checked.
 
         Raises:
-            CheckpointError: It is not what was written, or cannot be read.
+            CheckpointError: The values are not what was written, or cannot be read.
         """
         try:
             info: dict[str, Any] = self._info(round)["info"]

@@ -1,4 +1,4 @@
-"""Digests by which a run folder's files are held to be what was written."""
+"""Digests that tell whether the files of a run folder are what was written."""
 
 import hashlib
 import json
@@ -10,7 +10,8 @@ from typing import Any
 
 from fedrecon.errors import RunError, UncheckedWarning
 
-DIGEST = "digest"  # of all else in a JSON file
+# The key of the digest of all other values in a JSON file.
+DIGEST = "digest"
 ADVICE = "put a copy back"
 _warned: set[Path] = set()
 
@@ -25,27 +26,28 @@ def finite(value: Any) -> Any:
 
 
 def digest_of(values: Any) -> str:
-    """Tells JSON values apart, in 32 hexadecimal digits, whatever the order of their names."""
+    """A digest of JSON values, 32 hexadecimal digits; the order of their names does not matter."""
     text = json.dumps(values, sort_keys=True, default=str)
     return digest_of_bytes(text.encode())
 
 
 def digest_of_bytes(content: bytes) -> str:
-    """Tells contents of files apart, in 32 hexadecimal digits."""
+    """A digest of the content of a file, 32 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values with their own digest among them."""
+def seal(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values with their digest added, under the key `DIGEST`."""
     return {**values, DIGEST: digest_of(values)}
 
 
-def unsealed(values: Any, path: Path) -> Any:
-    """Inverse of `sealed`.
+def unseal(values: Any, path: Path) -> Any:
+    """JSON values without their digest, after a check; the inverse of `seal`.
 
     Args:
-        values: What was read; without a digest it is of an earlier version, of which a warning tells.
-        path: Of the file, in a run folder.
+        values: The values that were read. There is a warning if an earlier version wrote them, without a
+            digest.
+        path: The path of the file in its run folder, for the message.
 
     Raises:
         RunError: The values are not those that were written.
@@ -55,7 +57,7 @@ def unsealed(values: Any, path: Path) -> Any:
         return values
     rest = {name: value for name, value in values.items() if name != DIGEST}
     if digest_of(rest) != values[DIGEST]:
-        raise damaged(path)
+        raise damage_error(path)
     return rest
 
 
@@ -66,16 +68,17 @@ def read_json(path: Path) -> Any:
         RunError: The file is missing, or not what was written.
     """
     try:
-        return unsealed(json.loads(path.read_text(encoding="utf-8")), path)
+        return unseal(json.loads(path.read_text(encoding="utf-8")), path)
     except FileNotFoundError:
         raise RunError(f"{path.parent}: a run folder must have a {path.name}, this has none") from None
     except RunError:
         raise
-    except ValueError as error:  # no JSON, or no UTF-8
+    # This is also raised for what is no UTF-8.
+    except ValueError as error:
         raise RunError(f"{path}: no JSON: {error}; {ADVICE}") from None
 
 
-def damaged(path: Path) -> RunError:
+def damage_error(path: Path) -> RunError:
     """The error for a file that is not what was written."""
     return RunError(f"{path}: is damaged: it is not what was written; {ADVICE}")
 
@@ -89,7 +92,7 @@ def missing(path: Path) -> RunError:
 
 
 def warn_unchecked(run: Path) -> None:
-    """Tells, once in a process, that a run folder's files cannot be checked."""
+    """Warns, once in a process, that the files of a run folder cannot be checked."""
     if run not in _warned:
         _warned.add(run)
         text = f"{run}: not checked: this run folder of an earlier version has no digests"
@@ -112,10 +115,10 @@ def is_marked(path: Path, mark: Mapping[str, Any]) -> bool:
 
 
 def check_mark(path: Path, mark: Mapping[str, Any]) -> None:
-    """Holds a file to begin with the bytes that had a mark.
+    """Refuses a file that does not begin with the bytes that had a mark.
 
     Raises:
-        RunError: It does not.
+        RunError: The file is damaged.
     """
     if not is_marked(path, mark):
-        raise damaged(path)
+        raise damage_error(path)

@@ -100,7 +100,7 @@ class Records:
         self._unwritten = 0
 
     def _is_whole(self) -> bool:
-        """Whether the file is as it was left: somebody may have removed or cut it in the meantime."""
+        """Whether the file is as this process left it, and was not removed or cut in the meantime."""
         assert self.path is not None
         return self.path.exists() and self.path.stat().st_size == self._size
 
@@ -118,7 +118,7 @@ class Records:
 
     @property
     def mark(self) -> dict[str, Any]:
-        """Size and digest of what is written of the file, by which `check_mark` knows it again."""
+        """Size in bytes and digest of what was written into the file, for `check_mark`."""
         return {"bytes": self._size, "digest": self._digest.hexdigest()}
 
     def commit(self) -> None:
@@ -139,7 +139,8 @@ class Records:
 
         Args:
             round: Rounds done, 0 for the start of the run.
-            mark: Of the file when that round was saved; None where it was not noted.
+            mark: The mark of the file when that round was saved; None, the default, for a checkpoint of an
+                earlier version, which has none.
 
         Returns:
             The number of later rounds that the file had, which will be computed again.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedrecon._files import leftovers, lock, make_folder, remove, write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat
-from fedrecon.experiment.storage.digests import ADVICE, digest_of, missing, read_json, sealed
+from fedrecon.experiment.storage.digests import ADVICE, digest_of, missing, read_json, seal
 from fedrecon.experiment.storage.fingerprint import in_format_of
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ CHECKPOINTS = "checkpoints"
 CLIENT_STATES = "kept"
 PLOTS = "plots"
 RESULT = "result.json"
-FILES = "files"  # in the result: marks of the files that belong to it
-SETTINGS = "settings"  # in the fingerprint's file: the digest of the settings
+# The key in `result.json` of the marks of the files that belong to the result.
+FILES = "files"
+# The key in `fingerprint.json` of the digest of the settings.
+SETTINGS = "settings"
 SUMMARY = "summary.md"
 LOCK = ".lock"
 
@@ -81,7 +83,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file of the folder with its digest, whole or not at all."""
-        self.write(name, json.dumps(sealed(content), indent=2) + "\n")
+        self.write(name, json.dumps(seal(content), indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file of the folder, without its digest; None if there is none.
@@ -92,10 +94,10 @@ class RunFolder:
         return read_json(self.path / name) if (self.path / name).exists() else None
 
     def check(self) -> None:
-        """Holds the folder to be there still.
+        """Refuses to go on if the folder is not there any more.
 
         Raises:
-            RunError: Somebody removed it while the run was using it.
+            RunError: The folder was removed while the run was using it.
         """
         if not (self.path / CONFIG).is_file():
             raise RunError(f"{self.path}: the run folder was removed while the run was using it")
@@ -129,7 +131,7 @@ class RunFolder:
 
 
 def read_fingerprint(run: Path) -> dict[str, Any]:
-    """What tells a run from others.
+    """The content of a run's `fingerprint.json`, without the digest of the settings.
 
     Raises:
         RunError: The file is missing, or not what was written.
@@ -143,16 +145,19 @@ def read_fingerprint(run: Path) -> dict[str, Any]:
 
 
 def check_settings(run: Path) -> None:
-    """Holds a run's settings to be those that it began with, but those that say where something is.
+    """Refuses settings in a run folder that are not those that the run began with.
+
+    Settings that only tell where something is may change.
 
     Raises:
-        RunError: They are others.
+        RunError: Another setting was changed.
     """
     path = run / FINGERPRINT
     written = read_json(path).get(SETTINGS) if path.exists() else None
     try:
         saved = tomllib.loads((run / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:  # no TOML, or no UTF-8
+    # This is also raised for what is no UTF-8.
+    except ValueError as error:
         raise RunError(f"{run / CONFIG}: no TOML: {error}") from None
     if written is not None and written != settings_digest(saved):
         raise RunError(
@@ -162,12 +167,12 @@ def check_settings(run: Path) -> None:
 
 
 def settings_digest(config: Mapping[str, Any]) -> str:
-    """A digest of the settings of a run, nested, without those that say where something is."""
+    """A digest of the settings of a run, without those that tell only where something is."""
     return digest_of({name: value for name, value in flat(config).items() if not is_place(name)})
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether a run has got to its first checkpoint."""
+    """Whether a run has a checkpoint."""
     return any(path.name.isdecimal() for path in (run / CHECKPOINTS).glob("*"))
 
 

@@ -1,21 +1,14 @@
 """The private API of Optuna that a sweep needs: all of it is used here, as read in Optuna 5.0.0.
 
-Optuna addresses studies and trials in a storage by ids that have no public name: `FrozenStudy._study_id` and
-`FrozenTrial._trial_id`; the storage of a study is `Study._storage`.
+Optuna addresses trials in a storage by ids that have no public name, `FrozenTrial._trial_id`; the storage of
+a study is `Study._storage`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
     from optuna.study import Study
     from optuna.trial import FrozenTrial
-
-
-def count_trials(storage: "BaseStorage") -> int:
-    """The number of trials of the first study in a storage; 0 if there is no study."""
-    studies = storage.get_all_studies()
-    return len(storage.get_all_trials(studies[0]._study_id, deepcopy=False)) if studies else 0
 
 
 def set_user_attribute(study: "Study", trial: "FrozenTrial", name: str, value: Any) -> None:

@@ -99,19 +99,19 @@ class Sweep:
             Optuna's trial, its configuration and its run folder.
         """
         trial = self.study.ask()
-        # One that goes on does so in its old folder, under its old number.
-        number = int(trial.user_attrs.get("folder", self._unused()))
+        # An interrupted trial is a new one to Optuna, but goes on in its old folder, under its old number.
+        number = int(trial.user_attrs.get("folder", self._next_number()))
         self.study.sampler = self._sampler(number)
         chosen: dict[str, Any] = {}
         for dimension in self.space:
             if dimension.exists(chosen):
                 chosen[dimension.path] = dimension.suggest(trial)
-        # At last: a trial without a folder, which a kill may leave, has not drawn all of its settings yet.
+        # This comes last: so a trial without a folder, which a kill may leave, is known to lack settings.
         name = f"{number:04d}"
         trial.set_user_attr("folder", name)
         return trial, self.configuration(chosen), self.out / TRIALS / name
 
-    def _unused(self) -> int:
+    def _next_number(self) -> int:
         """The number after those of all trials so far, without those that drew no settings."""
         numbers = (number_of(t) for t in self.study.get_trials(deepcopy=False))
         return 1 + max((n for n in numbers if n is not None), default=-1)
@@ -119,7 +119,7 @@ class Sweep:
     def _sampler(self, number: int) -> Any:
         import optuna
 
-        # Hashed, since generators of neighbouring seeds begin alike.
+        # The seed is hashed, since generators of neighbouring seeds begin alike.
         seed = mixed(mixed(self.config.seed) + number) % 2**32
         return optuna.samplers.TPESampler(seed=seed)
 
@@ -226,7 +226,8 @@ class Sweep:
             storage=storage,
             study_name="sweep",
             direction="maximize" if self.direction is Direction.HIGHER else "minimize",
-            sampler=self._sampler(0),  # each trial gets one of its own
+            # This one is not used, since `ask` gives each trial a sampler of its own.
+            sampler=self._sampler(0),
             pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
@@ -244,15 +245,15 @@ class Sweep:
         last = {t.user_attrs.get("folder"): t for t in self.study.get_trials(deepcopy=False)}
         for name, trial in last.items():
             if trial.user_attrs.get("interrupted") and name is not None and name not in waiting:
-                # A kill may also have come before one that goes on was given all of its settings again.
+                # A kill may also have come before a trial that goes on had got all of its settings again.
                 params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
                 self.study.enqueue_trial(params, user_attrs={"folder": name})
 
 
 def number_of(trial: Any) -> int | None:
-    """The number of a trial among those that count; None of one that a kill ended before it drew settings.
+    """The number of a trial, which it keeps when it is interrupted and goes on; None if it lacks settings.
 
-    Optuna's own numbers count trials anew that were interrupted and go on.
+    Optuna's own numbers count such a trial twice. A kill may leave a trial that has not drawn its settings.
     """
     folder = trial.user_attrs.get("folder")
     return None if folder is None else int(folder)

@@ -88,9 +88,9 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
 
     def watch_evaluation(evaluated: Evaluated) -> None:
         metrics = next(iter(evaluated.evaluations.values())).over_examples()
-        measured(evaluated.round, evaluated.rounds, metrics)
+        judge(evaluated.round, evaluated.rounds, metrics)
 
-    def measured(round: int, rounds: int, metrics: Mapping[str, float]) -> None:
+    def judge(round: int, rounds: int, metrics: Mapping[str, float]) -> None:
         if round in values:
             return
         values[round] = metrics[metric]
@@ -99,8 +99,8 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
         if round < rounds and (broken or watch(round, values[round])):
             raise _Stop
 
-    def recorded(rows: Sequence[Row]) -> None:
-        """Repeats what was measured before the checkpoint that a trial goes on from."""
+    def judge_earlier(rows: Sequence[Row]) -> None:
+        """Judges the evaluations before the checkpoint that a trial goes on from: those of the first rows."""
         nonlocal first_time
         if not first_time:
             return
@@ -110,13 +110,13 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
             if (row.split, row.protocol, row.weighting) == (*place(decided_by), "examples"):
                 earlier.setdefault(row.round, {})[row.metric] = row.value
         for round, metrics in earlier.items():
-            measured(round, config.training.rounds, metrics)
+            judge(round, config.training.rounds, metrics)
 
     state, started, diverged = DONE, time.monotonic(), None
     try:
         _, spec = spec_without_test(config)
         decided_by = spec.while_training()[0]
-        result = run(spec, out=out, callbacks=[watch_evaluation], listener=recorded, title=config.name)
+        result = run(spec, out=out, callbacks=[watch_evaluation], listener=judge_earlier, title=config.name)
         if result.interrupted:
             return Outcome(INTERRUPTED)
         rounds, diverged = result.rounds, result.divergence

@@ -37,7 +37,7 @@ def write_report(folder: RunFolder, result: Result, title: str, *, over: bool) -
         over: Whether the run went on from the checkpoint of its last round.
     """
     folder.check()
-    saved = (_finished(folder) if over else None) or {}
+    saved = (_earlier_result(folder) if over else None) or {}
     written = saved.get(FILES, {})
     files = {METRICS: result.records.mark}
     for name, evaluation in result.evaluations.items():
@@ -56,7 +56,7 @@ def write_report(folder: RunFolder, result: Result, title: str, *, over: bool) -
         folder.write(folders.SUMMARY, summary.summary_page(result, title, figures))
 
 
-def _finished(folder: RunFolder) -> dict | None:
+def _earlier_result(folder: RunFolder) -> dict | None:
     """The content of `result.json` of a run that was finished before; None if it was not."""
     saved: dict | None = folder.read_json(folders.RESULT)
     return saved if saved is not None and saved["finished"] else None
