@@ -14,9 +14,9 @@ from types import TracebackType
 from fedrecon.errors import RunError
 
 _MOST_STARTS = 3
-# On Linux a process asks to be ended when the one that started it is killed (PR_SET_PDEATHSIG, 1), and
-# becomes the command; elsewhere it would stay. It does not ask between fork and exec, where a process with the
-# threads of JAX may wait for ever. What Flower's processes start looks after its parent by itself.
+# On Linux a process asks to be ended when the one that started it is killed (PR_SET_PDEATHSIG, 1), and then
+# becomes the command; elsewhere it would stay. It does not ask between fork and exec, where a process with
+# the threads of JAX may wait for ever. What Flower's processes start looks after its parent by itself.
 _CODE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
 _ENDING_WITH_PARENT = [sys.executable, "-S", "-c", _CODE] if sys.platform == "linux" else []
 # Seconds between the request to end and the end by force.

@@ -128,4 +128,5 @@ class NoiseKeys:
 
     def _write(self) -> None:
         if self._folder is not None:
-            self._folder.write_json(RELEASES, self._keys)
+            # `write_json` adds a digest to a table, while this file is a list.
+            self._folder.write(RELEASES, json.dumps(self._keys, indent=2) + "\n")

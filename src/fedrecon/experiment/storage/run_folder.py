@@ -82,7 +82,12 @@ class RunFolder:
         write_atomically(self.path / name, content)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Writes a JSON file of the folder with its digest, whole or not at all."""
+        """Writes a JSON file of the folder with its digest, whole or not at all.
+
+        Args:
+            name: The name of the file.
+            content: The values by their names, to which the digest is added.
+        """
         self.write(name, json.dumps(seal(content), indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
