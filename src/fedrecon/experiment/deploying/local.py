@@ -26,9 +26,13 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.deploying.plan import ENDED, FILE, PROCESS, DeploymentPlan
 from fedrecon.experiment.deploying.processes import Processes, free_ports, lives
 from fedrecon.experiment.storage.checkpoint import Checkpoints
+from fedrecon.experiment.storage.digests import read_json, sealed
+from fedrecon.experiment.storage.metrics_log import METRICS, Records
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, RESULT, RunFolder
 from fedrecon.experiment.training.build import spec_of, task_of
+from fedrecon.experiment.training.loop import RECORDS
 from fedrecon.experiment.training.run_spec import RunSpec
+from fedrecon.experiment.training.run import describe_run
 from fedrecon.experiment.training.vocabularies import DIGEST
 from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._simulation import Simulation
@@ -89,7 +93,7 @@ class LocalDeployment:
         Raises:
             RunError: A process has ended before the rounds were done.
         """
-        self._prepare()
+        self.prepare()
         for name in (ENDED, PROCESS):
             (self._work / SERVER / name).unlink(missing_ok=True)
         with ExitStack() as stack:
@@ -108,7 +112,7 @@ class LocalDeployment:
             self._start(processes, sockets, home)
             self._follow(processes, progress)
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """The files of the server and of each node, as they would lie on machines of their own."""
         spec = self._spec
         vocabularies = {name: np.asarray(ids).tolist() for name, ids in spec.clients.vocabularies.items()}
@@ -213,13 +217,20 @@ class LocalDeployment:
 
     def leave_run_folder(self) -> None:
         """Makes the run folder that a simulation of the experiment would leave, but for its evaluation."""
-        folder = RunFolder(self.out, self._spec.configuration(), self._spec.fingerprint())
-        folder.close()
-        state = self.state()
+        spec, state = self._spec, self.state()
+        simulation = Simulation(spec.algorithm, spec.clients, spec.sampling, seed=spec.seed)
+        folder = RunFolder(self.out, spec.configuration(), spec.fingerprint())
+        try:
+            describe_run(folder, simulation.plan, spec)
+            records = Records(self.out / METRICS)
+            records.commit()
+        finally:
+            folder.close()
         info = {
             "seconds": sum(r["seconds"] for r in self.records()),
             "best": None,
             DIGEST: self._spec.vocabularies,
+            RECORDS: records.mark,
         }
         tree = {"state": state} | ({"best": state.global_params} if self._spec.selects_best else {})
         Checkpoints(self.out / CHECKPOINTS).save(int(state.round), tree, info)
@@ -245,8 +256,8 @@ class LocalDeployment:
     def note(self, values: dict[str, Any]) -> None:
         """Adds values about the deployment to `result.json`."""
         path = self.out / RESULT
-        result = json.loads(path.read_text())
-        write_atomically(path, json.dumps({**result, "deployment": values}, indent=2) + "\n")
+        result = sealed({**read_json(path), "deployment": values})
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
 def work_folder(out: Path) -> Path:

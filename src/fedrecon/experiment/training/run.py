@@ -83,7 +83,7 @@ def run(
         ledger = RunLedger.of(spec, folder)
         simulation = _simulation(spec, folder, saved_plan(folder, processes) or plan, ledger)
         if folder is not None:
-            _describe(folder, simulation.plan, spec)
+            describe_run(folder, simulation.plan, spec)
         free = plan is None and spec.clients_per_block is None
         loop = TrainingLoop(
             spec,
@@ -132,7 +132,7 @@ def _simulation(
     )
 
 
-def _describe(folder: RunFolder, plan: Plan, spec: RunSpec) -> None:
+def describe_run(folder: RunFolder, plan: Plan, spec: RunSpec) -> None:
     """Writes the files that describe a run, unless an earlier process has written them."""
     if folder.read(folders.ENVIRONMENT) is None:
         folder.write_json(folders.ENVIRONMENT, environment(spec.seed))

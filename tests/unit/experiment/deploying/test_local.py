@@ -1,0 +1,84 @@
+"""What a local deployment prepares and leaves, its rounds run in this process instead of an engine's."""
+
+import json
+
+import pytest
+
+from fedrecon.datasets.ratings._synthetic import synthetic
+from fedrecon.deployment._endpoint import Endpoint
+from fedrecon.deployment._rounds import run_rounds
+from fedrecon.deployment._server import Server
+from fedrecon.errors import RunError
+from fedrecon.experiment import config as configs
+from fedrecon.experiment.cli.main import main
+from fedrecon.experiment.deploying.flower_app import experiment_of, write_app
+from fedrecon.experiment.deploying.local import LocalDeployment
+from fedrecon.experiment.deploying.plan import DeploymentPlan
+from fedrecon.experiment.deploying.status import status_of
+from fedrecon.experiment.deploying.worker import node_of
+from fedrecon.experiment.storage.digests import read_json
+from fedrecon.experiment.training.build import sampling_of
+from fedrecon.experiment.training.run_experiment import console, run_experiment
+
+SETTINGS = ["task=movielens", "training.rounds=2", "training.clients_per_round=6", "model.factors=3"]
+MEAN = ["model.global_bias=mean", "evaluation.every=2"]
+
+
+class Direct:
+    def __init__(self, nodes):
+        self._nodes = {name: node for node in nodes for name in node.names}
+
+    def exchange(self, messages, seconds):
+        for client, data in messages:
+            yield self._nodes[client].handle(data)
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    clients, _ = synthetic(20, 30, seed=1)
+    lines = ["userId,movieId,rating,timestamp"]
+    for user in clients.ids.tolist():
+        pairs = zip(clients[user]["item"], clients[user]["rating"], strict=True)
+        lines += [f"{user},{item},{rating},{time}" for time, (item, rating) in enumerate(pairs)]
+    (tmp_path / "ratings.csv").write_text("\n".join(lines) + "\n")
+    config = configs.load(None, [*SETTINGS, *MEAN, f"data.path='{tmp_path / 'ratings.csv'}'"])
+    write_app(tmp_path / "app", config)
+    return LocalDeployment(tmp_path / "app", experiment_of(tmp_path / "app"), tmp_path / "run", 2)
+
+
+def run_here(deployment):
+    deployment.prepare()
+    work = deployment.out.with_name("run.deployment")
+    plan = DeploymentPlan.read(work / "server")
+    nodes = [node_of(work / f"node-{i}") for i in range(2)]
+    names = sorted(name for node in nodes for name in node.names)
+    config = plan.config()
+    server = Server(plan.algorithm(), names, sampling_of(config, len(names)), seed=config.seed, run=plan.run)
+    list(run_rounds(Endpoint(server), Direct(nodes), plan.rounds, work / "server", note_clients=True))
+
+
+def test_run_folder_is_that_of_a_simulation(deployment, tmp_path):
+    run_here(deployment)
+    assert deployment.largest_difference() <= 1e-5
+    deployment.leave_run_folder()
+    run_experiment(deployment.config, deployment.out, console())
+    deployment.note({"rounds": 2})
+    assert read_json(deployment.out / "result.json")["deployment"] == {"rounds": 2}
+    lines = [json.loads(line) for line in (deployment.out / "rounds.jsonl").read_text().splitlines()]
+    assert [line["answered"] for line in lines] == [6, 6]
+    assert main(["evaluate", str(deployment.out)]) == 0
+    assert "2 of 2 rounds done" in status_of(deployment.out)
+    assert LocalDeployment.of_run(deployment.out).config == deployment.config
+
+
+def test_deployment_of_another_experiment_is_refused(deployment, tmp_path):
+    deployment.prepare()
+    config = configs.override(deployment.config, {"seed": 7})
+    other = LocalDeployment(tmp_path / "app", config, tmp_path / "run", 2)
+    with pytest.raises(RunError, match="of another experiment"):
+        other.prepare()
+
+
+def test_more_nodes_than_clients_are_refused(deployment, tmp_path):
+    with pytest.raises(ValueError, match="nodes must be a whole number from 1 to 16, got 17"):
+        LocalDeployment(tmp_path / "app", deployment.config, tmp_path / "run", 17)
