@@ -362,7 +362,8 @@ def test_what_diverges_is_not_trained_to_its_end(config, tmp_path, monkeypatch, 
             callbacks[0](Evaluated(round, len(values), None, {}, {"validation": Shown(value)}, 0.0))
 
     monkeypatch.setattr(trial, "run", run)
-    chosen = configs.load(None, [*SMALL, f"evaluation.select={select}"])
+    settings = [*SMALL, f"training.rounds={len(values)}", f"evaluation.select={select}"]
+    chosen = configs.load(None, settings)
     outcome = run_trial(chosen, tmp_path, "rmse", lambda r, v: False)
     assert outcome._replace(value=str(outcome.value), seconds=0.0) == expected
 
