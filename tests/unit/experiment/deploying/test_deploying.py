@@ -23,7 +23,7 @@ from fedrecon.experiment.deploying.flower_app import experiment_of, write_app
 from fedrecon.experiment.deploying.framing import receive, send
 from fedrecon.experiment.deploying.plan import DeploymentPlan
 from fedrecon.experiment.deploying.processes import Processes, descendants, free_ports, lives
-from fedrecon.experiment.deploying.status import described
+from fedrecon.experiment.deploying.status import describe_round
 from fedrecon.experiment.deploying.worker import node_of
 from fedrecon.experiment.settings.sections import SettingError
 
@@ -156,7 +156,7 @@ def test_processes_end_with_what_they_started(tmp_path):
 
 def wait_for_end(processes):
     end = time.monotonic() + 30
-    while not processes.ended() and time.monotonic() < end:
+    while not processes.find_ended() and time.monotonic() < end:
         time.sleep(0.01)
 
 
@@ -204,6 +204,6 @@ def test_commands_tell_what_is_missing(tmp_path, capsys):
 def test_round_in_words():
     line = {"round": 0, "attempt": 0, "released": True, "asked": 5, "answered": 4, "late": 1}
     line |= {"refused": {"weight": 1}, "bytes_down": 1000, "bytes_up": 2000, "seconds": 1.25}
-    assert described(line) == (
+    assert describe_round(line) == (
         "round 1 done: 4 of 5 clients answered, 1 late, 1 refused: weight; 1,000 bytes down, 2,000 up; 1.2 s"
     )
