@@ -218,9 +218,7 @@ def test_words(chromium, tmp_path, repository):
         before = page.inner_text("#personal")
         page.fill("#history", "wug wug wug blick\nwug wug blick blick\n" * 4)
         page.click("#learn")
-        page.wait_for_function(
-            "() => document.getElementById('status').textContent.includes('from 8 sentences')"
-        )
+        page.wait_for_selector("#status:has-text('from 8 sentences')")
         page.fill("#prompt", "wug wug")
         page.wait_for_timeout(800)
         assert page.inner_text("#personal") != before
