@@ -10,13 +10,15 @@ from tests.small import LENGTHS, federation, rating_model, sgd, solver
 import fedrecon as fr
 from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.core._examples import AlternateBatches
+from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Everyone, Passes
 from fedrecon.errors import RunError
 from fedrecon.experiment.storage.noise_keys import RELEASES
 from fedrecon.privacy._user_level import user_level_dp
 
 CLIENTS = federation()
-UNSEEN = federation(seed=1, lengths=(6, 9)).take([0, 1])
+OTHERS = federation(seed=1, lengths=(6, 9))
+UNSEEN = Clients.from_arrays({f"unseen {client}": OTHERS[client] for client in OTHERS.ids})
 N, ROUNDS = len(LENGTHS), 4
 
 
@@ -114,7 +116,7 @@ def test_a_run_goes_on_with_its_key_and_without_it_counts_anew(tmp_path, monkeyp
         for file in sorted(path.rglob("*"), reverse=True):
             file.unlink() if file.is_file() else file.rmdir()
         path.rmdir()
-    assert records[-1]["released"] == 2
+    assert records["keys"][-1]["released"] == 2
     result = train(tmp_path / "lost")
     assert result.privacy.releases == ROUNDS + 2
     assert result.privacy.epsilon > 8  # more than was planned, and the ledger says so

@@ -4,7 +4,6 @@ A key lies in a file of its own, readable by its owner alone, outside the run fo
 the noise off what was released. It is removed when the run is finished.
 """
 
-import json
 import os
 import secrets
 from pathlib import Path
@@ -38,16 +37,8 @@ class NoiseKeys:
 
     def __init__(self, folder: RunFolder | None, done: int, left: bool = True):
         self._folder = folder
-        self._keys: list[dict[str, Any]] = []
-        saved = None if folder is None else folder.read(RELEASES)
-        if saved is not None:
-            try:
-                entries = json.loads(saved)
-                self._keys = [
-                    {name: entry[name] for name in ("key", "after", "released")} for entry in entries
-                ]
-            except (ValueError, TypeError, KeyError):
-                raise RunError(f"{RELEASES}: must be the record of the run's releases as written") from None
+        saved = None if folder is None else folder.read_json(RELEASES)
+        self._keys: list[dict[str, Any]] = [] if saved is None else saved["keys"]
         held = self._read() if self._keys else None
         self._secret = secrets.token_bytes(SECRET_BYTES) if held is None else held
         if held is None and left:
@@ -128,5 +119,4 @@ class NoiseKeys:
 
     def _write(self) -> None:
         if self._folder is not None:
-            # `write_json` adds a digest to a table, while this file is a list.
-            self._folder.write(RELEASES, json.dumps(self._keys, indent=2) + "\n")
+            self._folder.write_json(RELEASES, {"keys": self._keys})
