@@ -31,8 +31,8 @@ from fedrecon.experiment.storage.metrics_log import METRICS, Records
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, RESULT, RunFolder
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.loop import RECORDS
-from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.run import describe_run
+from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.vocabularies import DIGEST
 from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._simulation import Simulation
