@@ -266,7 +266,7 @@ class Solver(AbstractSolver):
             # Where a loss is known to count its examples, no step of a loop has to do so again.
             counts = isinstance(losses.weight, np.ndarray) and np.all(losses.weight == 1)
             value = (
-                value * share.astype(value.dtype)
+                value * jnp.asarray(share, value.dtype)
                 if counts
                 else value / jnp.where(loss.weight == 0, 1, loss.weight)
             )

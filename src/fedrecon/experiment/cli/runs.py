@@ -13,12 +13,15 @@ from fedrecon.experiment.config import Config
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.compilation_cache import use_compilation_cache
-
-if TYPE_CHECKING:  # it takes JAX, which is loaded when a command computes
-    from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.tasks._spec import task_spec
 
-DIVERGED, INTERRUPTED = 4, 130  # exit statuses
+# They take JAX, which is loaded when a command computes.
+if TYPE_CHECKING:
+    from fedrecon.experiment.analysis.seeds import Ended
+    from fedrecon.experiment.reporting.result import Result
+
+# Exit statuses.
+DIVERGED, INTERRUPTED = 4, 130
 
 
 def begin(invocation: Invocation) -> ProcessGroup:
@@ -51,7 +54,7 @@ def train(config: Config, out: Path, invocation: Invocation) -> int:
     return status_of(result)
 
 
-def status_of(result: "Result") -> int:
+def status_of(result: "Result | Ended") -> int:
     """The exit status of a run: 130 where it was interrupted, 4 where it diverged, else 0."""
     return INTERRUPTED if result.interrupted else DIVERGED if result.diverged else 0
 

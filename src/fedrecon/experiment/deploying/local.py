@@ -26,11 +26,11 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.deploying.plan import ENDED, FILE, PROCESS, DeploymentPlan
 from fedrecon.experiment.deploying.processes import Processes, free_ports, lives
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.digests import read_json, sealed
+from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.storage.metrics_log import METRICS, Records
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, RESULT, RunFolder
 from fedrecon.experiment.training.build import spec_of, task_of
-from fedrecon.experiment.training.loop import RECORDS
+from fedrecon.experiment.training.checkpointer import RECORDS
 from fedrecon.experiment.training.run import describe_run
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.vocabularies import DIGEST
@@ -256,7 +256,7 @@ class LocalDeployment:
     def note(self, values: dict[str, Any]) -> None:
         """Adds values about the deployment to `result.json`."""
         path = self.out / RESULT
-        result = sealed({**read_json(path), "deployment": values})
+        result = seal({**read_json(path), "deployment": values})
         write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 

@@ -124,12 +124,16 @@ def _signal(pid: int, number: int) -> None:
 
 
 def lives(pid: int) -> bool:
-    """Whether there is a process of this id."""
+    """Whether a process of this id runs; one that has ended but was not waited for does not."""
     try:
         os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (ProcessLookupError, PermissionError):
         return False
-    return True
+    # Either there is no /proc here, as on macOS, or the process has ended since.
+    except FileNotFoundError:
+        return not Path("/proc/self/stat").exists()
+    return state != "Z"
 
 
 def free_ports(count: int) -> list[int]:
