@@ -34,9 +34,6 @@ RESULT_KEYS = frozenset(
         "digest",
         "privacy",
         "deployment",
-        "privacy",
-        "files",
-        "digest",
     )
 )
 
