@@ -272,7 +272,7 @@ def test_runs_are_drawn_together(run, fedrecon, home):
     shown = fedrecon("compare", folder, "other", "--target", "rmse=5").stdout
     assert "Note: small and other share no seed: nothing is paired." in shown
     result = json.loads((home / "other" / "result.json").read_text())["test"]["recon_eval"]
-    row = r"test +recon_eval +RMSE +other +1 +(\S+) +(\S+) +(\S+)"
+    row = r"test +recon_eval +RMSE +other +1 +12 of 12 +(\S+) +(\S+) +(\S+)"
     values = [result["examples"]["rmse"], result["clients"]["rmse"], result["distribution"]["rmse"]["p90"]]
     assert re.search(row, shown).groups() == tuple(f"{x:.4f}" for x in values)
     assert re.search(r"other +1 +6 .* 3 +30\n", shown)  # rounds and clients to the target

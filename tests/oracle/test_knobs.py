@@ -213,7 +213,7 @@ def check(name: str, way: str) -> None:
     sampling = Given([[place[c] for c in cohort] for cohort in cohorts])
     algorithm = ours(knobs, tables, start)
     simulation = Simulation(algorithm, kept, sampling, plan=PLAN)
-    rounds = simulation.rounds(algorithm.init(None), len(cohorts))
+    rounds = simulation.rounds(algorithm.init(jax.random.key(0)), len(cohorts))
     for done, wanted in zip(rounds, history, strict=True):
         found = done.metrics()
         for metric in ("mse", "accuracy"):

@@ -19,7 +19,9 @@ _FOLDED: dict[str, Callable[..., Any]] = {
     "lt": lambda params, a, b: np.less(a, b),
     "add": lambda params, a, b: np.add(a, b),
     "select_n": lambda params, which, *cases: np.choose(np.asarray(which, np.intp), cases),
-    "broadcast_in_dim": lambda params, x: _broadcast(x, params["shape"], params["broadcast_dimensions"]),
+    "broadcast_in_dim": lambda params, x: _broadcast(
+        x, params["shape"], tuple(map(int, params["broadcast_dimensions"]))
+    ),
     "reshape": lambda params, x: np.reshape(x, params["new_sizes"]),
     "squeeze": lambda params, x: np.squeeze(x, tuple(params["dimensions"])),
     "convert_element_type": lambda params, x: np.asarray(x, params["new_dtype"]),

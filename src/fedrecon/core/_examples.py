@@ -264,7 +264,7 @@ class HeldOut:
             )
         marked = examples.data[self.field] != 0
 
-        def where(chosen: Bool[Array, "row"]) -> Examples:
+        def where(chosen: Bool[Any, "row"]) -> Examples:
             chosen = chosen & examples.mask
             return examples.take(jnp.argsort(~chosen, stable=True), jnp.sort(~chosen) == 0)
 

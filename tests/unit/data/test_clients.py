@@ -1,5 +1,6 @@
 """Clients: where they come from, how they are read, cut and shuffled, and what is refused."""
 
+import errno
 import json
 import os
 
@@ -374,7 +375,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     (tmp_path / "clients").write_text("older")
 
     def fail(*args):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="no space left"):

@@ -34,8 +34,8 @@ SUMMARY = "summary.md"
 LOCK = ".lock"
 
 # Settings, and tables of settings, that may differ without making another run: the path of the data, which
-# are compared by their digests, and the tracker.
-PLACES = ("data.path", "tracking")
+# are compared by their digests, the limit on what packed data unpack to, and the tracker.
+PLACES = ("data.path", "data.unpacked_gib", "tracking")
 
 
 class RunFolder:

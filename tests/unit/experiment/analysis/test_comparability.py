@@ -14,6 +14,9 @@ from fedrecon.experiment.serving.new_clients import NewClients
 from fedrecon.experiment.storage.metrics_log import RECON_EVAL
 from fedrecon.experiment.training.build import spec_of, task_of
 
+# The folders of these tests are written by hand, without digests.
+pytestmark = pytest.mark.filterwarnings("ignore::fedrecon.errors.UncheckedWarning")
+
 
 def spec(**changed):
     data = {"clients": 30, "items": 12, "held_out": {"test": 0.2}}

@@ -15,6 +15,7 @@ from fedrecon.experiment.analysis.comparison import cost
 from fedrecon.experiment.analysis.runs import methods
 from fedrecon.experiment.analysis.targets import Target
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.digests import read_json, seal
 
 # The folders here are written by hand, as an earlier version wrote them: without digests.
 pytestmark = pytest.mark.filterwarnings("ignore::fedrecon.errors.UncheckedWarning")
@@ -120,9 +121,9 @@ def test_a_diverged_seed_is_told_where_it_makes_no_pair(tmp_path):
     for seed in range(3):
         write_run(tmp_path / "one" / f"seed-{seed}", "one", 0.9, seed)
         path = write_run(tmp_path / "two" / f"seed-{seed}", "two", 0.8, seed) / "result.json"
-    result = json.loads(path.read_text())
+    result = read_json(path)
     result["test"]["recon_eval"]["examples"]["rmse"] = None
-    path.write_text(json.dumps(result))
+    path.write_text(json.dumps(seal(result)))
     (_, _, differences), said = comparison(methods([tmp_path / "one", tmp_path / "two"]))
     assert of(differences, clients="test", metric="RMSE", paired_over="seeds")["pairs"] == 2
     (sentence,) = said
@@ -134,10 +135,10 @@ def test_data_that_left_the_clients_and_work_that_nobody_counted(tmp_path):
     for name, values in (("pooled", {"raw_data_bytes": 8 * 10**6}), ("early", None)):
         write_run(tmp_path / name, name, 0.9, 0)
         path = tmp_path / name / "result.json"
-        result = json.loads(path.read_text())
+        result = read_json(path)
         if values is None:
             del result["work_per_client_and_round"], result["raw_data_bytes"]
-        path.write_text(json.dumps(result | (values or {})))
+        path.write_text(json.dumps(seal(result | (values or {}))))
     table = cost(methods([tmp_path / "pooled", tmp_path / "early"]))
     assert of(table, method="pooled")["raw data"] == 8 * 10**6
     early = of(table, method="early")

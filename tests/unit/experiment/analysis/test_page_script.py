@@ -12,7 +12,11 @@ from tests.folders import write_run
 from fedrecon.experiment.analysis.compare import report_runs
 
 NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(NODE is None, reason="there is no Node to run the page's script")
+pytestmark = [
+    pytest.mark.skipif(NODE is None, reason="there is no Node to run the page's script"),
+    # The folders of these tests are written by hand, without digests.
+    pytest.mark.filterwarnings("ignore::fedrecon.errors.UncheckedWarning"),
+]
 VOID = {"meta", "link", "br"}
 
 

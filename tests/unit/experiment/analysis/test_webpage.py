@@ -10,6 +10,9 @@ from fedrecon.experiment.analysis.compare import comparison, report_runs
 from fedrecon.experiment.analysis.runs import methods
 from fedrecon.experiment.analysis.webpage import command, page
 
+# The folders of these tests are written by hand, without digests.
+pytestmark = pytest.mark.filterwarnings("ignore::fedrecon.errors.UncheckedWarning")
+
 VOID = {"meta", "link", "br"}
 WICKED = "</script><img src=x onerror=alert(1)>{{js}}\u2028&amp;'\""
 

@@ -8,10 +8,11 @@ import pytest
 
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
+from fedrecon.experiment.distributed import jax_runtime
 from fedrecon.experiment.distributed import processes as module
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.training import train as training
+from fedrecon.experiment.training import run
 from fedrecon.experiment.training.build import spec_of, task_of
 
 
@@ -37,7 +38,7 @@ class Store:
 @pytest.fixture
 def store(monkeypatch):
     found = Store()
-    monkeypatch.setattr(module, "_client", lambda: found)
+    monkeypatch.setattr(jax_runtime, "key_value_client", lambda: found)
     monkeypatch.setattr(module, "_PAUSE", 0.001)
     return found
 
@@ -107,7 +108,7 @@ def test_the_data_may_lie_elsewhere_in_each(store, monkeypatch):
         tracking = {"name": "wandb", "project": str(processes.number)}
         values = {"data": {"path": f"/{processes.number}"}, "tracking": tracking, **changed}
         settings = configs.resolve({"task": "movielens", **values}, "test").model_dump()
-        return processes.agree(training._agreed(replace(spec, settings=settings)))
+        return processes.agree(run._values_to_agree_on(replace(spec, settings=settings)))
 
     assert both(call, monkeypatch) == (None, None)
     store.values.clear()

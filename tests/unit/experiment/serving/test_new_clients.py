@@ -17,7 +17,7 @@ from fedrecon.data._holdout import HELD_OUT
 from fedrecon.datasets.ratings._interactions import interactions, leave_one_out, with_recency
 from fedrecon.datasets.ratings._prepare import prepare
 from fedrecon.errors import DataError, RunError
-from fedrecon.evaluation._evaluate import evaluate
+from fedrecon.evaluation._evaluate import evaluate, measure
 from fedrecon.experiment.analysis.curves import draw
 from fedrecon.experiment.analysis.runs import Run
 from fedrecon.experiment.config import override, resolve
@@ -27,6 +27,7 @@ from fedrecon.experiment.serving.evaluate import evaluate_run, restore_parameter
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.serving.personalize import Wanted, personalize_run
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.tasks._ratings import MatrixFactorizationSettings
 from fedrecon.experiment.tasks._spec import TaskSpec
 from fedrecon.experiment.tasks.movielens import MovieLensData
@@ -225,9 +226,9 @@ def test_curves_serve_seen_users_with_less_and_score_them_alike(home, weighted, 
 
     def noted(algorithm, *args, split, **given):
         seen.append((algorithm, split))
-        return evaluate(algorithm, *args, split=split, **given)
+        return measure(algorithm, *args, split=split, **given)
 
-    monkeypatch.setattr("fedrecon.experiment.analysis.curves.evaluate", noted)
+    monkeypatch.setattr("fedrecon.experiment.analysis.curves.measure", noted)
     points = draw(home / "weighted", weighted, None, "seen test", Console(file=io.StringIO()))
     small, whole = (point for point in points if point.curve == "support")
     own = json.loads((home / "weighted" / "result.json").read_text())["test"]["standard_eval"]["examples"]
@@ -339,9 +340,9 @@ def test_a_client_file_needs_the_items(home, weighted):
 def test_a_run_whose_data_changed_is_not_taken_for_what_it_was(home):
     """Its model, or the clients that are to be evaluated, would be others without a word."""
     config = trained(home, "changed")
-    marks = json.loads((home / "changed" / "fingerprint.json").read_text())
+    marks = read_json(home / "changed" / "fingerprint.json")
     marks["clients"]["train"] = "of other ratings"
-    (home / "changed" / "fingerprint.json").write_text(json.dumps(marks))
+    (home / "changed" / "fingerprint.json").write_text(json.dumps(seal(marks)))
     screen = Console(file=io.StringIO())
     said = "changed: its data are no longer what they were; "
     with pytest.raises(RunError, match=f"{said}its model is made for them"):

@@ -194,7 +194,7 @@ def test_padding_and_views_change_neither_loss_nor_gradient(name):
         found = [jax.value_and_grad(value, has_aux=True)((g, x), b) for b in (batch, wide)]
         measured = [view.loss_and_metrics(*see(g, x), batch, None) for view, see in views.values()]
         objectives = ((on_local(model, g), x), (on_global(model, x), g), (on_both(model), (g, x)))
-        measured += [o.measure(params, o.frozen, batch, None) for o, params in objectives]
+        measured += [o.measure(params, o.frozen, batch, jax.random.key(0)) for o, params in objectives]
         return found, measured, model.metrics(g, x, batch)
 
     (((_, loss), gradient), ((_, padded), again)), measured, metrics = run(g, x, batch, wide)
