@@ -651,5 +651,5 @@ def test_a_set_whose_name_would_replace_a_key_of_the_result_is_refused_before_tr
 
 def test_names_that_sets_cannot_have_are_those_of_the_result(finished):
     keys = set(json.loads((finished.out / "result.json").read_text())) - {"validation", "test"}
-    # Results of several seeds, and of private runs, have more.
-    assert keys | {"seeds", "privacy"} == RESULT_KEYS
+    # Results of several seeds, of private runs and of deployments have more.
+    assert keys | {"seeds", "privacy", "deployment"} == RESULT_KEYS
