@@ -32,7 +32,7 @@ def check_parquet(where: str, metadata: Any, names: list[str], limit: int) -> No
     """Checks what some columns of a Parquet file unpack to, by the file's own metadata.
 
     Args:
-        where: What messages call the file.
+        where: The name of the file in messages.
         metadata: Of the file, as `pyarrow.parquet.ParquetFile` has it.
         names: The columns that are read.
         limit: Bytes.

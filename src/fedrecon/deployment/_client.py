@@ -35,13 +35,13 @@ class Client:
     name. Of a table that the model declares it needs the rows that its examples name, and changes no others.
 
     Attributes:
-        algorithm: What is trained.
+        algorithm: The algorithm that is trained.
         name: The client's name, from which its draws follow.
         state: What the client keeps between rounds; None before its first round, and for a stateless
             algorithm.
 
     Args:
-        algorithm: What is trained.
+        algorithm: The algorithm that is trained.
         examples: Fields, arrays `[example, ...]`; or `Clients` with this client alone.
         name: An integer or a string.
         seed: The run's, of what clients draw; never of noise for privacy.
@@ -179,7 +179,7 @@ def client_state_like(algorithm: Algorithm, global_params: Params | None = None)
     """Shapes and types of what a client keeps; without leaves for a stateless algorithm.
 
     Args:
-        algorithm: Whose.
+        algorithm: The algorithm whose clients keep the state.
         global_params: That reach the client; None for whole tables.
     """
     if global_params is None:

@@ -62,7 +62,7 @@ def broadcast_message(address: Address, broadcast: Broadcast, notes: Mapping[str
 
     Args:
         address: Whom it is for.
-        broadcast: What reaches the client.
+        broadcast: The broadcast that reaches the client.
         notes: What the client's store needs to know.
     """
     arrays = _named("global_params", broadcast.global_params) | _named("extra", broadcast.extra)
@@ -73,7 +73,7 @@ def broadcast_from(message: Message, global_params: PyTree[Any], extra: PyTree[A
     """Inverse of `broadcast_message`, without the address.
 
     Args:
-        message: That arrived.
+        message: The message that arrived.
         global_params: Of the structure of the model's.
         extra: Of the structure of what the algorithm announces.
 
@@ -103,7 +103,7 @@ def update_from(message: Message, global_params: PyTree[Any], statistics: PyTree
     """Inverse of `update_message`, without the address.
 
     Args:
-        message: That arrived.
+        message: The message that arrived.
         global_params: Of the structure of the model's.
         statistics: Of the structure of what the algorithm's updates hold there.
 
@@ -148,7 +148,7 @@ def state_from(message: Message, like: PyTree[Any]) -> Any:
     """Inverse of `state_message`, without the address.
 
     Args:
-        message: That was kept.
+        message: The message that was read from the disk.
         like: Of the structure, shapes and types of the state.
 
     Raises:

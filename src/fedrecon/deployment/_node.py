@@ -35,12 +35,12 @@ class Node:
     """Answers for its clients. What it sends are requests and updates, or a reason's name, and nothing else.
 
     Attributes:
-        algorithm: What is trained.
+        algorithm: The algorithm that is trained.
         store: Its clients.
         run: The run that it takes part in; messages of another one are refused.
 
     Args:
-        algorithm: What is trained.
+        algorithm: The algorithm that is trained.
         store: Its clients.
         seed: The run's.
         run: See the attribute.

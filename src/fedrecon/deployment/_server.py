@@ -56,7 +56,7 @@ class Server:
     a round ends, after a deadline or with the last answer, is the caller's choice.
 
     Attributes:
-        algorithm: What is trained.
+        algorithm: The algorithm that is trained.
         clients: The names of all clients, in the order in which `sampling` numbers them.
         state: The server's state, of which one must not change an array in place.
         attempt: How often the present round was begun before.
@@ -64,7 +64,7 @@ class Server:
         statistics: Shapes and types of what updates hold in `statistics`.
 
     Args:
-        algorithm: What is trained.
+        algorithm: The algorithm that is trained.
         clients: Names of all clients; a mapping to their numbers of examples where `sampling` needs these.
         sampling: How cohorts are drawn.
         seed: The run's.

@@ -25,7 +25,7 @@ def update(algorithm: Algorithm, state: ServerState, fields: Fields, examples_ma
     key that the simulator gives the client in that round.
 
     Args:
-        algorithm: What is trained.
+        algorithm: The algorithm that is trained.
         state: The server's, of which only the shapes are used.
         fields: Shape and type of an example's fields.
         examples_max: Examples of a client at most.

@@ -16,6 +16,8 @@ from fedrecon.experiment.reporting.summary import size
 from fedrecon.experiment.serving.evaluate import hold_to_data, hold_to_use, restore_parameters
 from fedrecon.experiment.serving.new_clients import served_fields
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.digests import read_json
+from fedrecon.experiment.storage.run_folder import RESULT
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_spec import RunSpec
@@ -246,8 +248,19 @@ def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, t
         top=recommended,
         vocabularies=vocabularies,
         run=config.name,
+        privacy=privacy_of(run),
         data_notice=_MOVIELENS if movielens else "",
     )
+
+
+def privacy_of(run: Path) -> dict[str, Any]:
+    """What `model.json` says of privacy: the ledger in the run's `result.json`, where there is one.
+
+    A run without a recorded ledger makes no claim, whatever its settings.
+    """
+    saved = read_json(run / RESULT) if (run / RESULT).is_file() else {}
+    ledger = saved.get("privacy")
+    return {"differential_privacy": False} if ledger is None else {"differential_privacy": True, **ledger}
 
 
 def _training(loaded: Loaded) -> Training:
