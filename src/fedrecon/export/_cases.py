@@ -15,11 +15,11 @@ _EVALUATION = 4  # number of the subkey that the split draws with
 
 
 class Case(NamedTuple):
-    """One client.
+    """The support and the query set of one client, without padding.
 
     Attributes:
-        support: Its fields, valid examples alone, `[example, ...]`.
-        query: Likewise.
+        support: The support examples: an array `[example, ...]` for each field.
+        query: The query examples: an array `[example, ...]` for each field.
     """
 
     support: Mapping[str, np.ndarray]
@@ -27,7 +27,7 @@ class Case(NamedTuple):
 
 
 def plain_type(dtype: Any) -> Any:
-    """The type that a file takes for a field: 32-bit numbers or truth values."""
+    """The type in which an exported file takes a field: int32, float32 or bool."""
     kind = np.dtype(dtype).kind
     return np.dtype({"b": bool, "i": np.int32, "u": np.int32}.get(kind, np.float32))
 
@@ -40,7 +40,7 @@ def fields_of(clients: Clients) -> dict[str, Any]:
 
 
 def ranges_of(clients: Clients) -> dict[str, tuple[float | int, float | int]]:
-    """Of each field the lowest and the highest number that any client has."""
+    """The lowest and the highest number of each field over all clients."""
     ranges: dict[str, tuple[float | int, float | int]] = {}
     for name in fields_of(clients):
         ends = [
@@ -52,12 +52,12 @@ def ranges_of(clients: Clients) -> dict[str, tuple[float | int, float | int]]:
 
 
 def cases(clients: Clients, split: Split, seed: int) -> Iterator[Case]:
-    """The clients' two sets.
+    """Yields the support and query set of each client.
 
     Args:
-        clients: In the order in which the cases come.
-        split: Support and query set.
-        seed: Of the key that a split draws with, the same for all clients.
+        clients: The clients to split; their cases come in the same order.
+        split: Cuts a client's examples into support and query set.
+        seed: Seed of the random key that `split` draws with, one key for all clients.
     """
     longest = int(clients.num_examples.max(initial=1))
     key = jax.random.fold_in(jax.random.key(seed), _EVALUATION)

@@ -1,4 +1,4 @@
-"""What was written is run in ONNX Runtime at its default settings and compared with JAX."""
+"""Runs an exported graph in ONNX Runtime at its default settings and compares it with JAX."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,13 +22,13 @@ Given = Mapping[str, np.ndarray]
 
 
 class Reference:
-    """The exported function in JAX, with arguments as the file takes them.
+    """The exported function in JAX, called with the arguments that the file takes.
 
     Args:
-        fn: `(*weights, *inputs) -> outputs`.
-        weights: The parameters.
-        inputs: Of the file.
-        outputs: Likewise.
+        fn: The exported function, `(*weights, *inputs) -> outputs`.
+        weights: The leaves of the parameters, which come first among the function's arguments.
+        inputs: The file's inputs, in the order of the function's other arguments.
+        outputs: The file's outputs, in the order of the function's results.
     """
 
     def __init__(
@@ -49,8 +49,9 @@ class Reference:
     def bound(self, given: Given) -> float:
         """How far another correct computation may be from this one, in the sense of `compare`.
 
-        A system that is nearly singular, say, amplifies rounding, in JAX as elsewhere. So where the last bit
-        of the parameters and inputs changes the result by more than the tolerance, that much is allowed.
+        A nearly singular system, for instance, amplifies rounding errors, in JAX as in ONNX Runtime. Where a
+        change by the last bit of the parameters and inputs moves the result by more than the tolerance, the
+        bound is a multiple of that movement.
         """
         rng = np.random.default_rng(0)
 
@@ -80,12 +81,13 @@ class Reference:
 
 
 def padded(given: Given, inputs: Sequence[Input], round_up: bool = False) -> list[np.ndarray]:
-    """The arguments of the function in JAX, from the file's.
+    """The arguments of the function in JAX, made from the arguments of the file.
 
     Args:
-        given: The file's.
-        inputs: Likewise.
-        round_up: Whether lengths that the caller chooses are filled up to a few: JAX compiles for each.
+        given: The file's arguments by their names.
+        inputs: The file's inputs, in the order of the function's arguments.
+        round_up: Whether lengths that the caller chooses are padded to powers of two, at least 64, since JAX
+            compiles the function anew for each length.
     """
     arrays: list[np.ndarray] = []
     for one in inputs:
@@ -110,8 +112,8 @@ def session_of(model: bytes | str, threads: int = 1) -> Any:
     """ONNX Runtime with a model, at its default optimisation level.
 
     Args:
-        model: The model itself, or the path of its file.
-        threads: That share one operation.
+        model: The serialised model, or the path of its file.
+        threads: Number of threads that share one operation.
     """
     import onnxruntime
 
@@ -164,10 +166,10 @@ def random_inputs(
     """Arguments of many kinds: empty and full support sets, the ends of all ranges, numbers that repeat.
 
     Args:
-        inputs: Of the file.
-        ranges: Of each field the lowest and the highest number.
-        count: How many.
-        seed: Of the draws.
+        inputs: The file's inputs.
+        ranges: The lowest and the highest number of each field.
+        count: How many sets of arguments to draw.
+        seed: Seed of the draws.
     """
     rng = np.random.default_rng(seed)
     most = next(one.room for one in inputs if one.name == "mask")
@@ -209,8 +211,9 @@ class Difference(NamedTuple):
     """The worst result of a check.
 
     Attributes:
-        value: See `compare`; 0 where every result is within its bound.
-        given: The arguments that it came with.
+        value: The largest difference from JAX as `compare` measures it; 0 where every result is within its
+            bound.
+        given: The file's arguments that led to that difference.
     """
 
     value: float
@@ -240,7 +243,7 @@ def refuse(
     """Raises an error that names the first operation whose result differs.
 
     Raises:
-        ExportError: Always.
+        ExportError: Always; its message names the operation and the difference.
     """
     shown = [
         value

@@ -1,4 +1,4 @@
-"""Clients and random inputs through a file and in JAX, and what the two differ by."""
+"""Compares an exported file with JAX over clients and random inputs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,14 +12,15 @@ from fedrecon.export._graph.model import Input
 
 
 class Checks(NamedTuple):
-    """What a comparison with JAX found.
+    """Results of a comparison between an exported file and JAX.
 
     Attributes:
-        max_abs_diff: The largest difference of a score or prediction, of random inputs and all clients.
-        users: Clients that were compared.
-        topk_identical: Those with the same list of items, up to scores closer than 1e-5.
-        rmse_jax: Root of the mean squared error over the clients' query examples; None without ratings.
-        rmse_export: Likewise, of the file.
+        max_abs_diff: The largest absolute difference of a score or prediction over random inputs and clients.
+        users: Number of clients that were compared.
+        topk_identical: Number of clients for which both recommend the same list, up to the order of items
+            whose scores differ by less than 1e-5.
+        rmse_jax: Root mean squared error of JAX over the clients' query examples; None without ratings.
+        rmse_export: Root mean squared error of the file over the same examples; None without ratings.
     """
 
     max_abs_diff: float
@@ -43,7 +44,7 @@ def compared(
     clients: Sequence[Case],
     more: Sequence[Mapping[str, np.ndarray]] = (),
 ) -> tuple[Checks, Difference]:
-    """Compares a file with JAX over clients and other arguments; also the worst of all results."""
+    """Compares a file with JAX over clients and other arguments, and returns the worst result beside it."""
     apart, same = 0.0, 0
     worst = Difference(0.0, {})
     errors: list[tuple[float, float, int]] = []
@@ -77,7 +78,7 @@ def _apart(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) ->
 
 
 def arguments(inputs: Sequence[Input], case: Case) -> dict[str, np.ndarray]:
-    """What a file takes for a client: its support set, of which nothing is recommended, and its query set."""
+    """A client's arguments of a file: its support and query set; items of the support set are excluded."""
     size = len(next(iter(case.support.values())))
     given: dict[str, np.ndarray] = {}
     for one in inputs:

@@ -1,4 +1,4 @@
-"""Many clients through an exported file, and beside it in JAX."""
+"""Evaluates clients with an exported file and with JAX."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,12 @@ def through(session: Session, subject: Subject, clients: Sequence[Case]) -> dict
     """Evaluates clients through a file, and in JAX with the run's parameters and the file's key.
 
     Args:
-        session: The export.
-        subject: The run that it is of.
-        clients: Whose support sets fit the file.
+        session: The open export.
+        subject: The run from which the export was made.
+        clients: The clients to evaluate; no support set may be longer than the export's `support_max`.
 
     Returns:
-        `Checks` by their names, with `seed` and `precision`.
+        The fields of `Checks` by their names, with the export's `seed` and `precision`.
 
     Raises:
         ExportError: The export is of another run or round, or a client has too many examples for it.

@@ -1,4 +1,4 @@
-"""From an algorithm and its parameters to a folder that a device can use."""
+"""Writes an algorithm and its parameters as a folder that a device can use."""
 
 import json
 import tempfile
@@ -46,18 +46,19 @@ _RANDOM, _VECTORS = 200, 8
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What is exported.
+    """A trained algorithm to export, with what its description says of the run.
 
     Attributes:
-        algorithm: Whose `personalize` and `personal_model` are used.
-        state: The server's.
-        fields: Shape and type of an example's fields, each a structure such as `jax.ShapeDtypeStruct`.
-        ranges: Of fields the lowest and the highest number that is allowed.
-        top: What to recommend; None to predict for features that are given.
-        vocabularies: For fields whose numbers stand for something, what they stand for.
-        run: Name of the run.
-        privacy: What protects the people in the training data, for the description.
-        data_notice: What the data's owners ask to be told, for the description.
+        algorithm: The algorithm whose `personalize` and `personal_model` are exported.
+        state: The server's state, whose global parameters are stored in the file.
+        fields: Shape and type of each field of one example, for instance a `jax.ShapeDtypeStruct`.
+        ranges: The lowest and the highest number that a field may hold, for the fields that have a range.
+        top: The item field and the number of items to recommend; None for a file that predicts for features
+            that the caller gives.
+        vocabularies: The ids that the row numbers of a field stand for, for the fields that have ids.
+        run: Name of the run, for the description.
+        privacy: The protection of the people in the training data, for the description.
+        data_notice: The notice that the data's owners ask users to pass on, for the description.
     """
 
     algorithm: Algorithm
@@ -84,20 +85,21 @@ def export(
     """Writes `model.onnx`, `model.json` and `vectors.npz`, checked against JAX.
 
     Args:
-        subject: What is exported.
-        out: The folder; made where it does not exist. One that holds an export is replaced.
-        support_max: Support examples at most.
-        precision: How tables are stored.
-        seed: Of what a client draws: the same numbers for every user of the file.
-        clients: Whose results are compared with JAX, beside those of random inputs.
-        training: Writes `update.onnx` as well: a client's part of a round; None for serving alone.
+        subject: The trained algorithm to export.
+        out: The folder to write; created where it does not exist. An export that it holds is replaced.
+        support_max: The largest number of support examples that the file takes.
+        precision: How the parameters are stored: `"float32"`, `"float16"` or `"int8"`.
+        seed: Seed of the client's random draws, which are the same for every user of the file.
+        clients: Clients whose results are compared with JAX, in addition to random inputs.
+        training: Describes the training clients, and makes the export hold `update.onnx`, a client's part of
+            a round; None for a file that serves only.
 
     Returns:
-        What the comparison found.
+        The results of the comparison with JAX.
 
     Raises:
-        ExportError: Something cannot be exported, the file differs from JAX, or the folder holds something
-            else. The folder is as it was.
+        ExportError: An operation cannot be exported, the file differs from JAX, or the folder holds
+            something else. The folder is then unchanged.
     """
     require("onnx", "onnxruntime")
     if precision not in PRECISIONS:
@@ -138,7 +140,7 @@ def export(
 
 
 def _program(exported: Exported, weights: Sequence[Stored]) -> tuple[Any, list[Input]]:
-    """The program and the inputs of the file: fields that nothing reads are left out."""
+    """The program and the inputs of the file, without the fields that no operation reads."""
     program, _ = program_of(exported.fn, [w.array for w in weights], exported.shapes)
     reduce_program(program, dict(ranges_of(program, exported.inputs)))
     read = {*program.outputs, *(value for node in program.nodes for value in node.reads())}
@@ -153,7 +155,7 @@ def _program(exported: Exported, weights: Sequence[Stored]) -> tuple[Any, list[I
 
 
 def _vectors(session: Any, given: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Random inputs with what the file makes of them."""
+    """Random inputs and the file's outputs for them, by which another runtime can be checked."""
     arrays: dict[str, np.ndarray] = {}
     for i, one in enumerate(given):
         arrays |= {f"{i}/in/{name}": x for name, x in one.items()}

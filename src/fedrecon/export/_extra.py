@@ -6,10 +6,10 @@ from fedrecon.export._graph.program import ExportError
 
 
 def require(*packages: str) -> None:
-    """Refuses what needs packages that are not installed.
+    """Checks that the packages of an extra are installed.
 
     Args:
-        packages: As they are imported.
+        packages: Names of the packages, as they are imported.
 
     Raises:
         ExportError: One is not installed; the message names it and the extra.

@@ -55,9 +55,11 @@ def check_folder(out: Path) -> None:
 
 
 def move(source: Path, out: Path, names: Sequence[str]) -> None:
-    """Puts files in their place, the description last: it names the digests of the others."""
+    """Moves the files of an export into its folder, the description last."""
     out.mkdir(parents=True, exist_ok=True)
+    # The description names the digests of the other files. If the process is killed before it is replaced,
+    # the old description does not fit the new files, and a session refuses the folder instead of using a mix.
     for name in [*names, DESCRIPTION]:
         write_atomically(out / name, (source / name).read_bytes())
     for name in {VOCABULARIES, UPDATE, UPDATE_DESCRIPTION, f"{MODEL}.data"} - set(names):
-        (out / name).unlink(missing_ok=True)  # of an earlier export, and no longer named
+        (out / name).unlink(missing_ok=True)  # left by an earlier export; the new description omits it

@@ -1,4 +1,4 @@
-"""What is exported, made of the algorithm's own functions."""
+"""The function of an export, put together from the algorithm's own functions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,17 +23,18 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A function with what its file says of it.
+    """A function to export, with the inputs and outputs that its file has.
 
     Attributes:
-        fn: `(*weights, *inputs) -> outputs`.
-        weights: The global parameters' leaves.
-        inputs: Of the file.
-        outputs: Likewise, in the order of the function's results.
-        shapes: Shapes and types of the function's inputs.
-        top: What is recommended; None where the model predicts for features that are given.
-        local: The leaves of the local parameters by their paths.
-        start: The leaves of what a client keeps; empty for a stateless algorithm.
+        fn: The function, `(*weights, *inputs) -> outputs`.
+        weights: The leaves of the global parameters, which come first among the function's arguments.
+        inputs: The file's inputs, in the order of the function's other arguments.
+        outputs: The file's outputs, in the order of the function's results.
+        shapes: Shapes and types of the function's arguments after the weights.
+        top: The item field and the number of items to recommend; None where the model predicts for features
+            that the caller gives.
+        local: Shapes and types of the local parameters' leaves by their paths.
+        start: Shapes and types of the client state's leaves by their paths; empty for a stateless algorithm.
     """
 
     fn: Callable[..., Any]
@@ -49,15 +50,16 @@ class Exported:
 def personal(
     algorithm: Algorithm, state: ServerState, fields: Fields, support_max: int, top: TopK | None, seed: int
 ) -> Exported:
-    """Reconstruction and prediction of one client.
+    """One client's reconstruction and prediction as a function to export.
 
     Args:
-        algorithm: Whose `personalize` and `personal_model` are used.
-        state: The server's.
-        fields: Shape and type of an example's fields, each an array of one example.
-        support_max: Support examples at most.
-        top: What to recommend; None to predict for features that are inputs.
-        seed: Of what the client draws.
+        algorithm: The algorithm whose `personalize` and `personal_model` are used.
+        state: The server's state with the trained global parameters.
+        fields: Shape and type of each field of one example.
+        support_max: The largest number of support examples, to which the support set is padded.
+        top: The item field and the number of items to recommend; None to predict for features that the
+            caller gives.
+        seed: Seed of the client's random draws.
     """
     model = algorithm.personal_model
     leaves, tree = jax.tree.flatten(state.global_params)
@@ -158,13 +160,14 @@ def _reconstructed(
 
 
 def started(algorithm: Algorithm, g: Params, start: Any, key: Any) -> Any:
-    """What a client keeps: as it is given, or as it starts.
+    """The client state from which a client computes: the given one, or the algorithm's initial one.
 
     Args:
-        algorithm: Whose `init_client_state` is used.
+        algorithm: The algorithm whose `init_client_state` makes the initial state.
         g: The global parameters.
-        start: What the client kept as one vector, and whether it kept anything; None for a stateless client.
-        key: The client's.
+        start: The client's state as one vector, and whether the caller gave one; None for a stateless
+            algorithm.
+        key: The client's random key, from which the initial state is drawn.
     """
     state = algorithm.init_client_state(g, *subkeys(key, 1, first=2))
     if start is None:
@@ -180,10 +183,10 @@ def _blank(fields: Fields, size: int) -> Examples:
 
 
 def flat_size(like: Params, what: str) -> int:
-    """Numbers in a pytree of 32-bit arrays.
+    """Number of entries in a pytree of float32 arrays.
 
     Raises:
-        ExportError: A leaf is of another type.
+        ExportError: A leaf is not float32.
     """
     for path, leaf in leaves_of(like).items():
         if leaf.dtype != np.float32:
@@ -208,7 +211,7 @@ def _unflat(flat: Any, like: Params) -> Params:
 
 
 def _rows(algorithm: Algorithm, global_params: Params) -> dict[str, int]:
-    """Of each field that indexes tables the last row's number."""
+    """The number of the last row of each field that indexes tables."""
     leaves = leaves_of(global_params)
     rows: dict[str, int] = {}
     for table in algorithm.personal_model.tables:

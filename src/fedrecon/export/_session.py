@@ -1,4 +1,4 @@
-"""An exported file in Python: what a device does, for tests, servers and whoever wants to compare."""
+"""Runs an exported file in Python as a device does, for servers, tests and comparisons."""
 
 import hashlib
 import json
@@ -20,17 +20,17 @@ Fields = Mapping[str, Any]
 
 
 class Session:
-    """An export, checked against its description, in ONNX Runtime.
+    """An export in ONNX Runtime, whose files are checked against the description.
 
     Attributes:
         description: The content of `model.json`.
-        digest: SHA-256 of `model.json`, by which an export can be pinned.
-        vocabularies: For fields whose numbers stand for something, what they stand for.
-        runtime: ONNX Runtime's own session.
+        digest: SHA-256 of `model.json` in hexadecimal, by which an export can be pinned.
+        vocabularies: The ids that the row numbers of a field stand for, for the fields that have ids.
+        runtime: The `InferenceSession` of ONNX Runtime.
 
     Args:
-        folder: Of the export.
-        threads: That share one operation.
+        folder: The folder of the export.
+        threads: Number of threads that share one operation.
 
     Raises:
         ExportError: A file is missing, or is not the one that the description names.
@@ -53,15 +53,17 @@ class Session:
 
     @property
     def support_max(self) -> int:
-        """Support examples at most."""
+        """The largest number of support examples that the export takes."""
         return int(self.description["support_max"])
 
     def __call__(self, support: Fields, **others: Any) -> dict[str, np.ndarray]:
-        """All outputs of the file.
+        """Runs the file and returns all of its outputs by their names.
 
         Args:
-            support: The fields of the user's examples, `[example, ...]`; none of them for a user without any.
-            others: Other inputs of the file: `exclude`, `start` or `query_…`; empty where they are left out.
+            support: The user's support examples: an array `[example, ...]` for each field; an empty mapping
+                for a user without examples.
+            others: The file's other inputs by name: `exclude`, `start` or `query_…`; those that are left out
+                are given as empty arrays.
 
         Raises:
             ExportError: An input is missing, unknown, too long or outside of its range.
@@ -74,19 +76,20 @@ class Session:
         """The user's local parameters, by their paths.
 
         Args:
-            support: See the call.
-            start: For a stateful algorithm what the user kept, as the output `local` gives it; None for
-                nothing.
+            support: The user's support examples: an array `[example, ...]` for each field.
+            start: The user's earlier state as the output `local` gives it, for a stateful algorithm; None
+                for a user without one.
         """
         return self._leaves(self(support, **({} if start is None else {"start": start}))["local"])
 
     def predict(self, support: Fields, query: Fields, start: Any = None) -> Float[np.ndarray, "query *rest"]:
-        """Predictions for some features.
+        """Predictions for given features.
 
         Args:
-            support: See the call.
-            query: The features, `[query, ...]`: rows of items, or whatever the model's `predict` takes.
-            start: See `personalize`.
+            support: The user's support examples: an array `[example, ...]` for each field.
+            query: The features to predict for, `[query, ...]`: rows of items, or the fields that the model's
+                `predict` takes.
+            start: The user's earlier state, as for `personalize`; None for a user without one.
         """
         more = {} if start is None else {"start": start}
         wanted = {name for name in self._inputs if name.startswith("query_")}
@@ -106,9 +109,9 @@ class Session:
         """The rows of the items with the highest scores, best first, and their scores.
 
         Args:
-            support: See the call.
-            exclude: Rows of items to leave out; None for the user's own.
-            start: See `personalize`.
+            support: The user's support examples: an array `[example, ...]` for each field.
+            exclude: Rows of the items to leave out; None to leave out those of the support set.
+            start: The user's earlier state, as for `personalize`; None for a user without one.
 
         Raises:
             ExportError: The export recommends nothing.
@@ -128,14 +131,16 @@ class Session:
         """A client's part of a round of training, by `update.onnx`.
 
         Args:
-            broadcast: With whole tables; the client's examples say which of their rows are used.
-            examples: The client's fields, `[example, ...]`.
-            key: Data of the client's key in this round, two numbers of 32 bits, from which its draws follow.
-            start: For a stateful algorithm what the client kept, as the output `state` of the file gives it.
+            broadcast: The round's broadcast with whole tables, of which the rows of the client's examples
+                are used.
+            examples: The client's examples: an array `[example, ...]` for each field.
+            key: The two 32-bit numbers of the client's random key in this round.
+            start: The client's state for a stateful algorithm, as the output `state` of the file gives it;
+                None for a client without one.
 
         Returns:
-            The update. Of a table its delta is that of the rows that `rows` names, which are those of the
-            client's examples.
+            The client's update. A table's delta has the rows that the update's `rows` names, which are those
+            of the client's examples.
 
         Raises:
             ExportError: The export has no `update.onnx`, or an input does not fit it.

@@ -21,14 +21,15 @@ _RANDOM = 20
 
 
 class Training(NamedTuple):
-    """What a round of training is like.
+    """The training clients of an export that holds `update.onnx`.
 
     Attributes:
-        fields: Shape and type of a training client's fields.
-        ranges: Of fields the lowest and the highest number.
-        examples_max: Examples of a client at most.
-        clients: Clients whose updates are compared with JAX: their fields.
-        keys: Data of their keys, `[client, 2]`, as the simulator gives them.
+        fields: Shape and type of each field of one training example.
+        ranges: The lowest and the highest number that a field may hold, for the fields that have a range.
+        examples_max: The largest number of examples of a client.
+        clients: The examples of clients whose updates are compared with JAX, an array `[example, ...]` for
+            each field.
+        keys: The numbers of these clients' random keys as the simulator gives them, `[client, 2]`, uint32.
     """
 
     fields: Mapping[str, Any]

@@ -18,17 +18,17 @@ _GLOBAL, _DELTA = "global/", "delta/"
 
 
 def update(algorithm: Algorithm, state: ServerState, fields: Fields, examples_max: int) -> Exported:
-    """The algorithm's own `client_update`.
+    """The algorithm's `client_update` as a function to export.
 
-    Tables are given whole, or as the rows that the client asked for, with the examples' numbers changed to
-    match; their deltas have as many rows as were given. Draws follow from the input `key`, the data of the
-    key that the simulator gives the client in that round.
+    A table is given whole, or as the rows that the client's examples name, which then number the rows that
+    are given; its delta has as many rows as are given. All random draws follow from the input `key`, the
+    numbers of the key that the simulator gives the client in that round.
 
     Args:
         algorithm: The algorithm that is trained.
-        state: The server's, of which only the shapes are used.
-        fields: Shape and type of an example's fields.
-        examples_max: Examples of a client at most.
+        state: The server's state, of which only the shapes are used.
+        fields: Shape and type of each field of one example.
+        examples_max: The largest number of examples of a client, to which its examples are padded.
     """
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.global_params)
     sizes: dict[str, tuple[str, int]] = {}  # of each table the name of its length and its rows
@@ -83,7 +83,7 @@ def update(algorithm: Algorithm, state: ServerState, fields: Fields, examples_ma
 
 
 def _dense(delta: Any, rows: Any, table: Any) -> Any:
-    """A table's delta for all of its rows."""
+    """A table's delta for all of its rows, with zeros for the rows that were not sent."""
     if rows is None:
         return delta
     return jnp.zeros_like(table).at[rows].add(delta, mode="drop")

@@ -1,4 +1,4 @@
-"""A client's part of a round by an exported file."""
+"""Computes a client's part of a round with an exported file."""
 
 import json
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ class Updates:
     """`update.onnx` in ONNX Runtime.
 
     Args:
-        folder: Of the export.
+        folder: The folder of the export.
 
     Raises:
-        ExportError: The export has none.
+        ExportError: The export has no `update.onnx`.
     """
 
     def __init__(self, folder: Path):
@@ -36,7 +36,7 @@ class Updates:
     def __call__(
         self, broadcast: Broadcast, examples: Mapping[str, Any], key: Any, start: Any = None
     ) -> Update:
-        """See `Session.update`."""
+        """A client's update; `Session.update` describes the arguments."""
         fields = [
             name for name in self._inputs if self._inputs[name]["shape"][:1] == ["n"] and name != "mask"
         ]
@@ -77,14 +77,15 @@ class Updates:
 
 
 def checked(entry: Mapping[str, Any], x: Any) -> np.ndarray:
-    """An input in its own type, held to its shape and range.
+    """An input in the type that the file takes, checked against its shape and range.
 
     Args:
-        entry: Of the description.
-        x: The input.
+        entry: The input's entry of the description: `name`, `shape`, `dtype` and, where it has one, `range`.
+        x: The array that the caller gives.
 
     Raises:
-        ExportError: It does not fit.
+        ExportError: The array has another shape, a number outside of the range, or a fraction where the file
+            takes whole numbers.
     """
     array, name, shape = np.asarray(x), entry["name"], entry["shape"]
     fits = array.ndim == len(shape) and all(

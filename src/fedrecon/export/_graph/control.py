@@ -1,4 +1,4 @@
-"""Loops and conditions as ONNX, none of them unrolled."""
+"""Loops and conditions as ONNX; loops stay loops."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -65,7 +65,7 @@ def _while(w: Writer, node: Node, x: list[str]) -> list[str]:
 
 
 def _cond(w: Writer, node: Node, x: list[str]) -> list[str]:
-    """The first block where the index is 0 or below, the last where it is past the others."""
+    """Nested `If` nodes: the first block where the index is 0 or below, the last where it is too high."""
     return _chosen(w, node, x[0], 0)
 
 
@@ -93,14 +93,18 @@ def _chosen(w: Writer, node: Node, index: str, first: int) -> list[str]:
 
 
 def _given(inner: Writer, values: Sequence[Value]) -> list[str]:
-    """Names for the inputs of a body."""
+    """Gives the inputs of a body fresh names, and returns them."""
     names = [inner.fresh() for _ in values]
     inner.names.update(zip(values, names, strict=True))
     return names
 
 
 def _written(inner: Writer, block: Block, outputs: Sequence[Value]) -> list[str]:
-    """Writes a body and returns the names of its results, each made in this body and none twice."""
+    """Writes a body and returns the names of its results.
+
+    ONNX wants each result of a body to be computed inside of it and no two results to share a name, so that
+    a result which breaks this is copied.
+    """
     write_block(inner, block)
     made = {name for node in inner.nodes for name in node.output}
     names: list[str] = []
@@ -108,7 +112,7 @@ def _written(inner: Writer, block: Block, outputs: Sequence[Value]) -> list[str]
         name = inner.name(value)
         made.update(name for name in inner.nodes[-1].output) if inner.nodes else None
         if name not in made or name in names:
-            # Not remembered: each result has a name of its own.
+            # `ops` and not `op`: the latter would return the name of an equal node that was written before.
             (name,) = inner.ops("Identity", [name], 1)
         names.append(name)
     return names

@@ -16,7 +16,7 @@ def _same(kind: str) -> Write:
 
 
 def _bitwise(logical: str, bits: str) -> Write:
-    """One operation for truth values and another for whole numbers."""
+    """Writes one operation for boolean arrays and another for arrays of whole numbers."""
     return lambda w, node, x: w.op(logical if node.inputs[0].dtype == bool else bits, *x)
 
 
@@ -42,13 +42,16 @@ def _integer_pow(w: Writer, node: Node, x: list[str]) -> str:
 
 
 def _bits_as_number(w: Writer, node: Node, x: list[str]) -> str:
-    """Bits as a 32-bit number: those of a number from 1 to below 2, as JAX draws uniform ones."""
+    """A bit cast from uint32 to float32, for bit patterns of numbers from 1 to below 2 only.
+
+    ONNX has no bit cast. JAX draws uniform numbers with such patterns, whose value is 1 + mantissa / 2^23.
+    """
     if "fraction" not in node.notes:
         raise ExportError("bits cannot be read as another type in ONNX")
     bits = node.inputs[0].known
     if bits is None:
         fraction = w.op("Cast", w.op("BitwiseAnd", x[0], w.scalar(2**23 - 1, np.uint32)), to=1)
-    else:  # in 3 bytes each, whose sum is exact
+    else:  # stored as 2 + 1 bytes instead of 4; the sum of both parts is exact in float32
         whole = np.asarray(bits) & np.uint32(2**23 - 1)
         low = w.op("Cast", w.constant(whole.astype(np.uint16)), to=1)
         high = w.op("Cast", w.constant((whole >> 16).astype(np.uint8)), to=1)
@@ -106,7 +109,7 @@ def _clamp(w: Writer, node: Node, x: list[str]) -> str:
 
 
 def _is_finite(w: Writer, node: Node, x: list[str]) -> str:
-    # The difference of a number with itself is zero, and no number for infinities and what is none.
+    # x - x is 0 for finite x, and NaN, which equals nothing, for infinities and NaN.
     return w.op("Equal", w.op("Sub", x[0], x[0]), w.scalar(0, node.inputs[0].dtype))
 
 

@@ -1,4 +1,4 @@
-"""What a program computes from its constants and parameters alone is computed once, while it is exported."""
+"""Constant folding: values that depend on constants and parameters only are computed during the export."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,11 +8,11 @@ import numpy as np
 
 from fedrecon.export._graph.program import Block, Node, Value, constant, evaluated
 
-# Of what is computed from the parameters only so many entries are written in place of the operations: more,
-# such as a transposed matrix, would be a second copy of a parameter.
+# A value computed from parameters replaces its operations only up to this number of entries. A larger one,
+# such as a transposed matrix, would store a second copy of a parameter in the file.
 MOST_ENTRIES = 4096
 MOST_DRAWS = 1024
-# What only moves numbers of parameters is not written in their place at all, unless these are very few.
+# Operations that only move numbers of a parameter are folded up to this number of entries.
 _FEW = 64
 _MOVES = (
     *("reshape", "broadcast_in_dim", "squeeze", "transpose", "slice", "split", "concatenate", "gather"),
@@ -21,9 +21,17 @@ _MOVES = (
 
 
 def hoist(nodes: list[Node], static: set[Value] | None = None) -> list[Node]:
-    """Moves what does not change from step to step out of loops.
+    """Moves operations that do not change from step to step out of loops.
 
-    Out of conditions and loops that may not run at all, only what is known before the program runs is moved.
+    Out of conditions and `while` loops, which may not run at all, only operations whose inputs are known
+    during the export are moved.
+
+    Args:
+        nodes: The operations of a block, in order.
+        static: Values that are known during the export, to which those of `nodes` are added.
+
+    Returns:
+        The operations of the block with those that were moved out of its bodies.
     """
     static = set() if static is None else static
 
@@ -52,7 +60,7 @@ def hoist(nodes: list[Node], static: set[Value] | None = None) -> list[Node]:
 
 
 def sized(node: Node) -> bool:
-    """Whether no shape of a node's results depends on a length that the caller chooses."""
+    """Whether the shapes of a node's results are fixed, whatever lengths the caller chooses."""
     return all(isinstance(d, int) for value in node.outputs for d in value.shape)
 
 
@@ -113,9 +121,9 @@ def _fold(program: Block, of_weights: bool) -> None:
 
 
 def _foldable(node: Node) -> bool:
-    """Whether a node is computed ahead where its inputs are known.
+    """Whether a node is computed during the export where its inputs are known.
 
-    Many drawn numbers are not: the bits that they are made of take 3 bytes each, and they themselves 4.
+    A large array of random numbers is not: its bits are stored in 3 bytes a number, the numbers in 4.
     """
     many = "fraction" in node.notes and node.outputs[0].size >= MOST_DRAWS
     return sized(node) and node.op != "platform_index" and not many
@@ -130,7 +138,7 @@ def _writable(node: Node, value: Value, weighted: bool) -> bool:
 
 
 def _evaluated(nodes: Sequence[Node], wanted: Sequence[Value]) -> list[np.ndarray]:
-    """The content of values, all in one compiled program."""
+    """The arrays of the values in `wanted`, computed by one compiled program."""
     needed, tape = set(wanted), []
     for node in reversed(nodes):
         if any(value in needed for value in node.outputs):
@@ -152,7 +160,7 @@ def _evaluated(nodes: Sequence[Node], wanted: Sequence[Value]) -> list[np.ndarra
 
 
 def _identical_rows(nodes: Sequence[Node]) -> dict[Value, Value]:
-    """Gathers of the rows 0, 1, 2, … of a table: their results are the table."""
+    """Maps the results of gathers of all rows 0, 1, 2, … of a table to the table itself."""
     return {
         node.outputs[0]: node.inputs[0]
         for node in nodes

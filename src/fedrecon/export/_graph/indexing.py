@@ -1,8 +1,9 @@
 """Gathers and scatters as ONNX: by rows where they take rows, and else by places in the flattened array.
 
-JAX holds the places of a gather to the array's range, or drops those outside of it; ONNX Runtime counts
-negative ones from the end and stops at others. So all are held to the range here, unless they are known to
-lie in it. Sums go through ScatterElements, since ScatterND loses some of them between threads.
+JAX clips the indices of a gather to the array's range, or fills the results of those outside; ONNX Runtime
+counts negative indices from the end and raises an error for others outside. So indices are clipped in the
+graph, unless they are known to lie in the range. Sums are written as ScatterElements, since ScatterND with
+`reduction="add"` loses additions when it runs on several threads.
 """
 
 from collections.abc import Sequence
@@ -38,12 +39,13 @@ def _gather(w: Writer, node: Node, x: list[str]) -> str:
 
 
 def _along_axis(w: Writer, node: Node, x: list[str], axis: int) -> str:
-    """Whole slices along one axis."""
+    """A gather of whole slices along one axis."""
     indices = node.inputs[1]
     last = len(indices.shape) - 1
     name = w.op("Squeeze", x[1], w.ints(last)) if last else reshaped(w, x[1], ())
     size = node.inputs[0].shape[axis]
     if not _within(node, [size - 1]):
+        # ONNX's Gather would read index -1 as the last row, where JAX clips it to row 0.
         name = _held(w, name, indices.dtype, size - 1)
     made = w.op("Gather", x[0], name, axis=axis)
     offsets = set(node.params["dimension_numbers"].offset_dims)
@@ -88,7 +90,7 @@ def _by_places(w: Writer, node: Node, x: list[str]) -> str:
 
 
 def _filled(w: Writer, node: Node, x: list[str], name: str) -> str:
-    """What lies outside of the array filled, where JAX does so."""
+    """Replaces the entries whose index lies outside of the array by the fill value, in JAX's fill mode."""
     if "FILL" not in str(node.params["mode"]):
         return name
     numbers, out = node.params["dimension_numbers"], node.outputs[0]
@@ -130,13 +132,13 @@ def _scatter(w: Writer, node: Node, x: list[str]) -> str:
     flat = x[0] if len(table.shape) == 1 else reshaped(w, x[0], (table.size,))
     drops = "FILL" in str(node.params["mode"]) and not _within(node, most)
     name = w.constant(places.astype(np.int64)) if isinstance(places, np.ndarray) else places
-    if drops:  # into a place behind the last, which is cut off
+    if drops:  # JAX drops updates outside of the array: they go to an extra entry at its end, cut off below
         there = _inside(w, node.inputs[1], x[1], most)
         if window:
             there = w.op("Unsqueeze", there, w.ints(*(-1 - i for i in range(len(window)))))
         name = w.op("Where", there, name, w.scalar(table.size, _dtype_of(places)))
         flat = w.op("Concat", flat, w.constant(np.zeros(1, table.dtype)), axis=0)
-    # Updates in the layout of the places: scatter axes first, then the window's.
+    # The updates are brought to the layout of the places: scatter axes first, then the window's.
     ahead = [i for i in range(len(updates.shape)) if i not in numbers.update_window_dims]
     order = [*ahead, *numbers.update_window_dims]
     values = x[2]
@@ -144,6 +146,8 @@ def _scatter(w: Writer, node: Node, x: list[str]) -> str:
         values = w.op("Transpose", values, perm=order)
     if len(updates.shape) != 1:
         values, name = (w.op("Reshape", part, w.ints(-1)) for part in (values, name))
+    # ScatterElements and not ScatterND: in ONNX Runtime 1.32 additions of ScatterND to one place, made by
+    # several threads, overwrite each other.
     made = w.op("ScatterElements", flat, name, values, axis=0, reduction=_REDUCTIONS[node.op])
     if drops:
         made = sliced(w, made, 0, 0, table.size)
@@ -160,7 +164,11 @@ def _places(
     sizes: Any,
     window: Sequence[int],
 ) -> Any:
-    """Places in the flattened array, `[*index, *window]`: known ones as an array, others as a name."""
+    """Places in the flattened array, `[*index, *window]`.
+
+    Returns:
+        An array where the indices are known during the export, else the name of the graph's tensor.
+    """
     table, indices = node.inputs[:2]
     at, batched, batched_in = ([int(i) for i in axes] for axes in (at, batched, batched_in))
     if not all(isinstance(d, int) for d in table.shape):
@@ -172,7 +180,7 @@ def _places(
         grid = grid + steps.reshape([-1 if i == place else 1 for i in range(len(window))])
     most = [table.shape[i] - sizes[i] for i in at]
     ahead = len(indices.shape) - 1
-    own = np.zeros([1] * ahead, np.int32)  # of the axes that both have
+    own = np.zeros([1] * ahead, np.int32)  # offsets along the batch axes of the array and the indices
     for axis, place in zip(batched, batched_in, strict=True):
         steps = np.arange(table.shape[axis], dtype=np.int32) * strides[axis]
         own = own + steps.reshape([-1 if i == place else 1 for i in range(ahead)])

@@ -1,8 +1,8 @@
 """Products and systems of linear equations as ONNX.
 
-ONNX Runtime's default optimisation fuses a transpose and a product with a *vector* into a product that does
-not transpose. So every product here is one of matrices: vectors are rows or columns, on the side where
-nothing has to be transposed.
+ONNX Runtime's default optimisation fuses a Transpose and a MatMul with a *vector* into a product that
+ignores the transposition. So every product here is one of two matrices: a vector is a row or a column, on the
+side where the matrix need not be transposed.
 """
 
 import math
@@ -16,8 +16,9 @@ from fedrecon.export._graph.program import Node
 from fedrecon.export._graph.shapes import reshaped
 from fedrecon.export._graph.writer import Writer, onnx_type
 
-# Conjugate gradients stop at this part of the first residual's length, and at the latest after so many steps
-# for each unknown: rounding can make them take more than one.
+# Conjugate gradients stop when the residual's norm is below this part of the first one's. That is less than
+# the rounding of float32 (6e-8), so that stopping adds no error to speak of. In exact arithmetic they take
+# one step for each unknown; rounding can make them take more, hence a limit of several.
 _TOLERANCE, _STEPS = 2e-8, 4
 
 
@@ -53,7 +54,9 @@ def _dot_general(w: Writer, node: Node, x: list[str]) -> str:
 
 
 def _with_vector(w: Writer, matrix: str, shape: Sequence[Any], contract: int, vector: str) -> str:
-    """A product with a vector, as a row before the matrix or a column after it."""
+    """A product of a matrix and a vector, as a row before the matrix or a column after it."""
+    # The side is chosen such that a contraction over the first or last axis needs no Transpose, since a fused
+    # Transpose is what ONNX Runtime gets wrong.
     size = shape[contract]
     rest = [d for i, d in enumerate(shape) if i != contract]
     if contract == len(shape) - 1:
@@ -71,7 +74,7 @@ def _with_vector(w: Writer, matrix: str, shape: Sequence[Any], contract: int, ve
 def _arranged(
     w: Writer, name: str, shape: Sequence[Any], batch: Any, rows: Sequence[int], columns: Sequence[int]
 ) -> str:
-    """An array as matrices: the axes of the batch, then one of rows and one of columns."""
+    """An array as a batch of matrices: the batch axes, then one axis of rows and one of columns."""
     order = [*batch, *rows, *columns]
     if order != list(range(len(order))):
         name = w.op("Transpose", name, perm=[int(i) for i in order])
@@ -119,7 +122,8 @@ def _spd_solve(w: Writer, node: Node, x: list[str]) -> str:
     step, going = inner.fresh(), inner.fresh()
     product = inner.op("MatMul", p, scaled)
     curvature = inner.op("ReduceSum", inner.op("Mul", p, product), axis, keepdims=1)
-    tiny = inner.scalar(np.finfo(np.float32).tiny, np.float32)  # a row that is done has nothing left
+    # A row that has converged early has residual 0: the smallest number keeps 0 / 0 from becoming NaN.
+    tiny = inner.scalar(np.finfo(np.float32).tiny, np.float32)
     length = inner.op("Div", rr, inner.op("Max", curvature, tiny))
     new = inner.op("Add", solution, inner.op("Mul", length, p))
     new_r = inner.op("Sub", r, inner.op("Mul", length, product))

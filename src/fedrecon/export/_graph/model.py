@@ -12,17 +12,18 @@ from fedrecon.export._graph.writer import IR_VERSION, OPSET, Writer, onnx_type, 
 
 
 class Input(NamedTuple):
-    """An input of a model.
+    """An input of an ONNX model.
 
     Attributes:
-        name: In the graph.
-        dtype: Of the array.
-        shape: Its dimensions; a text is the name of a length that the caller chooses.
-        room: What the program takes along the first axis, filled up with `fill`; None for the chosen length.
-        fill: See `room`.
-        given: Whether the program also gets, as its next input, whether the caller gave anything.
-        high: The highest whole number allowed where numbers are rows of a table, the lowest being 0; others
-            are held to that range. None for any.
+        name: Name of the input in the graph.
+        dtype: NumPy type of the array.
+        shape: The array's dimensions; a string is the name of a length that the caller chooses.
+        room: Length of the first axis in the program, to which the graph pads the input with `fill`; None
+            for the length that the caller chooses.
+        fill: The number with which the input is padded to `room`.
+        given: Whether the program takes one more input after this one: whether the array is not empty.
+        high: The last row where the numbers are rows of a table, to which the graph clips them from 0 on;
+            None for numbers that are not clipped.
     """
 
     name: str
@@ -35,12 +36,12 @@ class Input(NamedTuple):
 
 
 class Output(NamedTuple):
-    """An output of a model.
+    """An output of an ONNX model.
 
     Attributes:
-        name: In the graph.
-        shape: As `Input.shape`.
-        cut: The length that its first axis is cut to, of those that inputs have; None for all of it.
+        name: Name of the output in the graph.
+        shape: The array's dimensions; a string is the name of a length that the caller chooses.
+        cut: Name of the input length to which the first axis is cut; None for an axis that is not cut.
     """
 
     name: str
@@ -58,11 +59,11 @@ def model_of(
     """The ONNX model of a program.
 
     Args:
-        program: Simplified; its inputs are those that `inputs` describe.
-        inputs: In the program's order.
-        outputs: Likewise.
-        weights: How each parameter is stored, by its number.
-        reveal: Values of the program that become outputs too, named `value_0`, `value_1`, …
+        program: The simplified program, whose inputs are those that `inputs` describe.
+        inputs: The model's inputs, in the order of the program's.
+        outputs: The model's outputs, in the order of the program's.
+        weights: How each parameter is stored, at the parameter's number.
+        reveal: Values of the program that become further outputs, named `value_0`, `value_1`, …
 
     Raises:
         ExportError: An operation cannot be written.
@@ -85,7 +86,7 @@ def model_of(
         if cut is not None:
             made = writer.op("Slice", made, writer.ints(0), writer.dims[cut])
         copies.append(helper.make_node("Identity", [made], [name]))
-    writer.nodes += copies  # after all others
+    writer.nodes += copies  # last, where `_rename` expects them
     _rename(writer, [name for name, _ in names])
     shapes = {output.name: output.shape for output in outputs}
     read = _read_names(writer.nodes)
@@ -129,7 +130,7 @@ def _write_input(writer: Writer, one: Input, slots: Any) -> None:
 
 
 def _rename(writer: Writer, outputs: Sequence[str]) -> None:
-    """Gives results their names where they are made, instead of by nodes that copy them."""
+    """Renames the tensors that are outputs, so that most of the nodes that copy them can be removed."""
     bodies = [a.g for node in writer.nodes for a in node.attribute if a.HasField("g")]
     inside = {name for body in bodies for name in (*_read_names(body.node), *(o.name for o in body.output))}
     copies = writer.nodes[len(writer.nodes) - len(outputs) :]
@@ -147,7 +148,7 @@ def _rename(writer: Writer, outputs: Sequence[str]) -> None:
 
 
 def _read_names(nodes: Iterable[Any]) -> set[str]:
-    """All names that nodes read, those in bodies included."""
+    """The names of all tensors that nodes read, those in bodies of loops and conditions included."""
     names: set[str] = set()
     for node in nodes:
         names.update(node.input)
@@ -158,7 +159,7 @@ def _read_names(nodes: Iterable[Any]) -> set[str]:
 
 
 def ranges_of(program: Block, inputs: Sequence[Input]) -> Mapping[Value, tuple[int, int]]:
-    """Of whole-number inputs the lowest and the highest number that reaches the program."""
+    """The lowest and the highest number of the program's inputs that are rows of a table."""
     slots, ranges = iter(program.inputs), {}
     for one in inputs:
         value = next(slots)

@@ -1,4 +1,4 @@
-"""Operations that mean more together than one by one: solving a system, drawing a number."""
+"""Recognises groups of operations that ONNX must be given as one: a linear solve, a uniform draw."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,7 +11,14 @@ from fedrecon.export._graph.program import Block, Node, Value
 
 
 def find_solves(block: Block, outside: Mapping[Value, Node] = MappingProxyType({})) -> None:
-    """Finds the two triangular solves after a Cholesky factor: together they solve one system."""
+    """Replaces two triangular solves with one Cholesky factor by a single `spd_solve`, in place.
+
+    ONNX has neither factorisations nor triangular solves, but the system can be solved iteratively.
+
+    Args:
+        block: The operations to search.
+        outside: The operation that makes each value of the enclosing blocks.
+    """
     maker = {**outside, **{value: node for node in block.nodes for value in node.outputs}}
     for node in block.nodes:
         for inner in node.blocks:
@@ -40,7 +47,7 @@ def find_solves(block: Block, outside: Mapping[Value, Node] = MappingProxyType({
 
 
 def _before(value: Value, maker: Mapping[Value, Node]) -> Node | None:
-    """The operation that made a value, which may have been a vector on the way."""
+    """The operation that made a value, past reshapes from a matrix to a vector and back."""
     node = maker.get(value)
     while node is not None and node.op in ("broadcast_in_dim", "squeeze", "reshape"):
         if node.inputs[0].size != value.size:
@@ -50,7 +57,7 @@ def _before(value: Value, maker: Mapping[Value, Node]) -> Node | None:
 
 
 def _cholesky(node: Node | None, maker: dict[Value, Node]) -> Node | None:
-    """The factorisation whose lower triangle a node makes."""
+    """The Cholesky factorisation of which a node selects the lower triangle; None for another node."""
     if node is None or node.op == "cholesky":
         return node
     if node.op == "select_n" and node.inputs[0].known is not None and splat_of(node.inputs[1]) == 0:
@@ -61,7 +68,7 @@ def _cholesky(node: Node | None, maker: dict[Value, Node]) -> Node | None:
 
 
 def bits_of_fractions(program: Block) -> None:
-    """Marks where bits become a number from 1 to below 2; leaves out keys that are wrapped and unwrapped."""
+    """Marks bit casts to numbers from 1 to below 2, and removes pairs that wrap and unwrap a random key."""
     maker = {value: node for node in program.nodes for value in node.outputs}
     new: dict[Value, Value] = {}
     for node in program.nodes:
@@ -77,7 +84,7 @@ def bits_of_fractions(program: Block) -> None:
 
 
 def splat_of(value: Value) -> Any:
-    """The number that a known array holds everywhere; None for another array."""
+    """The number that all entries of a known array equal; None for another array."""
     if value.known is None or value.weight is not None or not hasattr(value.known, "dtype"):
         return None
     array = np.asarray(value.known)

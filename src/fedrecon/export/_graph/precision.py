@@ -1,4 +1,4 @@
-"""Parameters as they are stored: in 32 bits, or tables in 16 or 8 bits, which the graph widens."""
+"""Storage of parameters in 32 bits, or of tables in 16 or 8 bits, which the graph widens to 32."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,24 +9,25 @@ from jaxtyping import Float
 from fedrecon.export._graph.writer import Writer, onnx_type
 
 PRECISIONS = ("float32", "float16", "int8")
-# Parameters of fewer numbers stay as they are: they are no table, and little is won.
+# Parameters with fewer entries stay in 32 bits: they are biases rather than tables, and little is saved.
 _LEAST = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A parameter as it is stored.
+    """A parameter as the file stores it.
 
     Attributes:
-        array: What the graph computes with, after it was stored and read again.
-        parts: What is written: the array itself, the array in 16 bits, or rows in 8 bits and their scales.
+        array: The parameter after it was rounded and widened again, as the graph computes with it.
+        parts: The arrays that are written: the parameter itself, the parameter as float16, or its rows as
+            int8 with one float16 scale for each.
     """
 
     array: Any
     parts: tuple[Any, ...]
 
     def write(self, writer: Writer, name: str) -> str:
-        """Writes the parameter and returns the name of the array in its own type."""
+        """Writes the parameter and returns the name of the widened tensor."""
         stored = writer.constant(self.parts[0], name)
         if len(self.parts) == 2:
             scale = writer.op("Cast", writer.constant(self.parts[1], name + "s"), to=onnx_type(np.float32))
@@ -37,11 +38,12 @@ class Stored:
 
 
 def stored(array: Any, precision: str) -> Stored:
-    """A parameter in a precision.
+    """A parameter rounded to a precision.
 
     Args:
-        array: Any parameter; those that are no large arrays of 32-bit numbers stay as they are.
-        precision: `"int8"` stores matrices row by row, with a scale for each, and long vectors in 16 bits.
+        array: The parameter; one that is not float32 or has fewer than 256 entries is stored unchanged.
+        precision: `"float32"`, `"float16"`, or `"int8"`, which stores matrices in 8 bits with a scale for
+            each row, and vectors in 16 bits.
 
     Raises:
         ValueError: A number is too large for 16 bits.

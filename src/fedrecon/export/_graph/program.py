@@ -1,4 +1,7 @@
-"""A traced function as nodes and values: calls are inlined, bodies of loops read outer values directly."""
+"""A traced function as nodes and values.
+
+Calls are inlined, and the bodies of loops read values from outside directly.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +30,7 @@ _SAME = ("optimization_barrier", "copy", "copy_p", "name", "stop_gradient", "sha
 
 
 class ExportError(ValueError):
-    """A function that cannot be exported; the message names the operation, the reason and what would help."""
+    """An export that is impossible or wrong; the message names the reason and the remedy, if there is one."""
 
 
 @dataclass(eq=False)
@@ -35,10 +38,10 @@ class Value:
     """An array of a program.
 
     Attributes:
-        shape: Whole numbers, or JAX's symbolic dimensions.
-        dtype: A NumPy type, or one of JAX's extended types for random keys.
-        known: Its content, where that does not depend on the program's inputs.
-        weight: Number of the parameter that it is; None for another array.
+        shape: The array's dimensions: whole numbers, or JAX's symbolic dimensions.
+        dtype: The array's NumPy type, or one of JAX's extended types for random keys.
+        known: The array's content; None where it depends on the program's inputs.
+        weight: The parameter's number where the array is a parameter; None for another array.
     """
 
     shape: tuple[Any, ...]
@@ -60,11 +63,13 @@ class Node:
         op: Name of JAX's primitive, or `spd_solve`: the solution X of X A = B for a symmetric, positive
             definite A, inputs A and B.
         params: The primitive's parameters.
-        inputs: What it reads.
-        outputs: What it makes.
+        inputs: The values that the operation reads.
+        outputs: The values that the operation makes.
         blocks: Bodies of a loop or condition, which also read values from outside.
-        primitive: JAX's own, which evaluates it; None where `blocks` or `op` say how.
-        notes: What is known of it beside that, for writing it shorter.
+        primitive: JAX's primitive, by which the operation is evaluated; None for loops, conditions and
+            `spd_solve`, which have no single one.
+        notes: Facts that let the operation be written shorter: `index_range`, the lowest and the highest
+            index of a gather or scatter, and `fraction`, a bit cast to numbers from 1 to below 2.
     """
 
     op: str
@@ -76,7 +81,7 @@ class Node:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def reads(self) -> Iterator[Value]:
-        """All values from outside that it reads, those of its blocks included."""
+        """All values from outside that the operation reads, those that its blocks read included."""
         yield from self.inputs
         for block in self.blocks:
             yield from block.reads()
@@ -84,12 +89,12 @@ class Node:
 
 @dataclass(eq=False)
 class Block:
-    """Nodes in an order in which they can be computed.
+    """Operations in an order in which they can be computed.
 
     Attributes:
-        inputs: What is given at every call.
-        nodes: The operations.
-        outputs: What is returned; these may be inputs or values from outside.
+        inputs: The values that a caller gives at every call.
+        nodes: The operations in order.
+        outputs: The values that are returned; they may be inputs or values from outside.
     """
 
     inputs: list[Value]
@@ -97,7 +102,7 @@ class Block:
     outputs: list[Value]
 
     def reads(self) -> Iterator[Value]:
-        """All values from outside that it reads."""
+        """All values from outside that the block reads."""
         inside = set(self.inputs) | {value for node in self.nodes for value in node.outputs}
         everything = itertools.chain.from_iterable(node.reads() for node in self.nodes)
         yield from (value for value in itertools.chain(everything, self.outputs) if value not in inside)
@@ -107,12 +112,13 @@ def program_of(fn: Callable[..., Any], weights: Sequence[Any], shapes: Sequence[
     """Traces a function.
 
     Args:
-        fn: Of `len(weights) + len(shapes)` arrays; a pytree of arrays.
-        weights: Known arrays, which become the values with `weight` set and `known` holding them.
-        shapes: Shapes and types of the other arguments.
+        fn: The function of `len(weights) + len(shapes)` arrays; it returns a pytree of arrays.
+        weights: The first arguments, arrays that are known during the export; they become values with
+            `weight` and `known` set.
+        shapes: Shapes and types of the other arguments, which become the program's inputs.
 
     Returns:
-        The program, whose inputs are the other arguments, and the structure of the result.
+        The program and the structure of the function's result.
     """
     like = [jax.ShapeDtypeStruct(np.shape(w), np.asarray(w).dtype) for w in weights]
     closed, shape = jax.make_jaxpr(fn, return_shape=True)(*like, *shapes)
@@ -185,7 +191,7 @@ def _block(closed: Any, captured: list[Value], fresh: list[Value]) -> Block:
 def _cond(eqn: Any, inputs: list[Value], nodes: list[Node]) -> list[Value]:
     branches = eqn.params["branches"]
     platforms = eqn.params.get("branches_platforms")
-    if platforms is not None:  # what runs anywhere
+    if platforms is not None:  # a choice by platform: the branch for any platform, not the one for this CPU
         chosen = branches[platforms.index(None)]
         return _inlined(chosen.jaxpr, _constants(chosen.consts), inputs[1:], nodes)
     outputs = _fresh(eqn.outvars)
@@ -199,7 +205,7 @@ def _scan(eqn: Any, inputs: list[Value], nodes: list[Node]) -> list[Value]:
     first = params["num_consts"]
     carried, body = params["num_carry"], params["jaxpr"]
     consts, init, xs = inputs[:first], inputs[first : first + carried], inputs[first + carried :]
-    if params["length"] == 1:  # no loop
+    if params["length"] == 1:  # inlined, so that it is folded and merged with what is around it
         now = [_reshaped(x, x.shape[1:], nodes) for x in xs]
         out = _inlined(body.jaxpr, _constants(body.consts), [*consts, *init, *now], nodes)
         return out[:carried] + [_reshaped(y, (1, *y.shape), nodes) for y in out[carried:]]
@@ -231,11 +237,11 @@ def _reshaped(x: Value, shape: tuple[Any, ...], nodes: list[Node]) -> Value:
 
 
 def evaluated(node: Node, read: Callable[[Value], Any]) -> list[Any]:
-    """What a node makes, in JAX.
+    """The results of a node, computed by JAX.
 
     Args:
-        node: The operation.
-        read: The arrays of the values that it reads.
+        node: The operation to evaluate.
+        read: Returns the array of a value that the operation reads.
     """
     inputs = [read(x) for x in node.inputs]
     if node.op == "scan":
@@ -269,12 +275,12 @@ def evaluated(node: Node, read: Callable[[Value], Any]) -> list[Any]:
 
 
 def replayed(block: Block, args: Sequence[Any], outer: Callable[[Value], Any]) -> list[Any]:
-    """What a block returns, in JAX.
+    """The results of a block, computed by JAX.
 
     Args:
-        block: To evaluate.
-        args: Of its inputs.
-        outer: The arrays of values from outside.
+        block: The block to evaluate.
+        args: The arrays of the block's inputs.
+        outer: Returns the array of a value from outside.
     """
     arrays: dict[Value, Any] = dict(zip(block.inputs, args, strict=True))
 

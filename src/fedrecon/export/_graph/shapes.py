@@ -13,7 +13,7 @@ _INT64 = 7
 
 
 def _broadcast(w: Writer, node: Node, x: list[str]) -> str:
-    """Writes the array with axes of length 1 where it is repeated; it is expanded where that is needed."""
+    """Writes the array with axes of length 1 instead of repeated ones; a reader that needs it expands it."""
     shape, at = node.params["shape"], [int(d) for d in node.params["broadcast_dimensions"]]
     old, name = node.inputs[0].shape, x[0]
     new = [1] * len(shape)
@@ -21,7 +21,7 @@ def _broadcast(w: Writer, node: Node, x: list[str]) -> str:
         new[axis] = size
     if tuple(new) != tuple(old) and len(shape) > len(old):
         added = [axis for axis in range(len(shape)) if axis not in at]
-        # Leading axes of length 1 are added wherever two arrays meet.
+        # Leading axes need no Unsqueeze: broadcasting adds them by itself.
         if added != list(range(len(added))):
             name = w.op("Unsqueeze", name, w.ints(*added))
     if all(isinstance(d, int) for d in shape) and tuple(new) == tuple(shape) and len(shape) == len(old):
@@ -97,7 +97,7 @@ def _pad(w: Writer, node: Node, x: list[str]) -> str:
     name, shape = x[0], list(node.inputs[0].shape)
     config = node.params["padding_config"]
     for axis, (_, _, between) in enumerate(config):
-        if between:  # room behind each entry, then all in one row, without the room at the end
+        if between:  # pads on an axis behind each entry, merges both axes, and cuts the padding at the end
             size = shape[axis]
             wide = w.op("Unsqueeze", name, w.ints(axis + 1))
             pads = [0] * 2 * (len(shape) + 1)
@@ -131,7 +131,15 @@ def _iota(w: Writer, node: Node, x: list[str]) -> str:
 
 
 def start_of(w: Writer, index: Value, name: str, most: int) -> str:
-    """A start of a slice, from a scalar, held to the range from 0 to `most`, as a vector of one number."""
+    """The start of a dynamic slice, clipped to the range from 0 to `most`, as a vector of one number.
+
+    Args:
+        w: The writer of the graph.
+        index: The start as a value of the program, a scalar.
+        name: Name of the start in the graph.
+        most: The last start at which the slice lies inside the array; JAX clips to it, ONNX would shorten the
+            slice instead.
+    """
     if index.known is not None:
         return w.ints(min(max(int(np.asarray(index.known)), 0), most))
     wide = w.op("Cast", reshaped(w, name, (1,)), to=_INT64)
@@ -168,7 +176,7 @@ def _reduce(kind: str) -> Write:
         if not axes:
             return x[0]
         logical = node.inputs[0].dtype == bool
-        name = w.op("Cast", x[0], to=6) if logical else x[0]  # whole numbers, which have a maximum
+        name = w.op("Cast", x[0], to=6) if logical else x[0]  # as int32: ONNX has no maximum of booleans
         name = w.op(kind, name, w.ints(*axes), keepdims=0)
         return w.op("Cast", name, to=9) if logical else name
 
@@ -191,7 +199,7 @@ def _cumsum(w: Writer, node: Node, x: list[str]) -> str:
 
 
 def _sort(w: Writer, node: Node, x: list[str]) -> list[str]:
-    """By the first operand; of equal ones the first comes first, in JAX's stable sort and in TopK."""
+    """A sort by the first operand: TopK keeps the order of equal numbers, as JAX's stable sort does."""
     if node.params["num_keys"] != 1:
         raise ExportError("a sort by several keys cannot be written")
     axis = int(node.params["dimension"])

@@ -1,4 +1,4 @@
-"""Fewer operations for the same numbers: what is decided, equal or never read is left out."""
+"""Simplifies a program: decided comparisons, repeated operations and unread values are removed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,11 +24,11 @@ _NOT_COMPARED = ("sharding", "out_sharding", "update_jaxpr", "update_consts", "w
 
 
 def reduce_program(program: Block, ranges: dict[Value, Range]) -> None:
-    """Folds constants and leaves out what is not needed, in place.
+    """Folds constants and removes operations that are not needed, in place.
 
     Args:
-        program: As it was traced.
-        ranges: Of whole-number inputs the lowest and the highest number that they can hold.
+        program: The program as it was traced.
+        ranges: The lowest and the highest number that an input of whole numbers can hold.
     """
     bits_of_fractions(program)
     fold(program)
@@ -43,12 +43,12 @@ def reduce_program(program: Block, ranges: dict[Value, Range]) -> None:
 
 
 def count(block: Block) -> int:
-    """Number of operations, those of all bodies included."""
+    """Number of operations of a block, those in bodies of loops and conditions included."""
     return sum(1 + sum(count(inner) for inner in node.blocks) for node in block.nodes)
 
 
 def _forward(block: Block, ranges: dict[Value, Range], program: Block) -> None:
-    """Decides comparisons of numbers whose range is known, and leaves out what changes nothing."""
+    """Decides comparisons of numbers whose range is known, and removes operations that change nothing."""
     decided: dict[Value, bool] = {}
     new: dict[Value, Value] = {}
     keep = []
@@ -74,7 +74,7 @@ def _forward(block: Block, ranges: dict[Value, Range], program: Block) -> None:
         for inner in node.blocks:
             substitute(inner, new)
             _forward(inner, ranges, program)
-        if node.op == "scan":  # what is carried as it came in is read from outside instead
+        if node.op == "scan":  # a value that every step passes on unchanged is read from outside instead
             body = node.blocks[0]
             fixed = [i for i in range(node.params["num_carry"]) if body.outputs[i] is body.inputs[i]]
             substitute(body, {body.inputs[i]: node.inputs[i] for i in fixed})
@@ -90,7 +90,7 @@ def _last(new: dict[Value, Value], value: Value) -> Value:
 
 
 def _unchanged(node: Node, decided: dict[Value, bool]) -> Value | None:
-    """The input that an operation returns as it is; None where it does something."""
+    """The input that an operation returns unchanged; None for an operation that changes its inputs."""
     out, first = node.outputs[0], node.inputs[0] if node.inputs else None
     if node.op == "select_n" and first in decided and node.inputs[1].shape == out.shape:
         return node.inputs[2 if decided[first] else 1]
@@ -157,7 +157,7 @@ def _range_after(node: Node, bounds: Sequence[Range | None]) -> Range | None:
 
 
 def _merge(block: Block, seen: dict[Any, Node], program: Block) -> None:
-    """Computes once what is computed twice."""
+    """Merges operations with equal parameters and inputs, so that each is computed once."""
     new: dict[Value, Value] = {}
     seen = dict(seen)
     keep = []
@@ -181,7 +181,7 @@ def _merge(block: Block, seen: dict[Any, Node], program: Block) -> None:
 
 
 def _share_constants(block: Block, interned: dict[Any, Value]) -> None:
-    """Makes equal small constants one value, so that what reads them can be compared."""
+    """Makes equal small constants one value, so that `_merge` recognises operations that read them."""
 
     def shared(value: Value) -> Value:
         if value.known is None or value.weight is not None or value.size > 64:
@@ -197,7 +197,7 @@ def _share_constants(block: Block, interned: dict[Any, Value]) -> None:
 
 
 def remove_dead(block: Block) -> None:
-    """Removes what nothing reads, in place; of loops also what is carried for itself alone."""
+    """Removes, in place, operations that nothing reads and carried values that only their update reads."""
     needed = set(block.outputs)
     keep = []
     for node in reversed(block.nodes):
@@ -246,7 +246,7 @@ def _trim_loop(node: Node, needed: set[Value]) -> None:
 
 
 def _reached(block: Block, outputs: Sequence[Value]) -> set[Value]:
-    """All values that some outputs of a block depend on."""
+    """All values that the given outputs of a block depend on."""
     needed = set(outputs)
     for node in reversed(block.nodes):
         if any(value in needed for value in node.outputs):

@@ -1,4 +1,4 @@
-"""Writes nodes of an ONNX graph, each constant once."""
+"""Writes the nodes and constants of an ONNX graph, equal ones once."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from fedrecon.export._graph.program import Block, ExportError, Value
 
 OPSET, IR_VERSION = 21, 10
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-# Constants of more bytes are written as the operation that makes them, where there is one.
+# A constant of more bytes is written as an operation that makes it, such as Expand or Range, where one does.
 _SMALL = 64
 
 
@@ -17,8 +17,9 @@ class Operation(NamedTuple):
     """How an operation of JAX is written.
 
     Attributes:
-        write: `(writer, node, names of its inputs) -> names of its outputs`.
-        elementwise: Whether inputs of shapes that can be broadcast will do as well.
+        write: Writes a node, `(writer, node, names of its inputs) -> names of its outputs`.
+        elementwise: Whether the operation broadcasts, so that an input with axes of length 1 does instead of
+            a repeated one.
     """
 
     write: Callable[..., str | list[str]]
@@ -26,14 +27,14 @@ class Operation(NamedTuple):
 
 
 class Writer:
-    """Nodes of a graph, or of the body of a loop, which sees all names of the graphs around it.
+    """Writes the nodes of a graph, or of a body, which also sees all names of the graphs around it.
 
     Attributes:
-        nodes: ONNX nodes in order.
-        names: Names of the values that exist here.
-        loose: Names of arrays that are repeated along some axes, as they are before that: where they meet
-            whole arrays, nothing has to be repeated.
-        parent: The graph around; None for the whole graph.
+        nodes: The ONNX nodes in order.
+        names: Names of the values that were written here.
+        loose: Names of arrays before they are repeated along some axes, by the repeated value: an operation
+            that broadcasts reads them as they are.
+        parent: The writer of the enclosing graph; None for the whole graph.
         operations: How each operation is written, by its name.
     """
 
@@ -52,11 +53,11 @@ class Writer:
 
     @property
     def top(self) -> "Writer":
-        """The whole graph's."""
+        """The writer of the whole graph."""
         return self if self.parent is None else self.parent.top
 
     def fresh(self) -> str:
-        """A short name that nothing has yet: names are a good part of a small file."""
+        """A short name that is not in use; short, since names are a good part of a small file."""
         top = self.top
         number, name = top._count, ""
         top._count += 1
@@ -67,7 +68,7 @@ class Writer:
                 return "_" + name
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Writes a node with one output and returns its name; the same node is written once."""
+        """Writes a node with one output and returns its name; equal nodes are written once."""
         key = kind, inputs, repr(sorted(attributes.items()))
         found = self._remembered(key) if not _holds_graph(attributes) else None
         if found is None:
@@ -89,7 +90,7 @@ class Writer:
         return None if self.parent is None else self.parent._remembered(key)
 
     def name(self, value: Value) -> str:
-        """The name of a value; a known one is written on its first use."""
+        """The name of a value; a known value is written as a constant on its first use."""
         if value in self.names:
             return self.names[value]
         if value in self.loose:
@@ -105,7 +106,7 @@ class Writer:
         return self.known(np.asarray(value.known))
 
     def loosely(self, value: Value) -> str | None:
-        """The name of what is repeated to make a value; None for a whole array."""
+        """The name of the array that is repeated to make a value; None for a value that repeats nothing."""
         if value in self.loose:
             return self.loose[value]
         if value.known is not None and value.weight is None and value.size > 1:
@@ -117,7 +118,7 @@ class Writer:
         return self.parent.loosely(value)
 
     def ints(self, *numbers: Any) -> str:
-        """A constant vector of 64-bit whole numbers, as shapes and axes are given."""
+        """A constant int64 vector, the type in which ONNX takes shapes and axes."""
         return self.constant(np.array([int(x) for x in numbers], np.int64))
 
     def scalar(self, number: Any, dtype: Any) -> str:
@@ -134,7 +135,7 @@ class Writer:
         from onnx import numpy_helper
 
         name = name or self.fresh()
-        # Rows in memory order, since the bytes are written as they are.
+        # A copy in C order, since `from_array` writes the bytes as they lie in memory.
         top.initializers.append(numpy_helper.from_array(np.array(array, order="C"), name))
         return top._constants.setdefault(key, name)
 
@@ -144,7 +145,7 @@ class Writer:
             return self.constant(array)
         if np.all(array == array.flat[0]):
             return self.op("Expand", self.scalar(array.flat[0], array.dtype), self.ints(*array.shape))
-        top = self.top  # a loop would make it at every step
+        top = self.top  # in the whole graph: inside a body the operation would run at every step
         steps = np.diff(array) if array.ndim == 1 and array.dtype.kind == "i" else np.array([])
         if len(steps) and np.all(steps == steps[0]) and steps[0] and array.dtype.itemsize >= 4:
             stop = int(array[-1]) + int(steps[0])
@@ -164,7 +165,15 @@ class Writer:
         return self.constant(array)
 
     def shape(self, dims: Sequence[Any], like: dict[Any, str]) -> str:
-        """A shape as a tensor; symbolic dimensions are looked up in `like`, vectors of one number."""
+        """A shape as a tensor.
+
+        Args:
+            dims: The dimensions: whole numbers, or JAX's symbolic dimensions.
+            like: Names of the tensors that hold the symbolic dimensions, each a vector of one number.
+
+        Raises:
+            ExportError: A symbolic dimension is not in `like`.
+        """
         if all(isinstance(d, int) for d in dims):
             return self.ints(*dims)
         parts = []
@@ -188,7 +197,7 @@ def _holds_graph(attributes: dict[str, Any]) -> bool:
 
 
 def _diagonal(array: np.ndarray) -> tuple[int, Any] | None:
-    """Which diagonal of a matrix holds the same number everywhere, with zeros elsewhere, and that number."""
+    """The diagonal's offset and number, for a matrix that is constant on one diagonal and 0 elsewhere."""
     if array.ndim != 2 or array.dtype.kind not in "fib" or not array.any():
         return None
     row, column = np.unravel_index(int(np.argmax(array != 0)), array.shape)
@@ -200,7 +209,7 @@ def _diagonal(array: np.ndarray) -> tuple[int, Any] | None:
 
 
 def onnx_type(dtype: Any) -> int:
-    """ONNX's number of a type.
+    """The number by which ONNX knows a type.
 
     Raises:
         ExportError: ONNX Runtime has no such type.
@@ -230,7 +239,7 @@ def write_block(writer: Writer, block: Block) -> None:
             )
         made = operation.write(writer, node, _names_of_inputs(writer, node, operation.elementwise))
         names = [made] if isinstance(made, str) else made
-        # An operation that only repeats has put its result among the loose names instead.
+        # An operation that only repeats an array has no name: it put the array among the loose names.
         writer.names.update((v, n) for v, n in zip(node.outputs, names, strict=True) if n)
 
 

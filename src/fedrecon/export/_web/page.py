@@ -50,14 +50,15 @@ _THINGS = (
 
 
 class Page(NamedTuple):
-    """What the page shows.
+    """The content of a page.
 
     Attributes:
-        kind: `"ratings"` or `"words"`.
-        title: Of the page.
-        models: Their folders below the page, ending in a slash or empty, and what to call them.
-        titles: What items are called, by their ids; others are shown by their ids.
-        text: For words how text becomes numbers: `tokenizer`, `length`, `buckets`, `outputs`.
+        kind: The kind of model that the page shows, `"ratings"` or `"words"`.
+        title: The title of the page.
+        models: The exports to choose from: the folder of each below the page, ending in a slash or empty, and
+            the name by which it is shown.
+        titles: Titles of the items by their ids; an item without one is shown by its id.
+        text: For words, how text becomes numbers: `tokenizer`, `length`, `buckets` and `outputs`.
     """
 
     kind: str
@@ -71,15 +72,15 @@ def write_page(page: Page, folder: Path, runtime: str | None = None) -> list[str
     """Writes the page beside an export.
 
     Args:
-        page: What it shows.
-        folder: Of the export.
-        runtime: See `runtime_files`.
+        page: The content of the page.
+        folder: The folder of the export, to which the page's files are added.
+        runtime: A folder with the browser's runtime; None to take it from the cache or by `npm pack`.
 
     Returns:
-        The paths of the files, below the folder.
+        The paths of the page's files, below the folder.
 
     Raises:
-        ExportError: The browser's runtime cannot be had.
+        ExportError: The browser's runtime is not in the folder, or cannot be fetched.
     """
     sources = runtime_files(runtime)
     written = []
@@ -132,7 +133,7 @@ def read_titles(path: Path) -> dict[str, str]:
 
 
 def invented_titles(ids: Sequence[Any]) -> dict[str, str]:
-    """Titles of items that do not exist, for generated ratings."""
+    """Titles for the items of generated ratings, made up from two lists of words."""
     titles = {}
     for number, identity in enumerate(ids):
         turn, rest = divmod(number, len(_QUALITIES) * len(_THINGS))

@@ -1,4 +1,4 @@
-"""ONNX Runtime for the browser: two files of one release, known by their digests."""
+"""ONNX Runtime for the browser: two files of one release, checked by their digests."""
 
 import hashlib
 import shutil
@@ -16,7 +16,7 @@ FILES = {
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-_SECONDS = 300  # that `npm` may take
+_SECONDS = 300  # time limit of `npm pack`
 
 
 def runtime_files(place: str | None = None) -> dict[str, Path]:
@@ -27,7 +27,7 @@ def runtime_files(place: str | None = None) -> dict[str, Path]:
             user's own `npm pack` where they are missing.
 
     Raises:
-        ExportError: They cannot be had, or are those of another release.
+        ExportError: The files are missing and cannot be fetched, or they are those of another release.
     """
     if place is not None:
         folders = [Path(place), Path(place) / "dist", Path(place) / "package" / "dist"]
@@ -51,7 +51,7 @@ def _checked(folder: Path) -> dict[str, Path]:
 
 
 def _pack(folder: Path) -> None:
-    """Fetches the package with the user's own client and settings, and keeps the two files."""
+    """Fetches the package with the user's `npm` and its settings, and keeps the two files."""
     npm = shutil.which("npm")
     if npm is None:
         raise ExportError(

@@ -1,4 +1,4 @@
-"""A web server for this machine alone: a page's own files and nothing else."""
+"""A web server for this machine alone, which serves the files of one page and nothing else."""
 
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,13 +20,14 @@ _LOCAL = "127.0.0.1"
 def server_of(folder: Path, files: list[str], port: int = 0) -> ThreadingHTTPServer:
     """A server on the loopback interface.
 
-    It answers requests for the files named, from a table: no path of a request reaches the file system. Who
-    asks for another host, as a foreign page that was given this address by its name server would, is refused.
+    It looks the requested path up in a table of the given files, so that no path of a request reaches the
+    file system. A request for another host name is refused: a foreign page whose name server resolves its
+    name to this machine (DNS rebinding) sends such requests.
 
     Args:
-        folder: Of the files.
-        files: Their paths below it.
-        port: 0 for a free one.
+        folder: The folder that holds the files.
+        files: Paths of the files below the folder.
+        port: The port to listen on; 0 for a free one.
     """
     paths = {f"/{name}": folder / name for name in files}
     paths["/"] = folder / "index.html"
@@ -74,6 +75,6 @@ def _handler(paths: Mapping[str, Path]) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Writes nothing: what a user asks for is nobody's business."""
+            """Writes no log, since requests show what a user does."""
 
     return Handler
