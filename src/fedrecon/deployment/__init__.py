@@ -1,6 +1,6 @@
-"""Federated rounds over real processes: the client, the server, and what passes between them.
+"""Federated rounds over real processes: the client, the server, and the messages between them.
 
-Nothing here knows how messages travel.
+The package is independent of the transport: it makes and reads messages as bytes, and others carry them.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""One client of a deployment: its examples, what it asks for, and what it answers."""
+"""One client of a deployment: its examples, the rows that it requests, and its updates."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,33 +25,34 @@ from fedrecon.simulation._client_step import View, client_step
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._programs import program_of
 
-_STEP = 10  # lengths are rounded up to multiples of it, so that clients share programs
+_STEP = 10  # clients are padded to multiples of this many examples, so that several share a compiled program
 
 
 class Client:
-    """A client, as it computes where its examples are.
+    """A client that computes its updates where its examples are.
 
-    It runs the algorithm's own `client_update`, with the draws that the simulator gives the client of that
-    name. Of a table that the model declares it needs the rows that its examples name, and changes no others.
+    It runs the algorithm's `client_update`, with the random draws that the simulator gives the client of that
+    name. From each table of the model it needs the rows that its examples name, and it changes no others.
 
     Attributes:
         algorithm: The algorithm that is trained.
-        name: The client's name, from which its draws follow.
-        state: What the client keeps between rounds; None before its first round, and for a stateless
+        name: The client's name, from which its random draws follow.
+        state: The client state between rounds; None before the client's first round, and for a stateless
             algorithm.
 
     Args:
         algorithm: The algorithm that is trained.
-        examples: Fields, arrays `[example, ...]`; or `Clients` with this client alone.
-        name: An integer or a string.
-        seed: The run's, of what clients draw; never of noise for privacy.
-        state: See the attribute.
-        length: Examples to which the client is padded at least, so that clients of one process share a
-            compiled program.
+        examples: The client's examples: an array `[example, ...]` for each field, or `Clients` with this
+            client alone.
+        name: The client's name, an integer or a string.
+        seed: The run's seed of the clients' random draws; noise for privacy never follows from it.
+        state: The client state after an earlier round; None for a client without one.
+        length: The least number of examples to which the client is padded, so that the clients of one process
+            share a compiled program; by default the next multiple of 10.
 
     Raises:
         DataError: The fields do not fit together, or do not index the model's tables.
-        TypeError: `algorithm` is none.
+        TypeError: `algorithm` is not an `Algorithm`.
 
     Example:
         >>> from fedrecon import fedavg, optimizer, solvers
@@ -91,8 +92,8 @@ class Client:
         slot = Slot(1, 1, length)
         batch = layout.batch(slot, np.zeros(1, np.int64), np.zeros((1, 2), np.uint32), cut=tables)
         self._batch: Batch = jax.tree.map(lambda x: x[0, 0], batch)
-        # Where each row that is asked for lies among those that the compiled program numbers. In ascending
-        # order, since the order of a client's examples is nobody else's business.
+        # The place of each requested row among the rows that the compiled program numbers. The request is in
+        # ascending order, since the order of the examples would tell in which order the client made them.
         self._places, by_group = {}, {}
         for group, found in self._batch.rows.items():
             used = np.flatnonzero(found < layout.sizes[group])
@@ -103,20 +104,20 @@ class Client:
         self.rows: dict[str, Int[np.ndarray, "row"]] = {
             leaf: by_group[name] for leaf, name in self._group_of.items()
         }
-        """What the client asks for: of each table which rows, ascending, none twice; int32."""
+        """The rows of each table that the client needs, ascending and without repetition, int32."""
 
     def update(self, broadcast: Broadcast) -> Update:
-        """What the client sends in a round, and its next `state`.
+        """Computes the client's update of a round, and replaces `state`.
 
         Args:
-            broadcast: Of the round, with whole tables or with the rows of `rows`, in that order.
+            broadcast: The round's broadcast, with whole tables or with the rows of `rows`, in that order.
 
         Returns:
-            An update on the host, whose rows are all those of `rows`, changed or not: which of them the
-            client's query set has does not show.
+            The update as NumPy arrays. It has all rows of `rows`, changed or not, so that it does not show
+            which of them occur in the client's query set.
 
         Raises:
-            RefusedError: A leaf is missing, or not of the shape that the model has, or that was asked for.
+            RefusedError: A leaf is missing, or has neither the model's shape nor that of the requested rows.
         """
         params = self._cut(broadcast.global_params)
         round = int(broadcast.round)
@@ -139,7 +140,7 @@ class Client:
         return StoredClientState(np.bool_(True), self.state)
 
     def _cut(self, params: Params) -> Params:
-        """The global parameters with tables as the compiled program numbers their rows."""
+        """The global parameters, each table reduced to the rows in the compiled program's order."""
         given, wanted = leaves_of(params), leaves_of(self._shapes)
         if given.keys() != wanted.keys():
             raise RefusedError(
@@ -176,11 +177,11 @@ class Client:
 
 
 def client_state_like(algorithm: Algorithm, global_params: Params | None = None) -> Any:
-    """Shapes and types of what a client keeps; without leaves for a stateless algorithm.
+    """Shapes and types of the client state; a pytree without leaves for a stateless algorithm.
 
     Args:
         algorithm: The algorithm whose clients keep the state.
-        global_params: That reach the client; None for whole tables.
+        global_params: The global parameters that reach the client; None for those with whole tables.
     """
     if global_params is None:
         global_params = _shapes_of(algorithm)
@@ -188,7 +189,7 @@ def client_state_like(algorithm: Algorithm, global_params: Params | None = None)
 
 
 def _by_row(delta: Any, ids: Int[np.ndarray, "*id"], size: int) -> np.ndarray:
-    """The sum of a table's delta, `[*id, ...]`, for each of its rows; ids past the last one are padding's."""
+    """The sum of a table's delta, `[*id, ...]`, for each of its `size` rows; higher ids are padding."""
     found = np.zeros((size + 1, *delta.shape[ids.ndim :]), delta.dtype)
     np.add.at(found, np.minimum(ids.reshape(-1), size), delta.reshape(-1, *found.shape[1:]))
     return found[:size]

@@ -1,4 +1,4 @@
-"""A server's side of its messages: bytes in, bytes out, both counted."""
+"""The server's end of the messages: it encodes, decodes and counts their bytes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,16 +20,16 @@ from fedrecon.deployment._wire import MAX_BYTES, decode, encode
 
 
 class Endpoint:
-    """Writes what a server sends to its clients, and reads what they send.
+    """Encodes the messages of a server to its clients, and decodes theirs.
 
     Attributes:
-        server: The server.
-        bytes_down: Sent to clients in the present round.
-        bytes_up: Received from clients in the present round, refused messages too.
+        server: The server whose messages are encoded and decoded.
+        bytes_down: Number of bytes sent to clients in the present round.
+        bytes_up: Number of bytes received from clients in the present round, refused messages included.
 
     Args:
-        server: The server.
-        max_bytes: How long a message to it may be.
+        server: The server whose messages are encoded and decoded.
+        max_bytes: The largest number of bytes of a message from a client; a longer one is refused.
     """
 
     def __init__(self, server: Server, max_bytes: int = MAX_BYTES):
@@ -41,18 +41,19 @@ class Endpoint:
         self.bytes_down = self.bytes_up = 0
 
     def knows(self, client: Any) -> bool:
-        """Whether it is known which rows a client needs; always so where the model has no tables."""
+        """Whether the rows that a client needs are known; always true for a model without tables."""
         return not self.server.algorithm.model.tables or str(client) in self._rows
 
     def ask(self, client: Any) -> bytes:
-        """The question which rows a client needs."""
+        """The message that asks a client which rows of tables it needs."""
         return self._sent(encode(ask_message(self.server.address(client))))
 
     def broadcast(self, client: Any) -> bytes:
-        """What a client gets in the present round: of tables the rows that it asked for, else all.
+        """The message with the present round's parameters for a client.
 
         Args:
-            client: Its name.
+            client: Name of the client; it gets the rows of tables that it requested, or whole tables where it
+                requested none.
         """
         given = self.server.broadcast(self._rows.get(str(client)))
         counted = self.server.last_counted(client)
@@ -60,10 +61,14 @@ class Endpoint:
         return self._sent(encode(broadcast_message(self.server.address(client), given, notes)))
 
     def receive(self, data: bytes) -> Refusal | None:
-        """Takes a message of a client: a request, an update, or a refusal.
+        """Handles a message from a client: a request, an update, or a refusal.
+
+        Args:
+            data: The bytes of the message.
 
         Returns:
-            None, or why the message was not used: that is counted, and nothing else has changed.
+            None for a message that was used; else the reason why it was not, which is counted and changes
+            nothing else.
         """
         self.bytes_up += len(data)
         try:
@@ -71,7 +76,8 @@ class Endpoint:
             if message.run != self.server.run:
                 raise RefusedError(Refusal.WRONG_RUN, f"this is the run {self.server.run!r}")
             if message.kind == "refusal":
-                self._rows.pop(message.client, None)  # its examples may be others now: it is asked again
+                # The client's examples may have changed, so that it is asked for its rows again.
+                self._rows.pop(message.client, None)
                 return self.server.refuse(refusal_from(message))
             if message.client not in self._names:
                 raise RefusedError(Refusal.NOT_ASKED, "there is no such client")
@@ -87,13 +93,15 @@ class Endpoint:
         return self.server.add(name, update, round=message.round, attempt=message.attempt)
 
     def step(self) -> tuple[Outcome, int, int]:
-        """Ends the round: its outcome, and the bytes that went down and up in it."""
+        """Ends the round; returns its outcome and the numbers of bytes sent to and received from clients."""
         sizes = self.bytes_down, self.bytes_up
         self.bytes_down = self.bytes_up = 0
         return self.server.step(), *sizes
 
     def checkpointed(self) -> None:
-        """The server's state is on a disk, and it never goes back behind it: clients may forget."""
+        """Notes that the server's state is on the disk, so that clients may drop older states of theirs."""
+        # The server never returns to a state before its last checkpoint. Broadcasts carry this round to the
+        # stores on the nodes, which keep a state until then and no longer.
         if self._stateful:
             self._durable = {name: self.server.last_counted(x) for name, x in self._names.items()}
 

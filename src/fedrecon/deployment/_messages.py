@@ -18,7 +18,14 @@ _MAX_METRICS = 256
 
 
 class Address(NamedTuple):
-    """What a message belongs to: see `Message`."""
+    """The first fields of a message.
+
+    Attributes:
+        run: Name of the run.
+        round: Number of rounds done before the message's round.
+        attempt: Number of earlier attempts at the round.
+        client: The client's name; `""` for a message that is for no single client.
+    """
 
     run: str
     round: int
@@ -27,17 +34,17 @@ class Address(NamedTuple):
 
 
 def ask_message(address: Address) -> Message:
-    """The server's question which rows of tables a client needs."""
+    """The server's message that asks a client which rows of tables it needs."""
     return Message("ask", *address, {})
 
 
 def refusal_message(address: Address, reason: Refusal) -> Message:
-    """A node's answer where it has no other: the name of a reason alone."""
+    """A node's answer when it can give no other; it holds the name of a reason and nothing else."""
     return Message("refusal", *address, {}, {"reason": reason.value})
 
 
 def refusal_from(message: Message) -> Refusal:
-    """Inverse of `refusal_message`, without the address; `FAILED` for a reason that is not known."""
+    """The reason in a refusal; `FAILED` for one that this version does not know."""
     _of_kind("refusal", message)
     reason = message.notes.get("reason")
     known = {r.value: r for r in Refusal}
@@ -45,12 +52,12 @@ def refusal_from(message: Message) -> Refusal:
 
 
 def request_message(address: Address, rows: Mapping[str, Int[np.ndarray, "row"]]) -> Message:
-    """A client's request for a round's parameters: of tables it names the rows that it needs."""
+    """A client's request for parameters, which names the rows of tables that it needs."""
     return Message("request", *address, {f"rows/{leaf}": ids for leaf, ids in rows.items()})
 
 
 def request_from(message: Message) -> dict[str, np.ndarray]:
-    """Inverse of `request_message`, without the address."""
+    """The rows of tables in a request, by the leaf's path; the inverse of `request_message`."""
     _of_kind("request", message)
     if any(not name.startswith("rows/") for name in message.arrays):
         raise RefusedError(Refusal.WRONG_LEAF, f"a request has rows alone, got {sorted(message.arrays)}")
@@ -58,27 +65,28 @@ def request_from(message: Message) -> dict[str, np.ndarray]:
 
 
 def broadcast_message(address: Address, broadcast: Broadcast, notes: Mapping[str, Any] = {}) -> Message:
-    """A round's parameters, on their way to a client.
+    """The message that carries a round's parameters to a client.
 
     Args:
-        address: Whom it is for.
+        address: Run, round, attempt and client of the message.
         broadcast: The broadcast that reaches the client.
-        notes: What the client's store needs to know.
+        notes: For a stateful algorithm the rounds that the client's store needs: `counted` and `durable`, see
+            `Store.put_state`.
     """
     arrays = _named("global_params", broadcast.global_params) | _named("extra", broadcast.extra)
     return Message("broadcast", *address, arrays, notes)
 
 
 def broadcast_from(message: Message, global_params: PyTree[Any], extra: PyTree[Any] = ()) -> Broadcast:
-    """Inverse of `broadcast_message`, without the address.
+    """The broadcast in a message; the inverse of `broadcast_message`.
 
     Args:
-        message: The message that arrived.
-        global_params: Of the structure of the model's.
-        extra: Of the structure of what the algorithm announces.
+        message: The decoded message.
+        global_params: A pytree of the structure of the model's global parameters.
+        extra: A pytree of the structure of the broadcast's `extra`.
 
     Raises:
-        RefusedError: It has not their leaves.
+        RefusedError: The message is of another kind, or has other leaves than these pytrees.
     """
     _of_kind("broadcast", message)
     params = _tree(global_params, "global_params", message.arrays)
@@ -86,7 +94,7 @@ def broadcast_from(message: Message, global_params: PyTree[Any], extra: PyTree[A
 
 
 def update_message(address: Address, update: Update) -> Message:
-    """What a client sends after its update phase."""
+    """The message that carries a client's update to the server."""
     names = list(update.metrics)
     means = [update.metrics[name] for name in names]
     arrays = {
@@ -100,15 +108,16 @@ def update_message(address: Address, update: Update) -> Message:
 
 
 def update_from(message: Message, global_params: PyTree[Any], statistics: PyTree[Any] = ()) -> Update:
-    """Inverse of `update_message`, without the address.
+    """The update in a message; the inverse of `update_message`.
 
     Args:
-        message: The message that arrived.
-        global_params: Of the structure of the model's.
-        statistics: Of the structure of what the algorithm's updates hold there.
+        message: The decoded message.
+        global_params: A pytree of the structure of the model's global parameters.
+        statistics: A pytree of the structure of the updates' `statistics`.
 
     Raises:
-        RefusedError: It has not their leaves, or its means are none.
+        RefusedError: The message is of another kind, has other leaves than these pytrees, or has a weight or
+            metrics of another shape or type.
     """
     _of_kind("update", message)
     known = {"weight", "metrics"} | {
@@ -140,19 +149,19 @@ def update_from(message: Message, global_params: PyTree[Any], statistics: PyTree
 
 
 def state_message(address: Address, state: PyTree[Any], notes: Mapping[str, Any]) -> Message:
-    """A server's or a client's state, to be kept on a disk."""
+    """The message in which a server's or a client's state is kept on a disk."""
     return Message("state", *address, _named("state", state), notes)
 
 
 def state_from(message: Message, like: PyTree[Any]) -> Any:
-    """Inverse of `state_message`, without the address.
+    """The state in a message; the inverse of `state_message`.
 
     Args:
         message: The message that was read from the disk.
-        like: Of the structure, shapes and types of the state.
+        like: A pytree of the structure, shapes and types of the state.
 
     Raises:
-        RefusedError: It is of others.
+        RefusedError: The message is of another kind, or its state has another structure, shape or type.
     """
     _of_kind("state", message)
     tree = _tree(like, "state", message.arrays)
@@ -179,13 +188,13 @@ def _of_kind(kind: str, message: Message) -> None:
 
 
 def _plain(leaf: Any) -> Any:
-    """A leaf as numbers, which keys of `jax.random` are not."""
+    """A leaf as an array of numbers; a random key as its key data."""
     is_key = jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
 
 
 def _named(part: str, tree: PyTree[Any]) -> dict[str, np.ndarray]:
-    """A tree's leaves by their paths below `part`."""
+    """The leaves of a pytree by their paths below `part`."""
     leaves = leaves_of(tree)
     if len(leaves) < len(jax.tree.leaves(tree)):
         raise ValueError(f"two leaves of {part} have the same path of {sorted(leaves)}; rename one of them")
@@ -197,7 +206,7 @@ def _below(part: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 
 def _tree(like: PyTree[Any], part: str, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The arrays below `part` in the structure of a tree."""
+    """The arrays below `part` in the structure of the pytree `like`."""
     given, paths = _below(part, arrays), list(leaves_of(like))
     if given.keys() != set(paths):
         raise RefusedError(

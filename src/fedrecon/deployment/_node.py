@@ -1,4 +1,4 @@
-"""A node: the clients of one process, which answer a server's messages."""
+"""A node: the clients of one process, and their answers to a server's messages."""
 
 import logging
 from collections import OrderedDict
@@ -28,30 +28,30 @@ from fedrecon.simulation._batches import key_of
 from fedrecon.simulation._validate_model import check_model
 
 LOG = logging.getLogger("fedrecon.deployment")
-_PREPARED = 1024  # clients whose examples stay laid out in memory
+_PREPARED = 1024  # number of clients whose prepared examples stay in memory
 
 
 class Node:
-    """Answers for its clients. What it sends are requests and updates, or a reason's name, and nothing else.
+    """Answers a server's messages for its clients, with requests, updates and reasons of refusal only.
 
     Attributes:
         algorithm: The algorithm that is trained.
-        store: Its clients.
-        run: The run that it takes part in; messages of another one are refused.
+        store: The store of the node's clients and their states.
+        run: Name of the run in which the node takes part; messages of other runs are refused.
 
     Args:
         algorithm: The algorithm that is trained.
-        store: Its clients.
-        seed: The run's.
-        run: See the attribute.
-        may_take_part: From a client's name and a round to whether it may compute now; None for always. Such
-            as: the device is idle and on a free network, and its owner has agreed.
-        max_bytes: How long a message to it may be.
+        store: The store of the node's clients and their states.
+        seed: The run's seed of the clients' random draws.
+        run: Name of the run in which the node takes part.
+        may_take_part: Says whether a client may compute now, `(client's name, round) -> bool`: whether the
+            device is idle and on an unmetered network, for instance. None lets all clients compute always.
+        max_bytes: The largest number of bytes of a message from the server; a longer one is refused.
 
     Raises:
         DataError: The examples do not index the model's tables.
-        TypeError: `algorithm` is none, or the model's loss is not as it must be.
-        ValueError: The model breaks a promise on the first client's examples, see `check_model`.
+        TypeError: `algorithm` is not an `Algorithm`, or the model's loss does not return what it must.
+        ValueError: The model breaks a promise on the first client's examples; `check_model` lists them.
     """
 
     def __init__(
@@ -79,19 +79,20 @@ class Node:
 
     @property
     def names(self) -> list[str]:
-        """Names of its clients, as messages have them."""
+        """Names of the node's clients, as strings."""
         return list(self._names)
 
     def handle(self, data: bytes) -> bytes:
-        """What is sent back for a message of the server; whatever happens, it is a message.
+        """Answers a message of the server; an error becomes a refusal, so that there is always an answer.
 
         Args:
-            data: An `ask`, to which a client answers which rows it needs, or a `broadcast`, to which it
-                answers with its update. What the client keeps is on the disk before its update is sent.
+            data: The bytes of an `ask` message, which is answered with the rows that the client needs, or of
+                a `broadcast`, which is answered with its update. The client's new state is on the disk before
+                this returns the update.
 
         Returns:
-            A `request`, an `update`, or a `refusal` with the name of its reason alone: the text of an error
-            may hold data, and stays in the node's log.
+            The bytes of a `request`, an `update`, or a `refusal`. A refusal holds the name of its reason and
+            nothing else: the text of an error may contain data, and stays in the node's log.
         """
         address = Address(self.run, 0, 0)
         try:
@@ -104,7 +105,7 @@ class Node:
         except RefusedError as error:
             reason = error.reason
             LOG.warning("client %s: %s", self.store.pseudonym(address.client), error)
-        except Exception:  # a node must not end with its first bad round, and nobody else may read why
+        except Exception:  # a node goes on after a bad round; the text stays here, since it may hold data
             reason = Refusal.FAILED
             LOG.exception("client %s", self.store.pseudonym(address.client))
         return encode(refusal_message(address, reason))

@@ -1,10 +1,10 @@
-"""Why a server does not count an update."""
+"""The reasons for which a server does not count an update, or a node does not answer."""
 
 from enum import Enum
 
 
 class Refusal(Enum):
-    """The reason, under the name by which it is counted."""
+    """A reason of refusal; its value is the name under which refusals are counted."""
 
     WRONG_RUN = "wrong_run"
     WRONG_ROUND = "wrong_round"
@@ -27,7 +27,7 @@ class RefusedError(ValueError):
     """An update or a message that cannot be used.
 
     Attributes:
-        reason: What is counted.
+        reason: The reason, under which the refusal is counted.
     """
 
     def __init__(self, reason: Refusal, message: str):

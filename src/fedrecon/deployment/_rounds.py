@@ -1,4 +1,4 @@
-"""The rounds of a deployment, over whatever carries its messages."""
+"""The rounds of a deployment, over any transport."""
 
 import json
 import time
@@ -20,19 +20,26 @@ class Transport(Protocol):
     """Carries messages between a server and the nodes of its clients."""
 
     def exchange(self, messages: Sequence[tuple[Any, bytes]], seconds: float) -> Iterator[bytes]:
-        """Sends each message to the node of its client, and yields what nodes send back.
+        """Sends each message to the node of its client, and yields the nodes' answers.
 
-        Answers come in the order in which they arrive, those to earlier messages too, until all messages are
-        answered or the time is over. That a node cannot be reached is no error: it does not answer.
+        Answers are yielded as they arrive, late answers to earlier messages included, until all messages are
+        answered or the time is over. A node that cannot be reached is not an error: it does not answer.
 
         Args:
-            messages: Pairs of a client's name and what it gets.
-            seconds: Until when answers are waited for.
+            messages: Pairs of a client's name and the bytes of its message.
+            seconds: How long to wait for answers, in seconds.
         """
 
 
 class RoundRecord(NamedTuple):
-    """A line of `rounds.jsonl`; see `Outcome` for what it has of that."""
+    """The record of one attempt at a round, a line of `rounds.jsonl`.
+
+    Attributes:
+        outcome: How the attempt ended.
+        bytes_down: Number of bytes sent to clients in the attempt.
+        bytes_up: Number of bytes received from clients in the attempt.
+        seconds: Duration of the attempt in seconds.
+    """
 
     outcome: Outcome
     bytes_down: int
@@ -40,7 +47,7 @@ class RoundRecord(NamedTuple):
     seconds: float
 
     def line(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The record as JSON values, as a line of `rounds.jsonl` has them."""
         fields = ("round", "attempt", "released", "asked", "answered", "late")
         values = {name: getattr(self.outcome, name) for name in fields}
         values["refused"] = dict(self.outcome.refused)
@@ -48,7 +55,7 @@ class RoundRecord(NamedTuple):
         return {**values, **sizes, "seconds": round(self.seconds, 6)}
 
     def metrics(self) -> dict[str, Mean]:
-        """Means over the answers."""
+        """Means of the training metrics over the clients that answered."""
         return dict(self.outcome.metrics)
 
 
@@ -62,23 +69,25 @@ def run_rounds(
     max_attempts: int = 10,
     note_clients: bool = False,
 ) -> Iterator[RoundRecord]:
-    """Runs rounds until so many are done, each on the disk before the next one begins.
+    """Runs rounds until a number of them is done; each is on the disk before the next one begins.
 
-    Where the folder has the state of an earlier process, it goes on from there, with the same numbers.
+    If the folder holds the state of an earlier process, the rounds continue from there as if that process
+    had gone on.
 
     Args:
-        endpoint: Of the server.
-        transport: Carries the messages.
-        rounds: How many are to be done, those of earlier processes included.
-        folder: For the server's state and `rounds.jsonl`.
-        seconds: A round's deadline: who has not answered then is left out of it.
-        max_attempts: How often a round is begun before it is given up.
-        note_clients: Whether `answered.jsonl` gets the names of the clients that each round counted.
+        endpoint: The endpoint of the server.
+        transport: Carries the messages between the server and the nodes.
+        rounds: Number of rounds to have done at the end, those of earlier processes included.
+        folder: The folder of the server's state and of `rounds.jsonl`; created where it does not exist.
+        seconds: Deadline of a round in seconds; a client that has not answered by then is left out of it.
+        max_attempts: How many attempts a round gets before this raises an error.
+        note_clients: Whether the names of the clients that each round counted are written to
+            `answered.jsonl`.
 
     Raises:
-        DataError: The state in the folder is not whole, or of another run.
-        OSError: The state cannot be written; it is then as it was after the round before.
-        RunError: A round was begun `max_attempts` times without enough answers.
+        DataError: The state in the folder is damaged, or of another run.
+        OSError: The state cannot be written; the file then still holds the state after the round before.
+        RunError: A round had `max_attempts` attempts without enough answers.
     """
     make_folder(folder)
     server, state = endpoint.server, folder / STATE
@@ -100,14 +109,15 @@ def run_rounds(
         if asked:
             for data in transport.exchange(asked, seconds):
                 endpoint.receive(data)
-        # Who did not say which rows it needs is not there.
+        # A client that did not answer which rows it needs is unreachable, and gets no broadcast.
         sent = [(client, endpoint.broadcast(client)) for client in cohort if endpoint.knows(client)]
         if sent:
             for data in transport.exchange(sent, end - time.monotonic()):
                 endpoint.receive(data)
         outcome, down, up = endpoint.step()
         record = RoundRecord(outcome, down, up, time.monotonic() - started)
-        # Before the state: a line whose round then comes again is taken out by whoever goes on.
+        # The line is written before the state. After a kill between the two, the round is computed again and
+        # `_cut` removes its line; in the other order the line of a released round could be missing for good.
         _append(folder / LOG, record.line())
         if note_clients and outcome.released:
             _append(folder / ANSWERED, {"round": outcome.round, "clients": list(outcome.clients)})
@@ -129,7 +139,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
 
 
 def _cut(path: Path, round: int) -> None:
-    """Takes out what a process wrote of rounds that its state does not have, a line cut short among it."""
+    """Removes the lines of rounds that the saved state does not have, and a line that a kill cut short."""
     if not path.exists():
         return
     kept = []

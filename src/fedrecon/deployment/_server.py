@@ -24,17 +24,17 @@ from fedrecon.simulation._client_step import first_state
 
 
 class Outcome(NamedTuple):
-    """How an attempt at a round ended.
+    """The result of an attempt at a round.
 
     Attributes:
-        round: Rounds done before it.
-        attempt: How often it was begun before.
-        released: Whether its sum was applied to the global parameters.
-        asked: Clients of the cohort.
-        answered: Clients whose updates were counted.
-        late: Answers to an earlier round or attempt.
-        refused: Updates that were not counted, by the reason's name.
-        metrics: Means over the answers.
+        round: Number of rounds done before this one.
+        attempt: Number of earlier attempts at the round.
+        released: Whether the sum of the updates was applied to the global parameters.
+        asked: Number of clients in the cohort.
+        answered: Number of clients whose updates were counted.
+        late: Number of answers to an earlier round or attempt.
+        refused: Number of updates that were not counted, by the name of the reason.
+        metrics: Means of the training metrics over the clients that answered.
         clients: Names of the clients that answered, in the order of the cohort.
     """
 
@@ -50,32 +50,35 @@ class Outcome(NamedTuple):
 
 
 class Server:
-    """Runs an algorithm's rounds over clients that answer from elsewhere.
+    """Runs an algorithm's rounds over clients in other processes.
 
-    It says who is in a round's cohort and what they get, adds up what they answer, and applies the sum. When
-    a round ends, after a deadline or with the last answer, is the caller's choice.
+    It draws each round's cohort, makes the broadcasts, adds up the updates, and applies the sum. The caller
+    decides when a round ends: after a deadline, or with the last answer.
 
     Attributes:
         algorithm: The algorithm that is trained.
         clients: The names of all clients, in the order in which `sampling` numbers them.
-        state: The server's state, of which one must not change an array in place.
-        attempt: How often the present round was begun before.
-        run: The name by which clients know the run.
-        statistics: Shapes and types of what updates hold in `statistics`.
+        state: The server's state, whose arrays must not be changed in place.
+        attempt: Number of earlier attempts at the present round.
+        run: Name of the run, which messages carry.
+        statistics: Shapes and types of the updates' `statistics`.
 
     Args:
         algorithm: The algorithm that is trained.
-        clients: Names of all clients; a mapping to their numbers of examples where `sampling` needs these.
-        sampling: How cohorts are drawn.
-        seed: The run's.
-        run: See the attribute.
-        global_params: Where training starts; by default as the simulator starts from `seed`.
-        min_answers: Answers without which a round is begun again instead of being applied.
-        max_weight: The largest weight that a client may claim.
-        statistics: See the attribute.
+        clients: Names of all clients, or a mapping from their names to their numbers of examples, which some
+            samplings need.
+        sampling: Draws the clients of each round's cohort.
+        seed: Seed of the cohorts and of the initial parameters.
+        run: Name of the run, which messages carry.
+        global_params: The global parameters at the start; by default those with which the simulator starts
+            from `seed`.
+        min_answers: The least number of counted updates of a round, or the whole cohort where it is smaller;
+            with fewer, the round is attempted again.
+        max_weight: The largest weight of a client's update; an update with a larger one is refused.
+        statistics: Shapes and types of the updates' `statistics`; by default updates have none.
 
     Raises:
-        TypeError: `algorithm` is none.
+        TypeError: `algorithm` is not an `Algorithm`.
         ValueError: There are fewer clients than `sampling` draws, or two have the same name.
     """
 
@@ -113,7 +116,7 @@ class Server:
 
     @property
     def round(self) -> int:
-        """Rounds done."""
+        """Number of rounds done."""
         return self._round
 
     @property
@@ -122,28 +125,29 @@ class Server:
         return frozenset(self._answered)
 
     def cohort(self) -> list[Any]:
-        """Names of the clients that the present round asks; the same at every call."""
+        """Names of the clients in the present round's cohort; the same at every call in one round."""
         return list(self._cohort)
 
     def last_counted(self, client: Any) -> int:
-        """The last round whose sum a client's update is in; -1 if there is none.
+        """The last round that counted an update of the client; -1 if there is none.
 
-        A client that keeps a state goes on from that of this round: what it computed for others is lost.
+        The client's state after that round is the one to continue from: its state after a later round belongs
+        to an update that was never applied.
         """
         return int(self._counted[self._places[client]])
 
     def address(self, client: Any = "") -> Address:
-        """What messages of the present round belong to."""
+        """Run, round, attempt and client for messages of the present round."""
         return Address(self.run, self._round, self.attempt, str(client))
 
     def broadcast(self, rows: Mapping[str, Any] | None = None) -> Broadcast:
-        """What a client of the present round gets.
+        """The broadcast of the present round.
 
         Args:
-            rows: Of each table the rows that the client asked for; None for whole tables.
+            rows: The rows of each table that the client requested, by the leaf's path; None for whole tables.
 
         Raises:
-            RefusedError: A row is asked for that there is not, or rows of what is no table.
+            RefusedError: A row does not exist, or a leaf is not a table.
         """
         params = self.state.global_params
         if rows is not None:
@@ -154,10 +158,14 @@ class Server:
         return Broadcast(params, self.state.round)
 
     def check_rows(self, rows: Mapping[str, Any]) -> None:
-        """Refuses rows that no table has.
+        """Checks the rows that a client requests.
+
+        Args:
+            rows: The row numbers of each table, by the leaf's path.
 
         Raises:
-            RefusedError: A row is out of range, a list no list of whole numbers, or a leaf no table.
+            RefusedError: A row is out of range, the rows are not a list of whole numbers, or a leaf is not a
+                table.
         """
         for leaf, ids in rows.items():
             self._check_ids(leaf, np.asarray(ids))
@@ -175,16 +183,17 @@ class Server:
     def add(
         self, client: Any, update: Update, *, round: int | None = None, attempt: int | None = None
     ) -> Refusal | None:
-        """Counts a client's update in the present round's sum.
+        """Adds a client's update to the present round's sum.
 
         Args:
-            client: Its name.
-            update: What it answered.
-            round: To which round it answered; None for the present one.
-            attempt: To which attempt at it; None for the present one.
+            client: Name of the client.
+            update: The client's update.
+            round: The round that the client answered; None for the present one.
+            attempt: The attempt at the round that the client answered; None for the present one.
 
         Returns:
-            None, or why it was not counted: it then changed nothing but the number of refusals.
+            None for an update that was counted; else the reason why it was not, and nothing but the number of
+            refusals has changed.
         """
         try:
             self._check_turn(client, round, attempt)
@@ -195,7 +204,7 @@ class Server:
         return None
 
     def refuse(self, reason: Refusal) -> Refusal:
-        """Counts a message that cannot be used."""
+        """Counts a message that cannot be used under its reason, and returns the reason."""
         self._refused[reason.value] += 1
         return reason
 
@@ -214,10 +223,10 @@ class Server:
             raise RefusedError(Refusal.DUPLICATE, f"the client {client!r} has answered this round")
 
     def step(self) -> Outcome:
-        """Ends the present round: applies its sum, or begins it again where too few have answered."""
+        """Ends the attempt: applies the sum of the updates, or begins the round again after too few."""
         enough = len(self._answered) >= min(self._min_answers, len(self._cohort))
         state = self._step(self.state, self._sums.update()) if enough else self.state
-        # Each update is finite, but their sum may be beyond single precision: the parameters would be lost.
+        # Each update is finite, but their sum may overflow float32, which would destroy the parameters.
         released = enough and _is_finite(state.global_params)
         metrics = {name: Mean(*pair) for name, pair in self._sums.metrics.items()}
         counts = len(self._cohort), len(self._answered), self._late, dict(self._refused)
@@ -240,22 +249,28 @@ class Server:
         self._sums.clear()
 
     def checkpoint(self, path: Path) -> None:
-        """Writes the state between rounds to a file, whole or not at all; answers so far are not in it.
+        """Writes the state between rounds to a file atomically; answers of the present round are not in it.
+
+        Args:
+            path: The file; one that exists is replaced.
 
         Raises:
-            OSError: It cannot be written. The file that was there before is as it was.
+            OSError: The file cannot be written; an earlier one of that name is then unchanged.
         """
         message = state_message(self.address(), (self.state, self._counted), {})
         write_atomically(Path(path), encode(message))
 
     def restore(self, path: Path) -> None:
-        """Goes to a state that `checkpoint` wrote, and begins its round.
+        """Restores a state that `checkpoint` wrote, and begins its round.
 
-        It counts as another attempt, so that answers to what was asked before are not taken for answers to
-        this one.
+        The round counts as another attempt, so that late answers to the earlier process are not taken for
+        answers to this one.
+
+        Args:
+            path: The file that `checkpoint` wrote.
 
         Raises:
-            DataError: The file is not whole, or of another run or algorithm.
+            DataError: The file is damaged, or of another run or algorithm.
         """
         try:
             message = decode(Path(path).read_bytes(), max_bytes=2**63)

@@ -1,4 +1,4 @@
-"""What a node holds: its clients' examples, which are only read, and what they keep between rounds."""
+"""The store of a node: its clients' examples, which are only read, and their states between rounds."""
 
 import hashlib
 import hmac
@@ -33,19 +33,19 @@ def read_clients(
     query: str = "",
     vocabularies: Mapping[str, Any] = MappingProxyType({}),
 ) -> Clients:
-    """The clients in a node's file. The file is not changed.
+    """Reads the clients of a node's file, without changing the file.
 
     Args:
-        path: A client file (`.arrow`), a Parquet file, or an SQLite file.
-        client: The column that names an example's client.
-        name: Of the one client whose all examples are, where no column names it.
-        query: For SQLite the statement that selects the examples, in their order; by default all of the only
-            table.
-        vocabularies: For fields that the run numbers, the original id of each number. Examples of others are
-            left out.
+        path: A client file (`.arrow`), a Parquet file, or an SQLite file (`.sqlite`, `.sqlite3`, `.db`).
+        client: Name of the column that holds the client of each example.
+        name: Name of the only client, for a file without such a column; `""` for a file that has one.
+        query: The SQL statement that selects the examples of an SQLite file in their order; by default all
+            rows of its only table.
+        vocabularies: The original ids in the order of the run's numbers, for each field that the run numbers.
+            Examples with other ids are left out.
 
     Raises:
-        DataError: The file cannot be read, or holds no clients as the run needs them.
+        DataError: The file cannot be read, or its columns do not fit.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
@@ -74,7 +74,7 @@ def read_clients(
 
 
 def _selected(path: Path, query: str) -> Any:
-    """The rows of a statement as an Arrow table."""
+    """The rows that an SQL statement selects, as an Arrow table."""
     import pyarrow as pa
 
     try:
@@ -107,15 +107,16 @@ def _from_rows(path: Path, table: Any, client: str, name: str) -> Clients:
 
 
 class Store:
-    """A node's clients, and what they keep between rounds.
+    """The examples of a node's clients, and their states between rounds.
 
     Attributes:
-        clients: Their examples, read-only.
-        folder: Where states are kept, and the key of the pseudonyms; None keeps states in memory.
+        clients: The node's clients with their examples, which are only read.
+        folder: The folder of the clients' states and of the key of their pseudonyms; None for a store that
+            keeps both in memory.
 
     Args:
-        clients: Of the node: one, or many.
-        folder: See the attribute.
+        clients: The node's clients, one or many.
+        folder: The folder of the clients' states; None to keep them in memory.
     """
 
     def __init__(self, clients: Clients, folder: Path | None = None):
@@ -135,16 +136,17 @@ class Store:
         self._database.close()
 
     def pseudonym(self, name: Any) -> str:
-        """What logs call a client: the same on this node at every time, and nothing without its key."""
+        """The name of a client in logs: 12 hexadecimal digits, fixed on this node, from a secret key."""
+        # A keyed hash: a plain one of a small set of names could be undone by hashing all of them.
         return hmac.new(self._secret, str(name).encode(), hashlib.sha256).hexdigest()[:12]
 
     def state(self, run: str, client: Any, round: int) -> bytes | None:
-        """What a client kept after a round; None if it did not take part in it.
+        """The client's state after a round; None if the client did not take part in it.
 
         Args:
-            run: The run.
-            client: The client's name.
-            round: Rounds done before that one.
+            run: Name of the run.
+            client: Name of the client.
+            round: Number of rounds done before the round in question.
         """
         where = "run = ? and client = ? and round = ?"
         row = self._database.execute(f"select data from state where {where}", (run, str(client), round))
@@ -154,18 +156,18 @@ class Store:
     def put_state(
         self, run: str, client: Any, round: int, data: bytes, counted: int = -1, durable: int = -1
     ) -> None:
-        """Keeps a client's state after a round, whole or not at all.
+        """Saves a client's state after a round atomically.
 
-        Whether the server will count the round is not known yet. So the state that the client came from stays
-        beside it, and that of the server's last checkpoint, to which the server may go back.
+        The node cannot know yet whether the server will count the round. So the state from which the client
+        started is kept as well, and that of the server's last checkpoint, to which the server may go back.
 
         Args:
-            run: The run.
-            client: The client's name.
-            round: Rounds done before the round.
-            data: The state.
-            counted: The last round of the client that the server counted.
-            durable: The same at the server's last checkpoint.
+            run: Name of the run.
+            client: Name of the client.
+            round: Number of rounds done before the round of the state.
+            data: The state as bytes.
+            counted: The last round in which the server counted the client; -1 for none.
+            durable: The value of `counted` at the server's last checkpoint; -1 for none.
         """
         who = (run, str(client))
         with self._writing() as database:
@@ -175,7 +177,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._database:  # a transaction, which an exception takes back
+        with self._database:  # a transaction, which an exception rolls back
             yield self._database
 
 

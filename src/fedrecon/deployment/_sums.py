@@ -1,4 +1,4 @@
-"""The sum of a round's updates, and what an update must be to be part of it."""
+"""The sum of a round's updates, and the checks that an update must pass to be part of it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,17 +15,17 @@ from fedrecon.deployment._refusals import Refusal, RefusedError
 
 
 class Sums:
-    """Adds updates up, in double precision: the order in which they arrive changes the last bit at most.
+    """Adds updates in float64, so that their order of arrival changes at most the last bit in float32.
 
     Attributes:
-        weight: Of all updates so far.
-        metrics: Of all updates so far, each as `[total, weight]`.
+        weight: The sum of the weights of all updates so far.
+        metrics: The sums of each metric over all updates so far, `[total, weight]`.
 
     Args:
-        shapes: The global parameters' shapes and types.
+        shapes: Shapes and types of the global parameters.
         tables: Paths of the leaves that updates may send by rows.
-        statistics: Shapes and types of what updates hold in `statistics`.
-        max_weight: The largest weight of an update.
+        statistics: Shapes and types of the updates' `statistics`; by default updates have none.
+        max_weight: The largest weight of an update; one with a larger weight is refused.
     """
 
     def __init__(
@@ -43,14 +43,15 @@ class Sums:
         self._statistics = jax.tree.map(lambda x: np.zeros(x.shape), self._statistics_like)
 
     def add(self, update: Update, discount: float = 1.0) -> None:
-        """Adds an update, or nothing of it.
+        """Adds an update as a whole, or raises an error and adds nothing.
 
         Args:
-            update: What `Client.update` returned, or what came of it over a network.
-            discount: What it is multiplied with: its delta and its weight, and so its mean is the same.
+            update: The update that `Client.update` returned, possibly decoded from a message.
+            discount: The factor by which the delta's total and its weight are multiplied; the update's mean
+                stays the same and counts for less.
 
         Raises:
-            RefusedError: It is not what a client of the algorithm sends.
+            RefusedError: The update has other leaves, shapes, types, rows or weights than the algorithm's.
         """
         deltas = self._checked(update)
         for name, delta in deltas.items():
@@ -74,7 +75,7 @@ class Sums:
         def single(total: Any, like: Any) -> Any:
             return jnp.asarray(total, jnp.promote_types(like.dtype, jnp.float32))
 
-        with np.errstate(over="ignore"):  # whoever applies the sum looks whether it is finite
+        with np.errstate(over="ignore"):  # the caller checks whether the parameters are finite after the sum
             totals = {name: single(x, self._like[name]) for name, x in self._totals.items()}
         statistics = jax.tree.map(
             lambda x, like: jnp.asarray(x, like.dtype), self._statistics, self._statistics_like
@@ -83,7 +84,7 @@ class Sums:
         return Update(mean, {}, {}, statistics)
 
     def _checked(self, update: Update) -> dict[str, Any]:
-        """The update's deltas by leaf."""
+        """The update's deltas by the leaf's path, after all checks."""
         deltas = leaves_of(update.delta.total)
         if deltas.keys() != self._like.keys():
             raise RefusedError(
@@ -134,7 +135,7 @@ class Sums:
 
 
 def _check_leaf(name: str, delta: Any, rows: Any, like: Any) -> None:
-    """Holds a leaf's delta to the parameters: an addition would broadcast, round or wrap in silence."""
+    """Checks a leaf's delta against the parameter: NumPy's addition would silently broadcast or round."""
     wanted, kind = like.shape, np.asarray(delta).dtype
     allowed = (like.dtype, jnp.promote_types(like.dtype, jnp.float32))
     if kind not in allowed:

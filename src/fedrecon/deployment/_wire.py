@@ -1,4 +1,4 @@
-"""The wire format: one message as bytes, see docs/wire_format.md."""
+"""The wire format: encodes a message as bytes and decodes it, as docs/wire_format.md describes."""
 
 import json
 import struct
@@ -13,7 +13,7 @@ from fedrecon.deployment._refusals import Refusal, RefusedError
 
 VERSION = 1
 READ = (VERSION - 1, VERSION)
-"""Versions that are understood: this one and, since fleets are never updated at once, the one before."""
+"""Versions that can be read: this one, and the one before, since the devices of a fleet update one by one."""
 MAX_BYTES = 2**31
 
 _MAGIC = b"fedrecon"
@@ -23,7 +23,8 @@ _ALIGNMENT = 8
 _MAX_HEADER = 2**20
 _KINDS = ("ask", "request", "broadcast", "update", "refusal", "state")
 
-# What an array may hold, by the name in a message. Strings, objects and times have no place there.
+# The types that an array may have, by their names in a message. Objects and strings are left out: reading
+# them from an untrusted sender could run code or take any amount of memory.
 _NAMES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _FLOATS = ("float16", "float32", "float64")
 _SMALL = (
@@ -42,16 +43,17 @@ DTYPES: Mapping[str, np.dtype] = {
 
 
 class Message(NamedTuple):
-    """What passes between a server and a client.
+    """A message between a server and a client.
 
     Attributes:
-        kind: `"ask"`, `"request"`, `"broadcast"`, `"update"` or `"refusal"`; `"state"` is kept on a disk.
-        run: The run that it belongs to.
-        round: Rounds done before this one.
-        attempt: How often the round was begun before.
-        client: The client's name; `""` where it is for all.
-        arrays: By their names. Where two names have the very same array, it is sent once.
-        notes: JSON values.
+        kind: The kind of message: `"ask"`, `"request"`, `"broadcast"`, `"update"` or `"refusal"`, or
+            `"state"` for one that is kept on a disk.
+        run: Name of the run to which the message belongs.
+        round: Number of rounds done before the message's round.
+        attempt: Number of earlier attempts at the round.
+        client: The client's name; `""` for a message that is for no single client.
+        arrays: The arrays by their names. An array object that stands under two names is sent once.
+        notes: Further values by their names, as JSON can hold them.
     """
 
     kind: str
@@ -64,14 +66,14 @@ class Message(NamedTuple):
 
 
 def encode(message: Message, version: int = VERSION) -> bytes:
-    """A message as bytes.
+    """Encodes a message as bytes.
 
     Args:
-        message: To be sent.
-        version: Of the format, which the other side understands.
+        message: The message to encode.
+        version: Version of the format, one that the receiver can read.
 
     Raises:
-        ValueError: It holds an array of another type, or the version is none that is known.
+        ValueError: An array has a type that the format does not allow, or the version is unknown.
     """
     if version not in READ:
         raise ValueError(f"version must be one of {READ}, got {version}")
@@ -102,30 +104,34 @@ def encode(message: Message, version: int = VERSION) -> bytes:
     header += b" " * (-(len(header) + _HEAD.size) % _ALIGNMENT)
     parts = [_HEAD.pack(_MAGIC, version, 0, len(header), size), header, *parts]
     checksum = 0
-    for part in parts:  # joined only once: each copy of a large message takes as long as its checksum
+    # The checksum is taken over the parts, and these are joined once with it: to copy a large message takes
+    # as long as to compute its checksum.
+    for part in parts:
         checksum = zlib.crc32(part, checksum)
     return b"".join([*parts, _CHECKSUM.pack(checksum)])
 
 
 def decode(data: bytes, max_bytes: int = MAX_BYTES) -> Message:
-    """Inverse of `encode`. Nothing is trusted: every size is checked before it is used.
+    """Decodes a message from an untrusted sender: every size is checked before it is used.
 
     Args:
-        data: What arrived.
-        max_bytes: How long a message may be.
+        data: The bytes of the message.
+        max_bytes: The largest number of bytes of a message; a longer one is refused.
 
     Returns:
-        The message, its arrays views of `data` that cannot be written to.
+        The message. Its arrays are read-only views of `data`.
 
     Raises:
-        RefusedError: As `too_large`, `wrong_version`, `wrong_dtype`, or as `checksum` for bytes that are not
-            a whole message as `encode` writes it.
+        RefusedError: The message is refused with the reason `too_large`, `wrong_version`, `wrong_dtype`, or
+            `checksum` for bytes that are not a complete message as `encode` writes it.
     """
     if len(data) > max_bytes:
         raise RefusedError(Refusal.TOO_LARGE, f"a message may have {max_bytes:,} bytes, got {len(data):,}")
     if len(data) < _HEAD.size + _CHECKSUM.size:
         raise _broken(f"it has {len(data)} bytes")
     magic, version, _, header_size, size = _HEAD.unpack_from(data)
+    # The version is checked before lengths and checksum: another version may place those differently, and its
+    # sender should learn that the version is the reason.
     if magic != _MAGIC:
         raise _broken("it does not begin as one")
     if version not in READ:
@@ -136,6 +142,8 @@ def decode(data: bytes, max_bytes: int = MAX_BYTES) -> Message:
         raise _broken("its length is not what it says")
     end = len(data) - _CHECKSUM.size
     view = memoryview(data)
+    # The checksum comes before the header is parsed, so that a damaged message is refused as damaged and not
+    # for whatever its header has turned into.
     if zlib.crc32(view[:end]) != _CHECKSUM.unpack_from(data, end)[0]:
         raise _broken("its checksum does not match")
     try:
@@ -153,14 +161,14 @@ def decode(data: bytes, max_bytes: int = MAX_BYTES) -> Message:
 
 
 def payload_bytes(message: Message) -> int:
-    """Bytes of a message's parameters and rows: its length without what every message has about them."""
+    """Number of bytes of a message's parameters and rows, without the header, padding and metrics."""
     counted = ("global_params/", "delta/", "rows/")
     arrays = {id(x): x for name, x in message.arrays.items() if name.startswith(counted)}
     return sum(x.nbytes for x in arrays.values())
 
 
 def _plain(x: Any, name: str) -> tuple[np.ndarray, str]:
-    """An array in the order of C with its lowest byte first, and the name of its type."""
+    """An array in C order and little-endian, and the name of its type."""
     array = np.asarray(x)
     kind = array.dtype.name
     if kind not in DTYPES:
