@@ -1,4 +1,4 @@
-"""A file of records of one size that only grows, so that one can go back to any of its beginnings."""
+"""An append-only file of records of one size, so that any earlier state is its first records."""
 
 import os
 import zlib
@@ -10,14 +10,14 @@ from jaxtyping import Int
 
 from fedrecon._files import being_written, rename, sync, sync_folder
 
-_CHUNK = 2**24  # bytes that are held in memory where all of a file is gone through
+_CHUNK = 2**24  # bytes that are read at a time where a whole file is read
 
 
 class Log:
     """The first `count` records of a file.
 
-    What lies behind them, after a kill or `cut`, is left alone until the next records are added: whoever
-    only reads changes nothing.
+    Records behind them, which a kill or `cut` leaves, stay in the file until the next records are added, so
+    that reading never changes it.
 
     Attributes:
         path: The file; made when the first records are added.
@@ -27,7 +27,7 @@ class Log:
 
     def __init__(self, path: Path, dtype: np.dtype, count: int = 0):
         self.path, self.dtype, self.count = path, dtype, count
-        self._known = (0, 0)  # a number of records, and the checksum of those
+        self._known = (0, 0)  # a number of records, and the CRC-32 of that many
 
     def append(self, records: np.ndarray) -> None:
         """Adds records, `[record]` of the log's type."""
@@ -38,7 +38,7 @@ class Log:
         self.count += len(records)
 
     def read(self, numbers: Int[np.ndarray, "record"]) -> Any:
-        """The records of these numbers, in their order."""
+        """The records with the given numbers, in the order of the numbers."""
         records = np.empty(len(numbers), self.dtype)
         if not len(numbers):
             return records
@@ -68,7 +68,7 @@ class Log:
             self._known = (0, 0)
 
     def checksum(self) -> int:
-        """CRC-32 of the records. Reads those that were added since it was last asked for."""
+        """The CRC-32 of the records; only those added since the last call are read."""
         done, value = self._known
         size = self.dtype.itemsize
         if done < self.count:
@@ -84,7 +84,12 @@ class Log:
         return value
 
     def copied(self, path: Path, numbers: Int[np.ndarray, "record"]) -> "Log":
-        """A new log of some of the records, on the disk when this returns."""
+        """Copies some of the records to a new log, which is on the disk when this returns.
+
+        Args:
+            path: The file of the new log; one that exists is replaced.
+            numbers: The numbers of the records to copy, in the order of the new log.
+        """
         temporary = Log(being_written(path), self.dtype)
         temporary.path.unlink(missing_ok=True)
         step = max(_CHUNK // self.dtype.itemsize, 1)

@@ -43,9 +43,9 @@ class Layout:
     """Lays out clients as `Batch`es, their table fields renumbered to the rows that each one touches.
 
     Attributes:
-        positional: Fields in which no client has a number twice: renumbered, they hold the examples' own
+        positional: Fields in which no client has a number twice. Renumbered, they hold the examples' own
             positions, so that they need no search and are not laid out.
-        sizes: Rows of each group's tables, by the group's name.
+        sizes: The number of rows of each group's tables, by the group's name.
 
     Args:
         model: The model whose tables and fields are laid out.
@@ -76,7 +76,7 @@ class Layout:
 
     @functools.cached_property
     def positional(self) -> tuple[str, ...]:
-        """See the class."""
+        """Fields in which no client has a number twice, among those that are alone in their group."""
         single = [g.fields[0] for g in self.groups if len(g.fields) == 1]
         return tuple(f for f in single if self.clients.distinct(f))
 
@@ -130,7 +130,14 @@ class Layout:
         return slot.length * self._widths[group.name] < self.sizes[group.name]
 
     def touched(self, positions: Int[np.ndarray, "row"]) -> dict[str, Int[np.ndarray, "row"]]:
-        """How many different rows of each group every client touches: what has to be sent."""
+        """The number of different rows of each group that every client touches, and so has to be sent.
+
+        Args:
+            positions: The positions of the clients among the clients of the layout.
+
+        Returns:
+            Counts `[client]` by the group's name.
+        """
         counts = self.clients.num_examples[positions]
         counts_by_group = {}
         for group in self.groups:
@@ -144,14 +151,19 @@ class Layout:
         return counts_by_group
 
     def _laid_out(self, places: PaddedGather, field: str) -> np.ndarray:
-        """A field of some clients in 32 bits; ids as integers of 32 bits, since a smaller type may not have
-        the row past a table's end.
+        """A field of some clients in 32 bits, padded; ids as int32.
+
+        Ids must be int32 since padding holds the number of rows, which a smaller type may be unable to hold.
         """
         double = self.clients.blank(field, 0).dtype == np.float64
         return places.field(field, np.int32 if field in self._ids else np.float32 if double else None)
 
     def _renumber(self, group: Group, data: dict[str, Any], count: np.ndarray) -> np.ndarray:
-        """Renumbers `data` in place and returns the rows that each client touches, `[client, row]`."""
+        """Renumbers `data` in place and returns the rows that each client touches, `[client, row]`.
+
+        All clients are renumbered at once: their ids are sorted, equal neighbours get one number, and the
+        numbers are put back in the order of the examples. Padding has the id `size`, which sorts last.
+        """
         size, none = self.sizes[group.name], np.int32(self.sizes[group.name])
         parts = []
         for f in group.fields:
@@ -228,11 +240,21 @@ def _out_of_range(clients: Clients, group: Group, field: str, size: int) -> str:
 
 
 def key_of(data: UInt32[Any, "*keys 2"]) -> Any:
-    """The random key with some data: always of JAX's own default kind, so that runs can be repeated."""
+    """The random key with the given data, always of the kind threefry2x32.
+
+    The kind is fixed, since a user's JAX configuration would otherwise change the numbers of a run.
+    """
     return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 def examples_of(data: dict[str, Any], count: Number, size: int, positional: tuple[str, ...] = ()) -> Examples:
-    """One client's fields, `[example, ...]`, as `Examples`, with the positional ones made here."""
+    """One client's fields as `Examples`, the positional fields added.
+
+    Args:
+        data: The fields that were laid out, arrays `[example, ...]`.
+        count: The number of valid examples, which come first.
+        size: The number of examples, padding included.
+        positional: The fields that hold each example's own position.
+    """
     own = {f: np.arange(size, dtype=np.int32) for f in positional}
     return Examples({**data, **own}, np.arange(size) < count, positional)

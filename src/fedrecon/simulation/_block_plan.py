@@ -1,7 +1,7 @@
-"""How a cohort is cut into blocks of clients of similar length, so that little work is done on padding.
+"""Cuts a cohort into blocks of clients of similar length, so that little work is done on padding.
 
-A plan is chosen once per run. It is a few slots of fixed shape, since every shape costs a compilation; a
-cohort is sorted by length and poured into them.
+A plan is chosen once per run and consists of a few slots of fixed shape, since every shape costs a
+compilation; a cohort is sorted by length and poured into them.
 """
 
 import json
@@ -15,14 +15,18 @@ from jaxtyping import Int
 # operations, in clients. Measured on a CPU with matrix factorisation (benchmarks/README.md).
 _OVERHEAD = 16
 _MOST_CLIENTS = 64
-_MOST_PLACES = 2**18  # for examples in a block of clients that are gone through once
-FAR = 8  # times as long as nearly all others is a client for which these are not padded
-_MANY_CLIENTS = 5000  # from here on an evaluation is worth more than one program,
-_SHORTER = (0.5, 0.8, 0.95)  # for these shares of the clients, and the rest
+_MOST_PLACES = 2**18  # the largest number of examples, with padding, of an evaluation's block
+# The longest clients get a slot of their own in an evaluation if they are this many times as long as the 95 %
+# quantile: all others would be padded to their length.
+FAR = 8
+# With so many clients an evaluation has slots for several lengths, since it then saves more than the further
+# programs take to compile; the slots end at these quantiles of the lengths, and at the longest.
+_MANY_CLIENTS = 5000
+_SHORTER = (0.5, 0.8, 0.95)
 
 
 class Slot(NamedTuple):
-    """Blocks of one shape.
+    """Several blocks of one shape.
 
     Attributes:
         blocks: The number of blocks, which run one after the other.
@@ -36,7 +40,7 @@ class Slot(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """Clients in all its blocks."""
+        """The number of clients in all blocks of the slot."""
         return self.blocks * self.clients
 
     def part(
@@ -47,7 +51,7 @@ class Slot(NamedTuple):
         Args:
             positions: The positions of the slot's clients, in their order.
             number: The number of the part, from 0.
-            parts: How many; the clients of a block are a multiple of it.
+            parts: The number of parts; the clients of a block must be a multiple of it.
         """
         if parts == 1:
             return self, positions
@@ -59,21 +63,28 @@ class Slot(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The slots of a pass over a cohort, from the shortest clients to the longest."""
+    """How cohorts are cut into blocks.
+
+    Two runs under one plan have the same bits, since it decides the order of all sums; other plans agree up
+    to rounding.
+
+    Attributes:
+        slots: The slots of a pass over a cohort, from the shortest clients to the longest.
+    """
 
     slots: tuple[Slot, ...]
 
     def to_json(self) -> str:
-        """For the run folder: a resume must use the same plan to reach the same bits."""
+        """The plan as JSON, for the run folder: a resume must use the same plan to reach the same bits."""
         return json.dumps([slot._asdict() for slot in self.slots])
 
     @staticmethod
     def from_json(text: str) -> "Plan":
-        """Inverse of `to_json`."""
+        """The plan of a text that `to_json` returned."""
         return Plan(tuple(Slot(**slot) for slot in json.loads(text)))
 
     def in_parts(self, parts: int) -> "Plan":
-        """The plan with every block's clients rounded up to a multiple of so many, to be cut evenly."""
+        """The plan with the clients of every block rounded up to a multiple of `parts`."""
         return Plan(tuple(slot._replace(clients=-(-slot.clients // parts) * parts) for slot in self.slots))
 
     def passes(self, lengths: Int[np.ndarray, "client"]) -> list[list[Int[np.ndarray, "row"]]]:
@@ -83,7 +94,7 @@ class Plan(NamedTuple):
             lengths: The number of examples of each client of a cohort.
 
         Returns:
-            For each pass and slot, positions in `lengths`, at most the slot's capacity.
+            For each pass and slot, the clients' positions in `lengths`, at most the slot's capacity.
 
         Raises:
             ValueError: A client is longer than the last slot.
@@ -102,13 +113,13 @@ class Plan(NamedTuple):
         return passes
 
     def fitting(self, lengths: Int[np.ndarray, "client"]) -> list[tuple[Slot, Int[np.ndarray, "row"]]]:
-        """For each slot the clients, any number of them, that it is the shortest to take.
+        """Assigns each client to the shortest slot that takes it, without regard to the slots' capacity.
 
         Args:
             lengths: The number of examples of each client.
 
         Returns:
-            Slots and positions in `lengths`, from the shortest client to the longest.
+            Slots and the clients' positions in `lengths`, from the shortest client to the longest.
 
         Raises:
             ValueError: A client is longer than the last slot.
@@ -140,8 +151,10 @@ def plan_blocks(
         num_examples: The number of examples of every client of the population, `[client]`.
         cohort: The number of clients of a round.
         most_slots: The largest number of slots, which are shapes to compile.
-        clients_per_block: Clients side by side; None leaves the choice to the plan.
-        draw: From the number of a trial to the positions of a cohort's clients; None draws all alike.
+        clients_per_block: The number of clients of a block, which are vectorised; None for up to 64, as the
+            expected cost decides.
+        draw: Draws a cohort for planning, `number of the trial -> positions of its clients`; None draws all
+            clients with the same probability.
 
     Returns:
         A plan whose last slot takes the longest client.
@@ -151,13 +164,15 @@ def plan_blocks(
     if draw is None:
         cohorts = np.random.default_rng(0).choice(num_examples, (trials, cohort))
     else:
-        cohorts = np.zeros((trials, cohort), np.int64)  # where fewer can be drawn, the others have no example
+        cohorts = np.zeros((trials, cohort), np.int64)  # a smaller cohort is filled with clients of length 0
         for trial, row in enumerate(cohorts):
             drawn = draw(trial)[:cohort]
             row[: len(drawn)] = num_examples[drawn]
-    lengths = np.sort(cohorts, axis=1).max(axis=0)  # of the k-th shortest client, hardly ever exceeded
-    # Rounded, but not beyond the longest client: where clients are cut at a number of examples, many have it,
-    # and more room may be another batch.
+    # The length of the k-th shortest client that no trial exceeded. The slots' lengths are chosen from these,
+    # so that nearly every cohort takes one pass.
+    lengths = np.sort(cohorts, axis=1).max(axis=0)
+    # Rounded up to tens, but not beyond the longest client: where clients are cut at a number of examples,
+    # many have exactly that number, and padding beyond it may cost another batch.
     lengths = np.minimum(-(-np.maximum(lengths, 1) // 10) * 10, longest)
     lengths[-1] = longest
     width = clients_per_block or _MOST_CLIENTS
@@ -173,7 +188,8 @@ def plan_blocks(
             slot = Slot(blocks, clients, int(lengths[end - 1]))
             cost = slot.length * blocks * (clients + _OVERHEAD)
             options += [(c + cost, (*p, slot)) for c, p in plans if len(p) < most_slots]
-        # For every number of slots the cheapest way to get here.
+        # Dynamic programming: for every number of slots only the cheapest plan up to `end` can be part of the
+        # best one.
         kept: dict[int, tuple[float, tuple[Slot, ...]]] = {}
         for c, p in sorted(options, key=lambda o: o[0]):
             kept.setdefault(len(p), (c, p))
@@ -182,15 +198,15 @@ def plan_blocks(
 
 
 def plan_evaluation(num_examples: Int[np.ndarray, "client"], heavy: bool = False) -> Plan:
-    """Slots for going through all clients once.
+    """Chooses slots for an evaluation of all clients.
 
-    One shape, the same for any part of a population, since a second program takes longer to compile than
-    it saves, unless the clients are many, or a few far longer than the rest: then the shorter ones have slots
-    of their own.
+    There is one shape, the same for any part of a population, since a second program takes longer to compile
+    than it saves. Only where the clients are many, or a few far longer than the rest, have the shorter ones
+    slots of their own.
 
     Args:
         num_examples: The number of examples of every client, `[client]`.
-        heavy: Whether computing costs more than compiling: then a block is no wider than the clients fill it.
+        heavy: Whether computing costs more than compiling; a block is then no wider than the clients fill it.
     """
     longest, most = max(int(num_examples.max(initial=1)), 1), _MOST_CLIENTS
     if heavy:
@@ -206,7 +222,7 @@ def plan_evaluation(num_examples: Int[np.ndarray, "client"], heavy: bool = False
 
 
 def clients_in_block(length: int, most: int = _MOST_CLIENTS, places: int = _MOST_PLACES) -> int:
-    """Clients of a block that is gone through once: fewer where they are very long, for the memory's sake.
+    """The number of clients of an evaluation's block: fewer where they are very long, to save memory.
 
     Args:
         length: The number of examples of each client, padding included.

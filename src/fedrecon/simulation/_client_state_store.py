@@ -1,4 +1,4 @@
-"""What clients keep between rounds: on the disk, and able to go back to where a checkpoint was."""
+"""The states of clients between rounds: on the disk, and able to return to any checkpoint."""
 
 import copy
 import shutil
@@ -21,15 +21,15 @@ from fedrecon.errors import DataError
 from fedrecon.simulation._append_log import Log
 
 _ROUND, _CLIENT = "round", "client"
-# A log is written anew when most of it is outdated, and it is worth it.
+# A log is compacted when it has more than twice as many records as clients and so many bytes are superfluous.
 _OUTDATED, _WORTH = 2, 2**24
 
 
 class StoredClientState(NamedTuple):
-    """What is known of what clients keep.
+    """The stored states of some clients.
 
     Attributes:
-        seen: Whether a client has kept anything so far, `[client]`.
+        seen: Whether a client has a stored state, `[client]`.
         value: The states, a pytree whose leaves start with the axis `client`; zeros for a client without one.
     """
 
@@ -40,7 +40,7 @@ class StoredClientState(NamedTuple):
 def current_client_state(
     algorithm: Algorithm, global_params: Params, stored: ClientState, key: PRNGKey
 ) -> Any:
-    """What a client holds: as it was stored, or, the first time, what it starts with.
+    """A client's state at the start of a round: the stored one, or in its first round the initial one.
 
     Args:
         algorithm: The algorithm whose `init_client_state` makes the first state.
@@ -55,16 +55,16 @@ def current_client_state(
 
 
 class ClientStateStore:
-    """What every client keeps, by the key of its name.
+    """The states of all clients, by the hash of the client's name.
 
-    A record for each client and round is added to a log, whose last record of a client counts; nothing is
-    changed in place. A checkpoint therefore is a number of records, `commit`, and going back to it is
-    forgetting the others. A log that is mostly outdated is written anew under another name, and the old
-    one stays for the checkpoints that need it. Memory holds 16 bytes per client of the population.
+    Each round appends one record per client to a log, and a client's last record counts; nothing is changed
+    in place. A checkpoint is therefore a number of records (`commit`), and a return to it forgets the records
+    beyond that number. A log that is mostly outdated is compacted under another name, and the old one stays
+    for the checkpoints that need it. Memory holds 16 bytes per client of the population.
 
     Args:
-        like: A client's, with the shapes and types of its leaves.
-        keys: The hashes of the names of all clients that may have a state.
+        like: Shapes and types of the leaves of one client's state.
+        keys: The hashes of the names of all clients that may have a state, `[client]`.
         folder: The folder of the logs, made when the first record is written; None for a temporary folder.
     """
 
@@ -77,31 +77,37 @@ class ClientStateStore:
         self._last = np.full(len(keys), -1, np.int64)
         self._folder, self._temporary = folder, folder is None
         self._log = Log(self._path(0), self.dtype)
-        self._clients = 0  # with a record
-        self._newest = -1  # the last record's round
-        self._since = 0  # the log remembers every state from after so many rounds on
+        self._clients = 0  # the number of clients with a record
+        self._newest = -1  # the round of the last record
+        self._since = 0  # the log can return to the state after any number of rounds from this one on
         self._pending: list[tuple[int, Any, Any]] = []
         self._held: str | None = None
         self._origin: Any = None
 
     @staticmethod
     def of(algorithm: Algorithm, clients: Clients, folder: Path | None = None) -> "ClientStateStore | None":
-        """For an algorithm's clients; None if they are stateless."""
+        """The store for an algorithm's clients; None for a stateless algorithm.
+
+        Args:
+            algorithm: The algorithm whose clients have the states.
+            clients: The clients of the population.
+            folder: The folder of the logs; None for a temporary folder.
+        """
         key = jax.random.key(0)
         like = jax.eval_shape(lambda k: algorithm.init_client_state(algorithm.model.init_global(k), k), key)
         return ClientStateStore(like, clients.keys, folder) if jax.tree.leaves(like) else None
 
     def knows(self, keys: UInt64[np.ndarray, "client"]) -> bool:
-        """Whether any of these clients is of the population."""
+        """Whether any of these clients belongs to the population."""
         return bool(self._positions(keys)[1].any())
 
     def get(self, keys: UInt64[np.ndarray, "client"], places: int) -> StoredClientState:
-        """What clients keep, those without a record marked; waits for what is still computed.
+        """The states of some clients; waits for rounds that are still computed.
 
         Args:
             keys: The hashes of the clients' names. A client outside the population counts as one without a
-                record.
-            places: How many entries the result has: the clients', and then empty ones.
+                state.
+            places: The number of entries of the result: first those of the clients, then empty ones.
         """
         self._flush()
         numbers = np.full(places, -1, np.int64)
@@ -114,10 +120,10 @@ class ClientStateStore:
         return StoredClientState(seen, jax.tree.unflatten(self._structure, leaves))
 
     def put(self, round: int, keys: UInt64[np.ndarray, "client"], value: ClientState) -> None:
-        """Notes what clients keep after a round. It is fetched when it is next needed.
+        """Stores the states of clients after a round; they are fetched from the device when next needed.
 
         Args:
-            round: Rounds done before this one; not before that of an earlier call.
+            round: The number of rounds done before this one, not below that of an earlier call.
             keys: The hashes of the clients' names.
             value: The states, a pytree whose leaves start with the axes `[block, client]`; the first places
                 belong to the clients.
@@ -125,10 +131,10 @@ class ClientStateStore:
         self._pending.append((round, keys, value))
 
     def rewind(self, done: int) -> None:
-        """Goes back to the state after so many rounds.
+        """Goes back to the states after `done` rounds.
 
         Raises:
-            ValueError: The round is longer ago than the log remembers.
+            ValueError: The log was compacted after that round, and no longer has its states.
         """
         self._pending = [entry for entry in self._pending if entry[0] < done]
         if done > self._newest:
@@ -142,10 +148,10 @@ class ClientStateStore:
         self._since = min(self._since, done)
 
     def commit(self, done: int) -> dict[str, Any]:
-        """Puts the state after so many rounds on the disk; states before it may be gone afterwards.
+        """Puts the states after `done` rounds on the disk; those of earlier rounds may be gone afterwards.
 
         Returns:
-            What `restore` needs to come back to it, as JSON values.
+            The mark with which `restore` returns to these states, as JSON values.
         """
         self.rewind(done)
         self._flush()
@@ -153,7 +159,7 @@ class ClientStateStore:
         return self.mark(done)
 
     def mark(self, done: int) -> dict[str, Any]:
-        """As `commit`, but one can go back as far as before."""
+        """Puts the states after `done` rounds on the disk as `commit` does, but never compacts the log."""
         self.rewind(done)
         self._flush()
         self._log.sync()
@@ -166,10 +172,13 @@ class ClientStateStore:
         }
 
     def restore(self, mark: Mapping[str, Any] | None) -> None:
-        """Goes to a state that was committed, or to the start. Files are changed by the next round only.
+        """Returns to states that were committed; files change only with the next round.
+
+        Args:
+            mark: The mark that `commit` or `mark` returned; None for the start, without any states.
 
         Raises:
-            DataError: A log is missing or not as it was written, or keeps something else.
+            DataError: The log is missing or damaged, or holds states of other shapes or types.
         """
         self._pending = []
         if mark is None:
@@ -190,29 +199,29 @@ class ClientStateStore:
         self._go_to(mark["records"])
 
     def records(self, mark: Mapping[str, Any]) -> Any:
-        """The records of a committed state, `[record]`, for `adopt`."""
+        """The records of the committed states of a mark, `[record]`, for `adopt`."""
         log = Log(self._path(mark["file"]), self.dtype, mark["records"])
         return log.read(np.arange(mark["records"]))
 
     def adopt(self, mark: Mapping[str, Any], records: np.ndarray) -> None:
-        """Puts another process's records of a committed state where `restore` finds them."""
+        """Writes the records of another process's mark to a log, where `restore` finds them."""
         self._make_folder()
         Log(self._path(mark["file"]), self.dtype).append(records)
 
     def at(self, mark: Mapping[str, Any] | None) -> "ClientStateStore":
-        """A committed state, or the start, beside the present one: to be read."""
+        """A second view of the store at a committed mark, or at the start, to be read only."""
         view = copy.copy(self)
         view._last, view._temporary = self._last.copy(), False
-        view._origin = self  # whose folder may be a temporary one
+        view._origin = self  # keeps the store, and with it a temporary folder, alive
         view.restore(mark)
         return view
 
     def hold(self, mark: Mapping[str, Any] | None) -> None:
-        """Lets the log that a committed state needs stay, until another one is held."""
+        """Keeps the log of a mark from being removed, until another mark is held."""
         self._held = None if mark is None else mark["file"]
 
     def remove_all_but(self, marks: Collection[Mapping[str, Any]]) -> None:
-        """Removes the logs that none of these committed states, the held one, and the present one needs."""
+        """Removes the logs that neither these marks, the held mark, nor the present states need."""
         needed = {mark["file"] for mark in marks} | {self._log.path.name, self._held}
         for path in () if self._folder is None else self._folder.glob("*.log*"):
             if path.name not in needed:
@@ -247,7 +256,11 @@ class ClientStateStore:
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def _tidy(self, done: int) -> None:
-        """Writes the log anew if most of it is outdated; it then remembers nothing from before now."""
+        """Compacts the log to each client's last record if most of it is outdated.
+
+        The new log cannot return to rounds before `done`. It has another name, so that checkpoints with a
+        mark of the old one stay usable.
+        """
         if self._log.count * self.dtype.itemsize < _WORTH:
             return
         excess = self._log.count - _OUTDATED * self._clients
@@ -265,14 +278,14 @@ class ClientStateStore:
         self._log.cut(count)
         self._last[:] = -1
         where, _ = self._positions(self._log.column(_CLIENT))
-        self._last[where] = np.arange(count)  # of several records of a client the last one counts
+        self._last[where] = np.arange(count)  # NumPy assigns in order: a client's last record wins
         self._clients = int(np.count_nonzero(self._last >= 0))
         self._newest = int(self._log.read(np.array([count - 1]))[_ROUND][0]) if count else -1
 
     def _positions(
         self, keys: UInt64[np.ndarray, "row"]
     ) -> tuple[Int[np.ndarray, "client"], Bool[np.ndarray, "client"]]:
-        """Places of the clients among the population, and which of them are of it."""
+        """The clients' places in the population, and which of them belong to it."""
         where = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
         return where, self._keys[where] == keys
 

@@ -1,4 +1,4 @@
-"""What a simulation and a deployment compute alike: the first state, and one client's part of a round."""
+"""The computations that simulation and deployment share: the first state and one client's part of a round."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from fedrecon.simulation._compilation import quick_options
 
 
 class View(NamedTuple):
-    """How a client sees its data: as so many examples, with tables cut to rows.
+    """The shapes in which a client sees its examples and the global parameters.
 
     Attributes:
         length: The number of examples of the client, padding included.
@@ -31,12 +31,13 @@ class View(NamedTuple):
 
 
 def client_step(algorithm: Algorithm, view: View, broadcast: Broadcast, batch: Batch) -> tuple[Update, Any]:
-    """What a client sends in a round, and its next state.
+    """Computes a client's update and its next state.
 
     Args:
         algorithm: The algorithm whose `client_update` is called.
         view: The view in which the client sees its data.
-        broadcast: With the tables of `view.cut` cut to the rows that `batch` names.
+        broadcast: The round's broadcast, in which the tables of `view.cut` have only the rows that `batch`
+            names.
         batch: The client's part of a `Batch`, without the axes of blocks and clients.
 
     Returns:
@@ -51,15 +52,15 @@ def client_step(algorithm: Algorithm, view: View, broadcast: Broadcast, batch: B
 def first_state(
     algorithm: Algorithm, seed: int, global_params: Params | None = None
 ) -> tuple[ServerState, Any]:
-    """The server's state before the first round, and the key that it was drawn with.
+    """The server's state before the first round, and the random key with which it was drawn.
 
     Args:
-        algorithm: Whose `init` makes it.
-        seed: Of the draw.
-        global_params: Where training starts; None for the algorithm's own start.
+        algorithm: The algorithm whose `init` makes the state.
+        seed: The seed from which the random key follows.
+        global_params: The global parameters at the start; None to draw them by the algorithm's `init`.
 
     Raises:
-        ValueError: They are not of the model's structure, shapes and types.
+        ValueError: The global parameters do not have the model's structure, shapes and types.
     """
     key = key_of(round_keys(seed, Purpose.INITIAL_PARAMS, 0, np.uint64(0)))
     init = jax.jit(algorithm.init, compiler_options=quick_options())
@@ -70,11 +71,14 @@ def first_state(
 
 
 def _like(given: Params, wanted: Params) -> Params:
-    """Given global parameters as arrays of the model's own types.
+    """The given global parameters as JAX arrays, checked against the model's.
 
     Args:
-        given: The parameters.
-        wanted: Shapes and types of the model's own.
+        given: The global parameters that the caller gives.
+        wanted: Shapes and types of the model's global parameters.
+
+    Raises:
+        ValueError: The structure, a shape or a type differs.
     """
     structures = [str(jax.tree.structure(x)) for x in (wanted, given)]
     if structures[0] != structures[1]:
@@ -89,6 +93,8 @@ def _like(given: Params, wanted: Params) -> Params:
         array = jnp.asarray(x)  # as JAX takes it: without 64 bits a float64 of NumPy is a float32
         if array.dtype != like.dtype:
             raise ValueError(f"{name} must be of type {like.dtype}, as the model's own, got {array.dtype}")
-        return jnp.asarray(array, like.dtype)  # which is no longer weakly typed, as of a Python number
+        # With an explicit type, since a Python number is weakly typed, and a weak type would compile the
+        # round a second time once the parameters are those of a first round.
+        return jnp.asarray(array, like.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, given, wanted)

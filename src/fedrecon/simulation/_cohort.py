@@ -1,4 +1,4 @@
-"""The compiled part of a round: blocks of clients, side by side, and the sum of what they send."""
+"""The compiled part of a round: blocks of vectorised clients, and the sum of their updates."""
 
 import functools
 from collections.abc import Callable
@@ -28,8 +28,17 @@ def cohort_update(
     round: Int[Array, ""],
     batches: tuple[Batch, ...],
 ) -> tuple[Update, Packed, list[Any]]:
-    """The sum of a cohort's updates, each block's metrics by slot, and what clients keep."""
-    # Sums of halves, too, are made in single precision.
+    """The sum of a cohort's updates, the metrics of each block by slot, and the clients' new states.
+
+    Args:
+        algorithm: The algorithm whose `client_update` is called.
+        views: The view of the clients of each slot.
+        global_params: The global parameters before the round.
+        round: The number of rounds done.
+        batches: The clients of each slot.
+    """
+    # Deltas of bfloat16 or float16 parameters are summed in float32: after a few hundred addends a sum in
+    # bfloat16, which has 8 significant bits, would round further addends away.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), global_params)
     total, metrics_by_slot, client_state = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
     for batch, view in zip(batches, views, strict=True):
@@ -46,11 +55,12 @@ def one_pass(
     state: ServerState,
     batches: tuple[Batch, ...],
 ) -> tuple[ServerState | None, Update, Packed, list[Any]]:
-    """The server's next state if the pass is all of the round, and what `update_of` returns.
+    """One pass over a cohort: the server's next state if the pass is the whole round, and the sums.
 
     Args:
-        update_of: `cohort_update` of an algorithm and its views, on one device or several.
-        step: The server's; None leaves it to another program, and the state out.
+        update_of: Sums up a cohort, `cohort_update` of an algorithm and its views, on one device or several.
+        step: The server's step, `server_update`; None to leave it to another program, and to return None for
+            the state.
         state: The server's state before the round.
         batches: The batches of the pass, one for each slot.
     """
@@ -66,7 +76,7 @@ def _block(
     total: Update,
     block: Batch,
 ) -> tuple[Update, tuple[dict[str, Mean], Any]]:
-    """Adds the updates of the clients of a block, side by side, to `total`."""
+    """Computes the updates of the clients of a block, vectorised, and adds them to `total`."""
 
     def client(batch: Batch) -> tuple[Update, Any]:
         small = {
@@ -81,6 +91,8 @@ def _block(
         rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}
         return update._replace(metrics=metrics, rows=rows), client_state
 
+    # While a block is traced, tables remember the global table and the rows that they were gathered from, so
+    # that a solver which reads them in slices gathers each slice itself and the table is never written.
     with remembering():
         update, client_state = jax.vmap(client)(block)
 

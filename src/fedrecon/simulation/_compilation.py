@@ -1,4 +1,4 @@
-"""How the engine's programs are compiled."""
+"""Compiler options of the engine's programs."""
 
 import functools
 import os
@@ -12,13 +12,12 @@ from fedrecon.core._types import Params
 _LEVEL, _EMITTERS = "xla_backend_optimization_level", "xla_cpu_use_fusion_emitters"
 
 
-# From so many bytes of parameters on, apart from tables, it matters how fast a program runs. Below, how fast
-# it compiles.
+# With more bytes of parameters outside of tables, the speed of a program matters more than its compilation.
 _HEAVY_BYTES = 2**18
 
 
 def heavy(global_params: Params, tables: Sequence[Table]) -> bool:
-    """Whether a model computes much, as its parameters tell that are no tables.
+    """Whether a model computes much, judged by its parameters outside of tables.
 
     Args:
         global_params: The global parameters, or their shapes.
@@ -32,10 +31,13 @@ def heavy(global_params: Params, tables: Sequence[Table]) -> bool:
 def engine_options(heavy: bool) -> dict[str, int | bool]:
     """Compiler options for the large programs of rounds and evaluations.
 
-    On a CPU the compiler's first level of effort, which compiles faster than its default and runs no slower;
-    and for models that are not heavy its older way of emitting fused operations, which takes a third off
-    the time of compiling and runs no slower where there is little to compute (benchmarks/README.md). What
-    the user sets in `XLA_FLAGS` stands.
+    On a CPU they select the first level of effort, which compiles faster than the default and runs no slower.
+    For models that are not heavy they also select XLA's older fusion emitter, which compiles a third sooner
+    and runs no slower where there is little to compute (docs/performance_notes.md). Options that the user
+    sets in `XLA_FLAGS` are left alone.
+
+    Args:
+        heavy: Whether the model computes much, as `heavy` tells.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -46,7 +48,7 @@ def engine_options(heavy: bool) -> dict[str, int | bool]:
 
 
 def quick_options() -> dict[str, int | bool]:
-    """Compiler options for what runs once: as little effort as it is used."""
+    """Compiler options for programs that run once, with the least effort."""
     return {**engine_options(heavy=False), _LEVEL: 0}
 
 
@@ -56,7 +58,7 @@ def _free(name: str) -> bool:
 
 @functools.cache
 def _known(name: str, value: int | bool) -> bool:
-    """Whether the installed compiler has an option: a later one may lose it."""
+    """Whether the installed XLA has an option, which a later version may drop."""
     try:
         jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
     except jax.errors.JaxRuntimeError:

@@ -14,29 +14,33 @@ from jaxtyping import Array, Int, PyTree
 from fedrecon.core._types import Leaf, Numbers, Params
 from fedrecon.errors import whole_number
 
-_CLIENTS = "clients"  # the axis of the mesh
+_CLIENTS = "clients"  # name of the only axis of the mesh
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Some devices, each of which takes an equal share of every block's clients.
+    """Devices that each take an equal share of every block's clients.
 
-    The global parameters are on all of them, and the clients' updates are summed over them once a round.
-    What reads the parameters afterwards computes on all of them alike. Where they belong to several
-    processes, each process lays out the clients of its own devices, and all make the same calls.
+    The global parameters are on all devices, and the clients' updates are summed over the devices once a
+    round. Programs that read the parameters afterwards compute the same on all of them. Where the devices
+    belong to several processes, each process lays out the clients of its own devices, and all processes must
+    make the same calls.
 
     Attributes:
-        all: The devices, those of a process side by side.
+        all: The devices; those of one process follow one another.
     """
 
     all: tuple[Any, ...]
 
     @staticmethod
     def first(count: int | None = None) -> "Devices":
-        """So many devices of each process; all by default.
+        """The first devices of each process.
+
+        Args:
+            count: The number of devices of each process; None for all.
 
         Raises:
-            ValueError: There are not so many, or one process has more than another.
+            ValueError: A process has fewer devices, or one has more than another.
         """
         here = Devices.here(count)
         count = None if count is None else len(here)
@@ -53,7 +57,10 @@ class Devices:
 
     @staticmethod
     def here(count: int | None = None) -> "Devices":
-        """So many devices of this process, for what it does without the others; all by default.
+        """The first devices of this process, for computations without the other processes.
+
+        Args:
+            count: The number of devices; None for all.
 
         Raises:
             ValueError: The process has fewer devices.
@@ -70,16 +77,16 @@ class Devices:
 
     @functools.cached_property
     def processes(self) -> int:
-        """How many processes they belong to."""
+        """The number of processes to which the devices belong."""
         return len({device.process_index for device in self.all})
 
     @property
     def part(self) -> tuple[int, int]:
-        """Which of how many parts of every block's clients this process lays out."""
+        """The part of every block's clients that this process lays out, from 0, and the number of parts."""
         return (jax.process_index(), self.processes) if self.processes > 1 else (0, 1)
 
     def everywhere(self, tree: PyTree) -> Any:
-        """Arrays, copied to all devices; those of the first process, where there are several."""
+        """Copies arrays to all devices; where there are several processes, the arrays of the first one."""
         if len(self) == 1:
             return tree
         sharding = jax.NamedSharding(self._mesh(), jax.P())
@@ -96,35 +103,46 @@ class Devices:
         return jax.tree.map(placed, from_the_first(tree))
 
     def cut(self, batch: PyTree) -> Any:
-        """Joins this process's part of every block, `[block, client, ...]`, to those of the others."""
+        """Global arrays from this process's part of every block, `[block, client, ...]`."""
         if self.processes == 1:
             return batch
         sharding = jax.NamedSharding(self._mesh(), jax.P(None, _CLIENTS))
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
     def settled(self, result: PyTree) -> Any:
-        """What a program with sums over processes returns; to be called on it at once.
+        """Waits for the result of a program with sums over processes, if it has to be waited for.
 
-        On a CPU it is waited for: such programs hold threads of XLA's pool until the other processes are
-        there, so that a few of them under way at once would wait for each other for ever.
+        It must be called directly after the program. On a CPU such a program holds threads of XLA's pool
+        until the other processes have joined its sum; several of them at once take all threads and wait for
+        each other for ever.
+
+        Args:
+            result: The arrays that the program returned.
+
+        Returns:
+            The same arrays.
         """
         if self.processes > 1 and self.all[0].platform == "cpu":
             jax.block_until_ready(result)
         return result
 
     def total(self, counts: Sequence[int]) -> Any:
-        """The sums over the processes of whole numbers `[count]` below 2³¹, not waited for."""
+        """Sums each of several whole numbers over the processes; the sums must lie below 2³¹."""
         mine = np.zeros((len(self) // self.processes, len(counts)), np.int32)
         mine[0] = counts
         sharding = jax.NamedSharding(self._mesh(), jax.P(_CLIENTS))
         return self.settled(_sum(self)(jax.make_array_from_process_local_data(sharding, mine)))
 
     def spread(self, cohort: Callable[..., Any]) -> Callable[..., Any]:
-        """`(global_params, round, batches) -> (sums, sums, per client)`, on all devices.
+        """Spreads a cohort's program over all devices.
 
         Args:
-            cohort: The same on one of them. The batches' leaves, and the results per client, start with the
-                axes `[block, client]`, and the second is cut.
+            cohort: The program for one device, `(global_params, round, batches) -> (sums, sums, results per
+                client)`. The leaves of the batches and of the results per client start with the axes
+                `[block, client]`, of which the second is cut over the devices.
+
+        Returns:
+            The program for all devices, with the same arguments and results.
         """
         if len(self) == 1:
             return cohort
@@ -137,11 +155,14 @@ class Devices:
         return self._mapped(part, cut, (jax.P(), jax.P(), cut if self.processes == 1 else jax.P()))
 
     def each(self, clients: Callable[..., Any]) -> Callable[..., Any]:
-        """`(global_params, round, batch) -> per client`, on all devices.
+        """Spreads a program without sums over all devices.
 
         Args:
-            clients: The same on one of them. The batch's leaves start with the axes `[1, client]`, the
-                results with `[client]`.
+            clients: The program for one device, `(global_params, round, batch) -> results per client`. The
+                leaves of the batch start with the axes `[1, client]`, those of the results with `[client]`.
+
+        Returns:
+            The program for all devices, with the same arguments and results.
         """
         if len(self) == 1:
             return clients
@@ -153,7 +174,7 @@ class Devices:
         return self._mapped(part, jax.P(None, _CLIENTS), out)
 
     def _gathered(self, tree: PyTree, axis: int) -> Any:
-        """Results per client, those of all clients in every process."""
+        """Results per client, gathered such that every process has those of all clients."""
         if self.processes == 1:
             return tree
         return jax.tree.map(lambda x: jax.lax.all_gather(x, _CLIENTS, axis=axis, tiled=True), tree)
@@ -173,7 +194,7 @@ def _sum(devices: Devices) -> Any:
 
 
 def from_the_first(tree: PyTree) -> Any:
-    """The arrays of the first process, in all processes, to the bit.
+    """Copies the arrays of the first process to all processes, bit by bit.
 
     Args:
         tree: A pytree that has the same structure, shapes and types in every process.
@@ -184,7 +205,7 @@ def from_the_first(tree: PyTree) -> Any:
 
     leaves, structure = jax.tree.flatten(tree)
     arrays = [np.asarray(jax.random.key_data(x) if _is_key(x) else x) for x in leaves]
-    # As bytes: it is sent as a sum with zeros, which would turn -0 into 0.
+    # Sent as bytes: JAX broadcasts by adding the other processes' zeros, which would turn -0.0 into 0.0.
     parts = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in arrays]
     told = multihost_utils.broadcast_one_to_all(np.concatenate([*parts, np.zeros(0, np.uint8)]))
     cuts = np.split(np.asarray(told), np.cumsum([part.size for part in parts])[:-1]) if parts else []

@@ -1,4 +1,4 @@
-"""Compiled programs that calls share: they live as long as their algorithm, and are only so many."""
+"""A cache of compiled programs, which live as long as their algorithm."""
 
 import functools
 from collections import OrderedDict
@@ -10,28 +10,28 @@ import jax
 
 from fedrecon.algorithms._base import Algorithm
 
-_MOST = 32  # programs of an algorithm
+_MOST = 32  # the largest number of programs of one algorithm
 _LOCK = Lock()
 
 
 def program_of(
     fn: Callable[..., Any], algorithm: Algorithm, *static: Any, options: dict[str, int | bool]
 ) -> Callable[..., Any]:
-    """`fn(algorithm, *static, ...)`, compiled: the same program for the same arguments.
+    """Compiles `fn(algorithm, *static, ...)`, or returns the program of an earlier call.
 
     JAX's own cache for static arguments would hold them, and all arrays that their functions close over,
-    until the process ends. Here the algorithm itself holds its programs, the last that were used, so that
-    they go with it. Calls may come from several threads.
+    until the process ends. Here the algorithm holds its 32 programs that were used last, so that they are
+    freed with it. The function may be called from several threads.
 
     Args:
-        fn: The function.
-        algorithm: Its first argument.
-        static: Its next arguments; hashable. They should tell the shapes of those that follow: a program
-            keeps one compilation for each shape.
-        options: For the compiler.
+        fn: The function to compile.
+        algorithm: The first argument of `fn`.
+        static: The next arguments of `fn`, which must be hashable. They should tell the shapes of the arrays
+            that follow, since a program keeps one compilation for each shape.
+        options: Options of the compiler.
 
     Returns:
-        A function of the arguments that follow, which keeps the algorithm alive.
+        The compiled function of the remaining arguments, which keeps the algorithm alive.
     """
     key = (fn, static)
     with _LOCK:

@@ -1,4 +1,4 @@
-"""What a simulation does for a private algorithm: it draws cohorts and noise from a secret."""
+"""The secret of a simulation with a private algorithm, from which cohorts and noise are drawn."""
 
 from typing import Any, NamedTuple
 
@@ -11,11 +11,11 @@ from fedrecon.simulation._block_plan import Plan
 
 
 class Protection(NamedTuple):
-    """The secret of a simulation, and what it protects.
+    """The secret of a simulation, and the guarantee that rests on it.
 
     Attributes:
-        privacy: The guarantee.
-        secret: From which cohorts and noise are made.
+        privacy: The algorithm's guarantee, with its noise and its accounting.
+        secret: The secret from which cohorts and noise are drawn.
     """
 
     privacy: UserLevelDP
@@ -25,11 +25,18 @@ class Protection(NamedTuple):
     def of(
         algorithm: Algorithm, clients: Clients, sampling: Sampling, processes: int, secret: Secret | None
     ) -> "Protection | None":
-        """The protection of a private algorithm; None of another.
+        """The protection of a private algorithm; None for another algorithm.
+
+        Args:
+            algorithm: The algorithm that is simulated.
+            clients: The training clients.
+            sampling: The sampling that draws the cohort of a round.
+            processes: The number of processes of the simulation.
+            secret: The secret of an earlier run; None for a new one.
 
         Raises:
-            ValueError: The clients or the sampling are not those that are accounted for, or there are several
-                processes, which would each draw noise of their own.
+            ValueError: The clients or the sampling are not those of the privacy accounting, or there are
+                several processes, which would each draw noise of their own.
         """
         if algorithm.privacy is None:
             return None
@@ -39,10 +46,10 @@ class Protection(NamedTuple):
         return Protection(algorithm.privacy, secret or Secret.fresh())
 
     def check(self, rounds: int) -> None:
-        """Refuses more rounds than are accounted for.
+        """Checks a number of rounds against the privacy accounting.
 
         Raises:
-            ValueError: There are more.
+            ValueError: There are more rounds than the budget pays for, or than were planned.
         """
         most = self.privacy.affordable
         if rounds > most:
@@ -51,7 +58,17 @@ class Protection(NamedTuple):
             )
 
     def armed(self, state: ServerState, number: int, cohort: Any, plan: Plan) -> ServerState:
-        """The state with the key of a round's noise."""
+        """The server's state with the key of a round's noise.
+
+        Args:
+            state: The server's state before the round.
+            number: The number of rounds done before the round.
+            cohort: The positions of the round's clients.
+            plan: The plan by which the cohort is cut into blocks.
+        """
+        # The key depends on all that decides what the round releases. A round that is computed again after a
+        # kill has the same noise, so that nothing further is released; a round that differs in anything has
+        # other noise, since the difference of two releases with the same noise would show the change.
         privacy = self.privacy
         settings = {"bounds": privacy.clipping.bounds, "noise_multiplier": privacy.noise_multiplier}
         key = self.secret.noise_key(number, cohort, plan.to_json(), settings, state.global_params)

@@ -1,4 +1,4 @@
-"""What a round leaves behind, and how many bytes it took."""
+"""The result of a round, and the number of bytes that it would send."""
 
 from typing import Any, NamedTuple
 
@@ -14,11 +14,11 @@ from fedrecon.core._types import Params
 
 
 class Sizes:
-    """What a client's part of the global parameters weighs.
+    """Bytes of the global parameters and of their tables' rows.
 
     Attributes:
-        dense: The bytes of all parameters, with whole tables.
-        rest: The bytes of the parameters that are not tables.
+        dense: The number of bytes of all global parameters, with whole tables.
+        rest: The number of bytes of the global parameters that are not tables.
     """
 
     def __init__(self, global_params: Params, groups: tuple[Group, ...]):
@@ -31,7 +31,12 @@ class Sizes:
         self.rest = self.dense - sum(sizes[n][0] for g in groups for n in g.leaves)
 
     def of(self, clients: int, touched: dict[str, Any]) -> tuple[int, int]:
-        """Bytes down and up for clients that touch so many rows of each group; a row's number takes four."""
+        """Bytes down to and up from some clients; a row's number takes four bytes.
+
+        Args:
+            clients: The number of clients.
+            touched: The numbers of rows of each group that the clients touch, by the group's name.
+        """
         down = up = clients * self.rest
         for name, counts in touched.items():
             rows = int(np.sum(counts))
@@ -40,21 +45,25 @@ class Sizes:
         return down, up
 
     def asked(self, touched: dict[str, Any]) -> int:
-        """Bytes of the rows' numbers alone, by which clients ask for their rows."""
+        """Bytes of the row numbers in the clients' requests.
+
+        Args:
+            touched: The numbers of rows of each group that the clients touch, by the group's name.
+        """
         return 4 * sum(int(np.sum(counts)) for counts in touched.values())
 
 
 class Round(NamedTuple):
-    """What a round left behind; its arrays are on the device until they are asked for.
+    """The result of a round, whose arrays stay on the device until they are read.
 
     Attributes:
         number: The number of rounds done, this one included.
         state: The server's state after the round.
         clients: The number of clients of the cohort.
-        rows: How many rows of each group of tables its clients touched, by the group's name.
-        sizes: The bytes of rows and of all other parameters; zeros where the algorithm exchanges no
+        rows: The numbers of rows of each group of tables that the clients touched, by the group's name.
+        sizes: The bytes of a row and of all other parameters; zeros where the algorithm exchanges no
             parameters.
-        block_metrics: Sums of the metrics of each pass's blocks, on the device.
+        block_metrics: The sums of the metrics over each block, by pass, on the device.
     """
 
     number: int
@@ -66,31 +75,31 @@ class Round(NamedTuple):
 
     @property
     def bytes_down(self) -> int:
-        """Bytes that would reach the cohort: rows of tables and all other parameters."""
+        """Number of bytes that would reach the cohort: rows of tables and all other parameters."""
         return self.sizes.of(self.clients, self.rows)[0]
 
     @property
     def bytes_up(self) -> int:
-        """Bytes that would leave it, row numbers included."""
+        """Number of bytes that would leave the cohort, row numbers included."""
         return self.sizes.of(self.clients, self.rows)[1]
 
     @property
     def request_bytes(self) -> int:
-        """Bytes that would leave the cohort before it gets anything: the numbers of its rows."""
+        """Number of bytes of the cohort's requests, which hold the numbers of its rows."""
         return self.sizes.asked(self.rows)
 
     @property
     def dense_bytes_down(self) -> int:
-        """Bytes down with whole tables."""
+        """Number of bytes that would reach the cohort if whole tables were sent."""
         return self.sizes.dense * self.clients
 
     @property
     def dense_bytes_up(self) -> int:
-        """Bytes up with whole tables."""
+        """Number of bytes that would leave the cohort if whole tables were sent."""
         return self.sizes.dense * self.clients
 
     def metrics(self) -> dict[str, Mean]:
-        """The cohort's metrics, summed over its blocks in double precision. Waits for the round to end."""
+        """The cohort's metrics, summed over its blocks in float64; waits for the round to end."""
         blocks: list[dict[str, Mean]] = [block for part in self.block_metrics for block in part.unpacked()]
         names = blocks[0]
 

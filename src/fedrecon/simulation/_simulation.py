@@ -1,4 +1,4 @@
-"""Federated rounds: cohorts in blocks, clients side by side within a block."""
+"""Simulates federated rounds: cohorts are cut into blocks, and the clients of a block are vectorised."""
 
 import functools
 import time
@@ -30,30 +30,40 @@ from fedrecon.simulation._protection import Protection
 from fedrecon.simulation._round import Round, Sizes
 from fedrecon.simulation._validate_model import check_model
 
-_JOINED_BYTES = 2**22  # of global parameters: from there on a step's arrays weigh more than a dispatch
+# With more bytes of global parameters, the server's step is a program of its own: the arrays that a joint
+# program would need beside them cost more than a second dispatch.
+_JOINED_BYTES = 2**22
 
 
 class Simulation:
-    """Runs an algorithm on clients, a cohort a round.
+    """Runs an algorithm on clients, one cohort a round.
 
-    Numbers do not depend on how clients are cut into blocks, up to the order of floating-point sums; under
-    one plan they are the same to the bit. Under JAX's distributed runtime every process makes the same
-    calls, lays out the clients of its own devices, and has all results.
+    Results do not depend on how clients are cut into blocks, up to the rounding of sums; under one plan they
+    are the same to the bit. Under JAX's distributed runtime every process makes the same calls, lays out the
+    clients of its own devices, and has all results.
 
     Attributes:
         algorithm: The algorithm that is simulated.
         clients: The training clients.
         sampling: The sampling that draws the cohort of a round.
-        seed: The seed of the cohorts and of the clients' draws; never of noise for privacy.
+        seed: The seed of the cohorts and of the clients' draws; noise for privacy never follows from it.
         plan: The plan by which cohorts are cut into blocks.
-        client_states: The states of all clients between rounds; None for a stateless algorithm. It follows
-            `rounds`, and goes back where they go on from an earlier state.
+        client_states: The states of all clients between rounds; None for a stateless algorithm. `rounds`
+            updates it, and takes it back where rounds start from an earlier state.
 
     Args:
-        client_states_folder: Folder of the clients' states, where those of a run before are replaced; None
-            for a temporary folder.
-        devices: How many of each process's devices share the clients of a block; None for all.
-        secret: Of a private algorithm, from which its noise and cohorts are made; None for a new one.
+        algorithm: The algorithm to simulate.
+        clients: The training clients.
+        sampling: The sampling that draws the cohort of a round.
+        seed: The seed of the cohorts and of the clients' draws.
+        plan: The plan by which cohorts are cut into blocks; None to choose one.
+        clients_per_block: The number of clients of a block, which are vectorised, where no plan is given;
+            None for 1 for a large model on a CPU, else for what the plan chooses.
+        client_states_folder: Folder of the clients' states, in which those of an earlier run are replaced;
+            None for a temporary folder.
+        devices: The number of devices of each process that share the clients of a block; None for all.
+        secret: The secret of a private algorithm, from which its noise and cohorts are drawn; None for a new
+            one.
     """
 
     def __init__(
@@ -83,24 +93,32 @@ class Simulation:
         self._layout = Layout(algorithm.model, clients, shapes, (algorithm.hyperparameters.get("split"),))
         self._sizes = Sizes(shapes, self._layout.groups)
         self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
-        if algorithm.privacy is not None:  # rows would tell which a client has
+        if algorithm.privacy is not None:  # whole tables are sent: row numbers would tell a client's items
             self._sent = Sizes(shapes, ())
         large = heavy(shapes, algorithm.model.tables)
         if clients_per_block is None and large and jax.default_backend() == "cpu":
-            # One after the other: XLA scatters into many large deltas side by side far more slowly there.
+            # One client a block: on a CPU XLA scatters into many large deltas at once far more slowly.
             clients_per_block = 1
+        # Both donate the sum of updates, whose memory the result takes over. The server's state is never
+        # donated: the caller may hold the state of any round.
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
-        # Nearly all cohorts take one pass: with the server's step in its program, a round is one dispatch.
-        # It costs a step in each further pass, and memory that `_finish` reuses: much for large parameters.
+        # Nearly all cohorts take one pass, and with the server's step in its program a round is one dispatch.
+        # The price is a superfluous step in each further pass, and the memory that `_finish` would take over,
+        # which is much for large parameters.
         self._joined = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) <= _JOINED_BYTES
         self._options = engine_options(large)
-        self._before = 0  # programs of plans before this one
+        self._before = 0  # the number of programs that earlier plans compiled
         self._pass: Any = None
         self.use(plan or self.plan_of(clients_per_block))
 
     def plan_of(self, clients_per_block: int | None, most_slots: int = 2) -> Plan:
-        """The plan for so many clients side by side, in at most so many shapes."""
+        """Chooses a plan for this simulation's cohorts.
+
+        Args:
+            clients_per_block: The number of clients of a block; None leaves the choice to the plan.
+            most_slots: The largest number of slots, which are shapes to compile.
+        """
         lengths, cohort, draw = self.clients.num_examples, self.sampling.most(len(self.clients)), None
         if isinstance(self.sampling, AbstractSampling) and not self.sampling.even:
             draw = functools.partial(cohort_of, self.sampling, num_examples=lengths, seed=0)
@@ -108,7 +126,7 @@ class Simulation:
         return plan.in_parts(len(self._devices))
 
     def use(self, plan: Plan) -> None:
-        """Cuts the cohorts of the rounds that come by a plan."""
+        """Makes later rounds use a plan, with the clients of a block rounded up to the devices."""
         self._before += 0 if self._pass is None else self._pass._cache_size()
         self.plan = plan.in_parts(len(self._devices))
         groups = self._layout.groups
@@ -123,27 +141,31 @@ class Simulation:
 
     @property
     def compilations(self) -> int:
-        """Programs that the rounds compiled so far."""
+        """The number of programs that the rounds have compiled so far."""
         programs: tuple[Any, ...] = (self._pass, self._merge, self._finish)
         return self._before + sum(program._cache_size() for program in programs)
 
     def init(self, global_params: Params | None = None) -> ServerState:
-        """The first state, from the seed or from given global parameters; tries the model on a client.
+        """The server's state before the first round; also checks the model on a client's examples.
+
+        Args:
+            global_params: The global parameters at the start; None to draw them from the seed.
 
         Raises:
-            TypeError: The model breaks a rule of `check_model`.
-            ValueError: They are not of the model's structure, shapes and types, or as `check_model`.
+            TypeError: The model's loss or metrics are not what a model must return.
+            ValueError: The global parameters do not have the model's structure, shapes and types, or the
+                model breaks one of the rules that `check_model` lists.
         """
         state, key = first_state(self.algorithm, self.seed, global_params)
         check_model(self.algorithm, self.clients, state.global_params, key)
         return state
 
     def rounds(self, state: ServerState, count: int) -> Iterator[Round]:
-        """Runs rounds from `state` on. The host lays out a cohort while the device works on the one before.
+        """Runs rounds from `state` on; the host lays out a cohort while the device computes the one before.
 
         Args:
             state: The server's state from which the rounds start; its arrays stay valid.
-            count: The number of rounds.
+            count: The number of rounds to run.
         """
         count = whole_number("count", count, 0)
         first = int(state.round)
@@ -151,7 +173,8 @@ class Simulation:
             self._protection.check(first + count)
         if self.client_states is not None:
             self.client_states.rewind(first)
-        state = self._devices.everywhere(ServerState(*state))  # without what `train` knows of it
+        # A plain `ServerState`, without the vocabularies that `train` adds: compiled programs take no others.
+        state = self._devices.everywhere(ServerState(*state))
         for number in range(first, first + count):
             cohort = self._cohort(number)
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
@@ -159,11 +182,11 @@ class Simulation:
             passes = self.plan.passes(self.clients.num_examples[cohort])
             after = None
             for index, slots in enumerate(passes):
-                del after  # of the pass before: memory that this one may need
+                del after  # the state of the pass before is not used: frees memory that this pass may need
                 mine, batches = self._laid_out(slots, cohort, keys)
                 own += mine
                 if self._protection is not None and not index:
-                    # As late as can be, since it waits for the parameters of the round before.
+                    # As late as possible, since the key waits for the parameters of the round before.
                     state = self._protection.armed(state, number, cohort, self.plan)
                 after, update, sums, client_states = self._devices.settled(self._pass(state, batches))
                 total = update if total is None else self._merge(total, update)
@@ -173,16 +196,16 @@ class Simulation:
                 metrics.append(sums)
                 del update, client_states
             state = self._finish(state, total) if after is None or len(passes) > 1 else after
-            del after, total  # else they would live as long as the caller keeps the round
+            del after, total  # the generator's frame would keep them while the caller works on the round
             rows = self._touched(cohort, cohort[np.concatenate(own)])
             yield Round(number + 1, state, len(cohort), rows, self._sent, metrics)
 
     def seconds(self, state: ServerState, repeats: int = 2) -> float:
-        """How long the passes of the next round compute under the present plan, compilation aside.
+        """Measures the seconds that the passes of the next round take under the present plan.
 
         Args:
             state: The server's state before the round that is measured; it is not changed.
-            repeats: How often it is measured; the shortest time counts.
+            repeats: How often each pass is timed, after a first run to compile it; the shortest time counts.
         """
         number, total = int(state.round), 0.0
         cohort = self._cohort(number)
@@ -198,7 +221,7 @@ class Simulation:
         return total
 
     def _cohort(self, number: int) -> Int[np.ndarray, "client"]:
-        """Positions of the clients of a round."""
+        """The positions of a round's clients among all clients."""
         seed = self.seed if self._protection is None else self._protection.secret.cohort_seed
         return cohort_of(self.sampling, number, self.clients.num_examples, seed)
 
@@ -208,7 +231,7 @@ class Simulation:
         cohort: Int[np.ndarray, "client"],
         keys: UInt32[np.ndarray, "client 2"],
     ) -> tuple[list[Any], tuple[Batch, ...]]:
-        """The places in the cohort of a pass's clients that this process lays out, and all their batches."""
+        """The positions in the cohort of a pass's clients that this process lays out, and their batches."""
         parts = [
             slot.part(positions, *self._devices.part)
             for slot, positions in zip(self.plan.slots, slots, strict=True)
@@ -222,7 +245,13 @@ class Simulation:
     def _touched(
         self, cohort: Int[np.ndarray, "client"], own: Int[np.ndarray, "own_client"]
     ) -> dict[str, Any]:
-        """How many rows of each group of tables a cohort touches, from the examples of this process's own."""
+        """The numbers of rows of each group of tables that a cohort touches.
+
+        Args:
+            cohort: The positions of the cohort's clients.
+            own: The positions of those that this process lays out. Where there are several processes, each
+                counts the rows of its own clients, and the counts are summed over the processes.
+        """
         if self.algorithm.exchanges != "parameters" or self._protection is not None:
             return {}
         groups, several = self._layout.groups, self._devices.processes > 1
@@ -236,7 +265,7 @@ class Simulation:
 def _with_client_states(
     client_states: ClientStateStore, batch: Batch, names: UInt64[np.ndarray, "client"]
 ) -> Batch:
-    """A batch with what its clients hold, once the round before has computed it."""
+    """A batch with the states of its clients; waits for the round before, which computes them."""
     blocks, clients = batch.real.shape
     stored = client_states.get(names, blocks * clients)
     return batch._replace(

@@ -1,4 +1,4 @@
-"""A server's state that knows by which vocabularies its parameters were trained."""
+"""A server's state with the vocabularies of the clients on which it was trained."""
 
 import warnings
 from collections.abc import Mapping
@@ -13,13 +13,14 @@ from fedrecon.data._vocabulary_mapper import in_vocabularies
 
 
 class TrainedState(ServerState):
-    """What `train` returns as state: `ServerState`, and what the numbers in the clients' fields stood for.
+    """The state that `train` returns: a `ServerState` with the vocabularies of the training clients.
 
-    Frames number items in the order in which they come, so that row 5 of a table is another item to clients
-    of another frame. Compiled programs and checkpoints hold the arrays alone.
+    Clients made from a data frame number their items in the order of the frame, so that row 5 of a table is
+    another item for clients of another frame. Compiled programs and checkpoints hold the arrays only.
 
     Attributes:
-        vocabularies: For fields of the training clients that hold dense ids, the original id of each.
+        vocabularies: The original ids in the order of their numbers, for each field of the training clients
+            that holds such numbers.
     """
 
     vocabularies: Mapping[str, np.ndarray] = MappingProxyType({})
@@ -39,13 +40,18 @@ class TrainedState(ServerState):
 
 
 def as_trained(clients: Clients, state: ServerState) -> Clients:
-    """Clients with their fields numbered as those were that a state was trained on, where it knows that.
+    """Clients in the vocabularies of a trained state; unchanged for a state without vocabularies.
+
+    Args:
+        clients: The clients, in vocabularies of their own.
+        state: The server's state.
 
     Warns:
-        RuntimeWarning: Examples were left out, of original ids that the training clients did not have.
+        RuntimeWarning: Examples were left out whose original ids the training clients did not have.
 
     Raises:
-        DataError: As `in_vocabularies`.
+        DataError: The vocabularies of a field have no id in common, only one side has a vocabulary, or an
+            example holds several numbers of a field whose vocabulary is another.
     """
     if not isinstance(state, TrainedState):
         return clients
@@ -53,7 +59,13 @@ def as_trained(clients: Clients, state: ServerState) -> Clients:
 
 
 def mapped(clients: Clients, vocabularies: Mapping[str, np.ndarray], name: str) -> Clients:
-    """Clients in the vocabularies of others, see `as_trained`; `name` is what the warning calls them."""
+    """Clients in other vocabularies; warns as `as_trained` does.
+
+    Args:
+        clients: The clients, in vocabularies of their own.
+        vocabularies: The original ids in the order of their new numbers, by field.
+        name: What the warning calls the clients.
+    """
     found, unknown = in_vocabularies(clients, vocabularies)
     if unknown:
         text = f"{unknown:,} examples of {name} were left out, of ids unknown to the training clients"

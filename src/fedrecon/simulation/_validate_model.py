@@ -1,4 +1,4 @@
-"""What a model promises, tried on a few examples of a client before the first round."""
+"""Checks a model's promises on a few examples of a client before the first round."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,26 +21,26 @@ from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._validate_tables import Found, Trial, check_lookups, check_no_look
 
 _EXAMPLES = 8
-_SAME = 1e-3  # sums of other lengths are rounded otherwise, and by low-precision products by as much
-_KNOWN_ROWWISE: WeakSet[Model] = WeakSet()  # models whose padding was tried in this process
-_RESERVED = ("loss", "dropped", "empty", *COSTS)  # what the library reports beside a model's metrics
+_SAME = 1e-3  # relative tolerance: sums of other lengths round differently, by so much in low precision
+_KNOWN_ROWWISE: WeakSet[Model] = WeakSet()  # models that passed the check of padding in this process
+_RESERVED = ("loss", "dropped", "empty", *COSTS)  # metrics that the library reports itself
 
 
 def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, key: PRNGKey) -> None:
-    """Tries an algorithm's model on some examples of the first client that has any.
+    """Checks an algorithm's model on up to eight examples of the first client that has any.
 
     The loss and the metrics must have an entry per example and be finite at the start, and so must the
-    gradient of the loss; a row of padding in the batch must change neither; the fields of tables may index
-    their rows and nothing else.
+    gradient of the loss. A row of padding in the batch must change none of them. The fields of tables may
+    index the tables' rows and be used for nothing else.
 
     Args:
         algorithm: The algorithm whose `model` is tried.
-        clients: The training clients, of which examples are drawn.
+        clients: The training clients, from which the examples are taken.
         global_params: The global parameters from which training starts.
         key: Random key for the local parameters and the loss.
 
     Raises:
-        TypeError: The loss or a metric is no `Mean`.
+        TypeError: The loss or a metric is not a `Mean`.
         ValueError: A promise is broken; the message names the client, the leaf or the field, and the value.
     """
     model = algorithm.model
@@ -58,14 +58,15 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
             f"clients must not have the field {EXAMPLE_MASK!r}: batches have the mask of their padding there"
         )
     _check_shapes(model, global_params, {**examples, EXAMPLE_MASK: np.ones(count, bool)}, count, key)
-    # With a row of padding, as most clients have: it must not spoil the gradient.
+    # A row of padding is added, as most clients have one: its loss counts nothing, but a NaN in its gradient
+    # would still make the whole gradient NaN.
     batch = {f: np.concatenate([x, np.zeros_like(x[:1])]) for f, x in examples.items()}
     tables = groups(model.tables)
     for group in tables:
         for f in group.fields:
             batch[f][-1] = batch[f][0]
     batch[EXAMPLE_MASK] = np.arange(count + 1) < count
-    # One key for both: nothing hangs on these draws, and each split of a key is one more program to compile.
+    # One key for all draws: their values do not matter here, and each split is one more program to compile.
     local = _quickly(model.init_local)(global_params, key)
     run = _quickly(lambda params, batch: _evaluate(model, params, local, batch, count, key))
     start = run(global_params, batch)
@@ -83,7 +84,7 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
 def _check_padding(
     model: Model, global_params: Params, local: Params, padded: Any, start: Found, name: str, key: PRNGKey
 ) -> None:
-    """Holds the loss and the metrics of an example to be the same with and without padding in its batch."""
+    """Checks that the loss and metrics of an example are the same with and without padding in its batch."""
     count = int(padded[EXAMPLE_MASK].sum())
 
     def measure(params: Params, batch: Any) -> dict[str, Mean]:
@@ -93,7 +94,8 @@ def _check_padding(
         return {"loss": loss, **{f"metric {name!r}": mean for name, mean in metrics.items()}}
 
     def tried(params: Params, batch: Any) -> tuple[dict[str, Mean], dict[str, Mean]]:
-        # A row of zeros hardly shows where large numbers outweigh it: a copy of the first row does.
+        # Padding is tried as zeros and as a copy of the first row: the effect of a row of zeros would hardly
+        # show beside rows of large numbers.
         copied = {f: jnp.concatenate([x[:count], x[:1]]) for f, x in batch.items()}
         copied[EXAMPLE_MASK] = batch[EXAMPLE_MASK]
         return measure(params, {f: x[:count] for f, x in batch.items()}), measure(params, copied)
@@ -115,14 +117,14 @@ def _check_padding(
 
 
 def _quickly(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn`, compiled with as little effort as it is used."""
+    """Compiles a function that runs once with the least effort."""
     return jax.jit(fn, compiler_options=quick_options())
 
 
 def _evaluate(
     model: Model, global_params: Params, local_params: Params, batch: Batch, count: int, key: PRNGKey
 ) -> Found:
-    """The model on a batch of which the first `count` examples are real."""
+    """The model's loss, metrics, penalty and gradients on a batch whose first `count` examples are real."""
 
     def objective(params: tuple[Params, Params]) -> Any:
         both = model.loss_and_metrics
