@@ -21,7 +21,8 @@ class BestSelection:
         client_states: The states of the training clients; None for a stateless algorithm.
 
     Attributes:
-        criterion: The metric that decides.
+        criterion: The metric that decides which evaluation is better; None if none is selected. After a
+            resume it is the one of the checkpoint's best evaluation.
         best: The best evaluation so far; None before the first one.
     """
 
@@ -62,7 +63,7 @@ class BestSelection:
         values of two metrics cannot be compared.
 
         Args:
-            info: What `Best.to_info` returned when it was saved.
+            info: The JSON values that `Best.to_info` returned when it was saved.
             global_params: The parameters of the best evaluation.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Plan tuning: on an accelerator the block plan of a long run is chosen by measurement."""
+"""Plan tuning: chooses the block plan of a long run on an accelerator by measuring several."""
 
 import json
 import math
@@ -63,12 +63,12 @@ class BlockPlanTuner:
         self._saved = processes.tell(None if folder is None else folder.read_json(TUNED))
 
     def resume(self, done: int) -> None:
-        """Is called before the first round of this process.
+        """Prepares the tuner; is called before the first round of this process.
 
         Args:
-            done: Rounds that were done by earlier processes.
+            done: The number of rounds that earlier processes have done.
         """
-        # The start of a run alone is measured: in a resumed run the bits would depend on when it was killed.
+        # Only the start of a run is measured: in a resumed run the bits would depend on when it was killed.
         self._free = self._free and self._saved is None and done == 0
         if self._saved is not None and done >= self._saved["from_round"]:
             self._use_saved()
@@ -77,10 +77,11 @@ class BlockPlanTuner:
         """Is called after every round but the last; chooses the plan once enough rounds were measured.
 
         Args:
-            number: The number of the round.
+            number: The number of rounds done.
             state: The server's state after the round.
             compilation: Seconds that this process has spent on compiling so far.
-            quiet: Whether nothing else computes, which would spoil the measurement; True by default.
+            quiet: Whether nothing else computes beside the rounds, which would spoil the measurement; True by
+                default.
         """
         if self._saved is not None and number == self._saved["from_round"]:
             self._use_saved()
@@ -140,7 +141,9 @@ def search(
     budget: float,
     compilation: float,
 ) -> Plan:
-    """The quickest plan found within a budget of seconds: tries wider plans, else narrower, then more shapes.
+    """The fastest of several plans, measured within a budget of seconds.
+
+    Wider blocks are tried first, then narrower ones if these were no faster, and then more shapes.
 
     Args:
         present: The plan to compare with.

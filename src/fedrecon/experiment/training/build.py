@@ -42,7 +42,7 @@ def sampling_of(config: Config, num_clients: int) -> Sampling:
     """The sampling of cohorts that a configuration sets.
 
     Args:
-        config: The configuration.
+        config: The configuration of the experiment.
         num_clients: The number of training clients.
 
     Raises:
@@ -121,7 +121,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _public_inputs(config: Config, task: Task) -> dict[str, str]:
-    """What a private run depends on beside its clients' deltas, by the source of each.
+    """The inputs of a private run beside its clients' deltas, each with its public source.
 
     Raises:
         SettingError: One of them comes from the clients' examples.

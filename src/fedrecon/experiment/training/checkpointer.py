@@ -1,4 +1,4 @@
-"""The checkpoints of a run: their content, the order in which it is committed, and the way back to one."""
+"""The checkpoints of a run: their content, the order in which it is written, and how one is restored."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -24,13 +24,13 @@ RECORDS = "records"
 
 
 class Restored(NamedTuple):
-    """Where a run goes on.
+    """The state from which a run continues.
 
     Attributes:
-        state: The server's state.
-        done: Rounds that were done.
-        recomputed: The number of recorded rounds after these, which will be computed again.
-        from_checkpoint: Whether there was a checkpoint.
+        state: The server's state after `done` rounds.
+        done: The number of rounds done.
+        recomputed: The number of recorded rounds after `done`, which will be computed again.
+        from_checkpoint: Whether the state is that of a checkpoint, and not the start of the run.
     """
 
     state: ServerState
@@ -76,7 +76,7 @@ class Checkpointer:
             initial: The server's state before the first round.
 
         Raises:
-            CheckpointError: The checkpoint is cut short or another run's.
+            CheckpointError: The checkpoint is damaged, or does not fit the run.
         """
         saved = saved_for_all(self._checkpoints, self._tree(initial), self._processes)
         state = initial if saved is None else self._adopt(saved)
@@ -89,17 +89,19 @@ class Checkpointer:
     def save(self, done: int, state: ServerState) -> None:
         """Commits the records, then a private round's release, the client states and the server's state.
 
-        A kill may come between any two of them. In this order what a checkpoint refers to is always there:
+        A kill may come between any two of them. In this order everything that a checkpoint refers to exists:
         records and logs of client states may be longer than a checkpoint needs, and are cut on a resume.
 
         Args:
-            done: Rounds done.
-            state: The server's state after these.
+            done: The number of rounds done.
+            state: The server's state after these rounds.
         """
         self._records.commit()
         if self._checkpoints is None or not done:
             return
         if self._ledger is not None:
+            # The release is counted before the checkpoint exists, since whoever reads the disk may see the
+            # parameters from then on. A kill in between counts a release too many, never one too few.
             self._ledger.release(done)
         best = self._selection.best
         info = {

@@ -1,4 +1,4 @@
-"""Whether a run came to nothing: what it says then, and which number it ends with."""
+"""Detects that a run has diverged, and says how."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -17,14 +17,14 @@ def divergence(
 ) -> str | None:
     """How a run diverged, as the end of a sentence; None if it did not.
 
-    It did if the global parameters are not finite, if the last evaluation has no finite metric, or if more
-    than half of the updates since the evaluation before were dropped.
+    A run has diverged if the global parameters are not finite, if the last evaluation has no finite metric,
+    or if more than half of the updates since the evaluation before were dropped.
 
     Args:
-        global_params: After the last round.
-        evaluations: The last ones of all sets of clients; those that evaluated nobody tell nothing.
-        records: Of the run.
-        since: The round of the evaluation before, 0 where there was none.
+        global_params: The global parameters after the last round.
+        evaluations: The last evaluation of each set of clients; those that evaluated no client are ignored.
+        records: The records of the run.
+        since: The round of the evaluation before the last one; 0 where there was none.
     """
     broken = not_finite(global_params)
     if broken is not None:
@@ -42,7 +42,7 @@ def divergence(
 
 
 def not_finite(global_params: Params) -> str | None:
-    """The path of a leaf that holds a number that is not finite; None if all are."""
+    """The path of the first leaf that holds NaN or an infinity; None if all numbers are finite."""
     for path, leaf in leaves_of(global_params).items():
         if not np.all(np.isfinite(np.asarray(jax.device_get(leaf)))):
             return path
@@ -52,9 +52,14 @@ def not_finite(global_params: Params) -> str | None:
 def last_evaluations(
     evaluations: Mapping[str, Evaluation], while_training: Collection[str]
 ) -> list[Evaluation]:
-    """Those of the parameters after the last round: of the test clients only where there are no others.
+    """The evaluations of the parameters after the last round.
 
-    The test clients may have met the parameters of an earlier round.
+    Sets that are evaluated while training are preferred, since the test clients may have been evaluated with
+    the parameters of an earlier round.
+
+    Args:
+        evaluations: The last evaluation of each set of clients, by its name.
+        while_training: Names of the sets that are evaluated while training.
     """
     names = [name for name in evaluations if name in while_training] or list(evaluations)
     return [evaluations[name] for name in names]

@@ -1,4 +1,4 @@
-"""The numbers of rounds: rows of training metrics, evaluated rounds, and the best evaluation."""
+"""Records of rounds: rows of training metrics, evaluated rounds, and the best evaluation."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,11 @@ from fedrecon.simulation._round import Round
 
 
 class Evaluated(NamedTuple):
-    """An evaluated round, as callbacks get it.
+    """An evaluated round, as callbacks receive it.
 
     Attributes:
-        round: Rounds done.
-        rounds: Rounds that were asked for.
+        round: The number of rounds done.
+        rounds: The number of rounds of the whole run.
         state: The server's state after the round.
         training: Means of the training loss and metrics over the query examples since the last evaluation.
         evaluations: Evaluations by the name of the set of clients.
@@ -34,7 +34,7 @@ class Best(NamedTuple):
     """The best evaluation so far.
 
     Attributes:
-        round: Rounds that were done when it was made.
+        round: The number of rounds done before the evaluation.
         metric: The name of the metric that decides which evaluation is the best.
         value: The value of that metric, the mean over examples.
         global_params: The parameters after that round.
@@ -62,7 +62,7 @@ class Best(NamedTuple):
         """The best evaluation that a checkpoint holds.
 
         Args:
-            info: What `to_info` returned when it was saved.
+            info: The JSON values that `to_info` returned when it was saved.
             global_params: The parameters among the arrays of the checkpoint.
         """
         return cls(info["round"], info["metric"], info["value"], global_params, info.get("kept"))

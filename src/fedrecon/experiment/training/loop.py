@@ -39,8 +39,8 @@ class TrainingLoop:
         checkpoints: The checkpoints of the run; None in all processes but the first, and for a run that keeps
             none.
         stopwatch: The stopwatch of the run.
-        progress: Is called with every round and evaluation.
-        callbacks: Are called with each `Evaluated`, in this order; none by default.
+        progress: Receives every round and evaluation, to show them.
+        callbacks: Functions that are called with each `Evaluated`, in this order; none by default.
         processes: The processes of the run; by default this one alone.
         tuner: May change the block plan after the first rounds; None, the default, never changes it.
         ledger: Counts the releases of a private algorithm; None, the default, for others.
@@ -48,8 +48,8 @@ class TrainingLoop:
     Attributes:
         state: The server's state after the last complete round.
         last: The number of the last round: a private algorithm may afford fewer rounds than were asked for.
-        done: Rounds done.
-        resumed_from: The round of the checkpoint that the run went on from; None if it started afresh.
+        done: The number of rounds done.
+        resumed_from: The round of the checkpoint from which the run continued; None for a run from the start.
         recomputed: The number of recorded rounds that are computed again.
         evaluations: The evaluations after the last round, by the name of the set; empty if there were none.
         interrupted: Whether Ctrl-C ended the rounds.
@@ -91,7 +91,7 @@ class TrainingLoop:
         """Goes back to the last checkpoint, or to the start if there is none.
 
         Raises:
-            CheckpointError: The checkpoint is cut short or another run's.
+            CheckpointError: The checkpoint is damaged, or does not fit the run.
         """
         restored = self._checkpointer.restore(self.state)
         self.state, self.done, self.recomputed = restored.state, restored.done, restored.recomputed
@@ -104,7 +104,7 @@ class TrainingLoop:
             self._tuner.resume(self.done)
 
     def resumption(self) -> str:
-        """A sentence about a run that goes on, for the user."""
+        """A sentence for the user about where a resumed run continues."""
         start = "there is no checkpoint yet: starting again"
         if self.resumed_from is not None:
             start = f"going on from the checkpoint of round {self.resumed_from}"
@@ -163,7 +163,7 @@ class TrainingLoop:
         return self.done, self.state, client_states
 
     def _after(self, round: Round) -> None:
-        """Does all that is due after a round.
+        """Records, evaluates and saves a round, as far as each is due.
 
         The order matters. The round counts as done, by `done` and `state`, only after its evaluation, so that
         Ctrl-C in between leaves the round before it; and it is saved before callbacks run, which may raise.
@@ -181,7 +181,8 @@ class TrainingLoop:
         else:
             self._recorder.fetch_if_due()
         if self._ledger is not None and (evaluating or saving):
-            # What is released is on the disk before anyone can see it, so that it is never computed again.
+            # A private round is on the disk before its evaluation shows anything of it: were it lost after
+            # that, it would be computed again, and two releases of one round would have been seen.
             self.done, self.state = number, round.state
             self._checkpointer.save(self.done, self.state)
         evaluated = self._evaluate(number, round.state) if evaluating else None

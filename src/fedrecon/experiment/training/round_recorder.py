@@ -30,7 +30,7 @@ class RoundRecorder:
 
     Args:
         records: The records of the run.
-        progress: Is called with every recorded round and evaluation.
+        progress: Receives every recorded round and evaluation, to show them.
         more_rows: Makes the further rows of a round from its number; by default there are none.
     """
 
@@ -46,7 +46,7 @@ class RoundRecorder:
         self._since: dict[str, tuple[float, float]] = {}
 
     def add(self, round: Round) -> None:
-        """Takes a round, and waits until the device is at most `LAG` rounds behind it."""
+        """Adds a round to those to record, and waits until the device is at most `LAG` rounds behind it."""
         # Without its state, which would stay in the device's memory until the metrics are fetched.
         self._pending.append(round._replace(state=cast(Any, None)))
         if len(self._pending) > LAG:
@@ -86,7 +86,7 @@ class RoundRecorder:
         """Records all rounds up to a round, and removes the records of later ones.
 
         Args:
-            done: The last complete round.
+            done: The number of the last complete round.
         """
         self._pending = deque(round for round in self._pending if round.number <= done)
         self.fetch()

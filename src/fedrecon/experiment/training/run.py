@@ -50,15 +50,16 @@ def run(
     title: str = "Run",
     notes: Mapping[str, str] | None = None,
 ) -> Result:
-    """Runs what a specification describes; see `train`.
+    """Runs a training run from its specification; `train` describes what it does.
 
     Args:
         spec: The specification of the run.
         out: The run folder; None, the default, keeps nothing on the disk.
-        callbacks: Are called with `Evaluated` after every evaluated round; none by default.
-        plan: How cohorts are cut into blocks; None, the default, chooses it for the clients.
-        progress: Is called with every round and evaluation; None, the default, shows nothing.
-        listener: Is called with the rows of every recorded number; None, the default, calls nothing.
+        callbacks: Functions that are called with `Evaluated` after every evaluated round; none by default.
+        plan: The plan by which cohorts are cut into blocks; None, the default, chooses one for the clients.
+        progress: Receives every round and evaluation, to show them; None, the default, shows nothing.
+        listener: A function that is called with the rows of every recorded number; None, the default, for
+            none.
         started: When the run began, in seconds of `time.monotonic`; None, the default, for now.
         title: The title of the summary and of the figures; `"Run"` by default.
         notes: Further facts for the summary, by their names; none by default.
@@ -112,7 +113,10 @@ def run(
 
 
 def _values_to_agree_on(spec: RunSpec) -> dict[str, Any]:
-    """What must be equal in all processes of a run; the places of data may differ from machine to machine."""
+    """The settings and digests that must be equal in all processes of a run.
+
+    Paths of data are left out, since they may differ from machine to machine.
+    """
     settings = {n: x for n, x in flat(spec.configuration()).items() if not folders.is_place(n)}
     return flat({"settings": settings, **spec.fingerprint()})
 
@@ -216,7 +220,7 @@ def _result(
 def _final_evaluations(
     loop: TrainingLoop, round: int, state: ServerState, client_states: ClientStateStore | None
 ) -> dict[str, Evaluation]:
-    """The evaluations after the last round and, with what `TrainingLoop.selected` returned, at the end."""
+    """The evaluations after the last round, and those of the selected round that are made at the end."""
     evaluations = dict(loop.evaluate())
     for name in loop.spec.at_the_end():
         evaluations[name] = loop.evaluator.evaluate(state, client_states, name)

@@ -25,7 +25,7 @@ WIDTH = 200
 
 
 def console() -> Console:
-    """The console of a command, whose output to a file is not wrapped; only the first process prints."""
+    """The console of a command; it does not wrap output to a file, and only the first process prints."""
     if not ProcessGroup.present().first:
         return Screen(quiet=True)
     screen = Screen(highlight=False)
@@ -33,11 +33,11 @@ def console() -> Console:
 
 
 def run_experiment(config: Config, out: Path, screen: Console, started: float | None = None) -> Result:
-    """Runs an experiment, or goes on with it.
+    """Runs an experiment, or resumes it from its last checkpoint.
 
     Args:
         config: The configuration of the experiment.
-        out: The run folder.
+        out: The run folder, which is created where it does not exist.
         screen: The console that shows the progress.
         started: When the command began, in seconds of `time.monotonic`; None, the default, for now.
 
@@ -76,8 +76,8 @@ def follow(config: Config, out: Path, note: Callable[[str], None]) -> Follower |
 
     Args:
         config: The configuration of the run.
-        out: The run folder.
-        note: Is called with a line of text when the tracker fails.
+        out: The run folder, where the tracker keeps what it needs after a resume.
+        note: A function that is called with a line of text when the tracker fails.
 
     Raises:
         SettingError: The tracker's package is not installed.

@@ -23,7 +23,7 @@ class RunLedger:
         folder: The run folder; None for a run that keeps nothing.
 
     Raises:
-        RunError: The record of releases is not as it was written, or a noise key cannot be read or written.
+        RunError: The record of releases was changed, or a noise key cannot be read or written.
     """
 
     def __init__(self, privacy: UserLevelDP, spec: RunSpec, folder: RunFolder | None):
@@ -45,7 +45,7 @@ class RunLedger:
         return self._keys.secret(self._context)
 
     def ledger(self, done: int) -> Ledger:
-        """The ledger after `done` rounds, with those that were released twice."""
+        """The ledger after `done` rounds; a round that was released twice counts twice."""
         return self.privacy.ledger(done + self._keys.repetitions())
 
     def rows(self, done: int, costly: bool) -> list[Row]:
@@ -53,14 +53,14 @@ class RunLedger:
 
         Args:
             done: The number of the round.
-            costly: Whether epsilon is computed also by an accountant that takes more than a moment.
+            costly: Whether epsilon is computed even where the accountant takes seconds.
         """
         if not costly and self.privacy.accounting.accountant != "gaussian":
             return []
         return [Row(done, "train", TRAINING, "total", EPSILON, self.ledger(done).epsilon)]
 
     def release(self, done: int) -> None:
-        """Records that a round is released, before anyone can see it."""
+        """Records the release of a round on the disk; is called before anyone can see the round."""
         self._keys.record_release(done)
 
     def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""The files that a run writes at its end, and the check of the files that it needs to go on."""
+"""Writes the files at the end of a run, and checks those that a resumed run needs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from fedrecon.experiment.training.vocabularies import vocabularies_of
 
 
 def require_files(folder: RunFolder) -> None:
-    """Refuses to go on with a run that has a checkpoint but lacks a file that it began with.
+    """Checks that the folder of a run with a checkpoint has all files that were written at its start.
 
     Raises:
         RunError: A file was deleted or damaged.
@@ -31,10 +31,10 @@ def write_report(folder: RunFolder, result: Result, title: str, *, over: bool) -
     A run that was over before keeps its `result.json` and `summary.md`, which tell what it took.
 
     Args:
-        folder: The run folder.
+        folder: The run folder, to which the files are written.
         result: The result of the run.
         title: The title of the summary and of the figures.
-        over: Whether the run went on from the checkpoint of its last round.
+        over: Whether the run was resumed from the checkpoint of its last round, so that no round was left.
     """
     folder.check()
     saved = (_earlier_result(folder) if over else None) or {}

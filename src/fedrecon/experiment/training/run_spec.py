@@ -146,7 +146,7 @@ class RunSpec:
         return {**self.validation, **test, **{SEEN + name: x for name, x in self.held_out.items()}}
 
     def warnings(self) -> list[str]:
-        """Sentences about what is asked for that a user should know; none if all is well."""
+        """Warnings about the specification, each a sentence without its full stop; none if it is fine."""
         if self.algorithm.exchanges == "examples":
             return []  # its training clients are mini-batches, whose names stand for nobody
         unseen = {name: clients for name, clients in self.evaluated.items() if not name.startswith(SEEN)}
@@ -168,7 +168,7 @@ class RunSpec:
 
     @functools.cached_property
     def vocabularies(self) -> str:
-        """A digest of the original ids that the numbers in the clients' fields stand for."""
+        """A digest of the original ids in the clients' fields, 16 hexadecimal digits."""
         return ids_digest(self.clients.vocabularies)
 
     def while_training(self) -> list[str]:

@@ -81,7 +81,7 @@ def train(
             the model initialises.
         plan: The plan by which cohorts are cut into blocks; None, the default, takes that of the run folder,
             or chooses one for the clients.
-        progress: Is called after every round and every evaluation; None, the default, shows nothing.
+        progress: Receives every round and evaluation, to show them; None, the default, shows nothing.
 
     Returns:
         The parameters, the evaluations and every recorded number by round.

@@ -1,4 +1,4 @@
-"""The vocabularies of a run, which tell what the numbers in its fields stand for."""
+"""The vocabularies of a run: the original ids that the numbers in its fields stand for."""
 
 import json
 from pathlib import Path
@@ -15,10 +15,10 @@ DIGEST = "vocabularies"
 
 
 def vocabularies_of(run: Path) -> dict[str, Any]:
-    """For each field that has original ids these ids, in the order in which the run numbers them.
+    """The original ids of each field that has them, in the order of the run's numbers.
 
     Args:
-        run: The run folder.
+        run: The run folder, whose `vocabularies.json` is read.
 
     Raises:
         RunError: The file cannot be read, or its digest is not the one that was saved with the run's
