@@ -22,16 +22,16 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
     """Prints the next words after a prompt, by a run's parameters alone and with a user's own part.
 
     Args:
-        run: The run folder.
+        run: The run folder, from which the parameters are read.
         config: The configuration of the run.
-        history: The file of the user's text: a sentence a line, or a form of the task, with one client.
+        history: The file of the user's text: one sentence a line, or a file of the task with one client.
         prompt: The beginning of a sentence.
         most: The number of words to show.
         screen: The console that shows the table.
 
     Raises:
         SettingError: The run is of another task, or centralised.
-        RunError: The run has no checkpoint, or one of another vocabulary; or it diverged.
+        RunError: The run has no checkpoint or one of another vocabulary, or it diverged.
         DataError: The history cannot be read, or holds several clients or no word.
     """
     if config.task != "next_word":

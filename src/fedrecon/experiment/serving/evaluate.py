@@ -32,12 +32,12 @@ from fedrecon.simulation._client_state_store import ClientStateStore
 
 
 class _Evaluated(NamedTuple):
-    """The clients that an evaluation is asked for.
+    """The clients to evaluate.
 
     Attributes:
         task: The task of the run, on its own data.
-        other: The clients of other data; None where the run's own are evaluated.
-        remark: What the user should know of the other data.
+        other: The clients of other data; None where the run's own clients are evaluated.
+        remark: A remark for the user on the other data, for instance on examples that were left out.
     """
 
     task: Task
@@ -100,7 +100,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
 
 
 def _load(run: Path, config: Config, data: str | None) -> _Evaluated:
-    """Reads the data that an evaluation is asked for, and finds out whether they are the run's own."""
+    """Reads the data to evaluate, and finds out whether they are the run's own."""
     moved = config if data is None else override(config, {"data": {"path": data}})
     task: Task | None
     try:
@@ -130,15 +130,15 @@ def same_data(run: Path, task: Task) -> bool:
 
 
 def hold_to_data(run: Path, task: Task, advice: str) -> None:
-    """Refuses to go on unless a task's clients are those of a run.
+    """Checks that a task's clients are those of a run.
 
     Args:
-        run: The run folder.
-        task: The task, built anew from the settings of the run.
-        advice: What the user can do, for the message.
+        run: The run folder, which holds the digests of the run's clients.
+        task: The task, built again from the settings of the run.
+        advice: The end of the message, which says what the user can do.
 
     Raises:
-        RunError: The clients differ.
+        RunError: The task's clients are not those of the run.
     """
     if not same_data(run, task):
         raise _other_data(run, advice)
@@ -149,14 +149,14 @@ def _other_data(run: Path, advice: str) -> RunError:
 
 
 def hold_to_use(run: Path, global_params: Params) -> None:
-    """Holds a run's parameters to be of use to somebody.
+    """Checks that a run's parameters can be used, which those of a diverged run cannot.
 
     Args:
-        run: The run's folder.
-        global_params: Its parameters.
+        run: The run folder, whose `result.json` says whether the run diverged.
+        global_params: The run's global parameters, which must be finite.
 
     Raises:
-        RunError: The run diverged.
+        RunError: The run diverged, or a global parameter is not finite.
     """
     result = run / RESULT
     saved = read_json(result) if result.is_file() else {}
@@ -170,7 +170,7 @@ def restore_parameters(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateS
     """The parameters of a run's last checkpoint, or the best ones if it selects these.
 
     Args:
-        run: The run folder.
+        run: The run folder, whose last checkpoint is read.
         spec: The specification of the run.
 
     Returns:
@@ -178,7 +178,7 @@ def restore_parameters(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateS
         for a stateless algorithm.
 
     Raises:
-        RunError: The run has no checkpoint, or a broken one.
+        RunError: The run has no checkpoint, or a damaged one.
     """
     checkpoints = Checkpoints(run / CHECKPOINTS)
     latest = checkpoints.latest()

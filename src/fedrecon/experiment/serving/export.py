@@ -84,14 +84,14 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
     """Writes the last parameters of a run, or its best ones if it selects these, as a folder for devices.
 
     Args:
-        run: The run folder.
+        run: The run folder, from which the parameters are read.
         config: The configuration of the run.
-        out: The folder of the export.
+        out: The folder of the export; created where it does not exist.
         screen: The console that shows the result.
         wanted: The options of the export.
 
     Raises:
-        SettingError: Something of the run cannot be exported; `out` is as it was.
+        SettingError: Something of the run cannot be exported; `out` is then unchanged.
     """
     try:
         loaded = _load(run, config, wanted.top, wanted.seed)
@@ -139,7 +139,7 @@ def page_of(config: Config, subject: Subject, models: list[dict[str, str]], titl
 
     Args:
         config: The configuration of the first run.
-        subject: What is exported of the first run.
+        subject: The algorithm, parameters and fields of the first run's export.
         models: The folder and the label of each run's export.
         titles: The path of a file with the titles of items; `""`, the default, shows ids alone, or invented
             titles of generated items.
@@ -167,10 +167,10 @@ def page_of(config: Config, subject: Subject, models: list[dict[str, str]], titl
 
 
 def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen: Console) -> dict[str, Any]:
-    """Evaluates a run's test clients through an exported file, and for comparison in JAX.
+    """Evaluates a run's test clients with an exported file, and for comparison in JAX.
 
     Args:
-        run: The run folder.
+        run: The run folder, from which the parameters for JAX are read.
         config: The configuration of the run.
         folder: The folder of the export.
         out: The JSON file that gets the results.
@@ -220,7 +220,12 @@ def _load(run: Path, config: Config, top: int, seed: int) -> Loaded:
 
 
 def subject_of(run: Path, config: Config) -> Subject:
-    """The algorithm, parameters and fields that are exported of a run."""
+    """The algorithm, parameters and fields of a run's export.
+
+    Args:
+        run: The run folder, from which the parameters are read.
+        config: The configuration of the run.
+    """
     return _load(run, config, 1, 0).subject
 
 
@@ -254,7 +259,7 @@ def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, t
 
 
 def privacy_of(run: Path) -> dict[str, Any]:
-    """What `model.json` says of privacy: the ledger in the run's `result.json`, where there is one.
+    """The section on privacy in `model.json`: the ledger in the run's `result.json`, where there is one.
 
     A run without a recorded ledger makes no claim, whatever its settings.
     """
@@ -264,7 +269,7 @@ def privacy_of(run: Path) -> dict[str, Any]:
 
 
 def _training(loaded: Loaded) -> Training:
-    """What a round of the run is like, with some of its clients to compare updates with."""
+    """The fields and sizes of the run's training clients, with some clients whose updates are compared."""
     clients, round = loaded.spec.clients, int(loaded.subject.state.round)
     some = clients.take(np.arange(min(len(clients), _COMPARED)))
     keys = round_keys(loaded.spec.seed, Purpose.TRAINING, round, some.keys)

@@ -1,8 +1,8 @@
-"""Prepares clients that a run did not have in the way in which the run serves its own clients.
+"""Prepares clients of other data for serving, in the way in which a run serves its own clients.
 
 The order of the steps is fixed here, for all commands: the clients are loaded, their ids are mapped to the
-run's vocabularies, fields are narrowed to 32 bits, and what clients are served by is added: fields alone
-where they are personalised, a mark on held-out examples too where they are evaluated.
+run's vocabularies, fields are narrowed to 32 bits, and the fields that serving needs are added; for an
+evaluation also the mark on held-out examples.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ Purpose = Literal["evaluation", "personalization"]
 
 
 class Prepared(NamedTuple):
-    """Some clients that are ready to be served.
+    """Clients prepared for serving.
 
     Attributes:
-        mapped: The clients as they were loaded, in the run's vocabularies: with all items that they have.
-        served: The same clients with the fields that the run serves clients by.
-        left_out: How many examples were left out, because they are of items that the run does not know.
+        mapped: The clients in the run's vocabularies, with all of their items.
+        served: The same clients with only the examples and fields that the run serves clients by.
+        left_out: The number of examples that were left out, because the run does not know their items.
     """
 
     mapped: Clients
@@ -40,15 +40,15 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NewClients:
-    """Clients of other data, loaded and yet to be prepared: all of them, or one part after the other.
+    """Clients of other data that are loaded and can be prepared, all at once or part by part.
 
     Attributes:
         config: The configuration of the run that serves them.
-        loaded: The clients as their data have them.
-        remark: The remark of their task on their vocabulary; `""` where `mapper` maps their ids to the run's.
-        mapper: Maps the ids of their fields to the run's; None where their task has done that.
+        loaded: The clients as they were read, before any other step.
+        remark: The remark of the task on the clients' vocabulary; `""` where `mapper` maps their ids.
+        mapper: Maps the ids of the clients' fields to the run's; None where the task has done that.
         fields: The fields that the run serves clients by.
-        purpose: Whether they are prepared for `"evaluation"` or for `"personalization"`.
+        purpose: Whether the clients are prepared for `"evaluation"` or for `"personalization"`.
     """
 
     config: Config
@@ -59,12 +59,12 @@ class NewClients:
     purpose: Purpose
 
     def prepare(self, indices: Int[np.ndarray, " clients"] | None = None) -> Prepared:
-        """Some of the clients, or all of them by default, as the run serves its own.
+        """Prepares some of the clients, or all of them, in the way in which the run serves its own.
 
-        Threads may prepare parts at the same time.
+        Several threads may call it at the same time.
 
         Args:
-            indices: Positions of the clients among those loaded, `[clients]`.
+            indices: The positions of the clients among those loaded, `[clients]`; None, the default, for all.
 
         Raises:
             DataError: An example has several numbers of a field whose vocabulary is another; or no client is
@@ -90,13 +90,13 @@ def prepare_new_clients(
     fields: tuple[str, ...],
     purpose: Purpose,
 ) -> NewClients:
-    """Loads clients that a run did not have; `NewClients.prepare` then does the other steps.
+    """Loads clients of other data; `NewClients.prepare` then does the other steps.
 
     Args:
         config: The configuration of the run.
-        data: The path of data that the task of the run reads; to personalise clients, also of a client file.
-        vocabularies: For each field that has original ids these ids, in the run's order.
-        fields: The fields that the run serves clients by, see `served_fields`.
+        data: The path of data that the run's task reads, or for a personalisation of a client file.
+        vocabularies: The original ids of each field that has them, in the order of the run's numbers.
+        fields: The fields that the run serves clients by, as `served_fields` returns them.
         purpose: Whether the clients are prepared for `"evaluation"` or for `"personalization"`.
 
     Raises:

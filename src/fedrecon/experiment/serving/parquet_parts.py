@@ -1,4 +1,4 @@
-"""Writes a Parquet file in parts, so that a kill loses only the parts that were being made."""
+"""Writes a Parquet file in parts, so that a kill loses only the parts that are in progress."""
 
 import io
 import json
@@ -26,16 +26,16 @@ class ResumableParquetWriter:
     """Writes the parts of a file into a hidden folder beside it, and joins them when all are there.
 
     The request is written before the first part and compared by every later process: parts of another
-    request must not get into the file. A lock on the folder keeps two processes from making the same file.
+    request must not get into the file. A lock on the folder keeps two processes from writing the same file.
 
     Args:
-        out: The path of the file. If it already holds what is requested, nothing is left to do.
+        out: The path of the file. If it already holds the result of the request, no part is missing.
         request: The JSON values that decide the content of the file.
-        count: The number of parts.
+        count: The number of parts into which the file is divided.
 
     Raises:
-        RunError: The file, or what an earlier process left of it, belongs to another request, or another
-            process is making it.
+        RunError: The file, or the parts that an earlier process left, belong to another request, or another
+            process is writing it.
     """
 
     def __init__(self, out: Path, request: dict[str, Any], count: int):
@@ -64,7 +64,7 @@ class ResumableParquetWriter:
             write_atomically(about, json.dumps(self.request, indent=2) + "\n")
 
     def close(self) -> None:
-        """Lets other processes make the file."""
+        """Releases the lock, so that other processes can write the file."""
         if self._lock is not None:
             self._lock.release()
 

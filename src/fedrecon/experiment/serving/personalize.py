@@ -1,4 +1,4 @@
-"""Personalises all clients of some data: writes their local parameters or recommendations into a file."""
+"""Personalises all clients of a file of data, and writes their local parameters or recommendations."""
 
 import os
 import time
@@ -35,7 +35,7 @@ MOST_THREADS = 8
 
 
 class Wanted(NamedTuple):
-    """The options of a personalisation: what is written of each client.
+    """The options of a personalisation, which decide what is written of each client.
 
     Attributes:
         top: The number of items to recommend; None, the default, to write the local parameters.
@@ -51,15 +51,16 @@ class Wanted(NamedTuple):
 def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Console, wanted: Wanted) -> None:
     """Personalises all clients of some data with the last parameters of a run, or its best ones.
 
-    Killed and started again, it goes on where it was, and ends with the same file.
+    A call that was killed can be repeated: it makes only the parts that are missing, and ends with the same
+    file.
 
     Args:
-        run: The run folder.
+        run: The run folder, from which the parameters are read.
         config: The configuration of the run.
         data: The path of the clients: a client file, or data that the task reads.
         out: The Parquet file, which gets a row for each client, in the order of the data.
         screen: The console that shows the progress.
-        wanted: What is written of each client.
+        wanted: The options, which decide what is written of each client.
 
     Raises:
         ValueError: The run has no checkpoint, or diverged, or its own data have changed; the data cannot be
@@ -103,7 +104,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         indices = np.arange(number * per_part, min((number + 1) * per_part, total))
         mapped, served, left_out = new.prepare(indices)
         unknown.append(left_out)
-        # `mapped` has also the items that a user rated too low to be served by: these are not recommended.
+        # `mapped` also has the items that a user rated too low to be served by; they are not recommended.
         return _table(served, personalization(served, mapped), top, vocabularies)
 
     with ResumableParquetWriter(out, request, -(-total // per_part)) as parts:
