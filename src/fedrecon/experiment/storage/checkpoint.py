@@ -1,4 +1,4 @@
-"""Checkpoints of a run: any pytree of arrays, exactly, whole or not at all."""
+"""Checkpoints of a run: pytrees of arrays, saved exactly and atomically."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ class Checkpoint(NamedTuple):
     """A checkpoint that was read.
 
     Attributes:
-        round: Rounds that were done when it was saved.
+        round: The number of rounds done when it was saved.
         tree: The saved pytree, with NumPy arrays as its leaves.
         info: The JSON values that were saved beside the arrays.
     """
@@ -58,7 +58,7 @@ class Checkpoints:
         self._orbax: Any = None
 
     def rounds(self) -> list[int]:
-        """Rounds of the committed checkpoints, in ascending order."""
+        """The rounds of the committed checkpoints, in ascending order."""
         return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal() and p.is_dir())
 
     def latest(self) -> int | None:
@@ -66,7 +66,7 @@ class Checkpoints:
         return max(self.rounds(), default=None)
 
     def clean(self) -> None:
-        """Removes what a kill left: half-written checkpoints, and old ones that were not yet removed."""
+        """Removes the half-written and half-removed checkpoints that a kill left, and old ones."""
         for path in leftovers(self.folder):
             remove(path)
         self._forget_old()
@@ -75,9 +75,9 @@ class Checkpoints:
         """Saves a checkpoint, and removes the oldest ones beyond `keep`.
 
         Args:
-            round: Rounds done.
+            round: The number of rounds done, which names the checkpoint's folder.
             tree: A pytree of arrays, which may be keys of `jax.random`. Saving waits until they are computed.
-            info: JSON values to keep beside the arrays; by default none.
+            info: JSON values to save beside the arrays; by default none.
         """
         final = self.folder / str(round)
         if final.exists():
@@ -100,8 +100,9 @@ class Checkpoints:
                 "files": {name: _signature(temporary / name) for name in _files(temporary)},
             }
             write_atomically(temporary / INFO, json.dumps(seal(described), indent=1))
-            # All content must be on the disk before the name says that the checkpoint is whole; and an old
-            # one is removed only when the new one is there.
+            # The list of checksums is written last, and all content is synced before the rename: the name
+            # says that the checkpoint is whole, also after a power cut. An old checkpoint is removed only
+            # after that, so that there is always one to resume from.
             sync_tree(temporary)
             rename(temporary, final)
         # Orbax raises many kinds of errors where a file cannot be written, of which some name none.
@@ -262,7 +263,7 @@ def _is_full(folder: Path, error: Exception) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what Orbax logs of errors, and tracebacks of its threads, from the screen: the error tells."""
+    """Hides Orbax's log of errors and the tracebacks of its threads, since the raised error says the same."""
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -17,7 +17,7 @@ _warned: set[Path] = set()
 
 
 def finite(value: Any) -> Any:
-    """JSON values with null for numbers that are not finite, which JSON does not know."""
+    """JSON values with null in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, Mapping):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -100,13 +100,14 @@ def warn_unchecked(run: Path) -> None:
 
 
 def mark_of(path: Path) -> dict[str, Any]:
-    """Size and digest of a file, by which `check_mark` knows it again."""
+    """Size in bytes and digest of a file, for `check_mark`."""
     content = path.read_bytes()
     return {"bytes": len(content), "digest": digest_of_bytes(content)}
 
 
 def is_marked(path: Path, mark: Mapping[str, Any]) -> bool:
-    """Whether a file begins with the bytes that had a mark."""
+    """Whether a file begins with the bytes of which `mark_of` made a mark."""
+    # Only the beginning is compared, since a log such as metrics.csv grows after its mark was made.
     if not path.exists():
         return False
     with open(path, "rb") as file:
@@ -115,10 +116,10 @@ def is_marked(path: Path, mark: Mapping[str, Any]) -> bool:
 
 
 def check_mark(path: Path, mark: Mapping[str, Any]) -> None:
-    """Refuses a file that does not begin with the bytes that had a mark.
+    """Checks that a file begins with the bytes of which `mark_of` made a mark.
 
     Raises:
-        RunError: The file is damaged.
+        RunError: The file is missing, or does not begin with these bytes.
     """
     if not is_marked(path, mark):
         raise damage_error(path)

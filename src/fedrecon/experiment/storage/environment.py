@@ -1,4 +1,4 @@
-"""The machine, versions and command that a run was made with."""
+"""The machine, the versions and the command of a run."""
 
 import os
 import platform
@@ -30,7 +30,7 @@ def environment(seed: int) -> dict[str, Any]:
 
 
 def revision(folder: Path) -> dict[str, Any]:
-    """The git revision of a folder's files and whether they changed since; `{}` if git knows none."""
+    """The git revision of a folder's files and whether they changed since; `{}` for files not under git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]

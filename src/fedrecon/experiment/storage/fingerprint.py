@@ -1,4 +1,4 @@
-"""The formats of `fingerprint.json`, which holds what must be equal for two runs to be the same.
+"""The formats of `fingerprint.json`, which holds the values that two calls of the same run have in common.
 
 Format 2 holds the parts of a run as `fingerprint_parts` describes them.
 
@@ -21,8 +21,8 @@ def in_format_of(saved: Mapping[str, Any], fingerprint: Mapping[str, Any], path:
     """A fingerprint of this version in the format of one that was read from a file.
 
     Args:
-        saved: The content of the file.
-        fingerprint: What `RunSpec.fingerprint` returns.
+        saved: The content of the file, whose `format` decides; without one it is of format 1.
+        fingerprint: The fingerprint that `RunSpec.fingerprint` returned.
         path: The path of the file, for the message.
 
     Raises:

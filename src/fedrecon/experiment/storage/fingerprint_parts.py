@@ -1,6 +1,7 @@
 """The parts of a run as JSON values, for `fingerprint.json`.
 
-Every part is described by JSON values in which no name of Python code appears that this library may change:
+Every part is described by JSON values without names of Python code that this library may change, since a
+renamed class would otherwise make every earlier run folder one of another run:
 
 - a number, string, boolean or None is itself, a tuple is a list, and a list is `{"list": [...]}`;
 - an object of a class with a tag (see `fedrecon.core._tags`) is `{"kind": TAG, FIELD: ..., ...}`; so are an
@@ -32,7 +33,7 @@ def describe(value: Any) -> Description:
     """A part of a run as JSON values, equal in two runs if the parts are.
 
     Args:
-        value: An algorithm, a sampling, a split, a scoring, or anything that one of them is made of.
+        value: An algorithm, a sampling, a split, a scoring, or any part of one of these.
     """
     tag = tag_of(type(value))
     if tag is not None:
@@ -56,12 +57,12 @@ def describe(value: Any) -> Description:
 
 
 def _kind(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    # A hyperparameter of somebody's own algorithm may be called "kind".
+    # The hyperparameter of a user's algorithm may be called "kind", which must not replace the tag.
     return {"kind": kind, **{"kind_" if n == "kind" else n: describe(x) for n, x in values.items()}}
 
 
 def _fields(value: Any, tag: Tag) -> dict[str, Any]:
-    """What a dataclass was made of, by the names that its fields have in files."""
+    """The fields of a dataclass by their names in files; fields that were added later only if not default."""
     held = {field: getattr(value, field.name) for field in fields(value) if field.init}
     return {
         tag.names.get(field.name, field.name): x
@@ -83,7 +84,7 @@ def _other(value: object) -> Description:
         return {"repr": repr(value), "digest": hashlib.blake2b(content, digest_size=8).hexdigest()}
     printed_by: Any = type(value).__repr__
     if printed_by is object.__repr__:
-        # Its text would hold an address, which is another one in every process.
+        # The default repr holds the object's address, which differs from process to process.
         held = {name: repr(x) for name, x in getattr(value, "__dict__", {}).items()}
         return {"repr": f"{type(value).__module__}.{type(value).__qualname__}", "attributes": held}
     return {"repr": repr(value)}

@@ -1,4 +1,4 @@
-"""The metrics of a run as one tidy table that a person can open."""
+"""The metrics of a run as one tidy CSV table."""
 
 import csv
 import hashlib
@@ -40,7 +40,7 @@ class Row(NamedTuple):
     """One recorded number of a run.
 
     Attributes:
-        round: Rounds that were done when it was measured.
+        round: The number of rounds done when it was measured.
         split: The set of clients without the prefix `SEEN`: `"train"`, `"validation"`, `"test"`, …
         protocol: `"training"` (query predictions before each step of the update phase), `"recon_eval"`
             (unseen clients) or `"standard_eval"` (held-out examples of seen ones).
@@ -63,14 +63,14 @@ class Records:
 
     Args:
         path: The CSV file; by default None, which keeps the rows in memory only.
-        listener: Is called with each list of new rows; by default nothing is called.
+        listener: A function that is called with each list of new rows; None, the default, for none.
     """
 
     def __init__(self, path: Path | None = None, listener: Callable[[list[Row]], Any] | None = None):
         self.path, self.listener = path, listener
         self.rows: list[Row] = []
         self._unwritten = 0
-        self._size, self._digest = 0, hashlib.blake2b(digest_size=16)  # of what is written
+        self._size, self._digest = 0, hashlib.blake2b(digest_size=16)  # size and digest of the file
 
     def append(self, rows: Iterable[Row]) -> None:
         """Adds rows; `write` and `commit` put them in the file."""
@@ -122,7 +122,7 @@ class Records:
         return {"bytes": self._size, "digest": self._digest.hexdigest()}
 
     def commit(self) -> None:
-        """Waits until all rows are on the disk."""
+        """Writes all rows, and waits until they are on the disk."""
         self.write()
         if self.path is not None:
             if not self._is_whole():  # removed since the last row was written
@@ -138,7 +138,7 @@ class Records:
         listener gets the rows that stay, since a kill may have come before it got the last of them.
 
         Args:
-            round: Rounds done, 0 for the start of the run.
+            round: The number of rounds done; 0 for the start of the run.
             mark: The mark of the file when that round was saved; None, the default, for a checkpoint of an
                 earlier version, which has none.
 
@@ -174,12 +174,12 @@ class Records:
             self._write_anew()
 
     def forget_evaluations(self, round: int) -> None:
-        """Removes the evaluations after a round, here and in the file."""
+        """Removes the evaluations after a round from memory and from the file."""
         self.rows = [row for row in self.rows if row.round != round or row.protocol == TRAINING]
         self.forget(round)
 
     def forget_test(self) -> None:
-        """Removes the rows of the test clients, here and in the file: they are evaluated again."""
+        """Removes the rows of the test clients from memory and from the file."""
         self.rows = [row for row in self.rows if row.split != "test"]
         self._rewrite()
 
@@ -206,10 +206,10 @@ def rows(round: int, split: str, protocol: str, summary: Mapping[str, Any]) -> I
     """The rows of an evaluation.
 
     Args:
-        round: Rounds done.
-        split: The split of the evaluated clients.
-        protocol: The protocol of the evaluation.
-        summary: `{weighting: {metric: value}}`; what is under other keys than `WEIGHTINGS` is left out.
+        round: The number of rounds done before the evaluation.
+        split: The split of the evaluated clients, as in `Row`.
+        protocol: The protocol of the evaluation, as in `Row`.
+        summary: The metrics, `{weighting: {metric: value}}`; other keys than `WEIGHTINGS` are ignored.
     """
     for weighting in WEIGHTINGS:
         for metric, value in summary.get(weighting, {}).items():
@@ -220,7 +220,7 @@ def read(path: Path) -> list[Row]:
     """The rows of a file; a last line without its line break, which a kill leaves, is left out.
 
     Raises:
-        RunError: Another line has not the form of a `Row`.
+        RunError: A line that has its line break is not a `Row`.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -28,11 +28,11 @@ class NoiseKeys:
 
     Args:
         folder: The run folder; None for a run that keeps nothing on the disk.
-        done: Rounds of the checkpoint from which the run goes on.
-        left: Whether there are rounds after that checkpoint, True by default: otherwise no key is made.
+        done: The number of rounds done at the checkpoint from which the run continues.
+        left: Whether there are rounds after that checkpoint, True by default; without any, no key is made.
 
     Raises:
-        RunError: The record is not as it was written, or a key's file cannot be read or written.
+        RunError: The record was changed, or a key's file cannot be read or written.
     """
 
     def __init__(self, folder: RunFolder | None, done: int, left: bool = True):
@@ -45,18 +45,19 @@ class NoiseKeys:
             self._add(done)
 
     def secret(self, context: bytes) -> Secret:
-        """The secret from which noise is made.
+        """The secret from which noise is drawn.
 
         Args:
-            context: What the noise depends on beside the key: the run's fingerprint.
+            context: Bytes that the noise depends on beside the key, so that other runs have other noise: the
+                run's fingerprint.
         """
         return Secret(self._secret, context, max(0, len(self._keys) - 1))
 
     def record_release(self, done: int) -> None:
-        """Records, before anyone can see it, that a round is released.
+        """Records the release of a round on the disk, before anyone can see the round.
 
         Args:
-            done: The number of the round.
+            done: The number of rounds done, the released one included.
         """
         if not self._keys:
             return
@@ -79,6 +80,8 @@ class NoiseKeys:
         # A key with which nothing was released keeps its entry: a kill may have come before its file was
         # written, and a new secret under the same name does no harm.
         if not self._keys or self._keys[-1]["released"] > self._keys[-1]["after"]:
+            # The record, which names the key's file, is written before the file: in the other order a kill
+            # between the two would leave a secret to which nothing refers, and which nothing removes.
             self._keys.append({"key": secrets.token_hex(8), "after": done, "released": done})
             self._write()
         path = self._path()
@@ -88,6 +91,7 @@ class NoiseKeys:
         try:
             make_folder(path.parent)
             temporary.unlink(missing_ok=True)
+            # Created with its mode: a file that is narrowed later could be opened by others before that.
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(self._secret)
                 sync(file)

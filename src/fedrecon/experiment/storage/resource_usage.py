@@ -1,4 +1,4 @@
-"""Measures what a run takes: seconds, of these the seconds of compilation, and peak memory."""
+"""Measures the seconds of a run, those of its compilation, and its peak memory."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, its lock, and the check that it belongs to this run."""
+"""The folder of a run: the names of its files, its lock, and the checks that it belongs to the run."""
 
 import json
 import tomllib
@@ -33,8 +33,8 @@ SETTINGS = "settings"
 SUMMARY = "summary.md"
 LOCK = ".lock"
 
-# Settings, and tables of settings, that may differ without making another run: the path of the data, which
-# are compared by their digests, the limit on what packed data unpack to, and the tracker.
+# Settings, and tables of settings, that may differ between two calls of one run: the path of the data, which
+# are compared by their digests, the limit on the size of unpacked data, and the tracker.
 PLACES = ("data.path", "data.unpacked_gib", "tracking")
 
 
@@ -42,13 +42,13 @@ class RunFolder:
     """An open run folder. Another process cannot open it until `close`, or the end of this process.
 
     Args:
-        path: The folder; it is made where it does not exist.
+        path: The folder; it is created where it does not exist.
         config: The settings of the run as nested tables.
-        fingerprint: The JSON values that must be equal for two runs to be the same, beside the settings.
+        fingerprint: The JSON values that, beside the settings, must be equal in every call of the run.
 
     Raises:
         RunError: The folder cannot be written, belongs to another run, is in use by another process, or holds
-            files that are no run.
+            files that are not those of a run.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any]):
@@ -69,7 +69,7 @@ class RunFolder:
             raise
 
     def close(self) -> None:
-        """Lets other processes open the folder."""
+        """Releases the lock, so that other processes can open the folder."""
         self._lock.release()
 
     def read(self, name: str) -> str | None:
@@ -78,11 +78,11 @@ class RunFolder:
         return file.read_text(encoding="utf-8") if file.exists() else None
 
     def write(self, name: str, content: str) -> None:
-        """Writes a file of the folder, whole or not at all."""
+        """Writes a file of the folder atomically."""
         write_atomically(self.path / name, content)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Writes a JSON file of the folder with its digest, whole or not at all.
+        """Writes a JSON file of the folder with its digest, atomically.
 
         Args:
             name: The name of the file.
@@ -94,12 +94,12 @@ class RunFolder:
         """The content of a JSON file of the folder, without its digest; None if there is none.
 
         Raises:
-            RunError: It is not what was written.
+            RunError: The file is not what was written.
         """
         return read_json(self.path / name) if (self.path / name).exists() else None
 
     def check(self) -> None:
-        """Refuses to go on if the folder is not there any more.
+        """Checks that the folder still exists.
 
         Raises:
             RunError: The folder was removed while the run was using it.
@@ -150,12 +150,12 @@ def read_fingerprint(run: Path) -> dict[str, Any]:
 
 
 def check_settings(run: Path) -> None:
-    """Refuses settings in a run folder that are not those that the run began with.
+    """Checks that the settings in a run folder are those with which the run began.
 
-    Settings that only tell where something is may change.
+    Settings that only say where something is (`PLACES`) may change.
 
     Raises:
-        RunError: Another setting was changed.
+        RunError: A setting other than those was changed, or the file is not TOML.
     """
     path = run / FINGERPRINT
     written = read_json(path).get(SETTINGS) if path.exists() else None
@@ -172,7 +172,7 @@ def check_settings(run: Path) -> None:
 
 
 def settings_digest(config: Mapping[str, Any]) -> str:
-    """A digest of the settings of a run, without those that tell only where something is."""
+    """A digest of the settings of a run, without those that only say where something is."""
     return digest_of({name: value for name, value in flat(config).items() if not is_place(name)})
 
 
@@ -182,12 +182,12 @@ def has_checkpoint(run: Path) -> bool:
 
 
 def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Refuses a run folder of another run.
+    """Checks that a run folder belongs to this run.
 
     Args:
         path: The folder, for the message.
         there: Settings or fingerprint in the folder, by their dotted names.
-        here: Those of this run.
+        here: Settings or fingerprint of this run, by their dotted names.
 
     Raises:
         RunError: A value differs; the message names the first such setting.
@@ -203,7 +203,7 @@ def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> No
 
 
 def lock_folder(path: Path, what: str = "run folder") -> "BaseFileLock":
-    """Locks a folder against other processes, see `lock`, until the lock is released.
+    """Locks a folder against other processes until the lock is released or the process ends.
 
     Args:
         path: The folder; it must exist.
@@ -220,5 +220,5 @@ def lock_folder(path: Path, what: str = "run folder") -> "BaseFileLock":
 
 
 def is_place(name: str) -> bool:
-    """Whether a setting, by its dotted name, tells only where something is, and not what the run computes."""
+    """Whether a setting, by its dotted name, only says where something is, and not what the run computes."""
     return any(name == place or name.startswith(f"{place}.") for place in PLACES)
