@@ -1,4 +1,4 @@
-"""Deployment of an experiment: the app of an engine, its processes on this machine, and what they leave.
+"""Deployment of an experiment: the app of an engine, its processes on this machine, and their run folder.
 
-Flower is the engine so far; what is not in a module called `flower_…` knows nothing of it.
+The engine is Flower; its API is used in the modules called `flower_…` only, and its programs in `local`.
 """

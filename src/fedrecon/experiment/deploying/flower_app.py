@@ -8,7 +8,7 @@ from fedrecon.experiment import config as configs
 from fedrecon.experiment.config import Config
 
 EXPERIMENT, PACKAGE = "experiment.toml", "fedrecon_app"
-# Nothing that an experiment needs is in the app: plans and data are in folders of the processes.
+# The app holds neither plans nor data, which are in folders of the processes: Flower sends it to all nodes.
 _PROJECT = """\
 [project]
 name = "fedrecon-app"
@@ -42,8 +42,12 @@ app = client_app()
 def write_app(folder: Path, config: Config) -> None:
     """Writes an app and its experiment to a new or empty folder.
 
+    Args:
+        folder: The folder of the app, which is created where it does not exist.
+        config: The configuration of the experiment.
+
     Raises:
-        RunError: The folder holds something.
+        RunError: The folder is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: an app needs a new or empty folder, this one holds something")
@@ -57,11 +61,15 @@ def write_app(folder: Path, config: Config) -> None:
 
 
 def experiment_of(folder: Path, overrides: tuple[str, ...] = ()) -> Config:
-    """The experiment of an app.
+    """Reads the experiment of an app.
+
+    Args:
+        folder: The folder of the app.
+        overrides: Settings that replace those of the file, each as `"name=value"`.
 
     Raises:
-        RunError: The folder is no app.
-        SettingError: A setting is wrong.
+        RunError: The folder holds no app.
+        SettingError: A setting is unknown, or its value is not allowed.
     """
     path = folder / EXPERIMENT
     if not path.is_file():

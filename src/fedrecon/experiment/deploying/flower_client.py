@@ -1,6 +1,7 @@
-"""Flower's side of a node: a process for every message, which hands it to the node's worker.
+"""Flower's client app, which hands each message to the node's worker.
 
-It imports Flower and the standard library alone: what the worker holds would take seconds to import.
+Flower starts a process for every message. It imports Flower and the standard library only, since JAX and the
+data, which the worker holds, would take seconds to load.
 """
 
 import json
@@ -20,7 +21,7 @@ _SECONDS = 600.0
 
 
 def client_app() -> ClientApp:
-    """The app that answers what `flower_server` sends."""
+    """The app that answers the messages of `flower_server`."""
     app = ClientApp()
 
     @app.query()
@@ -44,7 +45,7 @@ def _ask_worker(context: Context, messages: list[bytes]) -> list[bytes]:
     """The answers of the node's worker to some messages; an empty message asks for the clients' names.
 
     Raises:
-        RuntimeError: There is no worker. The text says no more: it reaches the server.
+        RuntimeError: There is no worker. The text says no more, since it reaches the server.
     """
     path = str(context.node_config.get(SOCKET, os.environ.get("FEDRECON_SOCKET", "")))
     try:

@@ -1,4 +1,4 @@
-"""Flower's side of the server: its grid carries the messages of `run_rounds`."""
+"""Flower's server app: its grid carries the messages of `run_rounds`."""
 
 import os
 import time
@@ -18,7 +18,7 @@ from fedrecon.experiment.deploying.flower_client import MESSAGES, NAMES, RECORD
 from fedrecon.experiment.deploying.plan import ENDED, PROCESS, DeploymentPlan
 from fedrecon.experiment.training.build import sampling_of
 
-# Seconds between two looks at which nodes are there.
+# Seconds between two queries which nodes are connected.
 _LOOK = 0.5
 
 
@@ -36,14 +36,14 @@ class FlowerTransport:
         """Waits for nodes, and asks which clients they have.
 
         Args:
-            nodes: The number of nodes that must be there.
-            seconds: Seconds to wait for them at most.
+            nodes: The number of nodes that must answer.
+            seconds: The longest time to wait for the nodes, in seconds.
 
         Returns:
             The clients' names, sorted.
 
         Raises:
-            RunError: There are fewer nodes, or two have a client of the same name.
+            RunError: Fewer nodes answered in time, or two have a client of the same name.
         """
         end = time.monotonic() + seconds
         while len(known := set(self._node_of.values())) < nodes:
@@ -60,7 +60,7 @@ class FlowerTransport:
         return sorted(self._node_of)
 
     def exchange(self, messages: Sequence[tuple[Any, bytes]], seconds: float) -> Iterator[bytes]:
-        """See `deployment.Transport`."""
+        """Sends each message to the node of its client and yields the answers, as `Transport` describes."""
         by_node: dict[int, list[bytes]] = {}
         for client, data in messages:
             if str(client) in self._node_of:
@@ -104,10 +104,15 @@ def server_app() -> ServerApp:
 
 
 def run(plan: DeploymentPlan, transport: FlowerTransport, folder: Path) -> None:
-    """Runs a plan's rounds from the state in a folder on.
+    """Runs a plan's rounds, from the server's state in a folder on.
+
+    Args:
+        plan: The plan of the deployment.
+        transport: Carries the messages between the server and the nodes.
+        folder: The folder of the server's state and of `rounds.jsonl`.
 
     Raises:
-        RunError: Nodes are missing, or rounds never had enough answers.
+        RunError: Nodes are missing, or a round never had enough answers.
     """
     config = plan.config()
     names = transport.find(plan.nodes, plan.seconds)

@@ -1,4 +1,4 @@
-"""Messages over a socket, each after its length. It imports the standard library alone."""
+"""Messages over a socket, each after its length; the module imports the standard library only."""
 
 import socket
 import struct
@@ -8,19 +8,19 @@ _PART = 2**20
 
 
 def send(connection: socket.socket, data: bytes) -> None:
-    """Sends a message of below 4 GiB.
+    """Sends a message of less than 4 GiB.
 
     Raises:
-        OSError: The other side has gone, or the socket's timeout is over.
+        OSError: The other side has closed the connection, or the socket's timeout is over.
     """
     connection.sendall(_LENGTH.pack(len(data)) + data)
 
 
 def receive(connection: socket.socket) -> bytes:
-    """Waits for the next message.
+    """Waits for the next message and returns it.
 
     Raises:
-        OSError: The other side has gone, or the socket's timeout is over.
+        OSError: The other side has closed the connection, or the socket's timeout is over.
     """
     return _exactly(connection, _LENGTH.unpack(_exactly(connection, _LENGTH.size))[0])
 

@@ -38,7 +38,7 @@ from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._simulation import Simulation
 
 SERVER, NODE, LOCAL = "server", "node-{}", "local.json"
-# Seconds within which the processes must have started.
+# The longest time in seconds in which each of the processes must start.
 _START = 120.0
 _LOOK = 0.1
 _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -49,12 +49,13 @@ class LocalDeployment:
 
     Attributes:
         config: The configuration of the experiment, with numbers in place of settings that data decide.
+        out: The absolute path of the run folder.
         processes: The processes of the deployment while it runs; None before.
 
     Args:
-        app: The folder of the app, see `flower_app`.
+        app: The folder of the app, as `flower_app.write_app` writes it.
         config: The configuration of the experiment.
-        out: The run folder. What the processes need is in a folder beside it.
+        out: The run folder. The files of the processes are in a folder beside it.
         nodes: The number of nodes, among which the training clients are divided.
         seconds: The deadline of a round in seconds; 600 by default.
     """
@@ -72,10 +73,10 @@ class LocalDeployment:
 
     @staticmethod
     def of_run(out: Path) -> "LocalDeployment":
-        """The deployment that was begun in a run folder.
+        """The deployment that an earlier call began for a run folder.
 
         Raises:
-            RunError: There is none.
+            RunError: No deployment was begun for this run folder.
         """
         path = work_folder(out.absolute()) / LOCAL
         if not path.is_file():
@@ -85,10 +86,10 @@ class LocalDeployment:
         return LocalDeployment(Path(given["app"]), plan.config(), out, plan.nodes, plan.seconds)
 
     def run(self, progress: Callable[[dict[str, Any]], None]) -> None:
-        """Runs the rounds that are left. It ends all processes that it started, whatever happens.
+        """Runs the rounds that are left, and ends all processes that it started, also after an error.
 
         Args:
-            progress: Is called with each line of `rounds.jsonl`.
+            progress: A function that is called with the values of each line of `rounds.jsonl`.
 
         Raises:
             RunError: A process has ended before the rounds were done.
@@ -97,7 +98,7 @@ class LocalDeployment:
         for name in (ENDED, PROCESS):
             (self._work / SERVER / name).unlink(missing_ok=True)
         with ExitStack() as stack:
-            # Short: a socket's path may have a hundred characters.
+            # In the system's temporary folder: the path of a socket may have only about a hundred characters.
             sockets = Path(tempfile.mkdtemp(prefix="fedrecon-"))
             stack.callback(shutil.rmtree, sockets, True)
             home = self._work / "flower"
@@ -113,7 +114,9 @@ class LocalDeployment:
             self._follow(processes, progress)
 
     def prepare(self) -> None:
-        """The files of the server and of each node, as they would lie on machines of their own."""
+        """Writes the files of the server and of each node, as they would be on machines of their own."""
+        # The server's plan comes last: it says that all other files are there, so that a kill in between is
+        # repaired by the next call.
         spec = self._spec
         vocabularies = {name: np.asarray(ids).tolist() for name, ids in spec.clients.vocabularies.items()}
         plan = DeploymentPlan(
@@ -149,7 +152,8 @@ class LocalDeployment:
             worker = [sys.executable, "-m", "fedrecon.experiment.deploying.worker"]
             folder = str(self._work / NODE.format(number))
             processes.start(f"worker-{number}", [*worker, folder, str(sockets / str(number))])
-        # Without a database: a run that the SuperLink lost does not come back with it, but by `resume`.
+        # The SuperLink gets no database: a run that it lost is continued from our own state, by `resume`, and
+        # must not be started by the SuperLink as well.
         here = ["--insecure", "--host", "127.0.0.1", "--port"]
         link_command = [_program("flower-superlink"), *here, str(link)]
         processes.start("superlink", [*link_command, "--disable-runtime-dependency-installation"])
@@ -205,7 +209,7 @@ class LocalDeployment:
             raise RunError(f"{self._work}: the server's process has ended; go on with `deploy resume`")
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of `rounds.jsonl`."""
+        """The values of the lines of `rounds.jsonl`, one line for each attempt at a round."""
         return [json.loads(line) for line in (self._work / SERVER / LOG).read_text().splitlines()]
 
     def state(self) -> Any:
@@ -216,7 +220,7 @@ class LocalDeployment:
         return state_from(message, (like, counted))[0]
 
     def leave_run_folder(self) -> None:
-        """Makes the run folder that a simulation of the experiment would leave, but for its evaluation."""
+        """Writes the run folder that a simulation of the experiment would leave, without its evaluation."""
         spec, state = self._spec, self.state()
         simulation = Simulation(spec.algorithm, spec.clients, spec.sampling, seed=spec.seed)
         folder = RunFolder(self.out, spec.configuration(), spec.fingerprint())
@@ -237,7 +241,7 @@ class LocalDeployment:
         write_atomically(self.out / LOG, (self._work / SERVER / LOG).read_text())
 
     def largest_difference(self) -> float:
-        """The largest absolute difference of a number of the state from a simulation of the same cohorts."""
+        """The largest absolute difference between the state and that of a simulation of the same cohorts."""
         place = {str(name): i for i, name in enumerate(self._spec.clients.ids.tolist())}
         lines = (self._work / SERVER / ANSWERED).read_text().splitlines()
         counted = {x["round"]: x["clients"] for x in map(json.loads, lines)}
@@ -261,12 +265,12 @@ class LocalDeployment:
 
 
 def work_folder(out: Path) -> Path:
-    """The folder of the files that the processes of a run folder's deployment need."""
+    """The folder, beside a run folder, of the files of its deployment's processes."""
     return out.with_name(f"{out.name}.deployment")
 
 
 class _Cohorts:
-    """A sampling that gives the cohorts of a run that was made before."""
+    """A sampling that replays the cohorts of an earlier run."""
 
     def __init__(self, cohorts: list[list[int]]):
         self._cohorts = cohorts
@@ -278,7 +282,7 @@ class _Cohorts:
         return max(map(len, self._cohorts))
 
     def check(self, num_clients: int) -> None:
-        """All cohorts are of clients that there are."""
+        """Does nothing: the cohorts were drawn from the same clients."""
 
 
 def _program(name: str) -> str:

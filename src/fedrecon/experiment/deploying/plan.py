@@ -1,4 +1,4 @@
-"""The plan of a deployment: what its processes must agree on, in a file that each of them reads."""
+"""The plan of a deployment, on which all of its processes must agree: a file that each of them reads."""
 
 import json
 from collections.abc import Mapping
@@ -15,24 +15,25 @@ if TYPE_CHECKING:
     from fedrecon.algorithms._base import Algorithm
 
 FILE = "deployment.json"
-# Files that the server writes beside the plan: the id of its process; and at its end the reason, if it ended
-# too early, or else nothing.
+# Files that the server writes beside the plan: the id of its process; and at its end the reason why it ended
+# too early, or an empty file.
 PROCESS, ENDED = "process", "ended"
 
 
 @dataclass(frozen=True)
 class DeploymentPlan:
-    """The plan of a deployed run. It holds no data of a client.
+    """The plan of a deployed run, which holds no data of a client.
 
     Attributes:
         run: The name of the run in messages.
         settings: The settings of the experiment as nested tables, with numbers in place of settings that are
             read from data.
-        vocabularies: For each field that the model numbers its original ids, in the model's order.
-        rounds: The number of rounds.
+        vocabularies: The original ids of each field that the model numbers, in the order of the numbers.
+        rounds: The number of rounds of the whole run.
         seconds: The deadline of a round in seconds; 600 by default.
-        min_answers: The number of answers below which a round is begun again; 1 by default.
-        nodes: The number of nodes that must be there before the first round; 1 by default.
+        min_answers: The least number of answers of a round, with fewer of which it is begun again; 1 by
+            default.
+        nodes: The number of nodes that must answer before the first round; 1 by default.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""Processes on this machine that end with the one that started them."""
+"""Processes on this machine that end with the process that started them."""
 
 import os
 import signal
@@ -14,9 +14,10 @@ from types import TracebackType
 from fedrecon.errors import RunError
 
 _MOST_STARTS = 3
-# On Linux a process asks to be ended when the one that started it is killed (PR_SET_PDEATHSIG, 1), and then
-# becomes the command; elsewhere it would stay. It does not ask between fork and exec, where a process with
-# the threads of JAX may wait for ever. What Flower's processes start looks after its parent by itself.
+# On Linux a small program asks the system to end it when its parent is killed (prctl with PR_SET_PDEATHSIG,
+# 1), and then replaces itself by the command; elsewhere the command would stay after a kill. The request is
+# not made between fork and exec (`preexec_fn`): this process has the threads of JAX, and a child that forked
+# while one of them held a lock may wait for ever. What Flower's processes start watches its parent by itself.
 _CODE = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
 _ENDING_WITH_PARENT = [sys.executable, "-S", "-c", _CODE] if sys.platform == "linux" else []
 # Seconds between the request to end and the end by force.
@@ -27,8 +28,8 @@ class Processes:
     """Processes that end together, with all processes that they have started.
 
     Args:
-        logs: The folder of the files that get what they print.
-        environment: Environment variables of the processes, beside those of this process.
+        logs: The folder of the log files, to which the output of each process is appended.
+        environment: Environment variables of the processes, added to those of this process.
     """
 
     def __init__(self, logs: Path, environment: Mapping[str, str]):
@@ -64,10 +65,10 @@ class Processes:
         self._commands[name] = list(command)
 
     def start_again(self, name: str) -> None:
-        """Starts a process that has ended with the command that it was started with.
+        """Starts a process that has ended once more, with the same command.
 
         Raises:
-            RunError: It has ended too often.
+            RunError: The process has ended more than three times.
         """
         self._again[name] += 1
         if self._again[name] > _MOST_STARTS:
@@ -88,7 +89,7 @@ class Processes:
         return [name for name, process in self._all.items() if process.poll() is not None]
 
     def end(self) -> None:
-        """Ends all processes and their descendants: by a request first, after a few seconds by force."""
+        """Ends all processes and their descendants: by SIGTERM, and after five seconds by SIGKILL."""
         # Some of those are in sessions of their own, which a signal to a process group would not reach.
         family = descendants([process.pid for process in self._all.values()])
         for ask in (signal.SIGTERM, signal.SIGKILL):
@@ -110,7 +111,7 @@ def descendants(pids: Sequence[int]) -> list[int]:
     listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
     parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.stdout.splitlines())}
     family = list(pids)
-    # The list grows while it is gone through, so that children of children are added, too.
+    # The list grows while the loop runs over it, so that children of children are added, too.
     for pid in family:
         family += [child for child, parent in parents.items() if parent == pid and child not in family]
     return family
@@ -137,7 +138,8 @@ def lives(pid: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface that nobody uses now."""
+    """Ports of the loopback interface that are free now."""
+    # All are held open until the last one is chosen, since the system may give a closed one a second time.
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports: list[int] = [s.getsockname()[1] for s in sockets]
     for s in sockets:

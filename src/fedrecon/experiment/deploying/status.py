@@ -28,7 +28,7 @@ def describe_round(line: Mapping[str, Any]) -> str:
 
 
 def status_of(run: Path) -> str:
-    """A text about the rounds that are done in the deployment of a run folder.
+    """A text about the progress of the deployment of a run folder.
 
     Raises:
         RunError: The run folder has no deployment.

@@ -1,7 +1,7 @@
-"""A node's worker: it holds JAX, the data and the compiled programs while an engine's processes come and go.
+"""A node's worker, which holds JAX, the data and the compiled programs between an engine's processes.
 
-Started as `python -m fedrecon.experiment.deploying.worker NODE [SOCKET]`, where NODE is the node's folder. It
-ends with the process that started it.
+It is started as `python -m fedrecon.experiment.deploying.worker NODE [SOCKET]`, where NODE is the node's
+folder, and ends with the process that started it.
 """
 
 import json
@@ -25,14 +25,17 @@ from fedrecon.experiment.deploying.plan import DeploymentPlan
 
 CONFIG, SOCKET = "node.toml", "worker.sock"
 _KNOWN = {"data", "client", "name", "query", "may_take_part"}
-# Seconds that the other side of a connection may take.
+# The timeout of a connection in seconds.
 _PATIENCE = 600.0
-# Seconds between two looks at whether the process that started this one is still there.
+# Seconds between two checks that the process that started this one still lives.
 _WATCH = 1.0
 
 
 def node_of(folder: Path) -> Node:
-    """The node that a folder describes: `deployment.json` beside `node.toml`, which says where its data are.
+    """The node of a folder.
+
+    Args:
+        folder: The folder with the plan, `deployment.json`, and `node.toml`, which names the data file.
 
     Raises:
         DataError: The data cannot be read or do not fit the model, or `node.toml` has another key.
@@ -65,11 +68,12 @@ def serve(folder: Path, path: Path) -> None:
 
     Args:
         folder: The folder of the node.
-        path: The path of the socket, which is made anew and can be used by this user alone.
+        path: The path of the socket, which is created anew and which only this user can use.
     """
     parent = os.getppid()
     node = node_of(folder)
     path.unlink(missing_ok=True)
+    # The socket's file must be created with its mode: until a later chmod others could connect.
     mask = os.umask(0o177)
     try:
         listener = socket.socket(socket.AF_UNIX)
@@ -94,7 +98,7 @@ def serve(folder: Path, path: Path) -> None:
 
 
 def _converse(node: Node, connection: socket.socket) -> None:
-    """Answers the messages of a connection until its other side goes; an empty one asks for names."""
+    """Answers the messages of a connection until it is closed; an empty message asks for clients' names."""
     names = json.dumps(node.names).encode()
     while True:
         data = receive(connection)
