@@ -9,6 +9,7 @@ from rich.console import Console
 from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.errors import RunError
+from fedrecon.experiment.analysis.audits import audit_table, labelled_audits
 from fedrecon.experiment.analysis.comparability import comparable, warnings
 from fedrecon.experiment.analysis.comparison import cost, differences, quality
 from fedrecon.experiment.analysis.runs import Method, Run, labels, methods, seed_folders
@@ -78,7 +79,16 @@ def report_runs(runs: Sequence[Path], out: Path, targets: Sequence[Target] = ())
     """
     compared = methods(runs)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, page(compared, *comparison(compared, targets)))
+    results, notes = comparison(compared, targets)
+    audits = list(labelled_audits(compared))
+    figures = {}
+    if audits:
+        # The import of matplotlib takes a second.
+        from fedrecon.experiment.analysis.audit_figures import embedded_figure
+
+        results.append(audit_table(audits))
+        figures[results[-1].name] = embedded_figure(audits)
+    write_atomically(out, page(compared, results, notes, figures))
     return out
 
 

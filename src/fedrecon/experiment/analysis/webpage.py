@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fedrecon.experiment.analysis import chart_data
@@ -44,13 +45,20 @@ class _Row(NamedTuple):
     cells: list[_Cell]
 
 
-def page(methods: Sequence[Method], tables: Sequence[ReportTable], notes: Sequence[str] = ()) -> str:
+def page(
+    methods: Sequence[Method],
+    tables: Sequence[ReportTable],
+    notes: Sequence[str] = (),
+    figures: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """The report page of some methods.
 
     Args:
         methods: The methods, at least one.
         tables: The tables to show, for instance those of `comparison`.
         notes: Warnings that the reader must see first; none by default.
+        figures: Addresses of images that hold their own data, by the name of the table that each stands
+            above; none by default.
     """
     # The import takes a tenth of a second, and only the command `report` needs it.
     import jinja2
@@ -71,7 +79,13 @@ def page(methods: Sequence[Method], tables: Sequence[ReportTable], notes: Sequen
         charts=[name for name in ("curves", "clients") if data[name]],
         notes=notes,
         tables=[
-            {"name": table.name, "title": table.title, "note": table.note, **_cells(table, numbers)}
+            {
+                "name": table.name,
+                "title": table.title,
+                "note": table.note,
+                "figure": figures.get(table.name),
+                **_cells(table, numbers),
+            }
             for table in tables
         ],
         methods=[method.label for method in methods],

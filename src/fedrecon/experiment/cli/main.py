@@ -35,6 +35,7 @@ COMMANDS = {
     "curves": "quality by reconstruction steps, support share and examples",
     "plot": "draw runs, several in one figure to compare them",
     "compare": "tables and figures of several runs side by side",
+    "audit": "attack a run: what its updates, sums and parameters give away",
     "report": "a page of HTML of one or several runs",
     "deploy": "train over real processes, by Flower",
     "sweep": "tune settings on the validation clients",
