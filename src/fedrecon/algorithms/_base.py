@@ -1,4 +1,4 @@
-"""What every algorithm is: pure functions in a record, cut where the network is."""
+"""The record of pure functions that every algorithm is, cut where the network is."""
 
 import functools
 from collections import OrderedDict
@@ -38,8 +38,9 @@ class Broadcast(NamedTuple):
     """All that reaches a client.
 
     Attributes:
-        global_params: The global parameters; of tables, the rows that the client asked for.
-        round: Rounds done before this one: schedules and adaptive epochs need it.
+        global_params: The global parameters, in which a table may have only the rows that the client
+            requested.
+        round: The number of rounds done before this one, which schedules and adaptive epochs need, int32.
         extra: Further values that an algorithm announces to clients, such as a clipping norm; `()` by
             default.
     """
@@ -53,11 +54,12 @@ class Update(NamedTuple):
     """All that leaves a client.
 
     Attributes:
-        delta: New minus old global parameters, weighted; of a table that `rows` names, of the touched rows.
-        rows: By the path of a table, the row numbers of its delta; their shape is the leading shape of the
-            table's delta. Tables that are not named here have a dense delta.
-        metrics: Means over the client's examples by name, scalars.
-        statistics: Further values that the algorithm's aggregator asks for; `()` by default.
+        delta: The change of the global parameters, new minus old, times the client's weight, with that
+            weight. A table that `rows` names has only the changes of these rows.
+        rows: The row numbers of a table's delta by the table's path; their shape is the leading shape of the
+            delta. Tables without an entry have a dense delta.
+        metrics: Means over the client's examples by the metric's name, scalars.
+        statistics: Further values for the algorithm's aggregator; `()` by default.
     """
 
     delta: Mean
@@ -71,62 +73,65 @@ class InitFn(Protocol):
     """Makes the server's state before the first round."""
 
     def __call__(self, key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
-        """The state, its `round` 0. Its structure and shapes must not depend on the key.
+        """The state with `round` 0. Its structure and shapes must not depend on the key.
 
         Args:
-            key: Random key to draw the global parameters with.
-            global_params: Given ones, for which the optimiser's and the aggregator's state are made.
+            key: The random key from which the global parameters are drawn.
+            global_params: Global parameters to start from instead; None to draw them. The states of optimiser
+                and aggregator are made for them.
         """
 
 
 @runtime_checkable
 class InitClientStateFn(Protocol):
-    """Makes what a client holds before its first round."""
+    """Makes a client's state before its first round."""
 
     def __call__(self, global_params: Params, key: PRNGKey, /) -> ClientState:
-        """Any pytree of arrays, `()` for stateless clients; it must have the structure, shapes and types that
-        `ClientUpdateFn` returns.
+        """The state: a pytree of arrays of the structure, shapes and types that `ClientUpdateFn` returns.
+
+        It is `()` for stateless clients.
 
         Args:
             global_params: The global parameters that reached the client in its first round.
-            key: The client's random key.
+            key: The client's random key in that round.
         """
 
 
 @runtime_checkable
 class ClientUpdateFn(Protocol):
-    """Computes on a client what it sends in a round, and what it holds afterwards."""
+    """Computes a client's update and its state after a round, on the client."""
 
     def __call__(
         self, broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey, /
     ) -> tuple[Update, ClientState]:
-        """What leaves the client, and its next state, which does not.
+        """The update, which leaves the client, and the client's next state, which does not.
 
-        The numbers must not depend on how much padding the examples have. A client without an example sends
-        weight 0, and what is not finite must have weight 0: `update_of` sees to both.
+        The numbers must not depend on how much padding the examples have. A client without examples must send
+        weight 0, and so must one whose delta is not finite: `update_of` does both.
 
         Args:
             broadcast: The server's broadcast of the round.
             client_state: The state that the client held after its last round, or in its first round the one
                 that `InitClientStateFn` made; `()` for a stateless algorithm.
             examples: All examples of the client, valid ones first.
-            key: The client's in this round: from the seed, the round and the client's name.
+            key: The client's random key in this round, which follows from the seed, the round and the
+                client's name.
         """
 
 
 @runtime_checkable
 class ServerUpdateFn(Protocol):
-    """Makes the server's next state of a round's updates."""
+    """Computes the server's next state from the sum of a round's updates."""
 
     def __call__(self, state: ServerState, update: Update, /) -> ServerState:
         """The next state, its `round` one higher.
 
-        It must be pure: where a cohort is summed in several parts, it may be computed for each, and all
-        results but that of the whole are thrown away.
+        It must be pure: where a cohort is summed in several parts, it may be computed for each part, and only
+        the result for the whole cohort is used.
 
         Args:
             state: The server's state before the round.
-            update: The sum over the cohort; its delta's weight is 0 where nobody sent anything.
+            update: The sum of the cohort's updates; its delta has weight 0 where no client was counted.
         """
 
 
@@ -143,8 +148,8 @@ class PersonalizeFn(Protocol):
             broadcast: The server's broadcast, with whole tables.
             client_state: The client's state as in `ClientUpdateFn`; nothing that is computed from it here is
                 stored.
-            support: The client's examples that it may be personalised by, valid ones first.
-            key: The client's, the same whenever it is served under one seed.
+            support: The client's examples to fit the parameters to, valid ones first.
+            key: The client's random key, the same whenever it is served under one seed.
         """
 
 
@@ -156,7 +161,7 @@ class ClientWeightFn(Protocol):
         """The weight, a scalar of at least 0; 0 where the client processed no example.
 
         Args:
-            loss: The client's mean loss, scalars; its weight is the number of examples (of text, of tokens)
+            loss: The client's mean loss, scalars. Its weight is the number of examples (of tokens, for text)
                 that the update phase processed.
         """
 
@@ -169,36 +174,37 @@ class Aggregator(Protocol):
     """
 
     def init(self, global_params: Params) -> AggregatorState:
-        """The state that the aggregator keeps before the first round; `()` for none."""
+        """The aggregator's state before the first round; `()` for an aggregator without one."""
 
     def __call__(self, state: AggregatorState, update: Update) -> tuple[Params, AggregatorState]:
         """The pseudo-gradient and the next state.
 
         Args:
             state: The state that the aggregator returned in the last round.
-            update: The sum over the cohort; `update.delta.value()` is the weighted mean of the deltas.
+            update: The sum of the cohort's updates; `update.delta.value()` is the weighted mean of the
+                deltas.
         """
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Algorithm:
-    """A federated algorithm: a record of pure functions, each with a `Protocol` that says what it promises.
+    """A federated algorithm: a record of pure functions, each of which a `Protocol` describes.
 
     Attributes:
         model: The view of the model that is trained.
-        personal_model: The view under which what `personalize` returns is read.
-        init: Makes the server's state, see `InitFn`.
-        init_client_state: Makes what a client holds before its first round, see `InitClientStateFn`.
-        client_update: Computes what a client sends in a round, see `ClientUpdateFn`.
-        server_update: Makes the server's next state, see `ServerUpdateFn`.
+        personal_model: The view of the model whose local parameters `personalize` returns.
+        init: Makes the server's state before the first round, see `InitFn`.
+        init_client_state: Makes a client's state before its first round, see `InitClientStateFn`.
+        client_update: Computes a client's update and next state, see `ClientUpdateFn`.
+        server_update: Computes the server's next state, see `ServerUpdateFn`.
         personalize: Fits a client's parameters to its support set, see `PersonalizeFn`.
-        name: The algorithm's name, by which records and run folders know a run again; it must not change.
-        hyperparameters: The arguments that the algorithm was made of, by names that must not change: records
-            and run folders know a run by them. Classes and functions among them are known by their tags, see
-            `fedrecon.core.tagged`.
-        exchanges: What the rounds move over a network, for the count of bytes: `"parameters"`, down and up;
-            `"nothing"`; or `"examples"`, which left the clients once before the first round.
-        privacy: The protection of the clients, as `fedrecon.privacy.user_level_dp` sets it; None for none.
+        name: The algorithm's name, by which run folders recognise a run; it must not change.
+        hyperparameters: The arguments of the algorithm by their names, by which run folders recognise a run;
+            the names must not change. Classes and functions among the arguments are recognised by their tags,
+            see `fedrecon.core.tagged`.
+        exchanges: What rounds send over a network, for the count of bytes: `"parameters"`, down and up;
+            `"nothing"`; or `"examples"`, which left the clients once, before the first round.
+        privacy: The protection of the clients that `fedrecon.privacy.user_level_dp` set; None for none.
     """
 
     model: Model
@@ -215,11 +221,11 @@ class Algorithm:
 
     @functools.cached_property
     def programs(self) -> "OrderedDict[Any, Any]":
-        """What was compiled for it last, see `simulation._programs`: kept here, programs go with it."""
+        """The programs that were compiled for the algorithm last; they are freed together with it."""
         return OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # programs stay behind
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # compiled programs cannot be pickled
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{k}={_show(v)}" for k, v in self.hyperparameters.items())

@@ -1,4 +1,4 @@
-"""What algorithms are put together from: the server's half, what a client sends, weights of clients, keys."""
+"""Building blocks of algorithms: the server's half, updates, client weights and random keys."""
 
 import warnings
 from collections.abc import Mapping
@@ -62,16 +62,21 @@ def uniform(loss: Mean) -> Float[Array, ""]:
 
 
 def subkeys(key: PRNGKey, count: int, first: int = 0) -> list[Any]:
-    """Independent keys, those numbered `first` and on.
+    """Independent random keys that follow from one.
 
-    Unlike those of `jax.random.split`, one that is not used costs nothing, while each that is used has to be
-    compiled. For the same reason they are numbered rather than derived from each other.
+    Unlike with `jax.random.split`, a key that is not used costs nothing; each that is used has to be
+    compiled. For the same reason they are numbered instead of derived from each other.
+
+    Args:
+        key: The key from which the others follow.
+        count: The number of keys.
+        first: The number of the first key; 0 by default. Keys of different numbers are independent.
     """
     return [fold_in(key, first + i) for i in range(count)]
 
 
 def stateless(global_params: Params, key: PRNGKey) -> tuple[()]:
-    """`init_client_state` of stateless clients."""
+    """The `init_client_state` of stateless algorithms, which returns `()`."""
     return ()
 
 
@@ -83,27 +88,45 @@ def solve_delta(
     key: PRNGKey,
     round: RoundNumber,
 ) -> tuple[Params, Rows, Metrics]:
-    """How a solver changes parameters: `Solver.solve_delta`, or for solvers without it the difference.
+    """The change of parameters by a solver: its `solve_delta`, or the difference for solvers without one.
 
-    The metrics tell what it took, too.
+    Args:
+        solver: The solver that fits the parameters.
+        objective: The objective to minimise.
+        params: The parameters before.
+        examples: The examples to fit the parameters to.
+        key: The random key of the solver's draws.
+        round: The number of rounds done before this one.
+
+    Returns:
+        The change, new minus old; the row numbers of the tables that changed only in some rows, by their
+        paths; and the solver's metrics, to which its costs are added.
     """
     change, rows, metrics = as_solver(solver).solve_delta(objective, params, examples, key, round)
     return change, rows, metrics | cost_of(solver, examples, round)
 
 
 def rows_below(part: str, rows: Rows) -> Rows:
-    """Of tables in a pair of trees, such as `(global_params, local_params)`, those of `"0"` or of `"1"`."""
+    """The row numbers of the tables in one tree of a pair such as `(global_params, local_params)`.
+
+    Args:
+        part: The tree of the pair, `"0"` or `"1"`.
+        rows: The row numbers of tables by their paths in the pair, such as `"0/item/factors"`.
+
+    Returns:
+        The row numbers by the paths in the tree.
+    """
     return {leaf.removeprefix(f"{part}/"): ids for leaf, ids in rows.items() if leaf.startswith(f"{part}/")}
 
 
 def cost_of(solver: LocalSolver, examples: Examples, round: RoundNumber, fitted: Params = 0) -> Metrics:
-    """What a solver takes with a client's examples, as metrics; empty for one that does not say.
+    """The cost of a solver with a client's examples, as metrics; empty for a solver that does not tell it.
 
     Args:
         solver: The solver whose cost is counted.
         examples: The examples that the solver processes.
         round: The number of rounds done before this one.
-        fitted: The parameters that it fits. If they have no leaf, there is nothing to do.
+        fitted: The parameters that the solver fits; a pytree without leaves costs nothing.
     """
     cost = as_solver(solver).cost(examples, round) if jax.tree.leaves(fitted) else {}
     return {name: Mean(jnp.asarray(x, jnp.float32), jnp.ones(())) for name, x in cost.items()}
@@ -117,20 +140,21 @@ def update_of(
     client_state: ClientState = (),
     other_costs: Mapping[str, Mean] = MappingProxyType({}),
 ) -> Update:
-    """What a client sends after its update phase.
+    """The update of a client after its update phase.
 
-    A delta, a metric or something to keep that is not finite drops the client from the mean and from the
-    metrics, and is counted: `metrics["dropped"]` is the share of clients it happened to,
-    `metrics["empty"]` the share that had no query example.
+    If a delta, a metric or the client state is not finite, the client is dropped from the mean and from the
+    metrics, and is counted: `metrics["dropped"]` is the share of such clients, `metrics["empty"]` the share
+    of clients without a query example.
 
     Args:
-        delta: New minus old global parameters; of a table that `rows` names, of these rows.
-        rows: By the path of a table, the row numbers of its delta, as `solve_delta` returns them.
+        delta: The change of the global parameters, new minus old; a table that `rows` names has only the
+            changes of these rows.
+        rows: The row numbers of a table's delta by the table's path, as `solve_delta` returns them.
         metrics: The means that the update solver returned; `"loss"` must be among them.
-        client_weight: From the mean of the loss, its weight being the examples processed, to the client's
-            weight.
-        client_state: The state that the client would keep; see `client_state_after`.
-        other_costs: The costs of other solvers, as `cost_of` returns them, which are added to that of the
+        client_weight: Computes the client's weight from its mean loss, whose weight is the number of examples
+            that the update phase processed; by default that number.
+        client_state: The client's next state, which `client_state_after` rejects if the client is dropped.
+        other_costs: The costs of other solvers, as `cost_of` returns them, which are added to those of the
             update solver.
     """
     cost = {name: metrics[name] for name in COSTS if name in metrics}
@@ -138,8 +162,9 @@ def update_of(
     for name, mean in other_costs.items():
         cost[name] = Mean(cost[name].total + mean.total, mean.weight) if name in cost else mean
     weight = client_weight(metrics["loss"])
-    # A sum is finite only if all its terms are; it takes a fraction of the time of a look at each. One that
-    # overflows although its terms are finite would spoil the cohort's sum as well.
+    # A sum is finite only if all its terms are, and is much faster than a test of each term, which needs an
+    # array in between. A sum that overflows although its terms are finite drops the client as well; it would
+    # have spoiled the cohort's sum.
     sums = [jnp.sum(x) for x in jax.tree.leaves((delta, metrics, weight, client_state))]
     finite = jnp.all(jnp.isfinite(jnp.stack(sums)))
     mean = Mean.of(delta, weight).where(finite)
@@ -150,17 +175,24 @@ def update_of(
 
 
 def client_state_after(update: Update, new: ClientState, old: ClientState) -> Any:
-    """What a client keeps: `new`, or `old` if `update_of` dropped it."""
+    """The client state after a round: `new`, or `old` if `update_of` dropped the client."""
     return jax.tree.map(lambda a, b: jnp.where(update.metrics["dropped"].total > 0, b, a), new, old)
 
 
 def server(
     model: Model, optimizer: optax.GradientTransformation, aggregator: Aggregator
 ) -> tuple[InitFn, ServerUpdateFn]:
-    """The server's half, common to all algorithms: `(init, server_update)`.
+    """The server's half, which all algorithms share.
 
-    FedAvg is `sgd(1.0)`, FedYogi is `yogi(...)` (Reddi et al., 2021). A round that brought no weight
-    leaves all but the round's number as it was.
+    Args:
+        model: The view of the model that is trained.
+        optimizer: The server's Optax optimiser: `sgd(1.0)` for FedAvg, `yogi(...)` for FedYogi (Reddi et al.,
+            2021).
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient.
+
+    Returns:
+        The functions `init` and `server_update` of the algorithm. A round whose sum has weight 0 changes
+        nothing but the number of rounds.
     """
 
     def init(key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
@@ -181,9 +213,9 @@ def server(
 
 
 def with_usable_tables(model: Model, update: LocalSolver, joint: bool = False) -> Model:
-    """`model`, its tables dense where the update solver's optimiser cannot be given rows.
+    """The model, without tables if the update solver's optimiser cannot work on some of their rows only.
 
-    Warns once where that happens, since it costs speed.
+    A warning says so, since it costs speed.
 
     Args:
         model: The view of the model that is trained.

@@ -1,4 +1,4 @@
-"""Centralised training: the peer that sees all data."""
+"""Centralised training on the pooled data of all clients, for comparison."""
 
 from typing import Any
 
@@ -30,21 +30,21 @@ def centralized(
     server_optimizer: optax.GradientTransformation,
     field: str = ROW,
 ) -> Algorithm:
-    """Mini-batch training on the pooled data of all clients: what federated algorithms give up.
+    """Mini-batch training on the pooled data of all clients, with which federated algorithms are compared.
 
-    Its "clients" are mini-batches that mix everybody's examples (`federation.pooling.in_batches`), each of
-    which sends its gradient; their mean is one step of the server's optimiser. A seen client is served its
-    own row of the server's parameters; an unseen one reconstructs its own, the global ones frozen.
+    Its "clients" are mini-batches of examples of all clients, each of which sends its gradient; their mean is
+    one step of the server's optimiser. A seen client is served its own row of the server's parameters; an
+    unseen one reconstructs its local parameters, the global ones frozen.
 
     Args:
         model: Any model without a penalty; it is trained through `pooled`.
         num_clients: The number of clients whose examples are pooled.
         reconstruct: Fits the local parameters of an unseen client to its support set.
         server_optimizer: The Optax optimiser of the pooled parameters.
-        field: The batch field with the client's row among those trained on, and -1 for an unseen one.
+        field: The batch field that holds the client's row among the pooled clients, -1 for an unseen client.
 
     Returns:
-        The algorithm; `Update`s have the same form as federated ones, but what they hold is not private.
+        The algorithm. Its updates have the same form as federated ones, but are made of pooled examples.
     """
     view = pooled(model, num_clients, field)
     init, server_update = server(view, server_optimizer, WeightedMean())

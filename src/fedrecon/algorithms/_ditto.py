@@ -1,4 +1,4 @@
-"""Ditto: federated averaging, and beside it a model of each client's own that stays near the shared one."""
+"""Ditto: federated averaging, with a personal model for each client that stays near the global one."""
 
 from dataclasses import replace
 from typing import Any
@@ -42,22 +42,24 @@ def ditto(
     holds.
 
     Args:
-        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
-        update: Trains the global model on all of a client's examples.
-        fit: Trains the personal one on all of them.
-        server_optimizer: Applied to the negative weighted mean of the deltas.
-        strength: λ of the paper, at least 0: 0 trains v alone, a large one makes it w.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        model: The model to train, all of whose parameters become global, as by `fedrecon.core.fully_global`.
+        update: The solver that trains the global model on all of a client's examples.
+        fit: The solver that trains the client's personal model on all of its examples.
+        server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
+        strength: λ of the paper, at least 0, 1 by default: with 0, v is trained without regard to w; a large
+            one makes v equal to w.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
-        The algorithm; its clients keep v. Who is served fits it to its support set: a client that was seen
-        from what it kept, an unseen one from w. What `personalize` returns is read under
+        The algorithm; its clients keep v. A served client fits v to its support set: a seen client from the v
+        that it kept, an unseen one from w. `personalize` returns local parameters of the view
         `personal_copy(fully_global(model))`.
 
     Raises:
-        ValueError: `strength` is negative.
+        ValueError: `strength` is below 0 or NaN.
 
     References:
         Li et al., Ditto: Fair and Robust Federated Learning Through Personalization, ICML 2021, Algorithm 1.
@@ -98,6 +100,6 @@ def ditto(
 
 
 def check_strength(strength: float) -> None:
-    """Refuses a negative factor of a proximal term."""
+    """Raises ValueError for a factor of a proximal term that is below 0 or NaN."""
     if not strength >= 0:
         raise ValueError(f"strength must be at least 0, got {strength!r}")

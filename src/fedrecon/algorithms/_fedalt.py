@@ -33,24 +33,25 @@ def fedalt(
 ) -> Algorithm:
     """Alternating updates: first the local parameters, then the global ones, both on all examples.
 
-    A client goes on from the local parameters l that it kept, l' = reconstruct(l; g, examples), changes the
-    global ones under them, g' = update(g; l', examples), sends g' - g and keeps l'. With fresh l in every
+    A client starts from the local parameters l that it kept, fits them, l' = reconstruct(l; g, examples),
+    changes the global ones, g' = update(g; l', examples), sends g' - g and keeps l'. With fresh l in every
     round it is `fedrecon` without a split.
 
     Args:
-        model: A model with global and local parameters; `with_local` chooses others.
+        model: The model to train, with global and local parameters, which `with_local` can choose.
         reconstruct: The solver that fits the local parameters to all examples of the client, the global ones
             frozen.
-        update: Changes the global parameters; the examples that it processes are the client's weight.
-        server_optimizer: Applied to the negative weighted mean of the deltas.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        update: The solver that changes the global parameters on all examples, the local ones frozen.
+        server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
-        The algorithm; its clients keep their local parameters, which start as the model's own do in their
-        first round. Who is served fits them to its support set, the global ones frozen: a client that was
-        seen from what it kept, an unseen one from a start.
+        The algorithm; its clients keep their local parameters, which the model initialises in their first
+        round. A served client fits them to its support set, the global ones frozen: a seen client from those
+        that it kept, an unseen one from those that the model initialises.
 
     References:
         Pillutla et al., Federated Learning with Partial Model Personalization, ICML 2022.

@@ -27,15 +27,17 @@ def fedavg(
     client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
-    """Federated averaging: every parameter is global, the local ones one value shared by all clients.
+    """Federated averaging: all parameters are global, those that are local in the model included.
 
     Args:
-        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
-        update: Trains all parameters on all of a client's examples.
-        server_optimizer: `sgd(1.0)` for FedAvg, `adam`, `yogi`, `adagrad` for FedAdam, FedYogi, FedAdagrad.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        model: The model to train, all of whose parameters become global, as by `fedrecon.core.fully_global`.
+        update: The solver that trains all parameters on all of a client's examples.
+        server_optimizer: The server's Optax optimiser: `sgd(1.0)` for FedAvg, `adam`, `yogi` or `adagrad` for
+            FedAdam, FedYogi or FedAdagrad.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
         The algorithm; its clients keep nothing and `personalize` returns `()`.

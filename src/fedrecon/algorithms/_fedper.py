@@ -1,4 +1,4 @@
-"""FedPer: the head is the client's own, and all layers are trained at once."""
+"""FedPer: the head is local to each client, and all layers are trained at once."""
 
 from dataclasses import replace
 
@@ -25,15 +25,18 @@ def fedper(
     """`fedsim` with a local head: the base layers are averaged, the personalisation layers are kept.
 
     Args:
-        model: The model to train; which of its leaves are local is decided by this algorithm.
+        model: The model to train, whose local parameters this algorithm chooses.
         update: The solver that changes the base and the head together.
-        reconstruct: Fits the head of who is served, on which the paper is silent.
-        server_optimizer: Applied to the negative weighted mean of the deltas.
-        head: Paths of the head's leaves, as `part` in `with_local`; None for what the model has local.
+        reconstruct: The solver that fits the head of a served client to its support set; the paper names
+            none.
+        server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
+        head: Paths of the head's leaves, which become local, as `part` in `with_local`; None for the model's
+            own local parameters.
         local_rate: The factor on the steps of the head, above 0; 1 by default.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
         The algorithm; its clients keep the head.

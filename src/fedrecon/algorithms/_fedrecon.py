@@ -1,4 +1,4 @@
-"""Federated Reconstruction."""
+"""Federated Reconstruction, the algorithm of the paper."""
 
 from typing import Any
 
@@ -42,15 +42,17 @@ def fedrecon(
     Args:
         model: The model to train, with global and local parameters.
         reconstruct: The solver that fits the local parameters to the support set, the global ones frozen.
-        update: Changes the global parameters; the examples that it processes are the client's weight.
-        server_optimizer: Applied to the negative weighted mean of the deltas. The paper's is `sgd(1.0)`
-            for ratings and Yogi for text.
-        split: Support and query set of a client in training.
+        update: The solver that changes the global parameters on the query set, the local ones frozen.
+        server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
+            The paper's is `sgd(1.0)` for ratings and Yogi for text.
+        split: Cuts a client's examples into support and query set in training; by default alternate batches
+            of 5 examples.
         joint: Whether the update phase trains the local parameters along with the global ones, starting
-            from the reconstructed ones.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+            from the reconstructed ones; False by default.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
         The algorithm; its clients keep nothing.

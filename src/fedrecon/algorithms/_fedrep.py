@@ -1,4 +1,4 @@
-"""FedRep: the head is the client's own, fitted before the representation takes its step."""
+"""FedRep: the head is local to each client, and is fitted before the representation takes its step."""
 
 from dataclasses import replace
 
@@ -24,14 +24,16 @@ def fedrep(
     """`fedalt` with a local head: many steps on the head, then few on the shared representation.
 
     Args:
-        model: The model to train; which of its leaves are local is decided by this algorithm.
-        reconstruct: Fits the head; the paper's takes several epochs.
-        update: Changes the representation; the paper's takes one epoch.
-        server_optimizer: Applied to the negative weighted mean of the deltas.
-        head: Paths of the head's leaves, as `part` in `with_local`; None for what the model has local.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        model: The model to train, whose local parameters this algorithm chooses.
+        reconstruct: The solver that fits the head; the paper's takes several epochs.
+        update: The solver that changes the representation; the paper's takes one epoch.
+        server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
+        head: Paths of the head's leaves, which become local, as `part` in `with_local`; None for the model's
+            own local parameters.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
         The algorithm; its clients keep the head, and an unseen one fits it to its support set.

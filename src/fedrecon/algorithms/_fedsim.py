@@ -41,23 +41,24 @@ def fedsim(
     Without local parameters it is `fedavg`.
 
     Args:
-        model: A model with global and local parameters; `with_local` chooses others.
-        update: Changes global and local parameters together, on all examples.
-        reconstruct: Fits the local parameters of who is served, the global ones frozen.
-        server_optimizer: Applied to the negative weighted mean of the deltas.
-        local_rate: Factor on the steps of the local parameters, so that they have a learning rate of their
-            own, as in the paper; positive. Other than 1 for a `Solver` only.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        model: The model to train, with global and local parameters, which `with_local` can choose.
+        update: The solver that changes global and local parameters together, on all examples.
+        reconstruct: The solver that fits the local parameters of a served client, the global ones frozen.
+        server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
+        local_rate: The factor on the steps of the local parameters, above 0, which gives them a learning rate
+            of their own, as in the paper; 1 by default. Only with a `Solver` may it be another.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
-        The algorithm; its clients keep their local parameters, which start as the model's own do in their
-        first round. Who is served fits them to its support set: a client that was seen from what it kept,
-        an unseen one from a start.
+        The algorithm; its clients keep their local parameters, which the model initialises in their first
+        round. A served client fits them to its support set: a seen client from those that it kept, an unseen
+        one from those that the model initialises.
 
     Raises:
-        ValueError: `local_rate` is not positive, or is not 1 and `update` is no `Solver`.
+        ValueError: `local_rate` is not above 0, or is not 1 and `update` is not a `Solver`.
 
     References:
         Pillutla et al., Federated Learning with Partial Model Personalization, ICML 2022.
@@ -93,7 +94,7 @@ def fedsim(
 
 
 def _at_rates(update: LocalSolver, local_rate: float) -> LocalSolver:
-    """The solver with its steps in the second of two trees of parameters scaled."""
+    """The solver with its steps scaled in the second tree of a pair `(global_params, local_params)`."""
     if local_rate == 1:
         return update
     if not local_rate > 0 or not isinstance(update, Solver):

@@ -1,4 +1,4 @@
-"""Fine-tuning: clients tune a copy of their own of what another algorithm learned."""
+"""Fine-tuning: clients tune a personal copy of the parameters that another algorithm learned."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from fedrecon.solvers._local_solver import LocalSolver
 
 
 def finetuning(trained: Algorithm, tune: LocalSolver, part: tuple[str, ...] | None = None) -> Algorithm:
-    """Trains as another algorithm does; whoever is served then tunes all parameters on its support set.
+    """Trains as another algorithm does; a served client then tunes all parameters on its support set.
 
     A client copies the global parameters g, gets local ones l as `trained` gives them, and fits both,
     (g', l') = tune((g, l); support). After `fedavg`, which has no l, this is fine-tuning of a global model;
@@ -19,13 +19,14 @@ def finetuning(trained: Algorithm, tune: LocalSolver, part: tuple[str, ...] | No
 
     Args:
         trained: The algorithm that learns the global parameters.
-        tune: Fits a client's copy and its local parameters.
-        part: Paths of the global leaves that are tuned, or of what they lie below, as in
-            `trained.model`'s global parameters: after `fedavg` these are `(global_params, local_params)`, so
-            that a path is `"0/item/bias"`. The others stay as they are. None for all.
+        tune: The solver that fits a client's copy and its local parameters to the support set.
+        part: Paths of the global leaves that are tuned, or of subtrees, in the global parameters of
+            `trained.model`; after `fedavg` these are `(global_params, local_params)`, so that a path is
+            `"0/item/bias"`. The other leaves stay as they are. None, the default, for all.
 
     Returns:
-        The algorithm; what `personalize` returns is read under `personal_copy(trained.personal_model, part)`.
+        The algorithm; `personalize` returns local parameters of the view
+        `personal_copy(trained.personal_model, part)`.
 
     Raises:
         ValueError: `part` is empty or names a path that no global leaf has.
@@ -39,7 +40,7 @@ def finetuning(trained: Algorithm, tune: LocalSolver, part: tuple[str, ...] | No
     def personalize(
         broadcast: Broadcast, client_state: ClientState, support: Examples, key: PRNGKey
     ) -> Params:
-        k_init, k_solve = subkeys(key, 2, first=4)  # after those of the trained algorithm
+        k_init, k_solve = subkeys(key, 2, first=4)  # algorithms use the keys 0 to 3 of the same client key
         shared = broadcast.global_params
         copy, _ = view.init_local(shared, k_init)
         start = copy, trained.personalize(broadcast, client_state, support, key)

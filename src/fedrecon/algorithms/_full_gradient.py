@@ -34,13 +34,13 @@ def full_gradient(
     client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
-    """Federated Reconstruction that accounts for how the local parameters follow the global ones.
+    """Federated Reconstruction with the gradient through the reconstruction.
 
     `fedrecon` holds the reconstructed l fixed while it descends the query loss in g. Here
-    l(g) = reconstruct(l; g, support) is part of what is differentiated: d/dg loss(g, l(g); query), at every
-    step of `update` anew. A `Solver` is differentiated through its steps; `Newton` at its optimum, see
-    `ImplicitDifferentiation`, which does the same for any other solver. The penalty shapes l(g) and counts in
-    g while l is fixed.
+    l(g) = reconstruct(l; g, support) is differentiated as well: d/dg loss(g, l(g); query), with l(g) computed
+    again in every step of `update`. A `Solver` is differentiated through its steps, `Newton` at its optimum,
+    by `ImplicitDifferentiation`, which does the same for any other solver. The penalty takes part in l(g),
+    and in the update phase counts as a function of g alone.
 
     A step of an optimiser that divides by a root of past gradients has no derivative where they are all 0:
     for Adam and its like set `eps_root` in `reconstruct`.
@@ -48,12 +48,14 @@ def full_gradient(
     Args:
         model: The model to train, with global and local parameters.
         reconstruct: The solver that fits the local parameters to the support set; it must be differentiable.
-        update: Changes the global parameters. All its steps work on all rows of tables that the client has.
-        server_optimizer: Applied to the negative weighted mean of the deltas.
-        split: Support and query set of a client in training.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        update: The solver that changes the global parameters; its steps work on all of the client's rows.
+        server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
+        split: Cuts a client's examples into support and query set in training; by default alternate batches
+            of 5 examples.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
         The algorithm; its clients keep nothing, and are served as in `fedrecon`.
@@ -87,12 +89,13 @@ def full_gradient(
             fn=lambda params, _, batch, key: model.loss(params, local(params), batch, key),
             metrics=lambda params, _, batch: model.metrics(params, local(params), batch),
             both=both and (lambda params, _, batch, key: both(params, local(params), batch, key)),
-            tables=(),  # the support set reads other rows than a step's batch
+            # Steps are not cut to the batch's rows: l(g) reads the rows of the support set as well.
+            tables=(),
             frozen_tables=(),
         )
         delta, rows, metrics = solve_delta(changing, objective, old, query, k_global, broadcast.round)
         steps = metrics[GRADIENT_STEPS].total if GRADIENT_STEPS in metrics else 1
-        again = cost_of(reconstruct, support, broadcast.round, before)  # in every step
+        again = cost_of(reconstruct, support, broadcast.round, before)  # the cost recurs in every step
         more = {name: Mean(mean.total * steps, mean.weight) for name, mean in again.items()}
         return update_of(delta, rows, metrics, client_weight, other_costs=more), client_state
 

@@ -1,4 +1,4 @@
-"""LG-FedAvg: the body is the client's own representation, and the head is shared."""
+"""LG-FedAvg: the body, a representation, is local to each client, and the head is shared."""
 
 from dataclasses import replace
 
@@ -24,19 +24,21 @@ def lg_fedavg(
 ) -> Algorithm:
     """`fedsim` with a local body: the head is averaged, the representation below it is kept.
 
-    The paper serves an unseen client by an ensemble of the other clients' bodies, which here never leave
-    them: it fits a body of its own to its support set instead.
+    The paper serves an unseen client by an ensemble of the other clients' bodies. Here bodies never leave
+    their clients, and an unseen client fits one to its support set instead.
 
     Args:
-        model: The model to train; which of its leaves are local is decided by this algorithm.
+        model: The model to train, whose local parameters this algorithm chooses.
         update: The solver that changes the body and the head together.
         reconstruct: The solver that fits the body of a client that is served.
-        server_optimizer: Applied to the negative weighted mean of the deltas.
-        body: Paths of the body's leaves, as `part` in `with_local`; None for what the model has local.
+        server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
+        body: Paths of the body's leaves, which become local, as `part` in `with_local`; None for the model's
+            own local parameters.
         local_rate: The factor on the steps of the body, above 0; 1 by default.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
         The algorithm; its clients keep the body.

@@ -1,4 +1,4 @@
-"""Local training: every client on its own."""
+"""Local training: every client trains alone, for comparison."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,17 +24,17 @@ from fedrecon.solvers._local_solver import LocalSolver
 
 
 def local_only(model: Model, fit: LocalSolver) -> Algorithm:
-    """Nothing is federated: a client fits a copy of all initial parameters to its support set alone.
+    """Local training without federation: a client fits a copy of the initial parameters to its support set.
 
-    The bar that any federation has to pass. Rounds change nothing but their number; their metrics tell
-    how well a client fits all of its own examples.
+    A federated algorithm should be better than this. Rounds change nothing but their number; their metrics
+    tell how well a client fits all of its own examples.
 
     Args:
-        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
+        model: The model to train, all of whose parameters become global, as by `fedrecon.core.fully_global`.
         fit: The solver that fits all parameters to the client's support set.
 
     Returns:
-        The algorithm. Updates have weight 0, and what `personalize` returns is read under
+        The algorithm. Updates have weight 0, and `personalize` returns local parameters of the view
         `personal_copy(fully_global(model))`.
     """
     model = with_usable_tables(fully_global(model), fit)

@@ -1,4 +1,4 @@
-"""Model-agnostic meta-learning: global parameters from which a client's tuning goes far."""
+"""Model-agnostic meta-learning: global parameters that are a good start for a client's tuning."""
 
 from dataclasses import replace
 from typing import Any
@@ -38,17 +38,21 @@ def maml(
     `full_gradient` over a personal copy of all parameters: d/dg loss(tune(g; support); query).
 
     Args:
-        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
-        tune: Fits a client's copy of all parameters to its support set; differentiable.
+        model: The model to train, all of whose parameters become global, as by `fedrecon.core.fully_global`.
+        tune: The solver that fits a client's copy of all parameters to its support set; it must be
+            differentiable.
         update: The solver that changes the global parameters.
-        server_optimizer: Applied to the negative weighted mean of the deltas.
-        split: Support and query set of a client in training.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
+        split: Cuts a client's examples into support and query set in training; by default alternate batches
+            of 5 examples.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
-        The algorithm; what `personalize` returns is read under `personal_copy(fully_global(model))`.
+        The algorithm; `personalize` returns local parameters of the view
+        `personal_copy(fully_global(model))`.
 
     References:
         Finn, Abbeel and Levine, Model-Agnostic Meta-Learning, ICML 2017; Fallah, Mokhtari and Ozdaglar,
@@ -59,7 +63,7 @@ def maml(
     trained = full_gradient(
         copies, tune, update, server_optimizer, split, client_weight=client_weight, aggregator=aggregator
     )
-    # A client copies the rows that it has: the tables of the view that is trained are those of `shared`.
+    # The view that is trained is `shared`, which declares its tables: a client then copies its own rows only.
     settings = dict(trained.hyperparameters)
     settings = {"tune": settings.pop("reconstruct"), **settings}
     return replace(trained, model=shared, name="maml", hyperparameters=settings)
@@ -74,22 +78,25 @@ def first_order_maml(
     client_weight: ClientWeightFn = by_examples,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
-    """`maml` without second derivatives: what changes tuned parameters is applied to the global ones.
+    """`maml` without second derivatives: the change of the tuned parameters is applied to the global ones.
 
     The delta is update(t; query) - t for t = tune(g; support).
 
     Args:
-        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
-        tune: Fits a client's copy of all parameters to its support set.
-        update: Changes the tuned copy on the query set.
-        server_optimizer: Applied to the negative weighted mean of the deltas.
-        split: Support and query set of a client in training.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        model: The model to train, all of whose parameters become global, as by `fedrecon.core.fully_global`.
+        tune: The solver that fits a client's copy of all parameters to its support set.
+        update: The solver that changes the tuned copy on the query set.
+        server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
+        split: Cuts a client's examples into support and query set in training; by default alternate batches
+            of 5 examples.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
+            number of examples that the update phase processed.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
-        The algorithm; what `personalize` returns is read under `personal_copy(fully_global(model))`.
+        The algorithm; `personalize` returns local parameters of the view
+        `personal_copy(fully_global(model))`.
 
     References:
         Finn, Abbeel and Levine, Model-Agnostic Meta-Learning, ICML 2017, section 5.2.

@@ -45,28 +45,29 @@ def pfedme(
     A client takes the R local rounds of the paper as the steps of `update`, and sends w' - w. The server
     takes `sgd(β)` and weighs clients alike.
 
-    Where it departs from the paper: batches are those of a pass over the examples and not drawn with
-    replacement, and clients outside a round's cohort do not compute what nobody would hear of. θ̂ follows
-    from w and the examples, so that clients keep nothing.
+    It departs from the paper in two points: batches are those of a pass over the examples and not drawn with
+    replacement, and clients outside a round's cohort, whose results would not be used, do not compute. θ̂
+    follows from w and the examples, so that clients keep no state.
 
     Args:
-        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
-        solve: Finds θ̂ on a batch, or on the support set of who is served: the paper's takes K steps on all
-            of it, a `Solver` with `batch_size=None` and `epochs=K`.
+        model: The model to train, all of whose parameters become global, as by `fedrecon.core.fully_global`.
+        solve: The solver that finds θ̂ on a batch, or on the support set of a served client. The paper's
+            takes K steps on all of it: a `Solver` with `batch_size=None` and `epochs=K`.
         update: The solver that changes the client's copy of w.
-        server_optimizer: The paper's is `sgd(β)` with β from 1 to 4.
-        strength: λ of the paper, at least 0; its experiments take 15 to 30.
-        client_weight: A client's weight in the mean, from the mean of its loss.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        server_optimizer: The server's Optax optimiser; the paper's is `sgd(β)` with β from 1 to 4.
+        strength: λ of the paper, at least 0, 15 by default; the paper's experiments take 15 to 30.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default 1
+            for every client with a query example.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
-        The algorithm. The loss that it reports is F, its other metrics are those of w. An unseen client is
-        served as all are, by θ̂ on its support set; what `personalize` returns is read under
+        The algorithm. The loss that it reports is F, and its other metrics are those of w. Seen and unseen
+        clients are served by θ̂ on their support set; `personalize` returns local parameters of the view
         `personal_copy(fully_global(model))`.
 
     Raises:
-        ValueError: `strength` is negative.
+        ValueError: `strength` is below 0 or NaN.
 
     References:
         T. Dinh, Tran and Nguyen, Personalized Federated Learning with Moreau Envelopes, NeurIPS 2020,
@@ -79,7 +80,7 @@ def pfedme(
 
     def envelope(round: RoundNumber, count: Number) -> Objective:
         def nearest(params: Params, examples: Examples, key: PRNGKey) -> Params:
-            # The penalty's share in a part of a client's examples.
+            # The penalty counts once for all of a client's examples, so that a batch has its share of it.
             share = jnp.sum(examples.mask) / jnp.maximum(count, 1)
             objective = replace(on_global(shared, ()), penalty=lambda p, _: share * shared.penalty(p, ()))
             return finding(proximal(objective, params, strength), params, examples, key, round)[0]
@@ -125,7 +126,7 @@ def pfedme(
 
 
 def _cost(update: LocalSolver, solve: LocalSolver, examples: Examples, round: RoundNumber) -> Metrics:
-    """What the solves in the steps of `update` take; empty where it does not tell how many those are."""
+    """The cost of `solve` in all steps of `update`; empty if `update` does not tell the number of steps."""
     counts = as_solver(update).examples_per_step(examples, round)
     if counts is None:
         return {}

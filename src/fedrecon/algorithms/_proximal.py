@@ -1,4 +1,4 @@
-"""An objective that holds its parameters near others."""
+"""The proximal term, which holds parameters near others."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,8 +14,14 @@ from fedrecon.core._types import Batch, Params, PRNGKey
 def proximal(objective: Objective, near: Params, strength: float) -> Objective:
     """The objective with `strength`/2 |params - near|² added to the mean of its loss.
 
-    It is added to the mean over whatever examples a step takes, as in the papers that use it, and not once
-    to the sum over all, as `Model.penalty`. It draws every row of a table, so that none is cut.
+    The term is added to the mean over the examples of each step, as in the papers that use it, and not once
+    to the sum over all examples, as `Model.penalty` is. It changes every row of a table, so that the
+    objective has no tables, and steps are not cut to the batch's rows.
+
+    Args:
+        objective: The objective to which the term is added.
+        near: The parameters near which the others are held.
+        strength: The factor of the term, at least 0.
     """
 
     def pulled(loss: Mean, params: Params) -> Mean:

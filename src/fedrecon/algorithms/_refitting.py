@@ -1,4 +1,4 @@
-"""How clients that keep local parameters are served."""
+"""Serving of clients that keep local parameters."""
 
 from fedrecon.algorithms._base import Broadcast, PersonalizeFn
 from fedrecon.algorithms._building_blocks import subkeys
@@ -9,7 +9,14 @@ from fedrecon.solvers._local_solver import LocalSolver
 
 
 def refit(model: Model, reconstruct: LocalSolver) -> PersonalizeFn:
-    """`personalize` of such clients: fits what one kept to its support set, the global parameters frozen."""
+    """The `personalize` of algorithms whose clients keep their local parameters.
+
+    It fits the kept parameters to the support set, the global ones frozen.
+
+    Args:
+        model: The view of the model that is trained.
+        reconstruct: The solver that fits the local parameters.
+    """
 
     def personalize(
         broadcast: Broadcast, client_state: ClientState, support: Examples, key: PRNGKey

@@ -1,4 +1,4 @@
-"""Reptile: meta-learning without second derivatives, from where fine-tuning starts."""
+"""Reptile: meta-learning of a start for fine-tuning, without second derivatives."""
 
 from dataclasses import replace
 
@@ -19,21 +19,24 @@ def reptile(
     client_weight: ClientWeightFn = uniform,
     aggregator: Aggregator = WeightedMean(),
 ) -> Algorithm:
-    """Moves the global parameters towards those that clients tune for themselves.
+    """Moves the global parameters towards those that clients have tuned.
 
     g <- g + e mean(tune(g) - g), which is federated averaging with a server learning rate e; every
     client then tunes a copy of g, by the same solver as in training.
 
     Args:
-        model: The model to train; all its parameters count as global, see `fedrecon.core.fully_global`.
-        tune: Fits all parameters: in training to all of a client's examples, when serving to the support set.
+        model: The model to train, all of whose parameters become global, as by `fedrecon.core.fully_global`.
+        tune: The solver that fits all parameters, in training to all of a client's examples and in serving to
+            the support set.
         server_optimizer: The server's Optax optimiser: `sgd(e)`, whose step e decays to 0 in Reptile.
-        client_weight: A client's weight in the mean. The default weighs clients alike, as Reptile does tasks.
-        aggregator: The aggregator that turns the sum of the cohort's updates into the server's
-            pseudo-gradient; the weighted mean by default.
+        client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default 1
+            for every client with an example, as Reptile weighs tasks.
+        aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the
+            weighted mean of the deltas.
 
     Returns:
-        The algorithm; what `personalize` returns is read under `personal_copy(fully_global(model))`.
+        The algorithm; `personalize` returns local parameters of the view
+        `personal_copy(fully_global(model))`.
 
     References:
         Nichol, Achiam and Schulman, On First-Order Meta-Learning Algorithms, 2018; Jiang et al., Improving
