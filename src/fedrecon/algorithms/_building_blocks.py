@@ -72,6 +72,9 @@ def subkeys(key: PRNGKey, count: int, first: int = 0) -> list[Any]:
         count: The number of keys.
         first: The number of the first key; 0 by default. Keys of different numbers are independent.
     """
+    # By convention algorithms use 0 for the split, 1 for the update phase, 2 for initial local parameters and
+    # states, 3 for their fit, and 4 and 5 for the same in fine-tuning. Algorithms that share a number share
+    # the draw, so that their results on one seed differ by the algorithm alone.
     return [fold_in(key, first + i) for i in range(count)]
 
 

@@ -16,8 +16,8 @@ from fedrecon.core._types import Number, Numbers, PRNGKey
 from fedrecon.errors import plain, store_whole_numbers
 
 EXAMPLE_MASK = "example_mask"
-"""The field of a batch, `[example]`, that is true on valid rows and false on padding. A model whose loss or
-metrics look at other rows than an example's own (statistics, negatives within the batch) must read it."""
+"""Name of the field of a batch, `[example]`, that is true on valid rows and false on padding. A model whose
+loss or metrics use other rows than an example's own (statistics, negatives within the batch) must read it."""
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["positional"])
@@ -26,11 +26,12 @@ class Examples:
     """Padded examples of one client or of one batch.
 
     Attributes:
-        data: Pytree of arrays `[example, ...]`; padding rows hold anything finite.
-        mask: `[example]`, true on valid rows, which come before the padding.
-        positional: Fields that hold every row's own position in the client's list, which says that no two
-            examples of the client share a row of a table. Where they are NumPy arrays the positions are
-            known before tracing, and splits that move nothing keep them so. It changes the speed only.
+        data: A pytree of arrays `[example, ...]`; padding rows may hold any finite number.
+        mask: Whether a row is valid, `[example]`; valid rows come before the padding.
+        positional: The fields that hold each row's own position among the client's examples, which implies
+            that no two examples of the client share a row of a table. Where such a field is a NumPy array its
+            positions are known before tracing, and splits that move nothing keep them so. They change the
+            speed only.
     """
 
     data: PyTree[Any]
@@ -39,20 +40,25 @@ class Examples:
 
     @property
     def batch(self) -> Any:
-        """What a model's functions get: the fields, and under `EXAMPLE_MASK` which rows are valid."""
+        """The argument of a model's functions: the fields, and the mask under `EXAMPLE_MASK`."""
         return {**self.data, EXAMPLE_MASK: self.mask} if isinstance(self.data, dict) else self.data
 
     @property
     def size(self) -> int:
-        """Number of rows, padding included."""
+        """The number of rows, padding included."""
         return self.mask.shape[-1]
 
     def count(self) -> Int[Array, ""]:
-        """Number of valid rows."""
+        """The number of valid rows, int32."""
         return jnp.sum(self.mask, dtype=jnp.int32)
 
     def take(self, rows: Int[Any, "*row"], mask: Bool[Any, "*row"]) -> "Examples":
-        """The examples at `rows` (clipped to the range), valid where `mask`; no row may be valid twice."""
+        """The examples at some rows.
+
+        Args:
+            rows: The rows to take, clipped to the range; no row may be valid twice.
+            mask: Whether each of the taken examples is valid.
+        """
         rows = jnp.minimum(rows, self.size - 1)
         return Examples(jax.tree.map(lambda x: jnp.asarray(x)[rows], self.data), mask, self.positional)
 
@@ -62,7 +68,9 @@ class Examples:
         if short <= 0:
             return self
         padded = jax.tree.map(lambda x: jnp.pad(x, [(0, short)] + [(0, 0)] * (jnp.ndim(x) - 1)), self)
-        for name in self.positional:  # the positions count on
+        # Padding with zeros would give the padding row 0's position, and `jnp.pad` would make the positions
+        # unknown to the trace.
+        for name in self.positional:
             x = self.data[name]
             if isinstance(x, np.ndarray):
                 padded.data[name] = np.concatenate([x, np.arange(self.size, size, dtype=x.dtype)])
@@ -73,28 +81,28 @@ class Examples:
 class Split(Protocol):
     """Cuts a client's examples into a support and a query set.
 
-    A frozen dataclass, so that it is hashable and prints in records. It is traced by JAX: how many examples
-    are valid is not known then, `examples.mask` says it.
+    A split is a frozen dataclass, so that it is hashable and run folders can record it. JAX traces it, so
+    that the number of valid examples is not known: `examples.mask` holds it.
     """
 
     def __call__(self, examples: Examples, key: PRNGKey) -> tuple[Examples, Examples]:
-        """The support set, which reconstructs, and the query set, which updates or is predicted.
-
-        How much padding the examples have must not change which of them are in which set.
+        """Cuts the examples; the amount of padding must not change which of them are in which set.
 
         Args:
-            examples: All of a client's, valid ones first, in the client's own order.
+            examples: All examples of a client, valid ones first, in the client's own order.
             key: The client's random key, used by splits that draw.
 
         Returns:
-            Support and query set, valid examples first; either may be empty, and one example may be in both.
+            The support set, to which local parameters are fitted, and the query set, on which the global ones
+            are updated or predictions are tested. Valid examples come first; either set may be empty, and one
+            example may be in both.
         """
 
 
 @tagged("split/none")
 @dataclass(frozen=True)
 class NoSplit:
-    """The same examples reconstruct the local parameters and update the global ones."""
+    """All examples are in both the support and the query set."""
 
     def __call__(self, examples: Examples, key: PRNGKey | None) -> tuple[Examples, Examples]:
         return examples, examples
@@ -108,8 +116,8 @@ class AlternateBatches:
     A client with a single batch has no query set. The paper's split for both of its tasks.
 
     Attributes:
-        batch_size: Examples in a batch, at least 1. A solver that uses the same batch size sees just
-            these batches.
+        batch_size: The number of examples in a batch, at least 1, 5 by default. A solver with the same batch
+            size sees exactly these batches.
     """
 
     batch_size: int = 5
@@ -145,7 +153,7 @@ class HalfBatches:
     """The first half of the batches (the larger one, if they are odd in number) is support, the rest query.
 
     Attributes:
-        batch_size: Examples in a batch, at least 1.
+        batch_size: The number of examples in a batch, at least 1.
     """
 
     batch_size: int
@@ -158,7 +166,7 @@ class HalfBatches:
             return (count + 2 * self.batch_size - 1) // (2 * self.batch_size) * self.batch_size
 
         size, pair = examples.size, 2 * self.batch_size
-        # A shorter client may have more of it; and there is a row at least, of padding.
+        # A shorter client may have a larger query set than the longest one; and there is at least one row.
         rest = max(size - half(size), size // pair * self.batch_size, 1)
         return _cut(examples, jnp.minimum(half(examples.count()), examples.count()), half(size), rest)
 
@@ -169,8 +177,10 @@ class Fraction:
     """The first examples, in the client's own order, are support and the rest query.
 
     Attributes:
-        support: Share of the examples that are support, in (0, 1); their number is rounded up.
-        query: Share of the examples, the last ones, that are query; None for all that are not support.
+        support: The share of the examples that are support, in (0, 1), 0.5 by default; their number is
+            rounded up.
+        query: The share of the examples, the last ones, that are query; None, the default, for all that are
+            not support.
     """
 
     support: float = 0.5
@@ -201,12 +211,13 @@ class Fraction:
 @tagged("split/random_fraction")
 @dataclass(frozen=True)
 class RandomFraction:
-    """A fresh random part of the examples is support, the rest query: another one in every round.
+    """A random part of the examples, drawn anew in every round, is support, the rest query.
 
-    Both sets come in random order.
+    Both sets are in random order.
 
     Attributes:
-        support: Share of the examples that are support, in (0, 1); their number is rounded up.
+        support: The share of the examples that are support, in (0, 1), 0.5 by default; their number is
+            rounded up.
     """
 
     support: float = 0.5
@@ -225,8 +236,9 @@ class ByTime:
     """The earliest examples are support, the later ones query; equal times keep the client's order.
 
     Attributes:
-        support: Share of the examples that are support, in (0, 1); their number is rounded up.
-        field: Name of the batch field that holds the time.
+        support: The share of the examples that are support, in (0, 1), 0.5 by default; their number is
+            rounded up.
+        field: Name of the batch field that holds the time; `"time"` by default.
     """
 
     support: float = 0.5
@@ -240,7 +252,7 @@ class ByTime:
             raise ValueError(
                 f"ByTime splits by the field {self.field!r}, but the examples have {sorted(examples.data)}"
             )
-        # Two stable sorts rather than a largest time for padding: times may be of any dtype.
+        # A second stable sort moves the padding last: a largest time for it would depend on the times' dtype.
         order = jnp.argsort(examples.data[self.field], stable=True)
         order = order[jnp.argsort(~examples.mask[order], stable=True)]
         return Fraction(self.support)(examples.take(order, examples.mask), key)
@@ -249,10 +261,11 @@ class ByTime:
 @tagged("split/held_out")
 @dataclass(frozen=True)
 class HeldOut:
-    """Marked examples are query, the others support: for clients of whom `hold_out` kept examples back.
+    """Marked examples are query, the others support: for clients with examples that `hold_out` marked.
 
     Attributes:
-        field: Name of the batch field that holds the mark, true or not 0 where an example is held out.
+        field: Name of the batch field that holds the mark, true or not 0 where an example is held out;
+            `"held_out"` by default.
     """
 
     field: str = "held_out"
@@ -272,7 +285,7 @@ class HeldOut:
 
 
 def first_share(examples: Examples, share: float) -> Examples:
-    """The first examples.
+    """The first examples of a client.
 
     Args:
         examples: The examples of one client, valid ones first.
@@ -290,21 +303,31 @@ def first_share(examples: Examples, share: float) -> Examples:
 def random_order(key: PRNGKey, mask: Bool[Any, "example"]) -> Int[Array, "example"]:
     """A random order of the rows with the valid ones first.
 
-    Every row draws a number keyed by its index, so that more padding changes nothing.
+    Args:
+        key: The random key of the draws.
+        mask: Whether each row is valid.
     """
-    draws = uniform(key, mask.shape)  # the i-th depends on the key and on i alone
+    # The i-th number depends on the key and on i only, so that more padding does not change the order.
+    draws = uniform(key, mask.shape)
     return jnp.argsort(jnp.where(mask, draws, jnp.inf), stable=True)
 
 
 def _ceil_share(share: float, examples: Examples) -> Int[Array, ""]:
-    # The subtraction keeps 0.1 * 30 = 3.0000001 (float32) from being rounded up to 4.
+    # The subtraction keeps 0.1 * 30 = 3.0000001 in float32 from being rounded up to 4.
     return jnp.ceil(share * examples.count() - 1e-3).astype(jnp.int32)
 
 
 def _cut(examples: Examples, support: Int[Array, ""], most: int, most_rest: int) -> tuple[Examples, Examples]:
-    """The first `support` examples, and the rest; `most` of each, known before tracing, has room for all.
+    """The first examples and the rest.
 
-    Room that no client can fill would be work in every step.
+    The bounds are known before tracing and are the sizes of the two sets: rows beyond them, which no client
+    can fill, would be work in every step.
+
+    Args:
+        examples: The examples of one client, valid ones first.
+        support: The number of examples in the first set.
+        most: The largest number of examples that the first set can have.
+        most_rest: The largest number of examples that the second set can have.
     """
     count, size = examples.count(), examples.size
     first, rest = jnp.arange(min(most, size)), support + jnp.arange(min(most_rest, size))

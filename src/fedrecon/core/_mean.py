@@ -9,18 +9,18 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 Weight: TypeAlias = int | float | Sequence[int | float] | Shaped[Any, "..."]
 
-_LONG = 2**14  # numbers: below, a product takes longer to compile than it spares
+_LONG = 2**14  # for fewer entries the product takes longer to compile than it saves
 
 
 class Mean(NamedTuple):
     """A weighted mean kept as its two sums, so that means of parts merge exactly.
 
-    `Mean(total, weight)` stands for `total / weight`. It is a monoid: `merge` adds both sums and a
-    weight of 0 with a total of 0 is its identity. A batch of means has leading axes in both fields.
+    `Mean(total, weight)` stands for `total / weight`. It is a monoid: `merge` adds both sums, and a total of
+    0 with a weight of 0 is the identity. A batch of means has leading axes in both fields.
 
     Attributes:
-        total: Pytree of weighted sums, `sum_i w_i x_i`.
-        weight: Sum of the weights, `sum_i w_i`.
+        total: The weighted sum, `sum_i w_i x_i`, a pytree.
+        weight: The sum of the weights, `sum_i w_i`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -37,9 +37,9 @@ class Mean(NamedTuple):
         """Means of `value`, one for each entry of `weight`.
 
         Args:
-            value: Pytree whose leaves' leading axes are those of `weight`.
-            weight: Non-negative weights, `[*batch]`. By default `value` is one array and each of its
-                entries an observation of weight 1.
+            value: A pytree whose leaves' leading axes are those of `weight`.
+            weight: The weights, `[*batch]`, at least 0. None, the default, makes each entry of `value`, which
+                must be one array, an observation of weight 1.
 
         Returns:
             `Mean(value * weight, weight)`.
@@ -48,7 +48,8 @@ class Mean(NamedTuple):
         weight = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
 
         def weighted(x: Any) -> Array:
-            # Where JAX computes in 64 bits, a weight must not turn what is in 32 bits into 64.
+            # At least float32: sums of bfloat16 or float16 would round small addends away. And no wider than
+            # `x`: where JAX computes in 64 bits, a weight must not turn a float32 loss into float64.
             return x * _expand(weight, x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32))
 
         return Mean(jax.tree.map(weighted, value), weight)
@@ -62,7 +63,8 @@ class Mean(NamedTuple):
         return Mean(*jax.tree.map(jnp.add, tuple(self), tuple(other)))
 
     def where(self, keep: Bool[Any, "..."]) -> "Mean":
-        """The entries where `keep` is true; the identity elsewhere, whatever they held."""
+        """The entries where `keep` is true, and the identity elsewhere, even in place of NaN."""
+        # `jnp.where` and not a product with 0: NaN times 0 is NaN.
         return Mean(*jax.tree.map(lambda x: jnp.where(_expand(keep, x), x, 0), tuple(self)))
 
     def value(self) -> PyTree[Any]:
@@ -78,9 +80,9 @@ def _expand(small: float | Shaped[Any, "..."], like: float | Shaped[Any, "..."])
 
 
 def summed(x: Float[Array, "part *shape"]) -> Float[Array, "*shape"]:
-    """The sum over the leading axis, of long arrays as a product with ones.
+    """The sum over the leading axis; for long arrays a product with ones, in float32 at least.
 
-    On a CPU XLA takes 6 to 30 times as long to sum long arrays as to multiply them.
+    On a CPU XLA takes 6 to 30 times as long to sum long arrays as to multiply them by ones.
     """
     if x.size // max(len(x), 1) < _LONG:
         return jnp.sum(x, 0)

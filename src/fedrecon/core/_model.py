@@ -1,4 +1,4 @@
-"""All that an algorithm knows of a model: pure functions of global and local parameters."""
+"""Models as records of pure functions of global and local parameters, and views of them."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,11 +28,12 @@ from fedrecon.errors import did_you_mean
 class Table:
     """An embedding table among the global leaves, of which a client touches few rows.
 
-    Declaring one changes the speed and the count of bytes, never the numbers.
+    Declaring a table changes the speed and the count of bytes, never the numbers.
 
     Attributes:
         leaf: Path of the leaf `[row, ...]` in the global parameters, for instance `"item/factors"`.
-        fields: Batch fields that index its rows *and are used for nothing else* in the model's functions.
+        fields: Names of the batch fields that index the table's rows *and are used for nothing else* in the
+            model's functions.
     """
 
     leaf: str
@@ -51,26 +52,28 @@ def _no_penalty(global_params: Params, local_params: Params, /) -> float:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """A partially local model: a record of pure functions, each with a `Protocol` that says what it promises.
+    """A partially local model: a record of pure functions, each of which a `Protocol` describes.
 
     Attributes:
-        init_global: A function `key -> global_params` that draws the global parameters before the first
-            round.
-        init_local: `(global_params, key) -> local_params`. It sees the global parameters, so that "start
-            from a copy of them" is one case of it.
-        loss: `(global_params, local_params, batch, key) -> Mean`, one entry per example.
-        metrics: `(global_params, local_params, batch) -> dict of Mean`, one entry per example.
-        predict: `(global_params, local_params, features) -> predictions`: serving and export. None if the
-            model is only trained and evaluated.
-        penalty: `(global_params, local_params) -> scalar`, added to the *sum* of the loss over a solver's
-            examples. It must not read a leaf that is declared as a table: what belongs to a table's rows
-            goes into the loss of the examples that touch them.
-        tables: Embedding tables among the global leaves.
-        local_tables: Embedding tables among the local leaves, as a copy of global ones has them. They share
-            no field with `tables`.
-        loss_and_metrics: `(global_params, local_params, batch, key) -> (Mean, dict of Mean)`: what a step
-            measures, for a model whose loss and metrics share work that a compiler does not find, or that
-            measures less while it is trained. None for `loss` and `metrics`.
+        init_global: Draws the global parameters before the first round, `key -> global_params`.
+        init_local: Draws a client's local parameters, `(global_params, key) -> local_params`; they may be a
+            copy of global ones.
+        loss: Measures the loss of a batch, `(global_params, local_params, batch, key) -> Mean`, with one
+            entry per example.
+        metrics: Measures the metrics of a batch, `(global_params, local_params, batch) -> dict of Mean`, each
+            with one entry per example.
+        predict: Predicts, for serving and export, `(global_params, local_params, features) -> predictions`;
+            None, the default, for a model that is only trained and evaluated.
+        penalty: Measures a penalty, `(global_params, local_params) -> scalar`, which is added to the *sum* of
+            the loss over a solver's examples; by default 0. It must not read a leaf that is declared as a
+            table: a term on a table's rows belongs to the loss of the examples that touch them.
+        tables: The embedding tables among the global leaves; none by default.
+        local_tables: The embedding tables among the local leaves, as a copy of global ones has them; none by
+            default. They share no field with `tables`.
+        loss_and_metrics: Measures loss and metrics in a training step at once, `(global_params, local_params,
+            batch, key) -> (Mean, dict of Mean)`: for a model whose loss and metrics share work that a
+            compiler does not find, or that measures fewer metrics in training. None, the default, for `loss`
+            and `metrics`.
     """
 
     init_global: InitGlobalFn
@@ -89,14 +92,16 @@ class Objective:
     """A model's loss as a function of the parameters that a solver fits.
 
     Attributes:
-        fn: `(params, frozen, batch, key) -> Mean`, one entry per example.
-        frozen: The parameters that stay as they are.
-        tables: Tables among the leaves of `params`.
-        frozen_tables: Tables among the leaves of `frozen`.
-        penalty: `(params, frozen) -> scalar`, added to the sum of the loss over the solver's examples.
-        metrics: `(params, frozen, batch) -> dict of Mean`, one entry per example.
-        both: `(params, frozen, batch, key) -> (Mean, dict of Mean)`: `fn` and metrics in one; None where they
-            share nothing.
+        fn: Measures the loss, `(params, frozen, batch, key) -> Mean`, with one entry per example.
+        frozen: The parameters that stay unchanged; `()`, the default, for none.
+        tables: The embedding tables among the leaves of `params`; none by default.
+        frozen_tables: The embedding tables among the leaves of `frozen`; none by default.
+        penalty: Measures a penalty, `(params, frozen) -> scalar`, which is added to the sum of the loss over
+            the solver's examples; by default 0.
+        metrics: Measures metrics, `(params, frozen, batch) -> dict of Mean`, each with one entry per example;
+            by default there are none.
+        both: Measures loss and metrics at once, `(params, frozen, batch, key) -> (Mean, dict of Mean)`; None,
+            the default, for `fn` and `metrics`.
     """
 
     fn: ObjectiveLossFn
@@ -108,7 +113,7 @@ class Objective:
     both: ObjectiveLossAndMetricsFn | None = None
 
     def measure(self, params: Params, frozen: Params, batch: Batch, key: PRNGKey) -> tuple[Any, Any]:
-        """The loss and the metrics of a batch, as the functions give them."""
+        """The loss and the metrics of a batch, each with one entry per example."""
         if self.both is not None:
             return self.both(params, frozen, batch, key)
         return self.fn(params, frozen, batch, key), self.metrics(params, frozen, batch)
@@ -154,9 +159,9 @@ def on_both(model: Model) -> Objective:
 
 
 def fully_global(model: Model) -> Model:
-    """The view in which the server holds the local parameters too, one value shared by all clients.
+    """The view of a model in which the local parameters are global, one value shared by all clients.
 
-    Its global parameters are `(global_params, local_params)` and it has no local ones.
+    Its global parameters are `(global_params, local_params)`, and it has no local ones.
     """
 
     def init_global(key: PRNGKey) -> Params:
@@ -178,14 +183,14 @@ def fully_global(model: Model) -> Model:
 
 
 def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
-    """The view in which every client has a copy of its own of the global parameters, or of a part of them.
+    """The view of a model in which every client has a personal copy of the global parameters or of some.
 
     Its local parameters are `(copy, local_params)`, where `copy` is the global parameters with None for
-    what is not copied; they start from the server's values. Tables that are copied go along.
+    leaves that are not copied; the copy starts from the server's values. Copied tables become local tables.
 
     Args:
-        model: The model to copy.
-        part: Paths of the global leaves that are copied, or of what they lie below; None for all.
+        model: The model whose global parameters are copied.
+        part: Paths of the global leaves to copy, or of subtrees; None, the default, for all.
 
     Raises:
         ValueError: `part` is empty or names a path that no global leaf has.
@@ -221,7 +226,7 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
 
 
 def without_tables(model: Model) -> Model:
-    """The same model with its tables dense."""
+    """The same model without declared tables, so that clients work on whole ones."""
     return replace(model, tables=(), local_tables=())
 
 
@@ -230,10 +235,15 @@ def _below(prefix: str, tables: tuple[Table, ...]) -> tuple[Table, ...]:
 
 
 def check_part(part: tuple[str, ...], model: Model) -> None:
-    """Refuses paths that no global leaf of a model has.
+    """Checks paths of global leaves of a model.
+
+    Args:
+        part: The paths, each of a leaf or of a subtree.
+        model: The model whose leaves are meant.
 
     Raises:
-        ValueError: Naming the path and the leaves there are.
+        ValueError: `part` is empty or no tuple, or no global leaf has a path; the message names that path and
+            the leaves.
     """
     names = leaves_of(jax.eval_shape(model.init_global, jax.random.key(0)))
     if isinstance(part, str) or not part:
@@ -247,20 +257,20 @@ def check_part(part: tuple[str, ...], model: Model) -> None:
 
 
 def path_of(path: tuple[Any, ...]) -> str:
-    """A leaf's path as it is written in this library: `"item/factors"`, `"layers/2/kernel"`."""
+    """A leaf's path as this library writes it: `"item/factors"`, `"layers/2/kernel"`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def leaves_of(params: Params) -> dict[str, Any]:
-    """All leaves by their paths."""
+    """All leaves of a pytree by their paths."""
     return {path_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def leaf_at(params: Params, name: str) -> Any:
-    """The leaf at a path.
+    """The leaf of the global parameters at the path of a table.
 
     Raises:
-        ValueError: No leaf has that path; the message names those there are.
+        ValueError: No leaf has that path; the message names the leaves.
     """
     leaves = leaves_of(params)
     if name not in leaves:
@@ -277,7 +287,11 @@ def with_leaves(params: Params, new: dict[str, Any]) -> Params:
 
 
 def check_loss(mean: object, examples: int) -> None:
-    """Holds what a model's `loss` returns, arrays or shapes of arrays, to its contract.
+    """Checks the result of a model's `loss`.
+
+    Args:
+        mean: The result, with arrays or with shapes of arrays.
+        examples: The number of examples of the batch.
 
     Raises:
         TypeError: The loss is not a `Mean`.

@@ -1,7 +1,7 @@
-"""The functions that a model and an objective are made of, each by what it takes, returns and promises.
+"""Protocols of the functions of a model and of an objective: their arguments, results and promises.
 
-All of them are pure and are traced by JAX. They see one client: blocks of clients, padding and devices
-are the library's. Arguments are passed by position, so that a function may name them as it likes.
+All of them are pure and are traced by JAX. They see one client: the library takes care of blocks of clients,
+padding and devices. Arguments are passed by position, so that a function may give them any names.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -15,20 +15,20 @@ class InitGlobalFn(Protocol):
     """Draws the global parameters at the start of training."""
 
     def __call__(self, key: PRNGKey, /) -> Params:
-        """Any pytree of floating-point arrays. Its structure and shapes must not depend on the key."""
+        """A pytree of floating-point arrays, whose structure and shapes must not depend on the key."""
 
 
 @runtime_checkable
 class InitLocalFn(Protocol):
-    """Draws one client's local parameters as they are before anything is fitted."""
+    """Draws one client's local parameters, from which a fit starts."""
 
     def __call__(self, global_params: Params, key: PRNGKey, /) -> Params:
-        """Any pytree of floating-point arrays, `()` for none.
+        """A pytree of floating-point arrays, `()` for none.
 
         Args:
-            global_params: The global parameters that reached the client. Of a table they hold only the rows
-                that the client asked for, so that tables must not be read here.
-            key: The client's random key.
+            global_params: The global parameters that reached the client. Tables must not be read here: they
+                may hold only the rows that the client requested.
+            key: The client's random key, for the draws.
         """
 
 
@@ -39,12 +39,12 @@ class LossFn(Protocol):
     def __call__(self, global_params: Params, local_params: Params, batch: Batch, key: PRNGKey, /) -> Mean:
         """A `Mean` with one entry per example: total and weight, both `[example]`.
 
-        An example of several parts, such as a sentence of tokens, has their sum as its total and their number
-        as its weight. An entry must not depend on the other examples of the batch, some of which are padding;
-        on padding, whose fields hold zeros or another example's values, it must be finite.
+        For an example of several parts, such as a sentence of tokens, the total is the sum over the parts and
+        the weight is their number. An entry must not depend on the other examples of the batch, some of which
+        are padding; it must be finite on padding, whose fields hold zeros or the values of another example.
 
         Args:
-            global_params: All of them; of a table, only rows that the batch names may be there.
+            global_params: The global parameters; a table may have only the rows that the batch names.
             local_params: The client's local parameters.
             batch: The fields of the batch's examples, each `[example, ...]`.
             key: Random key for draws such as dropout.
@@ -53,12 +53,15 @@ class LossFn(Protocol):
 
 @runtime_checkable
 class MetricsFn(Protocol):
-    """Measures what is reported of a batch, example by example."""
+    """Measures the metrics of a batch, example by example."""
 
     def __call__(self, global_params: Params, local_params: Params, batch: Batch, /) -> Metrics:
-        """Metrics by name, each a `Mean` with one entry per example; names such as `"loss"` are taken.
+        """Metrics by name, each a `Mean` with one entry per example; names such as `"loss"` are reserved.
 
-        Args: see `LossFn`.
+        Args:
+            global_params: The global parameters; a table may have only the rows that the batch names.
+            local_params: The client's local parameters.
+            batch: The fields of the batch's examples, each `[example, ...]`.
         """
 
 
@@ -69,12 +72,19 @@ class LossAndMetricsFn(Protocol):
     def __call__(
         self, global_params: Params, local_params: Params, batch: Batch, key: PRNGKey, /
     ) -> tuple[Mean, Metrics]:
-        """The loss, the same as `LossFn` gives, and what metrics are reported in training."""
+        """The loss, which must equal that of `LossFn`, and the metrics that training reports.
+
+        Args:
+            global_params: The global parameters; a table may have only the rows that the batch names.
+            local_params: The client's local parameters.
+            batch: The fields of the batch's examples, each `[example, ...]`.
+            key: Random key for draws such as dropout.
+        """
 
 
 @runtime_checkable
 class PredictFn(Protocol):
-    """Predicts for one client: what serving and export run."""
+    """Predicts for one client, in serving and in exported files."""
 
     def __call__(self, global_params: Params, local_params: Params, features: Batch, /) -> Any:
         """Predictions: an array, or a pytree of arrays, `[example, ...]`.
@@ -82,7 +92,7 @@ class PredictFn(Protocol):
         Args:
             global_params: All global parameters, with whole tables.
             local_params: The local parameters that `Algorithm.personalize` returned.
-            features: Fields of examples; those that say what is to be predicted may be missing.
+            features: Fields of examples, each `[example, ...]`; the fields to be predicted may be missing.
         """
 
 
@@ -93,8 +103,12 @@ class PenaltyFn(Protocol):
     def __call__(self, global_params: Params, local_params: Params, /) -> Number:
         """A scalar, added to the *sum* of the loss over all examples that a solver fits.
 
-        It must not read a leaf that is declared as a table: what belongs to a table's rows goes into the loss
-        of the examples that touch them.
+        It must not read a leaf that is declared as a table: a term on a table's rows belongs to the loss of
+        the examples that touch them.
+
+        Args:
+            global_params: The global parameters of the client.
+            local_params: The client's local parameters.
         """
 
 
@@ -103,11 +117,11 @@ class ObjectiveLossFn(Protocol):
     """Measures the loss of a batch as a function of the parameters that are fitted."""
 
     def __call__(self, params: Params, frozen: Params, batch: Batch, key: PRNGKey, /) -> Mean:
-        """A `Mean` with one entry per example, see `LossFn`.
+        """A `Mean` with one entry per example, under the same rules as `LossFn`.
 
         Args:
             params: The parameters that are fitted.
-            frozen: The parameters that stay as they are.
+            frozen: The parameters that stay unchanged.
             batch: The fields of the batch's examples, each `[example, ...]`.
             key: Random key for draws such as dropout.
         """
@@ -115,7 +129,7 @@ class ObjectiveLossFn(Protocol):
 
 @runtime_checkable
 class ObjectiveMetricsFn(Protocol):
-    """Measures what is reported of a batch while parameters are fitted."""
+    """Measures the metrics of a batch while parameters are fitted."""
 
     def __call__(self, params: Params, frozen: Params, batch: Batch, /) -> Metrics:
         """Metrics by name, each a `Mean` with one entry per example."""
@@ -126,7 +140,7 @@ class ObjectiveLossAndMetricsFn(Protocol):
     """Measures the loss and the metrics of an objective at once."""
 
     def __call__(self, params: Params, frozen: Params, batch: Batch, key: PRNGKey, /) -> tuple[Mean, Metrics]:
-        """What `ObjectiveLossFn` and `ObjectiveMetricsFn` return."""
+        """The results of `ObjectiveLossFn` and of `ObjectiveMetricsFn`, as a pair."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""A model of one tree of parameters, cut into global and local leaves by their paths."""
+"""Models of one tree of parameters, which is cut into global and local leaves by their paths."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -12,7 +12,8 @@ from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table, check_part, fully_global, path_of
 from fedrecon.core._types import Batch, Params, PRNGKey
 
-# Types in which Flax NNX and Equinox keep it.
+# Types in which Flax NNX and Equinox keep mutable state: the package and the name of each, so that neither
+# package has to be imported.
 _STATE = {
     ("flax", "BatchStat"),
     ("flax", "RngState"),
@@ -21,13 +22,16 @@ _STATE = {
     ("equinox", "State"),
     ("equinox", "StateIndex"),
 }
-# Collections in which Flax keeps what a forward pass changes.
+# Collections of Flax Linen that a forward pass changes.
 _MUTABLE = ("batch_stats", "cache", "intermediates")
 
 
 @dataclass(frozen=True)
 class is_local:  # noqa: N801 - read as a predicate: `local=is_local("head")`
-    """Says of a leaf's path whether it is, or lies below, one of some paths.
+    """A predicate on the paths of leaves: whether a path is one of the given ones or lies below one.
+
+    Attributes:
+        paths: The paths of leaves or subtrees.
 
     Example:
         >>> local = is_local("head", "layers/2")
@@ -45,7 +49,15 @@ class is_local:  # noqa: N801 - read as a predicate: `local=is_local("head")`
 
 
 def split(params: Params, local: Callable[[str], bool]) -> tuple[Params, Params]:
-    """`(global_params, local_params)`, both of the structure of `params` with None for the other's leaves."""
+    """Cuts a pytree into `(global_params, local_params)`.
+
+    Args:
+        params: The pytree of all parameters.
+        local: Says whether a leaf is local, by its path.
+
+    Returns:
+        Two pytrees of the structure of `params`, each with None in place of the other's leaves.
+    """
 
     def part(keep: bool) -> Params:
         return jax.tree_util.tree_map_with_path(lambda p, x: x if local(path_of(p)) == keep else None, params)
@@ -54,7 +66,7 @@ def split(params: Params, local: Callable[[str], bool]) -> tuple[Params, Params]
 
 
 def merge(global_params: Params, local_params: Params) -> Params:
-    """Inverse of `split`."""
+    """Joins the two pytrees that `split` returned."""
     return jax.tree.map(
         lambda g, x: x if g is None else g, global_params, local_params, is_leaf=lambda x: x is None
     )
@@ -70,23 +82,25 @@ def partition(
     penalty: Callable[[Params], Any] | None = None,
     tables: tuple[Table, ...] = (),
 ) -> Model:
-    """Makes a `Model` of a model with one tree of parameters.
+    """Makes a `Model` from functions of one tree of parameters.
 
     Args:
-        init: `key -> params`, a pytree of floating-point arrays.
-        loss: `(params, batch, key) -> Mean`, one entry per example.
-        metrics: `(params, batch) -> dict of Mean`, one entry per example; by default there are none.
-        local: A predicate that says of a leaf's path, such as `"head/bias"`, whether the leaf is local:
-            `is_local("head")`, or a function of one's own.
-        predict: A function `(params, features) -> predictions` for serving; None for a model that only
-            trains.
-        penalty: `params -> scalar`, added to the sum of the loss over a solver's examples.
-        tables: Embedding tables among the global leaves.
+        init: Draws the parameters, `key -> params`, a pytree of floating-point arrays.
+        loss: Measures the loss, `(params, batch, key) -> Mean`, with one entry per example.
+        metrics: Measures the metrics, `(params, batch) -> dict of Mean`, each with one entry per example;
+            None, the default, for no metrics.
+        local: Says whether a leaf is local by its path, such as `"head/bias"`: `is_local("head")`, or any
+            function from a path to a bool.
+        predict: Predicts for serving and export, `(params, features) -> predictions`; None, the default, for
+            a model that is only trained and evaluated.
+        penalty: Measures a penalty, `params -> scalar`, which is added to the sum of the loss over a solver's
+            examples; None, the default, for none.
+        tables: The embedding tables among the global leaves; none by default.
 
     Raises:
-        TypeError: `local` is no function, or `tables` no tuple.
-        ValueError: `local` selects every leaf or names a path that no leaf has; a leaf is no floating-point
-            array; or the parameters hold a model's mutable state, which has no place in a pure function.
+        TypeError: `local` is not a function, or `tables` is a single table.
+        ValueError: `local` selects every leaf or names a path that no leaf has; a leaf is not a
+            floating-point array; or the parameters hold mutable state, which pure functions cannot have.
     """
     if not callable(local):
         raise TypeError(f"local must be is_local(...) or a function of a leaf's path, got {local!r}")
@@ -124,17 +138,17 @@ def partition(
 
 
 def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
-    """The view of a model in which other leaves are the local ones.
+    """The view of a model in which other leaves are local.
 
     Args:
         model: The model whose leaves are divided anew.
-        part: Paths of the leaves that shall be local, or of what they lie below, in the model's parameters
-            taken together, `(global_params, local_params)`: `"0/head/bias"` is the leaf `head/bias` of the
-            global ones, `"1"` are all that are local now. None leaves the model as it is.
+        part: Paths of the leaves that become local, or of subtrees, in the pair `(global_params,
+            local_params)` of the model: `"0/head/bias"` is the leaf `head/bias` of the global parameters, and
+            `"1"` are all that are local now. None returns the model itself.
 
     Returns:
-        A model whose global and local parameters are both of the structure of that pair, with None for the
-        other's leaves. Its local parameters start as the model's own do.
+        A model whose global and local parameters both have the structure of that pair, with None in place of
+        the other's leaves. Its local parameters start as the model initialises them.
 
     Raises:
         ValueError: `part` names a path that no leaf has, or selects all or none of them.
@@ -180,7 +194,7 @@ def _shapes(model: Model) -> Params:
 
 
 def _is_state(x: Any) -> bool:
-    """Whether a forward pass changes this part of a model, by its type's name: no library is imported."""
+    """Whether a part of a model is mutable state, by the names of its type and of the type's package."""
     return any((kind.__module__.partition(".")[0], kind.__name__) in _STATE for kind in type(x).__mro__)
 
 

@@ -1,4 +1,4 @@
-"""The view of a model in which the server holds every client's local parameters."""
+"""The view of a model in which the server holds the local parameters of all clients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,22 +14,23 @@ ROW = "row"
 
 
 def pooled(model: Model, num_clients: int, field: str = ROW) -> Model:
-    """The view without local parameters: those of all clients are tables on the server, a row for each.
+    """The view of a model in which the local parameters of all clients are tables on the server.
 
-    Its global parameters are `(global_params, local_params)`, the latter with a leading axis `[client]`. A
-    batch may mix the examples of any clients; `field` says whose each one is.
+    Its global parameters are `(global_params, local_params)`, the latter with a leading axis `[client]`, and
+    it has no local ones. A batch may mix the examples of any clients; `field` holds the client of each.
 
     Args:
         model: A model whose loss of an example depends on no other example of its batch.
         num_clients: The number of clients, which is the number of rows of the tables of local parameters.
-        field: The batch field with the client's row, `[example]`, whole numbers below `num_clients`.
+        field: Name of the batch field that holds the client's row, `[example]`, whole numbers below
+            `num_clients`; `"row"` by default.
 
     Returns:
-        The view; its tables are the model's and the local parameters.
+        The view, whose tables are those of the model and one for each leaf of the local parameters.
 
     Raises:
-        ValueError: `num_clients` is not positive, or the model has a penalty, which belongs to a client and
-            not to examples.
+        ValueError: `num_clients` is not a whole number of at least 1, or the model has a penalty, which
+            belongs to a client and not to examples.
     """
     num_clients = whole_number("num_clients", num_clients, 1)
     shapes = jax.eval_shape(model.init_global, jax.random.key(0))

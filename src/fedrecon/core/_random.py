@@ -1,8 +1,8 @@
-"""Random numbers, the same as those of `jax.random`, from a hash in one piece.
+"""Random numbers equal to those of `jax.random`, from a hash that is written out.
 
-JAX writes its hash as a loop of five steps, which a CPU calls operation by operation: for a few thousand
-numbers, as clients draw them, most of its time goes into that. Written out, with the key's halves as single
-numbers, it becomes a few fused operations, which take no longer to compile (benchmarks/README.md).
+JAX writes its threefry hash as a loop of five steps, which a CPU runs operation by operation: for the few
+thousand numbers that a client draws, most of the time is overhead. Written out, with the halves of the key as
+scalars, it becomes a few fused operations, which take no longer to compile (docs/performance_notes.md).
 """
 
 import functools
@@ -21,7 +21,7 @@ _PARITY = 0x1BD11BDA
 
 
 def fold_in(key: PRNGKey, data: int | Integer[Any, "..."]) -> Any:
-    """`jax.random.fold_in`: a key of another's and a whole number's own."""
+    """`jax.random.fold_in`: a random key that follows from another key and a whole number."""
     if not _is_own(key) or jnp.ndim(data):
         return jax.random.fold_in(key, data)
     return _fold_in(key, jnp.asarray(data, jnp.uint32))
@@ -31,7 +31,7 @@ def uniform(
     key: PRNGKey, shape: tuple[int, ...], minval: float = 0.0, maxval: float = 1.0
 ) -> Float[Array, "*shape"]:
     """`jax.random.uniform` in the default precision: numbers from `minval` to below `maxval`."""
-    # One hash counts its numbers in 32 bits; double precision takes both of its halves.
+    # JAX itself draws what this hash cannot: more numbers than 32 bits count, and float64, of 64 random bits.
     if not _is_own(key) or not 0 <= math.prod(shape) < 2**32 or jnp.result_type(float) != jnp.float32:
         return jax.random.uniform(key, shape, minval=minval, maxval=maxval)
     return _uniform(key, shape, jnp.float32(minval), jnp.float32(maxval))
@@ -41,11 +41,12 @@ def normal(key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
     """`jax.random.normal` in the default precision: independent standard normal numbers."""
     if jnp.result_type(float) != jnp.float32:
         return jax.random.normal(key, shape)
-    above = float(jnp.finfo(jnp.float32).eps) / 2 - 1  # the number after -1
+    above = float(jnp.finfo(jnp.float32).eps) / 2 - 1  # the float32 after -1, whose inverse error is finite
     return jnp.float32(math.sqrt(2)) * jax.lax.erf_inv(uniform(key, shape, above, 1.0))
 
 
-# Under `jit`: traced once and not at every call, and, as JAX's own, compiled in one piece, to round alike.
+# Under `jit`, as JAX's own functions are: the body is traced once, and it is compiled in one piece, without
+# which its fusions, and with them the last bits, could differ from JAX's.
 @jax.jit
 def _fold_in(key: PRNGKey, data: UInt32[Array, ""]) -> Any:
     pair = _hashed(*_halves(key), jnp.uint32(0), data)
@@ -56,15 +57,17 @@ def _fold_in(key: PRNGKey, data: UInt32[Array, ""]) -> Any:
 def _uniform(key: PRNGKey, shape: tuple[int, ...], low: Number, high: Number) -> Float[Array, "*shape"]:
     count = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
     one, other = _hashed(*_halves(key), jnp.uint32(0), count)
-    # The upper bits as the fraction of a number from 1 to below 2.
+    # The upper 23 bits become the mantissa of a number from 1 to below 2.
     bits = ((one ^ other) >> jnp.uint32(9)) | jnp.uint32(0x3F800000)
     fraction = jax.lax.bitcast_convert_type(bits, jnp.float32) - 1
     return jnp.maximum(low, fraction * (high - low) + low)
 
 
 def _is_own(key: PRNGKey) -> bool:
-    """Whether it is a key of the kind that clients get, and neither of another kind nor bare numbers, and JAX
-    hashes a number's own place: its older way, by `jax_threefry_partitionable`, is left to it.
+    """Whether this module computes the numbers that JAX would draw with a key.
+
+    The key must be a single typed one of the kind threefry2x32, and JAX must hash the place of each number,
+    as it does unless `jax_threefry_partitionable` is off.
     """
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     own = typed and key.shape == () and jax.random.key_impl(key) == _IMPL

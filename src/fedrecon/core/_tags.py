@@ -1,4 +1,4 @@
-"""Names by which run folders know classes and functions, which stay when the names in Python change."""
+"""Names of classes and functions in run folders, which stay when the names in Python change."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -11,11 +11,11 @@ class Tag(NamedTuple):
     """The name of a class or function in files.
 
     Attributes:
-        kind: The name in files, made of what the thing is and which one, such as `"split/fraction"`. No two
-            classes or functions share a kind.
-        names: Names of a dataclass's fields in files, by their names in Python, where the two differ.
-        later: Fields, by their names in Python, that a file holds only if they are not at their default:
-            fields that the class did not have when the first files were written.
+        kind: The name in files, a category and a name such as `"split/fraction"`. No two classes or functions
+            share a kind.
+        names: Names of a dataclass's fields in files by their names in Python, for those that differ.
+        later: Fields, by their names in Python, that a file holds only if they differ from their default:
+            those that the class did not have when the first files were written.
     """
 
     kind: str
@@ -35,10 +35,10 @@ def tagged(
     A class without a tag appears in run folders by its `repr`, a function by its name.
 
     Args:
-        kind: The name in files, see `Tag`. It must not change once files were written with it.
-        names: Names of fields in files where they differ from Python's, see `Tag`. A field that is renamed in
-            Python is entered here with its old name.
-        later: Fields that were added after the first files were written, see `Tag`.
+        kind: The name in files, such as `"split/fraction"`. It must not change once files have it.
+        names: Names of a dataclass's fields in files by their names in Python, for those that differ: a field
+            that is renamed in Python is entered here with its old name.
+        later: Names of fields that were added after the first files were written.
 
     Raises:
         ValueError: Another class or function has this `kind`.
@@ -53,7 +53,7 @@ def tagged(
 
     def mark(thing: Tagged) -> Tagged:
         for other, tag in _TAGS.items():
-            # Code that is loaded again, as in a notebook, brings the same name.
+            # Code that is run again, as a notebook's cell, defines the same class a second time.
             if tag.kind == kind and other.__qualname__ != thing.__qualname__:
                 raise ValueError(f"kind must be one that no other has, got {kind!r} of {other.__qualname__}")
         _TAGS[thing] = Tag(kind, names, later)

@@ -1,7 +1,7 @@
 """Types that annotations share: random keys, pytrees of arrays, metrics, rows of tables.
 
-Shapes that differ from use to use stand at the use itself. To a static type checker a pytree is `Any`; where
-annotations are checked at run time, as in this library's tests, every leaf of one is checked.
+Shapes that differ from use to use are annotated at the use. To a static type checker a pytree is `Any`; where
+annotations are checked at run time, as in this library's tests, every leaf of a pytree is checked.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +17,10 @@ from fedrecon.core._mean import Mean
 
 @runtime_checkable
 class SupportsArray(Protocol):
-    """What NumPy asks for its values, such as columns of Arrow, pandas and Polars."""
+    """An object from which NumPy can make an array, such as a column of Arrow, pandas or Polars."""
 
     def __array__(self) -> np.ndarray:
-        """The values as an array of NumPy."""
+        """The values as a NumPy array."""
 
     def __len__(self) -> int:
         """The number of values."""
@@ -30,7 +30,7 @@ class SupportsArray(Protocol):
 
 
 PRNGKey: TypeAlias = Key[Array, "..."] | UInt32[Array, "..."]
-"""A key of `jax.random`, typed or in the older form `uint32[2]`; under `vmap` a client's own."""
+"""A key of `jax.random`, typed or in the older form `uint32[2]`; under `vmap` the key of one client."""
 
 Leaf: TypeAlias = jax.Array | np.ndarray | np.generic | bool | int | float | jax.ShapeDtypeStruct
 """A leaf of a pytree: an array on the device or the host, a number, or the shape of an array to come."""
@@ -39,13 +39,13 @@ Params: TypeAlias = PyTree[Leaf]
 """Global or local parameters: any pytree of floating-point arrays, `()` for none."""
 
 ClientState: TypeAlias = PyTree[Leaf]
-"""What a client of a stateful algorithm holds between rounds; `()` for a stateless one."""
+"""The state of a client between rounds; `()` for a stateless algorithm."""
 
 OptState: TypeAlias = PyTree[Leaf]
-"""An Optax optimiser's state."""
+"""The state of an Optax optimiser."""
 
 AggregatorState: TypeAlias = PyTree[Leaf]
-"""What an aggregator keeps between rounds; `()` for nothing."""
+"""The state of an aggregator between rounds; `()` for an aggregator without one."""
 
 Batch: TypeAlias = dict[str, Any]
 """Fields of examples by name: arrays `[example, ...]`."""
@@ -54,19 +54,19 @@ Metrics: TypeAlias = dict[str, Mean]
 """Weighted means by name."""
 
 Rows: TypeAlias = dict[str, Integer[Any, "..."]]
-"""By the path of a table, which of its rows something holds or touches: row numbers, NumPy's or JAX's."""
+"""Row numbers of tables by the table's path, NumPy's or JAX's."""
 
 RoundNumber: TypeAlias = int | Integer[Any, ""]
-"""How many rounds are done: a whole number, or in a compiled program a scalar of one."""
+"""The number of rounds done: a whole number, or in a compiled program a scalar array."""
 
 Number: TypeAlias = int | float | Shaped[Any, ""]
-"""A number, or in a compiled program a scalar."""
+"""A number, or in a compiled program a scalar array."""
 
 Numbers: TypeAlias = Shaped[Any, "..."]
 """An array of any shape and type, NumPy's or JAX's."""
 
 ArrayLike: TypeAlias = Sequence[Any] | np.ndarray | jax.Array | SupportsArray
-"""What NumPy can make an array of: a sequence of numbers or of texts, an array, or a column of a table."""
+"""A value of which NumPy can make an array: a sequence of numbers or texts, an array, or a table's column."""
 
 FilePath: TypeAlias = str | PathLike[str]
 """The path of a file or folder."""
