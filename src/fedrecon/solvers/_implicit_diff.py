@@ -1,4 +1,4 @@
-"""Derivatives of an optimum, whichever way it was found."""
+"""Derivatives of an optimum by the implicit function theorem, for any solver."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,13 +19,13 @@ from fedrecon.solvers._local_solver import AbstractSolver, LocalSolver, as_solve
 @tagged("solver/implicit", names={"solver": "stage"})
 @dataclass(frozen=True)
 class ImplicitDifferentiation(AbstractSolver):
-    """A solver whose result is differentiated as the optimum that it found, not through its steps.
+    """A solver whose result is differentiated as an optimum, and not through the solver's steps.
 
     At a minimum x of F(x; y), the sum of the loss over the examples plus the penalty, the gradient F_x is 0
     whatever the frozen parameters y, so that dx/dy = -F_xx⁻¹ F_xy. Neither the start nor the steps matter,
-    nothing is kept of them, and the cost is that of one Newton step. It holds where the solver ends at a
-    minimum with curvature in all directions: there be a penalty, or more examples than parameters. Where
-    no derivative is asked for, it costs nothing.
+    none of them is stored, and the cost is that of one Newton step; without a derivative there is no cost.
+    The formula holds where the solver ends at a minimum with curvature in all directions, as with a penalty
+    or with more examples than parameters.
 
     Attributes:
         solver: The solver that finds the minimum.
@@ -37,7 +37,7 @@ class ImplicitDifferentiation(AbstractSolver):
     solver: LocalSolver
 
     def cost(self, examples: Examples, round: RoundNumber | None = None) -> dict[str, Any]:
-        """What the solver takes; a derivative is not counted."""
+        """The cost of the solver by the names of `COSTS`, without that of the derivative."""
         return as_solver(self.solver).cost(examples, round)
 
     def __call__(
@@ -48,7 +48,7 @@ class ImplicitDifferentiation(AbstractSolver):
         key: PRNGKey,
         round: RoundNumber | None = None,
     ) -> tuple[Params, Metrics]:
-        """Arguments and result as for the solver."""
+        """The parameters and metrics of the solver, with the derivative of an optimum."""
         held = jax.lax.stop_gradient((objective.frozen, params))
         optimum, metrics = self.solver(replace(objective, frozen=held[0]), held[1], examples, key, round)
         flat, unravel = ravel_pytree(jax.lax.stop_gradient(optimum))
@@ -57,6 +57,8 @@ class ImplicitDifferentiation(AbstractSolver):
             losses = objective.fn(unravel(x), frozen, examples.batch, key)
             return losses.where(examples.mask).sum().total + objective.penalty(unravel(x), frozen)
 
+        # The Hessian of frozen copies, so that no derivative of it is taken; the gradient of the parameters
+        # that may be differentiated, through which the derivative by them flows.
         hessian = jax.hessian(total)(flat, held[0])
         return unravel(_optimum(flat, hessian, jax.grad(total)(flat, objective.frozen))), metrics
 
@@ -67,7 +69,7 @@ def _optimum(
     hessian: Float[Array, "parameter parameter"],
     gradient: Float[Array, "parameter"],
 ) -> Any:
-    """`x`, which follows from the gradient having to stay 0."""
+    """`x` itself, with the derivative by `gradient` that keeps the gradient at 0."""
     return x
 
 

@@ -1,4 +1,4 @@
-"""What solves a client's local problem: any function of the right form, and what else a solver may tell."""
+"""The interface of local solvers: a function that fits parameters, and optional further abilities."""
 
 import abc
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from fedrecon.core._types import Metrics, Number, Params, PRNGKey, RoundNumber, 
 
 @runtime_checkable
 class LocalSolver(Protocol):
-    """Fits the parameters of an objective to examples: `Solver`, `Newton`, or a function of one's own.
+    """Fits the parameters of an objective to examples: `Solver`, `Newton`, or any function of this form.
 
-    Any callable of this form will do. One that derives from `AbstractSolver` can tell more of itself.
+    A class that derives from `AbstractSolver` can have further abilities, such as telling its cost.
     """
 
     def __call__(
@@ -32,23 +32,23 @@ class LocalSolver(Protocol):
     ) -> tuple[Params, Metrics]:
         """The fitted parameters, and means by name: of the loss (`"loss"`) and of the objective's metrics.
 
-        Every prediction that the means measure is made before the step that its batch took. How much padding
-        the examples have must change neither.
+        The loss and metrics of a batch are measured before the step on that batch. The amount of padding must
+        change neither result.
 
         Args:
             objective: The objective to minimise. `objective.measure` gives the loss and metrics of a batch;
                 `objective.penalty` is added to the sum of the loss over all examples.
             params: The parameters from which the solver starts.
             examples: The client's examples, valid ones first.
-            key: Random key for all draws of the solver.
-            round: Rounds done before this one; None counts as the first.
+            key: The random key of all draws of the solver.
+            round: The number of rounds done before this one; None, the default, counts as 0.
         """
 
 
 class AbstractSolver(abc.ABC):
-    """A solver that can tell more of itself than its result: each method but the call has a default.
+    """A solver with further abilities; each method but the call has a default.
 
-    A plain function has all the defaults, see `as_solver`.
+    `as_solver` turns a plain function into a solver with all the defaults.
     """
 
     @abc.abstractmethod
@@ -60,7 +60,7 @@ class AbstractSolver(abc.ABC):
         key: PRNGKey,
         round: RoundNumber | None = None,
     ) -> tuple[Params, Metrics]:
-        """The fitted parameters and means by name, see `LocalSolver`."""
+        """The fitted parameters and means by name, as `LocalSolver` describes."""
 
     def solve_delta(
         self,
@@ -70,42 +70,54 @@ class AbstractSolver(abc.ABC):
         key: PRNGKey,
         round: RoundNumber | None = None,
     ) -> tuple[Params, Rows, Metrics]:
-        """As a call, but the change of the parameters; by default the difference of a call's result.
+        """Fits the parameters as a call does, and returns their change; by default computed as a difference.
 
         Returns:
-            The change; for every table of which it holds rows alone, which these are; the means by name.
+            The change, new minus old; the row numbers of the tables of which the change has some rows only,
+            by the table's path; and the means by name.
         """
         new, metrics = self(objective, params, examples, key, round)
         return jax.tree.map(jnp.subtract, new, params), {}, metrics
 
     def cost(self, examples: Examples, round: RoundNumber | None = None) -> dict[str, Number]:
-        """What a call with these examples takes, by the names of `COSTS`; by default nothing is counted."""
+        """The cost of a call with these examples, by the names of `COSTS`; by default nothing is counted."""
         return {}
 
     def examples_per_step(
         self, examples: Examples, round: RoundNumber | None = None
     ) -> Int[Array, "step"] | None:
-        """How many examples each step of a call takes; by default None: it does not tell."""
+        """The number of examples in each step of a call; by default None: the solver does not tell it."""
         return None
 
     def locality(self, params: Params, tables: Sequence[Table]) -> Locality:
-        """How finely tables among the parameters that it fits may be cut into rows; by default not at all.
+        """How far the tables among the fitted parameters may be cut into rows; by default not at all.
 
-        `"dense"`: it needs whole tables. `"client"`: it may be given all rows that a client touches instead.
-        `"step"`: each of its steps may be given the rows of its batch alone.
+        Args:
+            params: The parameters that are fitted, or their shapes.
+            tables: The tables among their leaves.
+
+        Returns:
+            `"dense"` for a solver that needs whole tables, `"client"` for one that may be given all rows that
+            a client touches, and `"step"` for one whose steps may be given the rows of their batch only.
         """
         return "dense"
 
     def vectorized(self) -> "AbstractSolver":
-        """The solver in a form that vectorises over clients: for objectives that close over arrays or have to
-        be differentiated. By default the solver itself.
+        """The solver in a form that is vectorised over clients; by default the solver itself.
+
+        Objectives that close over arrays or have to be differentiated need this form: a solver that takes one
+        client after the other in a loop allows neither.
         """
         return self
 
 
 @dataclass(frozen=True)
 class _FunctionSolver(AbstractSolver):
-    """A function as a solver, with all defaults."""
+    """A function as a solver, with all defaults.
+
+    Attributes:
+        function: The function that fits the parameters.
+    """
 
     function: LocalSolver
 
@@ -121,5 +133,5 @@ class _FunctionSolver(AbstractSolver):
 
 
 def as_solver(solver: LocalSolver) -> AbstractSolver:
-    """The solver itself if it derives from `AbstractSolver`, and else one that calls it."""
+    """The solver itself if it derives from `AbstractSolver`, else a solver that calls the function."""
     return solver if isinstance(solver, AbstractSolver) else _FunctionSolver(solver)

@@ -1,4 +1,4 @@
-"""Which examples every step of a client takes."""
+"""The mini-batches of a client: the examples of each of its steps."""
 
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ from fedrecon.core._examples import Examples, random_order
 from fedrecon.core._random import fold_in
 from fedrecon.core._types import PRNGKey
 
-# What fitting takes, whatever the machine: steps along a gradient; linear systems that are solved; examples
-# that are gone through for these, counted again in every pass.
+# The cost of fitting, independent of the machine: the number of gradient steps, of linear systems that are
+# solved, and of examples that are processed for both, counted again in every pass.
 COSTS = GRADIENT_STEPS, SOLVES, EXAMPLE_PASSES = "gradient_steps", "solves", "example_passes"
 
 
@@ -20,9 +20,10 @@ class Steps(NamedTuple):
     """The steps of one solver on one client.
 
     Attributes:
-        place: Positions among the client's examples that each step takes, `[step, example]`.
-        valid: `[step, example]`, false where a batch is short and in steps that are not taken.
-        in_order: Whether the steps are the examples cut into pieces, one pass and nothing moved.
+        place: The positions of each step's examples among the client's, `[step, example]`.
+        valid: Whether each of these examples is used, `[step, example]`: false where a batch is short and in
+            steps that are not taken.
+        in_order: Whether the steps are one pass over the examples in their order, so that batches are slices.
     """
 
     place: Int[Any, "step example"]
@@ -30,7 +31,7 @@ class Steps(NamedTuple):
     in_order: bool
 
     def batches(self, examples: Examples) -> Examples:
-        """The batch of every step: leaves `[step, example, ...]`."""
+        """The batches of all steps, with leaves `[step, example, ...]`."""
         steps, batch = self.valid.shape
         if not self.in_order:
             return examples.take(self.place, self.valid)
@@ -52,16 +53,25 @@ def plan_steps(
     shuffle: bool,
     key: PRNGKey | None,
 ) -> Steps:
-    """Lays out `passes` passes (at most `epochs`, which is known before tracing) over a client's batches.
+    """Lays out the steps of several passes over a client's batches.
 
-    A client's own batches are counted, not those of the padding: step t takes batch t modulo their number,
-    so that neither its passes nor `max_steps` depend on how long other clients are.
+    Args:
+        examples: The client's examples, valid ones first.
+        batch_size: The number of examples in a batch; None for all examples.
+        epochs: The largest number of passes, which is known before tracing.
+        passes: The number of passes of this client, at most `epochs`: with adaptive epochs it follows from
+            the round, and may be known only when the program runs.
+        max_steps: The largest number of steps; None for no limit.
+        shuffle: Whether each pass is in a random order of its own.
+        key: The random key of these orders; None without `shuffle`.
     """
+    # Step t takes batch t modulo the number of the client's own batches, without those of the padding:
+    # neither its passes nor `max_steps` depend on the length of other clients.
     batch = min(batch_size or examples.size, examples.size)
     slots = -(-examples.size // batch)
     most = slots * epochs if max_steps is None else min(slots * epochs, max_steps)
     count = examples.count()
-    # All of one type, whether JAX computes in 64 bits or not.
+    # All numbers have the type of `count`, so that the program is the same with and without 64-bit types.
     size = jnp.asarray(batch, count.dtype)
     own = jax.lax.div(count + size - 1, size)  # the client's number of batches
     step, column = jnp.arange(most, dtype=count.dtype), jnp.arange(batch, dtype=count.dtype)

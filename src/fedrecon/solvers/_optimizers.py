@@ -14,14 +14,19 @@ from fedrecon.core._types import Number, Params
 
 
 class NamedOptimizer(optax.GradientTransformationExtraArgs):
-    """An Optax optimiser that knows what it was made of. Made by `optimizer`."""
+    """An Optax optimiser that remembers its name and arguments; `optimizer` makes it.
+
+    Attributes:
+        name: The name by which `optimizer` was called.
+        hyperparameters: The arguments with which `optimizer` was called, by their names.
+    """
 
     name: str
     hyperparameters: dict[str, Any]
 
     @property
     def plain(self) -> bool:
-        """Whether a step is the gradient times a constant: then rows need no trial (see `rows.locality`)."""
+        """Whether a step is the gradient times a constant, so that `rows.locality` need not try it."""
         return (
             self.name == "sgd"
             and set(self.hyperparameters) <= {"learning_rate"}
@@ -34,7 +39,7 @@ class NamedOptimizer(optax.GradientTransformationExtraArgs):
 
 
 class Schedule:
-    """An Optax schedule that prints its arguments. Made by `schedule`."""
+    """An Optax schedule that prints its name and arguments; `schedule` makes it."""
 
     def __init__(self, name: str, arguments: dict[str, Any], function: Callable[[Any], Any]):
         self.name, self.arguments, self.function = name, arguments, function
@@ -47,20 +52,20 @@ class Schedule:
 
 
 def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
-    """The Optax optimiser of that name.
+    """The Optax optimiser of a name.
 
-    Any Optax transformation can be used where this library wants an optimiser; one made here prints
-    its hyperparameters, so that a run's record shows them.
+    Any Optax transformation can be used where this library takes an optimiser; one made here prints its
+    hyperparameters, so that a run's record shows them.
 
     Args:
         name: A function of `optax` that returns an optimiser: `"sgd"`, `"adam"`, `"yogi"`, `"adagrad"`, …; or
-            one of `OWN`.
-        **hyperparameters: Its arguments. `learning_rate` is a positive number or a schedule, which for the
-            server's optimiser counts rounds.
+            `"yogi_zero"`, the library's variant of Yogi.
+        **hyperparameters: The arguments of that function. `learning_rate` is a positive number or a schedule,
+            which counts rounds for the server's optimiser and steps for a client's.
 
     Raises:
-        ValueError: Optax has no such optimiser, it has no such argument, the learning rate is not
-            positive, or a decay of moving means is not in [0, 1).
+        ValueError: There is no such optimiser, it has no such argument, the learning rate is not positive, or
+            a decay rate of moving means is not in [0, 1).
 
     Example:
         >>> optimizer("sgd", learning_rate=0.5)
@@ -91,7 +96,13 @@ def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
 
 
 class YogiState(NamedTuple):
-    """Steps taken, and the moving means of the gradient and of its square."""
+    """The state of `yogi_zero`.
+
+    Attributes:
+        count: The number of steps taken, int32.
+        m: The moving mean of the gradient.
+        v: The moving mean of the squared gradient.
+    """
 
     count: Any
     m: Any
@@ -108,10 +119,11 @@ def yogi_zero(
     makes the first steps up to 1/√(1 - β₂) = 10 times as long where gradients are small.
 
     Args:
-        learning_rate: Positive, or a schedule of the steps done.
-        b1: The decay rate of the first moment m.
-        b2: Decay of v. 0.99 is that of Federated Reconstruction's authors.
-        eps: The constant ε in the denominator; 1e-3 is also the paper's value.
+        learning_rate: The learning rate, above 0, or a schedule of the number of steps taken.
+        b1: The decay rate β₁ of the first moment m; 0.9 by default.
+        b2: The decay rate β₂ of the second moment v; 0.99 by default, as the authors of Federated
+            Reconstruction use.
+        eps: The constant ε in the denominator; 1e-3 by default, the value of Yogi's paper.
 
     References:
         Zaheer et al., Adaptive Methods for Nonconvex Optimization, 2018; Reddi et al., Adaptive Federated
@@ -133,13 +145,17 @@ def yogi_zero(
     return optax.GradientTransformation(init, update)
 
 
-# Of moving means and of momentum.
+# Arguments of optimisers that are decay rates of moving means or of momentum, in [0, 1).
 _DECAYS = {"b1", "b2", "decay", "momentum"}
 OWN: Mapping[str, Callable[..., optax.GradientTransformation]] = {"yogi_zero": yogi_zero}
 
 
 def schedule(name: str, **arguments: Any) -> Schedule:
-    """The Optax schedule of that name, for instance `"cosine_decay_schedule"`.
+    """The Optax schedule of a name.
+
+    Args:
+        name: A function of `optax` that returns a schedule, for instance `"cosine_decay_schedule"`.
+        **arguments: The arguments of that function.
 
     Raises:
         ValueError: Optax has no such schedule or it has no such argument.
@@ -152,7 +168,7 @@ def schedule(name: str, **arguments: Any) -> Schedule:
 
 
 def describe(transformation: optax.GradientTransformation) -> str:
-    """How an optimiser is shown in records."""
+    """The text by which records show an optimiser."""
     if isinstance(transformation, NamedOptimizer):
         return repr(transformation)
     return f"optax:{transformation.init.__qualname__.split('.')[0]}"

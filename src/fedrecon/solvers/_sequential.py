@@ -1,4 +1,4 @@
-"""Clients of a block one after the other where JAX would compute them side by side."""
+"""Computes the clients of a block one after the other where JAX would vectorise over them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +7,14 @@ import jax
 
 
 def sequentially(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn`, which a `vmap` calls in a loop, once for each entry of the mapped axis.
-
-    JAX's `sequential_vmap` leaves itself in the loop's body, for a second `vmap`. JAX's caches hold loops'
-    bodies until many others have come, and with them all that `fn` closes over; this one leaves nothing.
+    """Makes `vmap` call a function in a loop, once for each entry of the mapped axis.
 
     Args:
         fn: The function to call in a loop; its arguments and results are pytrees of arrays.
     """
+    # Not JAX's `sequential_vmap`: that puts itself into the body of the loop, for a second `vmap`. JAX's
+    # caches keep such bodies, and with them all arrays that `fn` closes over, long after the call; this rule
+    # puts nothing but `fn` there.
     looped: Any = jax.custom_batching.custom_vmap(fn)
 
     def rule(axis_size: int, in_batched: list[Any], *args: Any) -> tuple[Any, Any]:

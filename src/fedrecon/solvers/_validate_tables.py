@@ -1,4 +1,4 @@
-"""Whether a model only looks its tables up: tried on a batch, by rows against whole tables."""
+"""Checks on a batch that a model uses its declared tables for look-ups only."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -12,15 +12,15 @@ from fedrecon._kernels.rows import Group, num_rows
 from fedrecon.core._model import leaves_of, with_leaves
 from fedrecon.core._types import Params
 
-_TOLERANCE = 1e-4  # relative to the largest number of an array
+_TOLERANCE = 1e-4  # the difference that counts as rounding, relative to the largest number of an array
 
 
 class Found(NamedTuple):
-    """What a model makes of a batch.
+    """The results of a model on a batch.
 
     Attributes:
-        values: Pytrees of arrays by what they are called in a message.
-        gradients: The gradient of the loss for every global leaf.
+        values: Pytrees of arrays by their names in error messages, such as `"loss"`.
+        gradients: The gradient of the loss by each global leaf, by the leaf's path.
     """
 
     values: dict[str, Any]
@@ -28,7 +28,7 @@ class Found(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A model, to be run on other parameters and other ids.
+    """A model on a batch, to be run again with other parameters and other ids.
 
     Attributes:
         run: A function `(global_params, batch) -> Found` that evaluates the loss.
@@ -46,13 +46,17 @@ class Trial(NamedTuple):
 
 
 def check_lookups(trial: Trial) -> None:
-    """Holds the tables to their declaration.
+    """Checks that tables are used as their declaration promises.
 
-    All is computed again with the rows that the batch does not name set to NaN, and from the named rows
-    alone, their ids renumbered by first occurrence, and in the opposite order. Nothing may change.
+    The model is run again with NaN in the rows that the batch does not name, then with tables of the named
+    rows only and ids renumbered by first occurrence, and once more in the opposite order. No result may
+    change.
+
+    Args:
+        trial: The model, the batch and the declared tables.
 
     Raises:
-        ValueError: Something does; the message names the leaf and the field.
+        ValueError: A result changes; the message names the leaf and the field.
     """
     every = [(group, leaf) for group in trial.tables for leaf in group.leaves]
     if _changed(trial, _poisoned(trial, every), trial.batch):
@@ -86,14 +90,14 @@ def check_lookups(trial: Trial) -> None:
 def check_no_look(
     fn: Callable[..., Any], name: str, global_params: Params, tables: Sequence[Group], *args: Any
 ) -> None:
-    """Holds a function that gets no ids to leaving the tables alone.
+    """Checks that a function which gets no ids does not read the declared tables.
 
     Args:
         fn: The function to check, `(global_params, *args) -> pytree of arrays`.
         name: The function's name in the error message.
         global_params: The global parameters that the function is given.
         tables: The declared tables, which the function must not read.
-        *args: Its other arguments.
+        *args: The function's other arguments.
 
     Raises:
         ValueError: The function's result depends on a table; the message names the leaf.
@@ -116,14 +120,14 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _named(batch: dict[str, Any], group: Group) -> np.ndarray:
-    """The ids that a batch names, in the order in which they come first."""
+    """The ids of a group's rows that a batch names, in the order of their first occurrence."""
     ids = np.concatenate([batch[f].reshape(-1) for f in group.fields])
     _, first = np.unique(ids, return_index=True)
     return ids[np.sort(first)]
 
 
 def _poisoned(trial: Trial, which: Sequence[tuple[Group, str]]) -> Params:
-    """The parameters with NaN in the rows of some tables that the batch does not name."""
+    """The parameters with NaN in those rows of some tables that the batch does not name."""
     leaves, new = leaves_of(trial.params), {}
     for group, leaf in which:
         other = np.ones(num_rows(trial.params, group), bool)
@@ -134,7 +138,7 @@ def _poisoned(trial: Trial, which: Sequence[tuple[Group, str]]) -> Params:
 
 
 def _rows_alone(trial: Trial, rows: Sequence[np.ndarray]) -> tuple[Params, dict[str, Any]]:
-    """The parameters with only these rows of each group's tables, and the batch with ids to match."""
+    """The parameters with only the given rows of each group's tables, and the batch with matching ids."""
     leaves, batch = leaves_of(trial.params), dict(trial.batch)
     new: dict[str, Any] = {}
     for group, rows_of_group in zip(trial.tables, rows, strict=True):
@@ -148,7 +152,14 @@ def _rows_alone(trial: Trial, rows: Sequence[np.ndarray]) -> tuple[Params, dict[
 def _changed(
     trial: Trial, params: Params, batch: dict[str, Any], rows: Sequence[np.ndarray] | None = None
 ) -> str | None:
-    """What is no longer as it was; `rows` are those that the tables in `params` have, None for all."""
+    """The name of the first result that changes; None if none does.
+
+    Args:
+        trial: The model with its results at the start.
+        params: The changed parameters.
+        batch: The batch with matching ids.
+        rows: The rows that each group's tables in `params` have; None for whole tables.
+    """
     outcome = trial.run(params, batch)
     for what, x in trial.start.values.items():
         if not _same(x, outcome.values[what]):
@@ -165,7 +176,11 @@ def _changed(
 
 
 def _to_blame(trial: Trial) -> tuple[list[str], list[str]]:
-    """Tables and their field, which changes something when its rows alone move to the tables' end."""
+    """The leaves and the field to name in the error message.
+
+    For each field the rows that it names are copied to the tables' end, and its ids moved there. The field
+    whose move changes a result is used for more than the look-up.
+    """
     leaves = leaves_of(trial.params)
     for group in trial.tables:
         for field in group.fields:
