@@ -1,1 +1,1 @@
-"""Fast paths that change no number: rows of tables, look-ups, packing, top-k selection, Cholesky solves."""
+"""Fast paths that change no result: rows of tables, look-ups, packing, top-k selection, Cholesky solves."""

@@ -1,6 +1,6 @@
-"""Leaves out the look-ups of a function whose indices are known: `table[0, 1, 2, …]` is the table.
+"""Removes look-ups whose indices are known from a function: `table[0, 1, 2, …]` is the table.
 
-A loss that is given the rows of its batch, and ids that count them, still gathers them one by one, and its
+A loss that is given the rows of its batch, and the ids 0, 1, 2, …, still gathers the rows one by one, and its
 gradient scatters them back. On a CPU that costs more than the arithmetic. Ids that are NumPy arrays while the
 function is traced show which gathers are the identity.
 """
@@ -14,7 +14,8 @@ from jax.extend import core
 
 from fedrecon.core._types import Leaf
 
-# What indexing makes of an index, in NumPy: evaluated ahead where all inputs are known, compiling nothing.
+# The operations by which JAX's indexing prepares an index, in NumPy: they are evaluated during the trace
+# where all inputs are known. In NumPy, since JAX would compile a program for each of them.
 _FOLDED: dict[str, Callable[..., Any]] = {
     "lt": lambda params, a, b: np.less(a, b),
     "add": lambda params, a, b: np.add(a, b),
@@ -26,18 +27,18 @@ _FOLDED: dict[str, Callable[..., Any]] = {
     "squeeze": lambda params, x: np.squeeze(x, tuple(params["dimensions"])),
     "convert_element_type": lambda params, x: np.asarray(x, params["new_dtype"]),
 }
-# Calls of a traced function, looked into; their parameter that holds it.
+# Primitives that call a traced function, whose body is searched as well, and their parameter that holds it.
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
 
 
 def fold_lookups(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` without the gathers along the first axis whose indices are known to be 0, 1, 2, ….
+    """Removes the gathers along the first axis whose indices are known to be 0, 1, 2, … from a function.
 
     Args:
-        fn: A function of pytrees. NumPy arrays among its arguments' leaves are known; all else is not.
+        fn: A function of pytrees. Leaves of its arguments that are NumPy arrays count as known.
 
     Returns:
-        A function of the same value, to be called while tracing.
+        A function with the same result, to be called while tracing.
     """
 
     def folded(*args: Any) -> Any:
@@ -68,7 +69,7 @@ def _is_number(x: Leaf) -> bool:
 
 
 def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], args: list[Any]) -> list[Any]:
-    """Evaluates a jaxpr; what is known is carried as NumPy arrays."""
+    """Evaluates a jaxpr, with known values as NumPy arrays and all others as JAX's."""
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
 
@@ -99,7 +100,7 @@ def _broadcast(x: np.ndarray, shape: tuple[int, ...], dimensions: tuple[int, ...
 
 
 def _apply(whole: core.Jaxpr, eqn: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
-    """One equation, by JAX's own evaluation of a jaxpr that holds nothing else."""
+    """Evaluates one equation as a jaxpr of its own, so that JAX handles all kinds of primitives."""
     given = {v: x for v, x in zip(eqn.invars, inputs, strict=True) if not isinstance(v, core.Literal)}
     alone = core.Jaxpr((), list(given), eqn.outvars, [eqn], debug_info=whole.debug_info)
     return core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*given.values())

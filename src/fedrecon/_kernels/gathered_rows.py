@@ -1,10 +1,9 @@
-"""A client's rows, remembered as rows of the table that they come from.
+"""A memory of the table from which a client's rows were gathered.
 
 A client gets the rows that its examples name. A solver that reads them step by step, each row once, can
-gather each step's rows from the whole table, so that nobody writes all of the client's rows down: on a CPU
-this saves a sixth of a round's time for matrix factorisation. A compiler does not find this, since the rows
-are read in several places. Whoever gathers them therefore notes where they come from, for whatever runs
-within `remembering`.
+gather each step's rows from the global table instead, so that the client's table is never written: on a CPU
+this saves a sixth of a round's time for matrix factorisation. XLA does not find this by itself, since the
+rows are read in several places. So `gather` notes where rows come from, while `remembering` is active.
 """
 
 import contextlib
@@ -20,13 +19,13 @@ from fedrecon.core._types import Number
 
 
 class Gathered(NamedTuple):
-    """Rows that were gathered.
+    """Rows that were gathered from a table.
 
     Attributes:
         rows: The gathered rows, `[row, ...]`.
         table: The table from which the rows were gathered, `[id, ...]`.
-        ids: The numbers of the rows in the table, `[row]`. A number past the table's end may give any finite
-            row.
+        ids: The numbers of the rows in the table, `[row]`. A number past the table's end, which only padding
+            has, may give any finite row.
     """
 
     rows: Array
@@ -39,7 +38,7 @@ _known: contextvars.ContextVar[dict[int, Gathered] | None] = contextvars.Context
 
 @contextlib.contextmanager
 def remembering() -> Iterator[None]:
-    """Remembers what is gathered within, for as long as that lasts."""
+    """Makes `gather` remember the origin of rows until the block ends."""
     before = _known.set({})
     try:
         yield
@@ -48,23 +47,34 @@ def remembering() -> Iterator[None]:
 
 
 def gather(table: Array, ids: Int[Array, "row"]) -> Array:
-    """Rows of a table, `[row, ...]`; ids past its end, which only padding has, give anything finite."""
+    """Rows of a table, `[row, ...]`; ids past its end, which only padding has, give any finite row."""
     rows = table.at[ids].get(mode="clip")
     known = _known.get()
     if known is not None:
-        # By identity: the very same array has the very same rows. It is kept, so that no other takes its id.
+        # By identity and not by value, since the values of a traced array are unknown: the same object has
+        # the same rows. Whatever derives from it is another object, of which nothing is remembered, so that
+        # it is read as usual. The entry keeps the array alive, since Python may give the id of a freed object
+        # to another one.
         known[id(rows)] = Gathered(rows, table, ids)
     return rows
 
 
 def origin(rows: Array) -> Gathered | None:
-    """What is remembered of an array; None where it was not gathered, or was passed on as another array."""
+    """The origin of an array's rows; None if it was not gathered, or derives from an array that was."""
     return (_known.get() or {}).get(id(rows))
 
 
 class StepGathers(NamedTuple):
-    """The rows of every step, gathered when they are asked for: numbers that lie side by side, `stride` from
-    one step to the next. Like `rows.Slices`, without the table in between.
+    """The rows of each step, gathered from the global table when the step reads them.
+
+    It has the methods of `rows.Slices`, which slices the same rows out of the client's table.
+
+    Attributes:
+        table: The global table, `[row, ...]`.
+        ids: The numbers of the client's rows in the global table, `[row]`.
+        start: The first of the client's rows that the first step reads.
+        stride: The number of rows from one step's first row to the next step's.
+        width: The number of rows of a step.
     """
 
     table: Array
@@ -86,6 +96,14 @@ class StepGathers(NamedTuple):
 
 
 def step_gathers(gathered: Gathered, start: int, stride: int, width: int, steps: int) -> StepGathers:
-    """The rows of the first steps of what was gathered; past its end padding reads row 0."""
+    """Rows of steps out of gathered rows; steps past their end, which are padding, read row 0.
+
+    Args:
+        gathered: The client's rows and their origin.
+        start: The first of the client's rows that the first step reads.
+        stride: The number of rows from one step's first row to the next step's.
+        width: The number of rows of a step.
+        steps: The number of steps.
+    """
     short = max(start + steps * stride - len(gathered.ids), 0)
     return StepGathers(gathered.table, jnp.pad(gathered.ids, (0, short)), start, stride, width)

@@ -1,4 +1,4 @@
-"""Many small arrays as few long ones."""
+"""Packs many small arrays into a few long ones."""
 
 import functools
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from jaxtyping import Array, PyTree
 )
 @dataclass(frozen=True)
 class Packed:
-    """A pytree of small arrays, those of one type in a single vector.
+    """A pytree of small arrays, with those of one type in a single vector.
 
-    Every array that a compiled program returns takes some microseconds to hand over: a round's two dozen sums
-    of metrics took as long as a fifth of the host's work.
+    Each array that a compiled program returns costs some microseconds on the host: a round's two dozen sums
+    of metrics took a fifth of the host's time.
 
     Attributes:
-        parts: The numbers of each type, one array after the other, `[number]`.
+        parts: The entries of all arrays of a type, one array after the other, by the type's name.
         structure: The structure of the pytree that was packed.
         kinds: The type and shape of each leaf.
     """
@@ -41,7 +41,7 @@ class Packed:
         return Packed({kind: jnp.concatenate(x) for kind, x in parts.items()}, structure, kinds)
 
     def unpacked(self) -> Any:
-        """The pytree, its leaves NumPy arrays. Waits for the program that makes them."""
+        """The pytree with NumPy arrays as leaves; waits for the program that computes them."""
         parts, starts = jax.device_get(self.parts), dict.fromkeys(self.parts, 0)
         leaves = []
         for kind, shape in self.kinds:

@@ -1,8 +1,8 @@
-"""Rows instead of tables: how a solver or a client works on the rows of an embedding table that it touches.
+"""Rows instead of tables: lets a solver or a client work on the rows of an embedding table that it touches.
 
-A loss that only indexes a table cannot tell the table from the rows that its batch touches, if the ids
-are renumbered to match (federated select, Charles et al., 2022). Ids are renumbered by first occurrence,
-so that an id that comes twice has one row and one gradient.
+A loss that only indexes a table gives the same result on the rows that its batch touches, if the ids are
+renumbered to match (federated select, Charles et al., 2022). Ids are renumbered by first occurrence, so that
+an id that occurs twice has one row and one gradient.
 """
 
 import functools
@@ -22,7 +22,7 @@ from fedrecon.core._model import Table, leaf_at, path_of
 from fedrecon.core._types import Batch, Number, Params
 
 Locality = Literal["step", "client", "dense"]
-_SCALES = (1e-4, 1.0, 1e4)  # of the gradients that an optimiser is tried with
+_SCALES = (1e-4, 1.0, 1e4)  # factors on the gradients with which an optimiser is tried
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Group:
 
 
 def groups(tables: Sequence[Table]) -> tuple[Group, ...]:
-    """Tables joined where they share a field or a leaf.
+    """Groups tables that share a field or a leaf.
 
-    A field can be renumbered, and a leaf cut, in one way only.
+    They belong together, since a field can be renumbered and a leaf be cut in one way only.
     """
     merged: list[tuple[set[str], set[str]]] = []
     for table in tables:
@@ -59,7 +59,7 @@ def groups(tables: Sequence[Table]) -> tuple[Group, ...]:
 
 
 def num_rows(params: Params, group: Group) -> int:
-    """Number of rows of a group's tables.
+    """The number of rows of a group's tables.
 
     Raises:
         ValueError: A leaf is missing, or tables that share a field differ in their number of rows.
@@ -71,12 +71,12 @@ def num_rows(params: Params, group: Group) -> int:
 
 
 def ids_of(data: Batch, group: Group) -> Int[Array, "*id"]:
-    """All ids of a group's fields, flat, field after field. Leading axis of `data`: the example."""
+    """All ids of a group's fields in one vector, field after field; the fields are `[example, ...]`."""
     return jnp.concatenate([jnp.asarray(data[f]).reshape(-1) for f in group.fields])
 
 
 def renumbered(data: Batch, group: Group, ids: Int[Any, "id"]) -> Any:
-    """`data` with a group's fields replaced by `ids`, which are laid out as `ids_of` lays them out."""
+    """`data` with the fields of a group replaced by `ids`, which have the order of `ids_of`."""
     new, start = dict(data), 0
     for f in group.fields:
         size = int(np.prod(jnp.shape(data[f])))
@@ -86,12 +86,12 @@ def renumbered(data: Batch, group: Group, ids: Int[Any, "id"]) -> Any:
 
 
 def first_occurrence(ids: Int[Array, "id"]) -> Int[Array, "id"]:
-    """For each id the position at which it comes first."""
+    """The position of the first occurrence of each id, `[id]`."""
     return jnp.argmax(ids[:, None] == ids[None, :], axis=1)
 
 
 def step_ids(batches: Examples, group: Group) -> Int[Any, "step id"]:
-    """The ids of every step's batch; a NumPy array where they are known before tracing."""
+    """The ids of each step's batch; a NumPy array if they are known before tracing."""
     if len(group.fields) == 1:
         ids = batches.data[group.fields[0]]
         return ids.reshape(ids.shape[0], -1)
@@ -99,14 +99,21 @@ def step_ids(batches: Examples, group: Group) -> Int[Any, "step id"]:
 
 
 def positions_known(batches: Examples, group: Group) -> bool:
-    """Whether no row comes twice among a client's examples, and where each one lies is known."""
+    """Whether a client touches no row of a group twice, and the place of each row is known."""
     field = group.fields[0]
     known = isinstance(batches.data[field], np.ndarray) and batches.data[field].ndim == 2
     return len(group.fields) == 1 and field in batches.positional and known
 
 
 class Slices(NamedTuple):
-    """Rows of every step that lie side by side in a table, `stride` rows from one step to the next."""
+    """The rows of each step where they are neighbours in a table.
+
+    Attributes:
+        table: The table, `[row, ...]`.
+        start: The first row of the first step.
+        stride: The number of rows from one step's first row to the next step's.
+        width: The number of rows of a step.
+    """
 
     table: Array
     start: int
@@ -126,11 +133,15 @@ class Slices(NamedTuple):
 
 
 def slices(table: Array, ids: Int[Any, "step id"]) -> Slices | StepGathers | None:
-    """The rows of every step as slices, where the ids are known to lie so; None where they are not.
+    """The rows of each step as slices of a table; None if the ids are not known to be neighbours.
 
-    They do under the splits and batches that leave the examples in place. Slices are several times as
-    fast as gathers and scatters on a CPU; and where the table itself was gathered, see `gathering`, a step
-    gathers its own slice of that.
+    They are neighbours under splits and batches that leave the examples in place. On a CPU slices are several
+    times as fast as gathers and scatters. If the table was itself gathered, and `gathered_rows` remembers
+    from where, each step gathers its rows from there.
+
+    Args:
+        table: The table, `[row, ...]`.
+        ids: The ids of each step; only those of a NumPy array are known.
     """
     runs = _runs(ids)
     if runs is None:
@@ -138,13 +149,15 @@ def slices(table: Array, ids: Int[Any, "step id"]) -> Slices | StepGathers | Non
     start, stride = runs
     if (gathered := origin(table)) is not None:
         return step_gathers(gathered, start, stride, ids.shape[1], ids.shape[0])
-    short = max(start + ids.shape[0] * stride - table.shape[0], 0)  # ids past the end are padding's
+    # The table is padded for ids past its end, which belong to padding: `dynamic_slice` would shift a slice
+    # that does not fit, and read other rows.
+    short = max(start + ids.shape[0] * stride - table.shape[0], 0)
     padded = jnp.pad(table, [(0, short)] + [(0, 0)] * (table.ndim - 1)) if short else table
     return Slices(padded, start, stride, ids.shape[1])
 
 
 def take(table: Array, ids: Int[Any, "step id"]) -> Array:
-    """Rows of a table, `[step, id, ...]`. Ids past its end, which only padding has, give anything finite."""
+    """Rows of a table, `[step, id, ...]`; ids past its end, which only padding has, give any finite row."""
     sliced = slices(table, ids)
     return table.at[ids].get(mode="clip") if sliced is None else sliced.all(ids.shape[0])
 
@@ -167,12 +180,17 @@ def add(table: Array, ids: Int[Any, "step id"], updates: Array) -> Array:
 
 
 def add_rows(table: Array, ids: Int[Array, "client id"], updates: Array, heavy: bool = False) -> Array:
-    """`table` with clients' updates, `[client, id, ...]`, added to its rows; ids past its end are dropped.
+    """Adds the updates of clients to the rows of a table.
 
-    On a CPU row by row, up to each client's last one that is not dropped: a quarter of the time of XLA's
-    scatter and less there. But not in programs that are compiled as heavy, see `compilation`, in which a loop
-    takes four times as long as a scatter.
+    Args:
+        table: The table, `[row, ...]`.
+        ids: The rows to which each client adds; ids past the table's end are dropped.
+        updates: The updates, `[client, id, ...]`.
+        heavy: Whether the program is compiled as heavy, see `simulation._compilation`; False by default.
     """
+    # On a CPU a loop over the rows, up to each client's last real one, takes at most a quarter of the time of
+    # XLA's scatter. In programs that are compiled as heavy a loop runs operation by operation, and takes four
+    # times as long as the scatter.
     size = table.shape[0]
 
     def sequential(table: Array, ids: Int[Array, "client id"], updates: Array) -> Array:
@@ -182,7 +200,8 @@ def add_rows(table: Array, ids: Int[Array, "client id"], updates: Array, heavy: 
         def client(c: Number, out: Array) -> Array:
             def row(i: Number, out: Array) -> Array:
                 at = jnp.minimum(ids[c, i], size - 1)
-                update = jnp.where(real[c, i], updates[c, i], 0)  # no spare row for them: that takes copies
+                # Padding adds 0 to the last row: a spare row to take it would cost a copy of the table.
+                update = jnp.where(real[c, i], updates[c, i], 0)
                 new = jax.lax.dynamic_index_in_dim(out, at, keepdims=True) + update[None]
                 return jax.lax.dynamic_update_slice_in_dim(out, new, at, 0)
 
@@ -199,7 +218,7 @@ def add_rows(table: Array, ids: Int[Array, "client id"], updates: Array, heavy: 
 
 
 def _runs(ids: Int[Any, "step id"]) -> tuple[int, int] | None:
-    """`(start, stride)` of ids that are known to be `start + stride * step + 0, 1, 2, …`."""
+    """`(start, stride)` of known ids of the form `start + stride * step + 0, 1, 2, …`; None for others."""
     if not isinstance(ids, np.ndarray) or ids.ndim != 2 or not ids.size:
         return None
     start, (steps, width) = int(ids[0, 0]), ids.shape
@@ -209,20 +228,23 @@ def _runs(ids: Int[Any, "step id"]) -> tuple[int, int] | None:
 
 
 def locality(optimizer: optax.GradientTransformation, params: Params, tables: Sequence[Table]) -> Locality:
-    """How finely an optimiser lets the tables among `params` be cut into rows.
+    """How far an optimiser lets the tables among `params` be cut into rows, which is found by a trial.
 
-    `"step"`: it has no state for a row, so that a step may see only its batch's rows. `"client"`: rows do
-    not mix but have state, so that a client may work on all rows that it touches. `"dense"`: rows mix (a
-    norm over the table, say) or move without a gradient, so that only the whole table will do.
+    Args:
+        optimizer: The Optax optimiser.
+        params: The parameters, or their shapes.
+        tables: The tables among the leaves of `params`.
 
-    Found by trying: two steps on a small random table with gradients on some rows only, the whole table
-    against the rows alone. Zero updates for zero gradients would not show it: LAMB has that and mixes rows.
-    Gradients are tried small and large, since clipping by a norm mixes rows from a threshold on.
+    Returns:
+        `"step"` for an optimiser without state for a row, whose steps may see their batch's rows only;
+        `"client"` if rows have state but do not mix, so that a client may work on all rows that it touches;
+        `"dense"` if rows mix (by a norm over the table, say) or move without a gradient, so that the
+        optimiser needs whole tables.
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(jax.eval_shape(lambda: params))
     names = frozenset(t.leaf for t in tables)
     is_table = tuple(path_of(path) in names for path, _ in leaves)
-    # Whatever a table's number of rows, the trial has six: a client's small table needs no trial of its own.
+    # The trial's tables have six rows, so that tables of all sizes, such as the clients', share one trial.
     shapes = tuple(
         ((6, *x.shape[1:]) if table else x.shape, np.dtype(x.dtype))
         for (_, x), table in zip(leaves, is_table, strict=True)
@@ -237,6 +259,11 @@ def _probe(
     shapes: tuple[tuple[tuple[int, ...], np.dtype], ...],
     is_table: tuple[bool, ...],
 ) -> Locality:
+    # An Optax transformation does not tell whether it treats rows one by one, so that it is tried: two steps
+    # on a small random table with gradients on some rows only, once with the whole table and once with the
+    # rows alone. It is not enough to look whether zero gradients give zero updates: LAMB's do, and yet its
+    # norm over the table mixes the rows. Small and large gradients are tried, since clipping by a norm mixes
+    # rows only from a threshold on.
     rng = np.random.default_rng(0)
 
     def tree(rows: int, draw: Callable[[tuple[int, ...]], np.ndarray]) -> list[Any]:
@@ -248,7 +275,9 @@ def _probe(
     def select(leaves: list[Any], rows: Int[np.ndarray, "row"]) -> Any:
         return treedef.unflatten([x[rows] if t else x for x, t in zip(leaves, is_table, strict=True)])
 
-    touched = (np.array([0, 1, 2]), np.array([1, 3]))  # by the two steps
+    # Row 1 is touched by both steps, 0 and 2 by the first, 3 by the second, 4 and 5 by none: state that
+    # decays without a gradient, or is shared between rows, shows in one of them.
+    touched = (np.array([0, 1, 2]), np.array([1, 3]))
     client, everything = np.arange(4), np.arange(6)
     start = tree(6, rng.standard_normal)
     gradients = [tree(6, rng.standard_normal) for _ in touched]
@@ -286,7 +315,7 @@ def _probe(
             by_step,
         )
 
-    # The probe may run while a program is traced: its numbers are known all the same.
+    # The trial may be called while a program is traced; its results are needed at once all the same.
     with jax.ensure_compile_time_eval():
         scaled = [[[(scale * g).astype(g.dtype) for g in grads] for grads in gradients] for scale in _SCALES]
         trials = [jax.device_get(run(start, grads)) for grads in scaled]

@@ -1,4 +1,4 @@
-"""Which rows of tables the steps of a solver read, and their batches with ids to match."""
+"""The rows of tables that the steps of a solver read, and their batches with matching ids."""
 
 from typing import Any
 
@@ -16,11 +16,16 @@ from fedrecon.core._model import Objective, leaf_at
 def frozen_rows(
     objective: Objective, batches: Examples
 ) -> tuple[dict[str, Any], dict[str, rows.Slices | StepGathers], Examples, dict[str, Any]]:
-    """The rows of the frozen tables that every step reads.
+    """The rows of the frozen tables that each step reads.
+
+    Args:
+        objective: The objective with its frozen parameters and their tables.
+        batches: The batches of all steps, with leaves `[step, example, ...]`.
 
     Returns:
-        Rows gathered for all steps at once, `[step, id, ...]`; those that a step can slice out by itself;
-        the batches without the fields that index these rows; and those fields, the same in all steps.
+        The rows that are gathered for all steps at once, `[step, id, ...]`, by the table's path; the rows
+        that a step slices out by itself, by the table's path; the batches without the fields that index these
+        tables; and these fields renumbered, which are the same in all steps.
     """
     gathered: dict[str, Any] = {}
     sliced: dict[str, rows.Slices | StepGathers] = {}
@@ -39,7 +44,10 @@ def frozen_rows(
 
 
 def counted(batches: Examples, group: rows.Group) -> dict[str, Any]:
-    """A group's fields in one step, their ids counted through: NumPy arrays."""
+    """The fields of a group in one step, with the ids 0, 1, 2, …, as NumPy arrays.
+
+    NumPy arrays are known while the loss is traced, so that `fold_lookups` can remove the look-ups.
+    """
     shapes = {f: batches.data[f].shape[1:] for f in group.fields}
     blank = {f: np.zeros(shape, np.int32) for f, shape in shapes.items()}
     total = sum(x.size for x in blank.values())
@@ -48,13 +56,13 @@ def counted(batches: Examples, group: rows.Group) -> dict[str, Any]:
 
 
 def without(batches: Examples, fields: dict[str, Any]) -> Examples:
-    """The batches without some fields."""
+    """The batches without the given fields."""
     data = {f: jnp.asarray(x) for f, x in batches.data.items() if f not in fields} if fields else batches.data
     return Examples(data, batches.mask, tuple(f for f in batches.positional if f not in fields))
 
 
 def with_ids(batches: Examples, group: rows.Group, ids: Int[Array, "step id"]) -> Examples:
-    """The batches with a group's ids replaced, `[step, id]`."""
+    """The batches with the ids of a group replaced by `ids`."""
     data = jax.tree.map(jnp.asarray, batches.data)
     data = jax.vmap(lambda d, i: rows.renumbered(d, group, i))(data, ids)
     return Examples(data, batches.mask, batches.positional)
