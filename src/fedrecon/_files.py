@@ -1,8 +1,8 @@
-"""Files that are whole or not there, folders whose names are on the disk, and locks between processes.
+"""Atomic and durable writing of files and folders, and locks between processes.
 
-All that must survive a kill or a power cut is written through this module. A file is written under another
-name, synced, renamed and its folder synced, in this order: a rename alone may reach the disk before the
-content does, and without the last step a power cut may take the name back.
+All files that must survive a kill or a power cut are written through this module. A file is written under
+another name, synced, renamed, and its folder is synced, in this order: a rename may reach the disk before the
+content if that is not synced, and without the last step a power cut may take the name back.
 """
 
 import errno
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _WRITING, _REMOVING = ".writing", ".removing"
-# What some file systems answer, those of networks above all, when a folder is to be synced: they know no such
-# thing, so that there is nothing to wait for.
+# Errors of file systems, mostly network ones, that cannot sync a folder; there is nothing to wait for then.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -27,10 +26,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     Args:
         path: The file; its folder must exist.
-        content: All that the file shall hold; text is encoded as UTF-8.
+        content: The whole content of the file; text is encoded as UTF-8.
 
     Raises:
-        OSError: The file cannot be written; it is then as it was before.
+        OSError: The file cannot be written; an earlier content is then unchanged.
     """
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -38,12 +37,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]]:
-    """A new file to write to, which takes its name, on the disk, when the block ends without an error.
+    """Opens a new file for writing, which takes its name when the block ends without an error.
 
     Args:
-        path: The name that the file takes. What stood there stays until then, and stays after an error.
-        temporary: The name until then, on the same file system; by default a hidden one in the same folder
-            that `leftovers` lists after a kill.
+        path: The final path of the file. A file that exists is replaced at the end of the block, and stays
+            after an error.
+        temporary: The path of the file until then, on the same file system; by default a hidden one in the
+            same folder, which `leftovers` lists after a kill.
 
     Raises:
         OSError: The file cannot be written.
@@ -52,15 +52,19 @@ def atomic_file(path: Path, temporary: Path | None = None) -> Iterator[IO[bytes]
     with naming(path):
         with open(temporary, "wb") as file:
             yield file
+            # Before the rename: some file systems write a name to the disk before the content it stands for.
             sync(file)
         rename(temporary, path)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Gives errors of the operating system that name no file the name of the one that is written to.
+    """Adds the path of a file to errors of the operating system that name no file.
 
-    A disk that is full is such an error, where a file is written that was opened before.
+    A full disk raises such an error when something is written to a file that is already open.
+
+    Args:
+        path: The path of the file that the block writes.
     """
     try:
         yield
@@ -71,30 +75,30 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def being_written(path: Path) -> Path:
-    """The hidden name that a file or folder has while it is written; `leftovers` lists it after a kill."""
+    """The hidden path of a file or folder while it is written, which `leftovers` lists after a kill."""
     return path.with_name(f".{path.name}{_WRITING}")
 
 
 def rename(source: Path, target: Path) -> None:
-    """Gives a synced file or folder its name, and waits until the name is on the disk.
+    """Renames a synced file or folder, and waits until the name is on the disk.
 
     Args:
-        source: On the same file system.
-        target: A file of this name is replaced at once; a folder of this name must not exist.
+        source: The file or folder, on the same file system as `target`.
+        target: The new path; a file of this path is replaced atomically, a folder must not exist.
     """
     os.replace(source, target)
     sync_folder(target.parent)
 
 
 def sync(file: IO) -> None:
-    """Waits until a file's content is on the disk. The file must be open for writing, as Windows wants it."""
+    """Waits until a file's content is on the disk; Windows requires the file to be open for writing."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(path: Path) -> None:
-    """Waits until a folder's list of names is on the disk, where the file system can be asked for that."""
-    if os.name == "nt":  # Windows keeps it without being asked, and opens no folder
+    """Waits until a folder's list of names is on the disk, if the file system can sync folders."""
+    if os.name == "nt":  # Windows writes the names without being asked, and cannot open a folder
         return
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -107,7 +111,7 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder, and those above it, where they are missing; waits until their names are on the disk."""
+    """Creates a folder and its missing parents, and waits until their names are on the disk."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
@@ -115,7 +119,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """Waits until all that is below a folder is on the disk."""
+    """Waits until all files and folders below a folder are on the disk."""
     for folder, _, names in os.walk(path):
         for name in names:
             # Windows syncs only what was opened for writing.
@@ -125,7 +129,8 @@ def sync_tree(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a folder; a kill on the way leaves it under a name that `leftovers` lists."""
+    """Removes a folder; a kill during the removal leaves it under a name that `leftovers` lists."""
+    # Renamed first: a folder that is half removed must not stand under its name, which says that it is whole.
     doomed = path if path.name.startswith(".") else path.with_name(f".{path.name}{_REMOVING}")
     if doomed != path:
         if doomed.exists():
@@ -140,27 +145,28 @@ def leftovers(folder: Path) -> list[Path]:
 
 
 def lock(path: Path) -> "BaseFileLock":
-    """Locks a file that no other process, nor another call of this one, can lock until it is released.
+    """Locks a file against other processes, and against other calls in this one, until it is released.
 
     The operating system holds the lock, so that it ends with the process, however that ends: a kill leaves
     the file behind, and the next process locks it again. On a network file system the lock holds between
-    hosts only where the file system's own locks do.
+    hosts only if the file system's own locks do.
 
     Args:
-        path: The file, made where it does not exist. It stays when the lock is released: were it removed, two
-            processes could hold locks of one name.
+        path: The file, which is created if it does not exist. It stays when the lock is released: were it
+            removed, two processes could hold locks of one name.
 
     Returns:
-        The lock; its `release()` frees it, from any thread.
+        The lock; its `release()` may be called from any thread.
 
     Raises:
-        BlockingIOError: It is locked already.
+        BlockingIOError: Another process, or another call in this one, holds the lock.
         OSError: The file cannot be written, or its file system has no locks.
     """
-    # Imported here, since it takes 30 ms and most programs lock nothing.
+    # Imported here, since the import takes 30 ms and most programs lock nothing.
     from filelock import FileLock, Timeout
 
-    # Without the fallback: a lock that is merely a file outlives a kill, and would block the next run.
+    # Without filelock's fallback, a file that is itself the lock: it outlives a kill, and would block the
+    # next run.
     held = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False, preserve_lock_file=True)
     try:
         held.acquire()

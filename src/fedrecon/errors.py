@@ -1,4 +1,4 @@
-"""What fedrecon raises beside the standard exceptions, and how it says what may have been meant."""
+"""The exceptions of fedrecon, and checks of arguments that all packages use."""
 
 import difflib
 import operator
@@ -7,11 +7,11 @@ from typing import Any
 
 
 class DataError(ValueError):
-    """Data cannot be used; the message names the file and line or the parameter, the rule and the value."""
+    """Data that cannot be used; the message names file and line or the parameter, the rule and the value."""
 
 
 class UncheckedWarning(UserWarning):
-    """A file of an earlier version has no checksums, so that damage to it would not be noticed."""
+    """A warning that a file of an earlier version has no checksums, so that damage cannot be noticed."""
 
 
 class RunError(ValueError):
@@ -28,17 +28,16 @@ def whole_number(
 ) -> int:
     """Checks a parameter that must be a whole number, and returns it as an `int`.
 
-    Integers of NumPy and JAX are accepted: they come out of arrays, and the result is the `int` of the same
-    value, so that what is stored, hashed and printed does not depend on where a number came from. Booleans
-    are refused, although Python counts them among the integers: where a number is expected, `True` is a
-    mistake.
+    Integers of NumPy and JAX are accepted, and the result is the `int` of the same value, so that what is
+    stored, hashed and printed does not depend on where a number came from. Booleans are refused, although
+    Python counts them among the integers: where a number is expected, `True` is a mistake.
 
     Args:
         name: The parameter's name, for the message.
-        value: The value that was given.
-        least: The smallest value allowed; None for no limit.
-        most: The largest value allowed, only together with `least`; None for no limit.
-        error: The class of the error.
+        value: The value to check.
+        least: The smallest value allowed; None, the default, for no limit.
+        most: The largest value allowed, only together with `least`; None, the default, for no limit.
+        error: The class of the error that is raised; ValueError by default.
 
     Raises:
         ValueError: The value is not a whole number, or is out of its range. The message names the
@@ -58,13 +57,14 @@ def store_whole_numbers(owner: Any, least: int, *names: str, optional: bool = Fa
     """Checks attributes of a frozen dataclass in its `__post_init__`, and stores each as an `int`.
 
     Args:
-        owner: The instance.
-        least: The smallest value allowed.
-        names: Names of the attributes.
-        optional: Whether an attribute may also be None, which stays.
+        owner: The instance whose attributes are checked.
+        least: The smallest value that the attributes may have.
+        *names: Names of the attributes to check.
+        optional: Whether an attribute may also be None, which is left unchanged; False by default.
 
     Raises:
-        ValueError: As `whole_number`.
+        ValueError: An attribute is not a whole number, or is below `least`. The message names the attribute,
+            the rule and the value.
     """
     for name in names:
         value = getattr(owner, name)
@@ -73,20 +73,28 @@ def store_whole_numbers(owner: Any, least: int, *names: str, optional: bool = Fa
 
 
 def plain(value: Any) -> str:
-    """A value as a message shows it: a NumPy scalar like Python's own, `3` and not `np.int64(3)`."""
-    # Told by the name of its module: importing NumPy here would double the start-up of `fedrecon --help`.
+    """The text of a value in a message, with a NumPy scalar as Python's: `3` and not `np.int64(3)`."""
+    # Recognised by the name of its module: importing NumPy here would double the start of `fedrecon --help`.
     scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
     return repr(value.item() if scalar else value)
 
 
 def of_kind(kind: type, **given: Any) -> None:
-    """Raises a TypeError that names the first of the parameters given which is not of the kind."""
+    """Checks that parameters are instances of a class.
+
+    Args:
+        kind: The class.
+        **given: The parameters by their names.
+
+    Raises:
+        TypeError: A parameter is not an instance of the class; the message names it.
+    """
     for name, value in given.items():
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be of the class {kind.__name__}, got {type(value).__name__}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known one that is nearest, if one is near."""
+    """The end of a message about an unknown name: a question with the nearest known name, if one is near."""
     near = difflib.get_close_matches(name, list(known), 1, 0.4)
     return f"; did you mean {near[0]!r}?" if near else ""
