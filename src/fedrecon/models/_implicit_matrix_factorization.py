@@ -1,4 +1,4 @@
-"""Implicit feedback, which items a user has, by matrix factorisation with the user's side local."""
+"""Matrix factorisation for implicit feedback, with the users' factors local."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,10 +26,10 @@ def implicit_factorization(
     penalty: float = 0.003,
     init_scale: float = 0.1,
 ) -> Model:
-    """Scores s_i = v_i·u of items, their factors v global and the user's u local, from interactions alone.
+    """Scores s_i = v_i·u of items, with item factors v global and the user's factors u local.
 
     An example is an interaction with the item i. Batches have the fields `item` and, where interactions
-    count differently, `weight` (w, else 1). Losses over the whole catalogue are
+    count differently, `weight` (w in the formulas, else 1). Losses over the whole catalogue are
 
     - `"squared"`: w (1 - s_i)² for every interaction, and `unobserved` s_j² for every item j of the
       catalogue, whatever the client has. Quadratic in u, so that one step of `Newton` is exact; the sum over
@@ -52,16 +52,18 @@ def implicit_factorization(
     Args:
         num_items: The number of items, which is the number of rows of the item table.
         factors: The length of a factor vector.
-        loss: The loss, one of the names above.
-        unobserved: Weight of an item as unobserved, with `"squared"`.
-        penalty: The factor λ of the squared lengths in the formulas above, at least 0.
-        init_scale: All factors start from N(0, init_scale² / factors).
+        loss: Name of the loss, one of those above; `"squared"` by default.
+        unobserved: The weight of every item's squared score in the loss `"squared"`, at least 0; 0.1 by
+            default.
+        penalty: The factor of the squared lengths in the penalty above, at least 0; 0.003 by default.
+        init_scale: The scale of the initial factors, which are drawn from N(0, init_scale² / factors); 0.1 by
+            default.
 
     Returns:
-        A model without metrics of its own: it is to be measured by `fedrecon.evaluation.Ranking`.
+        A model without metrics; `fedrecon.evaluation.Ranking` measures it.
 
     Raises:
-        ValueError: A number is out of its range, or there is no such loss.
+        ValueError: A number is out of its range, or there is no loss of that name.
 
     References:
         Hu, Koren and Volinsky, Collaborative Filtering for Implicit Feedback Datasets, ICDM 2008. Rendle et
@@ -93,7 +95,7 @@ def implicit_factorization(
         own: Float[Any, "example"],
         batch: Batch,
     ) -> Any:
-        """The loss of interactions with the scores `own`, without weight and penalty."""
+        """The loss of each interaction, without weight and penalty; `own` are the scores of their items."""
         if loss == "squared":
             return jnp.square(1 - own)
         if loss == "softmax":
@@ -107,7 +109,7 @@ def implicit_factorization(
 
     def total_loss(global_params: Params, local_params: Params, batch: Batch, key: PRNGKey | None) -> Mean:
         item, user = global_params["item"]["factors"], local_params["user"]["factors"]
-        rows = item[batch["item"]]  # once: its derivative is a scatter into a whole table
+        rows = item[batch["item"]]  # gathered once: the derivative of each gather is a scatter into the table
         losses = error(item, user, _product(rows, user), batch)
         losses += penalty * (jnp.sum(jnp.square(rows), -1) + jnp.sum(jnp.square(user)))
         return Mean.of(losses, batch.get("weight"))
@@ -134,10 +136,11 @@ def _product(a: Float[Any, "..."], b: Float[Any, "..."]) -> Any:
 
 @jax.custom_jvp
 def sum_of_squares(V: Float[Any, "item factor"], u: Float[Any, "factor"]) -> Any:
-    """|V u|² as uᵀ(VᵀV)u: by derivatives in `u` the matrix VᵀV serves all clients.
+    """|V u|², computed as uᵀ(VᵀV)u, with a derivative of its own.
 
-    The derivative in `V` is 2 (V u) uᵀ, of the cost of V itself. JAX would find it through VᵀV, as a product
-    of V with a matrix for every client.
+    The matrix VᵀV does not depend on the client, so that value and derivatives in `u` cost one small product
+    for each. The derivative in `V` is 2 (V u) uᵀ, computed from V directly: through VᵀV, as JAX would derive
+    it, it were a product of V with another matrix for every client.
 
     Args:
         V: The item factors, `[item, factor]`.

@@ -1,4 +1,4 @@
-"""Matrix factorisation with the user's side local."""
+"""Matrix factorisation of ratings, with the users' factors local."""
 
 from typing import Any, Literal
 
@@ -27,21 +27,22 @@ def matrix_factorization(
 ) -> Model:
     """Ratings as products of item factors (global) and user factors (local).
 
-    The prediction for item i is v_i·u, plus the item's, the user's and the global bias where there are
-    such; the loss is the squared error. The defaults are the paper's: raw ratings, no biases, no penalties.
+    The prediction for item i is v_i·u, plus the item's, the user's and the global bias if the model has them;
+    the loss is the squared error. The defaults are the paper's: raw ratings, no biases, no penalties.
 
     Batches have the fields `item` (row of the tables) and `rating`.
 
     Args:
         num_items: The number of items, which is the number of rows of the item tables.
-        factors: The length of a factor vector.
+        factors: The length of a factor vector; 50 by default.
         item_bias: Whether items have a bias, a global parameter that starts at 0; False by default.
         user_bias: Whether users have a bias, a local parameter that starts at 0; False by default.
         global_bias: A fixed number that is added to all predictions, such as the mean of the training
-            ratings; None for none.
-        init: The distribution of all factors at the start: U(-init_scale, init_scale) or N(0, init_scale²).
-        init_scale: The scale of the initial factors: half the width of the uniform distribution, or the
-            deviation of the normal one.
+            ratings; None, the default, for none.
+        init: The distribution of the initial factors: `"uniform"`, the default, for U(-init_scale,
+            init_scale), or `"normal"` for N(0, init_scale²).
+        init_scale: The scale of the initial factors, half the width of the uniform distribution or the
+            standard deviation of the normal one; 0.05 by default.
         user_penalty: The factor of |u|², which is added to the sum of a solver's squared errors; 0 by
             default.
         user_bias_penalty: The factor of the user's squared bias, which is added to the sum of a solver's
@@ -99,7 +100,8 @@ def matrix_factorization(
 
     def metrics(global_params: Params, local_params: Params, batch: Batch) -> dict[str, Mean]:
         error = predict(global_params, local_params, batch) - batch["rating"]
-        hit = jnp.where(jnp.isnan(error), jnp.nan, jnp.abs(error) <= 0.5)  # no prediction is no miss
+        # A comparison with NaN is false: the accuracy of a diverged model would look like 0 instead of NaN.
+        hit = jnp.where(jnp.isnan(error), jnp.nan, jnp.abs(error) <= 0.5)
         return {"mse": Mean.of(jnp.square(error)), "accuracy": Mean.of(hit.astype(jnp.float32))}
 
     def penalty(global_params: Params, local_params: Params) -> Any:

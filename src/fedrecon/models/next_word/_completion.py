@@ -1,4 +1,4 @@
-"""The next words of a new user: what a model makes of a prompt with and without the user's own part."""
+"""Completion of a prompt for a new user, with and without the user's local parameters."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ STOP, OTHER = "(end of sentence)", "(another word)"
 
 
 class Completion(NamedTuple):
-    """What may follow a prompt, the likeliest first.
+    """The most probable next words after a prompt, the most probable first.
 
     Attributes:
-        general: Words and their probabilities, by the fresh local parameters that every client starts from,
-            which know no user's words: all buckets together are "(another word)".
-        personal: The most probable next words by the parameters reconstructed from the user's text, with
-            their probabilities. A bucket is shown as the user's own most frequent word in it, where there is
-            one; all other buckets together are "(another word)".
+        general: Words and their probabilities by the initial local parameters, which know no user's words.
+            All buckets together are shown as "(another word)".
+        personal: Words and their probabilities by the local parameters that were reconstructed from the
+            user's text. A bucket is shown as the user's most frequent word in it, if there is one; all other
+            buckets together are shown as "(another word)".
     """
 
     general: list[tuple[str, float]]
@@ -56,16 +56,16 @@ def complete(
         global_params: The global parameters of the server.
         round: The number of rounds after which the parameters were taken.
         vocabulary: The vocabulary of the run.
-        history: The user's own sentences, the support set.
-        prompt: The beginning of a sentence; of one longer than `length` the end counts.
+        history: The user's sentences, which are the support set.
+        prompt: The beginning of a sentence; of a longer one only the last `length` words count.
         tokenize: The tokenizer of the run.
         length: The number of words to which a sentence is cut.
-        most: Words to show, fewer where there are not so many.
-        seed: The seed of the client's draws.
+        most: The largest number of words to return; 5 by default.
+        seed: The seed of the client's draws; 0 by default.
 
     Raises:
-        DataError: `history` holds no word.
-        ValueError: A number is not whole, or out of its range.
+        DataError: `history` contains no word.
+        ValueError: A number is not a whole number, or is out of its range.
     """
     length, most = whole_number("length", length, 1), whole_number("most", most, 1)
     round, seed = whole_number("round", round, 0), whole_number("seed", seed)
@@ -89,7 +89,7 @@ def complete(
     def likeliest(known: int, names: list[str]) -> list[tuple[str, float]]:
         p = np.asarray(probabilities(np.arange(count) < known))
         nobodys = np.array([i >= vocabulary.rows and name is OTHER for i, name in enumerate(names)])
-        # All words that nobody named are one choice; padding and begin are none.
+        # All buckets without a name are one choice together; padding and begin cannot follow a word.
         choices = [(names[i], float(p[i])) for i in np.flatnonzero(~nobodys) if i >= END]
         if nobodys.any():
             choices.append((OTHER, float(p[nobodys].sum())))
@@ -106,14 +106,14 @@ def _prompt(vocabulary: Vocabulary, words: list[str], length: int) -> dict[str, 
 
 
 def _names(vocabulary: Vocabulary) -> list[str]:
-    """What each id is shown as, where no user is known."""
+    """The text by which each id is shown, without a user's words."""
     names = [*vocabulary.named().tolist(), *[OTHER] * vocabulary.output_buckets]
     names[END] = STOP
     return names
 
 
 def _with_own(names: Sequence[str], vocabulary: Vocabulary, texts: Clients) -> list[str]:
-    """The same with the user's own most frequent word for its bucket."""
+    """The texts of all ids, each bucket named by the user's most frequent word in it, if there is one."""
     names = list(names)
     lexicon = texts.vocabularies["token"]
     used = Counter(lexicon[i] for i in texts.column("token").reshape(-1).tolist() if i)

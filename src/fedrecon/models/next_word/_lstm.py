@@ -1,8 +1,8 @@
-"""A long short-term memory over whole sentences, with a gradient of its own.
+"""A long short-term memory over whole sentences, with a backward pass of its own.
 
-Automatic differentiation of a scan makes the gradient by the weights step by step: a small product and an
-addition over the whole matrix at each. Here the backward scan carries the state's gradient alone; those by
-the weights are one product over all steps afterwards, and left out where the weights are frozen.
+JAX's derivative of a scan adds up the gradient by the weights step by step, with a small product and an
+addition over the whole matrix in each. Here the backward scan carries only the gradient by the state; that by
+the weights is one product over all steps afterwards, and is left out where the weights are frozen.
 """
 
 from typing import Any
@@ -20,11 +20,11 @@ def lstm(
     bias: Float[Array, " gates"],
     x: Float[Array, "time batch input"],
 ) -> Float[Array, "time batch unit"]:
-    """Outputs of an LSTM that starts from zeros, as Keras has it.
+    """The outputs of an LSTM that starts from zeros, with the gates in Keras' order.
 
     With z_t = x_t kernel + h_{t-1} recurrent + bias cut into i, f, g, o:
-    c_t = σ(f) c_{t-1} + σ(i) tanh(g) and h_t = σ(o) tanh(c_t). Products are computed in the dtype of
-    `x` and added up in 32 bits; the state is kept in 32 bits.
+    c_t = σ(f) c_{t-1} + σ(i) tanh(g) and h_t = σ(o) tanh(c_t). Factors of products have the dtype of `x`;
+    sums and the state are float32.
 
     Args:
         kernel: The matrix of the inputs, `[input, 4 * unit]`; its columns are the gates input, forget, cell
@@ -44,6 +44,8 @@ def _forward(
 ) -> Any:
     args = kernel.value, recurrent.value, bias.value, x.value
     h, before, gates = _steps(*args)
+    # `symbolic_zeros` tells which arguments are differentiated. With frozen weights, as in a reconstruction,
+    # the backward pass needs no outputs and writes no array of gates.
     trained = kernel.perturbed or recurrent.perturbed or bias.perturbed
     return h, (args[0], args[1], args[3], h if trained else None, before, gates)
 
@@ -54,7 +56,7 @@ def _steps(
     bias: Float[Array, " gates"],
     x: Float[Array, "time batch input"],
 ) -> Any:
-    """Of all steps the outputs, the cells before them, and the gates."""
+    """The outputs of all steps, the cells before each, and the gates after their activation."""
     zeros = jnp.zeros((x.shape[1], recurrent.shape[0]), jnp.float32)
     of_input, of_output = kernel.astype(x.dtype), recurrent.astype(x.dtype)
 
@@ -62,7 +64,8 @@ def _steps(
         carry: tuple[Float[Array, "batch unit"], Float[Array, "batch unit"]], x: Float[Array, "batch input"]
     ) -> Any:
         before, h = carry
-        # Both products here: what they make is read while it is in the cache.
+        # Both products are computed here, and not that of the inputs for all steps at once: their results are
+        # read again while they are in the cache.
         gates = _activated(_product(x, of_input) + _product(h.astype(x.dtype), of_output) + bias)
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         c = f * before + i * g
@@ -73,7 +76,7 @@ def _steps(
 
 
 def _activated(z: Float[Array, "batch gates"]) -> Any:
-    """The gates, all by one tanh: σ(z) = (1 + tanh(z/2)) / 2."""
+    """The gates after their activation, all by one tanh: σ(z) = (1 + tanh(z/2)) / 2."""
     units = z.shape[-1] // 4
     half = jnp.concatenate([jnp.full(2 * units, 0.5), jnp.ones(units), jnp.full(units, 0.5)])
     return jnp.tanh(z * half) * half + (1 - half)
@@ -88,7 +91,8 @@ def _backward(saved: tuple[Any, ...], dh: Float[Array, "time batch unit"]) -> An
     ) -> Any:
         dc, dh = carry
         above, gates, before = now
-        # By the gates of one step, which are in the cache; for all steps at once it takes longer.
+        # The derivatives are computed from the gates of one step, which are in the cache; for all steps at
+        # once they take longer.
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         t = jnp.tanh(f * before + i * g)
         dh = dh + above
@@ -96,7 +100,8 @@ def _backward(saved: tuple[Any, ...], dh: Float[Array, "time batch unit"]) -> An
         to_gates = dc * g * i * (1 - i), dc * before * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o)
         dz = jnp.concatenate(to_gates, -1)
         small = dz.astype(x.dtype)
-        # With the weights frozen nothing else needs this step's gates, and they are never written down.
+        # With frozen weights nothing else needs the gradients by this step's gates: they become those by its
+        # input at once, and no array `[time, batch, gates]` is written.
         kept = _back(small, of_input).astype(x.dtype) if h is None else dz
         return (dc * f, _back(small, of_output)), kept
 
@@ -115,13 +120,17 @@ def _product(x: Float[Array, "... inner"], matrix: Float[Array, "inner outer"]) 
 
 
 def _back(x: Float[Array, "... inner"], matrix: Float[Array, "outer inner"]) -> Any:
-    """Product with the transpose, which outside of a loop is written down and takes as long as the loop."""
+    """The product with a matrix's transpose.
+
+    It is a contraction over the second axes and not a product with `matrix.T`: XLA would move the
+    transposition out of the loop and write the transposed matrix, which takes as long as the loop.
+    """
     last = ((x.ndim - 1,), (1,))
     return jax.lax.dot_general(x, matrix, (last, ((), ())), preferred_element_type=jnp.float32)
 
 
 def _over_time(x: Float[Array, "time batch input"], dz: Float[Array, "time batch gates"]) -> Any:
-    """The sum over steps and batch of x ⊗ dz: one product."""
+    """The sum of x ⊗ dz over steps and batch, as one product."""
     flat = x.reshape(-1, x.shape[-1]).T
     return _product(flat, dz.reshape(-1, dz.shape[-1]))
 

@@ -1,4 +1,4 @@
-"""What is measured of a model's predictions: losses and accuracies per token."""
+"""Metrics of next-word models: losses and accuracies per token."""
 
 import math
 from collections.abc import Callable
@@ -15,8 +15,11 @@ from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.datasets.text._vocabulary import END
 from fedrecon.models.next_word._output_layer import affine, scored
 
-CHUNK = 16  # sentences that go through the network at a time when nothing is trained,
-SCORED = 2  # and whose scores are held: many clients side by side would not fit a CPU's cache otherwise
+# The number of sentences that go through the network at a time in an evaluation, and of sentences whose
+# scores of all ids are held at a time: the scores of many vectorised clients would otherwise not fit a CPU's
+# cache.
+CHUNK = 16
+SCORED = 2
 
 Logits = Float[Array, "sentence position id"]
 Targets = Int[Array, "sentence position"]
@@ -24,12 +27,18 @@ Targets = Int[Array, "sentence position"]
 
 @runtime_checkable
 class InnerFn(Protocol):
-    """Computes what a network gives its output layer."""
+    """Computes the input of a network's output layer."""
 
     def __call__(
         self, global_params: Params, local_params: Params, batch: Batch, /
     ) -> Float[Array, "sentence position width"]:
-        """The output layer's input, in the dtype in which products are computed."""
+        """The input of the output layer, in the dtype of the products' factors.
+
+        Args:
+            global_params: The global parameters of the network.
+            local_params: The client's local parameters.
+            batch: The fields of the batch's sentences, each `[sentence, position]`.
+        """
 
 
 def loss_and_hits(
@@ -38,9 +47,10 @@ def loss_and_hits(
     x: Float[Array, "sentence position width"],
     target: Targets,
 ) -> tuple[Mean, Mean]:
-    """Of each sentence the sum over its tokens of -log p(target), and the tokens whose id scores highest.
+    """The cross-entropy and the accuracy of each sentence, as sums over its tokens with their number.
 
-    Both with the number of its tokens. A tie for the first place counts as a hit.
+    The first is the sum of -log p(target), the second the number of tokens whose id has the highest score; a
+    tie counts as a hit.
 
     Args:
         kernel: The matrix of the output layer, `[width, id]`.
@@ -54,13 +64,13 @@ def loss_and_hits(
 
 
 def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dict[str, Mean]:
-    """All metrics, of each sentence.
+    """All metrics of next-word models, for each sentence.
 
     Args:
-        logits: The scores of all ids in 32 bits, `[sentence, position, id]`.
+        logits: The scores of all ids, `[sentence, position, id]`, float32.
         target: The id of the word that followed, `[sentence, position]`; 0 where no word followed.
-        bucket: The input's local row; -1 where it has none.
-        rows: Ids below are shared words and the like, those from there on are buckets.
+        bucket: The local row of the input word, `[sentence, position]`; -1 where it has none.
+        rows: The first id of a bucket; lower ids are the shared words, padding, begin and end.
 
     Returns:
         `cross_entropy`, `accuracy` and `top_3_accuracy` over all tokens; `accuracy_no_oov` over those that
@@ -74,12 +84,13 @@ def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dic
     real, shared = target > 0, (target > 0) & (target < rows)
     words = shared & (target != END)
     picked = _at(logits, target)
-    # Every score is read once for a maximum and once for a sum: those over all ids come from two parts.
+    # The maximum and the sum over all ids are merged from those of the shared words and of the rest, which
+    # the restricted metrics need anyway: each score is read once for a maximum and once for a sum.
     known, others = logits[..., END:rows], jnp.concatenate([logits[..., :END], logits[..., rows:]], -1)
     known_most, known_sum = jnp.max(known, -1), jax.nn.logsumexp(known, -1)
     hit = picked >= jnp.maximum(known_most, jnp.max(others, -1))
     log_sum = jnp.logaddexp(known_sum, jax.nn.logsumexp(others, -1))
-    above = jnp.sum(~(logits <= picked[..., None]), -1)  # what is no number is above
+    above = jnp.sum(~(logits <= picked[..., None]), -1)  # NaN counts as above the target
     return {
         "cross_entropy": _tokens(log_sum - picked, real),
         "accuracy": _tokens(hit, real),
@@ -96,18 +107,18 @@ def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dic
 
 
 def predicts_words(init_global: InitGlobalFn, init_local: InitLocalFn, inner: InnerFn, rows: int) -> Model:
-    """A model of next words by what its output layer is given.
+    """Makes a next-word model from a network without its output layer.
 
     Args:
-        init_global: The model's `init_global`, see `Model`. The table of the shared words is the leaf
-            `embedding`; the output layer is the leaves `output/kernel`, `[width, id]`, and `output/bias`.
-        init_local: The model's `init_local`, see `Model`.
-        inner: `(global_params, local_params, batch) -> the output layer's input`, `[sentence, position,
-            width]`, in the dtype in which products are computed.
+        init_global: Draws the global parameters. Their leaf `embedding` is the table of the shared words; the
+            leaves `output/kernel`, `[width, id]`, and `output/bias`, `[id]`, are the output layer.
+        init_local: Draws a client's local parameters.
+        inner: Computes the input of the output layer, `(global_params, local_params, batch) -> [sentence,
+            position, width]`, in the dtype of the products' factors.
         rows: The number of rows of the table of the shared words.
 
     Returns:
-        A model with the metrics of `readings`; while it is trained it reports `accuracy` alone.
+        A model with the metrics of `readings`; training reports `accuracy` only.
     """
 
     def predict(g: Params, x: Params, batch: Batch) -> Logits:
@@ -148,10 +159,10 @@ def predicts_words(init_global: InitGlobalFn, init_local: InitLocalFn, inner: In
 
 
 def in_chunks(fn: Callable[[PyTree], PyTree], batch: Batch, most: int) -> Any:
-    """`fn` of a batch of sentences, at most `most` at a time: scores of a whole client may not fit in memory.
+    """Applies a function to a few sentences of a batch at a time, since all scores may not fit in memory.
 
     Args:
-        fn: Pytree of arrays `[sentence, ...]` to one of such arrays.
+        fn: The function, from a pytree of arrays `[sentence, ...]` to another one.
         batch: The argument of `fn`, a pytree of arrays `[sentence, ...]`.
         most: The largest number of sentences that go through `fn` at a time.
     """

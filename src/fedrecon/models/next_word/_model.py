@@ -1,4 +1,4 @@
-"""The paper's model: an LSTM that predicts the next word, the embeddings of a client's own words local."""
+"""The paper's next-word LSTM, with the embeddings of words outside of the shared vocabulary local."""
 
 from typing import Any, Literal
 
@@ -24,11 +24,11 @@ def next_word_lstm(
     hidden: int = 670,
     precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Model:
-    """Embedding → LSTM → dense → dense to all ids, of `vocabulary`'s layout.
+    """A network of an embedding, an LSTM, a dense layer and a dense output layer to all ids.
 
     Global are the embeddings of padding, begin, end and the shared words, the LSTM and both dense layers
-    (the second's outputs for the buckets included); local are the embeddings of the buckets. An example
-    is a sentence; losses and metrics are sums over its tokens, so that a client's weight is its tokens.
+    (the outputs for the buckets included); local are the embeddings of the buckets. An example is a sentence;
+    losses and metrics are sums over its tokens, so that a client's weight is its number of tokens.
 
     Batches have the fields `word`, `bucket` and `target`, int `[position]`: see `Vocabulary.encode`. The
     embedding of an input is the local row where there is one, and else the global one.
@@ -37,20 +37,22 @@ def next_word_lstm(
         words: The number of shared words, which have global rows.
         buckets: The number of local rows, which all other words share.
         output_buckets: The number of output ids of the other words; None for as many as `buckets`.
-        embedding: Length of an embedding, and width of the dense layer before the last. 96 is the paper's.
-        hidden: Units of the LSTM. 670 is the paper's.
-        precision: The type of the factors of matrix products; sums, states and parameters have 32 bits.
+        embedding: The length of an embedding and the width of the first dense layer; 96, the paper's, by
+            default.
+        hidden: The number of units of the LSTM; 670, the paper's, by default.
+        precision: The type of the factors of matrix products, `"float32"` by default; sums, states and
+            parameters are float32 in any case.
 
     Returns:
-        A model with the metrics of `readings`; while training it reports `accuracy` alone. `predict` takes
+        A model with the metrics of `readings`, of which training reports `accuracy` only. `predict` takes
         `word` and `bucket` and returns scores, `[sentence, position, id]`.
 
     Raises:
-        ValueError: A number is not whole, or out of its range.
+        ValueError: A number is not a whole number, or is out of its range.
 
     References:
         Singhal et al., Federated Reconstruction, NeurIPS 2021, section 5.1, and Reddi et al., Adaptive
-        Federated Optimization, 2021, for the network; starts are those of Keras' layers.
+        Federated Optimization, 2021, for the network; initial parameters are those of Keras' layers.
     """
     words, buckets = whole_number("words", words, 0), whole_number("buckets", buckets, 1)
     embedding, hidden = whole_number("embedding", embedding, 1), whole_number("hidden", hidden, 1)
@@ -62,7 +64,7 @@ def next_word_lstm(
     def init_global(key: PRNGKey) -> Any:
         keys = jax.random.split(key, 5)
         glorot, orthogonal = jax.nn.initializers.glorot_uniform(), jax.nn.initializers.orthogonal()
-        # The forget gate starts open.
+        # The bias of the forget gate starts at 1, so that the cell keeps its content at first.
         bias = jnp.zeros(4 * hidden).at[hidden : 2 * hidden].set(1.0)
         return {
             "embedding": _uniform(keys[0], (rows, embedding)),
@@ -91,5 +93,5 @@ def next_word_lstm(
 
 
 def _uniform(key: PRNGKey, shape: tuple[int, ...]) -> Any:
-    """Keras' start of an embedding."""
+    """The initial values of Keras' embedding layer, U(-0.05, 0.05)."""
     return uniform(key, shape, -0.05, 0.05)

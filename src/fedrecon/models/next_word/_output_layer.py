@@ -1,9 +1,9 @@
-"""The output layer and its loss in one, with a gradient of its own.
+"""The output layer and its loss in one function, with a gradient of its own.
 
-The scores of all ids are the largest array of a step by far. A softmax as one writes it waits for their
-maximum before it can raise them; here a number near it is known beforehand, so that a part of the ids is
-made, raised and multiplied back while a CPU has it in its cache. What the gradient needs beside that is a
-factor for each token, which goes to the small arrays on the other side of the products.
+The scores of all ids are by far the largest array of a step. A usual softmax needs their maximum before it
+can exponentiate any of them. Here a number near the maximum is computed beforehand, so that the scores of a
+part of the ids are computed, exponentiated and multiplied back while they are in a CPU's cache. The gradient
+needs one more factor for each token, by which the small arrays on the other side of the products are scaled.
 """
 
 import math
@@ -15,21 +15,24 @@ import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-_PIECE = 700_000  # scores of a client at a time, about: 3 MB
-_FIRST = 32  # ids whose scores tell about how high the highest is
-_ABOVE = 60.0  # how far a score may be above what is taken from it: powers and their sums stay finite,
-_BELOW = 50.0  # and how far below: what then counts for nothing is below the sum's precision
+_PIECE = 700_000  # about the number of scores of a client that are computed at a time, 3 MB
+_FIRST = 32  # the number of ids whose scores bound the maximum from below
+# A softmax subtracts a number from all scores. The highest score may be at most so far above that number, for
+# exponentials and their sums to stay finite in float32, and at most so far below it, for those that then
+# round to 0 to lie below the precision of the sum.
+_ABOVE = 60.0
+_BELOW = 50.0
 
 
 def affine(
     kernel: Float[Array, "width id"], bias: Float[Array, " id"], x: Float[Array, "*token width"]
 ) -> Float[Array, "*token id"]:
-    """A dense layer, x kernel + bias, in 32 bits; the product's factors have the dtype of `x`."""
+    """A dense layer, x kernel + bias, in float32; the factors of the product have the dtype of `x`."""
     return _product(x, kernel.astype(x.dtype)) + bias
 
 
 def pieces(tokens: int, ids: int) -> int:
-    """Into how many parts to cut the ids whose scores are read."""
+    """The number of parts into which the ids are cut, such that the scores of one part fit a CPU's cache."""
     return max(1, min(math.ceil(tokens * ids / _PIECE), ids))
 
 
@@ -40,13 +43,13 @@ def scored(
     x: Float[Array, "token width"],
     target: Int[Array, " token"],
 ) -> tuple[Float[Array, " token"], Bool[Array, " token"]]:
-    """Of each token -log p(target) under the softmax of its scores, and whether no id scores higher.
+    """The loss -log p(target) of each token, and whether no id has a higher score than its target.
 
     Args:
         kernel: The matrix of the output layer, `[width, id]`.
         bias: The bias of the output layer, `[id]`.
-        x: The layer's input; products are computed in its dtype and added up in 32 bits.
-        target: Ids; where there is no such id the loss is NaN.
+        x: The input of the layer, `[token, width]`; factors of products have its dtype, sums are float32.
+        target: The id of each token, `[token]`; the loss is NaN for an id that does not exist.
     """
     return _read(kernel, bias, x, target, back=False, keep=False)[0]
 
@@ -61,7 +64,7 @@ def _forward(
 
 
 class _Part(NamedTuple):
-    """A part of the ids, or with a leading axis `part` several of one size.
+    """A part of the ids; with a leading axis `part`, several parts of one size.
 
     Attributes:
         columns: The columns of the output layer's kernel for these ids, `[width, id]`.
@@ -75,14 +78,17 @@ class _Part(NamedTuple):
 
 
 class _RunningSums(NamedTuple):
-    """Of the ids read so far, for each token.
+    """Sums for each token over the ids so far.
+
+    A power is the exponential of a score minus the number that the softmax subtracts.
 
     Attributes:
-        total: The sum of the powers so far.
-        highest: The highest power so far.
-        power: The power of the target's score.
-        picked: The score of the target.
-        back: Powers times columns, if a gradient by the input needs it.
+        total: The sum of the powers, `[token]`.
+        highest: The highest power, `[token]`.
+        power: The power of the target, `[token]`.
+        picked: The score of the target, `[token]`.
+        back: The sum of powers times columns, `[token, width]`, from which the gradient by the input follows;
+            None if that is not needed.
     """
 
     total: Any
@@ -100,13 +106,23 @@ def _read(
     back: bool,
     keep: bool,
 ) -> Any:
-    """What `scored` returns, and what its gradient needs.
+    """Computes the results of `scored`, and the arrays that its gradient needs.
 
-    That is the sum of powers, and times this sum: if `back`, the gradient by `x`, and if `keep`, the softmax
-    less the target, `[token, id]`.
+    Args:
+        kernel: The matrix of the output layer, `[width, id]`.
+        bias: The bias of the output layer, `[id]`.
+        x: The input of the layer, `[token, width]`.
+        target: The id of each token, `[token]`.
+        back: Whether the gradient by `x` is needed.
+        keep: Whether the gradient by `kernel` or `bias` is needed.
+
+    Returns:
+        The results of `scored`; and a triple of the gradient by `x`, times the sum of powers, or None; the
+        softmax minus the target, times the sum of powers, `[token, id]`, or None; and the sum of powers.
     """
     own = kernel.astype(x.dtype)
-    # Kept for a product over all tokens, the powers are written to memory anyway.
+    # A gradient by the kernel is a product over all tokens, for which the powers are written to memory
+    # anyway: parts would save nothing.
     count = 1 if keep else pieces(len(target), bias.size)
     parts = _parts(own, bias, count)
     less = _near_maximum(parts, x)
@@ -114,7 +130,8 @@ def _read(
     def part(sums: _RunningSums, now: _Part) -> tuple[_RunningSums, Any]:
         columns, bias, first = now
         bare = _product(x, columns)
-        # What reads the scores adds the bias itself: the sum is never written down.
+        # Each reader adds the bias to the product itself, so that XLA fuses the addition and the array of
+        # scores with bias is never written.
         powers = jnp.exp(bare + bias - less[:, None])
         place = target - first
         within = (place >= 0) & (place < bias.size)
@@ -135,12 +152,13 @@ def _read(
     sums, kept = _over(part, start, parts)
     by_x = excess = None
     if keep:
-        # Less the target: the gradient by the scores but for a factor of the token.
+        # The softmax minus the target is the gradient by the scores, up to a factor for each token.
         at = jnp.arange(len(target)), target
         excess = kept.at[at].add(-sums.total, unique_indices=True, indices_are_sorted=True).astype(x.dtype)
         by_x = _product(excess, own.T) if back else None
     elif back:
-        # The target's own power, as it was rounded for the product, leaves with the rest.
+        # The sum of powers times columns has the target's power rounded to the dtype of `x`, and is corrected
+        # by that rounded number: with the exact one, the difference would not vanish where p(target) is 1.
         rounded = sums.power.astype(x.dtype).astype(jnp.float32)
         own_target = jnp.take(own, target, axis=1, mode="clip").T
         by_x = sums.back - (sums.total - sums.power + rounded)[:, None] * own_target
@@ -150,7 +168,7 @@ def _read(
 
 
 def _parts(own: Float[Array, "width id"], bias: Float[Array, " id"], count: int) -> _Part:
-    """Columns, biases and first id of so many parts of the ids, each as large, the last filled up."""
+    """Cuts the ids into `count` parts of one size; the last is padded with ids of bias -inf, of power 0."""
     size = math.ceil(bias.size / count)
     spare = [(0, count * size - bias.size)]
     columns = jnp.pad(own, [(0, 0), *spare]).reshape(len(own), count, size)
@@ -159,19 +177,20 @@ def _parts(own: Float[Array, "width id"], bias: Float[Array, " id"], count: int)
 
 
 def _over(fn: Callable[[Any, Any], tuple[Any, Any]], start: PyTree, parts: _Part) -> tuple[Any, Any]:
-    """`fn` of one part after the other, and of a single one as it is."""
+    """Applies `fn` to one part after the other by a scan, and to a single part without one."""
     if len(parts.biases) > 1:
         return jax.lax.scan(fn, start, parts)
     return fn(start, jax.tree.map(lambda x: x[0], parts))
 
 
 def _near_maximum(parts: _Part, x: Float[Array, "token width"]) -> Any:
-    """A number for each token, so near its highest score that powers of scores less it keep their precision.
+    """A number for each token that is so near its highest score that a softmax may subtract it.
 
-    No score is above the product of lengths and the highest bias, and the highest is not below those of some
-    ids. Where the two are far apart it is searched for.
+    The product of the lengths of input and column plus the highest bias bounds the maximum from above, the
+    scores of a few ids bound it from below. Only where the two bounds are far apart is the maximum searched.
     """
-    # Nothing depends on this number but by rounding, so that no gradient is lost; the loop would have none.
+    # A softmax does not depend on the subtracted number, so that its gradient is 0; and JAX could not compute
+    # one, since a `while_loop` has no reverse derivative.
     (columns, biases, _), x = jax.lax.stop_gradient((parts, x))
 
     def lengths(x: Float[Array, "..."], axis: int) -> Any:
@@ -181,7 +200,8 @@ def _near_maximum(parts: _Part, x: Float[Array, "token width"]) -> Any:
     above = lengths(x, -1) * jnp.max(lengths(columns, 1)) + jnp.max(biases)
 
     def search(state: tuple[Bool[Array, " token"], Float[Array, " token"]]) -> Any:
-        # Bound to what changes, else XLA moves the search out of the loop.
+        # The barrier ties the input to the loop's state: XLA would otherwise move the search, which depends
+        # on nothing that changes, out of the loop, where it always runs.
         now, (far, near) = jax.lax.optimization_barrier((x, state))
 
         def part(highest: Float[Array, " token"], part: _Part) -> Any:
@@ -192,8 +212,9 @@ def _near_maximum(parts: _Part, x: Float[Array, "token width"]) -> Any:
         return jnp.zeros_like(far), jnp.where(far, highest, near)
 
     near = jnp.maximum(below, above - _ABOVE)
-    # At most once, and not as a condition: `vmap` would have it search always.
-    far = ~(near - below <= _BELOW)  # so, too, where lengths have overflown
+    # A loop that runs at most once, and not `cond`: under `vmap` a `cond` becomes a selection, for which both
+    # branches are computed. The comparison is negated so that it also holds for NaN, where lengths overflow.
+    far = ~(near - below <= _BELOW)
     return jax.lax.while_loop(lambda state: jnp.any(state[0]), search, (far, near))[1]
 
 

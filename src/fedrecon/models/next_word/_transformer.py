@@ -1,4 +1,4 @@
-"""Another model for the same text: a small Transformer with low-rank local changes of its attention."""
+"""A small next-word Transformer, with low-rank local changes of its attention matrices."""
 
 from typing import Any, Literal
 
@@ -27,29 +27,29 @@ def next_word_transformer(
     rank: int = 4,
     precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Model:
-    """A causal Transformer of pre-normalised layers, its output tied to nothing.
+    """A causal Transformer of pre-normalised layers, whose output layer shares no weights with the embedding.
 
-    Global is all that a Transformer has, an embedding for each bucket included. Local is for each of a
-    layer's four attention matrices W a change A B of low rank: x W + (x A) B. A starts at random and B at
-    zero, so that a fresh client's model is the global one. Positions are sines: no sentence is too long.
+    Global are all parameters of the Transformer, with an embedding for each bucket. Local is, for each of a
+    layer's four attention matrices W, a change A B of low rank: x W + (x A) B. A starts at random and B at
+    zero, so that a fresh client has the global model. Positions are encoded by sines, for any length.
 
     Args:
         words: The number of shared words, which have global rows.
         buckets: The number of embeddings that all other words share.
         output_buckets: The number of output ids of the other words; None for as many as `buckets`.
-        embedding: Length of an embedding; a multiple of `heads`.
-        heads: The number of attention heads.
-        layers: The number of layers, at least 1.
-        rank: The rank of the local changes of the matrices.
-        precision: The type of the factors of products with matrices of parameters; products of the attention
-            have 32 bits.
+        embedding: The length of an embedding, even and a multiple of `heads`; 64 by default.
+        heads: The number of attention heads; 4 by default.
+        layers: The number of layers, at least 1; 2 by default.
+        rank: The rank of the local changes of the matrices; 4 by default.
+        precision: The type of the factors of products with parameters, `"float32"` by default; products
+            within the attention are float32 in any case.
 
     Returns:
-        A model with the fields, metrics and `predict` of `next_word_lstm`.
+        A model with the batch fields, metrics and `predict` of `next_word_lstm`.
 
     Raises:
-        ValueError: `embedding` is no multiple of `heads`, or is odd; or a number is not whole or out of its
-            range.
+        ValueError: `embedding` is not a multiple of `heads`, or is odd; or a number is not a whole number, or
+            is out of its range.
 
     References:
         Vaswani et al., Attention Is All You Need, 2017; Hu et al., LoRA, 2021.
@@ -130,6 +130,6 @@ def _normalised(x: Float[Any, "..."]) -> Any:
 
 
 def _positions(length: int, size: int) -> Any:
-    """Sines and cosines of the positions, `[position, size]`, a tenth as long as in their source."""
+    """Sines and cosines of the positions, `[position, size]`, scaled by 0.1 to the size of the embeddings."""
     angles = jnp.arange(length)[:, None] / 10_000 ** (jnp.arange(size // 2) * 2 / size)
     return 0.1 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
