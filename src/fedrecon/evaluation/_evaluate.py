@@ -1,4 +1,4 @@
-"""Personalise, then test: how well an algorithm serves clients, each on examples held back from it."""
+"""Evaluates an algorithm: personalises each client on its support set and tests it on its query set."""
 
 import functools
 import warnings
@@ -31,7 +31,7 @@ from fedrecon.simulation._trained_state import as_trained
 
 @runtime_checkable
 class Scoring(Protocol):
-    """What is measured of a personalised client; hashable, so that it can be compiled in."""
+    """Measures the metrics of a personalised client; hashable, since compiled programs are kept by it."""
 
     def __call__(
         self,
@@ -42,7 +42,16 @@ class Scoring(Protocol):
         query: Examples,
         key: PRNGKey,
     ) -> dict[str, Mean]:
-        """The client's metrics, scalars; of weight 0 where it has nothing to be scored on."""
+        """The client's metrics by name, scalars; of weight 0 where the query set has no example to score.
+
+        Args:
+            model: The view of the model whose local parameters were fitted.
+            global_params: The global parameters of the server.
+            local_params: The client's local parameters.
+            support: The examples to which the local parameters were fitted.
+            query: The examples on which the client is scored.
+            key: The client's random key, for scorings that draw.
+        """
 
 
 @tagged("scoring/model_metrics")
@@ -54,13 +63,18 @@ def model_metrics(
     query: Examples,
     key: PRNGKey,
 ) -> dict[str, Mean]:
-    """The model's own metrics over the query set."""
+    """Scores a client by the model's own metrics over the query set."""
     metrics = model.metrics(global_params, local_params, query.batch)
     return {name: mean.where(query.mask).sum() for name, mean in metrics.items()}
 
 
 def evaluation_keys(seed: int, clients: Clients) -> np.ndarray:
-    """Data of the keys that clients draw with while they are evaluated, `[client, 2]`."""
+    """The numbers of the random keys of clients in an evaluation, uint32 `[client, 2]`.
+
+    Args:
+        seed: The seed of the clients' draws.
+        clients: The clients that are evaluated.
+    """
     return np.asarray(round_keys(seed, Purpose.EVALUATION, 0, clients.keys))
 
 
@@ -76,24 +90,27 @@ def evaluate(
     scoring: Scoring = model_metrics,
     devices: int | None = None,
 ) -> Evaluation:
-    """ReconEval: every client personalises on its support set and is scored on all of its query set.
+    """ReconEval: every client is personalised on its support set and scored on all of its query set.
 
-    Step limits and epochs of a solver hold for the reconstruction, nothing limits the query set.
+    Step limits and epochs of a solver hold for the reconstruction; nothing limits the query set. Under JAX's
+    distributed runtime every process must call this, and gets all metrics.
 
     Args:
         algorithm: The algorithm whose `personalize` and `personal_model` are used.
-        state: The server's; its round drives schedules and adaptive epochs.
-        clients: All of them are evaluated. They may be seen or unseen ones. Where `train` returned the state,
-            fields with original ids are renumbered as those of the training clients; examples of other ids
-            are left out.
-        split: Support and query set, a setting apart from the training's.
+        state: The server's state, whose round decides schedules and adaptive epochs.
+        clients: The clients to evaluate, seen or unseen ones. If `train` returned the state, their fields
+            with original ids are renumbered as those of the training clients; examples of other ids are left
+            out.
+        split: Cuts a client's examples into support and query set, independently of the split in training; by
+            default alternate batches of 5 examples.
         seed: The seed of the clients' draws; 0 by default.
-        plan: How they are cut into blocks; on several devices each takes as many clients as a block has.
+        plan: The plan by which the clients are cut into blocks; each of several devices takes as many clients
+            as a block has. None, the default, chooses one.
         client_states: The states of seen clients, as in `Simulation.client_states`. A client without an
-            entry, such as every unseen one, starts as in its first round. None lets all clients start so.
+            entry, such as every unseen one, starts as in its first round. None, the default, lets all
+            clients start so.
         scoring: The function that scores a client; by default the metrics of `personal_model`.
-        devices: How many of each process's devices share the clients; None for all. Under JAX's distributed
-            runtime every process calls this, and has all metrics.
+        devices: The number of devices of each process that share the clients; None, the default, for all.
 
     Returns:
         The metrics per client.
@@ -103,8 +120,9 @@ def evaluate(
             infinite; or no client was evaluated.
 
     Raises:
-        TypeError: An argument is of another kind: global parameters are no state, say.
-        DataError: The clients cannot be numbered as the training clients were.
+        TypeError: `algorithm`, `state` or `clients` is of another class, such as global parameters for a
+            state.
+        DataError: The clients cannot be renumbered as the training clients were.
         ValueError: The seed or the number of devices is not a whole number, or there are not so many devices.
     """
     of_kind(Algorithm, algorithm=algorithm)
@@ -138,7 +156,19 @@ def measure(
     scoring: Scoring = model_metrics,
     devices: int | None = None,
 ) -> Evaluation:
-    """`evaluate` without its warnings, for callers that tell what went wrong in their own way."""
+    """`evaluate` without its warnings, for callers that report problems in their own way.
+
+    Args:
+        algorithm: The algorithm whose `personalize` and `personal_model` are used.
+        state: The server's state, whose round decides schedules and adaptive epochs.
+        clients: The clients to evaluate.
+        split: Cuts a client's examples into support and query set.
+        seed: The seed of the clients' draws; 0 by default.
+        plan: The plan by which the clients are cut into blocks; None, the default, chooses one.
+        client_states: The states of seen clients; None, the default, lets all start as in their first round.
+        scoring: The function that scores a client; by default the metrics of `personal_model`.
+        devices: The number of devices of each process that share the clients; None, the default, for all.
+    """
     seed = whole_number("seed", seed)
     clients = as_trained(clients, state)
     layout = Layout(algorithm.personal_model, clients, state.global_params, (split,))

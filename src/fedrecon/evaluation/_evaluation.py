@@ -1,4 +1,4 @@
-"""What an evaluation measured: a mean of every metric for each client, and what follows from them."""
+"""The result of an evaluation: each client's means of all metrics, and summaries over the clients."""
 
 import math
 from collections.abc import Mapping
@@ -11,19 +11,19 @@ from fedrecon.evaluation._metric_names import DERIVED
 
 
 def evaluated_of(evaluated: int, asked: int) -> str:
-    """`"2 of 10 clients"`, or `"10 clients"` where all were evaluated."""
+    """The text `"2 of 10 clients"`, or `"10 clients"` if all were evaluated."""
     return f"{asked:,} clients" if evaluated == asked else f"{evaluated:,} of {asked:,} clients"
 
 
 class Evaluation:
-    """Per-client means of every metric, and what follows from them.
+    """Each client's means of all metrics, and summaries over the clients.
 
     Attributes:
         ids: The clients' names, `[client]`.
-        per_client: Metric to its sums `(total, weight)`, each `[client]`, in double precision. A client
+        per_client: The sums `(total, weight)` of each metric by its name, both float64 `[client]`. A client
             without a test example has weight 0.
-        asked_clients: How many clients there are.
-        evaluated_clients: How many of them have a test example, for one metric at least.
+        asked_clients: The number of clients that were to be evaluated.
+        evaluated_clients: The number of clients with a test example for at least one metric.
     """
 
     def __init__(self, ids: np.ndarray, per_client: Mapping[str, Mean]):
@@ -43,10 +43,10 @@ class Evaluation:
         return int(np.count_nonzero(np.any(weights, 0))) if weights else 0
 
     def problems(self, name: str) -> list[str]:
-        """Sentences for a user about an evaluation that measured nothing; none if all is well.
+        """Texts for the user about an evaluation without a finite metric; none if all is well.
 
         Args:
-            name: Of the set of clients.
+            name: The name of the set of clients, for the texts.
         """
         values = self.over_examples().values()
         if not values or any(math.isfinite(x) for x in values):
@@ -59,7 +59,7 @@ class Evaluation:
         return [f"no metric of {name!r} is a finite number"]
 
     def over_examples(self) -> dict[str, float]:
-        """Metrics pooled over all test examples: a client counts by how many it has."""
+        """Metrics over all test examples: a client counts by its number of test examples."""
         pooled = {}
         for name, (total, weight) in self.per_client.items():
             pooled[name] = float(np.sum(total) / np.sum(weight)) if np.sum(weight) else float("nan")
@@ -70,7 +70,7 @@ class Evaluation:
         return {n: float(np.mean(v)) if v.size else float("nan") for n, v in self._tested().items()}
 
     def values(self) -> dict[str, np.ndarray]:
-        """Each client's own metrics, `[client]`; NaN where it has no test example, or is no number."""
+        """Each client's metrics by name, `[client]`; NaN for a client without a test example."""
         with np.errstate(invalid="ignore", divide="ignore"):
             means = {
                 name: np.asarray(total) / np.asarray(weight)
@@ -79,9 +79,9 @@ class Evaluation:
             return _with_derived(means)
 
     def distribution(self) -> dict[str, dict[str, float]]:
-        """Deciles over the clients that have a test example, `"p0"` to `"p100"`.
+        """Deciles of each metric over the clients that have a test example, `"p0"` to `"p100"`.
 
-        All of a metric are NaN if it is no number at one of these clients.
+        All deciles of a metric are NaN if it is NaN for one of these clients.
         """
         deciles = range(0, 101, 10)
         quantiles_of = {}
@@ -92,17 +92,17 @@ class Evaluation:
         return quantiles_of
 
     def _tested(self) -> dict[str, np.ndarray]:
-        """The metrics of the clients that have a test example for them: one that diverged is among them."""
+        """The metrics of the clients that have a test example for them, those that diverged included."""
         weights = {name: np.asarray(weight) for name, (_, weight) in self.per_client.items()}
         weights |= {name: weights[source] for name, (source, _) in DERIVED.items() if source in weights}
         return {name: values[weights[name] > 0] for name, values in self.values().items()}
 
     def summary(self) -> dict[str, Any]:
-        """All of it in plain numbers.
+        """All summaries as JSON values.
 
         Returns:
-            `"examples"`, `"clients"` and `"distribution"`, as the methods give them; and
-            `"evaluated_clients"` of `"asked_clients"`.
+            `"examples"`, `"clients"` and `"distribution"` as the methods return them, and the numbers
+            `"evaluated_clients"` and `"asked_clients"`.
         """
         return {
             "evaluated_clients": self.evaluated_clients,
@@ -113,7 +113,7 @@ class Evaluation:
         }
 
     def table(self) -> dict[str, np.ndarray]:
-        """A column for the client, its number of test examples, and each metric."""
+        """Columns with the clients' names, their numbers of test examples, and each metric."""
         weights = [weight for _, weight in self.per_client.values()]
         counts = weights[0] if weights else np.zeros(len(self.ids))
         return {"client": self.ids, "weight": np.asarray(counts), **self.values()}

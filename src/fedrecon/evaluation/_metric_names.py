@@ -1,6 +1,6 @@
-"""The one table of metrics: how they are written, which way is better, and which of them is read first.
+"""The one table of metrics: their labels, the direction in which each is better, and their order.
 
-Everything that shows, compares, selects or tunes by metrics reads this table.
+All code that shows, compares, selects or tunes by metrics reads this table.
 """
 
 import enum
@@ -13,13 +13,13 @@ from typing import Any
 
 
 class Direction(enum.Enum):
-    """Which way a metric is better; the values are what a user writes, as in `"best:acc:max"`."""
+    """The direction in which a metric is better; the values are those of settings, as in `"best:acc:max"`."""
 
     LOWER = "min"
     HIGHER = "max"
 
     def better(self, value: float, than: float) -> bool:
-        """Whether a value is better than another; nothing is better or worse than what is not a number."""
+        """Whether a value is better than another; False if one of them is NaN."""
         return value > than if self is Direction.HIGHER else value < than
 
     def reaches(self, value: float, target: float) -> bool:
@@ -27,7 +27,7 @@ class Direction(enum.Enum):
         return value >= target if self is Direction.HIGHER else value <= target
 
     def loss(self, value: float) -> float:
-        """The value with the sign by which the lowest is the best, for sorting."""
+        """The value with such a sign that lower is better, for sorting."""
         return -value if self is Direction.HIGHER else value
 
     @property
@@ -37,26 +37,26 @@ class Direction(enum.Enum):
 
     @property
     def worst_decile(self) -> str:
-        """Which decile of the distribution over clients a tenth of them fares worse than."""
+        """The decile of the distribution over clients beyond which the worst tenth of them lies."""
         return "p10" if self is Direction.HIGHER else "p90"
 
     @property
     def words(self) -> str:
-        """As a sentence has it: `"lower is better"`."""
+        """The direction as part of a sentence: `"lower is better"`."""
         return "higher is better" if self is Direction.HIGHER else "lower is better"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What is known of a metric.
+    """The entry of a metric in the table.
 
     Attributes:
         name: The name by which models and scorings report the metric, in lower case, without qualifiers and
             without an `@K`.
         label: The label of the metric in tables and figures.
         direction: The direction in which the metric is better.
-        source: The mean that it is a function of and says in a better unit, which is then not shown beside
-            it; None where a model or scoring measures it itself.
+        source: The name of the mean from which the metric is derived; that mean is not shown beside it, since
+            the metric has the better unit. None, the default, for a metric that is measured itself.
         function: The function that derives the metric from the mean of `source`, of one client or pooled;
             None without a source.
     """
@@ -68,7 +68,7 @@ class Metric:
     function: Callable[[Any], Any] | None = None
 
 
-# The settings of an experiment read the table, and must not wait for NumPy.
+# NumPy is imported in the functions: the settings of an experiment read the table, and must not wait for it.
 def _square_root(x: Any) -> Any:
     import numpy as np
 
@@ -81,8 +81,8 @@ def _exponential(x: Any) -> Any:
     return np.exp(x)
 
 
-# In order of preference: what a person reads first, what decides which round is the best, what a sweep tunes.
-# Metrics that are read after `PREFERRED` follow in the order in which they were measured.
+# `PREFERRED` is the order of preference, which decides what is shown first, by what the best round is
+# selected, and what a sweep tunes. Metrics after those follow in the order in which they were measured.
 METRICS = (
     Metric("rmse", "RMSE", Direction.LOWER, source="mse", function=_square_root),
     Metric("accuracy", "accuracy", Direction.HIGHER),
@@ -106,9 +106,9 @@ METRICS = (
 )
 PREFERRED = ("rmse", "accuracy", "perplexity")
 
-# Which examples a metric is taken over, or how it is averaged: parts of a name, before or after that of the
-# table, that do not change which way is better. Any other part may do so (`error_reduction`): a name with
-# one is not known.
+# Qualifiers, before or after a name of the table, which say over what examples a metric is taken or how it is
+# averaged, and do not change its direction. Any other part of a name may change it (`error_reduction`), so
+# that such a name is unknown.
 _BEFORE = r"(?:(?:sampled|train|val|validation|test|mean|macro|micro|weighted|top|\d+)_)*"
 _AFTER = r"(?:_(?:no_oov|no_end|restricted|after_oov))*"
 _NAME = re.compile(
@@ -117,7 +117,7 @@ _NAME = re.compile(
 )
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
-# What is reported beside the means that a model or scoring measures: the name of a mean and a function of it.
+# Metrics that are derived from the means that a model or scoring measures, with the mean and the function.
 _SUFFIXES = ("", "_restricted", "_restricted_after_oov")
 DERIVED: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     metric.name + suffix: (metric.source + suffix, metric.function)
@@ -130,17 +130,17 @@ _SAID_BETTER = {source: name for name, (source, _) in DERIVED.items()}
 
 @functools.cache
 def find(metric: str) -> Metric | None:
-    """The entry of a metric by its name, in any case; None where the table does not know it.
+    """The entry of a metric by its name, in upper or lower case; None if the table does not have it.
 
-    A name may have an `@K`, and qualifiers that say over what the metric is taken: `sampled_ndcg@10`,
-    `accuracy_no_oov`, `top_3_accuracy`.
+    A name may have an `@K`, and qualifiers that say over what examples the metric is taken:
+    `sampled_ndcg@10`, `accuracy_no_oov`, `top_3_accuracy`.
     """
     matched = _NAME.fullmatch(metric)
     return None if matched is None else _BY_NAME[matched[2].lower()]
 
 
 def direction_of(metric: str) -> Direction | None:
-    """Which way a metric is better; None where the table does not know it, which callers must not guess."""
+    """The direction in which a metric is better; None if it is unknown, and callers must not guess it."""
     entry = find(metric)
     return None if entry is None else entry.direction
 
@@ -152,21 +152,21 @@ def label_of(metric: str) -> str:
         return metric
     before, name, after, at = matched.groups()
     label = _BY_NAME[name.lower()].label
-    if label == name:  # what is written as it is called stays so: `top_3_accuracy`
+    if label == name:  # a metric whose label is its name keeps its underscores: `top_3_accuracy`
         return metric
     return before.replace("_", " ") + label + after + (at or "")
 
 
 def by_preference(metrics: Iterable[str]) -> list[str]:
-    """Metrics in the order in which a person reads them."""
+    """Metrics in the order in which they are shown: those of `PREFERRED` first."""
     names = list(dict.fromkeys(metrics))
     return [m for m in PREFERRED if m in names] + [m for m in names if m not in PREFERRED]
 
 
 def shown_first(metrics: Iterable[str]) -> list[str]:
-    """Metrics in the order in which a person reads them, those left out that another says better.
+    """Metrics in the order in which they are shown, without those that another one replaces.
 
-    A derived metric says its mean in a better unit, and any other metric says more than the loss.
+    A derived metric replaces the mean from which it is derived, and any other metric replaces the loss.
     """
     names = list(dict.fromkeys(metrics))
     better = {name for name in names if _SAID_BETTER.get(name) in names}
@@ -174,6 +174,6 @@ def shown_first(metrics: Iterable[str]) -> list[str]:
 
 
 def worst_decile(metric: str) -> str | None:
-    """Which decile of the distribution over clients a tenth of them fares worse than; None if unknown."""
+    """The decile beyond which the worst tenth of the clients lies; None for a metric of unknown direction."""
     direction = direction_of(metric)
     return None if direction is None else direction.worst_decile

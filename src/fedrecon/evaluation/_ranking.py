@@ -1,4 +1,4 @@
-"""Ranking: where held-out items come among all that a client has not seen, and the metrics of that."""
+"""Ranking metrics: the ranks of held-out items among all items that a client has not seen."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ _NEGATIVES = 11  # number of the subkey
 @tagged("scoring/ranking")
 @dataclass(frozen=True)
 class Ranking:
-    """Scores all items for a client and looks for those of its query set: a scoring of `evaluate`.
+    """Scores all items for a client and ranks those of its query set; a scoring for `evaluate`.
 
     The candidates are all items but those of the support set (an item of both counts as held out). A
     held-out item's rank r, from 0, is the number of candidates with a higher score. With H the held-out
@@ -34,20 +34,22 @@ class Ranking:
     - `recall_min@K`: the same, divided by min(K, |H|) (Liang et al., 2018);
     - `ndcg@K`: the sum of D(r) over H with r < K, divided by the sum of D over the ranks 0 … min(K, |H|) - 1.
 
-    Where candidates have the same score, a metric is its expectation over their random order: a constant
-    score earns what chance earns. A score that is not a number comes last.
+    Where candidates have the same score, a metric is its expectation over their random order, so that a
+    constant score gets the metrics of chance. A score of NaN comes last.
 
-    With `negatives`, the metrics `sampled_…` are those of lists of their own, each of one held-out item and
-    so many candidates that the client has neither in its support nor in its query set, drawn uniformly
-    without replacement from the evaluation's seed and the client's name: every algorithm meets the same. Of a
-    client with several held-out items they are the mean over its lists. A client counts once in all means.
+    With `negatives`, the metrics `sampled_…` are those of shorter lists, each of one held-out item and
+    `negatives` items that the client has neither in its support nor in its query set. These are drawn
+    uniformly without replacement, by the evaluation's seed and the client's name, so that they are the same
+    for every algorithm. For a client with several held-out items the metrics are the mean over its lists. A
+    client counts once in all means.
 
     Attributes:
         num_items: The number of items in the catalogue.
-        metrics: Kind, one of `"hr"`, `"ndcg"`, `"recall"` and `"recall_min"`, and K.
-        negatives: The number of items that are drawn for a list of `sampled_…` metrics; 0 for no such
-            metrics.
-        item: The field of the examples that holds the item.
+        metrics: The metrics, each as a kind, `"hr"`, `"ndcg"`, `"recall"` or `"recall_min"`, and its K; by
+            default `hr@10` and `ndcg@10`.
+        negatives: The number of items that are drawn for a list of `sampled_…` metrics; 0, the default, for
+            no such metrics.
+        item: The field of the examples that holds the item; `"item"` by default.
 
     Raises:
         ValueError: A kind is unknown, or a number out of its range.
@@ -86,7 +88,16 @@ class Ranking:
         query: Examples,
         key: PRNGKey,
     ) -> dict[str, Mean]:
-        """One client's metrics, of weight 1; of weight 0 where its query set is empty."""
+        """One client's metrics, of weight 1, or of weight 0 if its query set is empty.
+
+        Args:
+            model: The view of the model whose local parameters were fitted; it must have `predict`.
+            global_params: The global parameters of the server.
+            local_params: The client's local parameters.
+            support: The examples whose items are no candidates.
+            query: The examples whose items are held out.
+            key: The client's random key, for the drawn items.
+        """
         if model.predict is None:
             raise ValueError("a model that is asked to rank must have predict, this has none")
         everything = {self.item: jnp.arange(self.num_items)}
@@ -95,13 +106,21 @@ class Ranking:
     def of_scores(
         self, scores: Float[Any, "item"], support: Examples, query: Examples, key: PRNGKey
     ) -> dict[str, Mean]:
-        """The metrics of any scores of all items; see the call."""
+        """One client's metrics by given scores of all items.
+
+        Args:
+            scores: The score of each item, `[item]`.
+            support: The examples whose items are no candidates.
+            query: The examples whose items are held out.
+            key: The client's random key, for the drawn items.
+        """
         held = query.data[self.item]
         place = jnp.arange(held.size)
         first = jnp.full(self.num_items, held.size).at[held].min(jnp.where(query.mask, place, held.size))
-        valid = query.mask & (first[held] == place)  # an item that is held out twice is one item
+        valid = query.mask & (first[held] == place)  # an item that is held out twice counts once
         seen, wanted = self._marked(support), self._marked(query)
-        # Finite, so that what is left out, at minus infinity, ties with no candidate.
+        # Scores are made finite, so that no candidate ties with the items that are left out, at minus
+        # infinity.
         low = jnp.finfo(scores.dtype).min
         scores = jnp.nan_to_num(scores, nan=low, posinf=-low, neginf=low)
         ranked = jnp.sort(jnp.where(seen & ~wanted, -jnp.inf, scores))
@@ -121,7 +140,15 @@ class Ranking:
     def drawn(
         self, known: Bool[Any, "item"], key: PRNGKey
     ) -> tuple[Int[Array, "negative"], Bool[Array, "negative"]]:
-        """Items that are not `known`, and which of them are: false where there are not so many."""
+        """Draws items for lists of `sampled_…` metrics.
+
+        Args:
+            known: Whether the client has each item, `[item]`; such items are not drawn.
+            key: The client's random key.
+
+        Returns:
+            The items, and whether each of them may be used: False where too few items are not known.
+        """
         draws = uniform(fold_in(key, _NEGATIVES), known.shape)
         best, items = jax.lax.top_k(jnp.where(known, -1.0, draws), self.negatives)
         return items, best >= 0
@@ -138,21 +165,31 @@ class Ranking:
         sums = jnp.asarray(np.concatenate([[0], np.cumsum(gains)]), jnp.float32)
         gained = jnp.sum(jnp.where(places.valid, places.expected(sums), 0))
         best: Any = jnp.maximum(count, 1)
-        if together and kind in ("ndcg", "recall_min"):  # else each is at best the first of its own list
+        if together and kind in ("ndcg", "recall_min"):  # in a list of its own, an item is at best the first
             best = sums[jnp.minimum(best, k)]
         return Mean.of(gained / best, (count > 0).astype(jnp.float32))
 
 
 @dataclass(frozen=True, eq=False)
 class _Places:
-    """Of held-out items how many candidates come before, how many tie (itself counted), which are valid."""
+    """The ranks of held-out items.
+
+    Attributes:
+        above: The number of candidates with a higher score, for each held-out item.
+        tied: The number of candidates with the same score, the item itself included.
+        valid: Whether each is a held-out item, and neither padding nor a repetition.
+    """
 
     above: Int[Any, "held_out"]
     tied: Int[Any, "held_out"]
     valid: Bool[Any, "held_out"]
 
     def expected(self, sums: Float[Array, "rank"]) -> Float[Array, "held_out"]:
-        """The expected gain, given the sums of the gains of the first 0, 1, 2, … ranks."""
+        """The expected gain of each item over a random order of ties.
+
+        Args:
+            sums: The sums of the gains of the first 0, 1, 2, … ranks.
+        """
         most = sums.size - 1
         first, end = jnp.minimum(self.above, most), jnp.minimum(self.above + self.tied, most)
         return (sums[end] - sums[first]) / jnp.maximum(self.tied, 1)
@@ -160,13 +197,14 @@ class _Places:
     def any_within(self, k: int) -> Float[Array, ""]:
         """The probability that any held-out item is among the first k."""
         surely = jnp.any(self.valid & (self.above + self.tied <= k))
-        # The place k lies within one group of ties at most: of its candidates some are held out, and a random
-        # choice of them is among the first k.
+        # Rank k cuts at most one group of ties. Some of the group's candidates are held out, and a random
+        # choice of the group is among the first k.
         cut = self.valid & (self.above < k) & (k < self.above + self.tied)
         held, tied = jnp.sum(cut), jnp.max(jnp.where(cut, self.tied, 1))
         within = k - jnp.max(jnp.where(cut, self.above, 0))
         drawn = jnp.arange(self.valid.size)
-        # None of the held-out ones is chosen: their places are drawn one by one among those that are left.
+        # The probability that none of the held-out ones is chosen: the places of these are drawn one after
+        # the other, each among the places that are left.
         missed = jnp.maximum(tied - within - drawn, 0) / jnp.maximum(tied - drawn, 1)
         missed_all = jnp.prod(jnp.where(drawn < held, missed, 1.0))
         return jnp.where(surely, 1.0, 1.0 - missed_all)

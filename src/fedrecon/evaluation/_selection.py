@@ -1,4 +1,4 @@
-"""Which round's parameters a run ends with: those of the last, or those of the best evaluation."""
+"""Selection of the parameters with which a run ends: the last ones, or those of the best evaluation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ FORMS = "'final', 'best', 'best:METRIC' or 'best:METRIC:max' (or ':min')"
 
 @dataclass(frozen=True)
 class Criterion:
-    """A metric, and which way it is better.
+    """A metric with the direction in which it is better.
 
     Attributes:
         metric: The name of the metric that decides.
@@ -21,17 +21,17 @@ class Criterion:
     direction: Direction
 
     def __str__(self) -> str:
-        """As a user writes it: `"rmse:min"`."""
+        """The criterion as a setting has it: `"rmse:min"`."""
         return f"{self.metric}:{self.direction.value}"
 
     @property
     def words(self) -> str:
-        """As a sentence has it: `"RMSE, lower is better"`."""
+        """The criterion as part of a sentence: `"RMSE, lower is better"`."""
         return f"{label_of(self.metric)}, {self.direction.words}"
 
     @staticmethod
     def parse(text: str) -> "tuple[str, Direction | None]":
-        """The metric of `"METRIC"`, or metric and direction of `"METRIC:max"` and `"METRIC:min"`."""
+        """Metric and direction of `"METRIC:max"` or `"METRIC:min"`; the direction of `"METRIC"` is None."""
         for direction in Direction:
             if text.endswith(f":{direction.value}"):
                 return text.removesuffix(f":{direction.value}"), direction
@@ -42,14 +42,15 @@ def criterion(text: str | None, measured: Iterable[str], name: str, prefix: str 
     """The metric to select or tune by.
 
     Args:
-        text: `"METRIC"`, or `"METRIC:max"` or `"METRIC:min"` for one whose direction is not in the table of
-            metrics; None for what is read first of the metrics measured.
+        text: The value of the setting: `"METRIC"`, or `"METRIC:max"` or `"METRIC:min"` for a metric whose
+            direction is not in the table of metrics; None for the measured metric that is shown first.
         measured: The names of the metrics that are measured.
-        name: The parameter or option that the text was given for, for messages.
-        prefix: The text before the metric in the setting's value, for messages.
+        name: The name of the parameter or option, for messages.
+        prefix: The text before the metric in the setting's value, for messages; `""` by default.
 
     Raises:
-        ValueError: No metric is measured, not this one, or it is not known which way it is better.
+        ValueError: No metric is measured, the metric is not among those measured, or its direction is
+            unknown.
     """
     names = list(measured)
     if not names:
@@ -73,5 +74,5 @@ def is_selection(select: str) -> bool:
 
 
 def metric_in(select: str) -> str | None:
-    """What a value of `select` names, `"METRIC"` or `"METRIC:max"`; None where it leaves the choice open."""
+    """The part of a value of `select` that names a metric, such as `"METRIC:max"`; None if it names none."""
     return select.partition(":")[2] or None

@@ -1,4 +1,4 @@
-"""Serving of clients that training has never seen: reconstruct, then predict."""
+"""Serving of new clients: reconstructs their local parameters, then predicts."""
 
 import lazy_loader
 

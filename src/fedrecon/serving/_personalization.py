@@ -1,4 +1,4 @@
-"""Inference: the local parameters of any number of clients, and what is recommended with them."""
+"""Personalises any number of clients: computes their local parameters or recommends items to them."""
 
 import functools
 import itertools
@@ -26,20 +26,21 @@ from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._programs import program_of
 from fedrecon.simulation._trained_state import as_trained
 
-# Clients from which on so many shapes of blocks are worth their compilation.
+# Pairs of a number of clients and the number of shapes of blocks that pay their compilation from there on.
 _SHAPES = ((0, 1), (5_000, 2), (50_000, 4))
-_PLACES = {True: 2**18, False: 2**20}  # for examples in a block on a device: on a CPU or elsewhere
+# The largest number of examples, with padding, of a block on a device: on a CPU (True) or elsewhere.
+_PLACES = {True: 2**18, False: 2**20}
 
 
 @dataclass(frozen=True)
 class TopK:
-    """The items with the highest scores under each client's local parameters.
+    """A recommendation of the items with the highest scores under each client's local parameters.
 
     Attributes:
         count: The number of items to recommend, at least 1.
-        field: The field that names items; the model's `predict` gets all of them at once, in this field.
-        items: How many items there are: the field's numbers are below it.
-        seen: Whether a client's own items may be among them.
+        field: Name of the field that holds items; the model's `predict` gets all items at once in this field.
+        items: The number of items; the numbers in the field are below it.
+        seen: Whether items that a client already has may be recommended; False by default.
     """
 
     count: int
@@ -56,27 +57,33 @@ class TopK:
 class Personalization:
     """Personalises clients with all of their examples as support set.
 
-    The clients are laid out in blocks of one of a few lengths, each of which is compiled when it is first
-    met. A client's numbers do not depend on its block, up to rounding, and are the same to the bit where the
-    same clients are asked for together. Calls may come from several threads.
+    The clients are laid out in blocks of a few lengths; a program for each is compiled at its first use. A
+    client's results do not depend on its block, up to rounding, and are the same to the bit if the same
+    clients are passed together. Several threads may call it.
+
+    Attributes:
+        lengths: The numbers of examples to which clients are padded, ascending.
 
     Args:
         algorithm: The algorithm whose `personalize` is called.
-        state: The server's state; its round drives schedules and adaptive epochs. Where `train` returned it,
+        state: The server's state, whose round decides schedules and adaptive epochs. If `train` returned it,
             fields of clients that have original ids are renumbered as those of the training clients, and
             examples of other ids are left out with a warning.
-        num_examples: Examples of all clients that will be asked for, or of many like them.
+        num_examples: The numbers of examples of all clients that will be personalised, or of many like them,
+            `[client]`, by which the lengths are chosen.
         seed: The seed of the clients' draws; 0 by default.
-        top: The recommendation to make; None returns the local parameters themselves.
+        top: The recommendation to make; None, the default, returns the local parameters themselves.
         client_states: The states of seen clients; a client without an entry starts as in its first round.
-        clients_per_block: Clients side by side on a device; by default 64 on a CPU and 1,024 elsewhere, and
-            in any case fewer where they are very long.
-        devices: How many of this process's devices share the clients of a block; None for all.
+            None, the default, lets all clients start so.
+        clients_per_block: The number of clients that a device vectorises over; by default 64 on a CPU and
+            1,024 elsewhere. Blocks of very long clients have fewer in any case.
+        devices: The number of devices of this process that share the clients of a block; None, the default,
+            for all.
 
     Raises:
         TypeError: An argument is of another type.
-        ValueError: Items are to be recommended and the model has no `predict`, or fewer items; or a number
-            is not whole or out of its range.
+        ValueError: Items are to be recommended, but the model has no `predict` or fewer items; or a number is
+            not a whole number, or is out of its range.
     """
 
     def __init__(
@@ -115,16 +122,17 @@ class Personalization:
         self._reading = Lock()
 
     def __call__(self, clients: Clients, have: Clients | None = None) -> dict[str, np.ndarray]:
-        """The local parameters of some clients, or the items recommended to them.
+        """Computes the local parameters of some clients, or recommends items to them.
 
         Args:
-            clients: At most so many that their examples and results fit in memory several times over.
-            have: The same clients with all of their own items, where these are more than they are
-                personalised by; by default those of `clients`.
+            clients: The clients to personalise, whose examples and results must fit in memory several times.
+            have: The same clients with all items that they have, if these are more than those by which they
+                are personalised; None, the default, for the items of `clients`.
 
         Returns:
-            Each leaf by its path, `[client, ...]`; or `top.field`, the numbers of the items, best first,
-            and `"score"`, both `[client, count]`, where a score of -inf says that there is no such item.
+            Without `top` each leaf of the local parameters by its path, `[client, ...]`. With `top` the
+            numbers of the items, best first, under `top.field`, and their scores under `"score"`, both
+            `[client, count]`; a score of -inf marks a place without an item.
 
         Raises:
             ValueError: A client has more examples than any of `num_examples`, a field does not fit the
@@ -136,7 +144,8 @@ class Personalization:
         same, clients = have is clients, as_trained(clients, self._trained)
         have = clients if same else as_trained(have, self._trained)
         layout = Layout(self._algorithm.personal_model, clients, self._state.global_params)
-        # The purpose of evaluation: a client is served with the parameters that it is evaluated with.
+        # The keys of an evaluation, so that a client is served with the parameters with which it is
+        # evaluated.
         keys = round_keys(self._seed, Purpose.EVALUATION, 0, clients.keys)
         results = []
         for length, positions in self._blocks(np.maximum(clients.num_examples, have.num_examples)):
@@ -151,7 +160,7 @@ class Personalization:
         return _in_order(results, len(clients))
 
     def _blocks(self, lengths: Int[np.ndarray, "client"]) -> Any:
-        """Cuts clients into blocks: the length and the clients' positions of each."""
+        """Cuts clients into blocks, and yields the length and the clients' positions of each block."""
         if lengths.max(initial=0) > self.lengths[-1]:
             raise ValueError(
                 f"blocks are laid out for at most {self.lengths[-1]} examples per client, got {lengths.max()}"
@@ -166,13 +175,13 @@ class Personalization:
     def _own(
         self, top: TopK, have: Clients, positions: Int[np.ndarray, "row"], length: int
     ) -> Int[np.ndarray, "1 client item"]:
-        """The items that some clients have; the number of items, which is none of theirs, fills up."""
+        """The items that some clients have, padded with the number of items, which is no item."""
         if top.field not in have.fields:
             raise ValueError(
                 f"clients must have the field {top.field!r}, of which theirs are not recommended, they have "
                 f"{list(have.fields)}"
             )
-        ids = have.padded(top.field, positions, length).astype(np.int32)  # which has room for one more number
+        ids = have.padded(top.field, positions, length).astype(np.int32)  # so that the padding fits
         there = np.arange(length) < have.num_examples[positions][:, None]
         ids = np.where(there.reshape(*there.shape, *[1] * (ids.ndim - 2)), ids, top.items)
         own = np.full((1, self._widths[length], ids[0].size), top.items, np.int32)
@@ -187,7 +196,7 @@ class Personalization:
         args = (self._state.global_params, self._state.round, batch)
         if length in self._compiled:
             return run(*args)
-        with self._compiling[length]:  # else two threads would compile the same program
+        with self._compiling[length]:  # so that two threads do not compile the same program
             result = run(*args)
             self._compiled.add(length)
         return result
@@ -203,12 +212,16 @@ def _check_items(top: TopK, model: Model, state: ServerState) -> None:
 
 
 def default_clients_per_block() -> int:
-    """How many clients a device personalises at a time, where nobody says otherwise."""
+    """The default number of clients of a block on a device: 64 on a CPU, 1,024 elsewhere."""
     return 64 if jax.default_backend() == "cpu" else 1024
 
 
 def block_lengths(num_examples: Int[np.ndarray, "client"]) -> list[int]:
-    """Lengths that clients are padded to, ascending, chosen so that few places stay empty."""
+    """The lengths to which clients are padded, ascending, chosen for the least padding.
+
+    Args:
+        num_examples: The numbers of examples of the clients, `[client]`.
+    """
     longest = _rounded(num_examples.max(initial=1))
     if not len(num_examples):
         return [longest]
@@ -217,7 +230,8 @@ def block_lengths(num_examples: Int[np.ndarray, "client"]) -> list[int]:
     if longest > FAR * np.quantile(num_examples, 0.95):
         most = max(most, 2)
     known = sorted({_rounded(x) for x in np.quantile(num_examples, shares)} - {longest})
-    below = np.cumsum(np.bincount(-(-np.maximum(num_examples, 1) // 10)))  # of at most ten times the index
+    # At index i, the number of clients with at most 10 i examples.
+    below = np.cumsum(np.bincount(-(-np.maximum(num_examples, 1) // 10)))
 
     def places(lengths: tuple[int, ...]) -> int:
         upto = [0, *(int(below[length // 10]) for length in lengths)]
