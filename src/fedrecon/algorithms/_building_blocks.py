@@ -209,6 +209,8 @@ def server(
         params = optax.apply_updates(state.global_params, updates)
         new = state._replace(global_params=params, opt_state=opt_state, aggregator_state=aggregator_state)
         some = update.delta.weight > 0
+        # Without any weight the old state stays whole: even a pseudo-gradient of 0 would let momentum move
+        # the parameters, and a moving mean decay.
         client_state = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
         return client_state._replace(round=state.round + 1)
 

@@ -65,6 +65,7 @@ def centralized(
         fresh = model.init_local(global_params, k_init)
         fitted, _ = reconstruct(on_local(model, global_params), fresh, support, k_solve, broadcast.round)
         row = support.data[field][0]
+        # The field of a client without examples is padding, whose 0 is not the number of its row.
         seen = (row >= 0) & support.mask[0]
         return jax.tree.map(lambda table, x: jnp.where(seen, table[row], x), everyone, fitted)
 

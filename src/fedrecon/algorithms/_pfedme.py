@@ -87,6 +87,8 @@ def pfedme(
 
         def fn(params: Params, frozen: Params, batch: Batch, key: PRNGKey) -> Mean:
             data = _without_mask(batch)
+            # θ̂ counts as a constant in the gradient: it minimises the term, whose derivative by θ is 0
+            # there.
             start = jax.lax.stop_gradient(params)
             nearby = jax.lax.stop_gradient(nearest(start, Examples(data, batch[_VALID]), key))
             total, weight = shared.loss(nearby, (), data, key)

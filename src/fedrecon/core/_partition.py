@@ -163,6 +163,8 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
 
     def init_local(global_params: Params, key: PRNGKey) -> Params:
         k_global, k_local = jax.random.split(key)
+        # Drawn as the model draws its parameters, global ones first, since its local ones may start from
+        # them; of both only the leaves that are local here are used.
         fresh = split((model.init_global(k_global), ()), own)[1]
         known, _ = merge((global_params[0], ()), fresh)
         return split((known, model.init_local(known, k_local)), own)[1]

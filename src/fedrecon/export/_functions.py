@@ -115,9 +115,8 @@ def personal(
         assert model.predict is not None
         if top is not None:
             scores = model.predict(g, local, {top.field: jnp.arange(top.items)})
-            scores = jnp.where(
-                scores == 0, 0.0, scores
-            )  # which of -0.0 and 0.0 is higher depends on the runtime
+            # Zeros get one sign: runtimes differ in whether 0.0 is higher than -0.0.
+            scores = jnp.where(scores == 0, 0.0, scores)
             values, items = jax.lax.top_k(scores.at[exclude].set(-jnp.inf, mode="drop"), top.count)
             out = {"top_item": items, "top_score": values, "prediction": scores}
         else:

@@ -46,6 +46,7 @@ def cohort_update(
         total, (metrics, new) = jax.lax.scan(run, total, batch)
         metrics_by_slot.append(metrics)
         client_state.append(new)
+    # Packed into a vector for each type: each array that a program returns costs the host some microseconds.
     return total, Packed.of(metrics_by_slot), client_state
 
 

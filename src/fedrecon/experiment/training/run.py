@@ -82,6 +82,8 @@ def run(
         stack.callback(stopwatch.close)
         shown = stack.enter_context(progress or Progress())
         ledger = RunLedger.of(spec, folder)
+        # The plan of an earlier process of the run comes first: it decides the order of all sums, and with it
+        # the last bits of the results, which a resumed run must repeat.
         simulation = _simulation(spec, folder, saved_plan(folder, processes) or plan, ledger)
         if folder is not None:
             describe_run(folder, simulation.plan, spec)
