@@ -26,7 +26,7 @@ from fedrecon.core._model import Model, Objective, on_global, personal_copy
 from fedrecon.core._types import Batch, ClientState, Metrics, Number, Params, PRNGKey, RoundNumber
 from fedrecon.solvers._local_solver import LocalSolver, as_solver
 
-_VALID = "_valid"  # the field that tells a batch's examples from padding
+_VALID = "_valid"  # name of the batch field that is true on examples and false on padding
 
 
 def pfedme(

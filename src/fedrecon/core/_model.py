@@ -211,7 +211,8 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
     tables = tuple(t for t in model.tables if not own(t.leaf))
     copies = _below("1", model.local_tables) + _below("0", tuple(t for t in model.tables if own(t.leaf)))
     if {f for t in tables for f in t.fields} & {f for t in copies for f in t.fields}:
-        tables = copies = ()  # a field cannot be renumbered for tables of two trees
+        # A field cannot be renumbered for global and local tables at once, so that neither are declared.
+        tables = copies = ()
     return Model(
         init_global=model.init_global,
         init_local=lambda params, key: (copied(params), model.init_local(params, key)),

@@ -176,7 +176,8 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
     tables = tuple(t for t in whole.tables if not own(t.leaf))
     copies = tuple(t for t in whole.tables if own(t.leaf))
     if {f for t in tables for f in t.fields} & {f for t in copies for f in t.fields}:
-        tables = copies = ()  # a field cannot be renumbered for tables of two trees
+        # A field cannot be renumbered for global and local tables at once, so that neither are declared.
+        tables = copies = ()
     predict, both = model.predict, model.loss_and_metrics
     return Model(
         init_global=lambda key: split(whole.init_global(key), own)[0],

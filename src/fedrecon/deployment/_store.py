@@ -65,7 +65,8 @@ def read_clients(
     if not vocabularies:
         return clients
     for field in vocabularies:
-        if field in clients.fields and field not in clients.vocabularies:  # its numbers are the original ids
+        # The numbers in a field without a vocabulary are the original ids themselves.
+        if field in clients.fields and field not in clients.vocabularies:
             ids, numbers = np.unique(clients.column(field), return_inverse=True)
             columns = {f: clients.column(f) for f in clients.fields} | {field: numbers.astype(np.int32)}
             named = clients.vocabularies | {field: ids}

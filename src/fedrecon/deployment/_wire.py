@@ -17,7 +17,7 @@ READ = (VERSION - 1, VERSION)
 MAX_BYTES = 2**31
 
 _MAGIC = b"fedrecon"
-_HEAD = struct.Struct("<8sHHIQ")  # magic, version, 0, bytes of the header, bytes of the arrays
+_HEAD = struct.Struct("<8sHHIQ")  # magic, version, 0, size of the header, size of the arrays, both in bytes
 _CHECKSUM = struct.Struct("<I")
 _ALIGNMENT = 8
 _MAX_HEADER = 2**20

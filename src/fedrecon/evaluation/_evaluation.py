@@ -86,7 +86,7 @@ class Evaluation:
         deciles = range(0, 101, 10)
         quantiles_of = {}
         for name, known in self._tested().items():
-            with np.errstate(invalid="ignore"):  # between infinities
+            with np.errstate(invalid="ignore"):  # a quantile between two infinities warns, and is NaN
                 quantiles = np.quantile(known, [d / 100 for d in deciles]) if known.size else [math.nan] * 11
             quantiles_of[name] = {f"p{d}": float(q) for d, q in zip(deciles, quantiles, strict=True)}
         return quantiles_of

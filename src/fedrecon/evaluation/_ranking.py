@@ -17,7 +17,7 @@ from fedrecon.core._types import Params, PRNGKey
 from fedrecon.errors import store_whole_numbers, whole_number
 
 KINDS = ("hr", "ndcg", "recall", "recall_min")
-_NEGATIVES = 11  # number of the subkey
+_NEGATIVES = 11  # the number that is folded into a client's key for its drawn items
 
 
 @tagged("scoring/ranking")

@@ -11,7 +11,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
 from fedrecon.simulation._batches import examples_of
 
-_EVALUATION = 4  # number of the subkey that the split draws with
+_EVALUATION = 4  # the number that is folded into the key with which the split draws
 
 
 class Case(NamedTuple):

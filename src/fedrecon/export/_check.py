@@ -11,12 +11,14 @@ from fedrecon.export._graph.model import Input, Output, model_of
 from fedrecon.export._graph.precision import Stored
 from fedrecon.export._graph.program import Block, ExportError, evaluated
 
-# How far a number may be from JAX's: so much, times the largest number of the result where that is above 1.
+# The largest difference allowed from JAX, relative to the largest number of the result or to 1, whichever is
+# more.
 TOLERANCE = 5e-6
-# Scores that are closer than this may come in another order.
+# Items whose scores differ by less than this may come in another order.
 TIE = 1e-5
-_JOLTS = 8  # times the change by a last bit: a computation rounds more than once
-_FEWEST = 64  # of the lengths that JAX compiles for
+# The bound is this many times the change by the last bit of the inputs: a computation rounds more than once.
+_JOLTS = 8
+_FEWEST = 64  # the smallest length to which arguments are padded
 
 Given = Mapping[str, np.ndarray]
 
@@ -93,7 +95,7 @@ def padded(given: Given, inputs: Sequence[Input], round_up: bool = False) -> lis
     for one in inputs:
         if one.name in given:
             x = np.asarray(given[one.name], one.dtype)
-        else:  # nothing reads it
+        else:  # the file does not have the input, since no operation reads it
             x = np.zeros([d if isinstance(d, int) else 0 for d in one.shape], one.dtype)
         room = one.room
         if not one.shape or isinstance(one.shape[0], int):
@@ -153,7 +155,9 @@ def compare(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -
     for name, x in wanted.items():
         if name == "top_item":
             apart = np.max(np.abs(found["prediction"] - wanted["prediction"]), initial=0.0)
-            tie = max(TIE, 2 * float(apart))  # the order of what is closer may change, whatever the reason
+            # Scores that differ by less than twice the largest difference may change places, and that
+            # difference itself is judged by the score's own bound.
+            tie = max(TIE, 2 * float(apart))
             worst = worst if same_list(found, wanted, tie) else float("inf")
         else:
             worst = max(worst, difference(found[name], x))
@@ -198,7 +202,7 @@ def _drawn(
     rng: Any, dtype: Any, shape: Sequence[int], low: float | int, high: float | int, number: int
 ) -> np.ndarray:
     kind = np.dtype(dtype).kind
-    if number % 5 == 2:  # the ends of the range alone
+    if number % 5 == 2:  # every fifth argument has the ends of the range only
         return rng.choice(np.array([low, high]), shape).astype(dtype)
     if kind == "f":
         return rng.uniform(low, high, shape).astype(dtype)

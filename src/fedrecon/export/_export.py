@@ -119,7 +119,7 @@ def export(
         checks, worst = compared(session, own, exported, clients, given)
         if worst.value:
             refuse(program, inputs, exported.outputs, weights, worst)
-        if precision != "float32":  # beside the run's own parameters, which nobody has rounded
+        if precision != "float32":  # the reported differences are those from the run's unrounded parameters
             reference = Reference(exported.fn, exported.weights, exported.inputs, exported.outputs)
             checks, _ = compared(session, reference, exported, clients)
         vectors = _vectors(session, given[:_VECTORS])

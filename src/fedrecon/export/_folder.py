@@ -11,7 +11,7 @@ from fedrecon.export._graph.program import ExportError
 FORMAT = 1
 MODEL, DESCRIPTION, VECTORS, VOCABULARIES = "model.onnx", "model.json", "vectors.npz", "vocabularies.json"
 UPDATE, UPDATE_DESCRIPTION = "update.onnx", "update.json"
-_EXTERNAL = 10_000_000  # bytes of a table from which on it is a file of its own
+_EXTERNAL = 10_000_000  # a model with a larger table, in bytes, has its tables in a file of their own
 
 
 def write_model(model: Any, folder: Path) -> list[str]:

@@ -201,7 +201,7 @@ def described(path: Path, text: bytes) -> dict[str, Any]:
     """The content of a description.
 
     Raises:
-        ExportError: It is no description, or one of another format.
+        ExportError: The text is not a description, or one of another format.
     """
     try:
         description: dict[str, Any] = json.loads(text)

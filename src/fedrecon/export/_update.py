@@ -31,7 +31,7 @@ def update(algorithm: Algorithm, state: ServerState, fields: Fields, examples_ma
         examples_max: The largest number of examples of a client, to which its examples are padded.
     """
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.global_params)
-    sizes: dict[str, tuple[str, int]] = {}  # of each table the name of its length and its rows
+    sizes: dict[str, tuple[str, int]] = {}  # the name of each table's length, and its number of rows
     rows: dict[str, int] = {}
     for number, group in enumerate(groups(algorithm.model.tables)):
         count = num_rows(like, group)

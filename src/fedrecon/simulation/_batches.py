@@ -67,9 +67,9 @@ class Layout:
         self._ids = {f for t in (*model.tables, *model.local_tables) for f in t.fields}
         for group in self.groups:
             self._check_rows(group, self.sizes[group.name])
-        # Ids that an example has of each group.
+        # The number of ids that an example has of each group.
         self._widths = {g.name: sum(clients.blank(f).size for f in g.fields) for g in self.groups}
-        if model.local_tables:  # a client's own copies, which are used whole
+        if model.local_tables:  # a client's copies are whole tables, so that only the ids must be checked
             local = jax.eval_shape(model.init_local, global_params, jax.random.key(0))
             for group in groups(model.local_tables):
                 self._check_rows(group, num_rows(local, group))
@@ -169,7 +169,7 @@ class Layout:
         for f in group.fields:
             valid = np.arange(data[f].shape[1]) < count[:, None]
             valid = valid.reshape(*valid.shape, *[1] * (data[f].ndim - 2))
-            width = int(np.prod(data[f].shape[1:]))  # which no reshape can infer where there is no client
+            width = int(np.prod(data[f].shape[1:]))  # a reshape to -1 fails where there is no client
             parts.append(np.where(valid, data[f], size).reshape(len(count), width))
         flat = np.concatenate(parts, axis=1).astype(np.int32)
         order = np.argsort(flat, axis=1, kind="stable")
@@ -193,7 +193,9 @@ class Layout:
         ordered = {split.field for split in splits if isinstance(split, ByTime)}
         for field in clients.fields:
             kind = clients.blank(field).dtype
-            if kind == np.float64:  # whose order 32 bits would lose, see `in_order`; its numbers are rounded
+            # JAX rounds float64 to float32, which may make different times equal. Fields that are not used as
+            # times may be rounded: the order of examples was decided before, by all 64 bits.
+            if kind == np.float64:
                 if field in ordered:
                     raise DataError(
                         f"field {field!r} holds times of 64 bits, of which 32 bits, as JAX needs them, make "
@@ -219,9 +221,9 @@ class Layout:
             if kind.kind not in "iu":
                 raise DataError(f"field {field!r} indexes a table, so it must hold whole numbers, got {kind}")
             field_stats = clients.field_stats(field)
-            if (
-                field_stats.least < 0 or field_stats.most >= size
-            ):  # or only clients do that are not among these
+            # The range is that of the field in the whole file, of which these may be some clients only: the
+            # examples are searched only where the range is too wide.
+            if field_stats.least < 0 or field_stats.most >= size:
                 for piece in clients.pieces():
                     column = piece.column(field)
                     if np.any((column < 0) | (column >= size)):

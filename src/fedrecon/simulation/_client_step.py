@@ -90,7 +90,7 @@ def _like(given: Params, wanted: Params) -> Params:
         name = f"initial global parameter {path_of(path)!r}"
         if jnp.shape(x) != like.shape:
             raise ValueError(f"{name} must be of shape {like.shape}, got {jnp.shape(x)}")
-        array = jnp.asarray(x)  # as JAX takes it: without 64 bits a float64 of NumPy is a float32
+        array = jnp.asarray(x)  # in JAX's type: unless 64-bit types are enabled, float64 becomes float32
         if array.dtype != like.dtype:
             raise ValueError(f"{name} must be of type {like.dtype}, as the model's own, got {array.dtype}")
         # With an explicit type, since a Python number is weakly typed, and a weak type would compile the

@@ -258,7 +258,8 @@ class Simulation:
             return {}
         groups, several = self._layout.groups, self._devices.processes > 1
         if not several or all(group.fields[0] in self._layout.positional for group in groups):
-            return self._layout.touched(cohort)  # which of positional fields reads no examples
+            # The rows of positional fields are counted by the numbers of examples, which all processes know.
+            return self._layout.touched(cohort)
         counts = self._layout.touched(own)
         sums = self._devices.total([int(np.sum(x)) for x in counts.values()])
         return {name: sums[i] for i, name in enumerate(counts)}

@@ -52,7 +52,7 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
     name, count = f"client {client.ids.tolist()[0]!r}", int(client.num_examples[0])
     examples = {field: client.column(field) for field in client.fields}
     for f in {f for t in (*model.tables, *model.local_tables) for f in t.fields}:
-        examples[f] = examples[f].astype(np.int32)  # as rounds have them
+        examples[f] = examples[f].astype(np.int32)  # the type of ids in rounds
     if EXAMPLE_MASK in examples:
         raise ValueError(
             f"clients must not have the field {EXAMPLE_MASK!r}: batches have the mask of their padding there"

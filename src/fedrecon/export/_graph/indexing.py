@@ -49,7 +49,8 @@ def _along_axis(w: Writer, node: Node, x: list[str], axis: int) -> str:
         name = _held(w, name, indices.dtype, size - 1)
     made = w.op("Gather", x[0], name, axis=axis)
     offsets = set(node.params["dimension_numbers"].offset_dims)
-    window = [*range(axis), *range(axis + last, len(node.outputs[0].shape))]  # where Gather puts them
+    # The axes of ONNX's result: those of the index stand where the gathered axis was. JAX may want others.
+    window = [*range(axis), *range(axis + last, len(node.outputs[0].shape))]
     batch = list(range(axis, axis + last))
     order = [window.pop(0) if i in offsets else batch.pop(0) for i in range(len(node.outputs[0].shape))]
     return made if order == list(range(len(order))) else w.op("Transpose", made, perm=order)

@@ -120,7 +120,7 @@ def read_titles(path: Path) -> dict[str, str]:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        text = raw.decode("latin-1")  # MovieLens 1M
+        text = raw.decode("latin-1")  # as the titles of MovieLens 1M are
     lines = text.splitlines()
     colons = bool(lines) and "::" in lines[0]
     rows = [line.split("::") for line in lines] if colons else list(csv.reader(lines))
