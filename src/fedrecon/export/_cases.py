@@ -64,7 +64,7 @@ def cases(clients: Clients, split: Split, seed: int) -> Iterator[Case]:
 
     @jax.jit
     def cut(data: Any, count: Any) -> Any:
-        # Arrays of 64 bits never get here: numbers were made 32-bit ones.
+        # `plain_type` made all numbers 32-bit before, so that JAX changes no type here.
         return split(examples_of(data, count, longest), key)
 
     fields = clients.fields

@@ -180,7 +180,7 @@ def random_inputs(
     assert most is not None
     made = []
     for i in range(count):
-        # The first ones: nothing, one example, all there is room for.
+        # The first four have fixed sizes: no example, one, and twice the largest number.
         size = (0, 1, most, most)[i] if i < 4 else int(rng.integers(0, most + 1))
         lengths = {"n": size, "e": int(rng.integers(0, most + 1)), "q": int(rng.integers(1, 5)), "m": 0}
         given: dict[str, np.ndarray] = {}

@@ -79,7 +79,7 @@ def _entry(one: Input, training: Training, inputs: Sequence[Input]) -> dict[str,
     elif one.name in training.ranges:
         entry["range"] = [plain(x) for x in training.ranges[one.name]]
     if one.name in training.fields and one.high is not None:
-        # The length of the tables whose rows the field names.
+        # `rows` is the name of the length of the tables that the field indexes.
         entry["rows"] = next(x.shape[0] for x in inputs if x.room == one.high + 1 and "/" in x.name)
     if one.room is not None:
         entry["room"] = one.room

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-# A step of a block costs about as much as this many of its clients' share in it: the overhead of a step's
-# operations, in clients. Measured on a CPU with matrix factorisation (benchmarks/README.md).
+# The overhead of a step of a block, as a number of clients: a step costs about as much as if the block had so
+# many clients more. Measured on a CPU with matrix factorisation (docs/performance_notes.md).
 _OVERHEAD = 16
 _MOST_CLIENTS = 64
 _MOST_PLACES = 2**18  # the largest number of examples, with padding, of an evaluation's block

@@ -73,7 +73,7 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("without the user's part", "%", "with it", "%"):
         table.add_column(name, justify="right" if name == "%" else "left")
-    # The columns may differ in length, since the user's own words are further choices.
+    # The columns may differ in length: the user's own words are choices of their own in the second one only.
     for row in zip_longest(*completions, fillvalue=None):
         cells = [("", "") if x is None else (_shown(x[0]), f"{100 * x[1]:.1f}") for x in row]
         table.add_row(*cells[0], *cells[1])

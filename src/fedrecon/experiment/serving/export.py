@@ -97,7 +97,7 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
         loaded = _load(run, config, wanted.top, wanted.seed)
         shown: Page | None = None
         if wanted.page:
-            # All that may be refused comes before anything is written.
+            # Everything that may be refused is checked before anything is written.
             models = [{"folder": "", "label": config.name}]
             shown = page_of(config, loaded.subject, models, wanted.titles)
             runtime_files(wanted.runtime)

@@ -27,9 +27,11 @@ from fedrecon.experiment.training.run_spec import digest, ids_digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.serving._personalization import Personalization, TopK, default_clients_per_block
 
-# The most clients in a part. A part is what a kill loses per thread, and what a thread has in memory.
+# The largest number of clients in a part. A kill loses one part for each thread, and each thread has one in
+# memory.
 PER_PART = 8192
-# The most bytes of local parameters in a part; until it is written it is in memory about four times.
+# The largest number of bytes of local parameters in a part, which is in memory about four times until it is
+# written.
 PART_BYTES = 64_000_000
 MOST_THREADS = 8
 
@@ -76,7 +78,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     new = prepare_new_clients(config, data, vocabularies, served_fields(task), "personalization")
     clients, top = new.loaded, _top(wanted, vocabularies)
     per_part = _per_part(12 * top.count if top is not None else _local_bytes(spec.algorithm, state))
-    # The rest of a block with more clients than a part has would be padding.
+    # A block has no more clients than a part, since the rest of it would be padding.
     width = min(-(-per_part // jax.local_device_count()), default_clients_per_block())
     personalization = Personalization(
         spec.algorithm,

@@ -105,7 +105,7 @@ class Checkpoints:
             # after that, so that there is always one to resume from.
             sync_tree(temporary)
             rename(temporary, final)
-        # Orbax raises many kinds of errors where a file cannot be written, of which some name none.
+        # Orbax raises many kinds of errors where a file cannot be written, and some do not name the file.
         except (OSError, ValueError, RuntimeError) as error:
             raise self._unwritable(round, error) from None
         self._forget_old()
@@ -228,7 +228,7 @@ class Checkpoints:
     def _read(self, path: Path, leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
         import orbax.checkpoint as ocp
 
-        # Orbax keeps no empty arrays.
+        # Orbax cannot save arrays without entries, so that `save` leaves them out.
         full = {name: np.empty(shape, dtype) for name, (shape, dtype) in leaves.items() if 0 in shape}
         names = [name for name in leaves if name not in full]
         wanted = ocp.args.PyTreeRestore(

@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path.parent}: a run folder must have a {path.name}, this has none") from None
     except RunError:
         raise
-    # This is also raised for what is no UTF-8.
+    # Also the error for a file that is not UTF-8, which derives from ValueError.
     except ValueError as error:
         raise RunError(f"{path}: no JSON: {error}; {ADVICE}") from None
 

@@ -49,7 +49,7 @@ def describe(value: Any) -> Description:
     if isinstance(value, NamedOptimizer):
         return _kind(f"optimizer/{value.name}", value.hyperparameters)
     if isinstance(value, optax.GradientTransformation):
-        # Optax does not tell what it was made of.
+        # A transformation of Optax does not tell the arguments with which it was made.
         return _kind("optimizer/unnamed", {"init": value.init.__qualname__.split(".")[0]})
     if isinstance(value, Schedule):
         return _kind(f"schedule/{value.name}", value.arguments)
@@ -79,7 +79,7 @@ def _other(value: object) -> Description:
     if name:
         return {"function": getattr(value, "__qualname__", name)}
     if isinstance(value, np.ndarray | jax.Array) and _numeric(value.dtype):
-        # The text of a large array leaves most of it out.
+        # The repr of a large array leaves most entries out, so that a digest of all is added.
         content = np.ascontiguousarray(value).tobytes()
         return {"repr": repr(value), "digest": hashlib.blake2b(content, digest_size=8).hexdigest()}
     printed_by: Any = type(value).__repr__

@@ -47,7 +47,8 @@ class Stopwatch:
 
     def compilation(self) -> float:
         """Seconds spent tracing and compiling; times that overlap count once."""
-        # JAX reports the tracing of an inner function by itself and within that of the outer one.
+        # Times overlap, since JAX reports the tracing of an inner function both alone and within the outer
+        # one.
         total, end = 0.0, float("-inf")
         for start, stop in sorted(self._compiling):
             total += max(0.0, stop - max(start, end))

@@ -161,7 +161,7 @@ def check_settings(run: Path) -> None:
     written = read_json(path).get(SETTINGS) if path.exists() else None
     try:
         saved = tomllib.loads((run / CONFIG).read_text(encoding="utf-8"))
-    # This is also raised for what is no UTF-8.
+    # Also the error for a file that is not UTF-8, which derives from ValueError.
     except ValueError as error:
         raise RunError(f"{run / CONFIG}: no TOML: {error}") from None
     if written is not None and written != settings_digest(saved):
