@@ -198,7 +198,8 @@ class Algorithm:
         client_update: Computes a client's update and next state, see `ClientUpdateFn`.
         server_update: Computes the server's next state, see `ServerUpdateFn`.
         personalize: Fits a client's parameters to its support set, see `PersonalizeFn`.
-        name: The algorithm's name, by which run folders recognise a run; it must not change.
+        name: The algorithm's name, by which run folders recognise a run; it must not change; `"algorithm"` by
+            default.
         hyperparameters: The arguments of the algorithm by their names, by which run folders recognise a run;
             the names must not change. Classes and functions among the arguments are recognised by their tags,
             see `fedrecon.core.tagged`.

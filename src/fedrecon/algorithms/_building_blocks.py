@@ -156,9 +156,10 @@ def update_of(
         metrics: The means that the update solver returned; `"loss"` must be among them.
         client_weight: Computes the client's weight from its mean loss, whose weight is the number of examples
             that the update phase processed; by default that number.
-        client_state: The client's next state, which `client_state_after` rejects if the client is dropped.
+        client_state: The client's next state, which `client_state_after` rejects if the client is dropped;
+            `()` by default.
         other_costs: The costs of other solvers, as `cost_of` returns them, which are added to those of the
-            update solver.
+            update solver; none by default.
     """
     cost = {name: metrics[name] for name in COSTS if name in metrics}
     metrics = {name: mean for name, mean in metrics.items() if name not in cost}
@@ -225,7 +226,7 @@ def with_usable_tables(model: Model, update: LocalSolver, joint: bool = False) -
     Args:
         model: The view of the model that is trained.
         update: The solver that changes the global parameters.
-        joint: Whether `update` changes the local parameters together with the global ones.
+        joint: Whether `update` changes the local parameters together with the global ones; False by default.
     """
     if not model.tables:
         return model

@@ -41,7 +41,8 @@ def centralized(
         num_clients: The number of clients whose examples are pooled.
         reconstruct: Fits the local parameters of an unseen client to its support set.
         server_optimizer: The Optax optimiser of the pooled parameters.
-        field: The batch field that holds the client's row among the pooled clients, -1 for an unseen client.
+        field: The batch field that holds the client's row among the pooled clients, -1 for an unseen client;
+            `"row"` by default.
 
     Returns:
         The algorithm. Its updates have the same form as federated ones, but are made of pooled examples.

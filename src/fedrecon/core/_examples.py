@@ -31,7 +31,7 @@ class Examples:
         positional: The fields that hold each row's own position among the client's examples, which implies
             that no two examples of the client share a row of a table. Where such a field is a NumPy array its
             positions are known before tracing, and splits that move nothing keep them so. They change the
-            speed only.
+            speed only; none by default.
     """
 
     data: PyTree[Any]

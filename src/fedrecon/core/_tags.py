@@ -37,8 +37,8 @@ def tagged(
     Args:
         kind: The name in files, such as `"split/fraction"`. It must not change once files have it.
         names: Names of a dataclass's fields in files by their names in Python, for those that differ: a field
-            that is renamed in Python is entered here with its old name.
-        later: Names of fields that were added after the first files were written.
+            that is renamed in Python is entered here with its old name; none by default.
+        later: Names of fields that were added after the first files were written; none by default.
 
     Raises:
         ValueError: Another class or function has this `kind`.

@@ -45,7 +45,8 @@ class Client:
         examples: The client's examples: an array `[example, ...]` for each field, or `Clients` with this
             client alone.
         name: The client's name, an integer or a string.
-        seed: The run's seed of the clients' random draws; noise for privacy never follows from it.
+        seed: The run's seed of the clients' random draws; noise for privacy never follows from it; 0 by
+            default.
         state: The client state after an earlier round; None for a client without one.
         length: The least number of examples to which the client is padded, so that the clients of one process
             share a compiled program; by default the next multiple of 10.

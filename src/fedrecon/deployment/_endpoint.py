@@ -29,7 +29,8 @@ class Endpoint:
 
     Args:
         server: The server whose messages are encoded and decoded.
-        max_bytes: The largest number of bytes of a message from a client; a longer one is refused.
+        max_bytes: The largest number of bytes of a message from a client; a longer one is refused; 2 GiB by
+            default.
     """
 
     def __init__(self, server: Server, max_bytes: int = MAX_BYTES):

@@ -24,7 +24,7 @@ class Address(NamedTuple):
         run: Name of the run.
         round: Number of rounds done before the message's round.
         attempt: Number of earlier attempts at the round.
-        client: The client's name; `""` for a message that is for no single client.
+        client: The client's name; `""` for a message that is for no single client, the default.
     """
 
     run: str
@@ -71,7 +71,7 @@ def broadcast_message(address: Address, broadcast: Broadcast, notes: Mapping[str
         address: Run, round, attempt and client of the message.
         broadcast: The broadcast that reaches the client.
         notes: For a stateful algorithm the rounds that the client's store needs: `counted` and `durable`, see
-            `Store.put_state`.
+            `Store.put_state`; none by default.
     """
     arrays = _named("global_params", broadcast.global_params) | _named("extra", broadcast.extra)
     return Message("broadcast", *address, arrays, notes)
@@ -83,7 +83,7 @@ def broadcast_from(message: Message, global_params: PyTree[Any], extra: PyTree[A
     Args:
         message: The decoded message.
         global_params: A pytree of the structure of the model's global parameters.
-        extra: A pytree of the structure of the broadcast's `extra`.
+        extra: A pytree of the structure of the broadcast's `extra`; `()` by default.
 
     Raises:
         RefusedError: The message is of another kind, or has other leaves than these pytrees.
@@ -113,7 +113,7 @@ def update_from(message: Message, global_params: PyTree[Any], statistics: PyTree
     Args:
         message: The decoded message.
         global_params: A pytree of the structure of the model's global parameters.
-        statistics: A pytree of the structure of the updates' `statistics`.
+        statistics: A pytree of the structure of the updates' `statistics`; `()` by default.
 
     Raises:
         RefusedError: The message is of another kind, has other leaves than these pytrees, or has a weight or

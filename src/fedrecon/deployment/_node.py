@@ -42,11 +42,12 @@ class Node:
     Args:
         algorithm: The algorithm that is trained.
         store: The store of the node's clients and their states.
-        seed: The run's seed of the clients' random draws.
-        run: Name of the run in which the node takes part.
+        seed: The run's seed of the clients' random draws; 0 by default.
+        run: Name of the run in which the node takes part; `"run"` by default.
         may_take_part: Says whether a client may compute now, `(client's name, round) -> bool`: whether the
             device is idle and on an unmetered network, for instance. None lets all clients compute always.
-        max_bytes: The largest number of bytes of a message from the server; a longer one is refused.
+        max_bytes: The largest number of bytes of a message from the server; a longer one is refused; 2 GiB by
+            default.
 
     Raises:
         DataError: The examples do not index the model's tables.

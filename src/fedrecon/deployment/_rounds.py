@@ -79,10 +79,11 @@ def run_rounds(
         transport: Carries the messages between the server and the nodes.
         rounds: Number of rounds to have done at the end, those of earlier processes included.
         folder: The folder of the server's state and of `rounds.jsonl`; created where it does not exist.
-        seconds: Deadline of a round in seconds; a client that has not answered by then is left out of it.
-        max_attempts: How many attempts a round gets before this raises an error.
+        seconds: Deadline of a round in seconds; a client that has not answered by then is left out of it; 600
+            by default.
+        max_attempts: How many attempts a round gets before this raises an error; 10 by default.
         note_clients: Whether the names of the clients that each round counted are written to
-            `answered.jsonl`.
+            `answered.jsonl`; False by default.
 
     Raises:
         DataError: The state in the folder is damaged, or of another run.

@@ -68,13 +68,14 @@ class Server:
         clients: Names of all clients, or a mapping from their names to their numbers of examples, which some
             samplings need.
         sampling: Draws the clients of each round's cohort.
-        seed: Seed of the cohorts and of the initial parameters.
-        run: Name of the run, which messages carry.
+        seed: Seed of the cohorts and of the initial parameters; 0 by default.
+        run: Name of the run, which messages carry; `"run"` by default.
         global_params: The global parameters at the start; by default those with which the simulator starts
             from `seed`.
         min_answers: The least number of counted updates of a round, or the whole cohort where it is smaller;
-            with fewer, the round is attempted again.
-        max_weight: The largest weight of a client's update; an update with a larger one is refused.
+            with fewer, the round is attempted again; 1 by default.
+        max_weight: The largest weight of a client's update; an update with a larger one is refused; no limit
+            by default.
         statistics: Shapes and types of the updates' `statistics`; by default updates have none.
 
     Raises:

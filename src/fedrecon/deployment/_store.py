@@ -37,8 +37,9 @@ def read_clients(
 
     Args:
         path: A client file (`.arrow`), a Parquet file, or an SQLite file (`.sqlite`, `.sqlite3`, `.db`).
-        client: Name of the column that holds the client of each example.
-        name: Name of the only client, for a file without such a column; `""` for a file that has one.
+        client: Name of the column that holds the client of each example; `"client"` by default.
+        name: Name of the only client, for a file without such a column; `""` for a file that has one, the
+            default.
         query: The SQL statement that selects the examples of an SQLite file in their order; by default all
             rows of its only table.
         vocabularies: The original ids in the order of the run's numbers, for each field that the run numbers.
@@ -167,8 +168,8 @@ class Store:
             client: Name of the client.
             round: Number of rounds done before the round of the state.
             data: The state as bytes.
-            counted: The last round in which the server counted the client; -1 for none.
-            durable: The value of `counted` at the server's last checkpoint; -1 for none.
+            counted: The last round in which the server counted the client; -1 for none, the default.
+            durable: The value of `counted` at the server's last checkpoint; -1 for none, the default.
         """
         who = (run, str(client))
         with self._writing() as database:

@@ -25,7 +25,7 @@ class Sums:
         shapes: Shapes and types of the global parameters.
         tables: Paths of the leaves that updates may send by rows.
         statistics: Shapes and types of the updates' `statistics`; by default updates have none.
-        max_weight: The largest weight of an update; one with a larger weight is refused.
+        max_weight: The largest weight of an update; one with a larger weight is refused; no limit by default.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Sums:
         Args:
             update: The update that `Client.update` returned, possibly decoded from a message.
             discount: The factor by which the delta's total and its weight are multiplied; the update's mean
-                stays the same and counts for less.
+                stays the same and counts for less; 1 by default.
 
         Raises:
             RefusedError: The update has other leaves, shapes, types, rows or weights than the algorithm's.

@@ -53,7 +53,7 @@ class Message(NamedTuple):
         attempt: Number of earlier attempts at the round.
         client: The client's name; `""` for a message that is for no single client.
         arrays: The arrays by their names. An array object that stands under two names is sent once.
-        notes: Further values by their names, as JSON can hold them.
+        notes: Further values by their names, as JSON can hold them; none by default.
     """
 
     kind: str
@@ -70,7 +70,7 @@ def encode(message: Message, version: int = VERSION) -> bytes:
 
     Args:
         message: The message to encode.
-        version: Version of the format, one that the receiver can read.
+        version: Version of the format, one that the receiver can read; the present version by default.
 
     Raises:
         ValueError: An array has a type that the format does not allow, or the version is unknown.
@@ -116,7 +116,7 @@ def decode(data: bytes, max_bytes: int = MAX_BYTES) -> Message:
 
     Args:
         data: The bytes of the message.
-        max_bytes: The largest number of bytes of a message; a longer one is refused.
+        max_bytes: The largest number of bytes of a message; a longer one is refused; 2 GiB by default.
 
     Returns:
         The message. Its arrays are read-only views of `data`.

@@ -89,7 +89,7 @@ def padded(given: Given, inputs: Sequence[Input], round_up: bool = False) -> lis
         given: The file's arguments by their names.
         inputs: The file's inputs, in the order of the function's arguments.
         round_up: Whether lengths that the caller chooses are padded to powers of two, at least 64, since JAX
-            compiles the function anew for each length.
+            compiles the function anew for each length; False by default.
     """
     arrays: list[np.ndarray] = []
     for one in inputs:
@@ -115,7 +115,7 @@ def session_of(model: bytes | str, threads: int = 1) -> Any:
 
     Args:
         model: The serialised model, or the path of its file.
-        threads: Number of threads that share one operation.
+        threads: Number of threads that share one operation; 1 by default.
     """
     import onnxruntime
 

@@ -55,10 +55,12 @@ class Subject:
         ranges: The lowest and the highest number that a field may hold, for the fields that have a range.
         top: The item field and the number of items to recommend; None for a file that predicts for features
             that the caller gives.
-        vocabularies: The ids that the row numbers of a field stand for, for the fields that have ids.
-        run: Name of the run, for the description.
-        privacy: The protection of the people in the training data, for the description.
-        data_notice: The notice that the data's owners ask users to pass on, for the description.
+        vocabularies: The ids that the row numbers of a field stand for, for the fields that have ids; none by
+            default.
+        run: Name of the run, for the description; `""` by default.
+        privacy: The protection of the people in the training data, for the description; by default none.
+        data_notice: The notice that the data's owners ask users to pass on, for the description; `""`, the
+            default, for none.
     """
 
     algorithm: Algorithm
@@ -88,9 +90,10 @@ def export(
         subject: The trained algorithm to export.
         out: The folder to write; created where it does not exist. An export that it holds is replaced.
         support_max: The largest number of support examples that the file takes.
-        precision: How the parameters are stored: `"float32"`, `"float16"` or `"int8"`.
-        seed: Seed of the client's random draws, which are the same for every user of the file.
-        clients: Clients whose results are compared with JAX, in addition to random inputs.
+        precision: How the parameters are stored: `"float32"`, `"float16"` or `"int8"`; `"float32"` by
+            default.
+        seed: Seed of the client's random draws, which are the same for every user of the file; 0 by default.
+        clients: Clients whose results are compared with JAX, in addition to random inputs; none by default.
         training: Describes the training clients, and makes the export hold `update.onnx`, a client's part of
             a round; None for a file that serves only.
 

@@ -30,7 +30,7 @@ class Session:
 
     Args:
         folder: The folder of the export.
-        threads: Number of threads that share one operation.
+        threads: Number of threads that share one operation; 1 by default.
 
     Raises:
         ExportError: A file is missing, or is not the one that the description names.
@@ -134,7 +134,7 @@ class Session:
             broadcast: The round's broadcast with whole tables, of which the rows of the client's examples
                 are used.
             examples: The client's examples: an array `[example, ...]` for each field.
-            key: The two 32-bit numbers of the client's random key in this round.
+            key: The two 32-bit numbers of the client's random key in this round; `(0, 0)` by default.
             start: The client's state for a stateful algorithm, as the output `state` of the file gives it;
                 None for a client without one.
 

@@ -28,8 +28,9 @@ class Training(NamedTuple):
         ranges: The lowest and the highest number that a field may hold, for the fields that have a range.
         examples_max: The largest number of examples of a client.
         clients: The examples of clients whose updates are compared with JAX, an array `[example, ...]` for
-            each field.
-        keys: The numbers of these clients' random keys as the simulator gives them, `[client, 2]`, uint32.
+            each field; none by default.
+        keys: The numbers of these clients' random keys as the simulator gives them, `[client, 2]`, uint32;
+            none by default.
     """
 
     fields: Mapping[str, Any]

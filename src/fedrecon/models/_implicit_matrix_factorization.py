@@ -51,7 +51,7 @@ def implicit_factorization(
 
     Args:
         num_items: The number of items, which is the number of rows of the item table.
-        factors: The length of a factor vector.
+        factors: The length of a factor vector; 64 by default.
         loss: Name of the loss, one of those above; `"squared"` by default.
         unobserved: The weight of every item's squared score in the loss `"squared"`, at least 0; 0.1 by
             default.

@@ -22,7 +22,7 @@ class Log:
     Attributes:
         path: The file; made when the first records are added.
         dtype: The structured NumPy type of a record.
-        count: The number of records in the log.
+        count: The number of records in the log; 0 by default.
     """
 
     def __init__(self, path: Path, dtype: np.dtype, count: int = 0):

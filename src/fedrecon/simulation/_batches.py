@@ -51,7 +51,8 @@ class Layout:
         model: The model whose tables and fields are laid out.
         clients: The clients that are laid out.
         global_params: The model's global parameters, or their shapes.
-        splits: The splits by which programs cut the examples; the times that they read must fit in 32 bits.
+        splits: The splits by which programs cut the examples; the times that they read must fit in 32 bits;
+            none by default.
 
     Raises:
         DataError: A field does not fit the model's tables, or JAX's 32 bits.
@@ -256,7 +257,7 @@ def examples_of(data: dict[str, Any], count: Number, size: int, positional: tupl
         data: The fields that were laid out, arrays `[example, ...]`.
         count: The number of valid examples, which come first.
         size: The number of examples, padding included.
-        positional: The fields that hold each example's own position.
+        positional: The fields that hold each example's own position; none by default.
     """
     own = {f: np.arange(size, dtype=np.int32) for f in positional}
     return Examples({**data, **own}, np.arange(size) < count, positional)

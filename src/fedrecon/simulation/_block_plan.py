@@ -150,7 +150,7 @@ def plan_blocks(
     Args:
         num_examples: The number of examples of every client of the population, `[client]`.
         cohort: The number of clients of a round.
-        most_slots: The largest number of slots, which are shapes to compile.
+        most_slots: The largest number of slots, which are shapes to compile; 2 by default.
         clients_per_block: The number of clients of a block, which are vectorised; None for up to 64, as the
             expected cost decides.
         draw: Draws a cohort for planning, `number of the trial -> positions of its clients`; None draws all
@@ -206,7 +206,8 @@ def plan_evaluation(num_examples: Int[np.ndarray, "client"], heavy: bool = False
 
     Args:
         num_examples: The number of examples of every client, `[client]`.
-        heavy: Whether computing costs more than compiling; a block is then no wider than the clients fill it.
+        heavy: Whether computing costs more than compiling; a block is then no wider than the clients fill it;
+            False by default.
     """
     longest, most = max(int(num_examples.max(initial=1)), 1), _MOST_CLIENTS
     if heavy:
@@ -226,7 +227,8 @@ def clients_in_block(length: int, most: int = _MOST_CLIENTS, places: int = _MOST
 
     Args:
         length: The number of examples of each client, padding included.
-        most: The largest number of clients of a block.
-        places: The largest number of examples of a block that has more than one client, padding included.
+        most: The largest number of clients of a block; 64 by default.
+        places: The largest number of examples of a block that has more than one client, padding included;
+            2^18 by default.
     """
     return max(1, min(most, places // length))

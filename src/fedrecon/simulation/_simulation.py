@@ -55,7 +55,7 @@ class Simulation:
         algorithm: The algorithm to simulate.
         clients: The training clients.
         sampling: The sampling that draws the cohort of a round.
-        seed: The seed of the cohorts and of the clients' draws.
+        seed: The seed of the cohorts and of the clients' draws; 0 by default.
         plan: The plan by which cohorts are cut into blocks; None to choose one.
         clients_per_block: The number of clients of a block, which are vectorised, where no plan is given;
             None for 1 for a large model on a CPU, else for what the plan chooses.
@@ -117,7 +117,7 @@ class Simulation:
 
         Args:
             clients_per_block: The number of clients of a block; None leaves the choice to the plan.
-            most_slots: The largest number of slots, which are shapes to compile.
+            most_slots: The largest number of slots, which are shapes to compile; 2 by default.
         """
         lengths, cohort, draw = self.clients.num_examples, self.sampling.most(len(self.clients)), None
         if isinstance(self.sampling, AbstractSampling) and not self.sampling.even:
@@ -207,7 +207,8 @@ class Simulation:
 
         Args:
             state: The server's state before the round that is measured; it is not changed.
-            repeats: How often each pass is timed, after a first run to compile it; the shortest time counts.
+            repeats: How often each pass is timed, after a first run to compile it; the shortest time counts;
+                2 by default.
         """
         number, total = int(state.round), 0.0
         cohort = self._cohort(number)

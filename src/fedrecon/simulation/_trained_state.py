@@ -20,7 +20,7 @@ class TrainedState(ServerState):
 
     Attributes:
         vocabularies: The original ids in the order of their numbers, for each field of the training clients
-            that holds such numbers.
+            that holds such numbers; none by default.
     """
 
     vocabularies: Mapping[str, np.ndarray] = MappingProxyType({})

@@ -65,7 +65,7 @@ def experiment_of(folder: Path, overrides: tuple[str, ...] = ()) -> Config:
 
     Args:
         folder: The folder of the app.
-        overrides: Settings that replace those of the file, each as `"name=value"`.
+        overrides: Settings that replace those of the file, each as `"name=value"`; none by default.
 
     Raises:
         RunError: The folder holds no app.

@@ -37,7 +37,8 @@ class _Evaluated(NamedTuple):
     Attributes:
         task: The task of the run, on its own data.
         other: The clients of other data; None where the run's own clients are evaluated.
-        remark: A remark for the user on the other data, for instance on examples that were left out.
+        remark: A remark for the user on the other data, for instance on examples that were left out; `""` by
+            default.
     """
 
     task: Task

@@ -28,7 +28,8 @@ def hoist(nodes: list[Node], static: set[Value] | None = None) -> list[Node]:
 
     Args:
         nodes: The operations of a block, in order.
-        static: Values that are known during the export, to which those of `nodes` are added.
+        static: Values that are known during the export, to which those of `nodes` are added; None, the
+            default, for none.
 
     Returns:
         The operations of the block with those that were moved out of its bodies.

@@ -20,8 +20,9 @@ class Input(NamedTuple):
         shape: The array's dimensions; a string is the name of a length that the caller chooses.
         room: Length of the first axis in the program, to which the graph pads the input with `fill`; None
             for the length that the caller chooses.
-        fill: The number with which the input is padded to `room`.
-        given: Whether the program takes one more input after this one: whether the array is not empty.
+        fill: The number with which the input is padded to `room`; 0 by default.
+        given: Whether the program takes one more input after this one: whether the array is not empty; False
+            by default.
         high: The last row where the numbers are rows of a table, to which the graph clips them from 0 on;
             None for numbers that are not clipped.
     """
@@ -63,7 +64,8 @@ def model_of(
         inputs: The model's inputs, in the order of the program's.
         outputs: The model's outputs, in the order of the program's.
         weights: How each parameter is stored, at the parameter's number.
-        reveal: Values of the program that become further outputs, named `value_0`, `value_1`, …
+        reveal: Values of the program that become further outputs, named `value_0`, `value_1`, …; none by
+            default.
 
     Raises:
         ExportError: An operation cannot be written.

@@ -17,7 +17,7 @@ def find_solves(block: Block, outside: Mapping[Value, Node] = MappingProxyType({
 
     Args:
         block: The operations to search.
-        outside: The operation that makes each value of the enclosing blocks.
+        outside: The operation that makes each value of the enclosing blocks; none by default.
     """
     maker = {**outside, **{value: node for node in block.nodes for value in node.outputs}}
     for node in block.nodes:

@@ -65,11 +65,12 @@ class Node:
         params: The primitive's parameters.
         inputs: The values that the operation reads.
         outputs: The values that the operation makes.
-        blocks: Bodies of a loop or condition, which also read values from outside.
+        blocks: Bodies of a loop or condition, which also read values from outside; none by default.
         primitive: JAX's primitive, by which the operation is evaluated; None for loops, conditions and
             `spd_solve`, which have no single one.
         notes: Facts that let the operation be written shorter: `index_range`, the lowest and the highest
-            index of a gather or scatter, and `fraction`, a bit cast to numbers from 1 to below 2.
+            index of a gather or scatter, and `fraction`, a bit cast to numbers from 1 to below 2; none by
+            default.
     """
 
     op: str

@@ -19,7 +19,7 @@ class Operation(NamedTuple):
     Attributes:
         write: Writes a node, `(writer, node, names of its inputs) -> names of its outputs`.
         elementwise: Whether the operation broadcasts, so that an input with axes of length 1 does instead of
-            a repeated one.
+            a repeated one; False by default.
     """
 
     write: Callable[..., str | list[str]]

@@ -27,7 +27,7 @@ def server_of(folder: Path, files: list[str], port: int = 0) -> ThreadingHTTPSer
     Args:
         folder: The folder that holds the files.
         files: Paths of the files below the folder.
-        port: The port to listen on; 0 for a free one.
+        port: The port to listen on; 0 for a free one, the default.
     """
     paths = {f"/{name}": folder / name for name in files}
     paths["/"] = folder / "index.html"
