@@ -70,7 +70,7 @@ class Sums:
         self._statistics = jax.tree.map(lambda a, b: a + np.asarray(b), self._statistics, update.statistics)
 
     def update(self) -> Update:
-        """The sum, as `server_update` takes it."""
+        """The sum of all updates as a single update, in the form that `server_update` takes."""
 
         def single(total: Any, like: Any) -> Any:
             return jnp.asarray(total, jnp.promote_types(like.dtype, jnp.float32))

@@ -45,7 +45,7 @@ class Reference:
         self._fn = jax.jit(fn)
 
     def __call__(self, given: Given) -> dict[str, np.ndarray]:
-        """The outputs by their names."""
+        """The outputs of the function in JAX by their names."""
         return self._outputs_of(given, self._weights)
 
     def bound(self, given: Given) -> float:
@@ -126,7 +126,7 @@ def session_of(model: bytes | str, threads: int = 1) -> Any:
 
 
 def difference(found: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest difference, in parts of the largest number wanted where that is above 1."""
+    """The largest difference, relative to the largest number of `wanted` or to 1, whichever is more."""
     if found.shape != wanted.shape:
         return float("inf")
     if wanted.dtype.kind != "f":
@@ -224,7 +224,13 @@ class Difference(NamedTuple):
     given: Given
 
     def or_worse(self, value: float, given: Given, reference: Reference) -> "Difference":
-        """The worse one of this and another, if that is out of its bound."""
+        """The worse of this result and another one, which counts only if it exceeds its bound.
+
+        Args:
+            value: The difference of the other result, as `compare` measures it.
+            given: The file's arguments that led to it.
+            reference: The function in JAX, which tells the bound.
+        """
         if value <= max(self.value, TOLERANCE) or value <= reference.bound(given):
             return self
         return Difference(value, given)

@@ -220,7 +220,7 @@ def _rows(algorithm: Algorithm, global_params: Params) -> dict[str, int]:
 
 
 class _Asked(dict):
-    """Features that remember which of them were looked up."""
+    """A dict of features that remembers which of them were looked up."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)

@@ -88,7 +88,7 @@ class Layout:
         keys: UInt32[np.ndarray, "row 2"],
         cut: Sequence[Group] | None = None,
     ) -> Batch:
-        """The clients at `positions`, at most the slot's capacity.
+        """The batch of the clients at `positions`, which may be at most the slot's capacity.
 
         Args:
             slot: The slot, which is the shape of the batch.
@@ -210,7 +210,7 @@ class Layout:
                 )
 
     def _check_rows(self, group: Group, size: int) -> None:
-        """Refuses fields that do not hold numbers of rows of tables with `size` rows."""
+        """Checks that the fields of a group hold numbers of rows of tables with `size` rows."""
         clients = self.clients
         for field in group.fields:
             if field not in clients.fields:

@@ -94,7 +94,7 @@ class AbstractSolver(abc.ABC):
 
         Args:
             params: The parameters that are fitted, or their shapes.
-            tables: The tables among their leaves.
+            tables: The tables among the leaves of `params`.
 
         Returns:
             `"dense"` for a solver that needs whole tables, `"client"` for one that may be given all rows that

@@ -128,7 +128,7 @@ def _rsqrt(w: Writer, node: Node, x: list[str]) -> str:
 
 
 def _with_one(kind: str, before: bool) -> Write:
-    """log(1 + x) and exp(x) - 1."""
+    """Writes log(1 + x) or exp(x) - 1, for which ONNX has no operations of their own."""
 
     def write(w: Writer, node: Node, x: list[str]) -> str:
         one = w.scalar(1, node.inputs[0].dtype)

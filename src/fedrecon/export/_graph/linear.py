@@ -89,10 +89,11 @@ def _product(dims: Sequence[Any]) -> Any:
 
 
 def _spd_solve(w: Writer, node: Node, x: list[str]) -> str:
-    """X A = B for a symmetric, positive definite A, by conjugate gradients.
+    """Solves X A = B for a symmetric, positive definite A by conjugate gradients, since ONNX has no Cholesky.
 
-    The system is scaled by the root of A's diagonal first, which is Jacobi's preconditioner. ONNX has no
-    factorisation. Source: Hestenes and Stiefel, Methods of Conjugate Gradients, 1952.
+    The system is scaled by the root of A's diagonal first, which is Jacobi's preconditioner.
+
+    Source: Hestenes and Stiefel, Methods of Conjugate Gradients, 1952.
     """
     from onnx import TensorProto, helper
 
