@@ -56,6 +56,13 @@ class AbstractSampling(abc.ABC):
     ) -> Int[np.ndarray, "row"]:
         """Positions of the clients of a round, see `Sampling`."""
 
+    def figures(self, round: int, num_examples: Int[np.ndarray, "client"], seed: int) -> dict[str, float]:
+        """Numbers about a round that a run records beside its metrics; by default there are none.
+
+        The arguments are those of `indices`.
+        """
+        return {}
+
     @abc.abstractmethod
     def most(self, num_clients: int) -> int:
         """How many clients a round will hardly ever exceed, see `Sampling`."""

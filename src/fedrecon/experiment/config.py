@@ -20,7 +20,7 @@ from fedrecon.experiment.settings.sections import (
     setting,
     validate,
 )
-from fedrecon.experiment.settings.training import EvaluationSettings, TrainingSettings
+from fedrecon.experiment.settings.training import DeviceSettings, EvaluationSettings, TrainingSettings
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.tracking.settings import TrackingSettings, UntrackedSettings
 
@@ -39,6 +39,7 @@ class Config(Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     privacy: PrivacySettings = PrivacySettings()
+    devices: DeviceSettings = DeviceSettings()
     tracking: TrackingSettings = setting(UntrackedSettings(), "where numbers go beside the run folder:")
 
 

@@ -51,7 +51,14 @@ def sampling_of(config: Config, num_clients: int) -> Sampling:
     training = config.training
     if training.sampling == "everyone":
         return Everyone()
-    sampling: Sampling = SAMPLINGS[training.sampling](training.clients_per_round)
+    sampling: Sampling
+    if training.sampling == "availability":
+        try:
+            sampling = config.devices.build(training.clients_per_round)
+        except ValueError as error:
+            raise SettingError(f"devices: {error}") from None
+    else:
+        sampling = SAMPLINGS[training.sampling](training.clients_per_round)
     if isinstance(sampling, Poisson) and config.privacy.on:
         # Under a ledger the probability is a public number, which the clients at hand do not change.
         sampling = Poisson(probability=min(1.0, training.clients_per_round / num_clients))
@@ -110,13 +117,15 @@ def spec_of(config: Config, task: Task) -> RunSpec:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """The settings to write in the run folder; without the section of privacy where it is off.
+    """The settings to write in the run folder; without sections that are off: privacy, devices.
 
-    Folders of versions that had no such section can then go on.
+    Folders of versions that had no such sections can then go on.
     """
     settings = config.model_dump()
     if not config.privacy.on:
         del settings["privacy"]
+    if config.training.sampling != "availability":
+        del settings["devices"]
     return settings
 
 

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 
 from fedrecon.algorithms._base import ServerState
+from fedrecon.data._sampling import AbstractSampling
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup
 from fedrecon.experiment.distributed.signals import Interrupt
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.metrics_log import Records, Row
+from fedrecon.experiment.storage.metrics_log import TRAINING, Records, Row
 from fedrecon.experiment.storage.resource_usage import Stopwatch
 from fedrecon.experiment.training.best_selection import BestSelection
 from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
@@ -80,7 +81,7 @@ class TrainingLoop:
         self.interrupted = False
         self.evaluator = Evaluator(spec, simulation, lambda: self.state)
         self.selection = BestSelection(spec.criterion, simulation.client_states)
-        self._recorder = RoundRecorder(records, progress, self._privacy_rows)
+        self._recorder = RoundRecorder(records, progress, self._further_rows)
         self._checkpointer = Checkpointer(
             spec, simulation.client_states, checkpoints, records, stopwatch, processes, self.selection, ledger
         )
@@ -201,9 +202,18 @@ class TrainingLoop:
         """Whether the parameters after a round are evaluated."""
         return number == self.last or (number > 0 and number % self.spec.evaluate_every == 0)
 
-    def _privacy_rows(self, number: int) -> list[Row]:
-        """The rows of a round about its privacy; none if the algorithm is not private."""
-        return [] if self._ledger is None else self._ledger.rows(number, costly=self._evaluates(number))
+    def _further_rows(self, number: int) -> list[Row]:
+        """The rows of a round beside its metrics: about its privacy, or what its sampling tells of it."""
+        if self._ledger is not None:
+            # What a sampling tells of its cohort would not be covered by epsilon.
+            return self._ledger.rows(number, costly=self._evaluates(number))
+        sampling = self.spec.sampling
+        if not isinstance(sampling, AbstractSampling):
+            return []
+        figures = sampling.figures(number - 1, self.spec.clients.num_examples, self.spec.seed)
+        return [
+            Row(number, "train", TRAINING, "total", name, float(value)) for name, value in figures.items()
+        ]
 
     def _evaluate(self, number: int, state: ServerState) -> Evaluated:
         """Evaluates the parameters after a round, and records the evaluations."""

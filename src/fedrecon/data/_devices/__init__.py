@@ -1,0 +1,1 @@
+"""Devices as they are: when clients are available, and how fast they answer."""

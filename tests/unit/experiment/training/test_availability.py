@@ -1,0 +1,78 @@
+"""A run whose rounds are those of devices: settings, records, resume."""
+
+import numpy as np
+import pytest
+
+import fedrecon as fr
+from fedrecon.experiment import config as configs
+from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.metrics_log import METRICS, read
+from fedrecon.experiment.training.build import sampling_of, spec_of, task_of
+from fedrecon.experiment.training.run import run
+
+SMALL = [
+    "data.clients=40",
+    "data.items=8",
+    "model.factors=2",
+    "training.rounds=6",
+    "training.clients_per_round=8",
+    "training.sampling=availability",
+]
+DEVICES = [
+    "devices.over_selection=1.5",
+    "devices.dropout=0.2",
+    "devices.deadline=12.0",
+    'devices.model.name="nightly"',
+]
+
+
+def test_settings_make_the_sampling():
+    config = configs.load(None, [*SMALL, *DEVICES, "devices.model.hours=6.0"])
+    expected = fr.sampling.Availability(
+        8, over_selection=1.5, deadline=12.0, dropout=0.2, model=fr.sampling.Nightly(hours=6.0)
+    )
+    assert sampling_of(config, 40) == expected
+
+
+def test_a_run_records_what_became_of_the_clients_that_it_asked(tmp_path):
+    config = configs.load(None, [*SMALL, *DEVICES])
+    spec = spec_of(config, task_of(config))
+    run(spec, out=tmp_path / "run")
+    recorded = [row for row in read(tmp_path / "run" / METRICS) if row.metric == "counted_clients"]
+    outcomes = [spec.sampling.outcome(round, spec.clients.num_examples, spec.seed) for round in range(6)]
+    assert [row.value for row in recorded] == [float(outcome.counted.sum()) for outcome in outcomes]
+    assert len({row.value for row in recorded}) > 1, "no round lost a client: the test shows nothing"
+
+
+def test_a_round_without_answers_leaves_the_parameters(tmp_path):
+    clients = fr.Clients.from_arrays(
+        {i: {"x": np.ones(20, np.float32), "y": np.full(20, 2.0, np.float32)} for i in range(6)}
+    )
+    model = fr.partition(
+        lambda key: {"w": np.zeros(1, np.float32), "u": np.zeros(1, np.float32)},
+        lambda params, batch, key: fr.Mean.of((params["w"] * batch["x"] + params["u"] - batch["y"]) ** 2),
+        lambda params, batch: {},
+        local=fr.is_local("u"),
+    )
+    sgd = fr.Solver(fr.optimizer("sgd", learning_rate=0.1), batch_size=2)
+    algorithm = fr.fedrecon(model, sgd, sgd, fr.optimizer("sgd", learning_rate=1.0))
+    nobody = fr.sampling.Availability(3, deadline=0.001)
+    result = fr.train(algorithm, clients, 2, sampling=nobody)
+    assert float(result.global_params["w"][0]) == 0.0
+    somebody = fr.train(algorithm, clients, 2, sampling=fr.sampling.Availability(3))
+    assert float(somebody.global_params["w"][0]) > 0.1
+
+
+def test_settings_that_do_not_fit_are_refused():
+    config = configs.load(None, [*SMALL, "devices.min_answers=9"])
+    with pytest.raises(
+        SettingError, match="devices: min_answers must be at most clients_per_round, 8, got 9"
+    ):
+        sampling_of(config, 40)
+    with pytest.raises(SettingError, match=r"training\.clients_per_round"):
+        sampling_of(configs.load(None, SMALL), 7)
+
+
+def test_a_folder_of_a_run_without_devices_does_not_name_them():
+    config = configs.load(None, [x for x in SMALL if "sampling" not in x])
+    assert "devices" not in spec_of(config, task_of(config)).settings
