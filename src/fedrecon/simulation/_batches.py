@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 
 class Layout:
-    """Lays out clients as `Batch`es, their table fields renumbered to the rows that each one touches.
+    """Lays out clients as a `Batch`, with table fields renumbered to the rows that each client touches.
 
     Attributes:
         positional: Fields in which no client has a number twice. Renumbered, they hold the examples' own
