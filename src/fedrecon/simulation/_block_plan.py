@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 # The overhead of a step of a block, as a number of clients: a step costs about as much as if the block had so
-# many clients more. Measured on a CPU with matrix factorisation (docs/performance_notes.md).
+# many clients more. Measured on a CPU with matrix factorisation.
 _OVERHEAD = 16
 _MOST_CLIENTS = 64
 _MOST_PLACES = 2**18  # the largest number of examples, with padding, of an evaluation's block
