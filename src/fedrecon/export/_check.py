@@ -9,7 +9,7 @@ import numpy as np
 
 from fedrecon.export._graph.model import Input, Output, model_of
 from fedrecon.export._graph.precision import Stored
-from fedrecon.export._graph.program import Block, ExportError, evaluated
+from fedrecon.export._graph.program import Block, ExportError, evaluate_node
 
 # The largest difference allowed from JAX, relative to the largest number of the result or to 1, whichever is
 # more.
@@ -57,7 +57,7 @@ class Reference:
         """
         rng = np.random.default_rng(0)
 
-        def jolted(x: Any) -> Any:
+        def perturb(x: Any) -> Any:
             array = np.asarray(x)
             if array.dtype.kind != "f":
                 return x
@@ -65,14 +65,14 @@ class Reference:
             return (array * (1 + turn)).astype(array.dtype)
 
         moved = self._outputs_of(
-            {name: jolted(x) for name, x in given.items()}, [jnp.asarray(jolted(w)) for w in self._weights]
+            {name: perturb(x) for name, x in given.items()}, [jnp.asarray(perturb(w)) for w in self._weights]
         )
         here = self(given)
         apart = [difference(moved[name], x) for name, x in here.items() if x.dtype.kind == "f"]
         return max(TOLERANCE, _JOLTS * max((x for x in apart if np.isfinite(x)), default=0.0))
 
     def _outputs_of(self, given: Given, weights: Sequence[Any]) -> dict[str, np.ndarray]:
-        arrays = padded(given, self._inputs, round_up=True)
+        arrays = pad_inputs(given, self._inputs, round_up=True)
         made = self._fn(*weights, *arrays)
         found = {output.name: np.asarray(x) for output, x in zip(self._outputs, made, strict=True)}
         for output in self._outputs:
@@ -82,7 +82,7 @@ class Reference:
         return found
 
 
-def padded(given: Given, inputs: Sequence[Input], round_up: bool = False) -> list[np.ndarray]:
+def pad_inputs(given: Given, inputs: Sequence[Input], round_up: bool = False) -> list[np.ndarray]:
     """The arguments of the function in JAX, made from the arguments of the file.
 
     Args:
@@ -263,7 +263,7 @@ def refuse(
     ]
     model = model_of(program, inputs, outputs, weights, shown)
     found = run(session_of(model.SerializeToString()), worst.given)
-    arrays: dict[Any, Any] = dict(zip(program.inputs, padded(worst.given, inputs), strict=True))
+    arrays: dict[Any, Any] = dict(zip(program.inputs, pad_inputs(worst.given, inputs), strict=True))
 
     def read(value: Any) -> Any:
         if value.weight is not None:
@@ -272,7 +272,7 @@ def refuse(
 
     names = {value: f"value_{i}" for i, value in enumerate(shown)}
     for node in program.nodes:
-        arrays.update(zip(node.outputs, evaluated(node, read), strict=True))
+        arrays.update(zip(node.outputs, evaluate_node(node, read), strict=True))
         for value in node.outputs:
             if value in names:
                 apart = difference(found[names[value]], np.asarray(arrays[value]))

@@ -37,7 +37,7 @@ def _given(exported: Exported, case: Case | Mapping[str, np.ndarray]) -> Mapping
     return case
 
 
-def compared(
+def compare_clients(
     session: Any,
     reference: Reference,
     exported: Exported,

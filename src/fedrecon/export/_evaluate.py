@@ -5,7 +5,7 @@ from typing import Any
 
 from fedrecon.export._cases import Case
 from fedrecon.export._check import Reference
-from fedrecon.export._compare import compared
+from fedrecon.export._compare import compare_clients
 from fedrecon.export._export import Subject
 from fedrecon.export._functions import personal
 from fedrecon.export._graph.program import ExportError
@@ -49,5 +49,5 @@ def through(session: Session, subject: Subject, clients: Sequence[Case]) -> dict
         description["seed"],
     )
     reference = Reference(exported.fn, exported.weights, exported.inputs, exported.outputs)
-    checks, _ = compared(session.runtime, reference, exported, clients)
+    checks, _ = compare_clients(session.runtime, reference, exported, clients)
     return {**checks._asdict(), "seed": description["seed"], "precision": description["precision"]}

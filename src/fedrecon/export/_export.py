@@ -18,7 +18,7 @@ from fedrecon.export._check import (
     run,
     session_of,
 )
-from fedrecon.export._compare import Checks, compared
+from fedrecon.export._compare import Checks, compare_clients
 from fedrecon.export._extra import require
 from fedrecon.export._folder import (
     DESCRIPTION,
@@ -34,7 +34,7 @@ from fedrecon.export._folder import (
 )
 from fedrecon.export._functions import Exported, personal
 from fedrecon.export._graph.model import Input, model_of, ranges_of
-from fedrecon.export._graph.precision import PRECISIONS, Stored, stored
+from fedrecon.export._graph.precision import PRECISIONS, Stored, to_stored
 from fedrecon.export._graph.program import ExportError, program_of
 from fedrecon.export._graph.simplify import reduce_program
 from fedrecon.export._graph.writer import OPSET
@@ -111,7 +111,7 @@ def export(
         raise ExportError(f"support_max must be at least 1, got {support_max}")
     check_folder(out)
     exported = personal(subject.algorithm, subject.state, subject.fields, support_max, subject.top, seed)
-    weights = [stored(x, precision) for x in exported.weights]
+    weights = [to_stored(x, precision) for x in exported.weights]
     program, inputs = _program(exported, weights)
     model = model_of(program, inputs, exported.outputs, weights)
     given = random_inputs(inputs, subject.ranges, _RANDOM, seed)
@@ -119,12 +119,12 @@ def export(
         files = write_model(model, Path(folder))
         session = session_of(str(Path(folder) / MODEL))
         own = Reference(exported.fn, [w.array for w in weights], exported.inputs, exported.outputs)
-        checks, worst = compared(session, own, exported, clients, given)
+        checks, worst = compare_clients(session, own, exported, clients, given)
         if worst.value:
             refuse(program, inputs, exported.outputs, weights, worst)
         if precision != "float32":  # the reported differences are those from the run's unrounded parameters
             reference = Reference(exported.fn, exported.weights, exported.inputs, exported.outputs)
-            checks, _ = compared(session, reference, exported, clients)
+            checks, _ = compare_clients(session, reference, exported, clients)
         vectors = _vectors(session, given[:_VECTORS])
         np.savez_compressed(Path(folder) / VECTORS, allow_pickle=False, **vectors)
         files.append(VECTORS)

@@ -68,7 +68,7 @@ def personal(
     like = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves])
     key_like = jax.eval_shape(lambda: jax.random.key(seed))
     local_like = jax.eval_shape(
-        lambda g, key: _reconstructed(algorithm, g, round, _blank(fields, support_max), None, key),
+        lambda g, key: _reconstruct(algorithm, g, round, _blank(fields, support_max), None, key),
         like,
         key_like,
     )
@@ -110,7 +110,7 @@ def personal(
         query = {name: next(given) for name in features}
         start = (next(given), next(given)) if start_size else None
         key = jax.random.key(seed)
-        local = _reconstructed(algorithm, g, round, support, start, key)
+        local = _reconstruct(algorithm, g, round, support, start, key)
         out: dict[str, Any] = {}
         assert model.predict is not None
         if top is not None:
@@ -138,12 +138,12 @@ def personal(
         outputs = [Output("prediction", ("q", *rest))]
     outputs.append(Output("local", (local_size,)))
 
-    def ordered(*arrays: Any) -> list[Any]:
+    def reorder(*arrays: Any) -> list[Any]:
         made = fn(*arrays)
         return [made[output.name] for output in outputs]
 
     return Exported(
-        ordered, leaves, inputs, outputs, shapes, top, leaves_of(local_like), leaves_of(start_like)
+        reorder, leaves, inputs, outputs, shapes, top, leaves_of(local_like), leaves_of(start_like)
     )
 
 
@@ -151,14 +151,14 @@ def _as_row(one: Input) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *(d for d in one.shape[1:] if isinstance(d, int))), one.dtype)
 
 
-def _reconstructed(
+def _reconstruct(
     algorithm: Algorithm, g: Params, round: Any, support: Examples, start: Any, key: Any
 ) -> Params:
-    state = started(algorithm, g, start, key)
+    state = start_client_state(algorithm, g, start, key)
     return algorithm.personalize(Broadcast(g, jnp.int32(round)), state, support, key)
 
 
-def started(algorithm: Algorithm, g: Params, start: Any, key: Any) -> Any:
+def start_client_state(algorithm: Algorithm, g: Params, start: Any, key: Any) -> Any:
     """The client state from which a client computes: the given one, or the algorithm's initial one.
 
     Args:
@@ -238,7 +238,7 @@ def _read_by_predict(algorithm: Algorithm, like: Params, local: Params, fields: 
         raise ExportError("the model has no predict: it can be trained and evaluated, and not exported")
     names: set[str] = set()
 
-    def tried(g: Params, x: Params) -> Any:
+    def predict_once(g: Params, x: Params) -> Any:
         asked = _Asked({n: jnp.zeros((1, *f.shape), f.dtype) for n, f in fields.items()})
         try:
             return predict(g, x, asked)
@@ -251,5 +251,5 @@ def _read_by_predict(algorithm: Algorithm, like: Params, local: Params, fields: 
         finally:
             names.update(asked.names)
 
-    jax.eval_shape(tried, like, local)
+    jax.eval_shape(predict_once, like, local)
     return names

@@ -14,7 +14,7 @@ from fedrecon.export._check import session_of
 from fedrecon.export._extra import require
 from fedrecon.export._folder import DESCRIPTION, FORMAT, MODEL, VOCABULARIES
 from fedrecon.export._graph.program import ExportError
-from fedrecon.export._updates import Updates, checked
+from fedrecon.export._updates import Updates, check_input
 
 Fields = Mapping[str, Any]
 
@@ -41,7 +41,7 @@ class Session:
         self.folder = Path(folder)
         text = _read(self.folder / DESCRIPTION)
         self.digest = hashlib.sha256(text).hexdigest()
-        self.description: dict[str, Any] = described(self.folder / DESCRIPTION, text)
+        self.description: dict[str, Any] = read_description(self.folder / DESCRIPTION, text)
         for entry in self.description["files"]:
             _check_file(self.folder / entry["name"], entry)
         path = self.folder / VOCABULARIES
@@ -99,7 +99,7 @@ class Session:
         field = self._item
         if field not in query:
             raise ExportError(f"query must hold the field {field!r}, it holds {sorted(query)}")
-        items = self._checked(field, query[field])
+        items = self._check(field, query[field])
         prediction: np.ndarray = self(support, **more)["prediction"][items]
         return prediction
 
@@ -181,23 +181,23 @@ class Session:
             if name == "mask":
                 given[name] = np.ones(size, bool)
             elif name in names and support:
-                given[name] = self._checked(name, support[name])
+                given[name] = self._check(name, support[name])
                 if len(given[name]) != size:
                     raise ExportError(
                         f"support: all fields must be as long, got {size} and {len(given[name])} of {name!r}"
                     )
             elif name in others:
-                given[name] = self._checked(name, others[name])
+                given[name] = self._check(name, others[name])
             else:
                 shape = [d if isinstance(d, int) else 0 for d in entry["shape"]]
                 given[name] = np.zeros(shape, entry["dtype"])
         return given
 
-    def _checked(self, name: str, x: Any) -> np.ndarray:
-        return checked(self._inputs[name], x)
+    def _check(self, name: str, x: Any) -> np.ndarray:
+        return check_input(self._inputs[name], x)
 
 
-def described(path: Path, text: bytes) -> dict[str, Any]:
+def read_description(path: Path, text: bytes) -> dict[str, Any]:
     """The content of a description.
 
     Raises:

@@ -10,7 +10,7 @@ from fedrecon._kernels.rows import groups, num_rows
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import leaves_of, path_of
-from fedrecon.export._functions import Exported, Fields, flat_of, flat_size, started
+from fedrecon.export._functions import Exported, Fields, flat_of, flat_size, start_client_state
 from fedrecon.export._graph.model import Input, Output
 from fedrecon.simulation._batches import key_of
 
@@ -65,7 +65,7 @@ def update(algorithm: Algorithm, state: ServerState, fields: Fields, examples_ma
         round, key = next(given), key_of(next(given))
         start = (next(given), next(given)) if start_size else None
         params = jax.tree_util.tree_map(lambda _: next(given), like)
-        kept = started(algorithm, params, start, key)
+        kept = start_client_state(algorithm, params, start, key)
         sent, kept = algorithm.client_update(Broadcast(params, round), kept, examples, key)
         total = jax.tree_util.tree_map_with_path(
             lambda path, x, whole: _dense(x, sent.rows.get(path_of(path)), whole), sent.delta.total, params

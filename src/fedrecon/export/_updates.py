@@ -42,7 +42,7 @@ class Updates:
         ]
         if set(examples) < set(fields):
             raise ExportError(f"examples must hold the fields {fields}, they hold {sorted(examples)}")
-        given = {name: checked(self._inputs[name], examples[name]) for name in fields}
+        given = {name: check_input(self._inputs[name], examples[name]) for name in fields}
         size, most = len(next(iter(given.values()))), self._description["examples_max"]
         if size > most or any(len(x) != size for x in given.values()):
             raise ExportError(f"examples must be at most {most}, of every field as many, got {size}")
@@ -60,8 +60,8 @@ class Updates:
             entry = self._inputs[f"global/{path}"]
             if entry["shape"][:1] and entry["shape"][0] in asked:
                 rows[path] = asked[entry["shape"][0]]
-                leaf = checked({**entry, "shape": ["r", *entry["shape"][1:]]}, leaf)[rows[path]]
-            given[entry["name"]] = checked(entry, leaf)
+                leaf = check_input({**entry, "shape": ["r", *entry["shape"][1:]]}, leaf)[rows[path]]
+            given[entry["name"]] = check_input(entry, leaf)
         given |= {"mask": np.ones(size, bool), "key": np.asarray(key, np.uint32)}
         given["round"] = np.asarray(broadcast.round, np.int32)
         if "start" in self._inputs:
@@ -76,7 +76,7 @@ class Updates:
         return Update(Mean(total, found["weight"]), rows, {})
 
 
-def checked(entry: Mapping[str, Any], x: Any) -> np.ndarray:
+def check_input(entry: Mapping[str, Any], x: Any) -> np.ndarray:
     """An input in the type that the file takes, checked against its shape and range.
 
     Args:

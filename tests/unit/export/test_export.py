@@ -28,7 +28,7 @@ from fedrecon.export import _check
 from fedrecon.export._cases import cases, fields_of, ranges_of
 from fedrecon.export._export import Subject, export
 from fedrecon.export._graph import elementwise, operations
-from fedrecon.export._graph.precision import stored
+from fedrecon.export._graph.precision import to_stored
 from fedrecon.export._graph.program import ExportError
 from fedrecon.export._graph.writer import Operation
 from fedrecon.export._session import Session
@@ -239,14 +239,14 @@ def test_small_precisions(tmp_path):
     rng = np.random.default_rng(0)
     table = rng.standard_normal((300, 8)).astype(np.float32) * rng.uniform(0, 9, (300, 1)).astype(np.float32)
     table[5] = 0
-    half, small = stored(table, "float16"), stored(table, "int8")
+    half, small = to_stored(table, "float16"), to_stored(table, "int8")
     assert np.abs(half.array - table).max() <= np.abs(table).max() / 2**11
     step = np.abs(table).max(1, keepdims=True) / 127
     assert np.all(np.abs(small.array - table) <= 0.51 * step + 1e-12)
     assert small.parts[0].dtype == np.int8 and small.parts[1].dtype == np.float16
-    assert stored(np.float32(2.0), "int8").parts[0] == 2.0
+    assert to_stored(np.float32(2.0), "int8").parts[0] == 2.0
     with pytest.raises(ValueError, match="precision must be 'float32' for parameters above 65504"):
-        stored(np.full((300, 2, 2), 1e5, np.float32), "float16")
+        to_stored(np.full((300, 2, 2), 1e5, np.float32), "float16")
     algorithm = fedrecon(matrix_factorization(ITEMS, 8, user_penalty=1.0), Newton(), solver(), sgd(1.0))
     state = algorithm.init(jax.random.key(0))
     subject = Subject(algorithm, state, fields_of(CLIENTS), ranges_of(CLIENTS), TopK(5, "item", ITEMS))

@@ -151,7 +151,7 @@ def _round(w: Writer, node: Node, x: list[str]) -> str:
     return w.op("Round", x[0])
 
 
-def _softened(w: Writer, node: Node, x: list[str]) -> str:
+def _sigmoid(w: Writer, node: Node, x: list[str]) -> str:
     return w.op("Sigmoid", x[0])
 
 
@@ -220,7 +220,7 @@ ELEMENTWISE: dict[str, Write] = {
     "exp2": _exp2,
     "rem": _rem,
     "round": _round,
-    "logistic": _softened,
+    "logistic": _sigmoid,
     "erfc": _erfc,
     "cbrt": _cbrt,
     "reduce_precision": _reduce_precision,

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedrecon.export._graph.program import Block, Node, Value, constant, evaluated
+from fedrecon.export._graph.program import Block, Node, Value, constant, evaluate_node
 
 # A value computed from parameters replaces its operations only up to this number of entries. A larger one,
 # such as a transposed matrix, would store a second copy of a parameter in the file.
@@ -36,7 +36,7 @@ def hoist(nodes: list[Node], static: set[Value] | None = None) -> list[Node]:
     """
     static = set() if static is None else static
 
-    def known(value: Value) -> bool:
+    def is_known(value: Value) -> bool:
         return value.known is not None or value in static
 
     out: list[Node] = []
@@ -46,21 +46,21 @@ def hoist(nodes: list[Node], static: set[Value] | None = None) -> list[Node]:
             for inner in hoist(block.nodes, static):
                 reads = list(inner.reads())
                 fixed = not any(value in inside for value in reads)
-                if fixed and (node.op == "scan" or all(known(value) for value in reads)):
+                if fixed and (node.op == "scan" or all(is_known(value) for value in reads)):
                     out.append(inner)
-                    if sized(inner) and all(known(value) for value in reads):
+                    if is_sized(inner) and all(is_known(value) for value in reads):
                         static.update(inner.outputs)
                 else:
                     inside.update(inner.outputs)
                     stay.append(inner)
             block.nodes = stay
         out.append(node)
-        if sized(node) and all(known(value) for value in node.reads()):
+        if is_sized(node) and all(is_known(value) for value in node.reads()):
             static.update(node.outputs)
     return out
 
 
-def sized(node: Node) -> bool:
+def is_sized(node: Node) -> bool:
     """Whether the shapes of a node's results are fixed, whatever lengths the caller chooses."""
     return all(isinstance(d, int) for value in node.outputs for d in value.shape)
 
@@ -94,12 +94,12 @@ def _fold(program: Block, of_weights: bool) -> None:
     weighted: set[Value] = set()
     static: set[Value] = set()
 
-    def known(value: Value) -> bool:
+    def is_known(value: Value) -> bool:
         return value in static or (value.known is not None and (of_weights or value.weight is None))
 
     for node in program.nodes:
         reads = list(node.reads())
-        if _foldable(node) and all(known(value) for value in reads):
+        if _foldable(node) and all(is_known(value) for value in reads):
             static.update(node.outputs)
             if any(value.weight is not None or value in weighted for value in reads):
                 weighted.update(node.outputs)
@@ -116,7 +116,7 @@ def _fold(program: Block, of_weights: bool) -> None:
                 continue
         keep.append(node)
         needed.update(node.reads())
-    contents = _evaluated(program.nodes, wanted)
+    contents = _evaluate_nodes(program.nodes, wanted)
     substitute(program, dict(zip(wanted, map(constant, contents), strict=True)))
     program.nodes = keep[::-1]
 
@@ -127,7 +127,7 @@ def _foldable(node: Node) -> bool:
     A large array of random numbers is not: its bits are stored in 3 bytes a number, the numbers in 4.
     """
     many = "fraction" in node.notes and node.outputs[0].size >= MOST_DRAWS
-    return sized(node) and node.op != "platform_index" and not many
+    return is_sized(node) and node.op != "platform_index" and not many
 
 
 def _writable(node: Node, value: Value, weighted: bool) -> bool:
@@ -138,7 +138,7 @@ def _writable(node: Node, value: Value, weighted: bool) -> bool:
     return not weighted or value.size <= MOST_ENTRIES
 
 
-def _evaluated(nodes: Sequence[Node], wanted: Sequence[Value]) -> list[np.ndarray]:
+def _evaluate_nodes(nodes: Sequence[Node], wanted: Sequence[Value]) -> list[np.ndarray]:
     """The arrays of the values in `wanted`, computed by one compiled program."""
     needed, tape = set(wanted), []
     for node in reversed(nodes):
@@ -154,7 +154,7 @@ def _evaluated(nodes: Sequence[Node], wanted: Sequence[Value]) -> list[np.ndarra
             return made.get(value, value.known)
 
         for node in reversed(tape):
-            made.update(zip(node.outputs, evaluated(node, read), strict=True))
+            made.update(zip(node.outputs, evaluate_node(node, read), strict=True))
         return [made[value] for value in wanted]
 
     return [np.asarray(x) for x in jax.jit(everything)([value.known for value in weights])]

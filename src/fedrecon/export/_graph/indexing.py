@@ -13,7 +13,7 @@ import numpy as np
 
 from fedrecon.export._graph.elementwise import Write
 from fedrecon.export._graph.program import ExportError, Node, Value
-from fedrecon.export._graph.shapes import reshaped, sliced
+from fedrecon.export._graph.shapes import reshape_to, slice_axis
 from fedrecon.export._graph.writer import Writer, onnx_type
 
 _REDUCTIONS = {"scatter": "none", "scatter-add": "add", "scatter-mul": "mul"}
@@ -35,14 +35,14 @@ def _gather(w: Writer, node: Node, x: list[str]) -> str:
         name = _along_axis(w, node, x, at[0])
     else:
         name = _by_places(w, node, x)
-    return _filled(w, node, x, name)
+    return _gather_with_fill(w, node, x, name)
 
 
 def _along_axis(w: Writer, node: Node, x: list[str], axis: int) -> str:
     """A gather of whole slices along one axis."""
     indices = node.inputs[1]
     last = len(indices.shape) - 1
-    name = w.op("Squeeze", x[1], w.ints(last)) if last else reshaped(w, x[1], ())
+    name = w.op("Squeeze", x[1], w.ints(last)) if last else reshape_to(w, x[1], ())
     size = node.inputs[0].shape[axis]
     if not _within(node, [size - 1]):
         # ONNX's Gather would read index -1 as the last row, where JAX clips it to row 0.
@@ -72,13 +72,13 @@ def _by_places(w: Writer, node: Node, x: list[str]) -> str:
         window,
     )
     table = node.inputs[0]
-    flat = x[0] if len(table.shape) == 1 else reshaped(w, x[0], (table.size,))
+    flat = x[0] if len(table.shape) == 1 else reshape_to(w, x[0], (table.size,))
     if isinstance(places, np.ndarray):
         steps = np.diff(places.reshape(-1))
         if places.size > 2 and len(window) == 0 and steps[0] > 0 and np.all(steps == steps[0]):
             start = int(places.flat[0])
-            taken = sliced(w, flat, 0, start, int(places.flat[-1]) + 1, int(steps[0]))
-            return taken if len(out.shape) == 1 else reshaped(w, taken, out.shape)
+            taken = slice_axis(w, flat, 0, start, int(places.flat[-1]) + 1, int(steps[0]))
+            return taken if len(out.shape) == 1 else reshape_to(w, taken, out.shape)
         name = w.constant(places.astype(np.int32))
     else:
         name = places
@@ -90,7 +90,7 @@ def _by_places(w: Writer, node: Node, x: list[str]) -> str:
     return made if order == list(range(len(order))) else w.op("Transpose", made, perm=order)
 
 
-def _filled(w: Writer, node: Node, x: list[str], name: str) -> str:
+def _gather_with_fill(w: Writer, node: Node, x: list[str], name: str) -> str:
     """Replaces the entries whose index lies outside of the array by the fill value, in JAX's fill mode."""
     if "FILL" not in str(node.params["mode"]):
         return name
@@ -130,7 +130,7 @@ def _scatter(w: Writer, node: Node, x: list[str]) -> str:
         window,
     )
     most = [table.shape[i] - sizes[i] for i in numbers.scatter_dims_to_operand_dims]
-    flat = x[0] if len(table.shape) == 1 else reshaped(w, x[0], (table.size,))
+    flat = x[0] if len(table.shape) == 1 else reshape_to(w, x[0], (table.size,))
     drops = "FILL" in str(node.params["mode"]) and not _within(node, most)
     name = w.constant(places.astype(np.int64)) if isinstance(places, np.ndarray) else places
     if drops:  # JAX drops updates outside of the array: they go to an extra entry at its end, cut off below
@@ -151,8 +151,8 @@ def _scatter(w: Writer, node: Node, x: list[str]) -> str:
     # several threads, overwrite each other.
     made = w.op("ScatterElements", flat, name, values, axis=0, reduction=_REDUCTIONS[node.op])
     if drops:
-        made = sliced(w, made, 0, 0, table.size)
-    return made if len(table.shape) == 1 else reshaped(w, made, table.shape)
+        made = slice_axis(w, made, 0, 0, table.size)
+    return made if len(table.shape) == 1 else reshape_to(w, made, table.shape)
 
 
 def _places(
@@ -195,7 +195,7 @@ def _places(
     parts = w.ops("Split", [name, w.ints(*[1] * len(at))], len(at), axis=ahead) if len(at) > 1 else [name]
     total = None
     for k, axis in enumerate(at):
-        part = w.op("Squeeze", parts[k], w.ints(ahead)) if ahead else reshaped(w, parts[k], ())
+        part = w.op("Squeeze", parts[k], w.ints(ahead)) if ahead else reshape_to(w, parts[k], ())
         held = part if _within(node, most) and len(at) == 1 else _held(w, part, indices.dtype, most[k])
         scaled = held
         if strides[axis] != 1:
@@ -235,7 +235,7 @@ def _inside(w: Writer, indices: Value, name: str, most: Sequence[int]) -> str:
     both = w.op("And", low, high)
     last = len(indices.shape) - 1
     if len(most) == 1:
-        return w.op("Squeeze", both, w.ints(last)) if last else reshaped(w, both, ())
+        return w.op("Squeeze", both, w.ints(last)) if last else reshape_to(w, both, ())
     least = w.op("ReduceMin", w.op("Cast", both, to=6), w.ints(last), keepdims=0)
     return w.op("Cast", least, to=onnx_type(bool))
 

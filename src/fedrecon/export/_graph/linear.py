@@ -13,7 +13,7 @@ import numpy as np
 
 from fedrecon.export._graph.elementwise import Write
 from fedrecon.export._graph.program import Node
-from fedrecon.export._graph.shapes import reshaped
+from fedrecon.export._graph.shapes import reshape_to
 from fedrecon.export._graph.writer import Writer, onnx_type
 
 # Conjugate gradients stop when the residual's norm is below this part of the first one's. That is less than
@@ -45,12 +45,12 @@ def _dot_general(w: Writer, node: Node, x: list[str]) -> str:
     ):
         return w.op("MatMul", *x)
     else:
-        left = _arranged(w, x[0], a.shape, batch_a, free_a, contract_a)
-        right = _arranged(w, x[1], b.shape, batch_b, contract_b, free_b)
+        left = _arrange(w, x[0], a.shape, batch_a, free_a, contract_a)
+        right = _arrange(w, x[1], b.shape, batch_b, contract_b, free_b)
         made = w.op("MatMul", left, right)
         if len(batch_a) + 2 == len(out.shape):
             return made
-    return reshaped(w, made, out.shape)
+    return reshape_to(w, made, out.shape)
 
 
 def _with_vector(w: Writer, matrix: str, shape: Sequence[Any], contract: int, vector: str) -> str:
@@ -61,17 +61,17 @@ def _with_vector(w: Writer, matrix: str, shape: Sequence[Any], contract: int, ve
     rest = [d for i, d in enumerate(shape) if i != contract]
     if contract == len(shape) - 1:
         if len(shape) > 2:
-            matrix = reshaped(w, matrix, (_product(rest), size))
-        return w.op("MatMul", matrix, reshaped(w, vector, (size, 1)))
+            matrix = reshape_to(w, matrix, (_product(rest), size))
+        return w.op("MatMul", matrix, reshape_to(w, vector, (size, 1)))
     if contract != 0:
         order = [contract, *(i for i in range(len(shape)) if i != contract)]
         matrix = w.op("Transpose", matrix, perm=order)
     if len(shape) > 2:
-        matrix = reshaped(w, matrix, (size, _product(rest)))
-    return w.op("MatMul", reshaped(w, vector, (1, size)), matrix)
+        matrix = reshape_to(w, matrix, (size, _product(rest)))
+    return w.op("MatMul", reshape_to(w, vector, (1, size)), matrix)
 
 
-def _arranged(
+def _arrange(
     w: Writer, name: str, shape: Sequence[Any], batch: Any, rows: Sequence[int], columns: Sequence[int]
 ) -> str:
     """An array as a batch of matrices: the batch axes, then one axis of rows and one of columns."""
@@ -81,7 +81,7 @@ def _arranged(
     if len(rows) == 1 and len(columns) == 1:
         return name
     sizes = [shape[i] for i in batch], [shape[i] for i in rows], [shape[i] for i in columns]
-    return reshaped(w, name, (*sizes[0], _product(sizes[1]), _product(sizes[2])))
+    return reshape_to(w, name, (*sizes[0], _product(sizes[1]), _product(sizes[2])))
 
 
 def _product(dims: Sequence[Any]) -> Any:
@@ -100,10 +100,10 @@ def _spd_solve(w: Writer, node: Node, x: list[str]) -> str:
     size = node.inputs[0].shape[0]
     rows = node.params["rows"]
     b = x[1] if rows else w.op("Transpose", x[1], perm=[1, 0])
-    flat = reshaped(w, x[0], (size * size,))
+    flat = reshape_to(w, x[0], (size * size,))
     diagonal = w.op("Slice", flat, w.ints(0), w.ints(size * size), w.ints(0), w.ints(size + 1))
     scale = w.op("Reciprocal", w.op("Sqrt", diagonal))
-    scaled = w.op("Mul", w.op("Mul", x[0], scale), reshaped(w, scale, (size, 1)))
+    scaled = w.op("Mul", w.op("Mul", x[0], scale), reshape_to(w, scale, (size, 1)))
     residual = w.op("Mul", b, scale)
     axis = w.ints(1)
 

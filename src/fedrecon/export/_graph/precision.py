@@ -28,16 +28,16 @@ class Stored:
 
     def write(self, writer: Writer, name: str) -> str:
         """Writes the parameter and returns the name of the widened tensor."""
-        stored = writer.constant(self.parts[0], name)
+        part = writer.constant(self.parts[0], name)
         if len(self.parts) == 2:
             scale = writer.op("Cast", writer.constant(self.parts[1], name + "s"), to=onnx_type(np.float32))
-            return writer.op("DequantizeLinear", stored, scale, axis=0)
+            return writer.op("DequantizeLinear", part, scale, axis=0)
         if self.parts[0].dtype == self.array.dtype:
-            return stored
-        return writer.op("Cast", stored, to=onnx_type(self.array.dtype))
+            return part
+        return writer.op("Cast", part, to=onnx_type(self.array.dtype))
 
 
-def stored(array: Any, precision: str) -> Stored:
+def to_stored(array: Any, precision: str) -> Stored:
     """A parameter rounded to a precision.
 
     Args:

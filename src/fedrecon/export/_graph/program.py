@@ -126,7 +126,7 @@ def program_of(fn: Callable[..., Any], weights: Sequence[Any], shapes: Sequence[
     held = [Value(np.shape(w), np.asarray(w).dtype, np.asarray(w), i) for i, w in enumerate(weights)]
     free = [Value(tuple(s.shape), np.dtype(s.dtype)) for s in shapes]
     nodes: list[Node] = []
-    outputs = _inlined(closed.jaxpr, _constants(closed.consts), [*held, *free], nodes)
+    outputs = _inline(closed.jaxpr, _constants(closed.consts), [*held, *free], nodes)
     return Block(free, nodes, outputs), jax.tree.structure(shape)
 
 
@@ -146,7 +146,7 @@ def _constants(consts: Sequence[Any]) -> list[Value]:
     return values
 
 
-def _inlined(jaxpr: core.Jaxpr, consts: list[Value], args: list[Value], nodes: list[Node]) -> list[Value]:
+def _inline(jaxpr: core.Jaxpr, consts: list[Value], args: list[Value], nodes: list[Node]) -> list[Value]:
     """Appends a jaxpr's operations to `nodes` and returns its results."""
     values: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
     values.update(zip(jaxpr.invars, args, strict=True))
@@ -162,7 +162,7 @@ def _inlined(jaxpr: core.Jaxpr, consts: list[Value], args: list[Value], nodes: l
         if name in _CALLS:
             inner = eqn.params[_CALLS[name]]
             closed = inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
-            outputs = _inlined(closed.jaxpr, _constants(closed.consts), inputs, nodes)
+            outputs = _inline(closed.jaxpr, _constants(closed.consts), inputs, nodes)
         elif name in _SAME:
             outputs = inputs
         elif name == "cond":
@@ -185,7 +185,7 @@ def _fresh(variables: Sequence[Any]) -> list[Value]:
 def _block(closed: Any, captured: list[Value], fresh: list[Value]) -> Block:
     """A body whose first arguments are values from outside and whose others are given at every call."""
     nodes: list[Node] = []
-    outputs = _inlined(closed.jaxpr, _constants(closed.consts), [*captured, *fresh], nodes)
+    outputs = _inline(closed.jaxpr, _constants(closed.consts), [*captured, *fresh], nodes)
     return Block(fresh, nodes, outputs)
 
 
@@ -194,7 +194,7 @@ def _cond(eqn: Any, inputs: list[Value], nodes: list[Node]) -> list[Value]:
     platforms = eqn.params.get("branches_platforms")
     if platforms is not None:  # a choice by platform: the branch for any platform, not the one for this CPU
         chosen = branches[platforms.index(None)]
-        return _inlined(chosen.jaxpr, _constants(chosen.consts), inputs[1:], nodes)
+        return _inline(chosen.jaxpr, _constants(chosen.consts), inputs[1:], nodes)
     outputs = _fresh(eqn.outvars)
     blocks = [_block(branch, inputs[1:], []) for branch in branches]
     nodes.append(Node("cond", {}, inputs[:1], outputs, blocks))
@@ -207,9 +207,9 @@ def _scan(eqn: Any, inputs: list[Value], nodes: list[Node]) -> list[Value]:
     carried, body = params["num_carry"], params["jaxpr"]
     consts, init, xs = inputs[:first], inputs[first : first + carried], inputs[first + carried :]
     if params["length"] == 1:  # inlined, so that it is folded and merged with what is around it
-        now = [_reshaped(x, x.shape[1:], nodes) for x in xs]
-        out = _inlined(body.jaxpr, _constants(body.consts), [*consts, *init, *now], nodes)
-        return out[:carried] + [_reshaped(y, (1, *y.shape), nodes) for y in out[carried:]]
+        now = [_reshape(x, x.shape[1:], nodes) for x in xs]
+        out = _inline(body.jaxpr, _constants(body.consts), [*consts, *init, *now], nodes)
+        return out[:carried] + [_reshape(y, (1, *y.shape), nodes) for y in out[carried:]]
     fresh = _fresh(body.jaxpr.invars[first:])
     outputs = _fresh(eqn.outvars)
     block = _block(body, consts, fresh)
@@ -230,14 +230,14 @@ def _while(eqn: Any, inputs: list[Value], nodes: list[Node]) -> list[Value]:
     return outputs
 
 
-def _reshaped(x: Value, shape: tuple[Any, ...], nodes: list[Node]) -> Value:
+def _reshape(x: Value, shape: tuple[Any, ...], nodes: list[Node]) -> Value:
     out = Value(shape, x.dtype)
     params = {"new_sizes": shape, "dimensions": None, "sharding": None}
     nodes.append(Node("reshape", params, [x], [out], [], primitives.reshape_p))
     return out
 
 
-def evaluated(node: Node, read: Callable[[Value], Any]) -> list[Any]:
+def evaluate_node(node: Node, read: Callable[[Value], Any]) -> list[Any]:
     """The results of a node, computed by JAX.
 
     Args:
@@ -249,7 +249,7 @@ def evaluated(node: Node, read: Callable[[Value], Any]) -> list[Any]:
         carried, reverse = node.params["num_carry"], node.params["reverse"]
 
         def step(carry: Any, xs: Any) -> tuple[Any, Any]:
-            out = replayed(node.blocks[0], [*carry, *xs], read)
+            out = run_block(node.blocks[0], [*carry, *xs], read)
             return out[:carried], out[carried:]
 
         last, ys = jax.lax.scan(
@@ -260,11 +260,11 @@ def evaluated(node: Node, read: Callable[[Value], Any]) -> list[Any]:
         test, body = node.blocks
         return list(
             jax.lax.while_loop(
-                lambda x: replayed(test, list(x), read)[0], lambda x: replayed(body, list(x), read), inputs
+                lambda x: run_block(test, list(x), read)[0], lambda x: run_block(body, list(x), read), inputs
             )
         )
     if node.op == "cond":
-        branches = [lambda block=block: replayed(block, [], read) for block in node.blocks]
+        branches = [lambda block=block: run_block(block, [], read) for block in node.blocks]
         index = jax.numpy.clip(jax.numpy.asarray(inputs[0], jax.numpy.int32), 0, len(branches) - 1)
         return list(jax.lax.switch(index, branches))
     if node.op == "spd_solve":
@@ -275,7 +275,7 @@ def evaluated(node: Node, read: Callable[[Value], Any]) -> list[Any]:
     return list(out) if node.primitive.multiple_results else [out]
 
 
-def replayed(block: Block, args: Sequence[Any], outer: Callable[[Value], Any]) -> list[Any]:
+def run_block(block: Block, args: Sequence[Any], outer: Callable[[Value], Any]) -> list[Any]:
     """The results of a block, computed by JAX.
 
     Args:
@@ -291,5 +291,5 @@ def replayed(block: Block, args: Sequence[Any], outer: Callable[[Value], Any]) -
         return value.known if value.known is not None else outer(value)
 
     for node in block.nodes:
-        arrays.update(zip(node.outputs, evaluated(node, read), strict=True))
+        arrays.update(zip(node.outputs, evaluate_node(node, read), strict=True))
     return [jax.numpy.asarray(read(value)) for value in block.outputs]

@@ -30,7 +30,7 @@ def _broadcast(w: Writer, node: Node, x: list[str]) -> str:
     return ""
 
 
-def reshaped(w: Writer, name: str, shape: Sequence[Any]) -> str:
+def reshape_to(w: Writer, name: str, shape: Sequence[Any]) -> str:
     """An array in another shape, of which one dimension may be symbolic."""
     symbolic = [i for i, d in enumerate(shape) if not isinstance(d, int)]
     if len(symbolic) <= 1:
@@ -39,7 +39,7 @@ def reshaped(w: Writer, name: str, shape: Sequence[Any]) -> str:
 
 
 def _reshape(w: Writer, node: Node, x: list[str]) -> str:
-    return reshaped(w, x[0], node.outputs[0].shape)
+    return reshape_to(w, x[0], node.outputs[0].shape)
 
 
 def _squeeze(w: Writer, node: Node, x: list[str]) -> str:
@@ -50,7 +50,7 @@ def _transpose(w: Writer, node: Node, x: list[str]) -> str:
     return w.op("Transpose", x[0], perm=[int(d) for d in node.params["permutation"]])
 
 
-def sliced(w: Writer, name: str, axis: int, start: int, stop: int, step: int = 1) -> str:
+def slice_axis(w: Writer, name: str, axis: int, start: int, stop: int, step: int = 1) -> str:
     """A part of an array along one axis."""
     return w.op("Slice", name, w.ints(start), w.ints(stop), w.ints(axis), w.ints(step))
 
@@ -104,14 +104,14 @@ def _pad(w: Writer, node: Node, x: list[str]) -> str:
             pads[len(shape) + 1 + axis + 1] = between
             wide = w.op("Pad", wide, w.ints(*pads), x[1])
             shape[axis] = size * (between + 1)
-            name = sliced(w, reshaped(w, wide, shape), axis, 0, shape[axis] - between)
+            name = slice_axis(w, reshape_to(w, wide, shape), axis, 0, shape[axis] - between)
             shape[axis] -= between
     low, high = [c[0] for c in config], [c[1] for c in config]
     if any(v > 0 for v in (*low, *high)):
         name = w.op("Pad", name, w.ints(*(max(v, 0) for v in (*low, *high))), x[1])
     for axis, (before, after, _) in enumerate(config):
         if before < 0 or after < 0:
-            name = sliced(w, name, axis, max(-before, 0), after if after < 0 else 2**31 - 1)
+            name = slice_axis(w, name, axis, max(-before, 0), after if after < 0 else 2**31 - 1)
     return name
 
 
@@ -125,7 +125,7 @@ def _iota(w: Writer, node: Node, x: list[str]) -> str:
         name = w.op("Range", w.scalar(0, out.dtype), length, w.scalar(1, out.dtype))
     if len(out.shape) == 1:
         return name
-    name = reshaped(w, name, [size if i == axis else 1 for i in range(len(out.shape))])
+    name = reshape_to(w, name, [size if i == axis else 1 for i in range(len(out.shape))])
     w.loose[out] = name
     return ""
 
@@ -142,7 +142,7 @@ def start_of(w: Writer, index: Value, name: str, most: int) -> str:
     """
     if index.known is not None:
         return w.ints(min(max(int(np.asarray(index.known)), 0), most))
-    wide = w.op("Cast", reshaped(w, name, (1,)), to=_INT64)
+    wide = w.op("Cast", reshape_to(w, name, (1,)), to=_INT64)
     return w.op("Min", w.op("Max", wide, w.ints(0)), w.ints(most))
 
 

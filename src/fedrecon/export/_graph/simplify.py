@@ -61,7 +61,7 @@ def _forward(block: Block, ranges: dict[Value, Range], program: Block) -> None:
         keep.append(node)
         bounds = [_range(value, ranges) for value in node.inputs]
         if node.op in ("lt", "ge", "gt", "le") and bounds[0] and bounds[1]:
-            answer = _compared(node.op, bounds[0], bounds[1])
+            answer = _decide_comparison(node.op, bounds[0], bounds[1])
             if answer is not None:
                 decided[node.outputs[0]] = answer
         elif node.op == "broadcast_in_dim" and node.inputs[0] in decided:
@@ -120,7 +120,7 @@ def _range(value: Value, ranges: dict[Value, Range]) -> Range | None:
     return (int(array.min()), int(array.max())) if array.size else None
 
 
-def _compared(op: str, a: Range, b: Range) -> bool | None:
+def _decide_comparison(op: str, a: Range, b: Range) -> bool | None:
     if op in ("gt", "le"):
         below = a[1] <= b[0]
         above = a[0] > b[1]
@@ -225,10 +225,10 @@ def _trim_loop(node: Node, needed: set[Value]) -> None:
     live = {i for i in range(carried) if node.outputs[i] in needed}
     if node.op == "while":
         test = node.blocks[0]
-        asked = _reached(test, test.outputs)
+        asked = _reachable(test, test.outputs)
         live |= {i for i in range(carried) if test.inputs[i] in asked}
     while True:
-        asked = _reached(body, [body.outputs[i] for i in [*sorted(live), *stacked]])
+        asked = _reachable(body, [body.outputs[i] for i in [*sorted(live), *stacked]])
         more = live | {i for i in range(carried) if body.inputs[i] in asked}
         if more == live:
             break
@@ -245,7 +245,7 @@ def _trim_loop(node: Node, needed: set[Value]) -> None:
         node.params["num_carry"] = len(kept)
 
 
-def _reached(block: Block, outputs: Sequence[Value]) -> set[Value]:
+def _reachable(block: Block, outputs: Sequence[Value]) -> set[Value]:
     """All values that the given outputs of a block depend on."""
     needed = set(outputs)
     for node in reversed(block.nodes):

@@ -70,7 +70,7 @@ class Writer:
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Writes a node with one output and returns its name; equal nodes are written once."""
         key = kind, inputs, repr(sorted(attributes.items()))
-        found = self._remembered(key) if not _holds_graph(attributes) else None
+        found = self._cached(key) if not _holds_graph(attributes) else None
         if found is None:
             (found,) = self.ops(kind, inputs, 1, **attributes)
             self._memo[key] = found
@@ -84,10 +84,10 @@ class Writer:
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
         return outputs
 
-    def _remembered(self, key: Any) -> str | None:
+    def _cached(self, key: Any) -> str | None:
         if key in self._memo:
             return self._memo[key]
-        return None if self.parent is None else self.parent._remembered(key)
+        return None if self.parent is None else self.parent._cached(key)
 
     def name(self, value: Value) -> str:
         """The name of a value; a known value is written as a constant on its first use."""

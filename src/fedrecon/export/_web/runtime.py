@@ -33,17 +33,17 @@ def runtime_files(place: str | None = None) -> dict[str, Path]:
         folders = [Path(place), Path(place) / "dist", Path(place) / "package" / "dist"]
         for folder in folders:
             if all((folder / name).is_file() for name in FILES):
-                return _checked(folder)
+                return _check_files(folder)
         raise ExportError(
             f"{place}: --runtime must name a folder with {' and '.join(FILES)}, it has not both"
         )
     folder = cache_folder() / f"{PACKAGE}-{VERSION}"
     if not all((folder / name).is_file() for name in FILES):
         _pack(folder)
-    return _checked(folder)
+    return _check_files(folder)
 
 
-def _checked(folder: Path) -> dict[str, Path]:
+def _check_files(folder: Path) -> dict[str, Path]:
     for name, digest in FILES.items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
             raise ExportError(f"{folder / name}: must be that of {PACKAGE} {VERSION}, it is another file")
