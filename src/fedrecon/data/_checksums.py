@@ -265,8 +265,8 @@ class CheckedColumn:
             else:
                 rows = np.asarray(rows)
                 self._check(rows, rows, rows.size > 0)
-        found: np.ndarray = self._file.column(self._name)[rows]
-        return found
+        values: np.ndarray = self._file.column(self._name)[rows]
+        return values
 
     def take(self, rows: Any, axis: int = 0, mode: Any = "clip") -> np.ndarray:
         """As `numpy.ndarray.take`, of clipped positions `[client, place]` that ascend at each client.

@@ -191,9 +191,9 @@ def client_state_like(algorithm: Algorithm, global_params: Params | None = None)
 
 def _by_row(delta: Any, ids: Int[np.ndarray, "*id"], size: int) -> np.ndarray:
     """The sum of a table's delta, `[*id, ...]`, for each of its `size` rows; higher ids are padding."""
-    found = np.zeros((size + 1, *delta.shape[ids.ndim :]), delta.dtype)
-    np.add.at(found, np.minimum(ids.reshape(-1), size), delta.reshape(-1, *found.shape[1:]))
-    return found[:size]
+    rows = np.zeros((size + 1, *delta.shape[ids.ndim :]), delta.dtype)
+    np.add.at(rows, np.minimum(ids.reshape(-1), size), delta.reshape(-1, *rows.shape[1:]))
+    return rows[:size]
 
 
 def _check_shape(leaf: str, x: Any, wanted: tuple[int, ...]) -> None:

@@ -152,8 +152,8 @@ class Store:
         """
         where = "run = ? and client = ? and round = ?"
         row = self._database.execute(f"select data from state where {where}", (run, str(client), round))
-        found = row.fetchone()
-        return None if found is None else found[0]
+        stored = row.fetchone()
+        return None if stored is None else stored[0]
 
     def put_state(
         self, run: str, client: Any, round: int, data: bytes, counted: int = -1, durable: int = -1

@@ -177,7 +177,7 @@ def _plain(x: Any, name: str) -> tuple[np.ndarray, str]:
 
 
 def _arrays(data: memoryview, entries: list[Any]) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     at = 0
     for entry in entries:
         names, kind, shape = _entry(entry)
@@ -190,12 +190,12 @@ def _arrays(data: memoryview, entries: list[Any]) -> dict[str, np.ndarray]:
         array = np.frombuffer(data[at : at + size], np.uint8).view(DTYPES[kind]).reshape(shape)
         at += size + -size % _ALIGNMENT
         for name in names:
-            if name in found:
+            if name in arrays:
                 raise _broken("a name comes twice")
-            found[name] = array
+            arrays[name] = array
     if at != len(data):
         raise _broken("it has bytes that belong to no array")
-    return found
+    return arrays
 
 
 def _entry(entry: Any) -> tuple[list[str], str, list[int]]:

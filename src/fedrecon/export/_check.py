@@ -73,13 +73,13 @@ class Reference:
 
     def _outputs_of(self, given: Given, weights: Sequence[Any]) -> dict[str, np.ndarray]:
         arrays = pad_inputs(given, self._inputs, round_up=True)
-        made = self._fn(*weights, *arrays)
-        found = {output.name: np.asarray(x) for output, x in zip(self._outputs, made, strict=True)}
+        results = self._fn(*weights, *arrays)
+        outputs = {output.name: np.asarray(x) for output, x in zip(self._outputs, results, strict=True)}
         for output in self._outputs:
             if output.shape and isinstance(output.shape[0], str):
                 length = next(len(given[x.name]) for x in self._inputs if x.shape[:1] == output.shape[:1])
-                found[output.name] = found[output.name][:length]
-        return found
+                outputs[output.name] = outputs[output.name][:length]
+        return outputs
 
 
 def pad_inputs(given: Given, inputs: Sequence[Input], round_up: bool = False) -> list[np.ndarray]:
@@ -262,7 +262,7 @@ def refuse(
         if all(isinstance(d, int) for d in value.shape) and value not in program.outputs
     ]
     model = model_of(program, inputs, outputs, weights, shown)
-    found = run(session_of(model.SerializeToString()), worst.given)
+    results = run(session_of(model.SerializeToString()), worst.given)
     arrays: dict[Any, Any] = dict(zip(program.inputs, pad_inputs(worst.given, inputs), strict=True))
 
     def read(value: Any) -> Any:
@@ -275,7 +275,7 @@ def refuse(
         arrays.update(zip(node.outputs, evaluate_node(node, read), strict=True))
         for value in node.outputs:
             if value in names:
-                apart = difference(found[names[value]], np.asarray(arrays[value]))
+                apart = difference(results[names[value]], np.asarray(arrays[value]))
                 if apart > TOLERANCE:
                     shapes = ", ".join(str(x.shape) for x in node.inputs)
                     raise ExportError(

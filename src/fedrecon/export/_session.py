@@ -121,11 +121,11 @@ class Session:
                 "this export predicts for given features, and has no list of items to recommend"
             )
         field = self._item
-        own = support.get(field, np.zeros(0, np.int32)) if exclude is None else exclude
+        rated = support.get(field, np.zeros(0, np.int32)) if exclude is None else exclude
         more = {} if start is None else {"start": start}
-        found = self(support, exclude=np.asarray(own, np.int32).reshape(-1), **more)
-        there = found["top_score"] > -np.inf
-        return found["top_item"][there], found["top_score"][there]
+        outputs = self(support, exclude=np.asarray(rated, np.int32).reshape(-1), **more)
+        there = outputs["top_score"] > -np.inf
+        return outputs["top_item"][there], outputs["top_score"][there]
 
     def update(self, broadcast: Broadcast, examples: Fields, key: Any = (0, 0), start: Any = None) -> Update:
         """A client's part of a round of training, by `update.onnx`.

@@ -67,13 +67,13 @@ class Updates:
         if "start" in self._inputs:
             given["start"] = np.asarray([] if start is None else start, np.float32)
         names = [entry["name"] for entry in self._description["outputs"]]
-        known = {one.name for one in self._session.get_inputs()}
-        arrays = {name: x for name, x in given.items() if name in known}
-        found = dict(zip(names, self._session.run(names, arrays), strict=True))
+        readable = {one.name for one in self._session.get_inputs()}
+        arrays = {name: x for name, x in given.items() if name in readable}
+        outputs = dict(zip(names, self._session.run(names, arrays), strict=True))
         total = jax.tree_util.tree_map_with_path(
-            lambda path, _: found[f"delta/{path_of(path)}"], broadcast.global_params
+            lambda path, _: outputs[f"delta/{path_of(path)}"], broadcast.global_params
         )
-        return Update(Mean(total, found["weight"]), rows, {})
+        return Update(Mean(total, outputs["weight"]), rows, {})
 
 
 def check_input(entry: Mapping[str, Any], x: Any) -> np.ndarray:

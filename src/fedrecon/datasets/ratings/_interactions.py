@@ -29,13 +29,13 @@ def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: in
     keep = np.ones(int(ratings.num_examples.sum()), bool)
     if "rating" in ratings.fields:
         keep = ratings.column("rating") >= least_rating
-    found = ratings.select("item").filter_examples(keep)
-    kept = np.flatnonzero(found.num_examples >= least_items)
+    interactions = ratings.select("item").filter_examples(keep)
+    kept = np.flatnonzero(interactions.num_examples >= least_items)
     if least_items and not kept.size:
         raise DataError(
             f"users must have at least {least_items} ratings of at least {least_rating:g}, none has"
         )
-    return found.take(kept)
+    return interactions.take(kept)
 
 
 def each_once(ratings: Clients, duplicates: str, where: str) -> Clients:

@@ -56,8 +56,8 @@ def prepare(
     source = chitchat.find_chitchat() if packaged else find(path)
 
     def convert() -> Clients:
-        found = chitchat.read_chitchat(source) if packaged else writers(source, part, limit)
-        return to_clients(found, tokenize, sentences, length, str(source))
+        by_client = chitchat.read_chitchat(source) if packaged else writers(source, part, limit)
+        return to_clients(by_client, tokenize, sentences, length, str(source))
 
     if tokenizer not in TOKENIZERS:
         return convert()

@@ -66,12 +66,12 @@ def tokenizer_of(name: str) -> Tokenizer:
         )
     try:
         with _from_here():
-            found: Any = getattr(import_module(module), function)
+            loaded: Any = getattr(import_module(module), function)
     except Exception as error:  # whatever the module does when it is imported
         raise ValueError(f"tokenizer {name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    if not callable(found):
-        raise ValueError(f"tokenizer {name!r} must be a function, it is of type {type(found).__name__}")
-    return _checked(found, name)
+    if not callable(loaded):
+        raise ValueError(f"tokenizer {name!r} must be a function, it is of type {type(loaded).__name__}")
+    return _checked(loaded, name)
 
 
 @contextmanager
@@ -88,13 +88,13 @@ def _from_here() -> Iterator[None]:
 def _checked(tokenize: Callable[[str], Any], name: str) -> Tokenizer:
     def words(sentence: str) -> list[str]:
         try:
-            found = tokenize(sentence)
+            tokens = tokenize(sentence)
         except Exception as error:
             raise DataError(
                 f"tokenizer {name!r} fails on {sentence!r}: {type(error).__name__}: {error}"
             ) from error
-        if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
-            raise DataError(f"tokenizer {name!r} must make a list of strings of {sentence!r}, got {found!r}")
-        return found
+        if not isinstance(tokens, list) or not all(isinstance(word, str) for word in tokens):
+            raise DataError(f"tokenizer {name!r} must make a list of strings of {sentence!r}, got {tokens!r}")
+        return tokens
 
     return words

@@ -187,8 +187,8 @@ def _argument(kind: str) -> Write:
     def write(w: Writer, node: Node, x: list[str]) -> str:
         (axis,) = node.params["axes"]
         name = w.op("Cast", x[0], to=6) if node.inputs[0].dtype == bool else x[0]
-        found = w.op(kind, name, axis=int(axis), keepdims=0)
-        return w.op("Cast", found, to=onnx_type(node.outputs[0].dtype))
+        index = w.op(kind, name, axis=int(axis), keepdims=0)
+        return w.op("Cast", index, to=onnx_type(node.outputs[0].dtype))
 
     return write
 

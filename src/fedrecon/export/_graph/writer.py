@@ -70,11 +70,11 @@ class Writer:
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Writes a node with one output and returns its name; equal nodes are written once."""
         key = kind, inputs, repr(sorted(attributes.items()))
-        found = self._cached(key) if not _holds_graph(attributes) else None
-        if found is None:
-            (found,) = self.ops(kind, inputs, 1, **attributes)
-            self._memo[key] = found
-        return found
+        output = self._cached(key) if not _holds_graph(attributes) else None
+        if output is None:
+            (output,) = self.ops(kind, inputs, 1, **attributes)
+            self._memo[key] = output
+        return output
 
     def ops(self, kind: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
         """Writes a node with several outputs and returns their names."""
