@@ -47,12 +47,12 @@ class Mean(NamedTuple):
         weight = jnp.ones(jnp.shape(value)) if weight is None else jnp.asarray(weight)
         weight = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
 
-        def weighted(x: Any) -> Array:
+        def weigh(x: Any) -> Array:
             # At least float32: sums of bfloat16 or float16 would round small addends away. And no wider than
             # `x`: where JAX computes in 64 bits, a weight must not turn a float32 loss into float64.
             return x * _expand(weight, x).astype(jnp.promote_types(jnp.result_type(x), jnp.float32))
 
-        return Mean(jax.tree.map(weighted, value), weight)
+        return Mean(jax.tree.map(weigh, value), weight)
 
     def sum(self, axis: int | tuple[int, ...] = 0) -> "Mean":
         """Merges the means stacked along `axis`."""

@@ -82,7 +82,7 @@ def seal(path: Path) -> list[tuple[int, bytes]]:
     Returns:
         Places in the file, and what must be written there.
     """
-    with _mapped(path) as data:
+    with _map_file(path) as data:
         start, end = _frame(data)
         head, tail = data[:start], data[end:]
         value = zlib.crc32(tail, zlib.crc32(head))
@@ -103,7 +103,7 @@ def check_frame(path: Path) -> bool:
     damaged = DataError(
         f"{path} is no client file, or it is damaged or cut short; make the file anew, or copy it again"
     )
-    with _mapped(path) as data:
+    with _map_file(path) as data:
         texts = [text for text in map(bytes, _seals(data)) if text]
         if not texts:
             return False
@@ -123,7 +123,7 @@ def check_frame(path: Path) -> bool:
 
 
 @contextmanager
-def _mapped(path: Path) -> Iterator[Any]:
+def _map_file(path: Path) -> Iterator[Any]:
     """A file's bytes; none of a file that is empty, which cannot be mapped."""
     with open(path, "rb") as file:
         if not os.fstat(file.fileno()).st_size:

@@ -73,7 +73,9 @@ def broadcast_message(address: Address, broadcast: Broadcast, notes: Mapping[str
         notes: For a stateful algorithm the rounds that the client's store needs: `counted` and `durable`, see
             `Store.put_state`; none by default.
     """
-    arrays = _named("global_params", broadcast.global_params) | _named("extra", broadcast.extra)
+    arrays = _leaves_by_path("global_params", broadcast.global_params) | _leaves_by_path(
+        "extra", broadcast.extra
+    )
     return Message("broadcast", *address, arrays, notes)
 
 
@@ -98,11 +100,11 @@ def update_message(address: Address, update: Update) -> Message:
     names = list(update.metrics)
     means = [update.metrics[name] for name in names]
     arrays = {
-        **_named("delta", update.delta.total),
+        **_leaves_by_path("delta", update.delta.total),
         **{f"rows/{leaf}": ids for leaf, ids in update.rows.items()},
         "weight": np.asarray(update.delta.weight, np.float32),
         "metrics": np.array([[m.total, m.weight] for m in means], np.float32).reshape(-1, 2),
-        **_named("statistics", update.statistics),
+        **_leaves_by_path("statistics", update.statistics),
     }
     return Message("update", *address, arrays, {"metrics": names})
 
@@ -150,7 +152,7 @@ def update_from(message: Message, global_params: PyTree[Any], statistics: PyTree
 
 def state_message(address: Address, state: PyTree[Any], notes: Mapping[str, Any]) -> Message:
     """The message in which a server's or a client's state is kept on a disk."""
-    return Message("state", *address, _named("state", state), notes)
+    return Message("state", *address, _leaves_by_path("state", state), notes)
 
 
 def state_from(message: Message, like: PyTree[Any]) -> Any:
@@ -172,12 +174,12 @@ def state_from(message: Message, like: PyTree[Any]) -> Any:
                 Refusal.WRONG_SHAPE, f"the state's leaf {name!r} must be {plain}, got {x.dtype}{x.shape}"
             )
 
-    def typed(x: Any, wanted: Any) -> Any:
+    def with_type_of(x: Any, wanted: Any) -> Any:
         if not jnp.issubdtype(wanted.dtype, jax.dtypes.prng_key):
             return jnp.asarray(x)
         return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(wanted))
 
-    return jax.tree.map(typed, tree, like)
+    return jax.tree.map(with_type_of, tree, like)
 
 
 def _of_kind(kind: str, message: Message) -> None:
@@ -193,7 +195,7 @@ def _plain(leaf: Any) -> Any:
     return jax.random.key_data(leaf) if is_key else leaf
 
 
-def _named(part: str, tree: PyTree[Any]) -> dict[str, np.ndarray]:
+def _leaves_by_path(part: str, tree: PyTree[Any]) -> dict[str, np.ndarray]:
     """The leaves of a pytree by their paths below `part`."""
     leaves = leaves_of(tree)
     if len(leaves) < len(jax.tree.leaves(tree)):

@@ -51,7 +51,7 @@ def read_clients(
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     if path.suffix in _SQLITE:
-        clients = _from_rows(path, _selected(path, query), client, name)
+        clients = _from_rows(path, _select(path, query), client, name)
     elif path.suffix == ".arrow":
         clients = Clients.open(path)
     elif path.suffix == ".parquet" and name:
@@ -75,7 +75,7 @@ def read_clients(
     return VocabularyMapper(clients.vocabularies, vocabularies)(clients)[0]
 
 
-def _selected(path: Path, query: str) -> Any:
+def _select(path: Path, query: str) -> Any:
     """The rows that an SQL statement selects, as an Arrow table."""
     import pyarrow as pa
 

@@ -53,7 +53,7 @@ class Sums:
         Raises:
             RefusedError: The update has other leaves, shapes, types, rows or weights than the algorithm's.
         """
-        deltas = self._checked(update)
+        deltas = self._check(update)
         for name, delta in deltas.items():
             rows = update.rows.get(name)
             scaled = np.asarray(delta, np.float64) * discount
@@ -83,7 +83,7 @@ class Sums:
         mean = Mean(with_leaves(self._shapes, totals), jnp.float32(self.weight))
         return Update(mean, {}, {}, statistics)
 
-    def _checked(self, update: Update) -> dict[str, Any]:
+    def _check(self, update: Update) -> dict[str, Any]:
         """The update's deltas by the leaf's path, after all checks."""
         deltas = leaves_of(update.delta.total)
         if deltas.keys() != self._like.keys():

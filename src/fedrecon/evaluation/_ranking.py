@@ -118,7 +118,7 @@ class Ranking:
         place = jnp.arange(held.size)
         first = jnp.full(self.num_items, held.size).at[held].min(jnp.where(query.mask, place, held.size))
         valid = query.mask & (first[held] == place)  # an item that is held out twice counts once
-        seen, wanted = self._marked(support), self._marked(query)
+        seen, wanted = self._mask_items(support), self._mask_items(query)
         # Scores are made finite, so that no candidate ties with the items that are left out, at minus
         # infinity.
         low = jnp.finfo(scores.dtype).min
@@ -153,7 +153,7 @@ class Ranking:
         best, items = jax.lax.top_k(jnp.where(known, -1.0, draws), self.negatives)
         return items, best >= 0
 
-    def _marked(self, examples: Examples) -> Bool[Array, "item"]:
+    def _mask_items(self, examples: Examples) -> Bool[Array, "item"]:
         none = jnp.zeros(self.num_items, bool)
         return none.at[examples.data[self.item]].max(examples.mask)
 

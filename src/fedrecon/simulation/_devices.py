@@ -95,12 +95,12 @@ class Devices:
         if all(isinstance(x, jax.Array) and not x.is_fully_addressable for x in jax.tree.leaves(tree)):
             return tree
 
-        def placed(x: Numbers) -> Any:
+        def place(x: Numbers) -> Any:
             if _is_key(x):
-                return jax.random.wrap_key_data(placed(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+                return jax.random.wrap_key_data(place(jax.random.key_data(x)), impl=jax.random.key_impl(x))
             return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
-        return jax.tree.map(placed, from_the_first(tree))
+        return jax.tree.map(place, from_the_first(tree))
 
     def cut(self, batch: PyTree) -> Any:
         """Global arrays from this process's part of every block, `[block, client, ...]`."""
@@ -149,10 +149,10 @@ class Devices:
 
         def part(global_params: Params, round: Int[Array, ""], batches: PyTree) -> Any:
             update, sums, client_state = cohort(global_params, round, batches)
-            return *jax.lax.psum((update, sums), _CLIENTS), self._gathered(client_state, 1)
+            return *jax.lax.psum((update, sums), _CLIENTS), self._gather(client_state, 1)
 
         cut = jax.P(None, _CLIENTS)
-        return self._mapped(part, cut, (jax.P(), jax.P(), cut if self.processes == 1 else jax.P()))
+        return self._map_over_clients(part, cut, (jax.P(), jax.P(), cut if self.processes == 1 else jax.P()))
 
     def each(self, clients: Callable[..., Any]) -> Callable[..., Any]:
         """Spreads a program without sums over all devices.
@@ -168,18 +168,18 @@ class Devices:
             return clients
 
         def part(global_params: Params, round: Int[Array, ""], batch: PyTree) -> Any:
-            return self._gathered(clients(global_params, round, batch), 0)
+            return self._gather(clients(global_params, round, batch), 0)
 
         out = jax.P(_CLIENTS) if self.processes == 1 else jax.P()
-        return self._mapped(part, jax.P(None, _CLIENTS), out)
+        return self._map_over_clients(part, jax.P(None, _CLIENTS), out)
 
-    def _gathered(self, tree: PyTree, axis: int) -> Any:
+    def _gather(self, tree: PyTree, axis: int) -> Any:
         """Results per client, gathered such that every process has those of all clients."""
         if self.processes == 1:
             return tree
         return jax.tree.map(lambda x: jax.lax.all_gather(x, _CLIENTS, axis=axis, tiled=True), tree)
 
-    def _mapped(self, part: Callable[..., Any], cut: PyTree, out: PyTree) -> Callable[..., Any]:
+    def _map_over_clients(self, part: Callable[..., Any], cut: PyTree, out: PyTree) -> Callable[..., Any]:
         specs: dict[str, Any] = {"in_specs": (jax.P(), jax.P(), cut), "out_specs": out}
         return jax.shard_map(part, mesh=self._mesh(), check_vma=False, **specs)
 

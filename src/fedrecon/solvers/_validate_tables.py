@@ -59,9 +59,9 @@ def check_lookups(trial: Trial) -> None:
         ValueError: A result changes; the message names the leaf and the field.
     """
     every = [(group, leaf) for group in trial.tables for leaf in group.leaves]
-    if _changed(trial, _poisoned(trial, every), trial.batch):
+    if _first_change(trial, _poison(trial, every), trial.batch):
         for which in [*([one] for one in every), every]:
-            if what := _changed(trial, _poisoned(trial, which), trial.batch):
+            if what := _first_change(trial, _poison(trial, which), trial.batch):
                 fields = {f for group, _ in which for f in group.fields}
                 raise ValueError(
                     f"the {what} reads rows of the table {_names(x for _, x in which)} that no field in "
@@ -69,9 +69,9 @@ def check_lookups(trial: Trial) -> None:
                     "penalty on it, no product with all its rows"
                 )
     for backwards in (False, True):
-        rows = [_named(trial.batch, g)[:: -1 if backwards else 1] for g in trial.tables]
+        rows = [_ids_named_by(trial.batch, g)[:: -1 if backwards else 1] for g in trial.tables]
         try:
-            what = _changed(trial, *_rows_alone(trial, rows), rows)
+            what = _first_change(trial, *_rows_alone(trial, rows), rows)
         except (TypeError, ValueError, IndexError) as error:
             raise ValueError(
                 f"the model fails where the table {_names(x for _, x in every)} has only the rows that a "
@@ -119,19 +119,19 @@ def _names(names: Iterable[str]) -> str:
     return " or ".join(repr(name) for name in names)
 
 
-def _named(batch: dict[str, Any], group: Group) -> np.ndarray:
+def _ids_named_by(batch: dict[str, Any], group: Group) -> np.ndarray:
     """The ids of a group's rows that a batch names, in the order of their first occurrence."""
     ids = np.concatenate([batch[f].reshape(-1) for f in group.fields])
     _, first = np.unique(ids, return_index=True)
     return ids[np.sort(first)]
 
 
-def _poisoned(trial: Trial, which: Sequence[tuple[Group, str]]) -> Params:
+def _poison(trial: Trial, which: Sequence[tuple[Group, str]]) -> Params:
     """The parameters with NaN in those rows of some tables that the batch does not name."""
     leaves, new = leaves_of(trial.params), {}
     for group, leaf in which:
         other = np.ones(num_rows(trial.params, group), bool)
-        other[_named(trial.batch, group)] = False
+        other[_ids_named_by(trial.batch, group)] = False
         new[leaf] = np.array(leaves[leaf])
         new[leaf][other] = np.nan
     return with_leaves(trial.params, new)
@@ -149,7 +149,7 @@ def _rows_alone(trial: Trial, rows: Sequence[np.ndarray]) -> tuple[Params, dict[
     return with_leaves(trial.params, new), batch
 
 
-def _changed(
+def _first_change(
     trial: Trial, params: Params, batch: dict[str, Any], rows: Sequence[np.ndarray] | None = None
 ) -> str | None:
     """The name of the first result that changes; None if none does.
@@ -166,7 +166,7 @@ def _changed(
             return what
     named: dict[str, Any] = {}
     for i, group in enumerate(trial.tables):
-        own = _named(trial.batch, group)
+        own = _ids_named_by(trial.batch, group)
         named |= {leaf: (own, own) if rows is None else (rows[i], slice(None)) for leaf in group.leaves}
     for leaf, x in trial.start.gradients.items():
         before, after = named.get(leaf, ((), ()))

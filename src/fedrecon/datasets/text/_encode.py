@@ -73,7 +73,7 @@ def to_clients(
             )
         seen[writer.client] = writer.where
         count = 0
-        for words in _tokenized(writer, tokenize):
+        for words in _tokenize(writer, tokenize):
             if count == most_sentences:
                 break
             kept = words[:length]
@@ -95,7 +95,7 @@ def to_clients(
     return clients._with(vocabularies={"token": lexicon})
 
 
-def _tokenized(writer: Writer, tokenize: Tokenizer) -> Iterator[list[str]]:
+def _tokenize(writer: Writer, tokenize: Tokenizer) -> Iterator[list[str]]:
     for sentence in writer.sentences:
         words = tokenize(sentence)
         if words:

@@ -29,7 +29,7 @@ def read_parquet(path: Path, limit: int) -> Iterator[Writer]:
         with file:
             lists = _check(file.schema_arrow, path)
             check_parquet(str(path), file.metadata, ["client", "text"], limit)
-            yield from _clients(file, path) if lists else _grouped(file, path)
+            yield from _clients(file, path) if lists else _group_by_client(file, path)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as Parquet: {error}") from error
 
@@ -63,7 +63,7 @@ def _clients(file: pq.ParquetFile, path: Path) -> Iterator[Writer]:
         yield Writer(client, text, f"{path}, row {row}")
 
 
-def _grouped(file: pq.ParquetFile, path: Path) -> Iterator[Writer]:
+def _group_by_client(file: pq.ParquetFile, path: Path) -> Iterator[Writer]:
     first: dict[str, int] = {}
     sentences: dict[str, list[str]] = {}
     for row, client, text in _rows(file, path):

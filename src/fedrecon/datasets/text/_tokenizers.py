@@ -71,7 +71,7 @@ def tokenizer_of(name: str) -> Tokenizer:
         raise ValueError(f"tokenizer {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(loaded):
         raise ValueError(f"tokenizer {name!r} must be a function, it is of type {type(loaded).__name__}")
-    return _checked(loaded, name)
+    return _check_tokens(loaded, name)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def _from_here() -> Iterator[None]:
         sys.path[:] = before
 
 
-def _checked(tokenize: Callable[[str], Any], name: str) -> Tokenizer:
+def _check_tokens(tokenize: Callable[[str], Any], name: str) -> Tokenizer:
     def words(sentence: str) -> list[str]:
         try:
             tokens = tokenize(sentence)

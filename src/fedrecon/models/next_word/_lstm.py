@@ -66,7 +66,7 @@ def _steps(
         before, h = carry
         # Both products are computed here, and not that of the inputs for all steps at once: their results are
         # read again while they are in the cache.
-        gates = _activated(_product(x, of_input) + _product(h.astype(x.dtype), of_output) + bias)
+        gates = _activate(_product(x, of_input) + _product(h.astype(x.dtype), of_output) + bias)
         i, f, g, o = jnp.split(gates, 4, axis=-1)
         c = f * before + i * g
         h = o * jnp.tanh(c)
@@ -75,7 +75,7 @@ def _steps(
     return jax.lax.scan(step, (zeros, zeros), x)[1]
 
 
-def _activated(z: Float[Array, "batch gates"]) -> Any:
+def _activate(z: Float[Array, "batch gates"]) -> Any:
     """The gates after their activation, all by one tanh: σ(z) = (1 + tanh(z/2)) / 2."""
     units = z.shape[-1] // 4
     half = jnp.concatenate([jnp.full(2 * units, 0.5), jnp.ones(units), jnp.full(units, 0.5)])

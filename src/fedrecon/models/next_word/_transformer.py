@@ -97,18 +97,18 @@ def next_word_transformer(
         return jnp.matmul(x.astype(dtype), matrix.astype(dtype), preferred_element_type=jnp.float32)
 
     def attend(layer: Params, own: Params, x: Float[Any, "..."]) -> Any:
-        def changed(part: str, x: Float[Any, "..."]) -> Any:
+        def project(part: str, x: Float[Any, "..."]) -> Any:
             return product(x, layer[part]) + product(product(x, own[part]["a"]), own[part]["b"])
 
         def split(x: Float[Any, "..."]) -> Any:
             return x.reshape(*x.shape[:-1], heads, -1)
 
-        query, key, value = (split(changed(part, x)) for part in _PARTS[:3])
+        query, key, value = (split(project(part, x)) for part in _PARTS[:3])
         scores = jnp.einsum("sqhd,skhd->shqk", query, key) / jnp.sqrt(query.shape[-1])
         seen = jnp.tril(jnp.ones(scores.shape[-2:], bool))
         weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), -1)
         mixed = jnp.einsum("shqk,skhd->sqhd", weights, value).reshape(x.shape)
-        return changed("output", mixed)
+        return project("output", mixed)
 
     def inner(g: Params, x: Params, batch: Batch) -> Any:
         bucket = batch["bucket"]
@@ -116,16 +116,16 @@ def next_word_transformer(
         h = jnp.where(bucket[..., None] >= 0, own, g["embedding"][batch["word"]])
         h = h + _positions(h.shape[1], embedding)
         for layer, low_rank in zip(g["layers"], x, strict=True):
-            h = h + attend(layer, low_rank, _normalised(h) * layer["scale"][0])
+            h = h + attend(layer, low_rank, _normalise(h) * layer["scale"][0])
             h = h + product(
-                jax.nn.gelu(product(_normalised(h) * layer["scale"][1], layer["up"])), layer["down"]
+                jax.nn.gelu(product(_normalise(h) * layer["scale"][1], layer["up"])), layer["down"]
             )
-        return (_normalised(h) * g["scale"]).astype(dtype)
+        return (_normalise(h) * g["scale"]).astype(dtype)
 
     return predicts_words(init_global, init_local, inner, rows)
 
 
-def _normalised(x: Float[Any, "..."]) -> Any:
+def _normalise(x: Float[Any, "..."]) -> Any:
     return x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
 
 
