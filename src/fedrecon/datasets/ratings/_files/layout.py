@@ -1,0 +1,78 @@
+"""How a rating file is written: its format and the columns that are read, by its first bytes alone."""
+
+from dataclasses import replace
+
+from fedrecon.datasets.ratings._files import error_lines as lines
+from fedrecon.datasets.ratings._files.formats import (
+    PARQUET,
+    Format,
+    first_line,
+    format_of,
+    own_table,
+    present_columns,
+    text_columns,
+)
+from fedrecon.datasets.ratings._files.source import Source
+from fedrecon.datasets.ratings._reader_options import Columns, Reading
+from fedrecon.datasets.ratings._validation import quoted
+from fedrecon.errors import DataError
+
+
+def form_of(source: Source, reading: Reading) -> Format:
+    """The format of a file, with what the caller says of its ratings.
+
+    Raises:
+        DataError: It cannot be read, or its format is none that is read.
+    """
+    if source.parts:
+        form = own_table(PARQUET, reading.columns, source.where)
+    else:
+        form = format_of(source.name, lines.head(source), reading, source.where)
+    scale = form.scale if reading.scale is None else reading.scale
+    return replace(form, scale=scale, unrated=reading.unrated)
+
+
+def columns_of(source: Source, form: Format) -> Columns:
+    """The columns of a file that are read.
+
+    Raises:
+        DataError: The file cannot be read, or lacks a column.
+    """
+    if form.is_text:
+        return text_columns(source.where, first_line(lines.head(source)), form)[0]
+    if form.is_json:
+        from fedrecon.datasets.ratings._files.json import json_columns
+
+        return json_columns(source, form)
+    from fedrecon.datasets.ratings._files.parquet import column_names
+
+    return present_columns(source.where, column_names(source), form)
+
+
+def has_columns(source: Source, reading: Reading) -> bool:
+    """Whether a file is a table with the columns that are asked for."""
+    try:
+        columns_of(source, form_of(source, reading))
+    except DataError:
+        return False
+    return True
+
+
+def description(source: Source, reading: Reading) -> str:
+    """How a file is read, for a person: its format and its columns with their roles.
+
+    Raises:
+        DataError: It cannot be read, or lacks a column.
+    """
+    if source.is_lenskit:
+        return "a data set that LensKit saved"
+    form = form_of(source, reading)
+    columns = columns_of(source, form)
+    roles = [
+        f"{role} = {quoted(column) if isinstance(column, str) else f'field {column}'}"
+        for role, column in columns._asdict().items()
+        if column is not None
+    ]
+    parts = f" in {len(source.parts):,} parts" if source.parts else ""
+    encoding = "" if source.is_utf_8 else f" in {source.encoding}"
+    return f"{form.name}{parts}{encoding}, {', '.join(roles)}"
