@@ -1,10 +1,11 @@
-"""Packed files: how they are told and unpacked, and a limit, since a small one may hold more than the memory."""
+"""Packed files: how they are told and unpacked, and a limit, since they may hold more than the memory does."""
 
 import bz2
 import gzip
 import lzma
 import math
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from fedrecon.errors import DataError, plain
@@ -106,8 +107,8 @@ def unpacking(file: Any, name: str) -> Any:
     return file
 
 
-def read_all(stream: Any, where: str, limit: int) -> bytes:
-    """All bytes of a stream.
+def chunks_within(stream: Any, where: str, limit: int) -> Iterator[bytes]:
+    """The bytes of a stream, in pieces.
 
     Args:
         stream: The stream, which may unpack what it reads.
@@ -117,9 +118,8 @@ def read_all(stream: Any, where: str, limit: int) -> bytes:
     Raises:
         DataError: There are more.
     """
-    chunks, size = [], 0
+    size = 0
     while chunk := stream.read(_CHUNK):
-        chunks.append(chunk)
         size += len(chunk)
         check_unpacked(where, size, limit)
-    return b"".join(chunks)
+        yield chunk

@@ -5,9 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fedrecon.datasets.ratings._validation import nearest
+from fedrecon.datasets.ratings._validation import GREATEST, nearest
 from fedrecon.errors import plain
 
+ANY_SCALE = (-GREATEST, GREATEST)
 DUPLICATES = ("error", "last", "all")
 SEPARATORS = (",", ";", "\t", "|", " ", "::")
 # The name of a column, or where a file has no header its position, counted from 1.

@@ -31,7 +31,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def id_fault(role: str, text: str, integer: bool) -> str | None:
     """What is wrong with the id `text` of a client or an item; None where nothing is."""
     if any("\udc80" <= letter <= "\udcff" for letter in text):  # how surrogateescape writes a stray byte
-        return f"{role} id must be UTF-8, got {quoted(text)}"
+        return f"{role} id must be UTF-8, got {quoted(text)}; encoding, the setting data.encoding, reads others"
     if not integer:
         return None if text else f"{role} id must not be empty"
     if not re.fullmatch(WHOLE, text):

@@ -6,21 +6,27 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedrecon.data._unpacking import UNPACKED_GIB, limit_of
+from fedrecon.data._unpacking import PACKED_SUFFIXES, UNPACKED_GIB, inner_name, limit_of
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.datasets.text._jsonl import decoded, is_unicode, read_lines
 from fedrecon.errors import DataError
 
-LINES, PARQUET, SQLITE = (
-    (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
+LINES, PARQUET, SQLITE, LEAF = (
+    (".jsonl", ".ndjson"),
     (".parquet",),
     (".sqlite", ".sqlite3", ".db"),
+    (".json",),
 )
-FORMS = "JSON Lines (.jsonl, .jsonl.gz), Parquet, SQLite, or a folder with a text file (.txt) for each client"
+FORMS = (
+    "JSON Lines (.jsonl), SQLite, LEAF's JSON, each packed or not, Parquet, or a folder with a text file (.txt) for "
+    "each client"
+)
 
 
 def find(path: str | os.PathLike[str]) -> Path:
     """The file at `path`, or the one file in that folder; the folder itself if it has a text file per client.
+
+    Hidden files are passed over, such as those that a Mac leaves beside every file.
 
     Raises:
         DataError: The folder has no text file, or files of more than one form.
@@ -29,16 +35,22 @@ def find(path: str | os.PathLike[str]) -> Path:
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
     if not path.is_dir():
-        if not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
-            packed = path.suffix.lower() in (".lzma", ".xz", ".bz2", ".zip", ".zst")
+        if not is_file_of_texts(path):
+            packed = path.suffix.lower() in (*PACKED_SUFFIXES, ".zip")
             raise DataError(f"{path}: must be {FORMS}{'; unpack it first' if packed else ''}")
         return path
-    files = sorted(p for p in path.iterdir() if p.name.lower().endswith((*LINES, *PARQUET, *SQLITE)))
+    files = sorted(p for p in _visible(path) if is_file_of_texts(p))
     texts = _texts(path)
     if len(files) + bool(texts) != 1:
         names = [p.name for p in (*files, *texts[:1])]
         raise DataError(f"{path}: must hold one source, {FORMS}; it holds {names or 'none'}")
     return files[0] if files else path
+
+
+def is_file_of_texts(path: Path) -> bool:
+    """Whether a file has the name of one that `find` takes."""
+    name = path.name.lower()
+    return inner_name(name).endswith((*LINES, *SQLITE, *LEAF)) or name.endswith(PARQUET)
 
 
 def fingerprint(path: Path) -> str:
@@ -63,18 +75,22 @@ def writers(path: Path, part: str | None, limit: int = limit_of(UNPACKED_GIB)) -
     Raises:
         DataError: The file cannot be read.
     """
-    name = path.name.lower()
+    name = inner_name(path.name.lower())
     if path.is_dir():
         return _folder(path)
     if name.endswith(LINES):
         return read_lines(path, limit)
+    if name.endswith(LEAF):
+        from fedrecon.datasets.text._leaf import read_leaf
+
+        return read_leaf(path, limit)
     if name.endswith(PARQUET):
         from fedrecon.datasets.text._parquet import read_parquet
 
         return read_parquet(path, limit)
     from fedrecon.datasets.text._sqlite import read_sqlite
 
-    return read_sqlite(path, part)
+    return read_sqlite(path, part, limit)
 
 
 def read_text(path: Path) -> list[str]:
@@ -97,18 +113,22 @@ def read_user(path: Path, unpacked_gib: float | int = UNPACKED_GIB) -> list[str]
     Raises:
         DataError: It cannot be read, or holds several clients.
     """
-    if path.is_file() and not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
+    if path.is_file() and not is_file_of_texts(path):
         return read_text(path)
     limit = limit_of(unpacked_gib)
-    found = [(writer.client, list(writer.sentences)) for writer in writers(find(path), None, limit)]
-    if len(found) != 1:
-        names = ", ".join(repr(client) for client, _ in found[:4])
-        raise DataError(f"{path}: must hold one client, it holds {len(found):,}: {names}")
-    return found[0][1]
+    users = [(writer.client, list(writer.sentences)) for writer in writers(find(path), None, limit)]
+    if len(users) != 1:
+        names = ", ".join(repr(client) for client, _ in users[:4])
+        raise DataError(f"{path}: must hold one client, it holds {len(users):,}: {names}")
+    return users[0][1]
 
 
 def _texts(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".txt" and p.is_file())
+    return sorted(p for p in _visible(folder) if p.suffix.lower() == ".txt" and p.is_file())
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _folder(folder: Path) -> Iterator[Writer]:

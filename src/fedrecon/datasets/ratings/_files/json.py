@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from fedrecon.data._arrow_bridge import is_text, one_chunk, to_numpy
-from fedrecon.datasets.ratings._columns import Table
+from fedrecon.datasets.ratings._columns import Table, Times
 from fedrecon.datasets.ratings._files.formats import Format, present_columns
 from fedrecon.datasets.ratings._files.source import Source, reason, translated
 from fedrecon.datasets.ratings._files.times import RULE, is_time, numeric_times, times_of
@@ -36,7 +36,15 @@ def read_json(source: Source, form: Format) -> Table:
     table = _parsed(source, roles, kinds)
     if table is None:
         table = _slowly(source, form, roles, kinds)
-    return _as_ratings(source, form, roles, table)
+    times = _times(table) if "time" in roles else None
+    if times is None and "time" in roles and not form.optional:
+        _slowly(source, form, roles, kinds)  # names the first line whose time is none
+        raise DataError(
+            f"{source.where}: field {quoted(roles['time'])} (the time) must hold numbers alone, or dates of one "
+            "form alone"
+        )
+    client, item = (one_chunk(table[role].dictionary_encode()) for role in ("client", "item"))
+    return Table(client, item, to_numpy(table["rating"]) if "rating" in roles else None, times)
 
 
 def json_columns(source: Source, form: Format) -> Columns:
@@ -104,23 +112,12 @@ def line_numbers(source: Source, rows: list[int]) -> list[int]:
     return [lines[row] for row in rows]
 
 
-def _as_ratings(source: Source, form: Format, roles: Mapping[str, str], table: pa.Table) -> Table:
-    rating = times = None
-    if "rating" in roles:
-        rating = to_numpy(table["rating"])
-    if "time" in roles:
-        column = table["time"]
-        if pa.types.is_integer(column.type):
-            times = to_numpy(column)
-        else:
-            times = times_of(column) if is_text(column.type) else numeric_times(to_numpy(column))
-        if times is None and not form.optional:
-            raise DataError(
-                f"{source.where}: field {quoted(roles['time'])} (the time) must hold numbers alone, or dates of "
-                "one form alone"
-            )
-    client, item = (one_chunk(table[role].dictionary_encode()) for role in ("client", "item"))
-    return Table(client, item, rating, times)
+def _times(table: pa.Table) -> Times | None:
+    """The times, as numbers; None where some cannot be read."""
+    column = table["time"]
+    if pa.types.is_integer(column.type):
+        return to_numpy(column)
+    return times_of(column) if is_text(column.type) else numeric_times(to_numpy(column))
 
 
 def _type_of(role: str, value: object) -> pa.DataType:

@@ -17,10 +17,10 @@ from fedrecon.data._unpacking import (
     DAMAGE,
     UNPACKED_GIB,
     check_unpacked,
+    chunks_within,
     inner_name,
     limit_of,
     packing_of,
-    read_all,
     unpacking,
 )
 from fedrecon.datasets.ratings._validation import shown
@@ -114,7 +114,7 @@ class Source:
             if self.member is None and self.is_utf_8 and not self._is_packed():
                 return pa.OSFile(os.fsencode(self.path))
             with self.open() as stream:
-                return pa.BufferReader(read_all(stream, self.where, self.limit))
+                return pa.BufferReader(b"".join(chunks_within(stream, self.where, self.limit)))
 
     def _is_packed(self) -> bool:
         with open(self.path, "rb") as file:
