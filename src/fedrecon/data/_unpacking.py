@@ -1,4 +1,4 @@
-"""Packed files: how they are told and unpacked, and a limit, since they may hold more than the memory does."""
+"""Packed files: how they are told and unpacked, and a limit, since they may hold more than the memory."""
 
 import bz2
 import gzip

@@ -55,8 +55,8 @@ def matrix_factorization(
             by default, half a star; None for ratings without such a unit, which leaves the metric out.
 
     Returns:
-        A model with the metrics `mse` and, unless left out, `accuracy`: the share of ratings that are off by at
-        most `accuracy_within`.
+        A model with the metrics `mse` and, unless left out, `accuracy`: the share of ratings that are off by
+        at most `accuracy_within`.
 
     Raises:
         ValueError: `num_items` or `factors` is not a whole number of at least 1, or `accuracy_within` is not

@@ -32,8 +32,8 @@ class Ratings(NamedTuple):
         client: The client of each rating, as a position in `client_ids`, `[rating]`.
         item: The item of each rating, as a position in `item_ids`, `[rating]`.
         rating: The value of each rating, `[rating]`; None where the file has items without ratings.
-        time: The time of each rating, `[rating]`: numbers in the file's unit (seconds since 1970 in MovieLens),
-            dates in text as seconds since 1970; None where the file has none.
+        time: The time of each rating, `[rating]`: numbers in the file's unit (seconds since 1970 in
+            MovieLens), dates in text as seconds since 1970; None where the file has none.
         client_ids: The clients' own ids, sorted; int64, or str in an array of objects where one is no 64-bit
             integer. Integers come before other texts.
         item_ids: The items' own ids, `[item]`.

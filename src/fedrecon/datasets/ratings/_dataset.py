@@ -84,7 +84,8 @@ def load(
     )
     if "rating" not in clients.fields:
         raise DataError(
-            f"{path}: ratings must have a column of the rating, named by columns, the setting data.columns.rating; "
+            f"{path}: ratings must have a column of the rating, named by columns, the setting "
+            f"data.columns.rating; "
             "items without ratings are for the task ranking"
         )
     return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
@@ -106,7 +107,8 @@ def arrange(
             fields = ", ".join(clients.fields)
             raise DataError(
                 f"order 'time' must have a field time to sort by, the ratings have {fields}; a column of "
-                "your own is named by columns, the setting data.columns.time, which also says why a column cannot "
+                "your own is named by columns, the setting data.columns.time, which also says why a column "
+                "cannot "
                 "be read as times"
             )
         clients = clients.sorted_by("time")

@@ -40,24 +40,24 @@ def read_ratings(
 
     MovieLens' `ratings.dat` (1M, 10M), `ratings.csv` (latest, 20M, 25M, 32M) and `u.data` (100K), RecBole's
     `.inter` and a folder that LensKit saved are known by their names or their first line. Any other table, in
-    CSV, JSON Lines or Parquet, is read with `columns`. Text and JSON may be packed as .gz, .bz2, .xz, .lzma or
-    .zst.
+    CSV, JSON Lines or Parquet, is read with `columns`. Text and JSON may be packed as .gz, .bz2, .xz, .lzma
+    or .zst.
 
     Args:
-        path: The file; a folder or .zip archive that holds one rating file; or a folder of the Parquet parts of
-            one table.
+        path: The file; a folder or .zip archive that holds one rating file; or a folder of the Parquet parts
+            of one table.
         columns: The names of the columns, `{"client": ..., "item": ...}` and, if wanted, `"rating"` and
-            `"time"`; or in a text without a header their positions, counted from 1. Without `"rating"` the file
-            has items alone. Ids may be text; those that are written as 64-bit integers in the usual way are
-            these integers, see `Clients.from_table`. By default those of MovieLens, whose ids must be whole
-            numbers of 64 bits. Times are whole numbers, floats, or dates (ISO 8601 and
+            `"time"`; or in a text without a header their positions, counted from 1. Without `"rating"` the
+            file has items alone. Ids may be text; those that are written as 64-bit integers in the usual way
+            are these integers, see `Clients.from_table`. By default those of MovieLens, whose ids must be
+            whole numbers of 64 bits. Times are whole numbers, floats, or dates (ISO 8601 and
             `Wed Aug 30 00:00:26 -0700 2017`).
         scale: The least and the greatest rating allowed. By default (1, 5) for `u.data`, (0.5, 5) for the
             other MovieLens formats, and any finite number where `columns` are given.
         duplicates: What happens where a client rates an item twice: "error" refuses the file, "last" keeps
             the rating that comes last in the file, "all" keeps all.
-        separator: What separates the fields of a text: ",", ";", tab, "|", space or "::"; by default the first
-            line tells. Where it is no comma, ratings may have a decimal comma.
+        separator: What separates the fields of a text: ",", ";", tab, "|", space or "::"; by default the
+            first line tells. Where it is no comma, ratings may have a decimal comma.
         encoding: The encoding of a text, such as "latin-1"; UTF-8 by default.
         unrated: The rating that stands for none, such as 0 in Book-Crossing, whose rows are left out; None by
             default.

@@ -10,8 +10,8 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import offsets_of
 from fedrecon.data._table_ids import table_keys
 from fedrecon.data._unpacking import UNPACKED_GIB
-from fedrecon.datasets.ratings._files.find import find
 from fedrecon.datasets.ratings._columns import Ratings
+from fedrecon.datasets.ratings._files.find import find
 from fedrecon.datasets.ratings._reader_options import Column, Reading
 
 _VERSION = 3  # of what is made from a source and its settings
@@ -47,8 +47,8 @@ def prepare(
 
     Returns:
         Clients in the order of their ids, with the fields `item` (dense ids, int32; their original ids are
-        `vocabularies["item"]`) and, where the source has them, `rating` (float32) and `time` (whole numbers, or
-        floats where some have a fraction). A client's ratings are in the order of the source.
+        `vocabularies["item"]`) and, where the source has them, `rating` (float32) and `time` (whole numbers,
+        or floats where some have a fraction). A client's ratings are in the order of the source.
 
     Raises:
         DataError: The source cannot be read, see `read_ratings`; it changed while it was read; or the folder

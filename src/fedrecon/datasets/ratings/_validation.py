@@ -31,12 +31,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def id_fault(role: str, text: str, integer: bool) -> str | None:
     """What is wrong with the id `text` of a client or an item; None where nothing is."""
     if any("\udc80" <= letter <= "\udcff" for letter in text):  # how surrogateescape writes a stray byte
-        return f"{role} id must be UTF-8, got {quoted(text)}; encoding, the setting data.encoding, reads others"
+        return f"{role} id must be UTF-8, got {quoted(text)}; the setting data.encoding reads it"
     if not integer:
         return None if text else f"{role} id must not be empty"
     if not re.fullmatch(WHOLE, text):
         return (
-            f"{role} id must be a whole number, got {quoted(text)}; where ids are text, columns says which they "
+            f"{role} id must be a whole number, got {quoted(text)}; where ids are text, columns says which "
+            f"they "
             "are, the settings data.columns.client, .item and .rating"
         )
     # Python refuses to convert thousands of digits; 21 are too many already.
@@ -46,7 +47,7 @@ def id_fault(role: str, text: str, integer: bool) -> str | None:
 
 
 def rating_fault(text: str, scale: tuple[float, float] | None, unrated: float | None) -> str | None:
-    """What is wrong with the rating `text`; None where nothing is. A comma may stand for the decimal point."""
+    """What is wrong with the rating `text`, which may have a decimal comma; None where nothing is."""
     number = text.strip(" \t").replace(",", ".")
     if not _NUMBER.fullmatch(number):
         return f"rating must be a finite number, got {quoted(text)}"
@@ -64,7 +65,8 @@ def scale_fault(rating: float, scale: tuple[float, float] | None) -> str | None:
             else ""
         )
         return (
-            f"rating must be within the scale {scale[0]:g} to {scale[1]:g}, got {rating!r}; scale, the setting "
+            f"rating must be within the scale {scale[0]:g} to {scale[1]:g}, got {rating!r}; scale, the "
+            f"setting "
             f"data.scale, sets another one{zero}"
         )
     return None

@@ -1,7 +1,8 @@
-"""LEAF's JSON: one object with the texts of all users, as its preprocessing of Reddit and Sent140 writes them."""
+"""LEAF's JSON: one object with the texts of all users, as its Reddit and Sent140 are."""
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +46,25 @@ def read_leaf(path: Path, limit: int) -> Iterator[Writer]:
             raise DataError(f"{where}: the name must be Unicode text")
         if _overlap(examples):
             raise DataError(
-                f"{where}: holds windows of characters that overlap, as LEAF cuts Shakespeare; whole lines are in "
+                f"{where}: holds windows of characters that overlap, as LEAF cuts Shakespeare; whole lines "
+                f"are in "
                 "TensorFlow Federated's shakespeare.sqlite.lzma, or can be given as a folder of text files"
             )
-        yield Writer(user, [_sentence(example, f"{where}, example {i}") for i, example in enumerate(examples)], where)
+        sentences = [_sentence(x, f"{where}, example {i}") for i, x in enumerate(examples)]
+        yield Writer(user, sentences, where)
 
 
 def _overlap(examples: list[Any]) -> bool:
     """Whether each text is the one before it, moved by a character."""
     texts = [x for x in examples[:3] if isinstance(x, str)]
-    return len(texts) > 1 and all(len(a) > 1 and b[:-1] == a[1:] for a, b in zip(texts, texts[1:], strict=False))
+    return len(texts) > 1 and all(len(a) > 1 and b[:-1] == a[1:] for a, b in pairwise(texts))
 
 
 def _sentence(example: Any, where: str) -> str:
     if isinstance(example, str):
         return example
-    if isinstance(example, list) and len(example) in _TWEET_FIELDS and all(isinstance(x, str) for x in example):
+    is_list = isinstance(example, list)
+    if is_list and len(example) in _TWEET_FIELDS and all(isinstance(x, str) for x in example):
         return str(example[_TWEET])
     words = _words(example)
     if words is None:

@@ -18,7 +18,8 @@ LINES, PARQUET, SQLITE, LEAF = (
     (".json",),
 )
 FORMS = (
-    "JSON Lines (.jsonl), SQLite, LEAF's JSON, each packed or not, Parquet, or a folder with a text file (.txt) for "
+    "JSON Lines (.jsonl), SQLite, LEAF's JSON, each packed or not, Parquet, or a folder with a text file "
+    "(.txt) for "
     "each client"
 )
 

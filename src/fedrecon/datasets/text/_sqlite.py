@@ -1,8 +1,8 @@
 """The SQLite form in which TensorFlow Federated distributes federated data: Stack Overflow among them.
 
 The table `examples` has the columns `split_name`, `client_id` and `serialized_example_proto`, a
-`tf.train.Example`. Of each the feature `tokens` is the text, its words apart, and `creation_date` the time; in
-Shakespeare the text is the feature `snippets`. The files are distributed packed: `.sqlite.lzma`.
+`tf.train.Example`. Of each the feature `tokens` is the text, its words apart, and `creation_date` the time;
+in Shakespeare the text is the feature `snippets`. The files are distributed packed: `.sqlite.lzma`.
 """
 
 import sqlite3
@@ -29,8 +29,8 @@ def read_sqlite(path: Path, part: str | None, limit: int) -> Iterator[Writer]:
     """The clients of one part of a file, or of all, each one's sentences in order of time.
 
     Args:
-        path: The path of the SQLite file, which may be packed: it is unpacked into the cache folder, and removed
-            from there when it has been read.
+        path: The path of the SQLite file, which may be packed: it is unpacked into the cache folder, and
+            removed from there when it has been read.
         part: Which `split_name`: "train", "heldout" or "test" in Stack Overflow; None for all.
         limit: Bytes that it may unpack to.
 

@@ -34,8 +34,8 @@ SUMMARY = "summary.md"
 LOCK = ".lock"
 
 # Settings, and tables of settings, that may differ without making another run: the path of the data and how
-# their file is written, since the examples read from it are compared by their digests; the limit on what packed
-# data unpack to; the width of a metric; and the tracker.
+# their file is written, since the examples read from it are compared by their digests; the limit on what
+# packed data unpack to; the width of a metric; and the tracker.
 PLACES = (
     "data.path",
     "data.separator",

@@ -110,8 +110,8 @@ def accuracy_width(width: float | str, train: "Clients | None") -> float | None:
 
     Args:
         width: The setting `model.accuracy_within`.
-        train: The training clients, whose ratings tell whether they are stars: halves from 0.5 to 5. None takes
-            them for stars, as in a private run, of which no file may tell more.
+        train: The training clients, whose ratings tell whether they are stars: halves from 0.5 to 5. None
+            takes them for stars, as in a private run, of which no file may tell more.
     """
     if width == "none":
         return None

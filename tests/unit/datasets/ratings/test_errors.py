@@ -71,7 +71,8 @@ FAULTS = {
         "ratings.txt",
         "1 2 3\n",
         None,
-        ", line 1: must have fields separated by '::', a tab, ',' or ';', got '1 2 3'; the columns of a table "
+        ", line 1: must have fields separated by '::', a tab, ',' or ';', got '1 2 3'; the columns of a "
+        "table "
         "that names none are given by their positions, such as data.columns.client = 1",
     ),
     "too few fields": ("ratings.dat", "1::2::3::4\n\n1::3::5\n", None, ", line 3: must have 4 fields"),
@@ -165,7 +166,8 @@ FAULTS = {
         "ratings.dat",
         "1::2::3::4\n",
         OWN,
-        ", line 1: must have a column 'who' (the client); it has '1', '2', '3', '4'; in a file without a header "
+        ", line 1: must have a column 'who' (the client); it has '1', '2', '3', '4'; in a file without a "
+        "header "
         "they are positions, such as data.columns.client = 1",
     ),
     "no text": (

@@ -50,29 +50,35 @@ def lines(*objects: dict[str, Any]) -> str:
 
 
 AMAZON_2018 = lines(
-    {"overall": 5.0, "verified": True, "reviewTime": "09 1, 2016", "reviewerID": "A3", "asin": "0001", "style":
+    {"overall": 5.0, "verified": True, "reviewTime": "09 1, 2016", "reviewerID": "A3", "asin": "0001",
+    "style":
      {"Format:": " Hardcover"}, "reviewerName": "A. R.", "reviewText": "Fine.\nReally.", "summary": "Five",
      "unixReviewTime": 1472688000},
     {"overall": 2.5, "verified": False, "reviewTime": "10 1, 2016", "reviewerID": "A1", "asin": "B00X",
      "reviewText": "", "unixReviewTime": 1475280000, "vote": "2", "image": ["https://example.org/x.jpg"]},
 )  # fmt: skip
 AMAZON_2023 = lines(
-    {"rating": 5.0, "title": "Such", "text": "text", "images": [], "asin": "B1", "parent_asin": "P1", "user_id": "AG",
+    {"rating": 5.0, "title": "Such", "text": "text", "images": [], "asin": "B1", "parent_asin": "P1",
+    "user_id": "AG",
      "timestamp": 1588000728923, "helpful_vote": 0, "verified_purchase": True},
     {"rating": 1.0, "title": "No", "text": "cut \ud83d", "images": [], "asin": "B2", "parent_asin": "P2",
      "user_id": "AE", "timestamp": 1588000855070, "helpful_vote": 1, "verified_purchase": False},
 )  # fmt: skip
 YELP = lines(
-    {"review_id": "r1", "user_id": "mh_-", "business_id": "XQ", "stars": 3.0, "useful": 0, "funny": 0, "cool": 0,
+    {"review_id": "r1", "user_id": "mh_-", "business_id": "XQ", "stars": 3.0, "useful": 0, "funny": 0,
+    "cool": 0,
      "text": "If", "date": "2018-07-07 22:09:11"},
-    {"review_id": "r2", "user_id": "OyoG", "business_id": "7A", "stars": 5.0, "useful": 1, "funny": 0, "cool": 1,
+    {"review_id": "r2", "user_id": "OyoG", "business_id": "7A", "stars": 5.0, "useful": 1, "funny": 0,
+    "cool": 1,
      "text": "I", "date": "2012-01-03 15:28:18"},
 )  # fmt: skip
 GOODREADS_JSON = lines(
     {"user_id": "0a1b2c3d", "book_id": "1001", "review_id": "4e5f", "is_read": False, "rating": 0,
-     "review_text_incomplete": "", "date_added": "Tue Nov 15 11:29:22 -0800 2016", "read_at": "", "started_at": ""},
+     "review_text_incomplete": "", "date_added": "Tue Nov 15 11:29:22 -0800 2016", "read_at": "",
+     "started_at": ""},
     {"user_id": "0a1b2c3d", "book_id": "1002", "review_id": "6a7b", "is_read": True, "rating": 4,
-     "review_text_incomplete": "a", "date_added": "Wed Aug 30 00:00:26 -0700 2017", "read_at": "", "started_at": ""},
+     "review_text_incomplete": "a", "date_added": "Wed Aug 30 00:00:26 -0700 2017", "read_at": "",
+     "started_at": ""},
 )  # fmt: skip
 
 SETS = {
@@ -106,7 +112,8 @@ SETS = {
     "HetRec Delicious": PublicSet(
         "user_taggedbookmarks-timestamps.dat",
         "userID\tbookmarkID\ttagID\ttimestamp\r\n6\t5\t2\t1289000362000\r\n6\t4\t2\t1289000159000\r\n",
-        named("userID", "bookmarkID", time="timestamp"), [(6, 5, None, 1289000362000), (6, 4, None, 1289000159000)],
+        named("userID", "bookmarkID", time="timestamp"), [(6, 5, None, 1289000362000), (6, 4, None,
+        1289000159000)],
     ),
     "Book-Crossing": PublicSet(
         "BX-Book-Ratings.csv",
@@ -129,7 +136,8 @@ SETS = {
         [("0a1b2c3d", 1002, 4, 1504076426)],
     ),
     "Amazon 2014, ratings only": PublicSet(
-        "ratings_Books.csv", "A0EXAMPLE0001,0000000001,4.0,1019000600\nA0EXAMPLE00002,0000000001,1.0,1395000200\n",
+        "ratings_Books.csv",
+        "A0EXAMPLE0001,0000000001,4.0,1019000600\nA0EXAMPLE00002,0000000001,1.0,1395000200\n",
         positions(1, 2, 3, 4),
         [("A0EXAMPLE0001", "0000000001", 4, 1019000600), ("A0EXAMPLE00002", "0000000001", 1, 1395000200)],
     ),
@@ -198,8 +206,8 @@ SETS = {
     ),
     "Foursquare": PublicSet(
         "dataset_TSMC2014_NYC.txt",
-        "470\t5555555e\t7777777a\tArts & Crafts Store\t40.71\t-74.00\t-240\tTue Apr 03 18:00:09 +0000 2012\n"
-        "979\t6666666f\t7777777a\tCaf\xe9\t40.60\t-74.04\t-240\tTue Apr 03 18:00:25 +0000 2012\n".encode("latin-1"),
+        "470\t5555555e\t7777777a\tArts & Crafts\t40\t-74\t-240\tTue Apr 03 18:00:09 +0000 2012\n"
+        "979\t6666666f\t7777777a\tCaf\xe9\t40\t-74\t-240\tTue Apr 03 18:00:25 +0000 2012\n".encode("latin-1"),
         positions(1, 2, time=8), [(470, "5555555e", None, 1333476009), (979, "6666666f", None, 1333476025)],
     ),
     "Yahoo! R3": PublicSet(
@@ -229,16 +237,17 @@ SETS = {
         {}, [(31, 407, 3, 880000100), (12, 9, 3.5, 880000207)],
     ),
     "RecBole, items alone": PublicSet(
-        "pinterest.inter", "user_id:token\titem_id:token\n0\ta\n1\tb\n", {}, [(0, "a", None, None), (1, "b", None, None)]
+        "pinterest.inter", "user_id:token\titem_id:token\n0\ta\n1\tb\n", {}, [(0, "a", None, None), (1, "b",
+        None, None)]
     ),
 }  # fmt: skip
 
 
 def rows_of(ratings: Any) -> Rows:
-    columns = [ratings.client_ids[ratings.client].tolist(), ratings.item_ids[ratings.item].tolist()]
-    for column in (ratings.rating, ratings.time):
-        columns.append([None] * len(ratings.client) if column is None else column.tolist())
-    return list(zip(*columns, strict=True))
+    ids = [ratings.client_ids[ratings.client].tolist(), ratings.item_ids[ratings.item].tolist()]
+    rest = (ratings.rating, ratings.time)
+    values = [[None] * len(ratings.client) if column is None else column.tolist() for column in rest]
+    return list(zip(*ids, *values, strict=True))
 
 
 def as_read(rows: Rows) -> Rows:
@@ -338,7 +347,7 @@ def test_a_folder_of_parquet_parts(tmp_path):
     with pytest.raises(DataError, match=r"part-00002.*must have a column 'r' \(the rating\)"):
         read_ratings(folder, **options)
     pq.write_table(pa.table({"u": ["c"], "i": ["x"], "r": [1.0]}), folder / "part-00002-5c1d.snappy.parquet")
-    with pytest.raises(DataError, match="ratings.parquet: its parts must have columns of one type"):
+    with pytest.raises(DataError, match=r"ratings\.parquet: its parts must have columns of one type"):
         read_ratings(folder, **options)
 
 
@@ -349,7 +358,8 @@ def test_a_folder_that_lenskit_saved(tmp_path):
                      "user": {"id_type": "str", "attributes": {}}},
         "relationships": {"rating": {"entities": {"user": None, "item": None}, "interaction": True,
                                      "repeats": "forbidden",
-                                     "attributes": {"rating": {"layout": "scalar"}, "timestamp": {"layout": "scalar"}}}},
+                                     "attributes": {"rating": {"layout": "scalar"},
+                                     "timestamp": {"layout": "scalar"}}}},
     }  # fmt: skip
     (tmp_path / "schema.json").write_text(json.dumps(schema))
     (tmp_path / "summary.md").write_text("# ml\n")
@@ -357,7 +367,8 @@ def test_a_folder_that_lenskit_saved(tmp_path):
     pq.write_table(pa.table({"item_id": [10, 20], "title": ["A", "B"]}), tmp_path / "item.parquet")
     numbers = pa.array([2, 0, 0], pa.int32())
     stamps = pa.array([3, 1, 2], pa.int64()).cast(pa.timestamp("s"))
-    table = {"user_num": numbers, "item_num": pa.array([1, 1, 0], pa.int32()), "rating": pa.array([4.0, 5.0, 0.5], pa.float32()),
+    table = {"user_num": numbers, "item_num": pa.array([1, 1, 0], pa.int32()), "rating": pa.array([4.0, 5.0,
+        0.5], pa.float32()),
              "timestamp": stamps}  # fmt: skip
     pq.write_table(pa.table(table), tmp_path / "rating.parquet")
     assert rows_of(read_ratings(tmp_path)) == [
@@ -376,31 +387,43 @@ def test_a_folder_that_lenskit_saved(tmp_path):
 
 NAMED = named("userId", "movieId", "rating")
 REFUSED = {
-    "Netflix Prize": ("combined_data_1.txt", b"1:\n123456,3,2005-01-02\n", {}, "must be written as client,item"),
-    "Jester 1": ("jester-data-1.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, {}, "must be saved as CSV"),
+    "Netflix Prize": ("combined_data_1.txt", b"1:\n123456,3,2005-01-02\n", {},
+        "must be written as client,item"),
+    "Jester 1": ("jester-data-1.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, {},
+        "must be saved as CSV"),
     "a workbook": ("ratings.xlsx", b"PK\x03\x04" + b"\0" * 600, {}, "must be saved as CSV"),
     "HetRec as RAR": ("ratings.rar", b"Rar!\x1a\x07\x00" + b"\0" * 9, {}, "must be unpacked first"),
     "Steam reviews": ("steam_reviews.json", b"{'username': 'Someone', 'product_id': u'100'}\n",
                       named("username", "product_id"), "in single quotes, must be written as JSON first"),
     "a JSON array": ("ratings.json", b'[{"u": 1}]\n', NAMED, "must be JSON Lines, an object on each line"),
     "an Arrow file": ("ratings.feather", b"ARROW1\0\0", {}, "must be saved as Parquet"),
-    "UTF-16": ("ratings.csv", "userId,movieId,rating\n1,2,3\n".encode("utf-16"), {}, 'data.encoding = "utf-16"'),
+    "UTF-16": ("ratings.csv", "userId,movieId,rating\n1,2,3\n".encode("utf-16"), {},
+        'data.encoding = "utf-16"'),
     "Latin-1": ("own.csv", b"userId,movieId,rating\ncaf\xe9,2,3\n", NAMED, "the setting data.encoding"),
-    "another scale": ("ratings.csv", b"userId,movieId,rating\n1,2,10\n", {}, "the setting data.scale, sets another one"),
-    "0 for not rated": ("ratings.csv", b"userId,movieId,rating\n1,2,0\n", {}, "the setting data.unrated, leaves out"),
-    "string ids": ("ratings.csv", b"userId,movieId,rating\nann,2,3\n", {}, "where ids are text, columns says which"),
+    "another scale": ("ratings.csv", b"userId,movieId,rating\n1,2,10\n", {},
+        "the setting data.scale, sets another one"),
+    "0 for not rated": ("ratings.csv", b"userId,movieId,rating\n1,2,0\n", {},
+        "the setting data.unrated, leaves out"),
+    "string ids": ("ratings.csv", b"userId,movieId,rating\nann,2,3\n", {},
+        "where ids are text, columns says which"),
     "no header": ("ratings.csv", b"1,2,3\n", {}, "positions, such as data.columns.client = 1"),
-    "a header": ("own.csv", b"userId,movieId,rating\n1,2,3\n", positions(1, 2, 3), "columns are given by its names"),
-    "too few fields": ("own.csv", b"1,2\n", positions(1, 2, 3), r"line 1: must have a field 3 \(the rating\), has 2"),
+    "a header": ("own.csv", b"userId,movieId,rating\n1,2,3\n", positions(1, 2, 3),
+        "columns are given by its names"),
+    "too few fields": ("own.csv", b"1,2\n", positions(1, 2, 3),
+        r"line 1: must have a field 3 \(the rating\), has 2"),
     "positions in JSON": ("own.jsonl", b'{"u": 1}\n', positions(1, 2), "columns must be given by name"),
-    "a field missing": ("own.jsonl", b'{"u": 1, "i": 2}\n{"u": 1}\n', named("u", "i"), "line 2: field 'i' .* has none"),
+    "a field missing": ("own.jsonl", b'{"u": 1, "i": 2}\n{"u": 1}\n', named("u", "i"),
+        "line 2: field 'i' .* has none"),
     "ids of two kinds": ("own.jsonl", b'{"u": 1, "i": 2}\n{"u": "a", "i": 2}\n', named("u", "i"),
-                         "line 2: field 'u' .* must be text in all lines or a whole number in all lines, got 'a'"),
-    "no rating": ("own.jsonl", b'{"u": 1, "i": 2, "r": "x"}\n', named("u", "i", "r"), "line 1: .* finite number"),
-    "no time": ("own.jsonl", b'{"u": 1, "i": 2, "t": "x"}\n', named("u", "i", time="t"), "line 1: .*: time must be"),
+                         "line 2: field 'u' .* must be text in all lines or a whole number in .*, got 'a'"),
+    "no rating": ("own.jsonl", b'{"u": 1, "i": 2, "r": "x"}\n', named("u", "i", "r"),
+        "line 1: .* finite number"),
+    "no time": ("own.jsonl", b'{"u": 1, "i": 2, "t": "x"}\n', named("u", "i", time="t"),
+        "line 1: .*: time must be"),
     "times of two forms": ("own.csv", b"u,i,t\n1,2,3\n1,3,2009-05-04\n", named("u", "i", time="t"),
                            "times must be all numbers, or all dates of one form"),
-    "no JSON": ("own.jsonl", b'{"u": 1, "i": 2}\n{"u": 1, "i"\n', named("u", "i"), "line 2: must be an object of JSON"),
+    "no JSON": ("own.jsonl", b'{"u": 1, "i": 2}\n{"u": 1, "i"\n', named("u", "i"),
+        "line 2: must be an object of JSON"),
     "duplicate": ("own.jsonl", b'{"u": 1, "i": 2}\n\n{"u": 1, "i": 2}\n', named("u", "i"),
                   "line 3: client 1 must rate item 2 once, but did already on line 1"),
 }  # fmt: skip

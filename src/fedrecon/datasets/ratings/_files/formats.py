@@ -71,8 +71,8 @@ _NAMES = {
 }
 # How files begin that are no tables, and what is to be done with them.
 _BINARY = {
-    b"PK\x03\x04": "is a zip archive or an Excel workbook: an archive's name must end in .zip, a workbook must be "
-    "saved as CSV",
+    b"PK\x03\x04": "is a zip archive or an Excel workbook: an archive's name must end in .zip, a "
+    "workbook must be saved as CSV",
     b"\xd0\xcf\x11\xe0": "is an Excel workbook, which must be saved as CSV",
     b"Rar!": "is a RAR archive, which must be unpacked first",
     b"7z\xbc\xaf": "is a 7z archive, which must be unpacked first",
@@ -167,8 +167,9 @@ def _public_text(suffix: str, line: str, separator: str, where: str) -> Format:
     separator = _separator_of(line, suffix, _MOVIELENS)
     if separator == " ":
         raise DataError(
-            f"{where}, line 1: must have fields separated by '::', a tab, ',' or ';', got {quoted(line)}; the "
-            "columns of a table that names none are given by their positions, such as data.columns.client = 1"
+            f"{where}, line 1: must have fields separated by '::', a tab, ',' or ';', got "
+            f"{quoted(line)}; the columns of a table that names none are given by their positions, such as "
+            "data.columns.client = 1"
         )
     return replace(CSV, name=_NAMES[separator], separator=separator)
 

@@ -51,7 +51,7 @@ def read_parquet(source: Source, form: Format) -> Table:
 
 
 def read_lenskit(source: Source, columns: Columns | None) -> Table:
-    """The ratings of a folder that LensKit saved: its default interactions, whose users and items have numbers.
+    """The ratings of a folder that LensKit saved: its default interactions, by numbers of users and items.
 
     Args:
         source: The folder.
@@ -73,20 +73,20 @@ def read_lenskit(source: Source, columns: Columns | None) -> Table:
             f"{path}: must be the schema of a LensKit data set with interactions of user and item: "
             f"{reason(error) or type(error).__name__}"
         ) from None
-    if columns is None:
-        rating, time = (role if role in attributes else None for role in ("rating", "timestamp"))
+    named = LENSKIT.columns
+    if columns is not None:
+        named = named._replace(rating=columns.rating, time=columns.time)
     else:
-        rating, time = columns.rating, columns.time
-    wanted = Columns("user_num", "item_num", rating, time)
-    form = replace(LENSKIT, columns=wanted)
+        given = {"rating": "rating", "time": "timestamp"}
+        named = named._replace(**{role: name for role, name in given.items() if name in attributes})
+    form = replace(LENSKIT, columns=named)
     where = source.path / f"{name}.parquet"
     columns_there, table = _read(str(where), _open(where), form, source.limit)
     ratings = _as_ratings(str(where), columns_there, table, optional=False)
-    ids = [_entities(source, entity) for entity in (client, item)]
-    columns_of_ids = [
-        _numbered(str(where), x, y) for x, y in zip((ratings.client, ratings.item), ids, strict=True)
-    ]
-    return Table(*columns_of_ids, ratings.rating, ratings.time)
+    return ratings._replace(
+        client=_numbered(str(where), ratings.client, _entities(source, client)),
+        item=_numbered(str(where), ratings.item, _entities(source, item)),
+    )
 
 
 def column_names(source: Source) -> list[str]:

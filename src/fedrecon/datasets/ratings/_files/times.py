@@ -28,8 +28,8 @@ def times_of(texts: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | Float64[np.nd
         texts: A column of texts without missing values.
 
     Returns:
-        `[row]`: numbers as they are, whole ones of 64 bits where all are whole, and dates as seconds since 1970
-        in UTC, which a date without a zone is taken to be in. None where one is neither.
+        `[row]`: numbers as they are, whole ones of 64 bits where all are whole, and dates as seconds since
+        1970 in UTC, which a date without a zone is taken to be in. None where one is neither.
     """
     texts = pc.utf8_trim(texts.cast(pa.string()), characters=" \t")
     if pc.all(pc.match_substring_regex(texts, _NUMBER), min_count=0).as_py():
@@ -55,7 +55,7 @@ def seconds_of(moments: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | Float64[n
 def numeric_times(
     numbers: Float64[np.ndarray, "row"],
 ) -> Int64[np.ndarray, "row"] | Float64[np.ndarray, "row"] | None:
-    """Floats as times: whole numbers of 64 bits where all are whole; None where one exceeds 64 bits or is nan."""
+    """Floats as times: whole numbers where all are whole; None where one exceeds 64 bits or is nan."""
     if not (np.abs(numbers) < 2.0**63).all():
         return None
     whole = numbers.astype(np.int64)
