@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import math
 import zlib
@@ -103,7 +104,8 @@ def unpacking(file: Any, name: str) -> Any:
     if packing == ".zst":
         import pyarrow as pa
 
-        return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+        # Arrow's own file has no lines.
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
     return file
 
 

@@ -6,7 +6,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedrecon.data._unpacking import PACKED_SUFFIXES, UNPACKED_GIB, inner_name, limit_of
+from fedrecon.data._unpacking import (
+    DAMAGE,
+    PACKED_SUFFIXES,
+    UNPACKED_GIB,
+    inner_name,
+    limit_of,
+    unpacking,
+)
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.datasets.text._jsonl import decoded, is_unicode, read_lines
 from fedrecon.errors import DataError
@@ -17,6 +24,7 @@ LINES, PARQUET, SQLITE, LEAF = (
     (".sqlite", ".sqlite3", ".db"),
     (".json",),
 )
+_HEAD = 1 << 16  # bytes that tell what a file of JSON holds
 FORMS = (
     "JSON Lines (.jsonl), SQLite, LEAF's JSON, each packed or not, Parquet, or a folder with a text file "
     "(.txt) for "
@@ -52,6 +60,32 @@ def is_file_of_texts(path: Path) -> bool:
     """Whether a file has the name of one that `find` takes."""
     name = path.name.lower()
     return inner_name(name).endswith((*LINES, *SQLITE, *LEAF)) or name.endswith(PARQUET)
+
+
+def holds_texts(path: Path) -> bool:
+    """Whether a file or folder seems to hold texts by client, by its name and its first bytes.
+
+    Files of JSON, SQLite and Parquet can hold anything else as well: of JSON the first line tells, SQLite is
+    taken for texts, Parquet is not.
+    """
+    if path.is_dir():
+        names = [inner_name(file.name.lower()) for file in _visible(path)]
+        tables = (".csv", ".tsv", ".dat", ".data", ".inter", *PARQUET)
+        has_texts = any(name.endswith(".txt") for name in names)
+        return has_texts and not any(name.endswith(tables) for name in names)
+    name = inner_name(path.name.lower())
+    if name.endswith(SQLITE):
+        return True
+    if not name.endswith((*LINES, *LEAF)) or not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as raw, unpacking(raw, path.name) as file:
+            head = file.read(_HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
+    except DAMAGE:
+        return True  # whose reader says what is wrong
+    if name.endswith(LEAF):
+        return any(mark in head for mark in (b'"users"', b'"user_data"'))
+    return all(mark in head.split(b"\n", 1)[0] for mark in (b'"client"', b'"text"'))
 
 
 def fingerprint(path: Path) -> str:

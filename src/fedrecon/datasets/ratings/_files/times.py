@@ -64,10 +64,11 @@ def numeric_times(
 
 def is_time(text: str) -> bool:
     """Whether `text` is a time by itself."""
-    return (
-        bool(_WHOLE.fullmatch(text.strip(" \t")))
-        or times_of(pa.chunked_array([[text]], pa.string())) is not None
-    )
+    if not text.isascii():  # nor can Arrow take what stands for bytes that are not UTF-8
+        return False
+    if _WHOLE.fullmatch(text.strip(" \t")):
+        return True
+    return times_of(pa.chunked_array([[text]], pa.string())) is not None
 
 
 def _times_with_day_names(texts: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | None:
