@@ -12,6 +12,7 @@ from fedrecon.data._table_ids import table_keys
 from fedrecon.data._unpacking import UNPACKED_GIB
 from fedrecon.datasets.ratings._columns import Ratings
 from fedrecon.datasets.ratings._files.find import find
+from fedrecon.datasets.ratings._files.layout import description
 from fedrecon.datasets.ratings._reader_options import Column, Reading
 
 _VERSION = 3  # of what is made from a source and its settings
@@ -71,6 +72,33 @@ def prepare(
         where=source.where,
         folder=cache,
     )
+
+
+def how_read(
+    path: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, Column] | None = None,
+    separator: str = "",
+    encoding: str = "utf-8",
+    unrated: float | int | None = None,
+    unpacked_gib: float | int = UNPACKED_GIB,
+) -> str:
+    """How `prepare` reads a rating file, for a person: its format, and its columns with their roles.
+
+    Args:
+        path: The file, folder or archive, as for `read_ratings`.
+        columns: The names of the columns, as for `read_ratings`.
+        separator: What separates the fields of a text, as for `read_ratings`.
+        encoding: The encoding of a text, as for `read_ratings`.
+        unrated: The rating that stands for none, as for `read_ratings`.
+        unpacked_gib: See there.
+
+    Raises:
+        DataError: The file cannot be read, or lacks a column.
+        ValueError: An argument of `read_ratings` is out of its range.
+    """
+    reading = Reading.of(columns, None, "all", separator, encoding, unrated)
+    return description(find(path, reading, unpacked_gib), reading)
 
 
 def group(ratings: Ratings) -> Clients:

@@ -52,7 +52,8 @@ class MovieLens(TaskSpec):
         Raises:
             DataError: The ratings cannot be read.
         """
-        task = matrix_factorization_task(config, _load(config, shares_of(config.data.fractions)), {})
+        sets = _load(config, shares_of(config.data.fractions))
+        task = matrix_factorization_task(config, sets, config.data.notes())
         return replace(task, public_sources={"item": "movies.dat"}) if config.privacy.on else task
 
     def build_without_data(self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]") -> "Task":
@@ -77,6 +78,14 @@ class MovieLens(TaskSpec):
             DataError: The ratings cannot be read.
         """
         return _load(config, {"all": 1.0})["all"]
+
+    def how_read(self, config: TaskConfig) -> str:
+        """The format of the rating file, and its columns.
+
+        Raises:
+            DataError: The ratings cannot be read.
+        """
+        return str(config.data.how_read())
 
     def narrow_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
         """The clients, with ranks instead of times of 64 bits if a split is by time."""

@@ -123,14 +123,16 @@ class RankingTask(TaskSpec):
                 "test" if back == 1 else "validation": _add_fields(config, cut["held_out"], served=True)
             }
             train = _add_fields(config, cut["train"], served=False)
-            return Task(model, train, None, None, held_out=held_out, scoring=scoring, scored=("item",))
+            return Task(
+                model, train, None, None, data.notes(), held_out=held_out, scoring=scoring, scored=("item",)
+            )
         kinds = ("recall_min", "recall", "hr", "ndcg")
         metrics = [(kind, k) for kind in kinds for k in getattr(protocol, kind)]
         scoring = Ranking(num_items, tuple(metrics))
         sets = clients.split(shares_of(protocol.fractions), config.seed)
         prepared = {name: _add_fields(config, x, served=name != "train") for name, x in sets.items()}
         unseen = prepared.get("validation"), prepared.get("test")
-        return Task(model, prepared["train"], *unseen, scoring=scoring, scored=("item",))
+        return Task(model, prepared["train"], *unseen, data.notes(), scoring=scoring, scored=("item",))
 
     def load_all_clients(self, config: TaskConfig) -> "Clients":
         """All users of the data, with their ratings, of which `add_serving_fields` makes interactions.
@@ -149,6 +151,14 @@ class RankingTask(TaskSpec):
             return self.open_client_file(config, path)
         # Of any scale: a rating only tells whether there was an interaction.
         return prepare(path, duplicates=data.duplicates, scale=ANY_SCALE, **data.reading())
+
+    def how_read(self, config: TaskConfig) -> str:
+        """The format of the rating file, and its columns.
+
+        Raises:
+            DataError: The ratings cannot be read.
+        """
+        return str(config.data.how_read())
 
     def open_client_file(self, config: TaskConfig, path: str | Path) -> "Clients":
         """The users of a client file, each with an item once, as `data.duplicates` says."""

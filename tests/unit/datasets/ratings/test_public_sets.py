@@ -4,6 +4,8 @@ import bz2
 import gzip
 import json
 import lzma
+import re
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -158,7 +160,8 @@ SETS = {
         [("AG", "B1", 5, 1588000728923), ("AE", "B2", 1, 1588000855070)],
     ),
     "Amazon 2023, reviews": PublicSet(
-        "All_Beauty.jsonl", AMAZON_2023, named("user_id", "parent_asin", "rating", "timestamp"),
+        "All_Beauty.jsonl.gz", gzip.compress(AMAZON_2023.encode()),
+        named("user_id", "parent_asin", "rating", "timestamp"),
         [("AG", "P1", 5, 1588000728923), ("AE", "P2", 1, 1588000855070)],
     ),
     "Yelp": PublicSet(
@@ -269,6 +272,19 @@ def write(folder: Path, which: PublicSet) -> Path:
 def test_a_public_set_is_read_as_it_is_published(tmp_path, name):
     path = write(tmp_path, SETS[name])
     assert rows_of(read_ratings(path, **SETS[name].options)) == as_read(SETS[name].rows)
+
+
+def test_the_documentation_says_what_each_set_needs():
+    page = (Path(__file__).resolve().parents[4] / "docs" / "data_files.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    for name, which in SETS.items():
+        (row,) = [row for row in rows if f"`{which.file}`" in row and row.startswith(f"| {name.split()[0]}")][
+            :1
+        ]
+        columns = re.search(r"columns = \{.*?\}", row)
+        documented = None if columns is None else tomllib.loads(columns[0])["columns"]
+        assert documented == which.options.get("columns"), name
+        assert ("unrated" in row) == ("unrated" in which.options), name
 
 
 def zstd(content: bytes) -> bytes:

@@ -23,7 +23,7 @@ def read_text(source: Source, form: Format) -> Table:
         DataError: The file is not written as `form` says, or its last line has no end. What holds for ids
             and for the size of ratings is not checked here.
     """
-    columns, fields = text_columns(source.where, first_line(lines.head(source)), form)
+    columns, fields = text_columns(source.where, first_line(source.head()), form)
     with source.native() as file, translated(source.where):
         size = file.size()
         table = _parsed(file, source, form, columns, fields)

@@ -73,19 +73,6 @@ def numbers(source: Source, form: Format, rows: Sequence[int]) -> list[int]:
     return [lines[row] for row in rows]
 
 
-def head(source: Source, size: int = 1 << 16) -> bytes:
-    """The first bytes of the file, to know its format by.
-
-    Raises:
-        DataError: There is not one.
-    """
-    with source.open() as stream:
-        content = stream.read(size)
-    if not content:
-        raise DataError(f"{source.where}: must hold ratings, is empty")
-    return content
-
-
 def _fault(record: Record, count: int, form: Format, places: dict[str, int]) -> str | None:
     fields = record.fields
     if len(fields) != count:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from fedrecon.datasets.ratings._files import error_lines as lines
 from fedrecon.datasets.ratings._files.formats import (
     PARQUET,
     Format,
@@ -27,7 +26,7 @@ def form_of(source: Source, reading: Reading) -> Format:
     if source.parts:
         form = own_table(PARQUET, reading.columns, source.where)
     else:
-        form = format_of(source.name, lines.head(source), reading, source.where)
+        form = format_of(source.name, source.head(), reading, source.where)
     scale = form.scale if reading.scale is None else reading.scale
     return replace(form, scale=scale, unrated=reading.unrated)
 
@@ -39,7 +38,7 @@ def columns_of(source: Source, form: Format) -> Columns:
         DataError: The file cannot be read, or lacks a column.
     """
     if form.is_text:
-        return text_columns(source.where, first_line(lines.head(source)), form)[0]
+        return text_columns(source.where, first_line(source.head()), form)[0]
     if form.is_json:
         from fedrecon.datasets.ratings._files.json import json_columns
 
@@ -75,4 +74,5 @@ def description(source: Source, reading: Reading) -> str:
     ]
     parts = f" in {len(source.parts):,} parts" if source.parts else ""
     encoding = "" if source.is_utf_8 else f" in {source.encoding}"
-    return f"{form.name}{parts}{encoding}, {', '.join(roles)}"
+    unrated = "" if reading.unrated is None else f"; a rating of {reading.unrated:g} stands for none"
+    return f"{form.name}{parts}{encoding} with {', '.join(roles)}{unrated}"

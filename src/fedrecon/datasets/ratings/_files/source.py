@@ -29,6 +29,7 @@ from fedrecon.errors import DataError
 UTF_8 = "utf-8"
 PARQUET_SUFFIXES = (".parquet", ".pq")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+_HEAD = 1 << 16  # bytes that tell a format
 _CHECKED = 128 << 20
 UNREADABLE = (*DAMAGE, zipfile.BadZipFile, struct.error)
 
@@ -98,6 +99,18 @@ class Source:
                 return archive.open(self.member)
             except (KeyError, RuntimeError) as error:  # encrypted, or packed in an unknown way
                 raise DataError(f"{self.where}: cannot be unpacked: {reason(error)}") from error
+
+    def head(self) -> bytes:
+        """The first bytes of the file, to know its format by.
+
+        Raises:
+            DataError: There is not one, or the file cannot be read.
+        """
+        with self.open() as stream:
+            content = stream.read(_HEAD)
+        if not content:
+            raise DataError(f"{self.where}: must hold ratings, is empty")
+        return content
 
     def native(self) -> Any:
         """The file as one of Arrow's own; what is packed, or no UTF-8, is unpacked into memory.
