@@ -120,7 +120,7 @@ def test_accuracy_is_measured_in_stars_or_in_a_unit_that_is_set(tmp_path):
     assert metrics_of(matrix_factorization(2, 3))["accuracy"] == 0.5
     assert metrics_of(matrix_factorization(2, 3, accuracy_within=2.0))["accuracy"] == 1.0
     assert set(metrics_of(matrix_factorization(2, 3, accuracy_within=None))) == {"mse"}
-    with pytest.raises(ValueError, match="accuracy_within must be positive or None, got 0.0"):
+    with pytest.raises(ValueError, match=r"accuracy_within must be positive or None, got 0\.0"):
         matrix_factorization(2, 3, accuracy_within=0.0)
 
 
