@@ -85,8 +85,7 @@ def load(
     if "rating" not in clients.fields:
         raise DataError(
             f"{path}: ratings must have a column of the rating, named by columns, the setting "
-            f"data.columns.rating; "
-            "items without ratings are for the task ranking"
+            "data.columns.rating; items without ratings are for the task ranking"
         )
     return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
 
@@ -108,8 +107,7 @@ def arrange(
             raise DataError(
                 f"order 'time' must have a field time to sort by, the ratings have {fields}; a column of "
                 "your own is named by columns, the setting data.columns.time, which also says why a column "
-                "cannot "
-                "be read as times"
+                "cannot be read as times"
             )
         clients = clients.sorted_by("time")
     if cap is not None:

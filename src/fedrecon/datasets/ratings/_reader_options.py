@@ -97,7 +97,7 @@ class Reading(NamedTuple):
                 f'separator must be one of {allowed}, or "" to be told from the file, got {separator!r}'
             )
         try:
-            name = codecs.lookup(encoding).name
+            is_utf_8 = codecs.lookup(encoding).name == "utf-8"
             "".encode(encoding)  # which codecs that make no text refuse
         except (LookupError, ValueError, TypeError):
             raise ValueError(
@@ -111,6 +111,6 @@ class Reading(NamedTuple):
             bounds,
             duplicates,
             separator,
-            name,
+            "utf-8" if is_utf_8 else encoding,
             None if unrated is None else float(unrated),
         )

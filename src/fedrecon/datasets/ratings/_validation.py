@@ -31,14 +31,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def id_fault(role: str, text: str, integer: bool) -> str | None:
     """What is wrong with the id `text` of a client or an item; None where nothing is."""
     if any("\udc80" <= letter <= "\udcff" for letter in text):  # how surrogateescape writes a stray byte
-        return f"{role} id must be UTF-8, got {quoted(text)}; the setting data.encoding reads it"
+        return f"{role} id must be UTF-8, got {quoted(text)}; data.encoding sets another, such as latin-1"
     if not integer:
         return None if text else f"{role} id must not be empty"
     if not re.fullmatch(WHOLE, text):
         return (
             f"{role} id must be a whole number, got {quoted(text)}; where ids are text, columns says which "
-            f"they "
-            "are, the settings data.columns.client, .item and .rating"
+            "they are, the settings data.columns.client, .item and .rating"
         )
     # Python refuses to convert thousands of digits; 21 are too many already.
     if len(text) > 20 or int(text) not in _INT64:
@@ -66,7 +65,6 @@ def scale_fault(rating: float, scale: tuple[float, float] | None) -> str | None:
         )
         return (
             f"rating must be within the scale {scale[0]:g} to {scale[1]:g}, got {rating!r}; scale, the "
-            f"setting "
-            f"data.scale, sets another one{zero}"
+            f"setting data.scale, sets another one{zero}"
         )
     return None

@@ -47,8 +47,8 @@ def read_leaf(path: Path, limit: int) -> Iterator[Writer]:
         if _overlap(examples):
             raise DataError(
                 f"{where}: holds windows of characters that overlap, as LEAF cuts Shakespeare; whole lines "
-                f"are in "
-                "TensorFlow Federated's shakespeare.sqlite.lzma, or can be given as a folder of text files"
+                "are in TensorFlow Federated's shakespeare.sqlite.lzma, or can be given as a folder of "
+                "text files"
             )
         sentences = [_sentence(x, f"{where}, example {i}") for i, x in enumerate(examples)]
         yield Writer(user, sentences, where)

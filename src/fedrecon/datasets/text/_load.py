@@ -27,8 +27,7 @@ LINES, PARQUET, SQLITE, LEAF = (
 _HEAD = 1 << 16  # bytes that tell what a file of JSON holds
 FORMS = (
     "JSON Lines (.jsonl), SQLite, LEAF's JSON, each packed or not, Parquet, or a folder with a text file "
-    "(.txt) for "
-    "each client"
+    "(.txt) for each client"
 )
 
 

@@ -182,8 +182,8 @@ def slowly(name, content, columns, duplicates):
         keep = sorted(last.values())
     else:
         keep = range(len(pairs))
-    users = sorted({u for u, _ in pairs})
-    items = sorted({i for _, i in pairs})
+    users = sorted({u for u, _ in pairs}, key=integers_first)
+    items = sorted({i for _, i in pairs}, key=integers_first)
     order = sorted(keep, key=lambda k: users.index(pairs[k][0]))
     counts = [sum(pairs[k][0] == user for k in order) for user in users]
     result = {
@@ -216,6 +216,10 @@ def slow_times(texts):
         return None
     whole = all(x == int(x) for x in numbers)
     return np.array([int(x) for x in numbers] if whole else numbers, np.int64 if whole else np.float64)
+
+
+def integers_first(name):
+    return (0, int(name), "") if is_whole(str(name)) and -(2**63) <= int(name) < 2**63 else (1, 0, name)
 
 
 def is_whole(text):

@@ -415,7 +415,7 @@ REFUSED = {
     "an Arrow file": ("ratings.feather", b"ARROW1\0\0", {}, "must be saved as Parquet"),
     "UTF-16": ("ratings.csv", "userId,movieId,rating\n1,2,3\n".encode("utf-16"), {},
         'data.encoding = "utf-16"'),
-    "Latin-1": ("own.csv", b"userId,movieId,rating\ncaf\xe9,2,3\n", NAMED, "the setting data.encoding"),
+    "Latin-1": ("own.csv", b"userId,movieId,rating\ncaf\xe9,2,3\n", NAMED, "data.encoding sets another"),
     "another scale": ("ratings.csv", b"userId,movieId,rating\n1,2,10\n", {},
         "the setting data.scale, sets another one"),
     "0 for not rated": ("ratings.csv", b"userId,movieId,rating\n1,2,0\n", {},

@@ -40,9 +40,8 @@ def read_json(source: Source, form: Format) -> Table:
     if times is None and "time" in roles and not form.optional:
         _slowly(source, form, roles, kinds)  # names the first line whose time is none
         raise DataError(
-            f"{source.where}: field {quoted(roles['time'])} (the time) must hold numbers alone, or dates "
-            f"of one "
-            "form alone"
+            f"{source.where}: field {quoted(roles['time'])} (the time) must hold numbers alone, or dates of "
+            "one form alone"
         )
     client, item = (one_chunk(table[role].dictionary_encode()) for role in ("client", "item"))
     return Table(client, item, to_numpy(table["rating"]) if "rating" in roles else None, times)
