@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedrecon.data._cache import unpacked_file
-from fedrecon.data._unpacking import DAMAGE, unpacking
+from fedrecon.data._unpacking import DAMAGE, UNPACKED_GIB, limit_of, unpacking
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.datasets.text._jsonl import decoded
 from fedrecon.datasets.text._tf_example import example
@@ -25,14 +25,14 @@ SENTENCES = "SELECT rowid, serialized_example_proto FROM examples {where} ORDER 
 IN_PART, OF_CLIENT = "split_name = :part", "client_id = :client"
 
 
-def read_sqlite(path: Path, part: str | None, limit: int) -> Iterator[Writer]:
+def read_sqlite(path: Path, part: str | None, limit: int = limit_of(UNPACKED_GIB)) -> Iterator[Writer]:
     """The clients of one part of a file, or of all, each one's sentences in order of time.
 
     Args:
         path: The path of the SQLite file, which may be packed: it is unpacked into the cache folder, and
             removed from there when it has been read.
         part: Which `split_name`: "train", "heldout" or "test" in Stack Overflow; None for all.
-        limit: Bytes that it may unpack to.
+        limit: Bytes that it may unpack to; 2 GiB by default.
 
     Raises:
         DataError: It is no such file, unpacks to more, lacks the part, or an example cannot be read.
