@@ -109,7 +109,7 @@ def matrix_factorization(
         error = predict(global_params, local_params, batch) - batch["rating"]
         means = {"mse": Mean.of(jnp.square(error))}
         if accuracy_within is not None:
-            # A comparison with NaN is false: the accuracy of a diverged model would look like 0 instead of NaN.
+            # A comparison with NaN is false: the accuracy of a diverged model would look like 0, not NaN.
             hit = jnp.where(jnp.isnan(error), jnp.nan, jnp.abs(error) <= accuracy_within)
             means["accuracy"] = Mean.of(hit.astype(jnp.float32))
         return means
