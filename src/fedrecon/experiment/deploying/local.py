@@ -69,7 +69,7 @@ class LocalDeployment:
             bias = float(task_of(config).train.column("rating").mean(dtype="float64"))
             config = override(config, {"model": {"global_bias": bias}})
         if getattr(config.model, "accuracy_within", None) == "stars":
-            width = accuracy_width("stars", task_of(config).train)
+            width = accuracy_width("stars", None if config.privacy.on else task_of(config).train)
             config = override(config, {"model": {"accuracy_within": "none" if width is None else width}})
         self.config = config
         self._spec: RunSpec = spec_of(config, task_of(config))
