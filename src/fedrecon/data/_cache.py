@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 
 from fedrecon.data._arrow import open_clients
 from fedrecon.data._clients import Clients
-from fedrecon.data._unpacking import chunks_within
+from fedrecon.data._unpacking import read_chunks
 from fedrecon.errors import DataError
 
 
@@ -47,7 +47,7 @@ def disk_backed_array(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
 
 
 @contextmanager
-def unpacked_file(content: Any, where: str, limit: int) -> Iterator[Path]:
+def unpack_into_file(content: Any, where: str, limit: int) -> Iterator[Path]:
     """A file in the cache folder with the bytes of a stream, removed when it is not needed any more.
 
     Args:
@@ -66,7 +66,7 @@ def unpacked_file(content: Any, where: str, limit: int) -> Iterator[Path]:
         raise _unwritable(folder, error) from error
     try:
         with open(handle, "wb") as file:
-            for chunk in chunks_within(content, where, limit):
+            for chunk in read_chunks(content, where, limit):
                 try:
                     file.write(chunk)
                 except OSError as error:

@@ -62,14 +62,14 @@ def check_parquet(where: str, metadata: Any, names: list[str], limit: int) -> No
     check_unpacked(where, max(size, 4 * metadata.num_rows * len(names)), limit)
 
 
-def inner_name(name: str) -> str:
+def strip_packing(name: str) -> str:
     """The name of a file without the suffix of its packing: `"ratings.csv"` for `"ratings.csv.gz"`."""
     lower = name.lower()
     suffix = next((suffix for suffix in PACKED_SUFFIXES if lower.endswith(suffix)), "")
     return name[: len(name) - len(suffix)]
 
 
-def packing_of(name: str, head: bytes) -> str:
+def detect_packing(name: str, head: bytes) -> str:
     """How a file is packed: one of `PACKED_SUFFIXES`, or "" where it is not.
 
     Args:
@@ -94,7 +94,7 @@ def unpacking(file: Any, name: str) -> Any:
     Raises:
         OSError: The file cannot be read, at once or later; or another of `DAMAGE`.
     """
-    packing = packing_of(name, file.peek(10))
+    packing = detect_packing(name, file.peek(10))
     if packing == ".gz":
         return gzip.GzipFile(fileobj=file)
     if packing == ".bz2":
@@ -109,7 +109,7 @@ def unpacking(file: Any, name: str) -> Any:
     return file
 
 
-def chunks_within(stream: Any, where: str, limit: int) -> Iterator[bytes]:
+def read_chunks(stream: Any, where: str, limit: int) -> Iterator[bytes]:
     """The bytes of a stream, in pieces.
 
     Args:

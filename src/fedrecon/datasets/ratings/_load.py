@@ -15,8 +15,8 @@ from fedrecon.datasets.ratings._files import error_lines as lines
 from fedrecon.datasets.ratings._files.csv import read_text
 from fedrecon.datasets.ratings._files.find import find
 from fedrecon.datasets.ratings._files.formats import Format
-from fedrecon.datasets.ratings._files.json import line_numbers, read_json
-from fedrecon.datasets.ratings._files.layout import form_of
+from fedrecon.datasets.ratings._files.json import find_lines, read_json
+from fedrecon.datasets.ratings._files.layout import detect_format
 from fedrecon.datasets.ratings._files.parquet import LENSKIT, read_lenskit, read_parquet
 from fedrecon.datasets.ratings._files.source import Source
 from fedrecon.datasets.ratings._ids import FaultyRow, vocabulary
@@ -80,12 +80,12 @@ def read(source: Source, reading: Reading) -> Ratings:
     if source.is_lenskit:
         form, table = LENSKIT, read_lenskit(source, reading.columns)
     else:
-        form = form_of(source, reading)
+        form = detect_format(source, reading)
         reader = read_text if form.is_text else read_json if form.is_json else read_parquet
         table = reader(source, form)
-    rows = None if reading.unrated is None else _rated(table, reading.unrated)
+    rows = None if reading.unrated is None else _find_rated_rows(table, reading.unrated)
     if rows is not None:
-        table = _rows_of(table, rows)
+        table = _take_rows(table, rows)
     if not len(table.client):
         raise DataError(f"{source.where}: must hold ratings, has none")
     places = _Places(source, form, rows)
@@ -114,11 +114,11 @@ class _Places(NamedTuple):
         if self.form.is_text:
             return [f"line {number}" for number in lines.numbers(self.source, self.form, rows)]
         if self.form.is_json:
-            return [f"line {number}" for number in line_numbers(self.source, rows)]
+            return [f"line {number}" for number in find_lines(self.source, rows)]
         return [f"row {row + 1}" for row in rows]
 
 
-def _rated(table: Table, unrated: float) -> Int64[np.ndarray, "row"] | None:
+def _find_rated_rows(table: Table, unrated: float) -> Int64[np.ndarray, "row"] | None:
     """The rows that hold a rating; None where all do."""
     if table.rating is None:
         return None
@@ -126,7 +126,7 @@ def _rated(table: Table, unrated: float) -> Int64[np.ndarray, "row"] | None:
     return None if len(rows) == len(table.rating) else rows
 
 
-def _rows_of(table: Table, rows: Int64[np.ndarray, "row"]) -> Table:
+def _take_rows(table: Table, rows: Int64[np.ndarray, "row"]) -> Table:
     """Some rows of a table; ids that none of these has are forgotten."""
 
     def ids(column: pa.DictionaryArray) -> pa.DictionaryArray:

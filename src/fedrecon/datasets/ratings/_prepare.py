@@ -12,7 +12,7 @@ from fedrecon.data._table_ids import table_keys
 from fedrecon.data._unpacking import UNPACKED_GIB
 from fedrecon.datasets.ratings._columns import Ratings
 from fedrecon.datasets.ratings._files.find import find
-from fedrecon.datasets.ratings._files.layout import description
+from fedrecon.datasets.ratings._files.layout import describe
 from fedrecon.datasets.ratings._reader_options import Column, Reading
 
 _VERSION = 3  # of what is made from a source and its settings
@@ -74,7 +74,7 @@ def prepare(
     )
 
 
-def how_read(
+def describe_source(
     path: str | os.PathLike[str],
     *,
     columns: Mapping[str, Column] | None = None,
@@ -98,7 +98,7 @@ def how_read(
         ValueError: An argument of `read_ratings` is out of its range.
     """
     reading = Reading.of(columns, None, "all", separator, encoding, unrated)
-    return description(find(path, reading, unpacked_gib), reading)
+    return describe(find(path, reading, unpacked_gib), reading)
 
 
 def group(ratings: Ratings) -> Clients:

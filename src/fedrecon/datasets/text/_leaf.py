@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from fedrecon.data._unpacking import DAMAGE, chunks_within, unpacking
+from fedrecon.data._unpacking import DAMAGE, read_chunks, unpacking
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.datasets.text._jsonl import is_unicode, json_value
 from fedrecon.errors import DataError
@@ -30,7 +30,7 @@ def read_leaf(path: Path, limit: int) -> Iterator[Writer]:
     """
     try:
         with open(path, "rb") as raw, unpacking(raw, path.name) as file:
-            content = file.read() if file is raw else b"".join(chunks_within(file, str(path), limit))
+            content = file.read() if file is raw else b"".join(read_chunks(file, str(path), limit))
     except DAMAGE as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     users = json_value(content, str(path))

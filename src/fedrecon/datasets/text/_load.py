@@ -10,8 +10,8 @@ from fedrecon.data._unpacking import (
     DAMAGE,
     PACKED_SUFFIXES,
     UNPACKED_GIB,
-    inner_name,
     limit_of,
+    strip_packing,
     unpacking,
 )
 from fedrecon.datasets.text._encode import Writer
@@ -58,7 +58,7 @@ def find(path: str | os.PathLike[str]) -> Path:
 def is_file_of_texts(path: Path) -> bool:
     """Whether a file has the name of one that `find` takes."""
     name = path.name.lower()
-    return inner_name(name).endswith((*LINES, *SQLITE, *LEAF)) or name.endswith(PARQUET)
+    return strip_packing(name).endswith((*LINES, *SQLITE, *LEAF)) or name.endswith(PARQUET)
 
 
 def holds_texts(path: Path) -> bool:
@@ -68,11 +68,11 @@ def holds_texts(path: Path) -> bool:
     taken for texts, Parquet is not.
     """
     if path.is_dir():
-        names = [inner_name(file.name.lower()) for file in _visible(path)]
+        names = [strip_packing(file.name.lower()) for file in _visible(path)]
         tables = (".csv", ".tsv", ".dat", ".data", ".inter", *PARQUET)
         has_texts = any(name.endswith(".txt") for name in names)
         return has_texts and not any(name.endswith(tables) for name in names)
-    name = inner_name(path.name.lower())
+    name = strip_packing(path.name.lower())
     if name.endswith(SQLITE):
         return True
     if not name.endswith((*LINES, *LEAF)) or not path.is_file():
@@ -109,7 +109,7 @@ def writers(path: Path, part: str | None, limit: int = limit_of(UNPACKED_GIB)) -
     Raises:
         DataError: The file cannot be read.
     """
-    name = inner_name(path.name.lower())
+    name = strip_packing(path.name.lower())
     if path.is_dir():
         return _folder(path)
     if name.endswith(LINES):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedrecon.data._cache import unpacked_file
+from fedrecon.data._cache import unpack_into_file
 from fedrecon.data._unpacking import DAMAGE, UNPACKED_GIB, limit_of, unpacking
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.datasets.text._jsonl import decoded
@@ -56,7 +56,7 @@ def _unpacked(path: Path, limit: int) -> Iterator[Path]:
             if content is raw:
                 yield path
                 return
-            with unpacked_file(content, str(path), limit) as plain:
+            with unpack_into_file(content, str(path), limit) as plain:
                 yield plain
     except DAMAGE as error:
         raise DataError(f"{path}: cannot be read: {error}") from error

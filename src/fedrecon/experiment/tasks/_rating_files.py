@@ -49,19 +49,19 @@ class RatingFileSettings(Section):
             "unpacked_gib": self.unpacked_gib,
         }
 
-    def how_read(self) -> str:
+    def describe_source(self) -> str:
         """How the file is read, in a few words for a person; "" where MovieLens 1M is downloaded.
 
         Raises:
             DataError: The file cannot be read.
         """
         from fedrecon.data._arrow import is_client_file
-        from fedrecon.datasets.ratings._prepare import how_read
+        from fedrecon.datasets.ratings._prepare import describe_source
 
         if not self.path:
             return ""
-        return "a client file" if is_client_file(self.path) else how_read(self.path, **self.reading())
+        return "a client file" if is_client_file(self.path) else describe_source(self.path, **self.reading())
 
     def notes(self) -> dict[str, str]:
         """Notes for the reader of a result: how a file is read whose columns are one's own."""
-        return {"Ratings read as": self.how_read()} if self.path and self.columns.client else {}
+        return {"Ratings read as": self.describe_source()} if self.path and self.columns.client else {}

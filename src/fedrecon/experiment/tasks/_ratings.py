@@ -91,7 +91,7 @@ def matrix_factorization_task(
     held_out = hold_out(sets["train"], shares_of(config.data.held_out))
     train = held_out.pop("train")
     settings = config.model.model_dump()
-    settings["accuracy_within"] = accuracy_width(
+    settings["accuracy_within"] = resolve_accuracy_width(
         settings["accuracy_within"], None if config.privacy.on else train
     )
     bias = settings.pop("global_bias")
@@ -105,7 +105,7 @@ def matrix_factorization_task(
     return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
 
 
-def accuracy_width(width: float | str, train: "Clients | None") -> float | None:
+def resolve_accuracy_width(width: float | str, train: "Clients | None") -> float | None:
     """How far off a prediction may be to count in the metric `accuracy`; None where there is no such metric.
 
     Args:

@@ -107,7 +107,7 @@ class TaskSpec(ABC):
         """
         raise no_other_data(config.task, config.data.path)
 
-    def how_read(self, config: TaskConfig) -> str:
+    def describe_source(self, config: TaskConfig) -> str:
         """How the data of `load_all_clients` are read, in a few words for a person: format and columns.
 
         The default says nothing.

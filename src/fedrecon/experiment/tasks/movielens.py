@@ -79,13 +79,13 @@ class MovieLens(TaskSpec):
         """
         return _load(config, {"all": 1.0})["all"]
 
-    def how_read(self, config: TaskConfig) -> str:
+    def describe_source(self, config: TaskConfig) -> str:
         """The format of the rating file, and its columns.
 
         Raises:
             DataError: The ratings cannot be read.
         """
-        return str(config.data.how_read())
+        return str(config.data.describe_source())
 
     def narrow_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
         """The clients, with ranks instead of times of 64 bits if a split is by time."""

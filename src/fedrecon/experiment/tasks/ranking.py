@@ -152,13 +152,13 @@ class RankingTask(TaskSpec):
         # Of any scale: a rating only tells whether there was an interaction.
         return prepare(path, duplicates=data.duplicates, scale=ANY_SCALE, **data.reading())
 
-    def how_read(self, config: TaskConfig) -> str:
+    def describe_source(self, config: TaskConfig) -> str:
         """The format of the rating file, and its columns.
 
         Raises:
             DataError: The ratings cannot be read.
         """
-        return str(config.data.how_read())
+        return str(config.data.describe_source())
 
     def open_client_file(self, config: TaskConfig, path: str | Path) -> "Clients":
         """The users of a client file, each with an item once, as `data.duplicates` says."""

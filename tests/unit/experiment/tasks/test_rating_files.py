@@ -9,7 +9,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 from fedrecon.experiment.config import load, resolve
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.tasks._ratings import accuracy_width
+from fedrecon.experiment.tasks._ratings import resolve_accuracy_width
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.training.build import task_of
 from fedrecon.models import matrix_factorization
@@ -61,7 +61,8 @@ def test_positions_on_the_command_line_are_numbers(tmp_path):
     config = load(None, ["task=movielens", *given])
     assert config.data.columns.model_dump() == POSITIONS
     config = config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
-    assert task_spec("movielens").how_read(config).startswith("a comma-separated table with client = field 1")
+    described = task_spec("movielens").describe_source(config)
+    assert described.startswith("a comma-separated table with client = field 1")
     with pytest.raises(
         SettingError, match=r"data\.columns\.client must be .*greater than or equal to 1, got 0"
     ):
@@ -75,7 +76,7 @@ def test_ratings_that_stand_for_none(tmp_path):
     assert all_of_them.num_examples.tolist() == [6] * USERS and rated.num_examples.tolist() == [5] * USERS
     assert rated.column("rating").min() == 1
     config = config_of(path, POSITIONS, unrated=0.0)
-    assert task_spec("movielens").how_read(config).endswith("; a rating of 0 stands for none")
+    assert task_spec("movielens").describe_source(config).endswith("; a rating of 0 stands for none")
 
 
 def test_items_without_ratings_are_ranked_and_not_predicted(tmp_path):
@@ -129,6 +130,6 @@ def test_accuracy_is_measured_in_stars_or_in_a_unit_that_is_set(tmp_path):
 )
 def test_what_stars_are(ratings, width):
     train = Clients.from_arrays({"ann": {"rating": np.array(ratings, np.float32)}})
-    assert accuracy_width("stars", train) == width
-    assert accuracy_width("none", train) is None and accuracy_width(0.1, train) == 0.1
-    assert accuracy_width("stars", None) == 0.5
+    assert resolve_accuracy_width("stars", train) == width
+    assert resolve_accuracy_width("none", train) is None and resolve_accuracy_width(0.1, train) == 0.1
+    assert resolve_accuracy_width("stars", None) == 0.5

@@ -8,9 +8,9 @@ import pyarrow.csv
 from fedrecon.data._arrow_bridge import one_chunk, to_numpy
 from fedrecon.datasets.ratings._columns import Table
 from fedrecon.datasets.ratings._files import error_lines as lines
-from fedrecon.datasets.ratings._files.formats import Format, first_line, text_columns
+from fedrecon.datasets.ratings._files.formats import Format, find_text_columns, first_line
 from fedrecon.datasets.ratings._files.source import Source, reason, translated
-from fedrecon.datasets.ratings._files.times import times_of
+from fedrecon.datasets.ratings._files.times import parse_times
 from fedrecon.datasets.ratings._reader_options import Columns
 
 _BLOCK = 4 << 20
@@ -23,7 +23,7 @@ def read_text(source: Source, form: Format) -> Table:
         DataError: The file is not written as `form` says, or its last line has no end. What holds for ids
             and for the size of ratings is not checked here.
     """
-    columns, fields = text_columns(source.where, first_line(source.head()), form)
+    columns, fields = find_text_columns(source.where, first_line(source.head()), form)
     with source.native() as file, translated(source.where):
         size = file.size()
         table = _parsed(file, source, form, columns, fields)
@@ -64,7 +64,7 @@ def _times(table: pa.Table, source: Source, form: Format, columns: Columns) -> A
     if pa.types.is_integer(column.type) and not column.null_count:
         return to_numpy(column)
     # Of a time that nobody asked for, one that cannot be read stops nothing.
-    times = None if pa.types.is_integer(column.type) else times_of(column)
+    times = None if pa.types.is_integer(column.type) else parse_times(column)
     if times is None and not form.optional:
         raise lines.first_fault(source, form, columns, "times must be all numbers, or all dates of one form")
     return times

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from fedrecon.data._unpacking import UNPACKED_GIB, inner_name, limit_of
+from fedrecon.data._unpacking import UNPACKED_GIB, limit_of, strip_packing
 from fedrecon.datasets.ratings._files.layout import has_columns
 from fedrecon.datasets.ratings._files.source import (
     JSON_SUFFIXES,
@@ -49,23 +49,23 @@ def find(path: str | os.PathLike[str], reading: Reading, unpacked_gib: float | i
         if not is_folder:
             path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        inside = _within_archive(whole)
+        inside = _find_within_archive(whole)
         if inside is None:
             raise DataError(f"{path}: no such rating file") from error
         return inside
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {reason(error)}") from error
     if is_folder:
-        return _in_folder(whole, reading)
+        return _find_in_folder(whole, reading)
     if not path.is_file():
         raise DataError(f"{path}: must be a file, a folder or a .zip archive")
     if path.suffix.lower() != ".zip":
         return whole
-    members = {name: replace(whole, member=name) for name in _members(path)}
+    members = {name: replace(whole, member=name) for name in _list_members(path)}
     return _only(str(path), members, reading)
 
 
-def _members(archive: Path) -> list[str]:
+def _list_members(archive: Path) -> list[str]:
     try:
         with zipfile.ZipFile(archive) as opened:
             return [name for name in opened.namelist() if name and not name.endswith("/")]
@@ -73,17 +73,17 @@ def _members(archive: Path) -> list[str]:
         raise DataError(f"{archive}: cannot be read as a zip archive: {reason(error)}") from error
 
 
-def _within_archive(whole: Source) -> Source | None:
+def _find_within_archive(whole: Source) -> Source | None:
     """The file of an archive whose path is that of the archive and of the file in it."""
     for archive in whole.path.parents:
         if archive.suffix.lower() == ".zip" and archive.is_file():
             member = whole.path.relative_to(archive).as_posix()
-            if member in _members(archive):
+            if member in _list_members(archive):
                 return replace(whole, path=archive, member=member)
     return None
 
 
-def _in_folder(whole: Source, reading: Reading) -> Source:
+def _find_in_folder(whole: Source, reading: Reading) -> Source:
     folder = whole.path
     try:
         files = list(_files(folder))
@@ -92,7 +92,7 @@ def _in_folder(whole: Source, reading: Reading) -> Source:
     if folder / _LENSKIT in files:
         tables = tuple(x for x in files if x.parent == folder and x.suffix.lower() in PARQUET_SUFFIXES)
         return replace(whole, parts=(folder / _LENSKIT, *tables), is_lenskit=True)
-    parts = _parts(folder, files)
+    parts = _find_parts(folder, files)
     if parts:
         return replace(whole, parts=parts)
     sources = {str(file.relative_to(folder)): replace(whole, path=file) for file in files}
@@ -108,7 +108,7 @@ def _files(folder: Path) -> Iterator[Path]:
             yield entry
 
 
-def _parts(folder: Path, files: Sequence[Path]) -> tuple[Path, ...]:
+def _find_parts(folder: Path, files: Sequence[Path]) -> tuple[Path, ...]:
     """The files of one Parquet table, as Spark and others write it: alike but for a number; else none."""
     tables = [
         x
@@ -127,7 +127,7 @@ def _only(where: str, sources: dict[str, Source], reading: Reading) -> Source:
         for name, source in sources.items()
         if not PurePosixPath(name).name.startswith(".") and "__MACOSX" not in name
     }
-    plain = {name: inner_name(PurePosixPath(name).name).lower() for name in visible}
+    plain = {name: strip_packing(PurePosixPath(name).name).lower() for name in visible}
     chosen = [name for name in visible if plain[name] in _NAMES or plain[name].endswith(_ATOMIC)]
     if not chosen and reading.columns is not None:
         chosen = [name for name in visible if plain[name].endswith(_SUFFIXES) and not _is_readme(plain[name])]

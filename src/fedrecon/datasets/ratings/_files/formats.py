@@ -100,7 +100,7 @@ def format_of(name: str, head: bytes, reading: Reading, where: str) -> Format:
     suffix = PurePath(name).suffix.lower()
     columns = reading.columns
     if head.startswith(b"PAR1") or suffix in PARQUET_SUFFIXES:
-        return own_table(PARQUET, columns, where)
+        return take_own_columns(PARQUET, columns, where)
     _refuse_binary(where, head)
     line = first_line(head)
     if line.startswith("{") or suffix in JSON_SUFFIXES:
@@ -109,18 +109,18 @@ def format_of(name: str, head: bytes, reading: Reading, where: str) -> Format:
                 f"{where}: must be JSON Lines, an object on each line, got an array: `jq -c '.[]' IN > OUT` "
                 "makes them of it"
             )
-        return own_table(JSON, columns, where)
+        return take_own_columns(JSON, columns, where)
     if re.fullmatch(r"[0-9]+:", line):
         raise DataError(
             f"{where}, line 1: must have fields, got {quoted(line)}: the lines of the Netflix Prize name the "
             "film of those that follow, and must be written as client,item,rating,time first"
         )
     if columns is not None:
-        return _own_text(suffix, line, columns, reading.separator)
-    return _public_text(suffix, line, reading.separator, where)
+        return _detect_own_text(suffix, line, columns, reading.separator)
+    return _detect_public_text(suffix, line, reading.separator, where)
 
 
-def own_table(form: Format, columns: Columns | None, where: str) -> Format:
+def take_own_columns(form: Format, columns: Columns | None, where: str) -> Format:
     """The format of a table with columns of the caller's own, which all have names."""
     if columns is None:
         return form
@@ -132,8 +132,8 @@ def own_table(form: Format, columns: Columns | None, where: str) -> Format:
     return replace(form, columns=columns, optional=False, integer_ids=False, scale=None)
 
 
-def _own_text(suffix: str, line: str, columns: Columns, separator: str) -> Format:
-    separator = separator or _separator_of(line, suffix, columns)
+def _detect_own_text(suffix: str, line: str, columns: Columns, separator: str) -> Format:
+    separator = separator or _detect_separator(line, suffix, columns)
     return Format(
         _NAMES[separator],
         separator,
@@ -146,11 +146,11 @@ def _own_text(suffix: str, line: str, columns: Columns, separator: str) -> Forma
     )
 
 
-def _public_text(suffix: str, line: str, separator: str, where: str) -> Format:
+def _detect_public_text(suffix: str, line: str, separator: str, where: str) -> Format:
     """The format of a text whose columns nobody named."""
-    typed = next((s for s in ("\t", ",", ";", " ") if _recbole_columns(line.split(s)) is not None), None)
+    typed = next((s for s in ("\t", ",", ";", " ") if _find_recbole_columns(line.split(s)) is not None), None)
     if typed is not None:
-        columns = _recbole_columns(line.split(typed))
+        columns = _find_recbole_columns(line.split(typed))
         assert columns is not None
         return Format(
             "RecBole's interactions", typed, True, columns, integer_ids=False, scale=None, quoted=False
@@ -164,7 +164,7 @@ def _public_text(suffix: str, line: str, separator: str, where: str) -> Format:
         return DAT
     if suffix == ".data" or ("\t" in line and _is_row(line, U_DATA)):
         return U_DATA
-    separator = _separator_of(line, suffix, _MOVIELENS)
+    separator = _detect_separator(line, suffix, _MOVIELENS)
     if separator == " ":
         raise DataError(
             f"{where}, line 1: must have fields separated by '::', a tab, ',' or ';', got "
@@ -180,7 +180,7 @@ def _is_row(line: str, form: Format) -> bool:
     return len(fields) == form.fields and not any(_WORD.search(field) for field in fields)
 
 
-def _separator_of(line: str, suffix: str, columns: Columns) -> str:
+def _detect_separator(line: str, suffix: str, columns: Columns) -> str:
     """The separator with which a line has the columns that are wanted, or else the most fields."""
     wanted = [str(column) for column in columns if isinstance(column, str)]
 
@@ -203,7 +203,7 @@ def split(line: str, separator: str) -> list[str]:
     return next(csv.reader([line], delimiter=separator), [])
 
 
-def _recbole_columns(names: Sequence[str]) -> Columns | None:
+def _find_recbole_columns(names: Sequence[str]) -> Columns | None:
     """The columns of a header of RecBole's; None where it is another one."""
     plain = {_KIND.sub("", name): name for name in names if _KIND.search(name)}
     if not {"user_id", "item_id"} <= plain.keys():
@@ -231,7 +231,7 @@ def first_line(head: bytes) -> str:
     return next((line for line in lines if line), "")
 
 
-def text_columns(where: str, line: str, form: Format) -> tuple[Columns, int]:
+def find_text_columns(where: str, line: str, form: Format) -> tuple[Columns, int]:
     """The columns to read from a table whose first line is `line`, and how many fields its lines have.
 
     Raises:
@@ -239,7 +239,7 @@ def text_columns(where: str, line: str, form: Format) -> tuple[Columns, int]:
     """
     names = split(line, form.separator)
     if form.header:
-        return present_columns(f"{where}, line 1", names, form), len(names)
+        return find_columns(f"{where}, line 1", names, form), len(names)
     fields = form.fields or len(names)
     for role, position in _given(form.columns).items():
         if isinstance(position, int) and position > fields:
@@ -250,7 +250,7 @@ def text_columns(where: str, line: str, form: Format) -> tuple[Columns, int]:
     return form.columns, fields
 
 
-def present_columns(where: str, names: Sequence[str], form: Format) -> Columns:
+def find_columns(where: str, names: Sequence[str], form: Format) -> Columns:
     """`form.columns`, less the time where it is optional and not among `names`."""
     columns = form.columns
     if form.optional and columns.time not in names:

@@ -12,9 +12,9 @@ import pyarrow.json
 
 from fedrecon.data._arrow_bridge import is_text, one_chunk, to_numpy
 from fedrecon.datasets.ratings._columns import Table, Times
-from fedrecon.datasets.ratings._files.formats import Format, present_columns
+from fedrecon.datasets.ratings._files.formats import Format, find_columns
 from fedrecon.datasets.ratings._files.source import Source, reason, translated
-from fedrecon.datasets.ratings._files.times import RULE, is_time, numeric_times, times_of
+from fedrecon.datasets.ratings._files.times import RULE, convert_numeric_times, is_time, parse_times
 from fedrecon.datasets.ratings._reader_options import Columns
 from fedrecon.datasets.ratings._validation import quoted
 from fedrecon.errors import DataError
@@ -30,9 +30,9 @@ def read_json(source: Source, form: Format) -> Table:
         DataError: A line is no object, lacks a field, or has one of another type.
     """
     number, first = _first_object(source)
-    columns = present_columns(f"{source.where}, line {number}", list(first), form)
+    columns = find_columns(f"{source.where}, line {number}", list(first), form)
     roles = {role: str(name) for role, name in columns._asdict().items() if name is not None}
-    kinds = {role: _type_of(role, first[name]) for role, name in roles.items()}
+    kinds = {role: _choose_type(role, first[name]) for role, name in roles.items()}
     table = _parsed(source, roles, kinds)
     if table is None:
         table = _slowly(source, form, roles, kinds)
@@ -47,10 +47,10 @@ def read_json(source: Source, form: Format) -> Table:
     return Table(client, item, to_numpy(table["rating"]) if "rating" in roles else None, times)
 
 
-def json_columns(source: Source, form: Format) -> Columns:
+def read_json_columns(source: Source, form: Format) -> Columns:
     """The columns that are read, by the first line."""
     number, first = _first_object(source)
-    return present_columns(f"{source.where}, line {number}", list(first), form)
+    return find_columns(f"{source.where}, line {number}", list(first), form)
 
 
 def _first_object(source: Source) -> tuple[int, dict[str, Any]]:
@@ -105,7 +105,7 @@ def _slowly(
     return pa.table({role: pa.array(values, types[role]) for role, values in columns.items()})
 
 
-def line_numbers(source: Source, rows: list[int]) -> list[int]:
+def find_lines(source: Source, rows: list[int]) -> list[int]:
     """The line of each of the `rows`, which count the ratings from 0."""
     wanted = set(rows)
     lines = {row: number for row, (number, _) in enumerate(_lines(source)) if row in wanted}
@@ -117,10 +117,10 @@ def _times(table: pa.Table) -> Times | None:
     column = table["time"]
     if pa.types.is_integer(column.type):
         return to_numpy(column)
-    return times_of(column) if is_text(column.type) else numeric_times(to_numpy(column))
+    return parse_times(column) if is_text(column.type) else convert_numeric_times(to_numpy(column))
 
 
-def _type_of(role: str, value: object) -> pa.DataType:
+def _choose_type(role: str, value: object) -> pa.DataType:
     """The type in which Arrow reads a column whose first value is given."""
     if isinstance(value, str):
         return pa.string()

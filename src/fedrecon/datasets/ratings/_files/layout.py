@@ -5,11 +5,11 @@ from dataclasses import replace
 from fedrecon.datasets.ratings._files.formats import (
     PARQUET,
     Format,
+    find_columns,
+    find_text_columns,
     first_line,
     format_of,
-    own_table,
-    present_columns,
-    text_columns,
+    take_own_columns,
 )
 from fedrecon.datasets.ratings._files.source import Source
 from fedrecon.datasets.ratings._reader_options import Columns, Reading
@@ -17,47 +17,47 @@ from fedrecon.datasets.ratings._validation import quoted
 from fedrecon.errors import DataError
 
 
-def form_of(source: Source, reading: Reading) -> Format:
+def detect_format(source: Source, reading: Reading) -> Format:
     """The format of a file, with what the caller says of its ratings.
 
     Raises:
         DataError: It cannot be read, or its format is none that is read.
     """
     if source.parts:
-        form = own_table(PARQUET, reading.columns, source.where)
+        form = take_own_columns(PARQUET, reading.columns, source.where)
     else:
         form = format_of(source.name, source.head(), reading, source.where)
     scale = form.scale if reading.scale is None else reading.scale
     return replace(form, scale=scale, unrated=reading.unrated)
 
 
-def columns_of(source: Source, form: Format) -> Columns:
+def resolve_columns(source: Source, form: Format) -> Columns:
     """The columns of a file that are read.
 
     Raises:
         DataError: The file cannot be read, or lacks a column.
     """
     if form.is_text:
-        return text_columns(source.where, first_line(source.head()), form)[0]
+        return find_text_columns(source.where, first_line(source.head()), form)[0]
     if form.is_json:
-        from fedrecon.datasets.ratings._files.json import json_columns
+        from fedrecon.datasets.ratings._files.json import read_json_columns
 
-        return json_columns(source, form)
-    from fedrecon.datasets.ratings._files.parquet import column_names
+        return read_json_columns(source, form)
+    from fedrecon.datasets.ratings._files.parquet import read_column_names
 
-    return present_columns(source.where, column_names(source), form)
+    return find_columns(source.where, read_column_names(source), form)
 
 
 def has_columns(source: Source, reading: Reading) -> bool:
     """Whether a file is a table with the columns that are asked for."""
     try:
-        columns_of(source, form_of(source, reading))
+        resolve_columns(source, detect_format(source, reading))
     except DataError:
         return False
     return True
 
 
-def description(source: Source, reading: Reading) -> str:
+def describe(source: Source, reading: Reading) -> str:
     """How a file is read, for a person: its format and its columns with their roles.
 
     Raises:
@@ -65,8 +65,8 @@ def description(source: Source, reading: Reading) -> str:
     """
     if source.is_lenskit:
         return "a data set that LensKit saved"
-    form = form_of(source, reading)
-    columns = columns_of(source, form)
+    form = detect_format(source, reading)
+    columns = resolve_columns(source, form)
     roles = [
         f"{role} = {quoted(column) if isinstance(column, str) else f'field {column}'}"
         for role, column in columns._asdict().items()

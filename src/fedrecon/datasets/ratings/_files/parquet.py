@@ -14,9 +14,9 @@ from jaxtyping import Float64
 from fedrecon.data._arrow_bridge import is_number, is_text, missing_rows, one_chunk, to_numpy, value_type
 from fedrecon.data._unpacking import check_parquet
 from fedrecon.datasets.ratings._columns import Table, Times
-from fedrecon.datasets.ratings._files.formats import Format, present_columns
+from fedrecon.datasets.ratings._files.formats import Format, find_columns
 from fedrecon.datasets.ratings._files.source import Source, reason
-from fedrecon.datasets.ratings._files.times import RULE, numeric_times, times_of
+from fedrecon.datasets.ratings._files.times import RULE, convert_numeric_times, parse_times
 from fedrecon.datasets.ratings._reader_options import Columns
 from fedrecon.datasets.ratings._validation import quoted
 from fedrecon.errors import DataError
@@ -84,12 +84,12 @@ def read_lenskit(source: Source, columns: Columns | None) -> Table:
     columns_there, table = _read(str(where), _open(where), form, source.limit)
     ratings = _as_ratings(str(where), columns_there, table, optional=False)
     return ratings._replace(
-        client=_numbered(str(where), ratings.client, _entities(source, client)),
-        item=_numbered(str(where), ratings.item, _entities(source, item)),
+        client=_name_entities(str(where), ratings.client, _read_entities(source, client)),
+        item=_name_entities(str(where), ratings.item, _read_entities(source, item)),
     )
 
 
-def column_names(source: Source) -> list[str]:
+def read_column_names(source: Source) -> list[str]:
     """The names of the columns of a file, or of the first part of a table.
 
     Raises:
@@ -101,7 +101,7 @@ def column_names(source: Source) -> list[str]:
     ).names
 
 
-def _entities(source: Source, name: str) -> Any:
+def _read_entities(source: Source, name: str) -> Any:
     """The ids of a class of LensKit's entities, in the order of their numbers."""
     path = source.path / f"{name}.parquet"
     form = replace(LENSKIT, columns=Columns(f"{name}_id", f"{name}_id"))
@@ -109,7 +109,7 @@ def _entities(source: Source, name: str) -> Any:
     return _ids(str(path), table, name, f"{name}_id")
 
 
-def _numbered(where: str, numbers: pa.DictionaryArray, ids: pa.DictionaryArray) -> pa.DictionaryArray:
+def _name_entities(where: str, numbers: pa.DictionaryArray, ids: pa.DictionaryArray) -> pa.DictionaryArray:
     """A column of entities' numbers as a column of their ids."""
     words = ids.dictionary_decode()
     places = numbers.dictionary.cast(pa.int64())
@@ -136,7 +136,7 @@ def _read(where: str, file: Any, form: Format, limit: int) -> tuple[Columns, pa.
     """The columns of one file, by name and as they are stored."""
     try:
         opened = pyarrow.parquet.ParquetFile(file)
-        columns = present_columns(where, opened.schema_arrow.names, form)
+        columns = find_columns(where, opened.schema_arrow.names, form)
         names = [str(name) for name in dict.fromkeys(columns) if name is not None]
         check_parquet(where, opened.metadata, names, limit)
         return columns, opened.read(names)
@@ -190,9 +190,9 @@ def _required_times(where: str, table: pa.Table, name: str) -> Times:
     kind = value_type(column.type)
     if pa.types.is_floating(kind) or is_text(kind):
         times = (
-            times_of(column.cast(pa.string()))
+            parse_times(column.cast(pa.string()))
             if is_text(kind)
-            else numeric_times(to_numpy(column.cast(pa.float64())))
+            else convert_numeric_times(to_numpy(column.cast(pa.float64())))
         )
         if times is None:
             raise DataError(f"{where}: column {quoted(name)}: {RULE}, in one form in all rows")

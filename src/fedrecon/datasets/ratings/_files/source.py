@@ -17,10 +17,10 @@ from fedrecon.data._unpacking import (
     DAMAGE,
     UNPACKED_GIB,
     check_unpacked,
-    chunks_within,
-    inner_name,
+    detect_packing,
     limit_of,
-    packing_of,
+    read_chunks,
+    strip_packing,
     unpacking,
 )
 from fedrecon.datasets.ratings._validation import shown
@@ -68,7 +68,7 @@ class Source:
     @property
     def name(self) -> str:
         """The name of the rating file, without the suffix of its packing."""
-        return inner_name(self.member or self.path.name)
+        return strip_packing(self.member or self.path.name)
 
     def open(self) -> "Stream":
         """The file's bytes, from the start, unpacked and as UTF-8.
@@ -127,11 +127,11 @@ class Source:
             if self.member is None and self.is_utf_8 and not self._is_packed():
                 return pa.OSFile(os.fsencode(self.path))
             with self.open() as stream:
-                return pa.BufferReader(b"".join(chunks_within(stream, self.where, self.limit)))
+                return pa.BufferReader(b"".join(read_chunks(stream, self.where, self.limit)))
 
     def _is_packed(self) -> bool:
         with open(self.path, "rb") as file:
-            return packing_of(self.path.name, file.read(10)) != ""
+            return detect_packing(self.path.name, file.read(10)) != ""
 
     def fingerprint(self) -> str:
         """A digest that changes whenever the file does.

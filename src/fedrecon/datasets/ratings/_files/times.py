@@ -21,7 +21,7 @@ _NUMBER = r"^-?[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?$"
 _MICROSECONDS = 1_000_000
 
 
-def times_of(texts: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | Float64[np.ndarray, "row"] | None:
+def parse_times(texts: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | Float64[np.ndarray, "row"] | None:
     """Times that are written as text, all in one way.
 
     Args:
@@ -36,23 +36,23 @@ def times_of(texts: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | Float64[np.nd
         try:
             return to_numpy(texts.cast(pa.int64()))
         except pa.ArrowInvalid:  # fractions, or beyond 64 bits
-            return numeric_times(to_numpy(texts.cast(pa.float64())))
+            return convert_numeric_times(to_numpy(texts.cast(pa.float64())))
     for form in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
         try:
-            return seconds_of(texts.cast(form))
+            return to_seconds(texts.cast(form))
         except pa.ArrowInvalid:
             continue
-    return _times_with_day_names(texts)
+    return _parse_times_with_day_names(texts)
 
 
-def seconds_of(moments: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | Float64[np.ndarray, "row"]:
+def to_seconds(moments: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | Float64[np.ndarray, "row"]:
     """Moments in microseconds as seconds since 1970: whole numbers where all are whole."""
     microseconds = to_numpy(moments.cast(pa.int64()))
     seconds, rest = np.divmod(microseconds, _MICROSECONDS)
     return microseconds / _MICROSECONDS if rest.any() else seconds
 
 
-def numeric_times(
+def convert_numeric_times(
     numbers: Float64[np.ndarray, "row"],
 ) -> Int64[np.ndarray, "row"] | Float64[np.ndarray, "row"] | None:
     """Floats as times: whole numbers where all are whole; None where one exceeds 64 bits or is nan."""
@@ -68,10 +68,10 @@ def is_time(text: str) -> bool:
         return False
     if _WHOLE.fullmatch(text.strip(" \t")):
         return True
-    return times_of(pa.chunked_array([[text]], pa.string())) is not None
+    return parse_times(pa.chunked_array([[text]], pa.string())) is not None
 
 
-def _times_with_day_names(texts: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | None:
+def _parse_times_with_day_names(texts: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | None:
     parts = pc.extract_regex(texts, _WITH_DAY_NAME)
     months = pc.index_in(pc.struct_field(parts, "month"), pa.array(_MONTHS))
     if parts.null_count or months.null_count:
