@@ -50,6 +50,8 @@ def from_rows(frame: object, client: str) -> ClientColumns:
         ) from error
     _require(table.column_names, client)
     table = _without_row_numbers(table, client)
+    if _list_columns(table, client):
+        return _from_lists(table, client, "")
     table = table.cast(pa.schema([f.with_type(bridge.without_views(f.type)) for f in table.schema]))
     for name in table.column_names:
         if missing := len(bridge.missing_rows(table[name])):
@@ -88,26 +90,51 @@ def from_parquet(path: FilePath, client: str) -> ClientColumns:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
     _require(table.column_names, client, path)
     table = _without_row_numbers(table, client)
-    lists = [n for n in table.column_names if bridge.is_list(table.schema.field(n).type)]
-    if not lists:
+    if not _list_columns(table, client):
         return from_rows(table, client)
+    return _from_lists(table, client, f"{path}: ")
+
+
+def _list_columns(table: Any, client: str) -> list[str]:
+    """The columns of lists that may differ in length: where there are such, a row is a client."""
+    return [n for n in table.column_names if n != client and bridge.is_list(table.schema.field(n).type)]
+
+
+def _from_lists(table: Any, client: str, where: str) -> ClientColumns:
+    """The clients of a table with a row for each, whose other columns are lists.
+
+    Args:
+        table: An Arrow table.
+        client: The name of the column that holds the client's name.
+        where: The beginning of messages.
+
+    Raises:
+        DataError: A column is no list, lacks values, or its lists differ in length from the others.
+    """
+    import pyarrow as pa
+
     if missing := len(bridge.missing_rows(table[client])):
-        raise DataError(f"{path}: column {client!r} must have a value in every row, {missing} are missing")
+        raise DataError(f"{where}column {client!r} must have a value in every row, {missing} are missing")
     ids = _ids(client, bridge.one_chunk(bridge.decoded(table[client]))).ids
-    columns, offsets = {}, None
+    lists = _list_columns(table, client)
+    columns, vocabularies, offsets = {}, {}, None
     for name in table.column_names:
         if name == client:
             continue
         if name not in lists:
-            raise DataError(f"{path}: where a row is a client, every column must be a list, {name!r} is not")
+            raise DataError(f"{where}where a row is a client, every column must be a list, {name!r} is not")
         if len(bridge.missing_rows(table[name])):
-            raise DataError(f"{path}: column {name!r} must have a value in every list, some are missing")
+            raise DataError(f"{where}column {name!r} must have a value in every list, some are missing")
         values, ends = bridge.from_lists(table[name])
         if offsets is not None and not np.array_equal(ends, offsets):
-            raise DataError(f"{path}: the lists of a client must be of one length, {name!r} differs")
+            raise DataError(f"{where}the lists of a client must be of one length, {name!r} differs")
         offsets = ends
-        columns[name] = _values(name, values)
-    return ids, offsets, columns, {}, table_keys(ids)
+        if pa.types.is_dictionary(values.type) or bridge.is_text(values.type):
+            columns[name], words = bridge.encoded(bridge.decoded(values))
+            vocabularies[name] = _words(name, words)
+        else:
+            columns[name] = _values(name, values)
+    return ids, offsets, columns, vocabularies, table_keys(ids)
 
 
 def write_clients(path: FilePath, *parts: Any) -> None:

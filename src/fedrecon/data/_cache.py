@@ -4,8 +4,10 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -13,6 +15,7 @@ from numpy.typing import DTypeLike
 
 from fedrecon.data._arrow import open_clients
 from fedrecon.data._clients import Clients
+from fedrecon.data._unpacking import read_chunks
 from fedrecon.errors import DataError
 
 
@@ -41,6 +44,36 @@ def disk_backed_array(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
             return np.memmap(file, np.dtype(dtype), "w+", shape=shape)
     except OSError as error:
         raise _unwritable(folder, error) from error
+
+
+@contextmanager
+def unpack_into_file(content: Any, where: str, limit: int) -> Iterator[Path]:
+    """A file in the cache folder with the bytes of a stream, removed when it is not needed any more.
+
+    Args:
+        content: The stream, which may unpack what it reads.
+        where: The name of the source in messages.
+        limit: The largest number of bytes.
+
+    Raises:
+        DataError: There are more, or the folder cannot be written.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        with open(handle, "wb") as file:
+            for chunk in read_chunks(content, where, limit):
+                try:
+                    file.write(chunk)
+                except OSError as error:
+                    raise _unwritable(folder, error) from error
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def load_or_convert(

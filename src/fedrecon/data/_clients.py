@@ -115,7 +115,10 @@ class Clients:
 
     @staticmethod
     def from_table(frame: object, client: str = "client") -> "Clients":
-        """From a table with one example per row: pandas, Polars, Arrow.
+        """From a table of pandas, Polars or Arrow.
+
+        A row is an example; or, where columns hold lists that may differ in length, a client whose examples
+        they are.
 
         Clients are sorted by their ids, and rows keep their order within a client. Columns of strings are
         mapped to dense ids, and the mapping is kept in `vocabularies`. An id that is the canonical decimal
@@ -130,7 +133,7 @@ class Clients:
 
         Raises:
             DataError: The column is missing, or a column lacks values, NaN among them, or is neither numbers
-                nor strings.
+                nor strings; or where a row is a client, a column holds no lists or lists of other lengths.
         """
         from fedrecon.data._arrow import from_rows
 

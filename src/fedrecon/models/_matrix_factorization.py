@@ -24,6 +24,7 @@ def matrix_factorization(
     user_bias_penalty: float = 0.0,
     item_penalty: float = 0.0,
     item_bias_penalty: float = 0.0,
+    accuracy_within: float | None = 0.5,
 ) -> Model:
     """Ratings as products of item factors (global) and user factors (local).
 
@@ -50,17 +51,23 @@ def matrix_factorization(
         item_penalty: The factor of |v_i|² in the loss of every rating of item i; 0 by default.
         item_bias_penalty: The factor of the rated item's squared bias, which is added to each rating's loss;
             0 by default.
+        accuracy_within: How far a prediction may be off, in units of the ratings, to count in `accuracy`. 0.5
+            by default, half a star; None for ratings without such a unit, which leaves the metric out.
 
     Returns:
-        A model with metrics `mse` and `accuracy`, the share of ratings that are off by at most 0.5.
+        A model with the metrics `mse` and, unless left out, `accuracy`: the share of ratings that are off by
+        at most `accuracy_within`.
 
     Raises:
-        ValueError: `num_items` or `factors` is not a whole number of at least 1.
+        ValueError: `num_items` or `factors` is not a whole number of at least 1, or `accuracy_within` is not
+            positive.
 
     References:
         Singhal et al., Federated Reconstruction, NeurIPS 2021, section 5.1.
     """
     num_items, factors = whole_number("num_items", num_items, 1), whole_number("factors", factors, 1)
+    if accuracy_within is not None and not accuracy_within > 0:
+        raise ValueError(f"accuracy_within must be positive or None, got {accuracy_within!r}")
 
     def draw(key: PRNGKey, *shape: int) -> Any:
         if init == "uniform":
@@ -100,9 +107,12 @@ def matrix_factorization(
 
     def metrics(global_params: Params, local_params: Params, batch: Batch) -> dict[str, Mean]:
         error = predict(global_params, local_params, batch) - batch["rating"]
-        # A comparison with NaN is false: the accuracy of a diverged model would look like 0 instead of NaN.
-        hit = jnp.where(jnp.isnan(error), jnp.nan, jnp.abs(error) <= 0.5)
-        return {"mse": Mean.of(jnp.square(error)), "accuracy": Mean.of(hit.astype(jnp.float32))}
+        means = {"mse": Mean.of(jnp.square(error))}
+        if accuracy_within is not None:
+            # A comparison with NaN is false: the accuracy of a diverged model would look like 0, not NaN.
+            hit = jnp.where(jnp.isnan(error), jnp.nan, jnp.abs(error) <= accuracy_within)
+            means["accuracy"] = Mean.of(hit.astype(jnp.float32))
+        return means
 
     def penalty(global_params: Params, local_params: Params) -> Any:
         user = local_params["user"]

@@ -101,7 +101,7 @@ def test_a_category_without_a_row_is_no_client(kind):
         ({"client": [1, None], "x": [1, 2]}, "column 'client' must have a value in every row, 1 are missing"),
         ({"client": [1, 2], "x": [1.0, None]}, "column 'x' must have a value in every row, 1 are missing"),
         ({"client": [1.5, 2.0], "x": [1, 2]}, "column 'client' must hold integers or strings.* got double"),
-        ({"client": [1], "x": [[1, 2]]}, "column 'x' must hold numbers or strings, got list"),
+        ({"client": [1], "x": [[[1, 2]]]}, "column 'x' must hold numbers or strings, got list"),
         ({"client": [1], "x": [{"a": 1}]}, "column 'x' must hold numbers or strings, got struct"),
         ({"client": [1]}, "at least one field, got none"),
     ],
@@ -135,6 +135,46 @@ def test_from_parquet_with_a_client_per_row(tmp_path, kind):
         "nobody": {"item": [], "rating": []},
         "cid": {"item": [3], "rating": [4.0]},
     }
+
+
+LISTS = {"item": [["p", "q", "p"], [], ["r"]], "rating": [[1.0, 3.0, 0.5], [], [4.0]]}
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame({"client": ["bob", "nobody", "cid"], **LISTS}),
+        pl.DataFrame({"client": ["bob", "nobody", "cid"], **LISTS}),
+        pl.DataFrame(
+            {"client": ["bob", "nobody", "cid"], **LISTS},
+            schema_overrides={
+                "client": pl.Enum(["cid", "nobody", "bob"]),
+                "item": pl.List(pl.Enum(["none", "r", "q", "p"])),
+            },
+        ),
+        pa.table(
+            {
+                "client": pa.array(["bob", "nobody", "cid"], pa.string_view()),
+                "item": pa.array(LISTS["item"], pa.list_(pa.string_view())),
+                "rating": LISTS["rating"],
+            }
+        ),
+    ],
+    ids=["pandas", "Polars", "Enum", "views"],
+)
+def test_tables_with_a_client_per_row(tmp_path, frame):
+    path = tmp_path / "lists.parquet"
+    frame.write_parquet(path) if isinstance(frame, pl.DataFrame) else pq.write_table(pa.table(frame), path)
+    for clients in (Clients.from_table(frame), Clients.from_parquet(path)):
+        assert clients.ids.tolist() == ["bob", "nobody", "cid"] and clients.num_examples.tolist() == [3, 0, 1]
+        assert clients.vocabularies["item"][clients.column("item")].tolist() == ["p", "q", "p", "r"]
+        assert clients.column("rating").tolist() == [1.0, 3.0, 0.5, 4.0]
+    with pytest.raises(DataError, match="client ids must be unique, 'bob' comes 2 times"):
+        Clients.from_table(pd.DataFrame({"client": ["bob", "bob"], "item": [["p"], ["q"]]}))
+    with pytest.raises(
+        DataError, match=r"^where a row is a client, every column must be a list, 'age' is not"
+    ):
+        Clients.from_table(pd.DataFrame({"client": ["bob"], "item": [["p"]], "age": [3]}))
 
 
 @pytest.mark.parametrize(

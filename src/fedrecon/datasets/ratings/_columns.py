@@ -1,9 +1,12 @@
 """Ratings as columns, with the ids as written and renumbered."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, Shaped
+
+# Whole numbers, or floats where some have a fraction.
+Times: TypeAlias = Int64[np.ndarray, "rating"] | Float64[np.ndarray, "rating"]
 
 
 class Table(NamedTuple):
@@ -12,14 +15,14 @@ class Table(NamedTuple):
     Attributes:
         client: The client of each rating, a dictionary-encoded array `[rating]`.
         item: The item of each rating, a dictionary-encoded array `[rating]`.
-        rating: The value of each rating, `[rating]`.
+        rating: The value of each rating, `[rating]`; None where there are items without ratings.
         time: The time of each rating, `[rating]`; None without times.
     """
 
     client: Any
     item: Any
-    rating: Float64[np.ndarray, "rating"]
-    time: Int64[np.ndarray, "rating"] | None
+    rating: Float64[np.ndarray, "rating"] | None
+    time: Times | None
 
 
 class Ratings(NamedTuple):
@@ -28,9 +31,9 @@ class Ratings(NamedTuple):
     Attributes:
         client: The client of each rating, as a position in `client_ids`, `[rating]`.
         item: The item of each rating, as a position in `item_ids`, `[rating]`.
-        rating: The value of each rating, `[rating]`.
-        time: When, in the file's unit (seconds since 1970 in MovieLens), `[rating]`; None where the file has
-            none.
+        rating: The value of each rating, `[rating]`; None where the file has items without ratings.
+        time: The time of each rating, `[rating]`: numbers in the file's unit (seconds since 1970 in
+            MovieLens), dates in text as seconds since 1970; None where the file has none.
         client_ids: The clients' own ids, sorted; int64, or str in an array of objects where one is no 64-bit
             integer. Integers come before other texts.
         item_ids: The items' own ids, `[item]`.
@@ -38,7 +41,7 @@ class Ratings(NamedTuple):
 
     client: Int32[np.ndarray, "rating"]
     item: Int32[np.ndarray, "rating"]
-    rating: Float32[np.ndarray, "rating"]
-    time: Int64[np.ndarray, "rating"] | None
+    rating: Float32[np.ndarray, "rating"] | None
+    time: Times | None
     client_ids: Shaped[np.ndarray, "client"]
     item_ids: Shaped[np.ndarray, "item"]

@@ -8,6 +8,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._unpacking import UNPACKED_GIB
 from fedrecon.datasets.ratings._movielens import MOVIELENS_1M, download
 from fedrecon.datasets.ratings._prepare import prepare
+from fedrecon.datasets.ratings._reader_options import Column
 from fedrecon.errors import DataError
 
 ORDERS = ("shuffled", "time", "file")
@@ -21,9 +22,12 @@ def load(
     cap: int | None = 300,
     order: str = "shuffled",
     fractions: Mapping[str, float | int] = FRACTIONS,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, Column] | None = None,
     scale: Sequence[float | int] | None = None,
     duplicates: str = "error",
+    separator: str = "",
+    encoding: str = "utf-8",
+    unrated: float | int | None = None,
     unpacked_gib: float | int = UNPACKED_GIB,
     cache: str | os.PathLike[str] | None = None,
 ) -> dict[str, Clients]:
@@ -42,6 +46,9 @@ def load(
         scale: The lowest and highest rating, as for `read_ratings`; not used for a client file.
         duplicates: What happens where a client rates an item twice, as for `read_ratings`; not used for a
             client file.
+        separator: What separates the fields of a text, as for `read_ratings`; not used for a client file.
+        encoding: The encoding of a text, as for `read_ratings`; not used for a client file.
+        unrated: The rating that stands for none, as for `read_ratings`; not used for a client file.
         unpacked_gib: See `path`.
         cache: The folder of the client files and downloads; by default `cache_folder()`.
 
@@ -65,8 +72,21 @@ def load(
                 raise DataError(f"{path}: a client file of ratings must have the field {field!r}")
         return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
     clients = prepare(
-        path, columns=columns, scale=scale, duplicates=duplicates, unpacked_gib=unpacked_gib, cache=cache
+        path,
+        columns=columns,
+        scale=scale,
+        duplicates=duplicates,
+        separator=separator,
+        encoding=encoding,
+        unrated=unrated,
+        unpacked_gib=unpacked_gib,
+        cache=cache,
     )
+    if "rating" not in clients.fields:
+        raise DataError(
+            f"{path}: ratings must have a column of the rating, named by columns, the setting "
+            "data.columns.rating; items without ratings are for the task ranking"
+        )
     return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
 
 
@@ -86,7 +106,8 @@ def arrange(
             fields = ", ".join(clients.fields)
             raise DataError(
                 f"order 'time' must have a field time to sort by, the ratings have {fields}; a column of "
-                f"your own is named by columns, the setting data.columns.time"
+                "your own is named by columns, the setting data.columns.time, which also says why a column "
+                "cannot be read as times"
             )
         clients = clients.sorted_by("time")
     if cap is not None:

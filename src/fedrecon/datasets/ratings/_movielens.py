@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedrecon.data._cache import cache_folder
-from fedrecon.datasets.ratings._archive import Source, reason
+from fedrecon.datasets.ratings._files.source import Source, reason
 from fedrecon.errors import DataError
 
 

@@ -10,19 +10,23 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import offsets_of
 from fedrecon.data._table_ids import table_keys
 from fedrecon.data._unpacking import UNPACKED_GIB
-from fedrecon.datasets.ratings._archive import find
 from fedrecon.datasets.ratings._columns import Ratings
-from fedrecon.datasets.ratings._reader_options import Reading
+from fedrecon.datasets.ratings._files.find import find
+from fedrecon.datasets.ratings._files.layout import describe
+from fedrecon.datasets.ratings._reader_options import Column, Reading
 
-_VERSION = 2  # of what is made from a source and its settings
+_VERSION = 3  # of what is made from a source and its settings
 
 
 def prepare(
     path: str | os.PathLike[str],
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, Column] | None = None,
     scale: Sequence[float | int] | None = None,
     duplicates: str = "error",
+    separator: str = "",
+    encoding: str = "utf-8",
+    unrated: float | int | None = None,
     unpacked_gib: float | int = UNPACKED_GIB,
     cache: str | os.PathLike[str] | None = None,
 ) -> Clients:
@@ -36,21 +40,24 @@ def prepare(
         columns: The names of the columns, as for `read_ratings`.
         scale: The lowest and highest rating, as for `read_ratings`.
         duplicates: What happens where a client rates an item twice, as for `read_ratings`.
+        separator: What separates the fields of a text, as for `read_ratings`.
+        encoding: The encoding of a text, as for `read_ratings`.
+        unrated: The rating that stands for none, as for `read_ratings`.
         unpacked_gib: See there.
         cache: The folder of the client files; by default `cache_folder()`.
 
     Returns:
         Clients in the order of their ids, with the fields `item` (dense ids, int32; their original ids are
-        `vocabularies["item"]`), `rating` (float32) and, where the source has it, `time` (whole numbers). A
-        client's ratings are in the order of the source.
+        `vocabularies["item"]`) and, where the source has them, `rating` (float32) and `time` (whole numbers,
+        or floats where some have a fraction). A client's ratings are in the order of the source.
 
     Raises:
         DataError: The source cannot be read, see `read_ratings`; it changed while it was read; or the folder
             cannot be written.
         ValueError: An argument of `read_ratings` is out of its range.
     """
-    reading = Reading.of(columns, scale, duplicates)
-    source = find(path, columns is not None, unpacked_gib)
+    reading = Reading.of(columns, scale, duplicates, separator, encoding, unrated)
+    source = find(path, reading, unpacked_gib)
 
     def convert() -> Clients:
         from fedrecon.datasets.ratings._load import read  # what reads text takes long to import
@@ -67,9 +74,38 @@ def prepare(
     )
 
 
+def describe_source(
+    path: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, Column] | None = None,
+    separator: str = "",
+    encoding: str = "utf-8",
+    unrated: float | int | None = None,
+    unpacked_gib: float | int = UNPACKED_GIB,
+) -> str:
+    """How `prepare` reads a rating file, for a person: its format, and its columns with their roles.
+
+    Args:
+        path: The file, folder or archive, as for `read_ratings`.
+        columns: The names of the columns, as for `read_ratings`.
+        separator: What separates the fields of a text, as for `read_ratings`.
+        encoding: The encoding of a text, as for `read_ratings`.
+        unrated: The rating that stands for none, as for `read_ratings`.
+        unpacked_gib: See there.
+
+    Raises:
+        DataError: The file cannot be read, or lacks a column.
+        ValueError: An argument of `read_ratings` is out of its range.
+    """
+    reading = Reading.of(columns, None, "all", separator, encoding, unrated)
+    return describe(find(path, reading, unpacked_gib), reading)
+
+
 def group(ratings: Ratings) -> Clients:
     """The ratings by client, each client's in the order given."""
-    columns = {"item": ratings.item, "rating": ratings.rating}
+    columns: dict[str, np.ndarray] = {"item": ratings.item}
+    if ratings.rating is not None:
+        columns["rating"] = ratings.rating
     if ratings.time is not None:
         columns["time"] = ratings.time
     if np.any(ratings.client[1:] < ratings.client[:-1]):

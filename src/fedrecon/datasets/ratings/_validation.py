@@ -31,22 +31,26 @@ def nearest(name: str, known: Sequence[str]) -> str:
 def id_fault(role: str, text: str, integer: bool) -> str | None:
     """What is wrong with the id `text` of a client or an item; None where nothing is."""
     if any("\udc80" <= letter <= "\udcff" for letter in text):  # how surrogateescape writes a stray byte
-        return f"{role} id must be UTF-8, got {quoted(text)}"
+        return f"{role} id must be UTF-8, got {quoted(text)}; data.encoding sets another, such as latin-1"
     if not integer:
         return None if text else f"{role} id must not be empty"
     if not re.fullmatch(WHOLE, text):
-        return f"{role} id must be a whole number, got {quoted(text)}"
+        return (
+            f"{role} id must be a whole number, got {quoted(text)}; where ids are text, columns says which "
+            "they are, the settings data.columns.client, .item and .rating"
+        )
     # Python refuses to convert thousands of digits; 21 are too many already.
     if len(text) > 20 or int(text) not in _INT64:
         return f"{role} id must fit in 64 bits (-2**63 to 2**63 - 1), got {quoted(text)}"
     return None
 
 
-def rating_fault(text: str, scale: tuple[float, float] | None) -> str | None:
-    """What is wrong with the rating `text`; None where nothing is."""
-    if not _NUMBER.fullmatch(text.strip(" \t")):
+def rating_fault(text: str, scale: tuple[float, float] | None, unrated: float | None) -> str | None:
+    """What is wrong with the rating `text`, which may have a decimal comma; None where nothing is."""
+    number = text.strip(" \t").replace(",", ".")
+    if not _NUMBER.fullmatch(number):
         return f"rating must be a finite number, got {quoted(text)}"
-    return scale_fault(float(text), scale)
+    return None if float(number) == unrated else scale_fault(float(number), scale)
 
 
 def scale_fault(rating: float, scale: tuple[float, float] | None) -> str | None:
@@ -54,13 +58,13 @@ def scale_fault(rating: float, scale: tuple[float, float] | None) -> str | None:
     if not abs(rating) <= GREATEST:  # nan included
         return f"rating must be a finite number, got {rating!r}"
     if scale is not None and not scale[0] <= rating <= scale[1]:
-        return f"rating must be within the scale {scale[0]:g} to {scale[1]:g}, got {rating!r}"
-    return None
-
-
-def time_fault(text: str) -> str | None:
-    """What is wrong with the time `text`; None where nothing is."""
-    digits = text.strip(" \t")
-    if not re.fullmatch(r"-?[0-9]+", digits) or len(digits) > 20 or int(digits) not in _INT64:
-        return f"time must be a whole number of 64 bits, got {quoted(text)}"
+        zero = (
+            "; unrated, the setting data.unrated, leaves out ratings that stand for none"
+            if not rating
+            else ""
+        )
+        return (
+            f"rating must be within the scale {scale[0]:g} to {scale[1]:g}, got {rating!r}; scale, the "
+            f"setting data.scale, sets another one{zero}"
+        )
     return None

@@ -1,14 +1,12 @@
-"""JSON Lines: a client per line, `{"client": name, "text": [sentence, …]}`, plain or gzip."""
+"""JSON Lines: a client per line, `{"client": name, "text": [sentence, …]}`, packed or not."""
 
 import codecs
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedrecon.data._unpacking import check_unpacked
+from fedrecon.data._unpacking import DAMAGE, check_unpacked, unpacking
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.errors import DataError
 
@@ -24,15 +22,14 @@ def read_lines(path: Path, limit: int) -> Iterator[Writer]:
         DataError: A line is not UTF-8, not JSON or not of this form; or the file cannot be read, or unpacks
             to more.
     """
-    packed = path.suffix.lower() == ".gz"
     try:
-        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
-            for number, line in enumerate(_bounded(file, path, limit) if packed else file, 1):
+        with open(path, "rb") as raw, unpacking(raw, path.name) as file:
+            for number, line in enumerate(raw if file is raw else _bounded(file, path, limit), 1):
                 line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                 if line.strip():
                     where = f"{path}, line {number}"
-                    yield _writer(_object(line, where), where)
-    except (OSError, EOFError, zlib.error) as error:
+                    yield _writer(json_value(line, where), where)
+    except DAMAGE as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
@@ -45,7 +42,12 @@ def _bounded(file: Any, path: Path, limit: int) -> Iterator[bytes]:
         yield line
 
 
-def _object(line: bytes, where: str) -> Any:
+def json_value(line: bytes, where: str) -> Any:
+    """The value of a text of JSON.
+
+    Raises:
+        DataError: It is not JSON, or JSON that Python does not take.
+    """
     try:
         return json.loads(decoded(line, where))
     except json.JSONDecodeError as error:

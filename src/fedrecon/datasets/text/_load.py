@@ -6,21 +6,35 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedrecon.data._unpacking import UNPACKED_GIB, limit_of
+from fedrecon.data._unpacking import (
+    DAMAGE,
+    PACKED_SUFFIXES,
+    UNPACKED_GIB,
+    limit_of,
+    strip_packing,
+    unpacking,
+)
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.datasets.text._jsonl import decoded, is_unicode, read_lines
 from fedrecon.errors import DataError
 
-LINES, PARQUET, SQLITE = (
-    (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"),
+LINES, PARQUET, SQLITE, LEAF = (
+    (".jsonl", ".ndjson"),
     (".parquet",),
     (".sqlite", ".sqlite3", ".db"),
+    (".json",),
 )
-FORMS = "JSON Lines (.jsonl, .jsonl.gz), Parquet, SQLite, or a folder with a text file (.txt) for each client"
+_HEAD = 1 << 16  # bytes that tell what a file of JSON holds
+FORMS = (
+    "JSON Lines (.jsonl), SQLite, LEAF's JSON, each packed or not, Parquet, or a folder with a text file "
+    "(.txt) for each client"
+)
 
 
 def find(path: str | os.PathLike[str]) -> Path:
     """The file at `path`, or the one file in that folder; the folder itself if it has a text file per client.
+
+    Hidden files are passed over, such as those that a Mac leaves beside every file.
 
     Raises:
         DataError: The folder has no text file, or files of more than one form.
@@ -29,16 +43,48 @@ def find(path: str | os.PathLike[str]) -> Path:
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
     if not path.is_dir():
-        if not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
-            packed = path.suffix.lower() in (".lzma", ".xz", ".bz2", ".zip", ".zst")
+        if not is_file_of_texts(path):
+            packed = path.suffix.lower() in (*PACKED_SUFFIXES, ".zip")
             raise DataError(f"{path}: must be {FORMS}{'; unpack it first' if packed else ''}")
         return path
-    files = sorted(p for p in path.iterdir() if p.name.lower().endswith((*LINES, *PARQUET, *SQLITE)))
+    files = sorted(p for p in _visible(path) if is_file_of_texts(p))
     texts = _texts(path)
     if len(files) + bool(texts) != 1:
         names = [p.name for p in (*files, *texts[:1])]
         raise DataError(f"{path}: must hold one source, {FORMS}; it holds {names or 'none'}")
     return files[0] if files else path
+
+
+def is_file_of_texts(path: Path) -> bool:
+    """Whether a file has the name of one that `find` takes."""
+    name = path.name.lower()
+    return strip_packing(name).endswith((*LINES, *SQLITE, *LEAF)) or name.endswith(PARQUET)
+
+
+def holds_texts(path: Path) -> bool:
+    """Whether a file or folder seems to hold texts by client, by its name and its first bytes.
+
+    Files of JSON, SQLite and Parquet can hold anything else as well: of JSON the first line tells, SQLite is
+    taken for texts, Parquet is not.
+    """
+    if path.is_dir():
+        names = [strip_packing(file.name.lower()) for file in _visible(path)]
+        tables = (".csv", ".tsv", ".dat", ".data", ".inter", *PARQUET)
+        has_texts = any(name.endswith(".txt") for name in names)
+        return has_texts and not any(name.endswith(tables) for name in names)
+    name = strip_packing(path.name.lower())
+    if name.endswith(SQLITE):
+        return True
+    if not name.endswith((*LINES, *LEAF)) or not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as raw, unpacking(raw, path.name) as file:
+            head = file.read(_HEAD).removeprefix(codecs.BOM_UTF8).lstrip()
+    except DAMAGE:
+        return True  # whose reader says what is wrong
+    if name.endswith(LEAF):
+        return any(mark in head for mark in (b'"users"', b'"user_data"'))
+    return all(mark in head.split(b"\n", 1)[0] for mark in (b'"client"', b'"text"'))
 
 
 def fingerprint(path: Path) -> str:
@@ -63,18 +109,22 @@ def writers(path: Path, part: str | None, limit: int = limit_of(UNPACKED_GIB)) -
     Raises:
         DataError: The file cannot be read.
     """
-    name = path.name.lower()
+    name = strip_packing(path.name.lower())
     if path.is_dir():
         return _folder(path)
     if name.endswith(LINES):
         return read_lines(path, limit)
+    if name.endswith(LEAF):
+        from fedrecon.datasets.text._leaf import read_leaf
+
+        return read_leaf(path, limit)
     if name.endswith(PARQUET):
         from fedrecon.datasets.text._parquet import read_parquet
 
         return read_parquet(path, limit)
     from fedrecon.datasets.text._sqlite import read_sqlite
 
-    return read_sqlite(path, part)
+    return read_sqlite(path, part, limit)
 
 
 def read_text(path: Path) -> list[str]:
@@ -97,18 +147,22 @@ def read_user(path: Path, unpacked_gib: float | int = UNPACKED_GIB) -> list[str]
     Raises:
         DataError: It cannot be read, or holds several clients.
     """
-    if path.is_file() and not path.name.lower().endswith((*LINES, *PARQUET, *SQLITE)):
+    if path.is_file() and not is_file_of_texts(path):
         return read_text(path)
     limit = limit_of(unpacked_gib)
-    found = [(writer.client, list(writer.sentences)) for writer in writers(find(path), None, limit)]
-    if len(found) != 1:
-        names = ", ".join(repr(client) for client, _ in found[:4])
-        raise DataError(f"{path}: must hold one client, it holds {len(found):,}: {names}")
-    return found[0][1]
+    users = [(writer.client, list(writer.sentences)) for writer in writers(find(path), None, limit)]
+    if len(users) != 1:
+        names = ", ".join(repr(client) for client, _ in users[:4])
+        raise DataError(f"{path}: must hold one client, it holds {len(users):,}: {names}")
+    return users[0][1]
 
 
 def _texts(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() == ".txt" and p.is_file())
+    return sorted(p for p in _visible(folder) if p.suffix.lower() == ".txt" and p.is_file())
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _folder(folder: Path) -> Iterator[Writer]:

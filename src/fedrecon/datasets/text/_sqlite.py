@@ -1,19 +1,23 @@
 """The SQLite form in which TensorFlow Federated distributes federated data: Stack Overflow among them.
 
 The table `examples` has the columns `split_name`, `client_id` and `serialized_example_proto`, a
-`tf.train.Example`. Of each the feature `tokens` is the text, its words apart, and `creation_date` the time.
+`tf.train.Example`. Of each the feature `tokens` is the text, its words apart, and `creation_date` the time;
+in Shakespeare the text is the feature `snippets`. The files are distributed packed: `.sqlite.lzma`.
 """
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from fedrecon.data._cache import unpack_into_file
+from fedrecon.data._unpacking import DAMAGE, UNPACKED_GIB, limit_of, unpacking
 from fedrecon.datasets.text._encode import Writer
 from fedrecon.datasets.text._jsonl import decoded
 from fedrecon.datasets.text._tf_example import example
 from fedrecon.errors import DataError
 
-TEXT, TIME = "tokens", "creation_date"
+TEXTS, TIME = ("tokens", "snippets"), "creation_date"
 # By the columns of the index that such files have: what it does not serve would go through all rows, for
 # every client.
 CLIENTS = "SELECT DISTINCT client_id FROM examples {where} ORDER BY client_id"
@@ -21,24 +25,41 @@ SENTENCES = "SELECT rowid, serialized_example_proto FROM examples {where} ORDER 
 IN_PART, OF_CLIENT = "split_name = :part", "client_id = :client"
 
 
-def read_sqlite(path: Path, part: str | None) -> Iterator[Writer]:
+def read_sqlite(path: Path, part: str | None, limit: int = limit_of(UNPACKED_GIB)) -> Iterator[Writer]:
     """The clients of one part of a file, or of all, each one's sentences in order of time.
 
     Args:
-        path: The path of the SQLite file.
+        path: The path of the SQLite file, which may be packed: it is unpacked into the cache folder, and
+            removed from there when it has been read.
         part: Which `split_name`: "train", "heldout" or "test" in Stack Overflow; None for all.
+        limit: Bytes that it may unpack to; 2 GiB by default.
 
     Raises:
-        DataError: It is no such file, lacks the part, or an example cannot be read.
+        DataError: It is no such file, unpacks to more, lacks the part, or an example cannot be read.
     """
-    try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    with _unpacked(path, limit) as plain:
         try:
-            yield from _clients(connection, path, part)
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise DataError(f"{path}: cannot be read as SQLite: {error}") from error
+            connection = sqlite3.connect(f"{plain.absolute().as_uri()}?mode=ro", uri=True)
+            try:
+                yield from _clients(connection, path, part)
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            raise DataError(f"{path}: cannot be read as SQLite: {error}") from error
+
+
+@contextmanager
+def _unpacked(path: Path, limit: int) -> Iterator[Path]:
+    """The path of the unpacked file: the file itself, or one that goes away."""
+    try:
+        with open(path, "rb") as raw, unpacking(raw, path.name) as content:
+            if content is raw:
+                yield path
+                return
+            with unpack_into_file(content, str(path), limit) as plain:
+                yield plain
+    except DAMAGE as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
 
 
 def _clients(connection: sqlite3.Connection, path: Path, part: str | None) -> Iterator[Writer]:
@@ -72,9 +93,10 @@ def _sentences(connection: sqlite3.Connection, path: Path, part: str | None, cli
             features = example(data)
         except (ValueError, TypeError) as error:
             raise DataError(f"{where}: must hold a tf.train.Example: {error}") from None
-        text, time = features.get(TEXT, []), features.get(TIME, [b""])
+        name = next((name for name in TEXTS if name in features), TEXTS[0])
+        text, time = features.get(name, []), features.get(TIME, [b""])
         if len(text) != 1 or not isinstance(text[0], bytes):
-            raise DataError(f"{where}: feature {TEXT!r} must hold one text, it holds {len(text)} values")
+            raise DataError(f"{where}: feature {name!r} must hold one text, it holds {len(text)} values")
         if len(time) != 1:
             raise DataError(f"{where}: feature {TIME!r} must hold one value, it holds {len(time)}")
         timed.append((time[0], decoded(text[0], where)))

@@ -29,6 +29,7 @@ from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.storage.metrics_log import METRICS, Records
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, RESULT, RunFolder
+from fedrecon.experiment.tasks._ratings import resolve_accuracy_width
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.checkpointer import RECORDS
 from fedrecon.experiment.training.run import describe_run
@@ -67,6 +68,9 @@ class LocalDeployment:
         if getattr(config.model, "global_bias", None) == "mean":
             bias = float(task_of(config).train.column("rating").mean(dtype="float64"))
             config = override(config, {"model": {"global_bias": bias}})
+        if getattr(config.model, "accuracy_within", None) == "stars":
+            width = resolve_accuracy_width("stars", None if config.privacy.on else task_of(config).train)
+            config = override(config, {"model": {"accuracy_within": "none" if width is None else width}})
         self.config = config
         self._spec: RunSpec = spec_of(config, task_of(config))
         whole_number("nodes", nodes, 1, len(self._spec.clients))

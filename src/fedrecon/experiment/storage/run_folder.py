@@ -33,9 +33,18 @@ SETTINGS = "settings"
 SUMMARY = "summary.md"
 LOCK = ".lock"
 
-# Settings, and tables of settings, that may differ between two calls of one run: the path of the data, which
-# are compared by their digests, the limit on the size of unpacked data, and the tracker.
-PLACES = ("data.path", "data.unpacked_gib", "tracking")
+# Settings, and tables of settings, that may differ without making another run: the path of the data and how
+# their file is written, since the examples read from it are compared by their digests; the limit on what
+# packed data unpack to; the width of a metric; and the tracker.
+PLACES = (
+    "data.path",
+    "data.separator",
+    "data.encoding",
+    "data.unrated",
+    "data.unpacked_gib",
+    "model.accuracy_within",
+    "tracking",
+)
 
 
 class RunFolder:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import model_validator
+from pydantic import PositiveFloat, model_validator
 
 from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.splits import ByTimeSettings
@@ -12,6 +12,8 @@ from fedrecon.experiment.tasks._spec import TaskConfig
 if TYPE_CHECKING:
     from fedrecon.data._clients import Clients
     from fedrecon.experiment.tasks._task import Task
+
+_STARS, _HALF_STAR = (0.5, 5.0), 0.5
 
 
 class Fractions(Section):
@@ -59,6 +61,11 @@ class MatrixFactorizationSettings(Section):
     user_bias_penalty: float = setting(0.0, "times the user's squared bias, likewise", ge=0)
     item_penalty: float = setting(0.0, "times |v|² of the rated item, added to each rating's loss", ge=0)
     item_bias_penalty: float = setting(0.0, "times the item's squared bias, likewise", ge=0)
+    accuracy_within: PositiveFloat | Literal["stars", "none"] = setting(
+        "stars",
+        'how far off a prediction may be to count in the metric accuracy; "stars" for half a star, where all '
+        'training ratings are stars, and else no such metric; "none" for none',
+    )
 
 
 def matrix_factorization_task(
@@ -84,6 +91,9 @@ def matrix_factorization_task(
     held_out = hold_out(sets["train"], shares_of(config.data.held_out))
     train = held_out.pop("train")
     settings = config.model.model_dump()
+    settings["accuracy_within"] = resolve_accuracy_width(
+        settings["accuracy_within"], None if config.privacy.on else train
+    )
     bias = settings.pop("global_bias")
     if bias == "mean":
         bias = float(train.column("rating").mean(dtype="float64"))
@@ -93,6 +103,25 @@ def matrix_factorization_task(
     cut = config.evaluation.split
     scored = ("item", "rating", *([cut.field] if isinstance(cut, ByTimeSettings) else []))
     return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
+
+
+def resolve_accuracy_width(width: float | str, train: "Clients | None") -> float | None:
+    """How far off a prediction may be to count in the metric `accuracy`; None where there is no such metric.
+
+    Args:
+        width: The setting `model.accuracy_within`.
+        train: The training clients, whose ratings tell whether they are stars: halves from 0.5 to 5. None
+            takes them for stars, as in a private run, of which no file may tell more.
+    """
+    if width == "none":
+        return None
+    if width != "stars":
+        return float(width)
+    if train is None:
+        return _HALF_STAR
+    ratings = train.column("rating")
+    is_star = (ratings >= _STARS[0]) & (ratings <= _STARS[1]) & (ratings % _HALF_STAR == 0)
+    return _HALF_STAR if is_star.all() else None
 
 
 def shares_of(settings: Fractions | HeldOutShares) -> dict[str, float]:

@@ -107,6 +107,16 @@ class TaskSpec(ABC):
         """
         raise no_other_data(config.task, config.data.path)
 
+    def describe_source(self, config: TaskConfig) -> str:
+        """How the data of `load_all_clients` are read, in a few words for a person: format and columns.
+
+        The default says nothing.
+
+        Raises:
+            DataError: The data cannot be read.
+        """
+        return ""
+
     def open_client_file(self, config: TaskConfig, path: str | Path) -> "Clients":
         """The clients of a client file, as `load_all_clients` gives those of other files.
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fedrecon.experiment.settings.sections import Section, SettingError, setting
+from fedrecon.experiment.settings.sections import SettingError, setting
 from fedrecon.experiment.settings.solvers import Limit
 from fedrecon.experiment.settings.splits import ByTimeSettings
+from fedrecon.experiment.tasks._rating_files import RatingFileSettings
 from fedrecon.experiment.tasks._ratings import (
     Fractions,
     HeldOutShares,
@@ -24,21 +25,9 @@ if TYPE_CHECKING:
     from fedrecon.experiment.tasks._task import Task
 
 
-class ColumnSettings(Section):
-    """Column names of a CSV or Parquet file that is not MovieLens' own: the first three are set, or none."""
-
-    client: str = setting("", 'column of the user; "" if the file is MovieLens\' own')
-    item: str = setting("", 'column of the item; "" if the file is MovieLens\' own')
-    rating: str = setting("", 'column of the rating; "" if the file is MovieLens\' own')
-    time: str = setting("", 'column of the time; "" for none')
-
-
-class MovieLensData(Section):
+class MovieLensData(RatingFileSettings):
     """The ratings: which file, and which of them are used."""
 
-    path: str = setting(
-        "", 'a rating file, or the folder or archive it is in; "" downloads MovieLens 1M once'
-    )
     cap: Limit = setting(300, 'ratings of a user that are kept, the first in their order, or "none"')
     order: Literal["shuffled", "time", "file"] = setting("shuffled", "order of a user's ratings")
     duplicates: Literal["error", "last", "all"] = setting(
@@ -47,10 +36,6 @@ class MovieLensData(Section):
     scale: list[float] = setting(
         [], "lowest and highest rating; [] for what the file holds", min_length=0, max_length=2
     )
-    unpacked_gib: float = setting(
-        2.0, "GiB that a packed file (.zip, Parquet) may unpack to", gt=0, allow_inf_nan=False
-    )
-    columns: ColumnSettings = ColumnSettings()
     fractions: Fractions = Fractions()
     held_out: HeldOutShares = HeldOutShares()
 
@@ -67,7 +52,8 @@ class MovieLens(TaskSpec):
         Raises:
             DataError: The ratings cannot be read.
         """
-        task = matrix_factorization_task(config, _load(config, shares_of(config.data.fractions)), {})
+        sets = _load(config, shares_of(config.data.fractions))
+        task = matrix_factorization_task(config, sets, config.data.notes())
         return replace(task, public_sources={"item": "movies.dat"}) if config.privacy.on else task
 
     def build_without_data(self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]") -> "Task":
@@ -93,6 +79,14 @@ class MovieLens(TaskSpec):
         """
         return _load(config, {"all": 1.0})["all"]
 
+    def describe_source(self, config: TaskConfig) -> str:
+        """The format of the rating file, and its columns.
+
+        Raises:
+            DataError: The ratings cannot be read.
+        """
+        return str(config.data.describe_source())
+
     def narrow_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
         """The clients, with ranks instead of times of 64 bits if a split is by time."""
         return _with_ranked_times(config, clients)
@@ -106,17 +100,15 @@ def _load(config: TaskConfig, fractions: dict[str, float]) -> "dict[str, Clients
     from fedrecon.datasets.ratings._dataset import load
 
     data = config.data
-    columns = {name: column for name, column in data.columns.model_dump().items() if column}
     sets = load(
         data.path or None,
         seed=config.seed,
         cap=None if data.cap == "none" else data.cap,
         order=data.order,
         fractions=fractions,
-        columns=columns or None,
-        scale=data.scale or None,
         duplicates=data.duplicates,
-        unpacked_gib=data.unpacked_gib,
+        scale=data.scale or None,
+        **data.reading(),
     )
     if config.privacy.on:
         # Which items were rated tells of the clients; which there are does not.

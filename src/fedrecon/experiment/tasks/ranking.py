@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from fedrecon.experiment.settings.sections import Section, SettingError, setting
+from fedrecon.experiment.tasks._rating_files import RatingFileSettings
 from fedrecon.experiment.tasks._ratings import Fractions, shares_of
 from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
-from fedrecon.experiment.tasks.movielens import ColumnSettings
 
 if TYPE_CHECKING:
     from fedrecon.data._clients import Clients
@@ -53,21 +53,14 @@ class RecencySettings(Section):
     training: bool = setting(False, "whether also in training, and not only when users are served")
 
 
-class RankingData(Section):
+class RankingData(RatingFileSettings):
     """The interactions: ratings, whatever they say, or those that are high enough."""
 
-    path: str = setting(
-        "", 'a rating file, or the folder or archive it is in; "" downloads MovieLens 1M once'
-    )
     least_rating: float = setting(0.0, "ratings below it are no interactions", allow_inf_nan=False)
     least_items: int = setting(5, "users with fewer interactions are left out", ge=1)
     duplicates: Literal["error", "last"] = setting(
         "error", "what to do when a user rated an item twice; last keeps what comes last in the file"
     )
-    unpacked_gib: float = setting(
-        2.0, "GiB that a packed file (.zip, Parquet) may unpack to", gt=0, allow_inf_nan=False
-    )
-    columns: ColumnSettings = ColumnSettings()
     protocol: Annotated[LeaveOneOutSettings | UnseenSettings, Field(discriminator="name")] = setting(
         LeaveOneOutSettings(), "who is asked for what:"
     )
@@ -130,14 +123,16 @@ class RankingTask(TaskSpec):
                 "test" if back == 1 else "validation": _add_fields(config, cut["held_out"], served=True)
             }
             train = _add_fields(config, cut["train"], served=False)
-            return Task(model, train, None, None, held_out=held_out, scoring=scoring, scored=("item",))
+            return Task(
+                model, train, None, None, data.notes(), held_out=held_out, scoring=scoring, scored=("item",)
+            )
         kinds = ("recall_min", "recall", "hr", "ndcg")
         metrics = [(kind, k) for kind in kinds for k in getattr(protocol, kind)]
         scoring = Ranking(num_items, tuple(metrics))
         sets = clients.split(shares_of(protocol.fractions), config.seed)
         prepared = {name: _add_fields(config, x, served=name != "train") for name, x in sets.items()}
         unseen = prepared.get("validation"), prepared.get("test")
-        return Task(model, prepared["train"], *unseen, scoring=scoring, scored=("item",))
+        return Task(model, prepared["train"], *unseen, data.notes(), scoring=scoring, scored=("item",))
 
     def load_all_clients(self, config: TaskConfig) -> "Clients":
         """All users of the data, with their ratings, of which `add_serving_fields` makes interactions.
@@ -148,18 +143,22 @@ class RankingTask(TaskSpec):
         from fedrecon.data._arrow import is_client_file
         from fedrecon.datasets.ratings._movielens import MOVIELENS_1M, download
         from fedrecon.datasets.ratings._prepare import prepare
+        from fedrecon.datasets.ratings._reader_options import ANY_SCALE
 
         data = config.data
         path = data.path or download(MOVIELENS_1M)
         if is_client_file(path):
             return self.open_client_file(config, path)
-        columns = {name: column for name, column in data.columns.model_dump().items() if column}
-        return prepare(
-            path,
-            columns=columns or None,
-            duplicates=data.duplicates,
-            unpacked_gib=data.unpacked_gib,
-        )
+        # Of any scale: a rating only tells whether there was an interaction.
+        return prepare(path, duplicates=data.duplicates, scale=ANY_SCALE, **data.reading())
+
+    def describe_source(self, config: TaskConfig) -> str:
+        """The format of the rating file, and its columns.
+
+        Raises:
+            DataError: The ratings cannot be read.
+        """
+        return str(config.data.describe_source())
 
     def open_client_file(self, config: TaskConfig, path: str | Path) -> "Clients":
         """The users of a client file, each with an item once, as `data.duplicates` says."""

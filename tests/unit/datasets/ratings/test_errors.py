@@ -17,7 +17,7 @@ TIMED = {**OWN, "time": "when"}
 ML, MINE = "userId,movieId,rating\n", "who,what,stars\n"
 FINITE = "rating must be a finite number, got"
 WHOLE = "must be a whole number, got"
-TIME = "time must be a whole number of 64 bits, got"
+TIME = "time must be a number of 64 bits or a date such as 2009-05-04T23:08:57Z, got"
 CUT = "must end with a newline: the file seems cut short (if it is complete, append a newline)"
 
 # name: (name of the file, its content, columns, the message after the path)
@@ -38,16 +38,16 @@ FAULTS = {
     "cut header": ("ratings.csv", "userId,movieId,rating", None, f", line 1: {CUT}"),
     "tabs in dat": (
         "ratings.dat",
-        "1\t2\t3\t4\n",
+        "1::2::3::4\n1\t2\t3\t4\n",
         None,
-        ", line 1: must have 4 fields separated by '::', got 1: '1\\t2\\t3\\t4', "
+        ", line 2: must have 4 fields separated by '::', got 1: '1\\t2\\t3\\t4', "
         "which seems separated by '\\t'",
     ),
     "colons in u.data": (
         "u.data",
-        "1::2::3::4\n",
+        "1\t2\t3\t4\n1::2::3::4\n",
         None,
-        ", line 1: must have 4 fields separated by '\\t', got 1: '1::2::3::4', which seems separated by '::'",
+        ", line 2: must have 4 fields separated by '\\t', got 1: '1::2::3::4', which seems separated by '::'",
     ),
     "one colon": (
         "ratings.dat",
@@ -63,16 +63,17 @@ FAULTS = {
     ),
     "semicolons": (
         "ratings.csv",
-        "userId;movieId;rating\n1;2;3\n",
+        "userId;movieId;rating\n1,2,3\n",
         None,
-        ", line 1: columns must be separated by ',', got 'userId;movieId;rating', "
-        "which seems separated by ';'",
+        ", line 2: must have 3 fields separated by ';', got 1: '1,2,3', which seems separated by ','",
     ),
     "unknown separator": (
         "ratings.txt",
         "1 2 3\n",
         None,
-        ", line 1: must have fields separated by '::', a tab or ',', got '1 2 3'",
+        ", line 1: must have fields separated by '::', a tab, ',' or ';', got '1 2 3'; the columns of a "
+        "table "
+        "that names none are given by their positions, such as data.columns.client = 1",
     ),
     "too few fields": ("ratings.dat", "1::2::3::4\n\n1::3::5\n", None, ", line 3: must have 4 fields"),
     "too many fields": ("ratings.csv", ML + "1,2,3\n1,3,4,5\n", None, ", line 3: must have 3 fields"),
@@ -165,7 +166,9 @@ FAULTS = {
         "ratings.dat",
         "1::2::3::4\n",
         OWN,
-        ": columns can be given only for a table that names them, and ratings.dat has no header",
+        ", line 1: must have a column 'who' (the client); it has '1', '2', '3', '4'; in a file without a "
+        "header "
+        "they are positions, such as data.columns.client = 1",
     ),
     "no text": (
         "ratings.csv",
@@ -225,8 +228,8 @@ def test_a_declared_scale(tmp_path):
         ),
         ({"who": [1], "what": [1], "stars": ["5"]}, "column 'stars' (the rating) must hold numbers, holds "),
         (
-            {"who": [1], "what": [1], "stars": [1], "when": [0.5]},
-            "column 'when' (the time) must hold whole numbers, dates or timestamps, holds double",
+            {"who": [1], "what": [1], "stars": [1], "when": [True]},
+            "column 'when' (the time) must hold numbers, dates, timestamps or text, holds bool",
         ),
     ],
 )
@@ -375,8 +378,8 @@ def test_encrypted_archive(tmp_path):
             "columns must name client, item, rating, time, got 'user'",
         ),
         (
-            {"columns": {"client": "who", "item": "what"}},
-            "columns must name the rating column, got {'client': 'who', ",
+            {"columns": {"client": "who", "rating": "stars"}},
+            "columns must name the item column, got {'client': 'who', ",
         ),
         ({"columns": {**OWN, "time": "who"}}, "columns must name each column once, got "),
     ],

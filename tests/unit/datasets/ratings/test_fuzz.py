@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from fedrecon.datasets.ratings._prepare import prepare
 from fedrecon.errors import DataError
 
 OWN = {"client": "userId", "item": "movieId", "rating": "rating"}
+WHOLE = r"-?(?:[0-9]+|0x[0-9a-fA-F]+)"  # Arrow reads hexadecimal numbers, too
 SEPARATORS = {
     "ratings.dat": "::",
     "u.data": "\t",
@@ -180,8 +182,8 @@ def slowly(name, content, columns, duplicates):
         keep = sorted(last.values())
     else:
         keep = range(len(pairs))
-    users = sorted({u for u, _ in pairs})
-    items = sorted({i for _, i in pairs})
+    users = sorted({u for u, _ in pairs}, key=integers_first)
+    items = sorted({i for _, i in pairs}, key=integers_first)
     order = sorted(keep, key=lambda k: users.index(pairs[k][0]))
     counts = [sum(pairs[k][0] == user for k in order) for user in users]
     result = {
@@ -189,11 +191,35 @@ def slowly(name, content, columns, duplicates):
         "rating": np.array([float(found[k][2]) for k in order], np.float32),
     }
     if "timestamp" in fields:
-        result["time"] = np.array(
-            [int(found[k][3], 0 if "x" in found[k][3] else 10) for k in order], np.int64
-        )
+        times = slow_times([found[k][3] for k in range(len(found))])
+        if times is not None:
+            result["time"] = times[order]
+        else:
+            assert name in ("ratings.csv", "ratings.tsv"), "only there times are read where they can be"
     vocabulary = np.array(items, np.int64 if isinstance(items[0], int) else object)
     return Clients.from_columns(users, np.concatenate([[0], np.cumsum(counts)]), result, {"item": vocabulary})
+
+
+def slow_times(texts):
+    """Numbers, whole where all are; None where one is no number within 64 bits: there are no dates here."""
+
+    def number(text):
+        return int(text, 0 if "x" in text else 10) if re.fullmatch(WHOLE, text.strip()) else float(text)
+
+    try:
+        numbers = [number(text) for text in texts]
+    except ValueError:
+        return None
+    if any("_" in x or x.strip().startswith("+") or not x.isascii() for x in texts):
+        return None
+    if not all(-(2**63) <= x < 2**63 for x in numbers):  # nan included
+        return None
+    whole = all(x == int(x) for x in numbers)
+    return np.array([int(x) for x in numbers] if whole else numbers, np.int64 if whole else np.float64)
+
+
+def integers_first(name):
+    return (0, int(name), "") if is_whole(str(name)) and -(2**63) <= int(name) < 2**63 else (1, 0, name)
 
 
 def is_whole(text):

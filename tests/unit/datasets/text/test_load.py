@@ -1,7 +1,9 @@
 """Texts by client: every form of source, and what is wrong with one."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import sqlite3
 import struct
@@ -13,7 +15,7 @@ import pytest
 
 from fedrecon.datasets.text import _chitchat as chitchat
 from fedrecon.datasets.text import _tf_example as protobuf
-from fedrecon.datasets.text._load import read_user
+from fedrecon.datasets.text._load import holds_texts, read_user
 from fedrecon.datasets.text._prepare import prepare
 from fedrecon.datasets.text._sqlite import _clients
 from fedrecon.datasets.text._tokenizers import tokenizer_of
@@ -363,8 +365,126 @@ def test_chitchat_without_its_package(monkeypatch):
         chitchat.find_chitchat()
 
 
-def test_a_packed_file_is_to_be_unpacked(tmp_path):
-    path = tmp_path / "stackoverflow.sqlite.lzma"
-    path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"sqlite\.lzma: must be .*; unpack it first"):
+def test_a_packed_sqlite_file_leaves_nothing_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    write_sqlite(tmp_path / "so.sqlite")
+    content = (tmp_path / "so.sqlite").read_bytes()
+    path = tmp_path / "so.sqlite.lzma"
+    path.write_bytes(lzma.compress(content, lzma.FORMAT_ALONE))  # as TensorFlow Federated distributes them
+    wanted = {c: t for c, t in TEXTS.items() if t}
+    assert texts_of(prepare(path)) == wanted
+    with pytest.raises(DataError, match="must unpack to at most"):
+        prepare(path, part="test", unpacked_gib=1e-6)
+    path.write_bytes(lzma.compress(b"no database" * 99, lzma.FORMAT_ALONE))
+    with pytest.raises(DataError, match=r"so\.sqlite\.lzma: cannot be read as SQLite"):
+        prepare(path)
+    path.write_bytes(lzma.compress(content, lzma.FORMAT_ALONE)[:-9])
+    with pytest.raises(DataError, match=r"so\.sqlite\.lzma: cannot be read: Compressed file ended"):
+        prepare(path)
+    assert [file.suffix for file in (tmp_path / "xdg" / "fedrecon").iterdir()] == [".arrow"]
+
+
+def test_texts_of_shakespeare_are_snippets(tmp_path):
+    base = sqlite3.connect(tmp_path / "shakespeare.sqlite")
+    base.execute("CREATE TABLE examples (split_name TEXT, client_id TEXT, serialized_example_proto BLOB)")
+    base.execute(
+        "INSERT INTO examples VALUES ('train', 'PLAY_ROLE', ?)", (serialized({"snippets": [b"my lord"]}),)
+    )
+    base.commit()
+    base.close()
+    assert texts_of(prepare(tmp_path / "shakespeare.sqlite", cache=tmp_path / "c")) == {
+        "PLAY_ROLE": ["my lord"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".xz", lzma.compress),
+        (".zst", lambda content: pa.compress(content, codec="zstd", asbytes=True)),
+    ],
+)
+def test_packed_lines(tmp_path, suffix, pack):
+    write_lines(tmp_path / "a.jsonl", TEXTS)
+    path = tmp_path / f"packed.ndjson{suffix}"
+    path.write_bytes(pack((tmp_path / "a.jsonl").read_bytes()))
+    assert texts_of(prepare(path, cache=tmp_path / "c")) == TEXTS
+    with pytest.raises(DataError, match="must unpack to at most"):
+        prepare(path, length=3, unpacked_gib=1e-8, cache=tmp_path / "c")
+    path.write_bytes(path.read_bytes()[:-6])
+    with pytest.raises(DataError, match=r"packed\.ndjson.*: cannot be read: "):
         prepare(path, cache=tmp_path / "c")
+
+
+def test_hidden_files_are_no_clients(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "ann.txt").write_text("hello there\n")
+    (folder / "._ann.txt").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X")
+    (folder / "._all.jsonl").write_bytes(b"\0\5\x16\7")
+    assert texts_of(prepare(folder, cache=tmp_path / "c")) == {"ann": ["hello there"]}
+    assert holds_texts(folder)
+
+
+REDDIT = {"x": [[["<BOS>", "the", "court", "<PAD>"], ["sat", "<EOS>", "<PAD>"]], [["so"]]], "y": [{}, {}]}
+TWEETS = {
+    "x": [["1", "Mon Apr 06 22:19:45 PDT 2009", "NO_QUERY", "someone", "so it was", "training"]],
+    "y": [4],
+}
+
+
+def leaf(path, **users):
+    content = {"users": list(users), "num_samples": [len(x["y"]) for x in users.values()], "user_data": users}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_leaf(tmp_path):
+    path = leaf(tmp_path / "all_data.json", ann=REDDIT, bob=TWEETS, cy={"x": ["the end"], "y": [0]})
+    wanted = {"ann": ["the court sat", "so"], "bob": ["so it was"], "cy": ["the end"]}
+    assert texts_of(prepare(path, cache=tmp_path / "c")) == wanted
+    packed = tmp_path / "all_data.json.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert texts_of(prepare(packed, cache=tmp_path / "c")) == wanted
+    assert holds_texts(path) and holds_texts(packed)
+
+
+@pytest.mark.parametrize(
+    ("user", "message"),
+    [
+        (
+            {"x": [[0.5, 1.0]], "y": [1]},
+            r"user 'ann', example 0: must be a text, lists of words .*, got \[0\.5, 1",
+        ),
+        ({"y": [1]}, r"user 'ann': must have a list of examples \"x\", it lacks it"),
+        (
+            {"x": ["abcd", "bcde"], "y": ["e", "f"]},
+            "user 'ann': holds windows of characters that overlap, as LEAF",
+        ),
+    ],
+)
+def test_leaf_that_holds_no_texts(tmp_path, user, message):
+    with pytest.raises(DataError, match=message):
+        prepare(leaf(tmp_path / "all_data.json", ann=user), cache=tmp_path / "c")
+
+
+def test_json_that_is_not_leafs(tmp_path):
+    for content, message in [
+        ("[1]", "must be LEAF's JSON"),
+        ("{", "must be JSON"),
+        ('{"user_data": 3}', "it lacks it"),
+    ]:
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(DataError, match=rf"a\.json: {message}|{message}"):
+            prepare(tmp_path / "a.json", cache=tmp_path / "c")
+
+
+def test_texts_are_told_from_ratings(tmp_path):
+    write_lines(tmp_path / "texts.jsonl.gz", TEXTS)
+    (tmp_path / "reviews.jsonl").write_text('{"user_id": "a", "asin": "b", "rating": 5.0, "text": "x"}\n')
+    (tmp_path / "reviews.json").write_text('{"review_id": "r", "user_id": "a", "stars": 5.0}\n')
+    told = {path.name: holds_texts(path) for path in tmp_path.iterdir()}
+    assert told == {"texts.jsonl.gz": True, "reviews.jsonl": False, "reviews.json": False}
+    assert not holds_texts(tmp_path / "nothing.jsonl")

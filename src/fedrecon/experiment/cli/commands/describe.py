@@ -65,12 +65,9 @@ def describe_data(path: str, columns: Mapping[str, str] | None = None) -> str:
 
 def _is_text(path: Path) -> bool:
     """Whether a file or folder holds texts by client rather than ratings."""
-    from fedrecon.datasets.text._load import LINES, SQLITE
+    from fedrecon.datasets.text._load import holds_texts
 
-    if not path.is_dir():
-        return path.name.lower().endswith((*LINES, *SQLITE))
-    suffixes = {file.suffix.lower() for file in path.iterdir()}
-    return ".txt" in suffixes and suffixes.isdisjoint({".csv", ".tsv", ".dat", ".data", ".parquet"})
+    return holds_texts(path)
 
 
 def page(title: str, clients: "Clients") -> str:

@@ -5,10 +5,11 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from fedrecon.datasets.ratings._archive import Source
-from fedrecon.datasets.ratings._formats import Format
+from fedrecon.datasets.ratings._files.formats import Format
+from fedrecon.datasets.ratings._files.source import Source
+from fedrecon.datasets.ratings._files.times import RULE, is_time
 from fedrecon.datasets.ratings._reader_options import Columns
-from fedrecon.datasets.ratings._validation import id_fault, quoted, rating_fault, time_fault
+from fedrecon.datasets.ratings._validation import id_fault, quoted, rating_fault
 from fedrecon.errors import DataError
 
 _ENDS = ("\n", "\r")
@@ -28,24 +29,33 @@ class Record(NamedTuple):
     ended: bool
 
 
-def first_fault(source: Source, found: Format, columns: Columns, otherwise: str) -> DataError:
+def first_fault(source: Source, form: Format, columns: Columns, otherwise: str) -> DataError:
     """The first line that breaks a rule; `otherwise` is said where none does."""
-    header, records = _split(source, found)
-    roles = columns._asdict()
-    names = header.fields if header else list(roles)
-    places = {
-        role: names.index(column if header else role) for role, column in roles.items() if column is not None
-    }
-    last = header
+    header, records = _split(source, form)
+    roles = {role: column for role, column in columns._asdict().items() if column is not None}
+    if form.optional:
+        roles.pop("time", None)
+    last, count = header, form.fields
+    places = {role: column - 1 for role, column in roles.items() if isinstance(column, int)}
+    if header is not None:
+        count = len(header.fields)
+        places = {role: header.fields.index(str(column)) for role, column in roles.items()}
+    is_first = True
     for last in records:
-        fault = _fault(last, len(names), found, places)
+        count = count or len(last.fields)
+        fault = _fault(last, count, form, places)
+        if fault is not None and last.ended:
+            header_hint = _HEADER if columns.by_position and is_first and not form.fields else ""
+            return DataError(f"{source.where}, line {last.line}: {fault}{header_hint}")
+        is_first = False
         if fault is not None:
-            return DataError(f"{source.where}, line {last.line}: {fault if last.ended else _CUT}")
+            break
     if last is not None and not last.ended:
         return DataError(f"{source.where}, line {last.line}: {_CUT}")
-    return DataError(f"{source.where}: cannot be read as {found.name}: {otherwise}")
+    return DataError(f"{source.where}: cannot be read as {form.name}: {otherwise}")
 
 
+_HEADER = "; if this line is a header, columns are given by its names, such as data.columns.client"
 _CUT = "must end with a newline: the file seems cut short (if it is complete, append a newline)"
 
 
@@ -56,42 +66,28 @@ def truncated(source: Source) -> DataError:
     return DataError(f"{source.where}, line {last}: {_CUT}")
 
 
-def numbers(source: Source, found: Format, rows: Sequence[int]) -> list[int]:
+def numbers(source: Source, form: Format, rows: Sequence[int]) -> list[int]:
     """The line of each of the `rows`, which count the ratings from 0."""
     wanted = set(rows)
-    lines = {row: record.line for row, record in enumerate(_split(source, found)[1]) if row in wanted}
+    lines = {row: record.line for row, record in enumerate(_split(source, form)[1]) if row in wanted}
     return [lines[row] for row in rows]
 
 
-def head(source: Source, size: int = 1 << 16) -> bytes:
-    """The first bytes of the file, to know its format by.
-
-    Raises:
-        DataError: There is not one.
-    """
-    with source.open() as stream:
-        found = stream.read(size)
-    if not found:
-        raise DataError(f"{source.where}: must hold ratings, is empty")
-    return found
-
-
-def _fault(record: Record, count: int, found: Format, places: dict[str, int]) -> str | None:
+def _fault(record: Record, count: int, form: Format, places: dict[str, int]) -> str | None:
     fields = record.fields
     if len(fields) != count:
-        separated = found.separator.join(fields)
+        separated = form.separator.join(fields)
         likely = next(
             (s for s in ("::", "\t", ",", ";", "|") if len(separated.split(s)) == count and count > 1), None
         )
         hint = "" if likely is None else f", which seems separated by {likely!r}"
-        rule = f"must have {count} fields separated by {found.separator!r}"
+        rule = f"must have {count} fields separated by {form.separator!r}"
         return f"{rule}, got {len(fields)}: {quoted(separated)}{hint}"
-    faults = [
-        id_fault("client", fields[places["client"]], found.integer_ids),
-        id_fault("item", fields[places["item"]], found.integer_ids),
-        rating_fault(fields[places["rating"]], found.scale),
-        time_fault(fields[places["time"]]) if "time" in places else None,
-    ]
+    faults = [id_fault(role, fields[places[role]], form.integer_ids) for role in ("client", "item")]
+    if "rating" in places:
+        faults.append(rating_fault(fields[places["rating"]], form.scale, form.unrated))
+    if "time" in places and not is_time(fields[places["time"]]):
+        faults.append(f"{RULE}, got {quoted(fields[places['time']])}")
     return next((fault for fault in faults if fault is not None), None)
 
 
@@ -100,13 +96,13 @@ def _lines(source: Source) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedReader(source.open()), "utf-8-sig", "surrogateescape", newline="")
 
 
-def _split(source: Source, found: Format) -> tuple[Record | None, Iterator[Record]]:
+def _split(source: Source, form: Format) -> tuple[Record | None, Iterator[Record]]:
     """The header, where there is one, and the ratings."""
-    records = _records(source, found)
-    return (next(records, None) if found.header else None), records
+    records = _records(source, form)
+    return (next(records, None) if form.header else None), records
 
 
-def _records(source: Source, found: Format) -> Iterator[Record]:
+def _records(source: Source, form: Format) -> Iterator[Record]:
     ended = True
 
     def watched(text: io.TextIOWrapper) -> Iterator[str]:
@@ -116,12 +112,12 @@ def _records(source: Source, found: Format) -> Iterator[Record]:
             yield line
 
     with _lines(source) as text:
-        if not found.header:
+        if not form.quoted:
             for number, line in enumerate(watched(text), 1):
                 if bare := line.rstrip("\r\n"):
-                    yield Record(number, bare.split(found.separator), ended)
+                    yield Record(number, bare.split(form.separator), ended)
             return
-        reader = csv.reader(watched(text), delimiter=found.separator)
+        reader = csv.reader(watched(text), delimiter=form.separator)
         start = 0
         try:
             for fields in reader:
@@ -130,5 +126,5 @@ def _records(source: Source, found: Format) -> Iterator[Record]:
                 start = reader.line_num
         except csv.Error as error:
             raise DataError(
-                f"{source.where}, line {start + 1}: cannot be read as {found.name}: {error}"
+                f"{source.where}, line {start + 1}: cannot be read as {form.name}: {error}"
             ) from error

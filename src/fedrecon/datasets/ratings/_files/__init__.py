@@ -1,0 +1,1 @@
+"""Rating files: where they are, how each is written, and the readers of every form."""

@@ -1,0 +1,223 @@
+"""Reads ratings from Parquet: a file, the parts of a table, or a data set that LensKit saved."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+from jaxtyping import Float64
+
+from fedrecon.data._arrow_bridge import is_number, is_text, missing_rows, one_chunk, to_numpy, value_type
+from fedrecon.data._unpacking import check_parquet
+from fedrecon.datasets.ratings._columns import Table, Times
+from fedrecon.datasets.ratings._files.formats import Format, find_columns
+from fedrecon.datasets.ratings._files.source import Source, reason
+from fedrecon.datasets.ratings._files.times import RULE, convert_numeric_times, parse_times
+from fedrecon.datasets.ratings._reader_options import Columns
+from fedrecon.datasets.ratings._validation import quoted
+from fedrecon.errors import DataError
+
+LENSKIT = Format(
+    "LensKit's Parquet", "", True, Columns("user_num", "item_num"), integer_ids=False, scale=None
+)
+
+
+def read_parquet(source: Source, form: Format) -> Table:
+    """The ratings of a Parquet file, or of the parts of a table in the order of their names.
+
+    Times that are dates or timestamps are counted in their own unit.
+
+    Raises:
+        DataError: A file is damaged, lacks a column, or a column has nulls or a type that cannot be used.
+    """
+    tables = []
+    for path in source.parts or (None,):
+        where = source.where if path is None else str(path)
+        columns, table = _read(where, source.native() if path is None else _open(path), form, source.limit)
+        tables.append(table)
+    if len(tables) == 1:
+        return _as_ratings(source.where, columns, tables[0], form.optional)
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{source.where}: its parts must have columns of one type: {reason(error)}"
+        ) from error
+    return _as_ratings(source.where, columns, table, form.optional)
+
+
+def read_lenskit(source: Source, columns: Columns | None) -> Table:
+    """The ratings of a folder that LensKit saved: its default interactions, by numbers of users and items.
+
+    Args:
+        source: The folder.
+        columns: The caller's own columns; only the attributes that are read as rating and time may be named.
+
+    Raises:
+        DataError: The folder is not as LensKit writes it.
+    """
+    path = source.parts[0]
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+        kinds = schema["relationships"]
+        name = schema.get("default_interaction") or next(k for k, v in kinds.items() if v.get("interaction"))
+        entities = {alias: entity or alias for alias, entity in kinds[name]["entities"].items()}
+        attributes = list(kinds[name].get("attributes", {}))
+        client, item = entities["user"], entities["item"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise DataError(
+            f"{path}: must be the schema of a LensKit data set with interactions of user and item: "
+            f"{reason(error) or type(error).__name__}"
+        ) from None
+    named = LENSKIT.columns
+    if columns is not None:
+        named = named._replace(rating=columns.rating, time=columns.time)
+    else:
+        given = {"rating": "rating", "time": "timestamp"}
+        named = named._replace(**{role: name for role, name in given.items() if name in attributes})
+    form = replace(LENSKIT, columns=named)
+    where = source.path / f"{name}.parquet"
+    columns_there, table = _read(str(where), _open(where), form, source.limit)
+    ratings = _as_ratings(str(where), columns_there, table, optional=False)
+    return ratings._replace(
+        client=_name_entities(str(where), ratings.client, _read_entities(source, client)),
+        item=_name_entities(str(where), ratings.item, _read_entities(source, item)),
+    )
+
+
+def read_column_names(source: Source) -> list[str]:
+    """The names of the columns of a file, or of the first part of a table.
+
+    Raises:
+        DataError: It is not Parquet, or damaged.
+    """
+    path = source.parts[0] if source.parts else None
+    return _schema(
+        source.where if path is None else str(path), source.native() if path is None else _open(path)
+    ).names
+
+
+def _read_entities(source: Source, name: str) -> Any:
+    """The ids of a class of LensKit's entities, in the order of their numbers."""
+    path = source.path / f"{name}.parquet"
+    form = replace(LENSKIT, columns=Columns(f"{name}_id", f"{name}_id"))
+    _, table = _read(str(path), _open(path), form, source.limit)
+    return _ids(str(path), table, name, f"{name}_id")
+
+
+def _name_entities(where: str, numbers: pa.DictionaryArray, ids: pa.DictionaryArray) -> pa.DictionaryArray:
+    """A column of entities' numbers as a column of their ids."""
+    words = ids.dictionary_decode()
+    places = numbers.dictionary.cast(pa.int64())
+    if len(places) and not 0 <= pc.min(places).as_py() <= pc.max(places).as_py() < len(words):
+        raise DataError(f"{where}: must number the {len(words):,} entities from 0 on, got {pc.max(places)}")
+    return pa.DictionaryArray.from_arrays(numbers.indices, words.take(places))
+
+
+def _open(path: Path) -> Any:
+    try:
+        return pa.OSFile(str(path))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {reason(error)}") from error
+
+
+def _schema(where: str, file: Any) -> pa.Schema:
+    try:
+        return pyarrow.parquet.read_schema(file)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise DataError(f"{where}: cannot be read as Parquet: {reason(error)}") from error
+
+
+def _read(where: str, file: Any, form: Format, limit: int) -> tuple[Columns, pa.Table]:
+    """The columns of one file, by name and as they are stored."""
+    try:
+        opened = pyarrow.parquet.ParquetFile(file)
+        columns = find_columns(where, opened.schema_arrow.names, form)
+        names = [str(name) for name in dict.fromkeys(columns) if name is not None]
+        check_parquet(where, opened.metadata, names, limit)
+        return columns, opened.read(names)
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise DataError(f"{where}: cannot be read as Parquet: {reason(error)}") from error
+
+
+def _as_ratings(where: str, columns: Columns, table: pa.Table, optional: bool) -> Table:
+    return Table(
+        client=_ids(where, table, "client", str(columns.client)),
+        item=_ids(where, table, "item", str(columns.item)),
+        rating=None if columns.rating is None else _ratings(where, table, str(columns.rating)),
+        time=None if columns.time is None else _times(where, table, str(columns.time), optional),
+    )
+
+
+def _ids(where: str, table: pa.Table, role: str, name: str) -> Any:
+    """The column, dictionary-encoded anew: a dictionary that was stored may hold words that no row has."""
+    column = _without_nulls(where, table, role, name)
+    stored = value_type(column.type)
+    if pa.types.is_integer(stored):
+        wanted = stored
+    elif is_text(stored):
+        wanted = pa.large_string()
+    else:
+        raise _type_error(where, role, name, "whole numbers or text", column.type)
+    return one_chunk(column.cast(wanted).dictionary_encode())
+
+
+def _ratings(where: str, table: pa.Table, name: str) -> Float64[np.ndarray, "rating"]:
+    column = _without_nulls(where, table, "rating", name)
+    if not (is_number(column.type) or pa.types.is_decimal(column.type)):
+        raise _type_error(where, "rating", name, "numbers", column.type)
+    return to_numpy(column.cast(pa.float64(), safe=False))
+
+
+def _times(where: str, table: pa.Table, name: str, optional: bool) -> Times | None:
+    """The times; where they are optional, None for what cannot be read."""
+    try:
+        return _required_times(where, table, name)
+    except DataError:
+        if not optional:
+            raise
+        return None
+
+
+def _required_times(where: str, table: pa.Table, name: str) -> Times:
+    column = _without_nulls(where, table, "time", name)
+    kind = value_type(column.type)
+    if pa.types.is_floating(kind) or is_text(kind):
+        times = (
+            parse_times(column.cast(pa.string()))
+            if is_text(kind)
+            else convert_numeric_times(to_numpy(column.cast(pa.float64())))
+        )
+        if times is None:
+            raise DataError(f"{where}: column {quoted(name)}: {RULE}, in one form in all rows")
+        return times
+    if pa.types.is_date32(kind):
+        column = column.cast(pa.int32())
+    elif not (pa.types.is_integer(kind) or pa.types.is_timestamp(kind) or pa.types.is_date64(kind)):
+        raise _type_error(where, "time", name, "numbers, dates, timestamps or text", column.type)
+    try:
+        return to_numpy(column.cast(pa.int64()))
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"{where}: column {quoted(name)} (the time) must fit in 64 bits: {reason(error)}"
+        ) from error
+
+
+def _without_nulls(where: str, table: pa.Table, role: str, name: str) -> Any:
+    column = table[name]
+    missing = missing_rows(column)
+    if len(missing):
+        raise DataError(
+            f"{where}, row {1 + missing[0]}: column {quoted(name)} (the {role}) must have a value, has none"
+        )
+    return column
+
+
+def _type_error(where: str, role: str, name: str, wanted: str, got: pa.DataType) -> DataError:
+    return DataError(f"{where}: column {quoted(name)} (the {role}) must hold {wanted}, holds {got}")
