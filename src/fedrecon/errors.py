@@ -11,7 +11,7 @@ class DataError(ValueError):
 
 
 class UncheckedWarning(UserWarning):
-    """A file of an earlier version has no checksums, so that damage to it would not be noticed."""
+    """Something cannot be checked: a file without checksums, or by which ids a state was trained."""
 
 
 class RunError(ValueError):

@@ -26,7 +26,7 @@ from fedrecon.simulation._client_state_store import ClientStateStore, current_cl
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._programs import program_of
-from fedrecon.simulation._trained_state import as_trained
+from fedrecon.simulation._trained_state import as_trained, warn_unchecked
 
 
 @runtime_checkable
@@ -83,9 +83,9 @@ def evaluate(
     Args:
         algorithm: The algorithm whose `personalize` and `personal_model` are used.
         state: The server's; its round drives schedules and adaptive epochs.
-        clients: All of them are evaluated. They may be seen or unseen ones. Where `train` returned the state,
-            fields with original ids are renumbered as those of the training clients; examples of other ids
-            are left out.
+        clients: All of them are evaluated. They may be seen or unseen ones. Where `train` or `Simulation`
+            returned the state, fields with original ids are renumbered as those of the training clients;
+            examples of other ids are left out.
         split: Support and query set, a setting apart from the training's.
         seed: The seed of the clients' draws; 0 by default.
         plan: How they are cut into blocks; on several devices each takes as many clients as a block has.
@@ -101,6 +101,7 @@ def evaluate(
     Warns:
         RuntimeWarning: Examples were left out, of ids unknown to the training clients; all metrics are NaN or
             infinite; or no client was evaluated.
+        UncheckedWarning: The clients have original ids, and the state does not say by which it was trained.
 
     Raises:
         TypeError: An argument is of another kind: global parameters are no state, say.
@@ -110,6 +111,7 @@ def evaluate(
     of_kind(Algorithm, algorithm=algorithm)
     of_kind(ServerState, state=state)
     of_kind(Clients, clients=clients)
+    warn_unchecked(clients, state)
     evaluation = measure(
         algorithm,
         state,

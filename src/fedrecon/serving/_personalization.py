@@ -24,7 +24,7 @@ from fedrecon.simulation._client_state_store import ClientStateStore, current_cl
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._programs import program_of
-from fedrecon.simulation._trained_state import as_trained
+from fedrecon.simulation._trained_state import as_trained, warn_unchecked
 
 # Clients from which on so many shapes of blocks are worth their compilation.
 _SHAPES = ((0, 1), (5_000, 2), (50_000, 4))
@@ -62,9 +62,9 @@ class Personalization:
 
     Args:
         algorithm: The algorithm whose `personalize` is called.
-        state: The server's state; its round drives schedules and adaptive epochs. Where `train` returned it,
-            fields of clients that have original ids are renumbered as those of the training clients, and
-            examples of other ids are left out with a warning.
+        state: The server's state; its round drives schedules and adaptive epochs. Where `train` or
+            `Simulation` returned it, fields of clients that have original ids are renumbered as those of the
+            training clients, and examples of other ids are left out with a warning.
         num_examples: Examples of all clients that will be asked for, or of many like them.
         seed: The seed of the clients' draws; 0 by default.
         top: The recommendation to make; None returns the local parameters themselves.
@@ -126,13 +126,20 @@ class Personalization:
             Each leaf by its path, `[client, ...]`; or `top.field`, the numbers of the items, best first,
             and `"score"`, both `[client, count]`, where a score of -inf says that there is no such item.
 
+        Warns:
+            RuntimeWarning: Examples were left out, of ids unknown to the training clients.
+            UncheckedWarning: The clients have original ids, and the state does not say by which it was
+                trained.
+
         Raises:
+            DataError: The clients cannot be numbered as the training clients were.
             ValueError: A client has more examples than any of `num_examples`, a field does not fit the
                 model, or `have` are other clients.
         """
         have = clients if have is None else have
         if not np.array_equal(have.keys, clients.keys):
             raise ValueError("have must be the same clients in the same order, it has others")
+        warn_unchecked(clients, self._trained)
         same, clients = have is clients, as_trained(clients, self._trained)
         have = clients if same else as_trained(have, self._trained)
         layout = Layout(self._algorithm.personal_model, clients, self._state.global_params)

@@ -28,6 +28,7 @@ from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._protection import Protection
 from fedrecon.simulation._round import Round, Sizes
+from fedrecon.simulation._trained_state import TrainedState, plain_state
 from fedrecon.simulation._validate_model import check_model
 
 _JOINED_BYTES = 2**22  # of global parameters: from there on a step's arrays weigh more than a dispatch
@@ -136,7 +137,7 @@ class Simulation:
         """
         state, key = first_state(self.algorithm, self.seed, global_params)
         check_model(self.algorithm, self.clients, state.global_params, key)
-        return state
+        return self._as_trained(state)
 
     def rounds(self, state: ServerState, count: int) -> Iterator[Round]:
         """Runs rounds from `state` on. The host lays out a cohort while the device works on the one before.
@@ -151,7 +152,7 @@ class Simulation:
             self._protection.check(first + count)
         if self.client_states is not None:
             self.client_states.rewind(first)
-        state = self._devices.everywhere(ServerState(*state))  # without what `train` knows of it
+        state = self._devices.everywhere(plain_state(state))
         for number in range(first, first + count):
             cohort = self._cohort(number)
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
@@ -175,7 +176,7 @@ class Simulation:
             state = self._finish(state, total) if after is None or len(passes) > 1 else after
             del after, total  # else they would live as long as the caller keeps the round
             rows = self._touched(cohort, cohort[np.concatenate(own)])
-            yield Round(number + 1, state, len(cohort), rows, self._sent, metrics)
+            yield Round(number + 1, self._as_trained(state), len(cohort), rows, self._sent, metrics)
 
     def seconds(self, state: ServerState, repeats: int = 2) -> float:
         """How long the passes of the next round compute under the present plan, compilation aside.
@@ -184,7 +185,7 @@ class Simulation:
             state: The server's state before the round that is measured; it is not changed.
             repeats: How often it is measured; the shortest time counts.
         """
-        number, total = int(state.round), 0.0
+        number, total, state = int(state.round), 0.0, plain_state(state)
         cohort = self._cohort(number)
         keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
         for slots in self.plan.passes(self.clients.num_examples[cohort]):
@@ -196,6 +197,9 @@ class Simulation:
                 times.append(time.perf_counter() - start)
             total += min(times[1:])
         return total
+
+    def _as_trained(self, state: ServerState) -> TrainedState:
+        return TrainedState.of(state, self.clients.vocabularies)
 
     def _cohort(self, number: int) -> Int[np.ndarray, "client"]:
         """Positions of the clients of a round."""

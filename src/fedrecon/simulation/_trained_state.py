@@ -9,33 +9,49 @@ import numpy as np
 
 from fedrecon.algorithms._base import ServerState
 from fedrecon.data._clients import Clients
+from fedrecon.data._from_arrays import vocabulary
 from fedrecon.data._vocabulary_mapper import in_vocabularies
+from fedrecon.errors import UncheckedWarning
 
 
 class TrainedState(ServerState):
-    """What `train` returns as state: `ServerState`, and what the numbers in the clients' fields stood for.
+    """A `ServerState` that tells what the numbers in the training clients' fields stood for.
+
+    `train` and `Simulation` return such states.
 
     Frames number items in the order in which they come, so that row 5 of a table is another item to clients
     of another frame. Compiled programs and checkpoints hold the arrays alone.
 
     Attributes:
-        vocabularies: For fields of the training clients that hold dense ids, the original id of each.
+        vocabularies: For fields of the training clients that hold dense ids, the original id of each; None
+            where it is not known, as after `jax.tree.map`, which keeps the arrays alone.
     """
 
-    vocabularies: Mapping[str, np.ndarray] = MappingProxyType({})
+    vocabularies: Mapping[str, np.ndarray] | None = None
 
     @staticmethod
-    def of(state: ServerState, vocabularies: Mapping[str, np.ndarray]) -> "TrainedState":
-        """The state with the vocabularies of the clients that it was trained on."""
+    def of(state: ServerState, vocabularies: Mapping[str, Any] | None) -> "TrainedState":
+        """The state with the vocabularies of the clients that it was trained on; None where nobody knows."""
         trained = TrainedState(*state)
-        trained.vocabularies = MappingProxyType(dict(vocabularies))
+        if vocabularies is not None:
+            arrays = {
+                name: ids if isinstance(ids, np.ndarray) else vocabulary(name, ids)
+                for name, ids in vocabularies.items()
+            }
+            trained.vocabularies = MappingProxyType(arrays)
         return trained
 
     def _replace(self, **fields: Any) -> "TrainedState":
         return TrainedState.of(super()._replace(**fields), self.vocabularies)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TrainedState.of, (ServerState(*self), dict(self.vocabularies))
+        known = None if self.vocabularies is None else dict(self.vocabularies)
+        return TrainedState.of, (ServerState(*self), known)
+
+
+def vocabularies_of(state: ServerState) -> Mapping[str, np.ndarray] | None:
+    """The vocabularies that a state was trained with; None where it does not say."""
+    return state.vocabularies if isinstance(state, TrainedState) else None
 
 
 def as_trained(clients: Clients, state: ServerState) -> Clients:
@@ -47,9 +63,29 @@ def as_trained(clients: Clients, state: ServerState) -> Clients:
     Raises:
         DataError: As `in_vocabularies`.
     """
-    if not isinstance(state, TrainedState):
-        return clients
-    return mapped(clients, state.vocabularies, "the clients")
+    known = vocabularies_of(state)
+    return clients if known is None else mapped(clients, known, "the clients")
+
+
+def warn_unchecked(clients: Clients, state: ServerState) -> None:
+    """Warns of clients with original ids where the state does not know those of its training.
+
+    Warns:
+        UncheckedWarning: Naming a field.
+    """
+    fields = [name for name in clients.fields if name in clients.vocabularies]
+    if fields and vocabularies_of(state) is None:
+        warnings.warn(
+            f"not checked: the clients number the field {fields[0]!r} by original ids, and the state does "
+            "not say by which ids it was trained; `simulation.TrainedState.of(state, vocabularies)` does",
+            UncheckedWarning,
+            stacklevel=3,
+        )
+
+
+def plain_state(state: ServerState) -> ServerState:
+    """The state without what it knows beside its arrays, as compiled programs take it."""
+    return ServerState(*state)
 
 
 def mapped(clients: Clients, vocabularies: Mapping[str, np.ndarray], name: str) -> Clients:

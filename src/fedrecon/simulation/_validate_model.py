@@ -10,19 +10,23 @@ import numpy as np
 
 from fedrecon._kernels.rows import groups
 from fedrecon.algorithms._base import Algorithm
+from fedrecon.core._check_parameters import check_model_parameters
 from fedrecon.core._examples import EXAMPLE_MASK
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, check_loss, leaf_at, leaves_of
+from fedrecon.core._model import Model, check_loss, leaf_at, leaves_of, origin_of
 from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.data._clients import Clients
 from fedrecon.errors import did_you_mean
 from fedrecon.simulation._compilation import quick_options
+from fedrecon.simulation._untrained_leaves import check_untrained
 from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._validate_tables import Found, Trial, check_lookups, check_no_look
 
 _EXAMPLES = 8
 _SAME = 1e-3  # sums of other lengths are rounded otherwise, and by low-precision products by as much
 _KNOWN_ROWWISE: WeakSet[Model] = WeakSet()  # models whose padding was tried in this process
+_KNOWN_TRAINED: WeakSet[Model] = WeakSet()  # models whose leaves without a gradient were told
+_LOCAL_GRADIENT = "gradient by the local "
 _RESERVED = ("loss", "dropped", "empty", *COSTS)  # what the library reports beside a model's metrics
 
 
@@ -31,7 +35,8 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
 
     The loss and the metrics must have an entry per example and be finite at the start, and so must the
     gradient of the loss; a row of padding in the batch must change neither; the fields of tables may index
-    their rows and nothing else.
+    their rows and nothing else. The parameters must be floating-point arrays, without state that a forward
+    pass would change.
 
     Args:
         algorithm: The algorithm whose `model` is tried.
@@ -39,11 +44,15 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
         global_params: The global parameters from which training starts.
         key: Random key for the local parameters and the loss.
 
+    Warns:
+        RuntimeWarning: A leaf has no gradient, and the model does not declare it frozen.
+
     Raises:
         TypeError: The loss or a metric is no `Mean`.
         ValueError: A promise is broken; the message names the client, the leaf or the field, and the value.
     """
     model = algorithm.model
+    check_model_parameters(model)
     _check_tables(model, clients, global_params)
     filled = np.flatnonzero(clients.num_examples)
     if not filled.size:
@@ -72,12 +81,24 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
     _check_finite({f"local parameter {leaf!r}": x for leaf, x in leaves_of(local).items()}, name)
     _check_finite(start.values, name)
     _check_finite({f"gradient by {leaf!r}": x for leaf, x in start.gradients.items()}, name)
+    _check_trained(model, start, batch, key)
     if model not in _KNOWN_ROWWISE:
         _check_padding(model, global_params, local, batch, start, name, key)
         _KNOWN_ROWWISE.add(model)
     if tables:
         check_no_look(model.init_local, "init_local", global_params, tables, key)
         check_lookups(Trial(run, global_params, batch, tables, start))
+
+
+def _check_trained(model: Model, start: Found, batch: Any, key: PRNGKey) -> None:
+    """Looks for leaves that no gradient reaches, where a gradient is zero at the start."""
+    model = origin_of(model)
+    if model in _KNOWN_TRAINED:
+        return
+    local = [x for what, x in start.values.items() if what.startswith(_LOCAL_GRADIENT)]
+    if model.frozen or not all(np.any(x) for x in [*start.gradients.values(), *local]):
+        check_untrained(model, batch, key)
+    _KNOWN_TRAINED.add(model)
 
 
 def _check_padding(
@@ -136,7 +157,7 @@ def _evaluate(
     means = {"loss": loss, **{f"metric {name!r}": mean for name, mean in metrics.items()}}
     values: dict[str, Any] = {name: jax.tree.map(lambda x: x[:count], mean) for name, mean in means.items()}
     values["penalty"] = jnp.asarray(penalty, jnp.float32)
-    values |= {f"gradient by the local {leaf!r}": x for leaf, x in leaves_of(gradients[1]).items()}
+    values |= {f"{_LOCAL_GRADIENT}{leaf!r}": x for leaf, x in leaves_of(gradients[1]).items()}
     return Found(values, leaves_of(gradients[0]))
 
 
