@@ -131,11 +131,12 @@ def join(*parts: str) -> str:
 def _mappings(tree: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """All mappings of a tree with their paths, from the outermost on."""
     children: Any = ()
+    named = getattr(tree, "_asdict", None) if isinstance(tree, tuple) else None
     if isinstance(tree, Mapping):
         yield path, tree
         children = tree.items()
-    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        children = tree._asdict().items()
+    elif named is not None:
+        children = named().items()
     elif isinstance(tree, list | tuple):
         children = enumerate(tree)
     for name, child in children:

@@ -17,13 +17,13 @@ from fedrecon.core._model import Model, check_loss, leaf_at, leaves_of, origin_o
 from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.data._clients import Clients
 from fedrecon.errors import did_you_mean
-from fedrecon.simulation._compilation import quick_options
+from fedrecon.simulation._compilation import quickly
 from fedrecon.simulation._untrained_leaves import check_untrained
+from fedrecon.simulation._validate_padding import check_padding
 from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._validate_tables import Found, Trial, check_lookups, check_no_look
 
 _EXAMPLES = 8
-_SAME = 1e-3  # sums of other lengths are rounded otherwise, and by low-precision products by as much
 _KNOWN_ROWWISE: WeakSet[Model] = WeakSet()  # models whose padding was tried in this process
 _KNOWN_TRAINED: WeakSet[Model] = WeakSet()  # models whose leaves without a gradient were told
 _LOCAL_GRADIENT = "gradient by the local "
@@ -75,16 +75,16 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
             batch[f][-1] = batch[f][0]
     batch[EXAMPLE_MASK] = np.arange(count + 1) < count
     # One key for both: nothing hangs on these draws, and each split of a key is one more program to compile.
-    local = _quickly(model.init_local)(global_params, key)
-    run = _quickly(lambda params, batch: _evaluate(model, params, local, batch, count, key))
+    local = quickly(model.init_local)(global_params, key)
+    run = quickly(lambda params, batch: _evaluate(model, params, local, batch, count, key))
     start = run(global_params, batch)
     _check_finite({f"local parameter {leaf!r}": x for leaf, x in leaves_of(local).items()}, name)
     _check_finite(start.values, name)
     _check_finite({f"gradient by {leaf!r}": x for leaf, x in start.gradients.items()}, name)
     _check_trained(model, start, batch, key)
-    if model not in _KNOWN_ROWWISE:
-        _check_padding(model, global_params, local, batch, start, name, key)
-        _KNOWN_ROWWISE.add(model)
+    if origin_of(model) not in _KNOWN_ROWWISE:
+        check_padding(model, run, global_params, local, batch, start, name, key)
+        _KNOWN_ROWWISE.add(origin_of(model))
     if tables:
         check_no_look(model.init_local, "init_local", global_params, tables, key)
         check_lookups(Trial(run, global_params, batch, tables, start))
@@ -99,45 +99,6 @@ def _check_trained(model: Model, start: Found, batch: Any, key: PRNGKey) -> None
     if model.frozen or not all(np.any(x) for x in [*start.gradients.values(), *local]):
         check_untrained(model, batch, key)
     _KNOWN_TRAINED.add(model)
-
-
-def _check_padding(
-    model: Model, global_params: Params, local: Params, padded: Any, start: Found, name: str, key: PRNGKey
-) -> None:
-    """Holds the loss and the metrics of an example to be the same with and without padding in its batch."""
-    count = int(padded[EXAMPLE_MASK].sum())
-
-    def measure(params: Params, batch: Any) -> dict[str, Mean]:
-        both = model.loss_and_metrics
-        loss = model.loss(params, local, batch, key) if both is None else both(params, local, batch, key)[0]
-        metrics = model.metrics(params, local, batch)
-        return {"loss": loss, **{f"metric {name!r}": mean for name, mean in metrics.items()}}
-
-    def tried(params: Params, batch: Any) -> tuple[dict[str, Mean], dict[str, Mean]]:
-        # A row of zeros hardly shows where large numbers outweigh it: a copy of the first row does.
-        copied = {f: jnp.concatenate([x[:count], x[:1]]) for f, x in batch.items()}
-        copied[EXAMPLE_MASK] = batch[EXAMPLE_MASK]
-        return measure(params, {f: x[:count] for f, x in batch.items()}), measure(params, copied)
-
-    alone, copied = _quickly(tried)(global_params, padded)
-    for what, mean in alone.items():
-        halves = zip((*mean, *mean), (*start.values[what], *copied[what]), strict=True)
-        pairs = [(x, y[:count]) for x, y in halves]
-        for a, b in [(np.asarray(x, float), np.asarray(y, float)) for x, y in pairs]:
-            wrong = np.flatnonzero(~(np.abs(a - b) <= _SAME * max(1.0, np.abs(a).max(initial=0))))
-            if wrong.size:
-                where, bare, filled = wrong[0], a[wrong[0]], b[wrong[0]]
-                raise ValueError(
-                    f"the {what} of an example must not depend on rows of padding in its batch, but that of "
-                    f"example {where} of {name} is {bare:.6g} without and {filled:.6g} with one: batches of "
-                    f"clients with fewer examples are filled up; what looks at other rows of "
-                    f"its batch must leave out those where batch[{EXAMPLE_MASK!r}] is false"
-                )
-
-
-def _quickly(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn`, compiled with as little effort as it is used."""
-    return jax.jit(fn, compiler_options=quick_options())
 
 
 def _evaluate(
