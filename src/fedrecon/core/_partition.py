@@ -89,11 +89,11 @@ def partition(
     if isinstance(frozen, str):
         raise TypeError(f"frozen must be a tuple of paths, such as ({frozen!r},), got {frozen!r}")
     shapes = jax.eval_shape(init, jax.random.key(0))
+    names = [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    _check_paths("frozen", frozen, names)
     named = is_local(*frozen, *(table.leaf for table in tables))
     check_parameters(shapes, lambda leaf: local(leaf) or named(leaf), frozen)
-    names = [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(shapes)]
     _check_paths("local", local.paths if isinstance(local, is_local) else (), names)
-    _check_paths("frozen", frozen, names)
     if all(local(name) for name in names):
         raise ValueError(f"local must leave a leaf to federate, but it selects all of {names}")
 

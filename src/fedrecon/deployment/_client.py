@@ -24,6 +24,7 @@ from fedrecon.simulation._client_state_store import StoredClientState
 from fedrecon.simulation._client_step import View, client_step
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._programs import program_of
+from fedrecon.simulation._trained_state import in_run_vocabularies
 
 _STEP = 10  # lengths are rounded up to multiples of it, so that clients share programs
 
@@ -46,11 +47,14 @@ class Client:
         name: An integer or a string.
         seed: The run's, of what clients draw; never of noise for privacy.
         state: See the attribute.
+        vocabularies: For fields that the run numbers, the original id of each number; needed where `examples`
+            are `Clients` that have original ids, whose fields are renumbered by them.
         length: Examples to which the client is padded at least, so that clients of one process share a
             compiled program.
 
     Raises:
-        DataError: The fields do not fit together, or do not index the model's tables.
+        DataError: The fields do not fit together, or do not index the model's tables; or they have original
+            ids and `vocabularies` is None, or these are not theirs.
         TypeError: `algorithm` is none.
 
     Example:
@@ -71,12 +75,14 @@ class Client:
         seed: int = 0,
         *,
         state: Any = None,
+        vocabularies: Mapping[str, Any] | None = None,
         length: int = 0,
     ):
         of_kind(Algorithm, algorithm=algorithm)
         clients = examples if isinstance(examples, Clients) else Clients.from_arrays({name: examples})
         if len(clients) != 1 or clients.ids[0] != name:
             raise DataError(f"examples must be those of the client {name!r} alone, got {clients!r}")
+        clients = in_run_vocabularies(clients, vocabularies)
         self.algorithm, self.name, self.state = algorithm, name, state
         self._seed, self._key = seed, clients.keys
         count = int(clients.num_examples[0])

@@ -21,6 +21,7 @@ from fedrecon.deployment._sums import Sums
 from fedrecon.deployment._wire import decode, encode
 from fedrecon.errors import DataError, of_kind, whole_number
 from fedrecon.simulation._client_step import first_state
+from fedrecon.simulation._trained_state import TrainedState
 
 
 class Outcome(NamedTuple):
@@ -58,10 +59,12 @@ class Server:
     Attributes:
         algorithm: The algorithm that is trained.
         clients: The names of all clients, in the order in which `sampling` numbers them.
-        state: The server's state, of which one must not change an array in place.
+        state: The server's state, of which one must not change an array in place; it knows `vocabularies`, so
+            that `evaluate` and `Personalization` number clients by them.
         attempt: How often the present round was begun before.
         run: The name by which clients know the run.
         statistics: Shapes and types of what updates hold in `statistics`.
+        vocabularies: For fields that the run numbers, the original id of each number; None if it is not told.
 
     Args:
         algorithm: The algorithm that is trained.
@@ -73,6 +76,7 @@ class Server:
         min_answers: Answers without which a round is begun again instead of being applied.
         max_weight: The largest weight that a client may claim.
         statistics: See the attribute.
+        vocabularies: See the attribute.
 
     Raises:
         TypeError: `algorithm` is none.
@@ -91,6 +95,7 @@ class Server:
         min_answers: int = 1,
         max_weight: float = float("inf"),
         statistics: Any = (),
+        vocabularies: Mapping[str, Any] | None = None,
     ):
         of_kind(Algorithm, algorithm=algorithm)
         min_answers = whole_number("min_answers", min_answers, 0)
@@ -101,15 +106,20 @@ class Server:
         counts = clients.values() if isinstance(clients, Mapping) else np.ones(len(self.clients), np.int64)
         self._num_examples = np.array([*counts], np.int64)
         self._sampling, self._seed, self._min_answers = sampling, seed, min_answers
-        self.state: ServerState = first_state(algorithm, seed, global_params)[0]
+        self._state: ServerState = first_state(algorithm, seed, global_params)[0]
+        self.vocabularies = vocabularies
         self.attempt, self.statistics = 0, statistics
-        shapes = jax.eval_shape(lambda: self.state.global_params)
+        shapes = jax.eval_shape(lambda: self._state.global_params)
         self._tables = {t.leaf: leaves_of(shapes)[t.leaf].shape[0] for t in algorithm.model.tables}
         self._sums = Sums(shapes, frozenset(self._tables), statistics, max_weight)
         self._step = jax.jit(algorithm.server_update)
         self._places = {name: i for i, name in enumerate(self.clients)}
         self._counted = np.full(len(self.clients), -1, np.int32)
         self._begin()
+
+    @property
+    def state(self) -> TrainedState:
+        return TrainedState.of(self._state, self.vocabularies)
 
     @property
     def round(self) -> int:
@@ -145,13 +155,13 @@ class Server:
         Raises:
             RefusedError: A row is asked for that there is not, or rows of what is no table.
         """
-        params = self.state.global_params
+        params = self._state.global_params
         if rows is not None:
             self.check_rows(rows)
             leaves = leaves_of(params)
             small = {leaf: np.asarray(leaves[leaf])[np.asarray(ids)] for leaf, ids in rows.items()}
             params = with_leaves(params, small)
-        return Broadcast(params, self.state.round)
+        return Broadcast(params, self._state.round)
 
     def check_rows(self, rows: Mapping[str, Any]) -> None:
         """Refuses rows that no table has.
@@ -216,7 +226,7 @@ class Server:
     def step(self) -> Outcome:
         """Ends the present round: applies its sum, or begins it again where too few have answered."""
         enough = len(self._answered) >= min(self._min_answers, len(self._cohort))
-        state = self._step(self.state, self._sums.update()) if enough else self.state
+        state = self._step(self._state, self._sums.update()) if enough else self._state
         # Each update is finite, but their sum may be beyond single precision: the parameters would be lost.
         released = enough and _is_finite(state.global_params)
         metrics = {name: Mean(*pair) for name, pair in self._sums.metrics.items()}
@@ -224,7 +234,7 @@ class Server:
         clients = [name for name in self._cohort if name in self._answered]
         outcome = Outcome(self._round, self.attempt, released, *counts, metrics, clients)
         if released:
-            self.state, self.attempt = state, 0
+            self._state, self.attempt = state, 0
             self._counted[[self._places[name] for name in self._answered]] = outcome.round
         else:
             self.attempt += 1
@@ -232,7 +242,7 @@ class Server:
         return outcome
 
     def _begin(self) -> None:
-        self._round = int(self.state.round)
+        self._round = int(self._state.round)
         positions = self._sampling.indices(self._round, self._num_examples, self._seed)
         self._cohort = [self.clients[i] for i in positions]
         self._members, self._answered = set(self._cohort), set[Any]()
@@ -245,7 +255,7 @@ class Server:
         Raises:
             OSError: It cannot be written. The file that was there before is as it was.
         """
-        message = state_message(self.address(), (self.state, self._counted), {})
+        message = state_message(self.address(), (self._state, self._counted), {})
         write_atomically(Path(path), encode(message))
 
     def restore(self, path: Path) -> None:
@@ -259,12 +269,12 @@ class Server:
         """
         try:
             message = decode(Path(path).read_bytes(), max_bytes=2**63)
-            state, counted = state_from(message, (self.state, self._counted))
+            state, counted = state_from(message, (self._state, self._counted))
         except RefusedError as error:
             raise DataError(f"{path}: this checkpoint cannot be used: {error}") from None
         if message.run != self.run:
             raise DataError(f"{path}: a checkpoint must be of the run {self.run!r}, got {message.run!r}")
-        self.state, self.attempt = state, message.attempt + 1
+        self._state, self.attempt = state, message.attempt + 1
         self._counted = np.array(counted)
         self._begin()
 

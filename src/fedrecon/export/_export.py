@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from fedrecon.algorithms._base import Algorithm, ServerState
+from fedrecon.data._from_arrays import vocabulary
+from fedrecon.data._vocabulary_mapper import same_ids
 from fedrecon.export._cases import Case
 from fedrecon.export._check import (
     Reference,
@@ -40,6 +42,7 @@ from fedrecon.export._graph.simplify import reduce_program
 from fedrecon.export._graph.writer import OPSET
 from fedrecon.export._training import Training, write_update
 from fedrecon.serving._personalization import TopK
+from fedrecon.simulation._trained_state import vocabularies_of
 
 _RANDOM, _VECTORS = 200, 8
 
@@ -54,10 +57,14 @@ class Subject:
         fields: Shape and type of an example's fields, each a structure such as `jax.ShapeDtypeStruct`.
         ranges: Of fields the lowest and the highest number that is allowed.
         top: What to recommend; None to predict for features that are given.
-        vocabularies: For fields whose numbers stand for something, what they stand for.
+        vocabularies: For fields whose numbers stand for something, what they stand for; by default what
+            `state` knows of it, as that of `train` does.
         run: Name of the run.
         privacy: What protects the people in the training data, for the description.
         data_notice: What the data's owners ask to be told, for the description.
+
+    Raises:
+        ExportError: `vocabularies` has other ids than those that `state` was trained on.
     """
 
     algorithm: Algorithm
@@ -69,6 +76,17 @@ class Subject:
     run: str = ""
     privacy: Mapping[str, Any] = field(default_factory=lambda: {"differential_privacy": False})
     data_notice: str = ""
+
+    def __post_init__(self) -> None:
+        trained = vocabularies_of(self.state) or {}
+        for name, ids in self.vocabularies.items():
+            if name in trained and not same_ids(vocabulary(name, ids), trained[name]):
+                raise ExportError(
+                    f"the vocabulary of {name!r} must be the one that the state was trained on, whose ids "
+                    "are others or in another order"
+                )
+        if not self.vocabularies:
+            object.__setattr__(self, "vocabularies", dict(trained))
 
 
 def export(

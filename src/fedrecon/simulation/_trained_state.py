@@ -11,7 +11,7 @@ from fedrecon.algorithms._base import ServerState
 from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import vocabulary
 from fedrecon.data._vocabulary_mapper import in_vocabularies
-from fedrecon.errors import UncheckedWarning
+from fedrecon.errors import DataError, UncheckedWarning
 
 
 class TrainedState(ServerState):
@@ -34,11 +34,7 @@ class TrainedState(ServerState):
         """The state with the vocabularies of the clients that it was trained on; None where nobody knows."""
         trained = TrainedState(*state)
         if vocabularies is not None:
-            arrays = {
-                name: ids if isinstance(ids, np.ndarray) else vocabulary(name, ids)
-                for name, ids in vocabularies.items()
-            }
-            trained.vocabularies = MappingProxyType(arrays)
+            trained.vocabularies = MappingProxyType(_arrays(vocabularies))
         return trained
 
     def _replace(self, **fields: Any) -> "TrainedState":
@@ -95,3 +91,39 @@ def mapped(clients: Clients, vocabularies: Mapping[str, np.ndarray], name: str) 
         text = f"{unknown:,} examples of {name} were left out, of ids unknown to the training clients"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
     return found
+
+
+def in_run_vocabularies(clients: Clients, vocabularies: Mapping[str, Any] | None) -> Clients:
+    """Clients of a deployment, numbered as its run numbers them.
+
+    Args:
+        clients: Any.
+        vocabularies: For fields that the run numbers, the original id of each number; None if it is not told.
+
+    Returns:
+        The clients, without fields of texts that the run does not number.
+
+    Warns:
+        RuntimeWarning: Examples were left out, of original ids that the run does not number.
+
+    Raises:
+        DataError: The clients have original ids, and `vocabularies` is None; or as `in_vocabularies`.
+    """
+    if vocabularies is None:
+        for name in clients.fields:
+            if name in clients.vocabularies:
+                raise DataError(
+                    f"the field {name!r} of the clients has original ids, which other clients may number "
+                    "otherwise: give the vocabularies of the run, by which all number them, in `vocabularies`"
+                )
+        return clients
+    fields = [name for name in clients.fields if name not in clients.vocabularies or name in vocabularies]
+    numbered = clients if len(fields) == len(clients.fields) else clients.select(*fields)
+    return mapped(numbered, _arrays(vocabularies), "the clients")
+
+
+def _arrays(vocabularies: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {
+        name: ids if isinstance(ids, np.ndarray) else vocabulary(name, ids)
+        for name, ids in vocabularies.items()
+    }
