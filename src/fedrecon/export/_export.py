@@ -86,7 +86,8 @@ class Subject:
                     "are others or in another order"
                 )
         if not self.vocabularies:
-            object.__setattr__(self, "vocabularies", dict(trained))
+            lists = {name: ids.tolist() for name, ids in trained.items()}
+            object.__setattr__(self, "vocabularies", lists)
 
 
 def export(
