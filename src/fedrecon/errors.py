@@ -11,7 +11,7 @@ class DataError(ValueError):
 
 
 class UncheckedWarning(UserWarning):
-    """A warning that a file of an earlier version has no checksums, so that damage cannot be noticed."""
+    """A warning that something cannot be checked: a file without checksums, or a state without ids."""
 
 
 class RunError(ValueError):

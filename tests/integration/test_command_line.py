@@ -1,6 +1,7 @@
 """The command line as its user meets it."""
 
 import csv
+import errno
 import io
 import json
 import math
@@ -25,6 +26,7 @@ from fedrecon.datasets.ratings._synthetic import synthetic
 from fedrecon.experiment.cli import settings_listing
 from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.serving import personalize as personalizing
+from fedrecon.experiment.training.evaluator import Evaluator
 
 SMALL = """
 name = "small"
@@ -439,6 +441,54 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+def test_with_its_output_closed_a_command_ends_as_with_it(home, repository):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(repository / "src"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),
+    }
+    for words in ("settings", "run small.toml --out closed", "compare closed"):
+        command = f'"{sys.executable}" -m fedrecon {words} >&-'
+        done = subprocess.run(
+            ["sh", "-c", command], capture_output=True, text=True, env=environment, cwd=home
+        )
+        assert (done.returncode, done.stderr) == (0, ""), words
+    assert json.loads((home / "closed" / "result.json").read_text())["finished"] is True
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (
+            lambda out, patch: shutil.rmtree(out),
+            "lost: the run folder was removed while the run was using it",
+        ),
+        (lambda out, patch: patch.setattr(os, "fsync", full), "No space left on device"),
+    ],
+    ids=["removed", "full"],
+)
+def test_a_run_that_cannot_write_ends_with_one_line(fedrecon, home, harm, message):
+    shutil.rmtree(home / "lost", ignore_errors=True)
+    evaluate = Evaluator.while_training
+    with pytest.MonkeyPatch.context() as patch:
+
+        def harmed(self, state):
+            harm(home / "lost", patch)
+            return evaluate(self, state)
+
+        patch.setattr(Evaluator, "while_training", harmed)
+        done = fedrecon("run", "small.toml", "--out", "lost", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("fedrecon: ") and done.stderr.count("\n") == 1
+    assert message in done.stderr and "lost" in done.stderr
+    assert not (home / "lost" / "result.json").exists()
+
+
 def test_further_ctrl_c_during_a_save_keep_the_status(process, home):
     """The first of these three meets the save at a checkpoint, the others that of the interruption."""
     arguments = ["run", "small.toml", "--out", "impatient"]
@@ -471,6 +521,24 @@ def test_a_run_that_diverges_ends_with_a_status_of_its_own_and_is_not_served(fed
     assert done.returncode == 1
     assert "diverged: a run must not have diverged to be served, this one has" in done.stderr
     assert not (home / "no.parquet").exists()
+
+
+def test_the_best_round_of_a_run_that_diverged_later_is_served(fedrecon, home):
+    later = "schedule={name='exponential_decay', transition_begin=3, transition_steps=1, decay_rate=1e30}"
+    changes = ("--set", f"algorithm.server_optimizer={{name='sgd', learning_rate=1.0, {later}}}")
+    best = ("--set", "evaluation.select=best", "--set", "evaluation.every=1")
+    done = fedrecon("run", "small.toml", *changes, *best, "--out", "later", check=False)
+    assert done.returncode == 4
+    result = json.loads((home / "later" / "result.json").read_text())
+    assert result["diverged"] is True and 1 <= result["selected_round"] <= 4
+    clients, _ = synthetic(30, 40, seed=3)
+    clients.write(home / "later.arrow")
+    served = fedrecon("personalize", "later", "--data", "later.arrow", "--out", "later.parquet")
+    note = f"Note: the run diverged after round {result['selected_round']}, its best one, which is used."
+    assert note in served.stdout
+    table = pyarrow.parquet.read_table(home / "later.parquet")
+    assert len(table) == 30
+    assert all(math.isfinite(x) for column in table.columns[1:] for row in column.to_pylist() for x in row)
 
 
 def test_seeds_that_diverge_are_named_and_the_others_are_trained(fedrecon, home):

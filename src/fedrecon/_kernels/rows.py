@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array, Int, PyTreeDef
 
 from fedrecon._kernels.gathered_rows import StepGathers, origin, step_gathers
+from fedrecon._kernels.optimizer_step import optimizer_step
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Table, leaf_at, path_of
 from fedrecon.core._types import Batch, Number, Params
@@ -293,7 +294,7 @@ def _probe(
         params = list(start)
         state = optimizer.init(select(params, views[0]))
         for grads, rows in zip(gradients, views, strict=True):
-            updates, state = optimizer.update(select(grads, rows), state, select(params, rows))
+            updates, state = optimizer_step(optimizer, select(grads, rows), state, select(params, rows))
             params = [
                 x.at[rows].add(u) if t else x + u
                 for x, u, t in zip(params, jax.tree.leaves(updates), is_table, strict=True)

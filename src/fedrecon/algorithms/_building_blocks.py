@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from fedrecon._kernels.optimizer_step import optimizer_step
 from fedrecon.algorithms._base import (
     Aggregator,
     ClientWeightFn,
@@ -206,7 +207,7 @@ def server(
     def server_update(state: ServerState, update: Update) -> ServerState:
         gradient, aggregator_state = aggregator(state.aggregator_state, update)
         gradient = jax.tree.map(lambda g, x: g.astype(x.dtype), gradient, state.global_params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.global_params)
+        updates, opt_state = optimizer_step(optimizer, gradient, state.opt_state, state.global_params)
         params = optax.apply_updates(state.global_params, updates)
         new = state._replace(global_params=params, opt_state=opt_state, aggregator_state=aggregator_state)
         some = update.delta.weight > 0

@@ -74,6 +74,11 @@ class Model:
             batch, key) -> (Mean, dict of Mean)`: for a model whose loss and metrics share work that a
             compiler does not find, or that measures fewer metrics in training. None, the default, for `loss`
             and `metrics`.
+        frozen: Paths of leaves, or of what they lie below, that get no gradient on purpose, in the model's
+            parameters taken together, `(global_params, local_params)`: `"0/embedding"` is a global one. The
+            functions must stop the gradient there, as those that `partition` makes do; a leaf without a
+            gradient that is not declared so causes a warning. None by default.
+        origin: The model that this one is a view of; None for a model that is no view.
     """
 
     init_global: InitGlobalFn
@@ -85,6 +90,13 @@ class Model:
     tables: tuple[Table, ...] = ()
     local_tables: tuple[Table, ...] = ()
     loss_and_metrics: LossAndMetricsFn | None = None
+    frozen: tuple[str, ...] = ()
+    origin: "Model | None" = None
+
+
+def origin_of(model: Model) -> Model:
+    """The model that a model is a view of; itself if it is no view."""
+    return model if model.origin is None else model.origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +191,7 @@ def fully_global(model: Model) -> Model:
         penalty=lambda params, _: model.penalty(params[0], params[1]),
         tables=_below("0", model.tables) + _below("1", model.local_tables),
         loss_and_metrics=both and (lambda params, _, batch, key: both(params[0], params[1], batch, key)),
+        origin=origin_of(model),
     )
 
 
@@ -223,12 +236,13 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
         tables=tables,
         local_tables=copies,
         loss_and_metrics=both and (lambda g, x, batch, key: both(merged(g, x[0]), x[1], batch, key)),
+        origin=origin_of(model),
     )
 
 
 def without_tables(model: Model) -> Model:
     """The same model without declared tables, so that clients work on whole ones."""
-    return replace(model, tables=(), local_tables=())
+    return replace(model, tables=(), local_tables=(), origin=origin_of(model))
 
 
 def _below(prefix: str, tables: tuple[Table, ...]) -> tuple[Table, ...]:

@@ -1,29 +1,16 @@
 """Models of one tree of parameters, which is cut into global and local leaves by their paths."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from fedrecon.core._check_parameters import below, check_parameters, mark_checked
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Table, check_part, fully_global, path_of
+from fedrecon.core._model import Model, Table, check_part, fully_global, origin_of, path_of
 from fedrecon.core._types import Batch, Params, PRNGKey
-
-# Types in which Flax NNX and Equinox keep mutable state: the package and the name of each, so that neither
-# package has to be imported.
-_STATE = {
-    ("flax", "BatchStat"),
-    ("flax", "RngState"),
-    ("flax", "Cache"),
-    ("flax", "Intermediate"),
-    ("equinox", "State"),
-    ("equinox", "StateIndex"),
-}
-# Collections of Flax Linen that a forward pass changes.
-_MUTABLE = ("batch_stats", "cache", "intermediates")
 
 
 @dataclass(frozen=True)
@@ -45,7 +32,7 @@ class is_local:  # noqa: N801 - read as a predicate: `local=is_local("head")`
         object.__setattr__(self, "paths", paths)
 
     def __call__(self, path: str) -> bool:
-        return any(path == p or path.startswith(p + "/") for p in self.paths)
+        return any(below(p, path) for p in self.paths)
 
 
 def split(params: Params, local: Callable[[str], bool]) -> tuple[Params, Params]:
@@ -81,6 +68,7 @@ def partition(
     predict: Callable[[Params, Any], Any] | None = None,
     penalty: Callable[[Params], Any] | None = None,
     tables: tuple[Table, ...] = (),
+    frozen: tuple[str, ...] = (),
 ) -> Model:
     """Makes a `Model` from functions of one tree of parameters.
 
@@ -96,45 +84,71 @@ def partition(
         penalty: Measures a penalty, `params -> scalar`, which is added to the sum of the loss over a solver's
             examples; None, the default, for none.
         tables: The embedding tables among the global leaves; none by default.
+        frozen: Paths of leaves, or of what they lie below, that get no gradient, such as `("embedding",)` for
+            embeddings that were trained elsewhere; none by default. They stay as they start, unless an
+            optimiser changes parameters without a gradient, as weight decay does.
 
     Raises:
-        TypeError: `local` is not a function, or `tables` is a single table.
-        ValueError: `local` selects every leaf or names a path that no leaf has; a leaf is not a
-            floating-point array; or the parameters hold mutable state, which pure functions cannot have.
+        TypeError: `local` is not a function, or `tables` or `frozen` is not a tuple.
+        ValueError: `local` selects every leaf; `local` or `frozen` names a path that no leaf has; a leaf is
+            not a floating-point array; or the parameters hold mutable state, which pure functions cannot
+            have: a type of Flax NNX or Equinox for it, or a collection of Flax Linen beside `"params"` that
+            is neither local nor frozen nor a table.
     """
     if not callable(local):
         raise TypeError(f"local must be is_local(...) or a function of a leaf's path, got {local!r}")
     if isinstance(tables, Table):
         raise TypeError(f"tables must be a tuple, such as ({tables!r},), got a Table")
+    if isinstance(frozen, str):
+        raise TypeError(f"frozen must be a tuple of paths, such as ({frozen!r},), got {frozen!r}")
     shapes = jax.eval_shape(init, jax.random.key(0))
-    _check_leaves(shapes)
     names = [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(shapes)]
-    for path in local.paths if isinstance(local, is_local) else ():
-        if not any(is_local(path)(name) for name in names):
-            near = difflib.get_close_matches(path, names, 1, 0.3)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"local names the path {path!r}, but the model has the leaves {names}{hint}")
+    _check_paths("frozen", frozen, names)
+    named = is_local(*frozen, *(table.leaf for table in tables))
+    check_parameters(shapes, lambda leaf: local(leaf) or named(leaf), frozen)
+    _check_paths("local", local.paths if isinstance(local, is_local) else (), names)
     if all(local(name) for name in names):
         raise ValueError(f"local must leave a leaf to federate, but it selects all of {names}")
+
+    is_frozen = is_local(*frozen)
+
+    def held(params: Params) -> Params:
+        if not frozen:
+            return params
+        return jax.tree_util.tree_map_with_path(
+            lambda p, x: jax.lax.stop_gradient(x) if is_frozen(path_of(p)) else x, params
+        )
 
     def whole_metrics(g: Params, x: Params, batch: Batch) -> dict[str, Mean]:
         return {} if metrics is None else metrics(merge(g, x), batch)
 
     def whole_penalty(g: Params, x: Params) -> Any:
-        return 0.0 if penalty is None else penalty(merge(g, x))
+        return 0.0 if penalty is None else penalty(held(merge(g, x)))
 
     def whole_predict(g: Params, x: Params, features: Batch) -> Any:
         return None if predict is None else predict(merge(g, x), features)
 
-    return Model(
+    model = Model(
         init_global=lambda key: split(init(key), local)[0],
         init_local=lambda global_params, key: split(init(key), local)[1],
-        loss=lambda g, x, batch, key: loss(merge(g, x), batch, key),
+        loss=lambda g, x, batch, key: loss(held(merge(g, x)), batch, key),
         metrics=whole_metrics,
         predict=None if predict is None else whole_predict,
         penalty=whole_penalty,
         tables=tables,
+        frozen=tuple(f"{int(local(name))}/{name}" for name in names if is_frozen(name)),
     )
+    mark_checked(model)
+    return model
+
+
+def _check_paths(what: str, paths: tuple[str, ...], names: list[str]) -> None:
+    """Refuses paths that no leaf has; `what` is the parameter that names them."""
+    for path in paths:
+        if not any(below(path, name) for name in names):
+            near = difflib.get_close_matches(path, names, 1, 0.3)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{what} names the path {path!r}, but the model has the leaves {names}{hint}")
 
 
 def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
@@ -189,37 +203,9 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
         tables=tables,
         local_tables=copies,
         loss_and_metrics=both and (lambda g, x, batch, key: both(*join(g, x), batch, key)),
+        origin=origin_of(model),
     )
 
 
 def _shapes(model: Model) -> Params:
     return jax.eval_shape(model.init_global, jax.random.key(0))
-
-
-def _is_state(x: Any) -> bool:
-    """Whether a part of a model is mutable state, by the names of its type and of the type's package."""
-    return any((kind.__module__.partition(".")[0], kind.__name__) in _STATE for kind in type(x).__mro__)
-
-
-def _check_leaves(shapes: Params) -> None:
-    if isinstance(shapes, Mapping):
-        for name in _MUTABLE:
-            if name in shapes:
-                raise ValueError(
-                    f"the parameters hold the mutable collection {name!r}, which a forward pass changes; "
-                    "only stateless models can be trained: replace such layers (batch by layer or group "
-                    "normalisation) or freeze them"
-                )
-    for path, x in jax.tree_util.tree_leaves_with_path(shapes, is_leaf=_is_state):
-        if _is_state(x):
-            raise ValueError(
-                f"the parameters hold {path_of(path)!r} of the type {type(x).__name__}, state that a forward "
-                "pass changes; only stateless models can be trained: replace such layers (batch by layer or "
-                "group normalisation) or leave their state out of the parameters"
-            )
-    for path, x in jax.tree_util.tree_leaves_with_path(shapes):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(
-                f"parameters must be floating-point arrays, {path_of(path)!r} is of {x.dtype}; keep counters "
-                "and other state out of the parameters"
-            )

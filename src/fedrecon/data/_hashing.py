@@ -56,13 +56,16 @@ def client_keys(ids: ArrayLike) -> UInt64[np.ndarray, "client"]:
     """A 64-bit key for every client id, from the id alone.
 
     Args:
-        ids: 64-bit integers, or strings, of which BLAKE2b is taken.
+        ids: 64-bit integers, or strings, of which BLAKE2b is taken: all of them, also a zero character at the
+            end, which NumPy's arrays of strings (but not those of objects) cannot hold.
     """
-    ids = np.asarray(ids)
+    array = np.asarray(ids)
     with np.errstate(over="ignore"):
-        if ids.dtype.kind in "iu":
-            return mix(ids.astype(np.int64).view(np.uint64))
-        digests = (hashlib.blake2b(str(i).encode(), digest_size=8).digest() for i in ids)
+        if array.dtype.kind in "iu":
+            return mix(array.astype(np.int64).view(np.uint64))
+        # Of a list NumPy makes strings of one width, and takes zero characters at their ends for padding.
+        names = array if isinstance(ids, np.ndarray) or array.dtype.kind != "U" else ids
+        digests = (hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in names)
         return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 

@@ -34,9 +34,14 @@ def in_vocabularies(clients: Clients, trained: Mapping[str, np.ndarray]) -> tupl
                 f"that nobody can tell whether they are numbered alike: train on clients that name them, or "
                 f"make these from the same numbers"
             )
-    if all(theirs.get(name) is ids for name, ids in known.items()):
+    if all(name in theirs and same_ids(theirs[name], ids) for name, ids in known.items()):
         return clients, 0
     return VocabularyMapper(theirs, known)(clients)
+
+
+def same_ids(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two vocabularies are the same ids of the same type in the same order."""
+    return one is other or (one.dtype == other.dtype and np.array_equal(one, other))
 
 
 class VocabularyMapper:

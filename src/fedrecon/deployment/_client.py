@@ -24,6 +24,7 @@ from fedrecon.simulation._client_state_store import StoredClientState
 from fedrecon.simulation._client_step import View, client_step
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._programs import program_of
+from fedrecon.simulation._trained_state import in_run_vocabularies
 
 _STEP = 10  # clients are padded to multiples of this many examples, so that several share a compiled program
 
@@ -48,11 +49,14 @@ class Client:
         seed: The run's seed of the clients' random draws; noise for privacy never follows from it; 0 by
             default.
         state: The client state after an earlier round; None for a client without one.
+        vocabularies: For each field that the run numbers, the original id of each number; needed where
+            `examples` are `Clients` with original ids, whose fields are renumbered by them.
         length: The least number of examples to which the client is padded, so that the clients of one process
             share a compiled program; by default the next multiple of 10.
 
     Raises:
-        DataError: The fields do not fit together, or do not index the model's tables.
+        DataError: The fields do not fit together, or do not index the model's tables; or they have original
+            ids and `vocabularies` is None, or these are not theirs.
         TypeError: `algorithm` is not an `Algorithm`.
 
     Example:
@@ -73,12 +77,14 @@ class Client:
         seed: int = 0,
         *,
         state: Any = None,
+        vocabularies: Mapping[str, Any] | None = None,
         length: int = 0,
     ):
         of_kind(Algorithm, algorithm=algorithm)
         clients = examples if isinstance(examples, Clients) else Clients.from_arrays({name: examples})
         if len(clients) != 1 or clients.ids[0] != name:
             raise DataError(f"examples must be those of the client {name!r} alone, got {clients!r}")
+        clients = in_run_vocabularies(clients, vocabularies)
         self.algorithm, self.name, self.state = algorithm, name, state
         self._seed, self._key = seed, clients.keys
         count = int(clients.num_examples[0])

@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from fedrecon.deployment._wire import MAX_BYTES, Message, decode, encode
 from fedrecon.errors import of_kind
 from fedrecon.serving._personalization import block_lengths
 from fedrecon.simulation._batches import key_of
+from fedrecon.simulation._trained_state import in_run_vocabularies
 from fedrecon.simulation._validate_model import check_model
 
 LOG = logging.getLogger("fedrecon.deployment")
@@ -44,13 +45,17 @@ class Node:
         store: The store of the node's clients and their states.
         seed: The run's seed of the clients' random draws; 0 by default.
         run: Name of the run in which the node takes part; `"run"` by default.
+        vocabularies: For each field that the run numbers, the original id of each number, by which the
+            clients' fields are renumbered; examples of other ids are left out with a warning. None, the
+            default, where the clients have no original ids.
         may_take_part: Says whether a client may compute now, `(client's name, round) -> bool`: whether the
             device is idle and on an unmetered network, for instance. None lets all clients compute always.
         max_bytes: The largest number of bytes of a message from the server; a longer one is refused; 2 GiB by
             default.
 
     Raises:
-        DataError: The examples do not index the model's tables.
+        DataError: The examples do not index the model's tables; or they have original ids and
+            `vocabularies` is None, or these are not theirs.
         TypeError: `algorithm` is not an `Algorithm`, or the model's loss does not return what it must.
         ValueError: The model breaks a promise on the first client's examples; `check_model` lists them.
     """
@@ -62,20 +67,22 @@ class Node:
         *,
         seed: int = 0,
         run: str = "run",
+        vocabularies: Mapping[str, Any] | None = None,
         may_take_part: Callable[[Any, int], bool] | None = None,
         max_bytes: int = MAX_BYTES,
     ):
         of_kind(Algorithm, algorithm=algorithm)
         of_kind(Store, store=store)
         self.algorithm, self.store, self.run = algorithm, store, run
+        self._clients = in_run_vocabularies(store.clients, vocabularies)
         self._seed, self._may, self._max_bytes = seed, may_take_part, max_bytes
-        self._names = {str(name): (i, name) for i, name in enumerate(store.clients.ids.tolist())}
-        self._lengths = block_lengths(store.clients.num_examples)
+        self._names = {str(name): (i, name) for i, name in enumerate(self._clients.ids.tolist())}
+        self._lengths = block_lengths(self._clients.num_examples)
         self._prepared: OrderedDict[str, Client] = OrderedDict()
         init = algorithm.model.init_global
         self._shapes = jax.eval_shape(init, jax.random.key(0))
         key = key_of(np.zeros(2, np.uint32))
-        check_model(algorithm, store.clients, jax.jit(init)(key), key)
+        check_model(algorithm, self._clients, jax.jit(init)(key), key)
         self._states = client_state_like(algorithm)
 
     @property
@@ -136,9 +143,16 @@ class Node:
         if self._may is not None and not self._may(name, address.round):
             raise RefusedError(Refusal.NOT_NOW, "the client may not take part now")
         if address.client not in self._prepared:
-            examples = self.store.clients.take([place])
+            examples = self._clients.take([place])
             length = next(x for x in self._lengths if x >= examples.num_examples[0])
-            client = Client(self.algorithm, examples, name, self._seed, length=length)
+            client = Client(
+                self.algorithm,
+                examples,
+                name,
+                self._seed,
+                vocabularies=self._clients.vocabularies,
+                length=length,
+            )
             self._prepared[address.client] = client
             if len(self._prepared) > _PREPARED:
                 self._prepared.popitem(last=False)

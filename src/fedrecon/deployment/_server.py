@@ -21,6 +21,7 @@ from fedrecon.deployment._sums import Sums
 from fedrecon.deployment._wire import decode, encode
 from fedrecon.errors import DataError, of_kind, whole_number
 from fedrecon.simulation._client_step import first_state
+from fedrecon.simulation._trained_state import TrainedState
 
 
 class Outcome(NamedTuple):
@@ -58,10 +59,12 @@ class Server:
     Attributes:
         algorithm: The algorithm that is trained.
         clients: The names of all clients, in the order in which `sampling` numbers them.
-        state: The server's state, whose arrays must not be changed in place.
+        state: The server's state, whose arrays must not be changed in place. It knows `vocabularies`, so that
+            `evaluate` and `Personalization` number clients by them.
         attempt: Number of earlier attempts at the present round.
         run: Name of the run, which messages carry.
         statistics: Shapes and types of the updates' `statistics`.
+        vocabularies: For each field that the run numbers, the original id of each number; None if unknown.
 
     Args:
         algorithm: The algorithm that is trained.
@@ -77,6 +80,8 @@ class Server:
         max_weight: The largest weight of a client's update; an update with a larger one is refused; no limit
             by default.
         statistics: Shapes and types of the updates' `statistics`; by default updates have none.
+        vocabularies: For each field that the run numbers, the original id of each number; None, the default,
+            if they are unknown.
 
     Raises:
         TypeError: `algorithm` is not an `Algorithm`.
@@ -95,6 +100,7 @@ class Server:
         min_answers: int = 1,
         max_weight: float = float("inf"),
         statistics: Any = (),
+        vocabularies: Mapping[str, Any] | None = None,
     ):
         of_kind(Algorithm, algorithm=algorithm)
         min_answers = whole_number("min_answers", min_answers, 0)
@@ -105,15 +111,20 @@ class Server:
         counts = clients.values() if isinstance(clients, Mapping) else np.ones(len(self.clients), np.int64)
         self._num_examples = np.array([*counts], np.int64)
         self._sampling, self._seed, self._min_answers = sampling, seed, min_answers
-        self.state: ServerState = first_state(algorithm, seed, global_params)[0]
+        self._state: ServerState = first_state(algorithm, seed, global_params)[0]
+        self.vocabularies = vocabularies
         self.attempt, self.statistics = 0, statistics
-        shapes = jax.eval_shape(lambda: self.state.global_params)
+        shapes = jax.eval_shape(lambda: self._state.global_params)
         self._tables = {t.leaf: leaves_of(shapes)[t.leaf].shape[0] for t in algorithm.model.tables}
         self._sums = Sums(shapes, frozenset(self._tables), statistics, max_weight)
         self._step = jax.jit(algorithm.server_update)
         self._places = {name: i for i, name in enumerate(self.clients)}
         self._counted = np.full(len(self.clients), -1, np.int32)
         self._begin()
+
+    @property
+    def state(self) -> TrainedState:
+        return TrainedState.of(self._state, self.vocabularies)
 
     @property
     def round(self) -> int:
@@ -150,13 +161,13 @@ class Server:
         Raises:
             RefusedError: A row does not exist, or a leaf is not a table.
         """
-        params = self.state.global_params
+        params = self._state.global_params
         if rows is not None:
             self.check_rows(rows)
             leaves = leaves_of(params)
             small = {leaf: np.asarray(leaves[leaf])[np.asarray(ids)] for leaf, ids in rows.items()}
             params = with_leaves(params, small)
-        return Broadcast(params, self.state.round)
+        return Broadcast(params, self._state.round)
 
     def check_rows(self, rows: Mapping[str, Any]) -> None:
         """Checks the rows that a client requests.
@@ -226,7 +237,7 @@ class Server:
     def step(self) -> Outcome:
         """Ends the attempt: applies the sum of the updates, or begins the round again after too few."""
         enough = len(self._answered) >= min(self._min_answers, len(self._cohort))
-        state = self._step(self.state, self._sums.update()) if enough else self.state
+        state = self._step(self._state, self._sums.update()) if enough else self._state
         # Each update is finite, but their sum may overflow float32, which would destroy the parameters.
         released = enough and _is_finite(state.global_params)
         metrics = {name: Mean(*pair) for name, pair in self._sums.metrics.items()}
@@ -234,7 +245,7 @@ class Server:
         clients = [name for name in self._cohort if name in self._answered]
         outcome = Outcome(self._round, self.attempt, released, *counts, metrics, clients)
         if released:
-            self.state, self.attempt = state, 0
+            self._state, self.attempt = state, 0
             self._counted[[self._places[name] for name in self._answered]] = outcome.round
         else:
             self.attempt += 1
@@ -242,7 +253,7 @@ class Server:
         return outcome
 
     def _begin(self) -> None:
-        self._round = int(self.state.round)
+        self._round = int(self._state.round)
         positions = self._sampling.indices(self._round, self._num_examples, self._seed)
         self._cohort = [self.clients[i] for i in positions]
         self._members, self._answered = set(self._cohort), set[Any]()
@@ -258,7 +269,7 @@ class Server:
         Raises:
             OSError: The file cannot be written; an earlier one of that name is then unchanged.
         """
-        message = state_message(self.address(), (self.state, self._counted), {})
+        message = state_message(self.address(), (self._state, self._counted), {})
         write_atomically(Path(path), encode(message))
 
     def restore(self, path: Path) -> None:
@@ -275,12 +286,12 @@ class Server:
         """
         try:
             message = decode(Path(path).read_bytes(), max_bytes=2**63)
-            state, counted = state_from(message, (self.state, self._counted))
+            state, counted = state_from(message, (self._state, self._counted))
         except RefusedError as error:
             raise DataError(f"{path}: this checkpoint cannot be used: {error}") from None
         if message.run != self.run:
             raise DataError(f"{path}: a checkpoint must be of the run {self.run!r}, got {message.run!r}")
-        self.state, self.attempt = state, message.attempt + 1
+        self._state, self.attempt = state, message.attempt + 1
         self._counted = np.array(counted)
         self._begin()
 

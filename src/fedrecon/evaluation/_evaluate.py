@@ -26,7 +26,7 @@ from fedrecon.simulation._client_state_store import ClientStateStore, current_cl
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._programs import program_of
-from fedrecon.simulation._trained_state import as_trained
+from fedrecon.simulation._trained_state import as_trained, warn_unchecked
 
 
 @runtime_checkable
@@ -98,9 +98,9 @@ def evaluate(
     Args:
         algorithm: The algorithm whose `personalize` and `personal_model` are used.
         state: The server's state, whose round decides schedules and adaptive epochs.
-        clients: The clients to evaluate, seen or unseen ones. If `train` returned the state, their fields
-            with original ids are renumbered as those of the training clients; examples of other ids are left
-            out.
+        clients: The clients to evaluate, seen or unseen ones. If `train` or `Simulation` returned the
+            state, their fields with original ids are renumbered as those of the training clients; examples of
+            other ids are left out.
         split: Cuts a client's examples into support and query set, independently of the split in training; by
             default alternate batches of 5 examples.
         seed: The seed of the clients' draws; 0 by default.
@@ -118,6 +118,7 @@ def evaluate(
     Warns:
         RuntimeWarning: Examples were left out, of ids unknown to the training clients; all metrics are NaN or
             infinite; or no client was evaluated.
+        UncheckedWarning: The clients have original ids, and the state does not say by which it was trained.
 
     Raises:
         TypeError: `algorithm`, `state` or `clients` is of another class, such as global parameters for a
@@ -128,6 +129,7 @@ def evaluate(
     of_kind(Algorithm, algorithm=algorithm)
     of_kind(ServerState, state=state)
     of_kind(Clients, clients=clients)
+    warn_unchecked(clients, state)
     evaluation = measure(
         algorithm,
         state,

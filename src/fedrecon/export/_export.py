@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from fedrecon.algorithms._base import Algorithm, ServerState
+from fedrecon.data._from_arrays import vocabulary
+from fedrecon.data._vocabulary_mapper import same_ids
 from fedrecon.export._cases import Case
 from fedrecon.export._check import (
     Reference,
@@ -40,6 +42,7 @@ from fedrecon.export._graph.simplify import reduce_program
 from fedrecon.export._graph.writer import OPSET
 from fedrecon.export._training import Training, write_update
 from fedrecon.serving._personalization import TopK
+from fedrecon.simulation._trained_state import vocabularies_of
 
 _RANDOM, _VECTORS = 200, 8
 
@@ -55,12 +58,15 @@ class Subject:
         ranges: The lowest and the highest number that a field may hold, for the fields that have a range.
         top: The item field and the number of items to recommend; None for a file that predicts for features
             that the caller gives.
-        vocabularies: The ids that the row numbers of a field stand for, for the fields that have ids; none by
-            default.
+        vocabularies: The ids that the row numbers of a field stand for, for the fields that have ids; by
+            default what `state` knows of them, as that of `train` does.
         run: Name of the run, for the description; `""` by default.
         privacy: The protection of the people in the training data, for the description; by default none.
         data_notice: The notice that the data's owners ask users to pass on, for the description; `""`, the
             default, for none.
+
+    Raises:
+        ExportError: `vocabularies` has other ids than those that `state` was trained on.
     """
 
     algorithm: Algorithm
@@ -72,6 +78,18 @@ class Subject:
     run: str = ""
     privacy: Mapping[str, Any] = field(default_factory=lambda: {"differential_privacy": False})
     data_notice: str = ""
+
+    def __post_init__(self) -> None:
+        trained = vocabularies_of(self.state) or {}
+        for name, ids in self.vocabularies.items():
+            if name in trained and not same_ids(vocabulary(name, ids), trained[name]):
+                raise ExportError(
+                    f"the vocabulary of {name!r} must be the one that the state was trained on, whose ids "
+                    "are others or in another order"
+                )
+        if not self.vocabularies:
+            lists = {name: ids.tolist() for name, ids in trained.items()}
+            object.__setattr__(self, "vocabularies", lists)
 
 
 def export(

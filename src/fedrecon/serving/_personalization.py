@@ -24,7 +24,7 @@ from fedrecon.simulation._client_state_store import ClientStateStore, current_cl
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._programs import program_of
-from fedrecon.simulation._trained_state import as_trained
+from fedrecon.simulation._trained_state import as_trained, warn_unchecked
 
 # Pairs of a number of clients and the number of shapes of blocks that pay their compilation from there on.
 _SHAPES = ((0, 1), (5_000, 2), (50_000, 4))
@@ -66,9 +66,9 @@ class Personalization:
 
     Args:
         algorithm: The algorithm whose `personalize` is called.
-        state: The server's state, whose round decides schedules and adaptive epochs. If `train` returned it,
-            fields of clients that have original ids are renumbered as those of the training clients, and
-            examples of other ids are left out with a warning.
+        state: The server's state, whose round decides schedules and adaptive epochs. If `train` or
+            `Simulation` returned it, fields of clients that have original ids are renumbered as those of the
+            training clients, and examples of other ids are left out with a warning.
         num_examples: The numbers of examples of all clients that will be personalised, or of many like them,
             `[client]`, by which the lengths are chosen.
         seed: The seed of the clients' draws; 0 by default.
@@ -134,13 +134,20 @@ class Personalization:
             numbers of the items, best first, under `top.field`, and their scores under `"score"`, both
             `[client, count]`; a score of -inf marks a place without an item.
 
+        Warns:
+            RuntimeWarning: Examples were left out, of ids unknown to the training clients.
+            UncheckedWarning: The clients have original ids, and the state does not say by which it was
+                trained.
+
         Raises:
+            DataError: The clients cannot be numbered as the training clients were.
             ValueError: A client has more examples than any of `num_examples`, a field does not fit the
                 model, or `have` are other clients.
         """
         have = clients if have is None else have
         if not np.array_equal(have.keys, clients.keys):
             raise ValueError("have must be the same clients in the same order, it has others")
+        warn_unchecked(clients, self._trained)
         same, clients = have is clients, as_trained(clients, self._trained)
         have = clients if same else as_trained(have, self._trained)
         layout = Layout(self._algorithm.personal_model, clients, self._state.global_params)

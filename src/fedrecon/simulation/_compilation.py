@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -50,6 +51,11 @@ def engine_options(heavy: bool) -> dict[str, int | bool]:
 def quick_options() -> dict[str, int | bool]:
     """Compiler options for programs that run once, with the least effort."""
     return {**engine_options(heavy=False), _LEVEL: 0}
+
+
+def quickly(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, compiled with as little effort as it is used."""
+    return jax.jit(fn, compiler_options=quick_options())
 
 
 def _free(name: str) -> bool:

@@ -28,6 +28,7 @@ from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._protection import Protection
 from fedrecon.simulation._round import Round, Sizes
+from fedrecon.simulation._trained_state import TrainedState, plain_state
 from fedrecon.simulation._validate_model import check_model
 
 # With more bytes of global parameters, the server's step is a program of its own: the arrays that a joint
@@ -160,7 +161,7 @@ class Simulation:
         """
         state, key = first_state(self.algorithm, self.seed, global_params)
         check_model(self.algorithm, self.clients, state.global_params, key)
-        return state
+        return self._as_trained(state)
 
     def rounds(self, state: ServerState, count: int) -> Iterator[Round]:
         """Runs rounds from `state` on; the host lays out a cohort while the device computes the one before.
@@ -175,8 +176,7 @@ class Simulation:
             self._protection.check(first + count)
         if self.client_states is not None:
             self.client_states.rewind(first)
-        # A plain `ServerState`, without the vocabularies that `train` adds: compiled programs take no others.
-        state = self._devices.everywhere(ServerState(*state))
+        state = self._devices.everywhere(plain_state(state))
         for number in range(first, first + count):
             cohort = self._cohort(number)
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
@@ -200,7 +200,7 @@ class Simulation:
             state = self._finish(state, total) if after is None or len(passes) > 1 else after
             del after, total  # the generator's frame would keep them while the caller works on the round
             rows = self._touched(cohort, cohort[np.concatenate(own)])
-            yield Round(number + 1, state, len(cohort), rows, self._sent, metrics)
+            yield Round(number + 1, self._as_trained(state), len(cohort), rows, self._sent, metrics)
 
     def seconds(self, state: ServerState, repeats: int = 2) -> float:
         """Measures the seconds that the passes of the next round take under the present plan.
@@ -210,7 +210,7 @@ class Simulation:
             repeats: How often each pass is timed, after a first run to compile it; the shortest time counts;
                 2 by default.
         """
-        number, total = int(state.round), 0.0
+        number, total, state = int(state.round), 0.0, plain_state(state)
         cohort = self._cohort(number)
         keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
         for slots in self.plan.passes(self.clients.num_examples[cohort]):
@@ -222,6 +222,9 @@ class Simulation:
                 times.append(time.perf_counter() - start)
             total += min(times[1:])
         return total
+
+    def _as_trained(self, state: ServerState) -> TrainedState:
+        return TrainedState.of(state, self.clients.vocabularies)
 
     def _cohort(self, number: int) -> Int[np.ndarray, "client"]:
         """The positions of a round's clients among all clients."""

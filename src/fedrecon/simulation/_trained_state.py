@@ -9,34 +9,44 @@ import numpy as np
 
 from fedrecon.algorithms._base import ServerState
 from fedrecon.data._clients import Clients
+from fedrecon.data._from_arrays import vocabulary
 from fedrecon.data._vocabulary_mapper import in_vocabularies
+from fedrecon.errors import DataError, UncheckedWarning
 
 
 class TrainedState(ServerState):
-    """The state that `train` returns: a `ServerState` with the vocabularies of the training clients.
+    """A `ServerState` with the vocabularies of the training clients, as `train` and `Simulation` return it.
 
     Clients made from a data frame number their items in the order of the frame, so that row 5 of a table is
     another item for clients of another frame. Compiled programs and checkpoints hold the arrays only.
 
     Attributes:
         vocabularies: The original ids in the order of their numbers, for each field of the training clients
-            that holds such numbers; none by default.
+            that holds such numbers; None where they are not known, as after `jax.tree.map`, which keeps the
+            arrays alone.
     """
 
-    vocabularies: Mapping[str, np.ndarray] = MappingProxyType({})
+    vocabularies: Mapping[str, np.ndarray] | None = None
 
     @staticmethod
-    def of(state: ServerState, vocabularies: Mapping[str, np.ndarray]) -> "TrainedState":
-        """The state with the vocabularies of the clients that it was trained on."""
+    def of(state: ServerState, vocabularies: Mapping[str, Any] | None) -> "TrainedState":
+        """The state with the vocabularies of the clients that it was trained on; None where nobody knows."""
         trained = TrainedState(*state)
-        trained.vocabularies = MappingProxyType(dict(vocabularies))
+        if vocabularies is not None:
+            trained.vocabularies = MappingProxyType(_arrays(vocabularies))
         return trained
 
     def _replace(self, **fields: Any) -> "TrainedState":
         return TrainedState.of(super()._replace(**fields), self.vocabularies)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TrainedState.of, (ServerState(*self), dict(self.vocabularies))
+        known = None if self.vocabularies is None else dict(self.vocabularies)
+        return TrainedState.of, (ServerState(*self), known)
+
+
+def vocabularies_of(state: ServerState) -> Mapping[str, np.ndarray] | None:
+    """The vocabularies that a state was trained with; None where it does not say."""
+    return state.vocabularies if isinstance(state, TrainedState) else None
 
 
 def as_trained(clients: Clients, state: ServerState) -> Clients:
@@ -53,9 +63,29 @@ def as_trained(clients: Clients, state: ServerState) -> Clients:
         DataError: The vocabularies of a field have no id in common, only one side has a vocabulary, or an
             example holds several numbers of a field whose vocabulary is another.
     """
-    if not isinstance(state, TrainedState):
-        return clients
-    return mapped(clients, state.vocabularies, "the clients")
+    known = vocabularies_of(state)
+    return clients if known is None else mapped(clients, known, "the clients")
+
+
+def warn_unchecked(clients: Clients, state: ServerState) -> None:
+    """Warns of clients with original ids where the state does not know those of its training.
+
+    Warns:
+        UncheckedWarning: Naming a field.
+    """
+    fields = [name for name in clients.fields if name in clients.vocabularies]
+    if fields and vocabularies_of(state) is None:
+        warnings.warn(
+            f"not checked: the clients number the field {fields[0]!r} by original ids, and the state does "
+            "not say by which ids it was trained; `simulation.TrainedState.of(state, vocabularies)` does",
+            UncheckedWarning,
+            stacklevel=3,
+        )
+
+
+def plain_state(state: ServerState) -> ServerState:
+    """The state without what it knows beside its arrays, as compiled programs take it."""
+    return ServerState(*state)
 
 
 def mapped(clients: Clients, vocabularies: Mapping[str, np.ndarray], name: str) -> Clients:
@@ -71,3 +101,39 @@ def mapped(clients: Clients, vocabularies: Mapping[str, np.ndarray], name: str) 
         text = f"{unknown:,} examples of {name} were left out, of ids unknown to the training clients"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
     return found
+
+
+def in_run_vocabularies(clients: Clients, vocabularies: Mapping[str, Any] | None) -> Clients:
+    """Clients of a deployment, numbered as its run numbers them.
+
+    Args:
+        clients: Any.
+        vocabularies: For fields that the run numbers, the original id of each number; None if it is not told.
+
+    Returns:
+        The clients, without fields of texts that the run does not number.
+
+    Warns:
+        RuntimeWarning: Examples were left out, of original ids that the run does not number.
+
+    Raises:
+        DataError: The clients have original ids, and `vocabularies` is None; or as `in_vocabularies`.
+    """
+    if vocabularies is None:
+        for name in clients.fields:
+            if name in clients.vocabularies:
+                raise DataError(
+                    f"the field {name!r} of the clients has original ids, which other clients may number "
+                    "otherwise: give the vocabularies of the run, by which all number them, in `vocabularies`"
+                )
+        return clients
+    fields = [name for name in clients.fields if name not in clients.vocabularies or name in vocabularies]
+    numbered = clients if len(fields) == len(clients.fields) else clients.select(*fields)
+    return mapped(numbered, _arrays(vocabularies), "the clients")
+
+
+def _arrays(vocabularies: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {
+        name: ids if isinstance(ids, np.ndarray) else vocabulary(name, ids)
+        for name, ids in vocabularies.items()
+    }

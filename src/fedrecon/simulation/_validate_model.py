@@ -10,19 +10,23 @@ import numpy as np
 
 from fedrecon._kernels.rows import groups
 from fedrecon.algorithms._base import Algorithm
+from fedrecon.core._check_parameters import check_model_parameters
 from fedrecon.core._examples import EXAMPLE_MASK
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, check_loss, leaf_at, leaves_of
+from fedrecon.core._model import Model, check_loss, leaf_at, leaves_of, origin_of
 from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.data._clients import Clients
 from fedrecon.errors import did_you_mean
-from fedrecon.simulation._compilation import quick_options
+from fedrecon.simulation._compilation import quickly
+from fedrecon.simulation._untrained_leaves import check_untrained
+from fedrecon.simulation._validate_padding import check_padding
 from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._validate_tables import Found, Trial, check_lookups, check_no_look
 
 _EXAMPLES = 8
-_SAME = 1e-3  # relative tolerance: sums of other lengths round differently, by so much in low precision
 _KNOWN_ROWWISE: WeakSet[Model] = WeakSet()  # models that passed the check of padding in this process
+_KNOWN_TRAINED: WeakSet[Model] = WeakSet()  # models whose leaves without a gradient were reported
+_LOCAL_GRADIENT = "gradient by the local "
 _RESERVED = ("loss", "dropped", "empty", *COSTS)  # metrics that the library reports itself
 
 
@@ -31,7 +35,8 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
 
     The loss and the metrics must have an entry per example and be finite at the start, and so must the
     gradient of the loss. A row of padding in the batch must change none of them. The fields of tables may
-    index the tables' rows and be used for nothing else.
+    index the tables' rows and be used for nothing else. The parameters must be floating-point arrays, without
+    state that a forward pass would change.
 
     Args:
         algorithm: The algorithm whose `model` is tried.
@@ -39,11 +44,15 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
         global_params: The global parameters from which training starts.
         key: Random key for the local parameters and the loss.
 
+    Warns:
+        RuntimeWarning: A leaf has no gradient, and the model does not declare it frozen.
+
     Raises:
         TypeError: The loss or a metric is not a `Mean`.
         ValueError: A promise is broken; the message names the client, the leaf or the field, and the value.
     """
     model = algorithm.model
+    check_model_parameters(model)
     _check_tables(model, clients, global_params)
     filled = np.flatnonzero(clients.num_examples)
     if not filled.size:
@@ -67,58 +76,30 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
             batch[f][-1] = batch[f][0]
     batch[EXAMPLE_MASK] = np.arange(count + 1) < count
     # One key for all draws: their values do not matter here, and each split is one more program to compile.
-    local = _quickly(model.init_local)(global_params, key)
-    run = _quickly(lambda params, batch: _evaluate(model, params, local, batch, count, key))
+    local = quickly(model.init_local)(global_params, key)
+    run = quickly(lambda params, batch: _evaluate(model, params, local, batch, count, key))
     start = run(global_params, batch)
     _check_finite({f"local parameter {leaf!r}": x for leaf, x in leaves_of(local).items()}, name)
     _check_finite(start.values, name)
     _check_finite({f"gradient by {leaf!r}": x for leaf, x in start.gradients.items()}, name)
-    if model not in _KNOWN_ROWWISE:
-        _check_padding(model, global_params, local, batch, start, name, key)
-        _KNOWN_ROWWISE.add(model)
+    _check_trained(model, start, batch, key)
+    if origin_of(model) not in _KNOWN_ROWWISE:
+        check_padding(model, run, global_params, local, batch, start, name, key)
+        _KNOWN_ROWWISE.add(origin_of(model))
     if tables:
         check_no_look(model.init_local, "init_local", global_params, tables, key)
         check_lookups(Trial(run, global_params, batch, tables, start))
 
 
-def _check_padding(
-    model: Model, global_params: Params, local: Params, padded: Any, start: Found, name: str, key: PRNGKey
-) -> None:
-    """Checks that the loss and metrics of an example are the same with and without padding in its batch."""
-    count = int(padded[EXAMPLE_MASK].sum())
-
-    def measure(params: Params, batch: Any) -> dict[str, Mean]:
-        both = model.loss_and_metrics
-        loss = model.loss(params, local, batch, key) if both is None else both(params, local, batch, key)[0]
-        metrics = model.metrics(params, local, batch)
-        return {"loss": loss, **{f"metric {name!r}": mean for name, mean in metrics.items()}}
-
-    def tried(params: Params, batch: Any) -> tuple[dict[str, Mean], dict[str, Mean]]:
-        # Padding is tried as zeros and as a copy of the first row: the effect of a row of zeros would hardly
-        # show beside rows of large numbers.
-        copied = {f: jnp.concatenate([x[:count], x[:1]]) for f, x in batch.items()}
-        copied[EXAMPLE_MASK] = batch[EXAMPLE_MASK]
-        return measure(params, {f: x[:count] for f, x in batch.items()}), measure(params, copied)
-
-    alone, copied = _quickly(tried)(global_params, padded)
-    for what, mean in alone.items():
-        halves = zip((*mean, *mean), (*start.values[what], *copied[what]), strict=True)
-        pairs = [(x, y[:count]) for x, y in halves]
-        for a, b in [(np.asarray(x, float), np.asarray(y, float)) for x, y in pairs]:
-            wrong = np.flatnonzero(~(np.abs(a - b) <= _SAME * max(1.0, np.abs(a).max(initial=0))))
-            if wrong.size:
-                where, bare, filled = wrong[0], a[wrong[0]], b[wrong[0]]
-                raise ValueError(
-                    f"the {what} of an example must not depend on rows of padding in its batch, but that of "
-                    f"example {where} of {name} is {bare:.6g} without and {filled:.6g} with one: batches of "
-                    f"clients with fewer examples are filled up; what looks at other rows of "
-                    f"its batch must leave out those where batch[{EXAMPLE_MASK!r}] is false"
-                )
-
-
-def _quickly(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles a function that runs once with the least effort."""
-    return jax.jit(fn, compiler_options=quick_options())
+def _check_trained(model: Model, start: Found, batch: Any, key: PRNGKey) -> None:
+    """Looks for leaves that no gradient reaches, where a gradient is zero at the start."""
+    model = origin_of(model)
+    if model in _KNOWN_TRAINED:
+        return
+    local = [x for what, x in start.values.items() if what.startswith(_LOCAL_GRADIENT)]
+    if model.frozen or not all(np.any(x) for x in [*start.gradients.values(), *local]):
+        check_untrained(model, batch, key)
+    _KNOWN_TRAINED.add(model)
 
 
 def _evaluate(
@@ -138,7 +119,7 @@ def _evaluate(
     means = {"loss": loss, **{f"metric {name!r}": mean for name, mean in metrics.items()}}
     values: dict[str, Any] = {name: jax.tree.map(lambda x: x[:count], mean) for name, mean in means.items()}
     values["penalty"] = jnp.asarray(penalty, jnp.float32)
-    values |= {f"gradient by the local {leaf!r}": x for leaf, x in leaves_of(gradients[1]).items()}
+    values |= {f"{_LOCAL_GRADIENT}{leaf!r}": x for leaf, x in leaves_of(gradients[1]).items()}
     return Found(values, leaves_of(gradients[0]))
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from fedrecon._kernels import rows
 from fedrecon._kernels.fold_lookups import fold_lookups
+from fedrecon._kernels.optimizer_step import optimizer_step
 from fedrecon._kernels.step_rows import counted, frozen_rows, with_ids, without
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Objective, Table, check_loss, leaf_at, path_of, with_leaves
@@ -198,7 +199,7 @@ class Solver(AbstractSolver):
             k_step = fold_in(k_loss, t)
             value = functools.partial(self._value, objective)
             grads, metrics = jax.grad(value, has_aux=True)(params, frozen, batch, count, share, k_step)
-            updates, new_state = self.optimizer.update(grads, opt_state, params)
+            updates, new_state = optimizer_step(self.optimizer, grads, opt_state, params)
             taken = batch.mask[0]  # valid rows come first
             updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0).astype(u.dtype), updates)
             return updates, jax.tree.map(lambda a, b: jnp.where(taken, a, b), new_state, opt_state), metrics

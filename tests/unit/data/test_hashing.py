@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, client_keys, keyed, mix, mixed, round_keys
 
 
@@ -46,6 +47,18 @@ def test_mix_is_a_bijection_that_scrambles():
 def test_a_string_is_not_its_number():
     assert client_keys(["7"]) != client_keys(np.array([7]))
     assert len(client_keys([])) == 0
+
+
+def test_zero_characters_at_the_end_of_a_name_count():
+    """NumPy takes them for padding where it makes strings of one width."""
+    names = ["", "\0", "ann", "ann\0", "ann\0\0", "an"]
+    assert len({*client_keys(names).tolist()}) == len(names)
+    assert client_keys(names).tolist() == client_keys(np.array(names, object)).tolist()
+    assert client_keys(names).tolist() == [int(client_keys([name])[0]) for name in names]
+    assert client_keys(["ann", "bob"]).tolist() == client_keys(np.array(["ann", "bob"])).tolist()
+    clients = Clients.from_arrays({name: {"x": [1.0]} for name in names})
+    assert clients.ids.tolist() == names and clients.keys.tolist() == client_keys(names).tolist()
+    assert all(clients[name]["x"].tolist() == [1.0] for name in names)
 
 
 def test_seeds_purposes_and_rounds_draw_apart():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fedrecon.core._examples import AlternateBatches, Examples
 from fedrecon.core._model import leaves_of
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.simulation._batches import key_of
+from fedrecon.simulation._trained_state import TrainedState
 from fedrecon.solvers._gradient import Solver
 from fedrecon.solvers._newton import Newton
 
@@ -264,3 +266,15 @@ def test_equal_zeros_of_both_signs_come_in_one_order():
     assert _check.same_list(found, wanted)
     far = {"top_item": np.array([0, 1]), "prediction": np.array([1.0, 0.9])}
     assert not _check.same_list(found, far)
+
+
+def test_the_vocabularies_are_those_that_the_state_was_trained_on():
+    ids = np.arange(100, 100 + ITEMS)
+    state, names = TrainedState.of(STATE, {"item": ids}), {"item": ids.tolist()}
+    assert replace(SUBJECT, state=state, vocabularies={}).vocabularies == names
+    assert replace(SUBJECT, state=state, vocabularies=names).vocabularies == names
+    message = "the vocabulary of 'item' must be the one that the state was trained on"
+    with pytest.raises(ExportError, match=message):
+        replace(SUBJECT, state=state, vocabularies={"item": ids[::-1].tolist()})
+    with pytest.raises(ExportError, match=message):
+        replace(SUBJECT, state=state)

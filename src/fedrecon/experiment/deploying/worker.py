@@ -54,7 +54,14 @@ def node_of(folder: Path) -> Node:
     data = folder / settings.pop("data")
     store = Store(read_clients(data, vocabularies=vocabularies, **settings), folder / "states")
     may = _function(hook) if hook else None
-    return Node(plan.algorithm(), store, seed=config.seed, run=plan.run, may_take_part=may)
+    return Node(
+        plan.algorithm(),
+        store,
+        seed=config.seed,
+        run=plan.run,
+        vocabularies=vocabularies,
+        may_take_part=may,
+    )
 
 
 def _function(dotted: str) -> Callable[[Any, int], bool]:

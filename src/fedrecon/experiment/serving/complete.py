@@ -57,7 +57,9 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
     if latest is None:
         raise RunError(f"{run}: a run must have a checkpoint to complete a sentence, this one has none")
     params = global_params_at(run, algorithm.model)
-    hold_to_use(run, params)
+    remark = hold_to_use(run, params)
+    if remark:
+        screen.print(f"Note: {remark}.")
     completions = complete(
         algorithm,
         params,

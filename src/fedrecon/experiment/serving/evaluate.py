@@ -1,5 +1,6 @@
 """Evaluates the parameters of a run again, on its own data or on other data."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from fedrecon.experiment.training.run_experiment import rich_table
 from fedrecon.experiment.training.run_spec import RunSpec, digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.simulation._client_state_store import ClientStateStore
+from fedrecon.simulation._trained_state import TrainedState
 
 
 class _Evaluated(NamedTuple):
@@ -149,22 +151,40 @@ def _other_data(run: Path, advice: str) -> RunError:
     return RunError(f"{run}: its data are no longer what they were; {advice}")
 
 
-def hold_to_use(run: Path, global_params: Params) -> None:
+def hold_to_use(run: Path, global_params: Params) -> str:
     """Checks that a run's parameters can be used, which those of a diverged run cannot.
 
     Args:
         run: The run folder, whose `result.json` says whether the run diverged.
-        global_params: The run's global parameters, which must be finite.
+        global_params: The run's parameters, the last or the selected ones, which must be finite.
+
+    Returns:
+        A sentence for the user where the run diverged after the round that it selected, whose parameters can
+        be used all the same; `""` otherwise.
 
     Raises:
-        RunError: The run diverged, or a global parameter is not finite.
+        RunError: The run diverged and has no good round before that, or a parameter is not finite.
     """
     result = run / RESULT
     saved = read_json(result) if result.is_file() else {}
     leaf = not_finite(global_params)
-    if saved.get("diverged") or leaf is not None:
-        reason = f"{RESULT} says so" if leaf is None else f"its global parameter {leaf!r} is not finite"
-        raise RunError(f"{run}: a run must not have diverged to be served, this one has: {reason}")
+    if leaf is None and not saved.get("diverged"):
+        return ""
+    good = _good_round(run)
+    if leaf is None and good is not None:
+        return f"the run diverged after round {good}, its best one, which is used"
+    reason = f"{RESULT} says so" if leaf is None else f"its global parameter {leaf!r} is not finite"
+    raise RunError(f"{run}: a run must not have diverged to be served, this one has: {reason}")
+
+
+def _good_round(run: Path) -> int | None:
+    """The round that a run selected as its best; None if that is the last one, or its metric not finite."""
+    checkpoints = Checkpoints(run / CHECKPOINTS)
+    latest = checkpoints.latest()
+    best = None if latest is None else checkpoints.info(latest).get("best")
+    if latest is None or best is None or best["round"] >= latest or not math.isfinite(best["value"]):
+        return None
+    return int(best["round"])
 
 
 def restore_parameters(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateStore | None]:
@@ -175,8 +195,8 @@ def restore_parameters(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateS
         spec: The specification of the run.
 
     Returns:
-        The round of the parameters; a server state that holds them; the client states after that round, None
-        for a stateless algorithm.
+        The round of the parameters; a server state that holds them and knows the vocabularies of the run; the
+        client states after that round, None for a stateless algorithm.
 
     Raises:
         RunError: The run has no checkpoint, or a damaged one.
@@ -189,10 +209,11 @@ def restore_parameters(run: Path, spec: RunSpec) -> tuple[int, Any, ClientStateS
     best = {"best": like.global_params} if spec.selects_best else {}
     saved = checkpoints.restore(latest, {"state": like, **best})
     tree = jax.tree.map(jnp.asarray, saved.tree)
+    state = TrainedState.of(tree["state"], vocabularies_of(run) or spec.clients.vocabularies)
     best_info = saved.info["best"]
     client_states = ClientStateStore.of(spec.algorithm, spec.clients, run / CLIENT_STATES)
     if client_states is not None:
         client_states.restore(saved.info["kept"] if best_info is None else best_info["kept"])
     if best_info is None:
-        return latest, tree["state"], client_states
-    return best_info["round"], tree["state"]._replace(global_params=tree["best"]), client_states
+        return latest, state, client_states
+    return best_info["round"], state._replace(global_params=tree["best"]), client_states

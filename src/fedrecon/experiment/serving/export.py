@@ -72,12 +72,14 @@ class Loaded(NamedTuple):
         subject: The algorithm, parameters and fields that are exported.
         clients: The run's test clients, in its vocabularies; None if it has none.
         cases: The support and query sets of these clients under the export's key.
+        remark: What a user should know of the parameters; `""` for nothing.
     """
 
     spec: RunSpec
     subject: Subject
     clients: Clients | None
     cases: list[Case]
+    remark: str
 
 
 def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wanted) -> None:
@@ -118,6 +120,8 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
         raise SettingError(str(error)) from None
     description = session.description
     screen.print(f"{config.name}: parameters after round {description['round']}")
+    if loaded.remark:
+        screen.print(f"Note: {loaded.remark}.")
     for entry in description["files"]:
         screen.print(f"  {entry['name']}  {size(entry['bytes'])}")
     users = f"random inputs and {checks.users:,} clients" if checks.users else "random inputs"
@@ -209,14 +213,15 @@ def _load(run: Path, config: Config, top: int, seed: int) -> Loaded:
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
     spec = spec_of(config, task)
     _, state, _ = restore_parameters(run, spec)
-    hold_to_use(run, state.global_params)
+    remark = hold_to_use(run, state.global_params)
     if spec.algorithm.exchanges == "examples":
         raise ExportError(
             f"{run}: a centralised run has a row for each of its own clients, and reconstructs nobody"
         )
-    clients = task.test if task.test is not None else task.validation
+    # Those of the specification are numbered as the training clients are.
+    clients = spec.test if spec.test is not None else spec.validation.get("validation")
     of_clients = [] if clients is None else list(cases(clients, spec.split, seed))
-    return Loaded(spec, _subject(run, config, task, spec, state, top), clients, of_clients)
+    return Loaded(spec, _subject(run, config, task, spec, state, top), clients, of_clients, remark)
 
 
 def subject_of(run: Path, config: Config) -> Subject:

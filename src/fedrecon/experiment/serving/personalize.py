@@ -65,15 +65,15 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         wanted: The options, which decide what is written of each client.
 
     Raises:
-        ValueError: The run has no checkpoint, or diverged, or its own data have changed; the data cannot be
-            used; or `out` holds something else.
+        ValueError: The run has no checkpoint, or diverged without a good round before, or its own data have
+            changed; the data cannot be used; or `out` holds something else.
     """
     begun = time.monotonic()
     task = task_of(config)
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
     spec = spec_of(config, task)
     round, state, client_states = restore_parameters(run, spec)
-    hold_to_use(run, state.global_params)
+    remark = hold_to_use(run, state.global_params)
     vocabularies = vocabularies_of(run)
     new = prepare_new_clients(config, data, vocabularies, served_fields(task), "personalization")
     clients, top = new.loaded, _top(wanted, vocabularies)
@@ -90,6 +90,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         clients_per_block=width,
     )
     screen.print(f"{config.name}: parameters after round {round}; {len(clients):,} clients")
+    if remark:
+        screen.print(f"Note: {remark}.")
     request = {
         "run": read_fingerprint(run),
         "round": round,

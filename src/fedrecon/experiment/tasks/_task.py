@@ -8,11 +8,14 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
 from fedrecon.evaluation._evaluate import Scoring, model_metrics
 from fedrecon.experiment.storage.metrics_log import SEEN
+from fedrecon.simulation._trained_state import mapped
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
     """A model and the clients it is trained and evaluated on.
+
+    Clients that number their fields by other vocabularies than the training clients are renumbered as these.
 
     Attributes:
         model: The model that is trained.
@@ -43,11 +46,24 @@ class Task:
     public_sources: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._number_alike()
         if not self.scored:
             fields = (name for clients in self.sets().values() for name in clients.fields)
             object.__setattr__(self, "scored", tuple(dict.fromkeys(fields)))
         if not self.num_clients:
             object.__setattr__(self, "num_clients", len(self.train))
+
+    def _number_alike(self) -> None:
+        """Renumbers the other clients as the training clients, whatever their own vocabularies are."""
+        for name in ("validation", "test"):
+            clients = getattr(self, name)
+            if clients is not None:
+                object.__setattr__(self, name, mapped(clients, self.train.vocabularies, repr(name)))
+        held_out = {
+            name: mapped(clients, self.train.vocabularies, repr(name))
+            for name, clients in self.held_out.items()
+        }
+        object.__setattr__(self, "held_out", held_out)
 
     def sets(self) -> dict[str, Clients]:
         """The sets of clients that there are, by their names."""

@@ -1,0 +1,77 @@
+"""Leaves of a model that nothing trains, since no gradient reaches them."""
+
+import warnings
+from typing import Any
+
+import jax
+from jax.interpreters.partial_eval import dce_jaxpr
+
+from fedrecon.core._check_parameters import below
+from fedrecon.core._model import Model, leaves_of, origin_of
+from fedrecon.core._types import Batch, Params, PRNGKey
+
+
+def check_untrained(model: Model, batch: Batch, key: PRNGKey) -> None:
+    """Warns of leaves that have no gradient, whatever the numbers are, unless the model declares them frozen.
+
+    Such are statistics of layers that a forward pass would have to change, and parts that the loss does not
+    read. A leaf from which the local parameters start is none of them: algorithms that differentiate a
+    reconstruction train it.
+
+    Args:
+        model: The model, or a view of it.
+        batch: The fields of some examples, or their shapes.
+        key: Random key of the loss.
+
+    Warns:
+        RuntimeWarning: Naming the leaves.
+
+    Raises:
+        ValueError: The loss has a gradient for a leaf that is declared frozen.
+    """
+    model = origin_of(model)
+    trained = _trained(model, batch, key)
+    for name, has_gradient in trained.items():
+        if has_gradient and _is_frozen(model, name):
+            raise ValueError(
+                f"{_words(name)} is declared frozen, but the loss has a gradient for it: stop it with "
+                "jax.lax.stop_gradient"
+            )
+    untrained = [name for name, has_gradient in trained.items() if not has_gradient]
+    if names := [_words(name) for name in untrained if not _is_frozen(model, name)]:
+        more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+        warnings.warn(
+            f"{', '.join(names[:3])}{more}: the loss has no gradient there, so that training leaves it as it "
+            "starts. If that is meant, declare it with `frozen`; if it is state that a forward pass should "
+            "change, such as the statistics of a layer, it stays at its start, too",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _trained(model: Model, batch: Batch, key: PRNGKey) -> dict[str, bool]:
+    """For each leaf, by its path in `(global_params, local_params)`, whether any gradient reaches it."""
+
+    def outcome(params: tuple[Params, Params]) -> Any:
+        both = model.loss_and_metrics
+        loss = model.loss(*params, batch, key) if both is None else both(*params, batch, key)[0]
+        return loss.total, model.penalty(*params), model.init_local(params[0], key)
+
+    def tangents(params: Any, directions: Any) -> Any:
+        return jax.jvp(outcome, (params,), (directions,))[1]
+
+    global_params = jax.eval_shape(model.init_global, key)
+    params = global_params, jax.eval_shape(model.init_local, global_params, key)
+    graph = jax.make_jaxpr(tangents)(params, params).jaxpr
+    read = dce_jaxpr(graph, True)[1]
+    names = list(leaves_of(params))
+    return dict(zip(names, read[-len(names) :], strict=True)) if names else {}
+
+
+def _is_frozen(model: Model, name: str) -> bool:
+    return any(below(path, name) for path in model.frozen)
+
+
+def _words(name: str) -> str:
+    part, _, path = name.partition("/")
+    return f"the {'local' if part == '1' else 'global'} parameter {path!r}"

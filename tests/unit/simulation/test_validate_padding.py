@@ -1,0 +1,96 @@
+"""What an example's loss and metrics may depend on: its own row, and other rows that the mask names."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fedrecon as fr
+from fedrecon.core._examples import EXAMPLE_MASK
+from fedrecon.models import matrix_factorization
+from fedrecon.simulation import _validate_padding as padding
+from fedrecon.simulation._validate_model import check_model
+
+CLIENTS = fr.Clients.from_arrays(
+    {"ann": {"x": np.arange(1, 13, dtype=np.float32).reshape(6, 2), "y": np.ones(6, np.float32)}}
+)
+
+
+def model_of(rows: Any, metric: Any = None) -> fr.Model:
+    """A model whose loss has the part `rows(batch)`, `[example]`."""
+
+    def loss(p: Any, batch: Any, key: Any = None) -> fr.Mean:
+        return fr.Mean.of(jnp.square(batch["x"] @ p["w"] + p["bias"] - batch["y"]) + rows(batch))
+
+    return fr.partition(
+        lambda key: {"w": jnp.full(2, 0.1), "bias": jnp.zeros(())},
+        loss,
+        None if metric is None else lambda p, batch: {"m": fr.Mean.of(metric(batch))},
+        local=fr.is_local("bias"),
+    )
+
+
+def check(model: fr.Model, clients: fr.Clients = CLIENTS) -> None:
+    sgd = fr.optimizer("sgd", learning_rate=0.1)
+    algorithm = fr.fedrecon(model, fr.Solver(sgd, 2), fr.Solver(sgd, 2), sgd)
+    check_model(algorithm, clients, model.init_global(jax.random.key(0)), jax.random.key(1))
+
+
+def nothing(batch: Any) -> Any:
+    return 0 * batch["y"]
+
+
+def masked_mean(batch: Any) -> Any:
+    mask = batch[EXAMPLE_MASK]
+    return jnp.sum(jnp.where(mask, batch["y"] * batch["x"][:, 0], 0)) / jnp.sum(mask) + nothing(batch)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Collects what is compiled for a batch without padding."""
+    calls: list[Any] = []
+
+    def quickly(fn: Any) -> Any:
+        calls.append(fn)
+        return fn
+
+    monkeypatch.setattr(padding, "quickly", quickly)
+    return calls
+
+
+def test_a_model_of_rows_alone_takes_no_further_program(compiled):
+    check(model_of(nothing, lambda batch: batch["y"]))
+    ratings = {"item": np.arange(6), "rating": np.ones(6)}
+    check(matrix_factorization(10, 2), fr.Clients.from_arrays({"ann": ratings}))
+    assert not compiled
+
+
+def test_a_model_that_reads_the_mask_passes(compiled):
+    check(model_of(masked_mean, masked_mean))
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        lambda batch: batch["y"] / len(batch["y"]),
+        lambda batch: batch["y"] / jnp.size(batch["y"]),
+        lambda batch: batch["y"] * np.log(batch["y"].shape[0]),
+        lambda batch: batch["y"] * np.full(batch["y"].shape, 1.0 / batch["y"].shape[0], np.float32),
+        lambda batch: jnp.sum(batch["x"] * batch[EXAMPLE_MASK][:, None]) / len(batch["y"]) + nothing(batch),
+        lambda batch: jax.lax.fori_loop(0, 2, lambda i, y: y / len(y), batch["y"]),
+        lambda batch: jnp.max(-batch["x"]) + nothing(batch),
+        lambda batch: jnp.mean(batch["x"]) + nothing(batch),
+        lambda batch: jnp.sum(batch[EXAMPLE_MASK]) - jnp.sum(~batch[EXAMPLE_MASK]) + nothing(batch),
+    ],
+    ids=["length", "size", "logarithm", "constant", "mask", "loop", "largest", "mean", "count"],
+)
+@pytest.mark.parametrize("where", ["loss", "metric"])
+def test_whatever_depends_on_the_padding_is_refused(rows, where):
+    model = model_of(rows) if where == "loss" else model_of(nothing, rows)
+    with pytest.raises(
+        ValueError, match="must not depend on rows of padding in its batch, but that of example"
+    ):
+        check(model)
