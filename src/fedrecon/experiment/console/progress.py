@@ -104,15 +104,21 @@ class Pace:
 
 
 def describe(evaluated: EvaluatedRound, pace: Pace) -> str:
-    """One line about an evaluation: round, loss, the first two metrics of every set, speed and time left."""
+    """One line about an evaluation: round, loss, the first two metrics of every set, speed and time left.
+
+    Where clients of a set are too short to be evaluated, the line tells how many were, of how many.
+    """
     width = len(str(evaluated.rounds))
     parts = [f"round {evaluated.round:{width}d}/{evaluated.rounds}", progress_of(evaluated.training)]
     if evaluated.training.get("dropped", 0) > 0:
         parts.append(f"{evaluated.training['dropped']:.1%} of the updates dropped")
     for name, evaluation in evaluated.evaluations.items():
-        metrics = evaluation.summary()["examples"]
-        shown = shown_first(metrics)[:2]
-        parts.append(f"{name} " + " ".join(f"{m} {figure(metrics[m])}" for m in shown))
+        summary = evaluation.summary()
+        metrics, asked = summary["examples"], summary["asked_clients"]
+        shown = [name, *(f"{m} {figure(metrics[m])}" for m in shown_first(metrics)[:2])]
+        if summary["evaluated_clients"] < asked:
+            shown.append(f"({summary['evaluated_clients']:,} of {asked:,} clients)")
+        parts.append(" ".join(shown))
     speed, left = pace.at(evaluated.round, evaluated.rounds)
     if speed is not None and left is not None:
         parts += [pace_of(speed), f"{duration(left)} left"]

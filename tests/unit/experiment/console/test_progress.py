@@ -18,11 +18,11 @@ from fedrecon.experiment.console.progress import (
 
 
 class Scores:
-    def __init__(self, **metrics):
-        self.metrics = metrics
+    def __init__(self, evaluated=5, **metrics):
+        self.evaluated, self.metrics = evaluated, metrics
 
     def summary(self):
-        return {"examples": self.metrics}
+        return {"evaluated_clients": self.evaluated, "asked_clients": 5, "examples": self.metrics}
 
 
 def report(round=50, rounds=500, **metrics):
@@ -35,6 +35,11 @@ def clock(monkeypatch):
     now = SimpleNamespace(seconds=100.0)
     monkeypatch.setattr(time, "monotonic", lambda: now.seconds)
     return now
+
+
+def test_a_line_tells_how_many_clients_were_evaluated_where_some_were_not():
+    assert "clients" not in describe(report(rmse=1.5), Pace())
+    assert "validation rmse 1.5000 (2 of 5 clients)" in describe(report(rmse=1.5, evaluated=2), Pace())
 
 
 @pytest.mark.parametrize(
