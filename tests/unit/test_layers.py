@@ -45,7 +45,10 @@ MAY_IMPORT_BESIDES = {
     "_files": {"filelock"},  # locks of the operating system
     "data._cache": {"platformdirs"},  # where the platform keeps caches
 }
-MAY_IMPORT_IN_FUNCTIONS_BESIDES = {"privacy": {"dp_accounting", "jax_privacy"}}  # an extra
+MAY_IMPORT_IN_FUNCTIONS_BESIDES = {
+    "privacy": {"dp_accounting", "jax_privacy"},  # an extra
+    "algorithms": {"cloudpickle"},  # where somebody pickles one
+}
 IMPORTERS = {"import_module", "__import__"}
 STRANGERS = "datasets"  # its packages share a layer and a folder, nothing else
 

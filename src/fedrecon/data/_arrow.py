@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedrecon._files import atomic_file
-from fedrecon.core._types import FilePath
+from fedrecon.core._array_like import FilePath
 from fedrecon.data import _arrow_bridge as bridge
 from fedrecon.data._arrow_bridge import ArrowColumn
 from fedrecon.data._checksums import (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int64, UInt64
 
-from fedrecon.core._types import ArrayLike, FilePath
+from fedrecon.core._array_like import ArrayLike, FilePath
 from fedrecon.data._checksums import Column
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import (

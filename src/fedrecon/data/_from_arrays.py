@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from fedrecon.core._types import ArrayLike
+from fedrecon.core._array_like import ArrayLike
 from fedrecon.errors import DataError
 
 _PLAIN = (bool, int, float, str, np.float32, np.float64, np.int32, np.int64)  # which lack no value

@@ -17,6 +17,7 @@ from fedrecon.experiment.settings.sections import (
     defaults,
     overlay,
     parse_override,
+    parse_toml,
     setting,
     validate,
 )
@@ -146,16 +147,17 @@ def _read(path: str | Path | None) -> tuple[str, dict[str, Any]]:
         shipped = resources.files(__package__) / DEFAULT
         return DEFAULT, tomllib.loads(shipped.read_text(encoding="utf-8"))
     try:
-        content = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        # Some editors begin a file with a byte order mark.
+        content = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        # Python refuses a name that holds the character 0 by a ValueError, as it does what is no UTF-8.
+        encoded = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else encoded
         raise SettingError(f"{path}: the experiment cannot be read: {reason}") from None
     try:
-        return str(path), tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
+        return str(path), parse_toml(content)
+    except ValueError as error:
         raise SettingError(f"{path}: no TOML: {error}") from None
-    except RecursionError:
-        raise SettingError(f"{path}: no experiment: its tables or lists are nested too deeply") from None
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedrecon._kernels.rows import groups
 from fedrecon.algorithms._base import Algorithm
+from fedrecon.core._costs import COSTS
 from fedrecon.core._examples import EXAMPLE_MASK
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, check_loss, leaf_at, leaves_of
@@ -17,7 +18,6 @@ from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.data._clients import Clients
 from fedrecon.errors import did_you_mean
 from fedrecon.simulation._compilation import quick_options
-from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._validate_tables import Found, Trial, check_lookups, check_no_look
 
 _EXAMPLES = 8

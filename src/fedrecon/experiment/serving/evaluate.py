@@ -15,8 +15,10 @@ from fedrecon.errors import RunError
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.console.screen import rich_table
 from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary
+from fedrecon.experiment.reporting.client_files import evaluated_file
 from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
@@ -25,7 +27,6 @@ from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, R
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.divergence import not_finite
-from fedrecon.experiment.training.run_experiment import rich_table
 from fedrecon.experiment.training.run_spec import RunSpec, digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.simulation._client_state_store import ClientStateStore
@@ -93,7 +94,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     for text in (text for name, x in evaluations.items() for text in x.problems(name)):
         screen.print(f"Note: {text}.", markup=False)
     for name, evaluation in evaluations.items() if processes.first else ():
-        path = run / summary.evaluated_file(name)
+        path = run / evaluated_file(name)
         summary.write_clients(path, evaluation)
         screen.print(f"Clients: {path}")
     return evaluations

@@ -15,7 +15,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import offsets_of
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress_bar import show_progress
-from fedrecon.experiment.reporting.summary import size
+from fedrecon.experiment.reporting.tables import size
 from fedrecon.experiment.serving.evaluate import hold_to_data, hold_to_use, restore_parameters
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter

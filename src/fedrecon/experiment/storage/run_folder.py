@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon._files import leftovers, lock, make_folder, remove, write_atomically
 from fedrecon.errors import RunError
-from fedrecon.experiment.settings.sections import flat
+from fedrecon.experiment.settings.sections import flat, parse_toml
 from fedrecon.experiment.storage.digests import ADVICE, digest_of, missing, read_json, seal
 from fedrecon.experiment.storage.fingerprint import in_format_of
 
@@ -160,7 +160,7 @@ def check_settings(run: Path) -> None:
     path = run / FINGERPRINT
     written = read_json(path).get(SETTINGS) if path.exists() else None
     try:
-        saved = tomllib.loads((run / CONFIG).read_text(encoding="utf-8"))
+        saved = parse_toml((run / CONFIG).read_text(encoding="utf-8"))
     # This is also raised for what is no UTF-8.
     except ValueError as error:
         raise RunError(f"{run / CONFIG}: no TOML: {error}") from None

@@ -55,7 +55,7 @@ def generate(out: Path, screen: "Console", clients: int, items: int, ratings: fl
     from fedrecon.datasets.ratings._population import population
     from fedrecon.errors import RunError
     from fedrecon.experiment.console.progress_bar import show_progress
-    from fedrecon.experiment.reporting.summary import size
+    from fedrecon.experiment.reporting.tables import size
     from fedrecon.experiment.settings.sections import SettingError
     from fedrecon.experiment.storage.resource_usage import peak_memory
 
