@@ -73,7 +73,15 @@ def store_whole_numbers(owner: Any, least: int, *names: str, optional: bool = Fa
 
 
 def plain(value: Any) -> str:
-    """A value as a message shows it: a NumPy scalar like Python's own, `3` and not `np.int64(3)`."""
+    """A value as a message shows it: a NumPy scalar like Python's own, `3` and not `np.int64(3)`.
+
+    In dictionaries, lists and tuples, too.
+    """
+    if type(value) is dict:
+        return "{" + ", ".join(f"{plain(k)}: {plain(x)}" for k, x in value.items()) + "}"
+    if type(value) in (list, tuple):
+        inside = ", ".join(map(plain, value))
+        return f"[{inside}]" if type(value) is list else f"({inside}{',' * (len(value) == 1)})"
     # Told by the name of its module: importing NumPy here would double the start-up of `fedrecon --help`.
     scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
     return repr(value.item() if scalar else value)

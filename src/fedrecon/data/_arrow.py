@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,8 @@ _FORMAT = "fedrecon-clients-1"
 _MAGIC = b"ARROW1"
 
 
-def from_rows(frame: object, client: str) -> ClientColumns:
-    """See `Clients.from_table`."""
+def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> ClientColumns:
+    """See `Clients.from_table`; `numbered` is what it calls `vocabularies`."""
     import pyarrow as pa
 
     try:
@@ -50,6 +50,7 @@ def from_rows(frame: object, client: str) -> ClientColumns:
         ) from error
     _require(table.column_names, client)
     table = _without_row_numbers(table, client)
+    _check_numbered(table.column_names, client, numbered)
     table = table.cast(pa.schema([f.with_type(bridge.without_views(f.type)) for f in table.schema]))
     for name in table.column_names:
         if missing := len(bridge.missing_rows(table[name])):
@@ -67,7 +68,8 @@ def from_rows(frame: object, client: str) -> ClientColumns:
         if name == client:
             continue
         values = table[name]
-        if pa.types.is_dictionary(values.type) or bridge.is_text(values.type):
+        if pa.types.is_dictionary(values.type) or bridge.is_text(values.type) or name in numbered:
+            _check_ids(name, values)
             columns[name], words = bridge.encoded(values)
             vocabularies[name] = _words(name, words)
         else:
@@ -77,12 +79,17 @@ def from_rows(frame: object, client: str) -> ClientColumns:
     return ids, offsets_of(counts), columns, vocabularies, table_keys(ids)
 
 
-def from_parquet(path: FilePath, client: str) -> ClientColumns:
-    """See `Clients.from_parquet`."""
+def from_parquet(path: FilePath, client: str, numbered: Sequence[str] = ()) -> ClientColumns:
+    """See `Clients.from_parquet`; `numbered` is what it calls `vocabularies`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not Path(path).exists():
+        raise DataError(f"{path}: there is no such file")
     try:
+        if Path(path).is_file():
+            # Before the table is read, for which Arrow's own message is of several lines.
+            _require(pq.read_schema(path).names, client, path)
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
@@ -90,11 +97,15 @@ def from_parquet(path: FilePath, client: str) -> ClientColumns:
     table = _without_row_numbers(table, client)
     lists = [n for n in table.column_names if bridge.is_list(table.schema.field(n).type)]
     if not lists:
-        return from_rows(table, client)
+        try:
+            return from_rows(table, client, numbered)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+    _check_numbered(table.column_names, client, numbered)
     if missing := len(bridge.missing_rows(table[client])):
         raise DataError(f"{path}: column {client!r} must have a value in every row, {missing} are missing")
     ids = _ids(client, bridge.one_chunk(bridge.decoded(table[client]))).ids
-    columns, offsets = {}, None
+    columns, vocabularies, offsets = {}, {}, None
     for name in table.column_names:
         if name == client:
             continue
@@ -106,8 +117,13 @@ def from_parquet(path: FilePath, client: str) -> ClientColumns:
         if offsets is not None and not np.array_equal(ends, offsets):
             raise DataError(f"{path}: the lists of a client must be of one length, {name!r} differs")
         offsets = ends
-        columns[name] = _values(name, values)
-    return ids, offsets, columns, {}, table_keys(ids)
+        if pa.types.is_dictionary(values.type) or bridge.is_text(values.type) or name in numbered:
+            _check_ids(name, values)
+            columns[name], words = bridge.encoded(values)
+            vocabularies[name] = _words(name, words)
+        else:
+            columns[name] = _values(name, values)
+    return ids, offsets, columns, vocabularies, table_keys(ids)
 
 
 def write_clients(path: FilePath, *parts: Any) -> None:
@@ -236,6 +252,25 @@ def _opened(
     return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies, stats
 
 
+def _check_numbered(names: list[str], client: str, numbered: Sequence[str]) -> None:
+    """Refuses names of columns whose ids are to be mapped, where there are no such fields."""
+    if isinstance(numbered, str):
+        raise DataError(f"vocabularies must be a list of columns, such as [{numbered!r}], got {numbered!r}")
+    fields = [name for name in names if name != client]
+    for name in numbered:
+        if name not in fields:
+            raise DataError(f"vocabularies must name columns of {fields}, got {name!r}")
+
+
+def _check_ids(name: str, values: ArrowColumn) -> None:
+    """Refuses a column whose values cannot be ids."""
+    import pyarrow as pa
+
+    kind = bridge.value_type(values.type)
+    if not (pa.types.is_integer(kind) or bridge.is_text(kind)):
+        raise DataError(f"column {name!r} must hold whole numbers or strings to be mapped, got {kind}")
+
+
 def _values(name: str, values: ArrowColumn) -> np.ndarray:
     """A column of numbers, or of lists of a fixed length, as an array; without a copy where Arrow allows."""
     import pyarrow as pa
@@ -286,6 +321,11 @@ def _without_row_numbers(table: Any, client: str) -> Any:
 
 
 def _require(names: list[str], client: str, path: FilePath | None = None) -> None:
+    where = f"{path}: " if path is not None else ""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(
+            f"{where}columns must have different names, {names.count(twice)} are called {twice!r}"
+        )
     if client not in names:
-        where = f"{path}: " if path is not None else ""
         raise DataError(f"{where}column {client!r}, which names the client, is missing; there are {names}")

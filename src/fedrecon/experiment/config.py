@@ -153,7 +153,8 @@ def _read(path: str | Path | None) -> tuple[str, dict[str, Any]]:
         # Python refuses a name that holds the character 0 by a ValueError, as it does what is no UTF-8.
         encoded = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         reason = error.strerror if isinstance(error, OSError) else encoded
-        raise SettingError(f"{path}: the experiment cannot be read: {reason}") from None
+        hint = "; a setting is changed by --set NAME=VALUE" if "=" in str(path) else ""
+        raise SettingError(f"{path}: the experiment cannot be read: {reason}{hint}") from None
     try:
         return str(path), parse_toml(content)
     except ValueError as error:

@@ -122,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if invocation.traceback:
             sys.excepthook(type(failure), failure, failure.__traceback__)
         status, message = 2 if type(failure).__name__ == "SettingError" else 1, explain(failure)
+        if status == 2 and message.startswith("--") and invocation.usage:
+            print(terminal(invocation.usage), file=sys.stderr)
         print(f"fedrecon: {terminal(message)}", file=sys.stderr)
         return _leave(invocation, status, message)
 

@@ -18,8 +18,12 @@ _OPTIONS = {"num_clients": "clients", "num_items": "items", "mean_ratings": "rat
 
 @options.command
 @click.option("--out", required=True, metavar="FILE", help="the client file")
-@click.option("--clients", type=int, default=10_000, metavar="N", help="default: 10000")
-@click.option("--items", type=int, default=10_000, metavar="N", help="default: 10000")
+@click.option(
+    "--clients", type=click.IntRange(1, 2**31 - 1), default=10_000, metavar="N", help="default: 10000"
+)
+@click.option(
+    "--items", type=click.IntRange(1, 2**31 - 1), default=10_000, metavar="N", help="default: 10000"
+)
 @click.option(
     "--ratings", type=float, default=100.0, metavar="MEAN", help="per client, above 20; default: 100"
 )
