@@ -62,13 +62,11 @@ def test_the_command_takes_settings_and_the_short_options(tmp_path, capsys):
 def test_duplicates_are_counted(tmp_path):
     path = tmp_path / "ratings.csv"
     path.write_text("userId,movieId,rating\n1,2,3.5\n1,2,4\n1,2,4\n2,2,1\n2,3,1\n")
-    assert "2 known, 2 used; duplicates: 2 examples have one of their client again" in describe_data(
-        str(path)
-    )
+    assert "2 known, 2 used; 2 duplicates: the client has" in describe_data(str(path))
     path.write_text("userId,movieId,rating\n1,2,3.5\n1,2,4\n2,2,1\n")
-    assert "duplicates: 1 example has one of their client again" in describe_data(str(path))
+    assert "; 1 duplicate: the client has an example of it before" in describe_data(str(path))
     path.write_text("userId,movieId,rating\n1,2,3.5\n2,2,1\n")
-    assert "duplicates" not in describe_data(str(path))
+    assert "duplicate:" not in describe_data(str(path))
 
 
 def test_words_are_counted_without_the_padding(tmp_path):
@@ -80,11 +78,8 @@ def test_words_are_counted_without_the_padding(tmp_path):
 
 
 def test_labels_of_different_values_differ():
-    assert labels(np.array([1700000001, 1700000002, 1700086400])) == [
-        "1700000001",
-        "1700000002",
-        "1700086400",
-    ]
+    times = [1700000001, 1700000002, 1700086400]
+    assert labels(np.array(times)) == [str(time) for time in times]
     assert labels(np.array([0.5, 1.0, 4.0], np.float32)) == ["0.5", "1", "4"]
     close = labels(np.array([0.1234567, 0.1234568]))
     assert close == ["0.1234567", "0.1234568"]

@@ -34,10 +34,10 @@ _UNCHANGED = {
 @click.option("--rating", metavar="COLUMN", help="short for --set data.columns.rating=COLUMN")
 @click.option("--time", metavar="COLUMN", help="short for --set data.columns.time=COLUMN")
 def command(data: str, overrides: tuple[str, ...], **columns: str | None) -> None:
-    """Shows what is in a data file: clients, examples, histograms. It is read as `run` would read it, by the
+    r"""Shows what is in a data file: clients, examples, histograms. It is read as `run` would read it, by the
     same settings, but no client's examples are capped and nothing is refused that a user has twice.
 
-      fedrecon describe ratings.csv --set data.columns.client=person --set data.columns.item=film \\
+      fedrecon describe ratings.csv --set data.columns.client=person --set data.columns.item=film \
           --set data.columns.rating=stars
       fedrecon describe texts.jsonl --set task=next_word --set data.tokenizer=pieces
 
@@ -144,7 +144,7 @@ def page(title: str, clients: "Clients") -> str:
 
 
 def _duplicates(clients: "Clients", field: str) -> str:
-    """What the line of a field adds where clients have an id several times, each example after the first."""
+    """What the line of a field adds where clients have an id several times: how many examples come after."""
     import numpy as np
 
     column = clients.column(field)
@@ -152,7 +152,7 @@ def _duplicates(clients: "Clients", field: str) -> str:
         return ""
     pairs = clients.owners() * (int(column.max(initial=0)) + 1) + column
     again = len(pairs) - len(np.unique(pairs))
-    return f"; duplicates: {again:,} {'example has' if again == 1 else 'examples have'} one of their client again"
+    return f"; {again:,} duplicate{'' if again == 1 else 's'}: the client has an example of it before"
 
 
 def labels(values: "np.ndarray") -> list[str]:
