@@ -85,6 +85,11 @@ def replace_unencodable(error: UnicodeError) -> tuple[str, int]:
     return ascii_only(error.object[error.start : error.end]), error.end
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `"1 client"`, `"1,200 clients"`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def line(text: str) -> str:
     """Text for one line: as `terminal`, with a space for each run of white space."""
     return terminal(" ".join(text.split()))

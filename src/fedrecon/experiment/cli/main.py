@@ -103,9 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # This ends `--help` and `--version`.
         return ended.exit_code
     except click.ClickException as error:
-        _explain_usage(error)
         shown = io.StringIO()
-        error.show(shown)
+        _explained(error).show(shown)
         print(terminal(shown.getvalue()), end="", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -128,15 +127,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _leave(invocation, status, message)
 
 
-def _explain_usage(error: click.ClickException) -> None:
-    """Adds to click's message about a command line what click does not know of settings and options."""
-    if isinstance(error, click.BadOptionUsage) and error.ctx is not None and "requires" in error.message:
+def _explained(error: click.ClickException) -> click.ClickException:
+    """An error of click about a command line, with what click does not know of options and settings."""
+    message = error.message
+    if isinstance(error, click.BadOptionUsage) and error.ctx is not None and "requires" in message:
         for option in error.ctx.command.params:
             if error.option_name in option.opts and option.metavar:
-                error.message = f"{error.message.rstrip('.')}: {error.option_name} {option.metavar}"
-    elif "unexpected extra argument" in error.message and "=" in error.message:
+                message = f"{message.rstrip('.')}: {error.option_name} {option.metavar}"
+    elif "unexpected extra argument" in message and "=" in message:
         # Such as `fedrecon run my.toml training.rounds=100`.
-        error.message = f"{error.message}; a setting is changed by --set NAME=VALUE"
+        message = f"{message}; a setting is changed by --set NAME=VALUE"
+    if message == error.message:
+        return error
+    return click.UsageError(message, getattr(error, "ctx", None))
 
 
 def _on_one_line(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:

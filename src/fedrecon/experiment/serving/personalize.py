@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.data._arrow_bridge import to_arrow, to_lists
 from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import offsets_of
-from fedrecon.experiment.config import Config
+from fedrecon.experiment.config import Config, with_overrides
 from fedrecon.experiment.console.progress_bar import show_progress
 from fedrecon.experiment.reporting.tables import size
 from fedrecon.experiment.serving.evaluate import hold_to_data, hold_to_use, restore_parameters
@@ -48,7 +49,15 @@ class Wanted(NamedTuple):
     seen: bool = False
 
 
-def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Console, wanted: Wanted) -> None:
+def personalize_run(
+    run: Path,
+    config: Config,
+    data: str,
+    out: Path,
+    screen: Console,
+    wanted: Wanted,
+    reading: Sequence[str] = (),
+) -> None:
     """Personalises all clients of some data with the last parameters of a run, or its best ones.
 
     Killed and started again, it goes on where it was, and ends with the same file.
@@ -57,9 +66,11 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         run: The run folder.
         config: The configuration of the run.
         data: The path of the clients: a client file, or data that the task reads.
-        out: The Parquet file, which gets a row for each client, in the order of the data.
+        out: The file, Parquet with a row for each client in the order of the data, or CSV.
         screen: The console that shows the progress.
         wanted: What is written of each client.
+        reading: Settings such as `"data.columns.client=person"` by which the data are read where they differ
+            from the run's; none by default.
 
     Raises:
         ValueError: The run has no checkpoint, or diverged, or its own data have changed; the data cannot be
@@ -72,7 +83,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     round, state, client_states = restore_parameters(run, spec)
     hold_to_use(run, state.global_params)
     vocabularies = vocabularies_of(run)
-    new = prepare_new_clients(config, data, vocabularies, served_fields(task), "personalization")
+    read = with_overrides(config, reading)
+    new = prepare_new_clients(read, data, vocabularies, served_fields(task), "personalization")
     clients, top = new.loaded, _top(wanted, vocabularies)
     per_part = _per_part(12 * top.count if top is not None else _local_bytes(spec.algorithm, state))
     # The rest of a block with more clients than a part has would be padding.
@@ -87,7 +99,7 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         clients_per_block=width,
     )
     screen.print(f"{config.name}: parameters after round {round}; {len(clients):,} clients")
-    request = {
+    request: dict[str, Any] = {
         "run": read_fingerprint(run),
         "round": round,
         "data": digest(clients),
@@ -95,6 +107,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         "wanted": {name: value for name, value in wanted._asdict().items() if value is not None},
         "clients_per_part": per_part,
     }
+    if reading:
+        request["reading"] = list(reading)
     # Threads append to this list, which is safe; they could not add to a number without a lock.
     unknown = [0]
     total = len(clients)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from fedrecon._safe_text import counted
 from fedrecon.algorithms._base import ServerState
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.console.progress import Progress
@@ -104,7 +105,10 @@ class TrainingLoop:
             self._tuner.resume(self.done)
 
     def resumption(self) -> str:
-        """A sentence about a run that goes on, for the user."""
+        """A sentence about a run that goes on, for the user; of a finished one that it is finished."""
+        if self.done == self.last and not self.recomputed:
+            more = "" if self._ledger is not None else "; resume with --rounds N goes on to more"
+            return f"this run is finished: all of its {counted(self.done, 'round')} are done{more}"
         start = "there is no checkpoint yet: starting again"
         if self.resumed_from is not None:
             start = f"going on from the checkpoint of round {self.resumed_from}"

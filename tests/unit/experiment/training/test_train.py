@@ -298,13 +298,18 @@ def test_a_folder_from_before_fingerprints_had_a_format_goes_on(tmp_path, no_fig
         ({"rounds": 7}, "rounds is 6 there and 7 here"),
         ({"clients_per_round": 4}, r"sampling is 'Uniform\(clients_per_round=5\)' there"),
         ({"evaluation_split": NoSplit()}, r"evaluation\.split is 'AlternateBatches\(batch_size=5\)' there"),
-        ({"test": VALIDATION}, r"clients\.test is '[0-9a-f]{16}' there"),
         ({"initial_global_params": {"w": jnp.ones(2)}}, "initial_global_params is '' there"),
     ],
 )
 def test_another_run_is_refused(finished, changes, message):
     with pytest.raises(RunError, match=f"belongs to another configuration: {message}"):
         run(out=finished.out, **changes)
+
+
+def test_a_run_of_other_clients_is_refused(finished):
+    said = r"belongs to other data: the test clients (are \d+ clients with \d+ examples there and|or their)"
+    with pytest.raises(RunError, match=said):
+        run(out=finished.out, test=VALIDATION)
 
 
 @pytest.mark.parametrize("how", ["exception", "signal"])
