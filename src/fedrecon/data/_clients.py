@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int64, UInt64
 
+from fedrecon._safe_text import counted
 from fedrecon.core._array_like import ArrayLike, FilePath
 from fedrecon.data._checksums import Column
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
@@ -186,7 +187,8 @@ class Clients:
 
     def __repr__(self) -> str:
         names = ", ".join(self.fields)
-        return f"Clients({len(self):,} clients, {int(self.num_examples.sum()):,} examples, fields {names})"
+        size = f"{counted(len(self), 'client')}, {counted(int(self.num_examples.sum()), 'example')}"
+        return f"Clients({size}, fields {names})"
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The configuration of an experiment: reading, checking, overriding and writing it."""
 
 import functools
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -132,7 +133,16 @@ def resolve(values: Mapping[str, Any], source: str) -> Config:
     if not isinstance(task, str):
         raise SettingError(f"{source}: task must be a string, got {task!r}")
     cls = schema(task)
-    return cast(Config, validate(cls, overlay(cls, defaults(cls), values), source))
+    return cast(Config, validate(cls, _with_home(overlay(cls, defaults(cls), values)), source))
+
+
+def _with_home(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the user's folder for a `~` at the beginning of `data.path`, as in a shell."""
+    data = values.get("data")
+    path = data.get("path") if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping) or not isinstance(path, str) or not path.startswith("~"):
+        return values
+    return {**values, "data": {**data, "path": os.path.expanduser(path)}}
 
 
 def text(config: Config) -> str:

@@ -1,5 +1,6 @@
 """The steps that several commands on runs share: configurations, folders, processes, training."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,8 +150,8 @@ def with_rounds(run: str, config: Config, rounds: int) -> Config:
         for path, schedule, end in ended_schedules(config, planned, rounds):
             raise SettingError(
                 f"--rounds must be at most {end:,}, where the schedule {path} ({schedule}) ends with a "
-                f"learning rate of 0, got {rounds:,}: with a longer schedule it is another run, in a folder of "
-                f"its own"
+                f"learning rate of 0, got {rounds:,}: with a longer schedule it is another run, of its own "
+                "folder"
             )
         from fedrecon.experiment.storage.extension import extend
 
@@ -166,7 +167,7 @@ def absolute(path: str | None, config: Config) -> str | None:
     packaged = task_spec(config.task).packaged_data
     if path is None or (path in packaged and not Path(path).exists()):
         return path
-    return str(Path(path).absolute())
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def saved_config(run: str, data: str | None = None, code: Sequence[str] = ()) -> Config:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from fedrecon._safe_text import counted
 from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.data._arrow_bridge import to_arrow, to_lists
 from fedrecon.data._clients import Clients
@@ -98,7 +99,7 @@ def personalize_run(
         client_states=client_states,
         clients_per_block=width,
     )
-    screen.print(f"{config.name}: parameters after round {round}; {len(clients):,} clients")
+    screen.print(f"{config.name}: parameters after round {round}; {counted(len(clients), 'client')}")
     request: dict[str, Any] = {
         "run": read_fingerprint(run),
         "round": round,
@@ -130,9 +131,9 @@ def personalize_run(
                 advance(_size([number], per_part, total))
         seconds = time.monotonic() - started
     if sum(unknown):
-        screen.print(f"{sum(unknown):,} examples left out, of items unknown to the run")
+        screen.print(f"{counted(sum(unknown), 'example')} left out, of items unknown to the run")
     if left:
-        speed = f"{left:,} clients in {seconds:.1f} s, {left / seconds:,.0f} per second"
+        speed = f"{counted(left, 'client')} in {seconds:.1f} s, {left / seconds:,.0f} per second"
         start, peak = f"{started - begun:.1f} s to start", size(peak_memory() or 0)
         screen.print(f"{speed}, compilation included; {start}; peak memory {peak}")
     screen.print(f"Clients: {out}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fedrecon._safe_text import counted
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress import progress_for
 from fedrecon.experiment.console.screen import Screen, rich_table, screen_of_output
@@ -49,7 +50,7 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
     config.algorithm.parts()
     task = task_of(config)
     spec = spec_of(config, task)
-    screen.print("  ".join(f"{name} {len(x):,} clients" for name, x in task.sets().items()))
+    screen.print("  ".join(f"{name} {counted(len(x), 'client')}" for name, x in task.sets().items()))
     with ExitStack() as stack:
         if followed is not None:
             stack.enter_context(followed)
@@ -101,7 +102,8 @@ def show(result: Result, screen: Console) -> None:
         screen.print(f"{name}: {text}")
     seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
     screen.print(
-        f"{result.rounds} rounds in {seconds['total']:.1f} s, {seconds['compilation']:.1f} s to compile; "
+        f"{counted(result.rounds, 'round')} in {seconds['total']:.1f} s, "
+        f"{seconds['compilation']:.1f} s to compile; "
         f"{size(sent['down'])} down and {size(sent['up'])} up per client and round; "
         f"{summary.describe_work(values)}; "
         f"peak memory {size(values['peak_memory_bytes'])}"

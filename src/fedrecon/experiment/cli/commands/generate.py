@@ -55,6 +55,7 @@ def generate(out: Path, screen: "Console", clients: int, items: int, ratings: fl
     Raises:
         ValueError: A number is out of its range, or the file cannot be written.
     """
+    from fedrecon._safe_text import counted
     from fedrecon.data._writer import ClientWriter
     from fedrecon.datasets.ratings._population import population
     from fedrecon.errors import RunError
@@ -85,7 +86,8 @@ def generate(out: Path, screen: "Console", clients: int, items: int, ratings: fl
         raise RunError(f"{out}: cannot be written: {error.strerror}") from None
     seconds = time.monotonic() - begun
     screen.print(
-        f"{clients:,} clients, {written:,} ratings of {items:,} items in {seconds:.1f} s; "
+        f"{counted(clients, 'client')}, {counted(written, 'rating')} of {counted(items, 'item')} "
+        f"in {seconds:.1f} s; "
         f"{size(out.stat().st_size)}; peak memory {size(peak_memory() or 0)}"
     )
     screen.print(f"Clients: {out}")
