@@ -73,9 +73,17 @@ def terminal(text: str) -> str:
 def ascii_only(text: str) -> str:
     r"""Text in ASCII: `...` for an ellipsis, `#` for a bar of a histogram, and for the rest an escape.
 
-    The escapes, such as `\u65e5`, are those of TOML and JSON: in files of these a string stays the same.
+    The escapes, such as `\u65e5`, are those of TOML.
     """
     return "".join(c if c.isascii() else _in_ascii(c) for c in text)
+
+
+def toml_in_ascii(text: str) -> str:
+    """A TOML file in ASCII: characters of its strings become escapes, and comments are written otherwise."""
+    return "".join(
+        ascii_only(line) if line.startswith("#") else "".join(c if c.isascii() else _escape(c) for c in line)
+        for line in text.splitlines(keepends=True)
+    )
 
 
 def replace_unencodable(error: UnicodeError) -> tuple[str, int]:

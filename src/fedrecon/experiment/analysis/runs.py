@@ -2,11 +2,10 @@
 
 import functools
 import json
-import math
 import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -97,11 +96,7 @@ class Run:
     def privacy(self) -> Ledger | None:
         """The ledger of what the run has released so far; None for a run that is not private."""
         values = self.result.get("privacy")
-        if values is None:
-            return None
-        # JSON has null for an epsilon that is infinite; a later version may know more of a ledger.
-        known = {field.name: values[field.name] for field in fields(Ledger) if field.name in values}
-        return Ledger(**{**known, "epsilon": math.inf if known["epsilon"] is None else known["epsilon"]})
+        return None if values is None else Ledger.from_values(values)
 
     @property
     def seed(self) -> int:

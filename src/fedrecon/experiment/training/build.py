@@ -125,7 +125,8 @@ def _check_sets(config: Config, task: Task) -> None:
     within = "data" if hasattr(config.data, "fractions") else "data.protocol"
     total = counted(sum(sets.values()), "client")
     raise SettingError(
-        f"{within}.fractions must leave a client in each set, but of the {total} of the data none is in {empty[0]!r}: give it a larger share, or 0 to go without"
+        f"{within}.fractions must leave a client in each set, but of the {total} of the data none is in "
+        f"{empty[0]!r}: give it a larger share, or 0 to go without"
     )
 
 

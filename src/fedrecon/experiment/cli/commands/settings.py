@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from fedrecon._safe_text import ascii_only, terminal
+from fedrecon._safe_text import terminal, toml_in_ascii
 from fedrecon.experiment.cli import options
 
 
@@ -26,4 +26,4 @@ def command(experiment: str | None, overrides: tuple[str, ...], changed: bool) -
     text = terminal(changes(config) if changed else listing(config))
     # Experiment files are UTF-8, of which ASCII is a part that every encoding of an output writes alike.
     is_utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    print(text if is_utf8 else ascii_only(text), end="")
+    print(text if is_utf8 else toml_in_ascii(text), end="")
