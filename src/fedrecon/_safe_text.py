@@ -17,6 +17,28 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _PLACEHOLDER = "unnamed"
 _MOST_BYTES = 120  # of a file name that is made of a name: file systems allow 255, and more is added to it
 
+# Characters of our own texts, as an encoding that lacks them shows them.
+_ASCII = {
+    "█": "#",
+    "…": "...",
+    "±": "+/-",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "×": "x",
+    "²": "^2",
+    "₁": "_1",
+    "₂": "_2",
+    "→": "->",
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+}
+
 # What separates folders on any system, or is not allowed in names there; and what marks an escape.
 _NOT_IN_FILES = re.compile(r'[%/\\:*?"<>|]')
 _ESCAPED = re.compile("%(?:u([0-9A-F]{4})|([0-9A-F]{2}))")
@@ -46,6 +68,34 @@ def terminal(text: str) -> str:
     Line breaks and tabs stay.
     """
     return _UNSHOWN.sub(lambda match: _escape(match[0]), text)
+
+
+def ascii_only(text: str) -> str:
+    r"""Text in ASCII: `...` for an ellipsis, `#` for a bar of a histogram, and for the rest an escape.
+
+    The escapes, such as `\u65e5`, are those of TOML.
+    """
+    return "".join(c if c.isascii() else _in_ascii(c) for c in text)
+
+
+def toml_in_ascii(text: str) -> str:
+    """A TOML file in ASCII: characters of its strings become escapes, and comments are written otherwise."""
+    return "".join(
+        ascii_only(line) if line.startswith("#") else "".join(c if c.isascii() else _escape(c) for c in line)
+        for line in text.splitlines(keepends=True)
+    )
+
+
+def replace_unencodable(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of `codecs`: what an encoding lacks is written as `ascii_only` writes it."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return ascii_only(error.object[error.start : error.end]), error.end
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `"1 client"`, `"1,200 clients"`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def line(text: str) -> str:
@@ -122,8 +172,13 @@ def name_of_file(name: str) -> str:
     return _ESCAPED.sub(lambda m: chr(int(m[1] or m[2], 16)), name)
 
 
+def _in_ascii(character: str) -> str:
+    return _ASCII.get(character) or _escape(character)
+
+
 def _escape(character: str) -> str:
-    return f"\\u{ord(character):04x}"  # as in TOML and JSON
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 2**16 else f"\\U{number:08x}"  # as in TOML
 
 
 def _percent(character: str) -> str:

@@ -73,7 +73,15 @@ def store_whole_numbers(owner: Any, least: int, *names: str, optional: bool = Fa
 
 
 def plain(value: Any) -> str:
-    """The text of a value in a message, with a NumPy scalar as Python's: `3` and not `np.int64(3)`."""
+    """The text of a value in a message, with NumPy scalars as Python's: `3` and not `np.int64(3)`.
+
+    Those in dictionaries, lists and tuples are shown so, too.
+    """
+    if type(value) is dict:
+        return "{" + ", ".join(f"{plain(k)}: {plain(x)}" for k, x in value.items()) + "}"
+    if type(value) in (list, tuple):
+        inside = ", ".join(map(plain, value))
+        return f"[{inside}]" if type(value) is list else f"({inside}{',' * (len(value) == 1)})"
     # Recognised by the name of its module: importing NumPy here would double the start of `fedrecon --help`.
     scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
     return repr(value.item() if scalar else value)

@@ -29,6 +29,7 @@ from fedrecon.algorithms._local_only import local_only
 from fedrecon.algorithms._maml import first_order_maml, maml
 from fedrecon.algorithms._pfedme import pfedme
 from fedrecon.algorithms._reptile import reptile
+from fedrecon.core._costs import COSTS
 from fedrecon.core._examples import AlternateBatches, NoSplit, RandomFraction
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table, without_tables
@@ -38,7 +39,6 @@ from fedrecon.simulation._block_plan import Plan, Slot
 from fedrecon.simulation._client_state_store import StoredClientState, current_client_state
 from fedrecon.simulation._simulation import Simulation
 from fedrecon.solvers._gradient import Solver
-from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._newton import Newton
 from fedrecon.solvers._optimizers import optimizer
 

@@ -187,6 +187,37 @@ def test_a_finished_run_may_be_resumed(run, fedrecon):
     )
 
 
+def test_a_finished_run_says_so_and_may_get_more_rounds(fedrecon, home):
+    fedrecon("run", "small.toml", "--out", "longer")
+    again = fedrecon("run", "small.toml", "--out", "longer").stdout
+    assert "this run is finished: all of its 6 rounds are done; resume with --rounds N" in again
+    fewer = fedrecon("resume", "longer", "--rounds", "5", check=False)
+    assert fewer.returncode == 2 and "--rounds must be a whole number of at least 6, got 5" in fewer.stderr
+    more = fedrecon("resume", "longer", "--rounds", "9").stdout
+    assert "going on from the checkpoint of round 6" in more and "round 9/9" in more
+    fedrecon("run", "small.toml", "--set", "training.rounds=9", "--out", "at-once")
+
+    def content(folder, name):
+        lines = (home / folder / name).read_bytes().splitlines()
+        return [line for line in lines if b",seconds," not in line]
+
+    for name in ("config.toml", "metrics.csv", "clients-test.parquet", "clients-validation.parquet"):
+        assert content("longer", name) == content("at-once", name)
+    shown = fedrecon("compare", "longer", "at-once").stdout
+    assert "not finished" not in shown
+
+
+def test_what_forbids_more_rounds_is_named(fedrecon, home):
+    schedule = ["name=cosine_decay", "decay_steps=6"]
+    changes = [x for text in schedule for x in ("--set", f"algorithm.server_optimizer.schedule.{text}")]
+    fedrecon("run", "small.toml", *changes, "--out", "cosine")
+    refused = fedrecon("resume", "cosine", "--rounds", "9", check=False)
+    assert refused.returncode == 2
+    assert "--rounds must be at most 6, where the schedule algorithm.server_optimizer" in refused.stderr
+    assert "rounds = 6" in (home / "cosine" / "config.toml").read_text()
+    assert (home / "cosine" / "result.json").exists()
+
+
 def test_a_run_is_evaluated_again(run, fedrecon):
     folder, _ = run
     before = {path: path.read_bytes() for path in folder.glob("clients-*.parquet")}

@@ -46,8 +46,9 @@ MAY_IMPORT_BESIDES = {
     "data._cache": {"platformdirs"},  # where the platform keeps caches
 }
 MAY_IMPORT_IN_FUNCTIONS_BESIDES = {
-    "privacy": {"dp_accounting", "scipy"}
-}  # an extra; what takes long to import
+    "privacy": {"dp_accounting", "jax_privacy", "scipy"},  # extras; what takes long to import
+    "algorithms": {"cloudpickle"},  # where somebody pickles one
+}
 IMPORTERS = {"import_module", "__import__"}
 STRANGERS = "datasets"  # its packages share a layer and a folder, nothing else
 

@@ -1,6 +1,7 @@
 """The record of pure functions that every algorithm is, cut where the network is."""
 
 import functools
+import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -225,12 +226,44 @@ class Algorithm:
         """The programs that were compiled for the algorithm last; they are freed together with it."""
         return OrderedDict()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # compiled programs cannot be pickled
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the algorithm, with the help of cloudpickle, without its programs."""
+        return _unpickled, (_pickled({f.name: getattr(self, f.name) for f in fields(self)}),)
+
+    def __copy__(self) -> "Algorithm":
+        return self  # it cannot be changed
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Algorithm":
+        return self
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{k}={_show(v)}" for k, v in self.hyperparameters.items())
         return f"{self.name}({inside})"
+
+
+def _pickled(attributes: Mapping[str, Any]) -> bytes:
+    """An algorithm's attributes as bytes that `pickle.loads` reads.
+
+    Raises:
+        TypeError: They hold functions that were made inside other functions, which the standard library
+            cannot pickle, and cloudpickle is not installed.
+    """
+    try:
+        import cloudpickle
+    except ModuleNotFoundError:
+        try:
+            return pickle.dumps(dict(attributes))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TypeError(
+                "an algorithm holds functions that only the package cloudpickle can pickle; once it is "
+                f"installed (pip install cloudpickle), the same call works: {error}"
+            ) from None
+    content: bytes = cloudpickle.dumps(dict(attributes))
+    return content
+
+
+def _unpickled(content: bytes) -> Algorithm:
+    return Algorithm(**pickle.loads(content))
 
 
 def _show(value: object) -> str:

@@ -20,6 +20,7 @@ from fedrecon.algorithms._base import (
     ServerUpdateFn,
     Update,
 )
+from fedrecon.core._costs import COSTS
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Objective, leaf_at, without_tables
@@ -35,7 +36,6 @@ from fedrecon.core._types import (
     Rows,
 )
 from fedrecon.solvers._local_solver import LocalSolver, as_solver
-from fedrecon.solvers._minibatches import COSTS
 
 
 @tagged("aggregator/weighted_mean")

@@ -20,6 +20,7 @@ from fedrecon.algorithms._proximal import proximal
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, on_global, personal_copy, without_tables
 from fedrecon.core._types import ClientState, Params, PRNGKey
+from fedrecon.errors import plain
 from fedrecon.solvers._local_solver import LocalSolver
 
 
@@ -102,4 +103,4 @@ def ditto(
 def check_strength(strength: float) -> None:
     """Raises ValueError for a factor of a proximal term that is below 0 or NaN."""
     if not strength >= 0:
-        raise ValueError(f"strength must be at least 0, got {strength!r}")
+        raise ValueError(f"strength must be at least 0, got {plain(strength)}")

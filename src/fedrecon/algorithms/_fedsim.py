@@ -23,6 +23,7 @@ from fedrecon.algorithms._refitting import refit
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, on_both, path_of
 from fedrecon.core._types import ClientState, Numbers, Params, PRNGKey
+from fedrecon.errors import plain
 from fedrecon.solvers._gradient import Solver
 from fedrecon.solvers._local_solver import LocalSolver
 
@@ -99,7 +100,8 @@ def _at_rates(update: LocalSolver, local_rate: float) -> LocalSolver:
         return update
     if not local_rate > 0 or not isinstance(update, Solver):
         raise ValueError(
-            f"local_rate must be positive, and 1 for what is no Solver, got {local_rate!r} for {update!r}"
+            f"local_rate must be positive, and 1 for what is no Solver, got {plain(local_rate)} for "
+            f"{update!r}"
         )
 
     def scaled(updates: Params, params: Params) -> Any:

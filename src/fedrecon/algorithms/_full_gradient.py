@@ -15,13 +15,13 @@ from fedrecon.algorithms._building_blocks import (
     update_of,
 )
 from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.core._costs import GRADIENT_STEPS
 from fedrecon.core._examples import AlternateBatches, Examples, Split
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, on_global
 from fedrecon.core._types import ClientState, Params, PRNGKey
 from fedrecon.solvers._implicit_diff import ImplicitDifferentiation
 from fedrecon.solvers._local_solver import LocalSolver, as_solver
-from fedrecon.solvers._minibatches import GRADIENT_STEPS
 from fedrecon.solvers._newton import Newton
 
 

@@ -1,3 +1,4 @@
+from ._array_like import ArrayLike
 from ._examples import (
     AlternateBatches,
     AlternateExamples,
@@ -45,7 +46,6 @@ from ._random import fold_in, normal, uniform
 from ._tags import tagged
 from ._types import (
     AggregatorState,
-    ArrayLike,
     Batch,
     ClientState,
     Leaf,

@@ -4,30 +4,13 @@ Shapes that differ from use to use are annotated at the use. To a static type ch
 annotations are checked at run time, as in this library's tests, every leaf of a pytree is checked.
 """
 
-from collections.abc import Iterator, Sequence
-from os import PathLike
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 from jaxtyping import Array, Integer, Key, PyTree, Shaped, UInt32
 
 from fedrecon.core._mean import Mean
-
-
-@runtime_checkable
-class SupportsArray(Protocol):
-    """An object from which NumPy can make an array, such as a column of Arrow, pandas or Polars."""
-
-    def __array__(self) -> np.ndarray:
-        """The values as a NumPy array."""
-
-    def __len__(self) -> int:
-        """The number of values."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """The values one after the other."""
-
 
 PRNGKey: TypeAlias = Key[Array, "..."] | UInt32[Array, "..."]
 """A key of `jax.random`, typed or in the older form `uint32[2]`; under `vmap` the key of one client."""
@@ -64,9 +47,3 @@ Number: TypeAlias = int | float | Shaped[Any, ""]
 
 Numbers: TypeAlias = Shaped[Any, "..."]
 """An array of any shape and type, NumPy's or JAX's."""
-
-ArrayLike: TypeAlias = Sequence[Any] | np.ndarray | jax.Array | SupportsArray
-"""A value of which NumPy can make an array: a sequence of numbers or texts, an array, or a table's column."""
-
-FilePath: TypeAlias = str | PathLike[str]
-"""The path of a file or folder."""

@@ -3,14 +3,14 @@
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedrecon._files import atomic_file
-from fedrecon.core._types import FilePath
+from fedrecon.core._array_like import FilePath
 from fedrecon.data import _arrow_bridge as bridge
 from fedrecon.data._arrow_bridge import ArrowColumn
 from fedrecon.data._checksums import (
@@ -38,8 +38,8 @@ _FORMAT = "fedrecon-clients-1"
 _MAGIC = b"ARROW1"
 
 
-def from_rows(frame: object, client: str) -> ClientColumns:
-    """See `Clients.from_table`."""
+def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> ClientColumns:
+    """See `Clients.from_table`; `numbered` is what it calls `vocabularies`."""
     import pyarrow as pa
 
     try:
@@ -50,8 +50,9 @@ def from_rows(frame: object, client: str) -> ClientColumns:
         ) from error
     _require(table.column_names, client)
     table = _without_row_numbers(table, client)
+    _check_numbered(table.column_names, client, numbered)
     if _list_columns(table, client):
-        return _from_lists(table, client, "")
+        return _from_lists(table, client, "", numbered)
     table = table.cast(pa.schema([f.with_type(bridge.without_views(f.type)) for f in table.schema]))
     for name in table.column_names:
         if missing := len(bridge.missing_rows(table[name])):
@@ -69,7 +70,8 @@ def from_rows(frame: object, client: str) -> ClientColumns:
         if name == client:
             continue
         values = table[name]
-        if pa.types.is_dictionary(values.type) or bridge.is_text(values.type):
+        if pa.types.is_dictionary(values.type) or bridge.is_text(values.type) or name in numbered:
+            _check_ids(name, values)
             columns[name], words = bridge.encoded(values)
             vocabularies[name] = _words(name, words)
         else:
@@ -79,20 +81,29 @@ def from_rows(frame: object, client: str) -> ClientColumns:
     return ids, offsets_of(counts), columns, vocabularies, table_keys(ids)
 
 
-def from_parquet(path: FilePath, client: str) -> ClientColumns:
-    """See `Clients.from_parquet`."""
+def from_parquet(path: FilePath, client: str, numbered: Sequence[str] = ()) -> ClientColumns:
+    """See `Clients.from_parquet`; `numbered` is what it calls `vocabularies`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not Path(path).exists():
+        raise DataError(f"{path}: there is no such file")
     try:
+        if Path(path).is_file():
+            # Before the table is read, for which Arrow's own message is of several lines.
+            _require(pq.read_schema(path).names, client, path)
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
     _require(table.column_names, client, path)
     table = _without_row_numbers(table, client)
     if not _list_columns(table, client):
-        return from_rows(table, client)
-    return _from_lists(table, client, f"{path}: ")
+        try:
+            return from_rows(table, client, numbered)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+    _check_numbered(table.column_names, client, numbered)
+    return _from_lists(table, client, f"{path}: ", numbered)
 
 
 def _list_columns(table: Any, client: str) -> list[str]:
@@ -100,13 +111,14 @@ def _list_columns(table: Any, client: str) -> list[str]:
     return [n for n in table.column_names if n != client and bridge.is_list(table.schema.field(n).type)]
 
 
-def _from_lists(table: Any, client: str, where: str) -> ClientColumns:
+def _from_lists(table: Any, client: str, where: str, numbered: Sequence[str]) -> ClientColumns:
     """The clients of a table with a row for each, whose other columns are lists.
 
     Args:
         table: An Arrow table.
         client: The name of the column that holds the client's name.
         where: The beginning of messages.
+        numbered: Names of columns of whole numbers that are mapped to dense ids.
 
     Raises:
         DataError: A column is no list, lacks values, or its lists differ in length from the others.
@@ -129,7 +141,8 @@ def _from_lists(table: Any, client: str, where: str) -> ClientColumns:
         if offsets is not None and not np.array_equal(ends, offsets):
             raise DataError(f"{where}the lists of a client must be of one length, {name!r} differs")
         offsets = ends
-        if pa.types.is_dictionary(values.type) or bridge.is_text(values.type):
+        if pa.types.is_dictionary(values.type) or bridge.is_text(values.type) or name in numbered:
+            _check_ids(name, values)
             columns[name], words = bridge.encoded(bridge.decoded(values))
             vocabularies[name] = _words(name, words)
         else:
@@ -263,6 +276,25 @@ def _opened(
     return ids, keys, offsets[:-1], np.diff(offsets), columns, vocabularies, stats
 
 
+def _check_numbered(names: list[str], client: str, numbered: Sequence[str]) -> None:
+    """Refuses names of columns whose ids are to be mapped, where there are no such fields."""
+    if isinstance(numbered, str):
+        raise DataError(f"vocabularies must be a list of columns, such as [{numbered!r}], got {numbered!r}")
+    fields = [name for name in names if name != client]
+    for name in numbered:
+        if name not in fields:
+            raise DataError(f"vocabularies must name columns of {fields}, got {name!r}")
+
+
+def _check_ids(name: str, values: ArrowColumn) -> None:
+    """Refuses a column whose values cannot be ids."""
+    import pyarrow as pa
+
+    kind = bridge.value_type(values.type)
+    if not (pa.types.is_integer(kind) or bridge.is_text(kind)):
+        raise DataError(f"column {name!r} must hold whole numbers or strings to be mapped, got {kind}")
+
+
 def _values(name: str, values: ArrowColumn) -> np.ndarray:
     """A column of numbers, or of lists of a fixed length, as an array; without a copy where Arrow allows."""
     import pyarrow as pa
@@ -313,6 +345,11 @@ def _without_row_numbers(table: Any, client: str) -> Any:
 
 
 def _require(names: list[str], client: str, path: FilePath | None = None) -> None:
+    where = f"{path}: " if path is not None else ""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(
+            f"{where}columns must have different names, {names.count(twice)} are called {twice!r}"
+        )
     if client not in names:
-        where = f"{path}: " if path is not None else ""
         raise DataError(f"{where}column {client!r}, which names the client, is missing; there are {names}")

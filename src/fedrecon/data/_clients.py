@@ -1,13 +1,14 @@
 """The clients' examples: columnar, ragged, one row per client, in memory or mapped from a file."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt64
 
-from fedrecon.core._types import ArrayLike, FilePath
+from fedrecon._safe_text import counted
+from fedrecon.core._array_like import ArrayLike, FilePath
 from fedrecon.data._checksums import Column
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import (
@@ -26,7 +27,7 @@ from fedrecon.data._padding import PaddedGather
 from fedrecon.data._positions import client_positions
 from fedrecon.data._random_split import cut, shuffle
 from fedrecon.data._table_ids import number_of
-from fedrecon.errors import DataError, whole_number
+from fedrecon.errors import DataError, plain, whole_number
 
 _PIECE = 1 << 22  # examples that are looked at together: what bounds the memory that it takes
 
@@ -114,7 +115,7 @@ class Clients:
         return Clients.from_columns(*gathered(arrays))
 
     @staticmethod
-    def from_table(frame: object, client: str = "client") -> "Clients":
+    def from_table(frame: object, client: str = "client", *, vocabularies: Sequence[str] = ()) -> "Clients":
         """From a table of pandas, Polars or Arrow.
 
         A row is an example; or, where columns hold lists that may differ in length, a client whose examples
@@ -130,6 +131,9 @@ class Clients:
             frame: Anything that Arrow can read as a table. The row numbers of pandas, an index without a
                 name, are no field.
             client: The name of the column that holds the client's name.
+            vocabularies: Names of columns of whole numbers that are ids, such as those of items, and are
+                mapped to dense ids as strings are: 0 for the first one in the table, and so on, so that a
+                model's table needs a row for each and no more. By default whole numbers stay as they are.
 
         Raises:
             DataError: The column is missing, or a column lacks values, NaN among them, or is neither numbers
@@ -137,18 +141,22 @@ class Clients:
         """
         from fedrecon.data._arrow import from_rows
 
-        return Clients.from_columns(*from_rows(frame, client))
+        return Clients.from_columns(*from_rows(frame, client, vocabularies))
 
     @staticmethod
-    def from_parquet(path: FilePath, client: str = "client") -> "Clients":
+    def from_parquet(
+        path: FilePath, client: str = "client", *, vocabularies: Sequence[str] = ()
+    ) -> "Clients":
         """From a Parquet file: one example per row, or one client per row with list columns.
+
+        The parameters `client` and `vocabularies` are those of `from_table`.
 
         Raises:
             DataError: The file cannot be read, or as for `from_table`.
         """
         from fedrecon.data._arrow import from_parquet
 
-        return Clients.from_columns(*from_parquet(path, client))
+        return Clients.from_columns(*from_parquet(path, client, vocabularies))
 
     @staticmethod
     def open(path: FilePath) -> "Clients":
@@ -182,7 +190,8 @@ class Clients:
 
     def __repr__(self) -> str:
         names = ", ".join(self.fields)
-        return f"Clients({len(self):,} clients, {int(self.num_examples.sum()):,} examples, fields {names})"
+        size = f"{counted(len(self), 'client')}, {counted(int(self.num_examples.sum()), 'example')}"
+        return f"Clients({size}, fields {names})"
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -217,7 +226,7 @@ class Clients:
             other = str(client) if whole else number_of(client) if isinstance(client, str) else None
             place = self._index.get(other)
         if place is None:
-            raise KeyError(f"no client has the id {client!r}")
+            raise KeyError(f"no client has the id {plain(client)}")
         i = place
         start, stop = self._starts[i], self._starts[i] + self.num_examples[i]
         return {name: column[start:stop] for name, column in self._columns.items()}

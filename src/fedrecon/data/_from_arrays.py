@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from fedrecon.core._types import ArrayLike
-from fedrecon.errors import DataError
+from fedrecon.core._array_like import ArrayLike
+from fedrecon.errors import DataError, plain
 
 _PLAIN = (bool, int, float, str, np.float32, np.float64, np.int32, np.int64)  # which lack no value
 
@@ -155,15 +155,15 @@ def gathered(arrays: Mapping[Any, Mapping[str, Any]]) -> tuple[list[Any], np.nda
     for client, fields in arrays.items():
         if set(fields) != set(names):
             raise DataError(
-                f"client {client!r} has the fields {sorted(fields)}, the first has {sorted(names)}"
+                f"client {plain(client)} has the fields {sorted(fields)}, the first has {sorted(names)}"
             )
         own = {
-            name: np.atleast_1d(as_array(f"field {name!r} of client {client!r}", fields[name]))
+            name: np.atleast_1d(as_array(f"field {name!r} of client {plain(client)}", fields[name]))
             for name in names
         }
         sizes = {name: len(x) for name, x in own.items()}
         if len(set(sizes.values())) > 1:
-            raise DataError(f"the fields of client {client!r} must be of one length, got {sizes}")
+            raise DataError(f"the fields of client {plain(client)} must be of one length, got {sizes}")
         lengths.append(next(iter(sizes.values()), 0))
         for name in names:
             parts[name].append(own[name])
@@ -186,7 +186,9 @@ def _ids(ids: Any) -> Any:
         raise DataError("client ids must be all strings or all 64-bit integers")
     unique, counts = np.unique(array, return_counts=True)
     if len(unique) < len(array):
-        raise DataError(f"client ids must be unique, {unique[counts > 1][0]!r} comes {counts.max()} times")
+        raise DataError(
+            f"client ids must be unique, {plain(unique[counts > 1][0])} comes {counts.max()} times"
+        )
     return array
 
 

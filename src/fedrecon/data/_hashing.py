@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Integer, UInt32, UInt64
 
-from fedrecon.core._types import ArrayLike
+from fedrecon.core._array_like import ArrayLike
 
 ClientId: TypeAlias = int | str | np.integer
 """The name of a client."""

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int, UInt64
 
 from fedrecon.data._hashing import Purpose, keyed
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, plain
 
 
 def shuffle(
@@ -49,10 +49,10 @@ def cut(
     """
     for name, share in fractions.items():
         if not 0 < share <= 1:
-            raise DataError(f"fraction {name!r} must lie in (0, 1], got {share!r}")
+            raise DataError(f"fraction {name!r} must lie in (0, 1], got {plain(share)}")
     if sum(fractions.values()) > 1 + 1e-9:
         raise DataError(
-            f"fractions must sum to at most 1, got {dict(fractions)}, {sum(fractions.values()):g}"
+            f"fractions must sum to at most 1, got {plain(dict(fractions))}, {sum(fractions.values()):g}"
         )
     order = np.argsort(keyed(seed, Purpose.CLIENT_SPLIT, keys), kind="stable")
     ends = np.round(np.cumsum([0.0, *fractions.values()]) * len(keys)).astype(int)

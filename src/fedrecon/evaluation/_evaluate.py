@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
 from fedrecon.algorithms._building_blocks import subkeys
-from fedrecon.core._examples import AlternateBatches, Examples, Split
+from fedrecon.core._examples import AlternateBatches, Examples, NoSplit, Split
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
 from fedrecon.core._tags import tagged
@@ -78,12 +78,25 @@ def evaluation_keys(seed: int, clients: Clients) -> np.ndarray:
     return np.asarray(round_keys(seed, Purpose.EVALUATION, 0, clients.keys))
 
 
+def evaluation_split_of(algorithm: Algorithm) -> Split:
+    """The split into support and query set by which an algorithm is evaluated unless another one is given.
+
+    It is the algorithm's own split, so that clients are served in evaluation as in training. An algorithm
+    that has none, or one that puts the same examples in both sets, on which nothing could be measured, is
+    evaluated by alternate batches of 5.
+    """
+    split = algorithm.hyperparameters.get("split")
+    if not callable(split) or isinstance(split, NoSplit):
+        return AlternateBatches(5)
+    return cast(Split, split)
+
+
 def evaluate(
     algorithm: Algorithm,
     state: ServerState,
     clients: Clients,
     *,
-    split: Split = AlternateBatches(5),
+    split: Split | None = None,
     seed: int = 0,
     plan: Plan | None = None,
     client_states: ClientStateStore | None = None,
@@ -101,8 +114,7 @@ def evaluate(
         clients: The clients to evaluate, seen or unseen ones. If `train` or `Simulation` returned the
             state, their fields with original ids are renumbered as those of the training clients; examples of
             other ids are left out.
-        split: Cuts a client's examples into support and query set, independently of the split in training; by
-            default alternate batches of 5 examples.
+        split: Cuts a client's examples into support and query set, by default as `evaluation_split_of` does.
         seed: The seed of the clients' draws; 0 by default.
         plan: The plan by which the clients are cut into blocks; each of several devices takes as many clients
             as a block has. None, the default, chooses one.
@@ -134,7 +146,7 @@ def evaluate(
         algorithm,
         state,
         clients,
-        split=split,
+        split=evaluation_split_of(algorithm) if split is None else split,
         seed=seed,
         plan=plan,
         client_states=client_states,

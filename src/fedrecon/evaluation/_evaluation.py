@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon._safe_text import counted
 from fedrecon.core._mean import Mean
 from fedrecon.evaluation._metric_names import DERIVED
 
 
 def evaluated_of(evaluated: int, asked: int) -> str:
     """The text `"2 of 10 clients"`, or `"10 clients"` if all were evaluated."""
-    return f"{asked:,} clients" if evaluated == asked else f"{evaluated:,} of {asked:,} clients"
+    return counted(asked, "client") if evaluated == asked else f"{evaluated:,} of {counted(asked, 'client')}"
 
 
 class Evaluation:

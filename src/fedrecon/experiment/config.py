@@ -1,6 +1,7 @@
 """The configuration of an experiment: reading, checking, overriding and writing it."""
 
 import functools
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -17,6 +18,7 @@ from fedrecon.experiment.settings.sections import (
     defaults,
     overlay,
     parse_override,
+    parse_toml,
     setting,
     validate,
 )
@@ -132,7 +134,16 @@ def resolve(values: Mapping[str, Any], source: str) -> Config:
     if not isinstance(task, str):
         raise SettingError(f"{source}: task must be a string, got {task!r}")
     cls = schema(task)
-    return cast(Config, validate(cls, overlay(cls, defaults(cls), values), source))
+    return cast(Config, validate(cls, _with_home(overlay(cls, defaults(cls), values)), source))
+
+
+def _with_home(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the user's folder for a `~` at the beginning of `data.path`, as in a shell."""
+    data = values.get("data")
+    path = data.get("path") if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping) or not isinstance(path, str) or not path.startswith("~"):
+        return values
+    return {**values, "data": {**data, "path": os.path.expanduser(path)}}
 
 
 def text(config: Config) -> str:
@@ -147,16 +158,18 @@ def _read(path: str | Path | None) -> tuple[str, dict[str, Any]]:
         shipped = resources.files(__package__) / DEFAULT
         return DEFAULT, tomllib.loads(shipped.read_text(encoding="utf-8"))
     try:
-        content = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise SettingError(f"{path}: the experiment cannot be read: {reason}") from None
+        # Some editors begin a file with a byte order mark.
+        content = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        # Python refuses a name that holds the character 0 by a ValueError, as it does what is no UTF-8.
+        encoded = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else encoded
+        hint = "; a setting is changed by --set NAME=VALUE" if "=" in str(path) else ""
+        raise SettingError(f"{path}: the experiment cannot be read: {reason}{hint}") from None
     try:
-        return str(path), tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
+        return str(path), parse_toml(content)
+    except ValueError as error:
         raise SettingError(f"{path}: no TOML: {error}") from None
-    except RecursionError:
-        raise SettingError(f"{path}: no experiment: its tables or lists are nested too deeply") from None
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

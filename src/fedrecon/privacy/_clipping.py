@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from fedrecon.core._model import leaves_of, path_of
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import Params
+from fedrecon.errors import plain
 
 _AT_ONCE = 32  # numbers that are summed in one go
 _HUGE = 2.0**64
@@ -44,7 +45,7 @@ class Clipping:
         for path, bound in given.items():
             if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
                 name = f"clip[{path!r}]" if isinstance(clip, Mapping) else "clip"
-                raise ValueError(f"{name} must be a finite number above 0, got {bound!r}")
+                raise ValueError(f"{name} must be a finite number above 0, got {plain(bound)}")
         return Clipping(tuple(sorted((path, float(bound)) for path, bound in given.items())))
 
     @property

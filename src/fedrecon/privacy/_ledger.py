@@ -65,6 +65,18 @@ class Ledger:
             "not_covered": list(self.not_covered),
         }
 
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> "Ledger":
+        """The ledger of JSON values; the inverse of `values`.
+
+        Args:
+            values: What `values` returned, where JSON has null for an infinite epsilon. What a later version
+                may know of a ledger besides is left out.
+        """
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        epsilon = math.inf if known["epsilon"] is None else known["epsilon"]
+        return cls(**{**known, "epsilon": epsilon, "not_covered": tuple(known["not_covered"])})
+
     def __str__(self) -> str:
         """The ledger in a sentence: what is promised, to whom, and against whom."""
         seen = "the released parameters" if self.observer == "model" else "them and who takes part"

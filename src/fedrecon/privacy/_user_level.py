@@ -21,7 +21,7 @@ from fedrecon.core._model import leaves_of, path_of
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import Params, PRNGKey
 from fedrecon.data._sampling import Sampling
-from fedrecon.errors import of_kind, whole_number
+from fedrecon.errors import of_kind, plain, whole_number
 from fedrecon.privacy._accounting import Accounting, Observer, accounting, calibrate
 from fedrecon.privacy._clipping import Clipping
 from fedrecon.privacy._ledger import Ledger
@@ -122,7 +122,7 @@ class UserLevelDP:
             planned = getattr(self, name)
             if value is not None and value != planned:
                 raise ValueError(
-                    f"{name} must be what user_level_dp accounts for, {planned!r}, got {value!r}"
+                    f"{name} must be what user_level_dp accounts for, {planned!r}, got {plain(value)}"
                 )
 
     def armed(self, state: ServerState, noise_key: UInt32[np.ndarray, "8"]) -> ServerState:
@@ -224,7 +224,7 @@ def user_level_dp(
     if privacy.affordable < 1:
         raise ValueError(
             f"budget must pay for a round, but one with noise_multiplier {noise_multiplier:g} takes epsilon "
-            f"{privacy.epsilon(1):.4g}, got {budget!r}"
+            f"{privacy.epsilon(1):.4g}, got {plain(budget)}"
         )
     return _private(algorithm, privacy)
 
@@ -292,7 +292,7 @@ def _check_numbers(num_clients: int, delta: Any, epsilon: Any, noise_multiplier:
         raise ValueError("delta must be given, since epsilon alone promises nothing for Gaussian noise")
     if not 0 < delta < 1 / num_clients:
         raise ValueError(
-            f"delta must be above 0 and below 1 / num_clients = {1 / num_clients:.3g}, got {delta!r}: "
+            f"delta must be above 0 and below 1 / num_clients = {1 / num_clients:.3g}, got {plain(delta)}: "
             f"with more, publishing one client's data would be allowed"
         )
     if (epsilon is None) == (noise_multiplier is None):
@@ -302,4 +302,4 @@ def _check_numbers(num_clients: int, delta: Any, epsilon: Any, noise_multiplier:
         raise ValueError("either epsilon or budget must be given, got both: epsilon is a budget already")
     for name, value in (("epsilon", epsilon), ("noise_multiplier", noise_multiplier), ("budget", budget)):
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+            raise ValueError(f"{name} must be a finite number above 0, got {plain(value)}")

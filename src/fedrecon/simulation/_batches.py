@@ -14,7 +14,7 @@ from fedrecon.core._model import Model
 from fedrecon.core._types import Number, Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._padding import PaddedGather
-from fedrecon.errors import DataError, did_you_mean
+from fedrecon.errors import DataError, did_you_mean, plain
 from fedrecon.simulation._block_plan import Slot
 
 
@@ -238,7 +238,7 @@ def _out_of_range(clients: Clients, group: Group, field: str, size: int) -> str:
     place = int(bad - clients.offsets[owner])
     return (
         f"field {field!r} must hold numbers from 0 to {size - 1}, the rows of {group.leaves[0]!r}; "
-        f"client {clients.ids[owner]!r} has {column[bad].tolist()} at example {place}"
+        f"client {plain(clients.ids[owner])} has {column[bad].tolist()} at example {place}"
     )
 
 

@@ -84,6 +84,27 @@ class ClientStateStore:
         self._held: str | None = None
         self._origin: Any = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the present states: what an earlier checkpoint needs stays with the files."""
+        self._flush()
+        shapes = [self.dtype[name] for name in self._names]
+        like = jax.tree.unflatten(self._structure, [np.zeros(x.shape, x.base) for x in shapes])
+        present = np.sort(self._last[self._last >= 0])
+        return ClientStateStore._of_records, (like, self._keys, self._log.read(present))
+
+    @staticmethod
+    def _of_records(
+        like: ClientState, keys: UInt64[np.ndarray, "client"], records: np.ndarray
+    ) -> "ClientStateStore":
+        """A store in a temporary folder with these records, one for each client that keeps something."""
+        store = ClientStateStore(like, keys)
+        if len(records):
+            store._make_folder()
+            store._log.append(records)
+        store._go_to(len(records))
+        store._since = store._newest + 1
+        return store
+
     @staticmethod
     def of(algorithm: Algorithm, clients: Clients, folder: Path | None = None) -> "ClientStateStore | None":
         """The store for an algorithm's clients; None for a stateless algorithm.

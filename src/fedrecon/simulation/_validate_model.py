@@ -11,6 +11,7 @@ import numpy as np
 from fedrecon._kernels.rows import groups
 from fedrecon.algorithms._base import Algorithm
 from fedrecon.core._check_parameters import check_model_parameters
+from fedrecon.core._costs import COSTS
 from fedrecon.core._examples import EXAMPLE_MASK
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, check_loss, leaf_at, leaves_of, origin_of
@@ -20,7 +21,6 @@ from fedrecon.errors import did_you_mean
 from fedrecon.simulation._compilation import quickly
 from fedrecon.simulation._untrained_leaves import check_untrained
 from fedrecon.simulation._validate_padding import check_padding
-from fedrecon.solvers._minibatches import COSTS
 from fedrecon.solvers._validate_tables import Found, Trial, check_lookups, check_no_look
 
 _EXAMPLES = 8

@@ -16,6 +16,7 @@ from fedrecon._kernels import rows
 from fedrecon._kernels.fold_lookups import fold_lookups
 from fedrecon._kernels.optimizer_step import optimizer_step
 from fedrecon._kernels.step_rows import counted, frozen_rows, with_ids, without
+from fedrecon.core._costs import EXAMPLE_PASSES, GRADIENT_STEPS
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Objective, Table, check_loss, leaf_at, path_of, with_leaves
 from fedrecon.core._random import fold_in
@@ -23,7 +24,7 @@ from fedrecon.core._tags import tagged
 from fedrecon.core._types import Batch, Metrics, Number, Numbers, OptState, Params, PRNGKey, RoundNumber
 from fedrecon.errors import store_whole_numbers
 from fedrecon.solvers._local_solver import AbstractSolver
-from fedrecon.solvers._minibatches import EXAMPLE_PASSES, GRADIENT_STEPS, Steps, plan_steps
+from fedrecon.solvers._minibatches import Steps, plan_steps
 from fedrecon.solvers._optimizers import NamedOptimizer, describe
 from fedrecon.solvers._sequential import sequentially
 
@@ -87,7 +88,7 @@ class Solver(AbstractSolver):
         return rows.locality(self.optimizer, params, tables)
 
     def cost(self, examples: Examples, round: RoundNumber | None = None) -> dict[str, Any]:
-        """What a call with these examples takes: gradient steps and example passes, see `steps.COSTS`."""
+        """What a call with these examples takes: gradient steps and example passes, see `core._costs`."""
         taken = self.examples_per_step(examples, round)
         return {GRADIENT_STEPS: jnp.sum(taken > 0), EXAMPLE_PASSES: jnp.sum(taken)}
 

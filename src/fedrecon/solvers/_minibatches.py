@@ -11,10 +11,6 @@ from fedrecon.core._examples import Examples, random_order
 from fedrecon.core._random import fold_in
 from fedrecon.core._types import PRNGKey
 
-# The cost of fitting, independent of the machine: the number of gradient steps, of linear systems that are
-# solved, and of examples that are processed for both, counted again in every pass.
-COSTS = GRADIENT_STEPS, SOLVES, EXAMPLE_PASSES = "gradient_steps", "solves", "example_passes"
-
 
 class Steps(NamedTuple):
     """The steps of one solver on one client.

@@ -10,13 +10,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from fedrecon._kernels.cholesky import solve
+from fedrecon.core._costs import EXAMPLE_PASSES, SOLVES
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Objective, check_loss
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import Metrics, Params, PRNGKey, RoundNumber
 from fedrecon.errors import plain, store_whole_numbers
 from fedrecon.solvers._local_solver import AbstractSolver
-from fedrecon.solvers._minibatches import EXAMPLE_PASSES, SOLVES
 
 _MOST_PARAMETERS = 2000
 
@@ -49,7 +49,7 @@ class Newton(AbstractSolver):
             raise ValueError(f"damping must not be negative, got {plain(self.damping)}")
 
     def cost(self, examples: Examples, round: RoundNumber | None = None) -> dict[str, Any]:
-        """What a call with these examples takes: solves and example passes, see `steps.COSTS`."""
+        """What a call with these examples takes: solves and example passes, see `core._costs`."""
         return {SOLVES: self.iterations, EXAMPLE_PASSES: self.iterations * examples.count()}
 
     def __call__(

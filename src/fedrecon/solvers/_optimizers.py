@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrecon.core._types import Number, Params
+from fedrecon.errors import plain
 
 
 class NamedOptimizer(optax.GradientTransformationExtraArgs):
@@ -74,16 +75,16 @@ def optimizer(name: str, **hyperparameters: Any) -> NamedOptimizer:
     make = OWN.get(name) or _named(name, "optimizer")
     rate = hyperparameters.get("learning_rate")
     if isinstance(rate, (int, float)) and not (rate > 0 and math.isfinite(rate)):
-        raise ValueError(f"learning_rate of {name} must be positive and finite, got {rate!r}")
+        raise ValueError(f"learning_rate of {name} must be positive and finite, got {plain(rate)}")
     if isinstance(rate, str):
-        raise ValueError(f"learning_rate of {name} must be a number or a schedule, got {rate!r}")
+        raise ValueError(f"learning_rate of {name} must be a number or a schedule, got {plain(rate)}")
     for decay in _DECAYS & hyperparameters.keys():
         value = hyperparameters[decay]
         if isinstance(value, str) or (isinstance(value, Real) and not 0 <= float(value) < 1):
-            raise ValueError(f"{decay} of {name} must be a number in [0, 1), got {value!r}")
+            raise ValueError(f"{decay} of {name} must be a number in [0, 1), got {plain(value)}")
     eps = hyperparameters.get("eps", 0)
     if isinstance(eps, str) or (isinstance(eps, Real) and not float(eps) >= 0):
-        raise ValueError(f"eps of {name} must be a number of at least 0, got {eps!r}")
+        raise ValueError(f"eps of {name} must be a number of at least 0, got {plain(eps)}")
     try:
         init, update = make(**hyperparameters)
     except TypeError as error:

@@ -19,6 +19,7 @@ from fedrecon.datasets.ratings._interactions import interactions, leave_one_out,
 from fedrecon.datasets.ratings._load import read_ratings
 from fedrecon.datasets.ratings._prepare import prepare
 from fedrecon.errors import DataError
+from fedrecon.solvers._optimizers import optimizer
 
 COLUMNS = {"client": "user", "item": "item", "rating": "stars"}
 # Ids in their order; those from "+5" on are texts.
@@ -228,3 +229,84 @@ def test_movielens_formats_still_ask_for_whole_numbers(tmp_path):
     (tmp_path / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{2**63},2,3.0,4\n")
     with pytest.raises(DataError, match="line 2: client id must fit in 64 bits"):
         read_ratings(tmp_path / "ratings.csv")
+
+
+NUMBERED = {"user": [5, 5, 9], "item": [3952, 7, 3952], "rating": [1.0, 2.0, 3.0]}
+
+
+@pytest.mark.parametrize("make", [pa.table, pd.DataFrame, pl.DataFrame])
+def test_ids_that_are_whole_numbers_are_mapped_on_request(make, tmp_path):
+    plain = Clients.from_table(make(NUMBERED), client="user")
+    assert plain.vocabularies == {} and plain[5]["item"].tolist() == [3952, 7]
+    mapped = Clients.from_table(make(NUMBERED), client="user", vocabularies=["item"])
+    assert mapped.vocabularies["item"].tolist() == [3952, 7]
+    assert mapped.vocabularies["item"].dtype == np.int64
+    assert (mapped[5]["item"].tolist(), mapped[9]["item"].tolist()) == ([0, 1], [0])
+    pq.write_table(pa.table(NUMBERED), tmp_path / "rows.parquet")
+    lists = pa.table({"user": [5, 9], "item": [[3952, 7], [3952]], "rating": [[1.0, 2.0], [3.0]]})
+    pq.write_table(lists, tmp_path / "lists.parquet")
+    for name in ("rows", "lists"):
+        read = Clients.from_parquet(tmp_path / f"{name}.parquet", client="user", vocabularies=["item"])
+        assert read.vocabularies["item"].tolist() == [3952, 7]
+        assert read[5]["item"].tolist() == [0, 1]
+
+
+def test_lists_of_strings_are_mapped_as_columns_of_strings_are(tmp_path):
+    pq.write_table(pa.table({"client": ["a", "b"], "item": [["q", "p"], ["q"]]}), tmp_path / "x.parquet")
+    clients = Clients.from_parquet(tmp_path / "x.parquet")
+    assert clients.vocabularies["item"].tolist() == ["q", "p"] and clients["a"]["item"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("item", r"vocabularies must be a list of columns, such as \['item'\], got 'item'"),
+        (["film"], r"vocabularies must name columns of \['item', 'rating'\], got 'film'"),
+        (["user"], r"vocabularies must name columns of \['item', 'rating'\], got 'user'"),
+        (["rating"], "column 'rating' must hold whole numbers or strings to be mapped, got double"),
+    ],
+)
+def test_what_cannot_be_mapped_is_refused(names, message):
+    with pytest.raises(DataError, match=message):
+        Clients.from_table(pa.table(NUMBERED), client="user", vocabularies=names)
+
+
+def test_files_are_named_where_their_columns_cannot_be_used(tmp_path):
+    twice = pa.table([pa.array([1]), pa.array([2]), pa.array([3])], names=["client", "x", "x"])
+    said = "columns must have different names, 2 are called 'x'"
+    with pytest.raises(DataError, match=f"^{said}"):
+        Clients.from_table(twice)
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match=rf"twice\.parquet: {said}"):
+        Clients.from_parquet(tmp_path / "twice.parquet")
+    nulls = pa.DictionaryArray.from_arrays(pa.array([0, None]), pa.array(["a"]))
+    pq.write_table(pa.table({"client": [1, 1], "item": nulls}), tmp_path / "nulls.parquet")
+    with pytest.raises(DataError, match=r"nulls\.parquet: column 'item' must have a value in every row"):
+        Clients.from_parquet(tmp_path / "nulls.parquet")
+    with pytest.raises(DataError, match=r"none\.parquet: there is no such file"):
+        Clients.from_parquet(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Clients.from_table(pa.table(NUMBERED), client="user")[np.int64(3)], "has the id 3'"),
+        (lambda: Clients.from_columns(np.array([3, 3]), [0, 1, 2], {"x": [1, 2]}), "unique, 3 comes 2 times"),
+        (lambda: Clients.from_arrays({np.int64(3): {"x": [1]}, np.int64(4): {"y": [1]}}), "client 4 has the"),
+        (
+            lambda: Clients.from_table(pa.table(NUMBERED), client="user").split({"a": np.float64(1.5)}, 0),
+            r"'a' must lie in \(0, 1\], got 1.5",
+        ),
+        (
+            lambda: Clients.from_table(pa.table(NUMBERED), client="user").split(
+                {"a": np.float64(0.75), "b": np.float64(0.5)}, 0
+            ),
+            "got {'a': 0.75, 'b': 0.5}, 1.25",
+        ),
+        (lambda: optimizer("sgd", learning_rate=np.float64(-1)), "finite, got -1.0"),
+    ],
+)
+def test_messages_show_numbers_of_numpy_like_others(call, message):
+    with pytest.raises((KeyError, ValueError), match=message) as caught:
+        call()
+    assert "np." not in str(caught.value)

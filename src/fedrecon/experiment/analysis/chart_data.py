@@ -40,6 +40,14 @@ def curves(methods: Sequence[Method]) -> Iterator[dict[str, Any]]:
                 if series:
                     title = f"{label_of(metric)} over {weighting}, {split} clients, {protocol}"
                     yield {"title": title, "name": f"{label_of(metric)}, {split} clients", "series": series}
+    spent = [
+        {"method": number, **points}
+        for number, method in enumerate(methods)
+        for run in method.runs
+        if (points := _series(run, "train", TRAINING, "epsilon", "total"))["rounds"]
+    ]
+    if spent:
+        yield {"title": "epsilon of the releases so far", "name": "epsilon", "series": spent}
 
 
 def _series(run: Run, split: str, protocol: str, metric: str, weighting: str) -> dict[str, list[float]]:

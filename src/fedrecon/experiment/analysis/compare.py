@@ -15,10 +15,11 @@ from fedrecon.experiment.analysis.comparison import cost, differences, quality
 from fedrecon.experiment.analysis.runs import Method, Run, labels, methods, seed_folders
 from fedrecon.experiment.analysis.targets import Target
 from fedrecon.experiment.analysis.webpage import page
-from fedrecon.experiment.reporting import summary, tables
+from fedrecon.experiment.console.screen import rich_table
+from fedrecon.experiment.reporting import tables
+from fedrecon.experiment.reporting.client_files import clients_of
 from fedrecon.experiment.storage.metrics_log import TRAINING
 from fedrecon.experiment.storage.run_folder import PLOTS
-from fedrecon.experiment.training.run_experiment import rich_table
 
 PAGE = "comparison.md"
 
@@ -140,7 +141,7 @@ def _curves(path: Path, label: str) -> Any:
     if not any(row.protocol != TRAINING for row in records):
         raise RunError(f"{path}: a run must have reached an evaluation to be drawn, this one has not")
     files = sorted(path.glob("clients-*.parquet"))
-    return Curves(label, records, {summary.clients_of(p): _metrics(run.table(p)) for p in files})
+    return Curves(label, records, {clients_of(p): _metrics(run.table(p)) for p in files})
 
 
 def _metrics(table: dict[str, Any]) -> dict[str, Any]:

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon.core._costs import COSTS
 from fedrecon.data._table_ids import alike
 from fedrecon.evaluation._metric_names import direction_of, label_of, shown_first, worst_decile
-from fedrecon.experiment.analysis.runs import Method, Run
+from fedrecon.experiment.analysis.runs import Method, Run, has_several_seeds
 from fedrecon.experiment.analysis.significance import paired_t_test
 from fedrecon.experiment.analysis.targets import Target, cells_until, recorded_set
-from fedrecon.experiment.reporting.summary import size
-from fedrecon.experiment.reporting.tables import Cell, Column, ReportTable, Spread
+from fedrecon.experiment.reporting.tables import Cell, Column, ReportTable, Spread, size
 from fedrecon.experiment.storage.metrics_log import WEIGHTINGS
-from fedrecon.solvers._minibatches import COSTS
+from fedrecon.privacy._ledger import rounded_up
 
 FOUR = "{:.4f}".format
 SIGNED = "{:+.4f}".format
@@ -51,9 +51,12 @@ def quality(methods: Sequence[Method]) -> ReportTable:
         Column("over clients", FOUR),
         Column("worst decile", FOUR),
     )
+    spread, summed = "", ""
+    if has_several_seeds(methods):
+        spread, summed = "Mean ± standard deviation over the seeds. ", "; summed over the seeds"
     note = (
-        "Mean ± standard deviation over the seeds. Clients without a query example are asked for and not"
-        " evaluated; summed over the seeds. A tenth of the clients fares worse than the worst decile."
+        f"{spread}Clients without a query example are asked for and not evaluated{summed}. A tenth of the"
+        " clients fares worse than the worst decile."
     )
     return ReportTable("quality", "Quality", columns, tuple(rows), note)
 
@@ -101,6 +104,12 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> ReportTab
             columns.append(Column(name.replace("_", " "), ONE))
             for row, x in zip(rows, taken, strict=True):
                 row.append(x)
+    ledgers = [[run.privacy for run in method.runs if run.privacy is not None] for method in methods]
+    if any(ledgers):
+        columns += [Column("epsilon", rounded_up), Column("delta", "{:g}".format)]
+        for row, of_runs in zip(rows, ledgers, strict=True):
+            row.append(max((ledger.epsilon for ledger in of_runs), default=None))
+            row.append(max((ledger.delta for ledger in of_runs), default=None))
     raw = [max(run.result.get("raw_data_bytes") or 0 for run in method.runs) for method in methods]
     if any(raw):
         columns.append(Column("raw data", size))
@@ -118,6 +127,11 @@ def cost(methods: Sequence[Method], targets: Sequence[Target] = ()) -> ReportTab
         " systems and example passes (an example counts whenever it is gone through): of a client in a round."
         " In centralised training mini-batches stand where others have clients."
     )
+    if any(ledgers):
+        note += (
+            " Epsilon, delta: of what one run has released so far, for each client; the largest of the seeds."
+            " Several runs on the same clients release more together. Methods without them are not private."
+        )
     return ReportTable("cost", "Cost", tuple(columns), tuple(map(tuple, rows)), note)
 
 

@@ -2,12 +2,14 @@
 
 import csv
 import io
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from rich.console import Console
 
 from fedrecon._files import write_atomically
@@ -106,12 +108,32 @@ def _evaluations(
     for share in SHARES:
         yield "support", share, score(_with_less_support(spec.algorithm, share), cut)
     whole = score(spec.algorithm, spec.split_of(split))
-    for group in np.array_split(np.argsort(clients.num_examples, kind="stable"), min(GROUPS, len(clients))):
+    for size, group in groups_by_size(clients.num_examples):
         part = {
             name: type(mean)(mean.total[group], mean.weight[group]) for name, mean in whole.per_client.items()
         }
-        evaluation = Evaluation(clients.ids[group], part)
-        yield "examples", float(np.mean(clients.num_examples[group])), evaluation
+        yield "examples", float(size), Evaluation(clients.ids[group], part)
+
+
+def groups_by_size(num_examples: Int[np.ndarray, " client"]) -> list[tuple[int, Int[np.ndarray, " member"]]]:
+    """Groups of about as many clients each, by their numbers of examples.
+
+    Clients with as many examples are in one group, so that no size stands for two groups.
+
+    Args:
+        num_examples: The number of examples of each client, `[client]`, at least one client.
+
+    Returns:
+        For each of at most `GROUPS` groups, in ascending order, the mean number of examples of its clients,
+        rounded to a whole number and different for each group, and the clients' positions, `[member]`.
+    """
+    sizes = np.sort(num_examples)
+    firsts = [part[0] for part in np.array_split(sizes, min(GROUPS, len(sizes)))]
+    groups = []
+    for low, high in itertools.pairwise([*dict.fromkeys(firsts), np.inf]):
+        members = np.flatnonzero((num_examples >= low) & (num_examples < high))
+        groups.append((round(float(np.mean(num_examples[members]))), members))
+    return groups
 
 
 def _with_less_support(algorithm: Algorithm, share: float) -> Algorithm:

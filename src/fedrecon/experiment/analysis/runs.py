@@ -2,16 +2,18 @@
 
 import functools
 import json
-import tomllib
+import os.path
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from fedrecon._safe_text import file_name
 from fedrecon.data._arrow_bridge import to_numpy
 from fedrecon.errors import RunError
-from fedrecon.experiment.settings.sections import flat
+from fedrecon.experiment.settings.sections import flat, parse_toml
 from fedrecon.experiment.storage.digests import check_mark, read_json
 from fedrecon.experiment.storage.metrics_log import METRICS, Records, read
 from fedrecon.experiment.storage.run_folder import (
@@ -24,6 +26,10 @@ from fedrecon.experiment.storage.run_folder import (
     is_place,
     read_fingerprint,
 )
+from fedrecon.privacy._ledger import Ledger
+
+# What is left at the end of a name whose last part was a seed.
+_SEED_AT_END = re.compile(r"[-_. =]*(?:seed)?[-_. =]*\d*\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +49,7 @@ class Run:
             raise RunError(f"{self.path}: a run folder must have a {CONFIG}, this has none")
         check_settings(self.path)
         try:
-            return flat(tomllib.loads((self.path / CONFIG).read_text(encoding="utf-8")))
+            return flat(parse_toml((self.path / CONFIG).read_text(encoding="utf-8")))
         except ValueError as error:
             raise RunError(f"{self.path / CONFIG}: no TOML: {error}") from None
 
@@ -85,6 +91,12 @@ class Run:
         records = Records()
         records.append(read(self.path / METRICS))
         return records
+
+    @functools.cached_property
+    def privacy(self) -> Ledger | None:
+        """The ledger of what the run has released so far; None for a run that is not private."""
+        values = self.result.get("privacy")
+        return None if values is None else Ledger.from_values(values)
 
     @property
     def seed(self) -> int:
@@ -191,7 +203,11 @@ def methods(paths: Sequence[Path]) -> list[Method]:
         else:
             by_settings[key] = len(groups)
             groups.append((path, [run]))
-    names = labels([(str(runs[0].config.get("name", path.name)), path) for path, runs in groups])
+    named = [
+        (str(runs[0].config.get("name", path.name)), _shared_path(runs) if path == runs[0].path else path)
+        for path, runs in groups
+    ]
+    names = labels(named)
     return [
         Method(name, path, tuple(sorted(runs, key=lambda run: run.seed)))
         for name, (path, runs) in zip(names, groups, strict=True)
@@ -218,11 +234,34 @@ def labels(named: Sequence[tuple[str, Path]]) -> list[str]:
     return folders if len(set(folders)) == len(folders) else [str(path) for _, path in named]
 
 
+def has_several_seeds(methods: Sequence[Method]) -> bool:
+    """Whether a method has runs of several seeds, so that its numbers are means with deviations."""
+    return any(len(method.runs) > 1 for method in methods)
+
+
+def _shared_path(runs: Sequence[Run]) -> Path:
+    """The folder of a run; for the runs of several seeds a path that has what their folders' names share.
+
+    The folders `a-seed0` and `a-seed1` give `a`, and names that begin differently the folder they are in.
+    """
+    paths = [run.path for run in runs]
+    if len(paths) == 1:
+        return paths[0]
+    parents = {path.parent for path in paths}
+    if len(parents) > 1:
+        return Path(os.path.commonpath([path.absolute() for path in parents]))
+    letters = takewhile(lambda at: len(set(at)) == 1, zip(*(path.name for path in paths), strict=False))
+    shared = _SEED_AT_END.sub("", "".join(at[0] for at in letters))
+    return paths[0].with_name(shared) if shared else paths[0].parent
+
+
 def columns(path: Path) -> dict[str, Any]:
     """The columns of a Parquet file as NumPy arrays."""
     import pyarrow.parquet
 
-    table = pyarrow.parquet.read_table(path)
+    # Not by `read_table`, which imports pandas where it is installed: half a second.
+    with pyarrow.parquet.ParquetFile(path) as file:
+        table = file.read()
     return {name: to_numpy(table[name]) for name in table.column_names}
 
 

@@ -10,11 +10,12 @@ from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.experiment.analysis.compare import plot_runs
 from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.console.screen import rich_table
 from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.tables import Spread, markdown
 from fedrecon.experiment.storage.metrics_log import WEIGHTINGS, place
 from fedrecon.experiment.storage.run_folder import PLOTS, RESULT, SUMMARY
-from fedrecon.experiment.training.run_experiment import rich_table, run_experiment
+from fedrecon.experiment.training.run_experiment import run_experiment
 
 
 class Ended(NamedTuple):

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fedrecon.experiment.analysis import chart_data
-from fedrecon.experiment.analysis.runs import Method, Run
+from fedrecon.experiment.analysis.runs import Method, Run, has_several_seeds
 from fedrecon.experiment.reporting.tables import ReportTable
 
 FOLDER = "page"
@@ -89,6 +89,7 @@ def page(
             for table in tables
         ],
         methods=[method.label for method in methods],
+        several_seeds=has_several_seeds(methods),
         settings=_settings(methods),
         origins=[_origin(method) for method in methods],
         data=_json(data),
@@ -161,6 +162,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "folder", str(run.path)
     yield "seed", str(run.seed)
     yield "started", str(origin.get("started", ""))
+    if run.privacy is not None:
+        yield "privacy of each client", str(run.privacy)
     if git:
         yield "git revision", str(git.get("revision", "")) + (", changed since" if git.get("changed") else "")
     packages = origin.get("packages") or {}

@@ -1,5 +1,6 @@
 """The entry point of the command line: the table of commands, and the exit status of errors."""
 
+import codecs
 import io
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from fedrecon._safe_text import terminal
+from fedrecon._safe_text import replace_unencodable, terminal
 from fedrecon.experiment.cli.options import Invocation
 
 OVERVIEW = """\
@@ -43,6 +44,10 @@ COMMANDS = {
     "generate": "write generated ratings, of any size",
     "settings": "list all settings, with meanings and defaults",
 }
+
+
+# The name of the error handler of the output's encodings.
+_UNENCODABLE = "fedrecon.ascii_only"
 
 
 class _Commands(click.Group):
@@ -100,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended.exit_code
     except click.ClickException as error:
         shown = io.StringIO()
-        error.show(shown)
+        _explained(error).show(shown)
         print(terminal(shown.getvalue()), end="", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -117,8 +122,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if invocation.traceback:
             sys.excepthook(type(failure), failure, failure.__traceback__)
         status, message = 2 if type(failure).__name__ == "SettingError" else 1, explain(failure)
+        if status == 2 and message.startswith("--") and invocation.usage:
+            print(terminal(invocation.usage), file=sys.stderr)
         print(f"fedrecon: {terminal(message)}", file=sys.stderr)
         return _leave(invocation, status, message)
+
+
+def _explained(error: click.ClickException) -> click.ClickException:
+    """An error of click about a command line, with what click does not know of options and settings."""
+    message = error.message
+    if isinstance(error, click.BadOptionUsage) and error.ctx is not None and "requires" in message:
+        for option in error.ctx.command.params:
+            if error.option_name in option.opts and option.metavar:
+                message = f"{message.rstrip('.')}: {error.option_name} {option.metavar}"
+    elif "unexpected extra argument" in message and "=" in message:
+        # Such as `fedrecon run my.toml training.rounds=100`.
+        message = f"{message}; a setting is changed by --set NAME=VALUE"
+    if message == error.message:
+        return error
+    return click.UsageError(message, getattr(error, "ctx", None))
 
 
 def _on_one_line(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
@@ -130,14 +152,15 @@ def _prepare_streams() -> None:
     """Gives a process whose standard output or error was closed one that goes nowhere.
 
     Else the first file that is opened would get the number of the closed stream, and all that is written to
-    it by its number. What a stream's encoding lacks is printed as an escape, since no name may end a command.
+    it by its number. What a stream's encoding lacks is printed in ASCII, since no name may end a command.
     """
+    codecs.register_error(_UNENCODABLE, replace_unencodable)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=_UNENCODABLE)
 
 
 def _flush() -> None:
@@ -178,6 +201,8 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory: {error}" if str(error) else "there is not enough memory"
     kind = type(error).__name__
     return f"{kind}: {error}\n(unexpected; --traceback shows where it came from)"
 

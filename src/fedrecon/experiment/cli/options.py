@@ -20,11 +20,13 @@ class Invocation:
         started: When the call began, in seconds of `time.monotonic`.
         traceback: Whether errors are printed with their tracebacks; False by default.
         distributed: Whether this process is one of several of a run; False by default.
+        usage: How the command is called, as its help page says; `""`, the default, before it is known.
     """
 
     started: float
     traceback: bool = False
     distributed: bool = False
+    usage: str = ""
 
 
 pass_invocation = click.make_pass_decorator(Invocation)
@@ -39,6 +41,16 @@ class Command(click.Command):
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"\n{self.help}\n")
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As that of `click`, whose errors about an option without its argument do not show the usage."""
+        if isinstance(ctx.obj, Invocation):
+            ctx.obj.usage = ctx.get_usage()
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
 
 
 class Group(click.Group):

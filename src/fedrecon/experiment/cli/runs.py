@@ -1,17 +1,19 @@
 """The steps that several commands on runs share: configurations, folders, processes, training."""
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedrecon._safe_text import file_name, terminal
-from fedrecon.errors import RunError
+from fedrecon.errors import RunError, whole_number
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.options import Invocation
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.settings.solvers import ended_schedules
 from fedrecon.experiment.storage.compilation_cache import use_compilation_cache
 from fedrecon.experiment.tasks._spec import task_spec
 
@@ -109,6 +111,54 @@ def tracked(config: Config, overrides: Sequence[str]) -> Config:
     return configs.with_overrides(config, overrides)
 
 
+def reading(overrides: Sequence[str]) -> Sequence[str]:
+    """The settings by which data that a run did not have are read, after a check that they are of the data.
+
+    Raises:
+        SettingError: One of them is another setting, which the run has fixed.
+    """
+    for text in overrides:
+        if not text.strip().startswith("data.") or text.strip().startswith("data.path"):
+            raise SettingError(
+                f"--set: of a run only how other data are read may change, such as data.columns.item=NAME, "
+                f"got {text!r}"
+            )
+    return overrides
+
+
+def with_rounds(run: str, config: Config, rounds: int) -> Config:
+    """A run's configuration with more rounds, which its folder gets as well.
+
+    Args:
+        run: The path of the run folder.
+        config: The configuration of the run.
+        rounds: The number of rounds, those that are done included.
+
+    Raises:
+        SettingError: There are fewer rounds than the run had before, or something of the run was planned for
+            as many as it had; the message names it.
+        RunError: The folder is in use, or damaged.
+    """
+    planned = config.training.rounds
+    whole_number("--rounds", rounds, planned, error=SettingError)
+    if rounds > planned:
+        if config.privacy.on:
+            raise SettingError(
+                f"--rounds: the noise of a private run is calibrated to its {planned:,} planned rounds "
+                f"(section privacy), and more of them would release more than it promises"
+            )
+        for path, schedule, end in ended_schedules(config, planned, rounds):
+            raise SettingError(
+                f"--rounds must be at most {end:,}, where the schedule {path} ({schedule}) ends with a "
+                f"learning rate of 0, got {rounds:,}: with a longer schedule it is another run, of its own "
+                "folder"
+            )
+        from fedrecon.experiment.storage.extension import extend
+
+        extend(Path(run), rounds)
+    return configs.override(config, {"training": {"rounds": rounds}}, "--rounds")
+
+
 def absolute(path: str | None, config: Config) -> str | None:
     """A path of data as an absolute path, which still holds when the run is resumed from another folder.
 
@@ -117,7 +167,7 @@ def absolute(path: str | None, config: Config) -> str | None:
     packaged = task_spec(config.task).packaged_data
     if path is None or (path in packaged and not Path(path).exists()):
         return path
-    return str(Path(path).absolute())
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def saved_config(run: str, data: str | None = None, code: Sequence[str] = ()) -> Config:
@@ -134,8 +184,9 @@ def saved_config(run: str, data: str | None = None, code: Sequence[str] = ()) ->
         SettingError: The folder names code that the command line does not name.
     """
     from fedrecon.experiment.analysis.runs import seed_folders
-    from fedrecon.experiment.storage.run_folder import CONFIG, check_settings
+    from fedrecon.experiment.storage.run_folder import CONFIG, check_settings, finish_extension
 
+    finish_extension(Path(run))
     path = Path(run) / CONFIG
     if not path.is_file():
         if seed_folders(Path(run)):

@@ -1,11 +1,11 @@
 """Prints all settings as an experiment file with comments."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedrecon.experiment.config import Config
-from fedrecon.experiment.settings.sections import SettingInfo, all_settings, flat
+from fedrecon.experiment.config import Config, resolve
+from fedrecon.experiment.settings.sections import Section, SettingInfo, all_settings, flat, variants
 from fedrecon.experiment.tasks._spec import task_names
 
 WIDTH = 110
@@ -43,6 +43,43 @@ def listing(config: Config) -> str:
             only = f" ({item.only})" if item.only else ""
             lines += _wrap(f"{item.path}{only}: {item.description}; default {_shown(item.default)}")
     return "\n".join(lines) + "\n"
+
+
+def changes(config: Config) -> str:
+    """The TOML of the settings of a configuration that differ from their defaults: it loads as the same one.
+
+    The defaults are those of the task and the variants that the configuration chooses.
+    """
+    import tomli_w
+
+    chosen = {"task": config.task, **dict(_choices(config))}
+    defaults = flat(resolve(_nested(chosen), "the defaults").model_dump())
+    values = flat(config.model_dump())
+    differing = {path: x for path, x in values.items() if path in chosen or x != defaults.get(path, ...)}
+    return tomli_w.dumps(_nested(differing))
+
+
+def _choices(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings by which a section chooses other variants of its subsections than the defaults."""
+    for name, field in type(section).model_fields.items():
+        below = getattr(section, name)
+        if isinstance(below, Section):
+            tag, _ = variants(type(section), name)
+            if tag and getattr(below, tag) != getattr(field.default, tag, None):
+                yield f"{prefix}{name}.{tag}", getattr(below, tag)
+            yield from _choices(below, f"{prefix}{name}.")
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with dotted names as nested tables; the inverse of `flat`."""
+    tables: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, name = path.split(".")
+        table = tables
+        for parent in parents:
+            table = table.setdefault(parent, {})
+        table[name] = value
+    return tables
 
 
 def _order(path: str, values: Mapping[str, Any]) -> tuple[int, ...]:

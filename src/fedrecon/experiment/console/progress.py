@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from fedrecon._safe_text import terminal
 from fedrecon.evaluation._metric_names import shown_first
+from fedrecon.experiment.storage.metrics_log import COUNTS
 from fedrecon.privacy._ledger import rounded_up
 
 if TYPE_CHECKING:
@@ -106,23 +107,41 @@ class Pace:
 def describe(evaluated: EvaluatedRound, pace: Pace) -> str:
     """One line about an evaluation: round, loss, the first two metrics of every set, speed and time left.
 
-    Where clients of a set are too short to be evaluated, the line tells how many were, of how many.
+    Where clients of a set are too short to be evaluated, the line tells how many were, of how many. Where no
+    set is evaluated, the first two metrics of the training clients take their place.
     """
     width = len(str(evaluated.rounds))
     parts = [f"round {evaluated.round:{width}d}/{evaluated.rounds}", progress_of(evaluated.training)]
     if evaluated.training.get("dropped", 0) > 0:
         parts.append(f"{evaluated.training['dropped']:.1%} of the updates dropped")
-    for name, evaluation in evaluated.evaluations.items():
-        summary = evaluation.summary()
-        metrics, asked = summary["examples"], summary["asked_clients"]
-        shown = [name, *(f"{m} {figure(metrics[m])}" for m in shown_first(metrics)[:2])]
-        if summary["evaluated_clients"] < asked:
-            shown.append(f"({summary['evaluated_clients']:,} of {asked:,} clients)")
-        parts.append(" ".join(shown))
+    parts += first_metrics(evaluated)
     speed, left = pace.at(evaluated.round, evaluated.rounds)
     if speed is not None and left is not None:
         parts += [pace_of(speed), f"{duration(left)} left"]
     return "  ".join(parts)
+
+
+def first_metrics(evaluated: EvaluatedRound) -> list[str]:
+    """The first two metrics of every evaluated set as text: `["validation rmse 0.9123 accuracy 0.4312"]`.
+
+    Where no set is evaluated, those that the update phase measured of the training clients, if there are any.
+    """
+    if not evaluated.evaluations:
+        counts = {"loss", "epsilon", *COUNTS}
+        training = {m: x for m, x in evaluated.training.items() if m not in counts}
+        return [_first_two("training", training)] if training else []
+    parts = []
+    for name, evaluation in evaluated.evaluations.items():
+        summary = evaluation.summary()
+        if summary["examples"]:
+            parts.append(_first_two(name, summary["examples"]))
+            if summary["evaluated_clients"] < summary["asked_clients"]:
+                parts[-1] += f" ({summary['evaluated_clients']:,} of {summary['asked_clients']:,} clients)"
+    return parts
+
+
+def _first_two(name: str, metrics: Mapping[str, float]) -> str:
+    return " ".join([name, *(f"{m} {figure(metrics[m])}" for m in shown_first(metrics)[:2])])
 
 
 def progress_of(training: Mapping[str, float]) -> str:
@@ -171,8 +190,37 @@ class Lines(Progress):
         print(terminal(text), file=self._file or sys.stdout, flush=True)
 
 
+class LiveLine:
+    """The text beside a bar: loss or epsilon, the first metrics of the last evaluation, speed and time left.
+
+    Args:
+        pace: Measures the rounds.
+
+    Attributes:
+        rounds: Rounds of the run; 0 before it starts.
+    """
+
+    def __init__(self, pace: Pace):
+        self._pace = pace
+        self._metrics, self._epsilon, self.rounds = "", "", 0
+
+    def round(self, number: int, loss: float) -> str:
+        """The text after a round, see `Progress.round`."""
+        speed, left = self._pace.at(number, self.rounds)
+        numbers = [self._epsilon or f"loss {figure(loss)}", self._metrics]
+        if speed is not None and left is not None:
+            numbers += [pace_of(speed), f"{duration(left)} left"]
+        return terminal("  ".join(x for x in numbers if x))
+
+    def evaluated(self, evaluated: EvaluatedRound) -> None:
+        """Notes the metrics of an evaluation; of several sets those of the first."""
+        self._metrics = "".join(first_metrics(evaluated)[:1])
+        if "epsilon" in evaluated.training:
+            self._epsilon = progress_of(evaluated.training)
+
+
 class Live(Progress):
-    """Shows a bar with rounds, loss, first metric, speed and time left, and above it a line per evaluation.
+    """Shows a bar with rounds, loss, first metrics, speed and time left, and above it a line per evaluation.
 
     Args:
         console: The terminal.
@@ -183,7 +231,7 @@ class Live(Progress):
         from rich.progress import Progress as Bar
 
         self._pace = Pace()
-        self._best, self._epsilon, self._rounds = "", "", 0
+        self._line = LiveLine(self._pace)
         self._bar = Bar(
             TextColumn("rounds"),
             BarColumn(),
@@ -197,23 +245,15 @@ class Live(Progress):
         self._task: Any = None
 
     def start(self, done: int, rounds: int) -> None:
-        self._rounds = rounds
+        self._line.rounds = rounds
         self._task = self._bar.add_task("", total=rounds, completed=done, numbers="compiling …")
         self._bar.start()
 
     def round(self, number: int, loss: float) -> None:
-        speed, left = self._pace.at(number, self._rounds)
-        numbers = [self._epsilon or f"loss {figure(loss)}", self._best]
-        if speed is not None and left is not None:
-            numbers += [pace_of(speed), f"{duration(left)} left"]
-        self._bar.update(self._task, completed=number, numbers=terminal("  ".join(x for x in numbers if x)))
+        self._bar.update(self._task, completed=number, numbers=self._line.round(number, loss))
 
     def evaluated(self, evaluated: EvaluatedRound) -> None:
-        for name, evaluation in list(evaluated.evaluations.items())[:1]:
-            metrics = evaluation.summary()["examples"]
-            self._best = " ".join([name, *(f"{m} {figure(metrics[m])}" for m in shown_first(metrics)[:1])])
-        if "epsilon" in evaluated.training:
-            self._epsilon = progress_of(evaluated.training)
+        self._line.evaluated(evaluated)
         self.note(describe(evaluated, self._pace))
 
     def note(self, text: str) -> None:

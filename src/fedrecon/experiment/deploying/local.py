@@ -227,7 +227,7 @@ class LocalDeployment:
         """Writes the run folder that a simulation of the experiment would leave, without its evaluation."""
         spec, state = self._spec, self.state()
         simulation = Simulation(spec.algorithm, spec.clients, spec.sampling, seed=spec.seed)
-        folder = RunFolder(self.out, spec.configuration(), spec.fingerprint())
+        folder = RunFolder(self.out, spec.configuration(), spec.fingerprint(), spec.counts())
         try:
             describe_run(folder, simulation.plan, spec)
             records = Records(self.out / METRICS)

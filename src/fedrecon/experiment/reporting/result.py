@@ -113,6 +113,7 @@ class Result:
 
     def __repr__(self) -> str:
         parts = [f"{self.rounds} of {self.asked} rounds"]
+        parts += [word for word in ("interrupted", "diverged") if getattr(self, word)]
         for name, evaluation in self.evaluations.items():
             found = evaluation.summary()["examples"]
             few = evaluation.evaluated_clients < evaluation.asked_clients

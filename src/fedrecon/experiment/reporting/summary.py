@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, cast
 
 from fedrecon import _safe_text as safe_text
+from fedrecon.core._costs import COSTS
 from fedrecon.data._arrow_bridge import to_arrow
 from fedrecon.evaluation._evaluation import Evaluation, evaluated_of
 from fedrecon.evaluation._metric_names import by_preference
 from fedrecon.evaluation._selection import Criterion, metric_in
 from fedrecon.experiment.reporting.result import Result
-from fedrecon.experiment.reporting.tables import markdown
+from fedrecon.experiment.reporting.tables import markdown, size
 from fedrecon.experiment.reporting.training_warnings import all_warnings
 from fedrecon.experiment.storage.digests import finite, seal
-from fedrecon.experiment.storage.metrics_log import PROTOCOLS, SEEN, STANDARD_EVAL, Records, name_of, place
-from fedrecon.solvers._minibatches import COSTS
+from fedrecon.experiment.storage.metrics_log import PROTOCOLS, Records, name_of
 
 # Metrics that a table has in columns; if there are more, each gets a row.
 _COLUMNS = 6
@@ -59,7 +59,7 @@ def bytes_per_client(records: Records) -> dict[str, float]:
 
 
 def work_per_client(records: Records) -> dict[str, float]:
-    """What a client computes in a round, on average: see `fedrecon.solvers._minibatches.COSTS`."""
+    """What a client computes in a round, on average: see `fedrecon.core._costs.COSTS`."""
     return {name: _per_client(records, name) for name in COSTS}
 
 
@@ -178,40 +178,6 @@ def describe_work(values: Mapping[str, Any]) -> str:
     work = values["work_per_client_and_round"]
     parts = [f"{work[name]:,.1f} {name.replace('_', ' ')}" for name in COSTS if work[name]]
     return ", ".join(parts) or "nothing"
-
-
-def size(count: int | float | None) -> str:
-    """A number of bytes as text: `"1.2 MB"`; `"unknown"` for None."""
-    if count is None:
-        return "unknown"
-    for unit in ("B", "kB", "MB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
-def clients_file(name: str) -> str:
-    """The name of the file with the metrics of every client of a set."""
-    split, protocol = place(name)
-    split = safe_text.file_name(split)
-    return f"clients-{split}-{protocol}.parquet" if name.startswith(SEEN) else f"clients-{split}.parquet"
-
-
-def evaluated_file(name: str) -> str:
-    """The name of the file with the metrics of every client of a set, evaluated again after the run.
-
-    It differs from that of the run's own file, which must stay: that one belongs to the run's `result.json`.
-    """
-    return f"evaluated-{clients_file(name)}"
-
-
-def clients_of(file: Path) -> str:
-    """The name of the set of clients of a file; the inverse of `clients_file`."""
-    split, _, protocol = file.stem.removeprefix("clients-").rpartition(f"-{STANDARD_EVAL}")
-    if split and not protocol:
-        return name_of(safe_text.name_of_file(split), STANDARD_EVAL)
-    return safe_text.name_of_file(file.stem.removeprefix("clients-"))
 
 
 def write_clients(path: Path, evaluation: Evaluation) -> None:

@@ -91,6 +91,17 @@ def spread(value: Spread, shown: Callable[[float], str]) -> str:
     return shown(value.mean) + (f" ± {shown(value.deviation)}" if differs else "")
 
 
+def size(count: int | float | None) -> str:
+    """A number of bytes as text: `"1.2 MB"`; `"unknown"` for None."""
+    if count is None:
+        return "unknown"
+    for unit in ("B", "kB", "MB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text, the first of which is the head, as a Markdown table."""
     head, *body = [[safe_text.markdown(cell) for cell in row] for row in rows]

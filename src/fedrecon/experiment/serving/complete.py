@@ -1,7 +1,9 @@
 """The next words of a new user, with the parameters of a run."""
 
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -17,17 +19,22 @@ from fedrecon.experiment.storage.run_folder import CHECKPOINTS
 from fedrecon.experiment.training.build import global_params_at
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 
+if TYPE_CHECKING:
+    from fedrecon.models.next_word._completion import Completion
 
-def complete_run(run: Path, config: Config, history: Path, prompt: str, most: int, screen: Console) -> None:
-    """Prints the next words after a prompt, by a run's parameters alone and with a user's own part.
+
+def complete_run(
+    run: Path, config: Config, history: Path, prompts: Sequence[str], most: int, screen: Console
+) -> None:
+    """Prints the next words after each prompt, by a run's parameters alone and with a user's own part.
 
     Args:
         run: The run folder, from which the parameters are read.
         config: The configuration of the run.
         history: The file of the user's text: one sentence a line, or a file of the task with one client.
-        prompt: The beginning of a sentence.
+        prompts: The beginnings of sentences.
         most: The number of words to show.
-        screen: The console that shows the table.
+        screen: The console that shows a table for each prompt.
 
     Raises:
         SettingError: The run is of another task, or centralised.
@@ -66,21 +73,28 @@ def complete_run(run: Path, config: Config, history: Path, prompt: str, most: in
         latest,
         vocabulary,
         read_user(history, data.unpacked_gib),
-        prompt,
+        prompts,
         tokenize=tokenizer_of(data.tokenizer),
         length=data.length,
         most=most,
         seed=config.seed,
     )
+    for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        if number:
+            screen.print()
+        screen.print(_shown(f"{prompt} …"))
+        screen.print(_table(completion))
+
+
+def _table(completion: "Completion") -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("without the user's part", "%", "with it", "%"):
         table.add_column(name, justify="right" if name == "%" else "left")
     # The columns may differ in length: the user's own words are choices of their own in the second one only.
-    for row in zip_longest(*completions, fillvalue=None):
+    for row in zip_longest(*completion, fillvalue=None):
         cells = [("", "") if x is None else (_shown(x[0]), f"{100 * x[1]:.1f}") for x in row]
         table.add_row(*cells[0], *cells[1])
-    screen.print(_shown(f"{prompt} …"))
-    screen.print(table)
+    return table
 
 
 def _shown(words: str) -> Text:

@@ -1,6 +1,7 @@
 """Evaluates the parameters of a run again, on its own data or on other data."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
+from fedrecon._safe_text import counted
 from fedrecon.core._examples import HeldOut
 from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
@@ -15,19 +17,27 @@ from fedrecon.data._holdout import HELD_OUT
 from fedrecon.errors import RunError
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.evaluation._evaluation import Evaluation
-from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.config import Config, override, with_overrides
+from fedrecon.experiment.console.screen import rich_table
 from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary
+from fedrecon.experiment.reporting.client_files import evaluated_file
 from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
+from fedrecon.experiment.storage.differing_sets import describe_differing_sets
 from fedrecon.experiment.storage.digests import read_json
-from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, RESULT, read_fingerprint
+from fedrecon.experiment.storage.run_folder import (
+    CHECKPOINTS,
+    CLIENT_STATES,
+    RESULT,
+    read_fingerprint,
+    saved_counts,
+)
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.divergence import not_finite
-from fedrecon.experiment.training.run_experiment import rich_table
-from fedrecon.experiment.training.run_spec import RunSpec, digest
+from fedrecon.experiment.training.run_spec import RunSpec, counts_of, digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.simulation._client_state_store import ClientStateStore
 from fedrecon.simulation._trained_state import TrainedState
@@ -48,7 +58,9 @@ class _Evaluated(NamedTuple):
     remark: str = ""
 
 
-def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -> dict[str, Evaluation]:
+def evaluate_run(
+    run: Path, config: Config, data: str | None, screen: Console, reading: Sequence[str] = ()
+) -> dict[str, Evaluation]:
     """Evaluates the last parameters of a run, or its best ones if it selects these, and prints the table.
 
     Args:
@@ -56,6 +68,8 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         config: The configuration of the run.
         data: The path of the data now, or of other data; None for the path at which the run found them.
         screen: The console that shows the table.
+        reading: Settings such as `"data.columns.client=person"` by which other data are read where they
+            differ from the run's; none by default.
 
     Returns:
         The evaluations by the name of the set of clients; `"other"` for clients of other data.
@@ -63,7 +77,7 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     Raises:
         ValueError: The run has no checkpoint, or the data cannot be used.
     """
-    task, other, remark = _load(run, config, data)
+    task, other, remark = _load(run, config, data, reading)
     spec = spec_of(config, task)
     round, state, client_states = restore_parameters(run, spec)
     processes = ProcessGroup.present()
@@ -78,7 +92,12 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
         splits = {name: spec.split_of(name) for name in sets}
     else:
         sets, splits = {"other": other}, {"other": HeldOut() if HELD_OUT in other.fields else spec.split}
-        screen.print(f"other data: {len(other):,} clients; {remark}")
+        here, own = (counts_of({"": x})[""] for x in (other, task.train))
+        screen.print(
+            f"other data: {counted(here['clients'], 'client')} with {counted(here['examples'], 'example')}, "
+            f"and the run was trained on {counted(own['clients'], 'client')} with "
+            f"{counted(own['examples'], 'example')}; {remark}"
+        )
     evaluations = {
         name: measure(
             spec.algorithm,
@@ -96,15 +115,16 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     for text in (text for name, x in evaluations.items() for text in x.problems(name)):
         screen.print(f"Note: {text}.", markup=False)
     for name, evaluation in evaluations.items() if processes.first else ():
-        path = run / summary.evaluated_file(name)
+        path = run / evaluated_file(name)
         summary.write_clients(path, evaluation)
         screen.print(f"Clients: {path}")
     return evaluations
 
 
-def _load(run: Path, config: Config, data: str | None) -> _Evaluated:
+def _load(run: Path, config: Config, data: str | None, reading: Sequence[str]) -> _Evaluated:
     """Reads the data to evaluate, and finds out whether they are the run's own."""
-    moved = config if data is None else override(config, {"data": {"path": data}})
+    read = with_overrides(config, reading)
+    moved = config if data is None else override(read, {"data": {"path": data}})
     task: Task | None
     try:
         task = task_of(moved)
@@ -113,23 +133,30 @@ def _load(run: Path, config: Config, data: str | None) -> _Evaluated:
             raise
         # Data that the run could not train on may still hold clients to evaluate.
         task = None
-    if task is not None and same_data(run, task):
+    if task is not None and data is None:
+        hold_to_data(run, task, "give data with --data PATH")
+    if task is not None and (data is None or same_data(run, task)):
         return _Evaluated(task)
-    if data is None:
-        raise _other_data(run, "give data with --data PATH")
+    assert data is not None
     task = task_of(config)
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
-    new = prepare_new_clients(config, data, vocabularies_of(run), served_fields(task), "evaluation")
+    new = prepare_new_clients(read, data, vocabularies_of(run), served_fields(task), "evaluation")
     other, left_out = new.prepare()[1:]
     return _Evaluated(
-        task, other, new.remark or f"{left_out:,} examples left out, of items unknown to the run"
+        task, other, new.remark or f"{counted(left_out, 'example')} left out, of items unknown to the run"
     )
 
 
 def same_data(run: Path, task: Task) -> bool:
     """Whether a task's clients are those of a run, by their digests."""
-    saved: dict[str, str] = read_fingerprint(run)["clients"]
-    return {name: digest(clients) for name, clients in task.sets().items()} == saved
+    return not _differing_sets(run, task)
+
+
+def _differing_sets(run: Path, task: Task) -> list[str]:
+    """The names of the sets of clients that a run and a task do not have in common."""
+    there: dict[str, str] = read_fingerprint(run)["clients"]
+    here = {name: digest(clients) for name, clients in task.sets().items()}
+    return [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
 
 
 def hold_to_data(run: Path, task: Task, advice: str) -> None:
@@ -143,12 +170,10 @@ def hold_to_data(run: Path, task: Task, advice: str) -> None:
     Raises:
         RunError: The task's clients are not those of the run.
     """
-    if not same_data(run, task):
-        raise _other_data(run, advice)
-
-
-def _other_data(run: Path, advice: str) -> RunError:
-    return RunError(f"{run}: its data are no longer what they were; {advice}")
+    differing = _differing_sets(run, task)
+    if differing:
+        text = describe_differing_sets(differing, saved_counts(run), counts_of(task.sets()))
+        raise RunError(f"{run}: its data are no longer what they were; {advice} ({text})")
 
 
 def hold_to_use(run: Path, global_params: Params) -> str:

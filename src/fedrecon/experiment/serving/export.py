@@ -12,7 +12,7 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.experiment.config import Config
-from fedrecon.experiment.reporting.summary import size
+from fedrecon.experiment.reporting.tables import size
 from fedrecon.experiment.serving.evaluate import hold_to_data, hold_to_use, restore_parameters
 from fedrecon.experiment.serving.new_clients import served_fields
 from fedrecon.experiment.settings.sections import SettingError

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from fedrecon._files import atomic_file, make_folder, remove, write_atomically
+from fedrecon.data._arrow_bridge import to_numpy
 from fedrecon.errors import RunError
-from fedrecon.experiment.settings.sections import flat
+from fedrecon.experiment.settings.sections import SettingError, flat
 from fedrecon.experiment.storage.run_folder import lock_folder
 
 if TYPE_CHECKING:
@@ -41,10 +44,14 @@ class ResumableParquetWriter:
     def __init__(self, out: Path, request: dict[str, Any], count: int):
         self.out, self.request, self.count = out, json.loads(json.dumps(request)), count
         self.folder = out.with_name(f".{out.name}.parts")
+        self.format = personalized_format(out)
         self.complete = out.exists()
         self._lock: BaseFileLock | None = None
         if self.complete:
-            self._check(_request_of(out), f"{out}: the file that is there")
+            # A CSV file cannot say of which request it is. After a kill just before the end the folder can.
+            about = self.folder / _REQUEST
+            saved = _request_of(out) if self.format == "parquet" else _request_beside(about, out)
+            self._check(saved, f"{out}: the file that is there")
             if self.folder.exists():
                 remove(self.folder)
             return
@@ -114,6 +121,24 @@ class ResumableParquetWriter:
         return self.folder / f"{number:06d}.parquet"
 
     def _join(self) -> None:
+        if self.format == "csv":
+            self._join_as_csv()
+        else:
+            self._join_as_parquet()
+        self.complete = True
+        self.close()
+        remove(self.folder)
+
+    def _join_as_csv(self) -> None:
+        import pyarrow.csv
+
+        with atomic_file(self.out, self.folder / "joined.writing") as file:
+            for number in range(self.count):
+                table = _flat(pyarrow.parquet.ParquetFile(self._path(number)).read())
+                options = pyarrow.csv.WriteOptions(include_header=number == 0)
+                pyarrow.csv.write_csv(table, file, options)
+
+    def _join_as_parquet(self) -> None:
         import pyarrow.parquet
 
         schema = pyarrow.parquet.read_schema(self._path(0))
@@ -125,9 +150,6 @@ class ResumableParquetWriter:
             for number in range(self.count):
                 table = pyarrow.parquet.ParquetFile(self._path(number)).read()
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
-        self.complete = True
-        self.close()
-        remove(self.folder)
 
     def _check(self, there: Any, what: str) -> None:
         saved, asked = flat(there), flat(self.request)
@@ -137,6 +159,56 @@ class ResumableParquetWriter:
                     f"{what} belongs to another request: {name} is {saved.get(name)!r} there and "
                     f"{asked.get(name)!r} here; remove it, or give another --out"
                 )
+
+
+def personalized_format(out: Path) -> Literal["parquet", "csv"]:
+    """The format of a file of personalised clients, by its name.
+
+    Raises:
+        SettingError: The name has another ending.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in (".parquet", ".pq", ".csv"):
+        raise SettingError(f"--out must end in .parquet or .csv, which says the format, got {str(out)!r}")
+    return "csv" if suffix == ".csv" else "parquet"
+
+
+def _flat(table: "pa.Table") -> "pa.Table":
+    """A table without lists: a row for each entry of lists that differ in length, else a column for each.
+
+    Lists that differ in length are those of recommendations, whose first columns are the items; their place
+    in the list becomes the column `rank`, from 1.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    lists = [f.name for f in table.schema if pa.types.is_list(f.type) or pa.types.is_large_list(f.type)]
+    table = table.combine_chunks()
+    if lists:
+        owners = pc.list_parent_indices(table[lists[0]]).combine_chunks()
+        counts = pc.list_value_length(table[lists[0]]).to_numpy()
+        ranks = np.concatenate([np.arange(1, count + 1) for count in counts] or [np.zeros(0, np.int64)])
+        columns = {n: table[n].take(owners) for n in table.column_names if n not in lists}
+        columns["rank"] = pa.array(ranks)
+        columns |= {name: pc.list_flatten(table[name]) for name in lists}
+        return pa.table(columns)
+    columns = {}
+    for field in table.schema:
+        if not pa.types.is_fixed_size_list(field.type):
+            columns[field.name] = table[field.name]
+            continue
+        values = to_numpy(table[field.name])
+        for place in np.ndindex(values.shape[1:]):
+            name = ".".join([field.name, *map(str, place)])
+            columns[name] = pa.array(np.ascontiguousarray(values[(slice(None), *place)]))
+    return pa.table(columns)
+
+
+def _request_beside(about: Path, out: Path) -> Any:
+    """The request of a CSV file that is there, from the folder that a kill left beside it."""
+    if not about.exists():
+        raise RunError(f"{out}: there is a file already, and CSV does not say of what; remove it first")
+    return json.loads(about.read_text(encoding="utf-8"))
 
 
 def _request_of(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,13 +10,14 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from fedrecon._safe_text import counted
 from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.data._arrow_bridge import to_arrow, to_lists
 from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import offsets_of
-from fedrecon.experiment.config import Config
+from fedrecon.experiment.config import Config, with_overrides
 from fedrecon.experiment.console.progress_bar import show_progress
-from fedrecon.experiment.reporting.summary import size
+from fedrecon.experiment.reporting.tables import size
 from fedrecon.experiment.serving.evaluate import hold_to_data, hold_to_use, restore_parameters
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
@@ -50,7 +52,15 @@ class Wanted(NamedTuple):
     seen: bool = False
 
 
-def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Console, wanted: Wanted) -> None:
+def personalize_run(
+    run: Path,
+    config: Config,
+    data: str,
+    out: Path,
+    screen: Console,
+    wanted: Wanted,
+    reading: Sequence[str] = (),
+) -> None:
     """Personalises all clients of some data with the last parameters of a run, or its best ones.
 
     A call that was killed can be repeated: it makes only the parts that are missing, and ends with the same
@@ -60,9 +70,11 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         run: The run folder, from which the parameters are read.
         config: The configuration of the run.
         data: The path of the clients: a client file, or data that the task reads.
-        out: The Parquet file, which gets a row for each client, in the order of the data.
+        out: The file, Parquet with a row for each client in the order of the data, or CSV.
         screen: The console that shows the progress.
         wanted: The options, which decide what is written of each client.
+        reading: Settings such as `"data.columns.client=person"` by which the data are read where they differ
+            from the run's; none by default.
 
     Raises:
         ValueError: The run has no checkpoint, or diverged without a good round before, or its own data have
@@ -75,7 +87,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
     round, state, client_states = restore_parameters(run, spec)
     remark = hold_to_use(run, state.global_params)
     vocabularies = vocabularies_of(run)
-    new = prepare_new_clients(config, data, vocabularies, served_fields(task), "personalization")
+    read = with_overrides(config, reading)
+    new = prepare_new_clients(read, data, vocabularies, served_fields(task), "personalization")
     clients, top = new.loaded, _top(wanted, vocabularies)
     per_part = _per_part(12 * top.count if top is not None else _local_bytes(spec.algorithm, state))
     # A block has no more clients than a part, since the rest of it would be padding.
@@ -89,10 +102,10 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         client_states=client_states,
         clients_per_block=width,
     )
-    screen.print(f"{config.name}: parameters after round {round}; {len(clients):,} clients")
+    screen.print(f"{config.name}: parameters after round {round}; {counted(len(clients), 'client')}")
     if remark:
         screen.print(f"Note: {remark}.")
-    request = {
+    request: dict[str, Any] = {
         "run": read_fingerprint(run),
         "round": round,
         "data": digest(clients),
@@ -100,6 +113,8 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
         "wanted": {name: value for name, value in wanted._asdict().items() if value is not None},
         "clients_per_part": per_part,
     }
+    if reading:
+        request["reading"] = list(reading)
     # Threads append to this list, which is safe; they could not add to a number without a lock.
     unknown = [0]
     total = len(clients)
@@ -121,9 +136,9 @@ def personalize_run(run: Path, config: Config, data: str, out: Path, screen: Con
                 advance(_size([number], per_part, total))
         seconds = time.monotonic() - started
     if sum(unknown):
-        screen.print(f"{sum(unknown):,} examples left out, of items unknown to the run")
+        screen.print(f"{counted(sum(unknown), 'example')} left out, of items unknown to the run")
     if left:
-        speed = f"{left:,} clients in {seconds:.1f} s, {left / seconds:,.0f} per second"
+        speed = f"{counted(left, 'client')} in {seconds:.1f} s, {left / seconds:,.0f} per second"
         start, peak = f"{started - begun:.1f} s to start", size(peak_memory() or 0)
         screen.print(f"{speed}, compilation included; {start}; peak memory {peak}")
     screen.print(f"Clients: {out}")

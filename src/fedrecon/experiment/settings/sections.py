@@ -1,6 +1,7 @@
 """The machinery of settings: sections, defaults, variants, overrides, and errors that name the setting."""
 
 import difflib
+import sys
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
@@ -148,12 +149,34 @@ def parse_override(text: str) -> dict[str, Any]:
     if not equals or not path or not all(path.split(".")):
         raise SettingError(f"--set takes NAME=VALUE, for instance training.rounds=100, got {text!r}")
     try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+        parsed = parse_toml(f"value = {value.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
+    except ValueError as error:
+        raise SettingError(f"--set {path}: {error}") from None
     for part in reversed(path.split(".")):
         parsed = {part: parsed}
     return parsed
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ValueError: The text is no TOML, is nested too deeply, or has a number of more digits than Python
+            converts. The message says which.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError:
+        raise ValueError("its tables or lists are nested too deeply") from None
+    except ValueError as error:
+        # Python's own words name a function that the user has never called.
+        if "digits" not in str(error):
+            raise
+        raise ValueError(f"a number must have at most {sys.get_int_max_str_digits():,} digits") from None
 
 
 def validate(section: type[Section], values: Mapping[str, Any], source: str) -> Any:

@@ -158,6 +158,39 @@ class Relative:
         return f"{self.rates!r} / {self.rate!r}"
 
 
+def ended_schedules(section: Section, before: int, rounds: int, path: str = "") -> list[tuple[str, str, int]]:
+    """The schedules whose learning rate is 0 in the last of some rounds.
+
+    Args:
+        section: The section whose optimisers are looked at, and those of its subsections.
+        before: The number of rounds before those that are looked at.
+        rounds: The number of the last round.
+        path: The dotted name of the section with a dot behind it; `""`, the default, for the whole schema.
+
+    Returns:
+        For each the dotted name of its section, its name in Optax, and the number of rounds after which its
+        learning rate stays 0, at least `before`.
+    """
+    ended = []
+    if isinstance(section, OptimizerSettings):
+        rates = section.schedule.build(section.learning_rate, f"{path}schedule")
+
+        def is_zero(done: int) -> bool:
+            # The cosine of 32-bit numbers is not quite 0 where it should be.
+            return rates is not None and abs(float(rates(done))) < 1e-7 * section.learning_rate
+
+        if is_zero(rounds - 1):
+            end = rounds - 1
+            while end > before and is_zero(end - 1):
+                end -= 1
+            ended.append((f"{path}schedule", section.schedule.name, end))
+    for name in type(section).model_fields:
+        below = getattr(section, name)
+        if isinstance(below, Section):
+            ended += ended_schedules(below, before, rounds, f"{path}{name}.")
+    return ended
+
+
 def _check_arguments(function: Any, given: dict[str, Any], path: str) -> Mapping[str, Any]:
     takes = inspect.signature(function).parameters
     for name in given:

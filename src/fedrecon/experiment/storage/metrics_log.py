@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from fedrecon._files import naming, sync, write_atomically
 from fedrecon._safe_text import csv_cell, from_csv_cell
+from fedrecon.core._costs import COSTS
 from fedrecon.errors import RunError
 from fedrecon.experiment.storage.digests import check_mark, missing
-from fedrecon.solvers._minibatches import COSTS
 
 METRICS = "metrics.csv"
 
@@ -71,6 +71,14 @@ class Records:
         self.rows: list[Row] = []
         self._unwritten = 0
         self._size, self._digest = 0, hashlib.blake2b(digest_size=16)  # size and digest of the file
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickles the rows alone: a copy must not write into the file of the run."""
+        return {"rows": self.rows}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        Records.__init__(self)
+        self.rows = list(state["rows"])
 
     def append(self, rows: Iterable[Row]) -> None:
         """Adds rows; `write` and `commit` put them in the file."""

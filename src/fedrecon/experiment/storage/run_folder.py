@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedrecon._files import leftovers, lock, make_folder, remove, write_atomically
 from fedrecon.errors import RunError
-from fedrecon.experiment.settings.sections import flat
+from fedrecon.experiment.settings.sections import flat, parse_toml
+from fedrecon.experiment.storage.differing_sets import describe_differing_sets
 from fedrecon.experiment.storage.digests import ADVICE, digest_of, missing, read_json, seal
 from fedrecon.experiment.storage.fingerprint import in_format_of
 
@@ -30,7 +31,11 @@ RESULT = "result.json"
 FILES = "files"
 # The key in `fingerprint.json` of the digest of the settings.
 SETTINGS = "settings"
+# The key in `environment.json` of the numbers of clients and examples by the name of their set.
+SETS = "sets"
 SUMMARY = "summary.md"
+# Settings and fingerprint with another number of rounds, until both files have it; see `extension`.
+EXTENSION = "extension.json"
 LOCK = ".lock"
 
 # Settings, and tables of settings, that may differ without making another run: the path of the data and how
@@ -54,14 +59,23 @@ class RunFolder:
         path: The folder; it is created where it does not exist.
         config: The settings of the run as nested tables.
         fingerprint: The JSON values that, beside the settings, must be equal in every call of the run.
+        counts: The numbers of clients and examples by the name of their set, with which a message says what
+            other data are; by default unknown.
 
     Raises:
         RunError: The folder cannot be written, belongs to another run, is in use by another process, or holds
             files that are not those of a run.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], fingerprint: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        fingerprint: Mapping[str, Any],
+        counts: Mapping[str, Mapping[str, int]] | None = None,
+    ):
         self.path = path
+        self._counts = counts
         try:
             make_folder(path)
             self._lock = lock_folder(path)
@@ -124,6 +138,7 @@ class RunFolder:
                 remove(path)
             else:
                 path.unlink()
+        finish_extension(self.path)
         saved = self.read(CONFIG)
         if saved is None:
             others = sorted(p.name for p in self.path.iterdir() if p.name != LOCK)
@@ -141,7 +156,10 @@ class RunFolder:
             self.write_json(FINGERPRINT, {**fingerprint, SETTINGS: settings_digest(tomllib.loads(saved))})
         else:
             there = read_fingerprint(self.path)
-            compare(self.path, flat(there), flat(in_format_of(there, fingerprint, self.path / FINGERPRINT)))
+            here = in_format_of(there, fingerprint, self.path / FINGERPRINT)
+            # The clients come last, whose digests differ whenever the settings of the data do.
+            compare(self.path, flat({**there, "clients": {}}), flat({**here, "clients": {}}))
+            compare_clients(self.path, there.get("clients", {}), here.get("clients", {}), self._counts or {})
 
 
 def read_fingerprint(run: Path) -> dict[str, Any]:
@@ -169,7 +187,7 @@ def check_settings(run: Path) -> None:
     path = run / FINGERPRINT
     written = read_json(path).get(SETTINGS) if path.exists() else None
     try:
-        saved = tomllib.loads((run / CONFIG).read_text(encoding="utf-8"))
+        saved = parse_toml((run / CONFIG).read_text(encoding="utf-8"))
     # Also the error for a file that is not UTF-8, which derives from ValueError.
     except ValueError as error:
         raise RunError(f"{run / CONFIG}: no TOML: {error}") from None
@@ -183,6 +201,24 @@ def check_settings(run: Path) -> None:
 def settings_digest(config: Mapping[str, Any]) -> str:
     """A digest of the settings of a run, without those that only say where something is."""
     return digest_of({name: value for name, value in flat(config).items() if not is_place(name)})
+
+
+def finish_extension(run: Path) -> None:
+    """Gives a run the number of rounds that `extension.extend` wrote down, where a kill left that undone.
+
+    Raises:
+        RunError: What was written down is damaged.
+    """
+    path = run / EXTENSION
+    if not path.exists():
+        return
+    content = read_json(path)
+    write_atomically(run / CONFIG, content["config"])
+    write_atomically(run / FINGERPRINT, json.dumps(seal(content["fingerprint"]), indent=2) + "\n")
+    # They are of the fewer rounds, and the first one has the marks of files that now change.
+    for name in (RESULT, SUMMARY):
+        (run / name).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -209,6 +245,36 @@ def compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> No
             given = repr(here[name]) if name in here else "not set"
             difference = f"{name} is {saved} there and {given} here"
             raise RunError(f"{path}: this run folder belongs to another configuration: {difference}")
+
+
+def compare_clients(
+    path: Path,
+    there: Mapping[str, str],
+    here: Mapping[str, str],
+    counts: Mapping[str, Mapping[str, int]],
+) -> None:
+    """Refuses a run folder of other clients.
+
+    Args:
+        path: The folder.
+        there: The digests of the sets of clients in the folder, by their names.
+        here: Those of this run.
+        counts: The numbers of clients and examples of this run's sets, for the message.
+
+    Raises:
+        RunError: A set differs; the message says how many clients and examples are there and here.
+    """
+    differing = [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
+    if differing:
+        text = describe_differing_sets(differing, saved_counts(path), counts)
+        raise RunError(f"{path}: this run folder belongs to other data: {text}")
+
+
+def saved_counts(run: Path) -> Mapping[str, Mapping[str, int]]:
+    """The numbers of clients and examples of a run by the name of their set; `{}` if it did not note them."""
+    file = run / ENVIRONMENT
+    counts: Mapping[str, Mapping[str, int]] = read_json(file).get(SETS, {}) if file.exists() else {}
+    return counts
 
 
 def lock_folder(path: Path, what: str = "run folder") -> "BaseFileLock":

@@ -1,13 +1,12 @@
 """The space of a sweep: the settings that it may change, and the values that they may have."""
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from fedrecon.experiment.config import Config, override
-from fedrecon.experiment.settings.sections import SettingError, flat
+from fedrecon.experiment.settings.sections import SettingError, flat, parse_toml
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -79,11 +78,11 @@ def load(path: str | Path, config: Config) -> list[Dimension]:
         SettingError: The file cannot be read, a setting is unknown or may not be tuned, or a range is wrong.
     """
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = parse_toml(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SettingError(f"{path}: the space cannot be read: {reason}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise SettingError(f"{path}: no TOML: {error}") from None
     return parse(values, config, str(path))
 

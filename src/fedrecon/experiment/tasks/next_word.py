@@ -158,6 +158,14 @@ class NextWord(TaskSpec):
         scored = "word", "target"
         return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
 
+    def load_all_clients(self, config: TaskConfig) -> "Clients":
+        """The texts of all clients, in words that are numbered as they come.
+
+        Raises:
+            DataError: The texts cannot be read.
+        """
+        return _texts(config)[0]
+
     def load_in_vocabulary(
         self, config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]
     ) -> "tuple[Clients, str]":

@@ -114,6 +114,11 @@ class RankingTask(TaskSpec):
         num_items = len(clients.vocabularies["item"])
         model = implicit_factorization(num_items, **config.model.model_dump())
         if protocol.name == "leave_one_out":
+            if protocol.sampled >= num_items:
+                raise SettingError(
+                    f"data.protocol.sampled must be below the number of items, of which the data have "
+                    f"{num_items:,}, got {protocol.sampled:,}"
+                )
             back = _BACK[protocol.held_out]
             cut = leave_one_out(clients, back)
             scoring = Ranking(

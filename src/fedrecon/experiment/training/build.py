@@ -6,12 +6,14 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from fedrecon._safe_text import counted
 from fedrecon.core._model import Model
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Sampling, Uniform, Weighted
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
+from fedrecon.experiment.storage.metrics_log import SEEN
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, VOCABULARIES
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.tasks._task import Task
@@ -80,6 +82,7 @@ def spec_of(config: Config, task: Task) -> RunSpec:
         raise SettingError(
             f'evaluation.select must be "final" without validation clients, got "{evaluation.select}"'
         )
+    _check_sets(config, task)
     algorithm = config.algorithm.build_for(task)
     initial = None
     if training.initial_global_params:
@@ -113,6 +116,24 @@ def spec_of(config: Config, task: Task) -> RunSpec:
         clients_per_block=None if training.clients_per_block == "auto" else training.clients_per_block,
         measured=measured,
         settings=_settings(config),
+    )
+
+
+def _check_sets(config: Config, task: Task) -> None:
+    """Refuses a set without a client, which fractions of few clients leave.
+
+    Raises:
+        SettingError: A set that was asked for is empty; the message names the setting of the fractions.
+    """
+    sets = {name: len(clients) for name, clients in task.sets().items() if not name.startswith(SEEN)}
+    empty = [name for name, count in sets.items() if not count]
+    if not empty:
+        return
+    within = "data" if hasattr(config.data, "fractions") else "data.protocol"
+    total = counted(sum(sets.values()), "client")
+    raise SettingError(
+        f"{within}.fractions must leave a client in each set, but of the {total} of the data none is in "
+        f"{empty[0]!r}: give it a larger share, or 0 to go without"
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from fedrecon._safe_text import counted
 from fedrecon.algorithms._base import ServerState
 from fedrecon.data._sampling import AbstractSampling
 from fedrecon.evaluation._evaluation import Evaluation
@@ -105,7 +106,10 @@ class TrainingLoop:
             self._tuner.resume(self.done)
 
     def resumption(self) -> str:
-        """A sentence for the user about where a resumed run continues."""
+        """A sentence for the user about where a resumed run continues, or that the run is finished."""
+        if self.done == self.last and not self.recomputed:
+            more = "" if self._ledger is not None else "; resume with --rounds N goes on to more"
+            return f"this run is finished: all of its {counted(self.done, 'round')} are done{more}"
         start = "there is no checkpoint yet: starting again"
         if self.resumed_from is not None:
             start = f"going on from the checkpoint of round {self.resumed_from}"

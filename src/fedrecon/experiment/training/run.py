@@ -75,7 +75,7 @@ def run(
             out, progress, listener = None, None, None
         folder = None
         if out is not None:
-            folder = RunFolder(Path(out), spec.configuration(), spec.fingerprint())
+            folder = RunFolder(Path(out), spec.configuration(), spec.fingerprint(), spec.counts())
             stack.callback(folder.close)
             require_files(folder)
         stopwatch = Stopwatch(started)
@@ -141,7 +141,7 @@ def _simulation(
 def describe_run(folder: RunFolder, plan: Plan, spec: RunSpec) -> None:
     """Writes the files that describe a run, unless an earlier process has written them."""
     if folder.read(folders.ENVIRONMENT) is None:
-        folder.write_json(folders.ENVIRONMENT, environment(spec.seed))
+        folder.write_json(folders.ENVIRONMENT, {**environment(spec.seed), folders.SETS: spec.counts()})
     if folder.read(folders.EXAMPLES) is None:
         folder.write_json(folders.EXAMPLES, spec.examples())
     if folder.read(folders.PLAN) is None:

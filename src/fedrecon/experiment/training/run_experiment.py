@@ -5,14 +5,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
+from fedrecon._safe_text import counted
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress import progress_for
-from fedrecon.experiment.console.screen import Screen
+from fedrecon.experiment.console.screen import Screen, rich_table, screen_of_output
 from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.result import Result
+from fedrecon.experiment.reporting.tables import size
 from fedrecon.experiment.reporting.training_warnings import all_warnings
 from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage.run_folder import PLOTS
@@ -20,16 +21,12 @@ from fedrecon.experiment.tracking.follower import Follower, follower
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run import run
 
-# The width in characters of tables that are written to a file, which has no edge.
-WIDTH = 200
-
 
 def console() -> Console:
     """The console of a command; it does not wrap output to a file, and only the first process prints."""
     if not ProcessGroup.present().first:
         return Screen(quiet=True)
-    screen = Screen(highlight=False)
-    return screen if screen.is_terminal else Screen(highlight=False, soft_wrap=True, width=WIDTH)
+    return screen_of_output()
 
 
 def run_experiment(config: Config, out: Path, screen: Console, started: float | None = None) -> Result:
@@ -53,7 +50,7 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
     config.algorithm.parts()
     task = task_of(config)
     spec = spec_of(config, task)
-    screen.print("  ".join(f"{name} {len(x):,} clients" for name, x in task.sets().items()))
+    screen.print("  ".join(f"{name} {counted(len(x), 'client')}" for name, x in task.sets().items()))
     with ExitStack() as stack:
         if followed is not None:
             stack.enter_context(followed)
@@ -105,30 +102,12 @@ def show(result: Result, screen: Console) -> None:
         screen.print(f"{name}: {text}")
     seconds, sent = values["seconds"], values["bytes_per_client_and_round"]
     screen.print(
-        f"{result.rounds} rounds in {seconds['total']:.1f} s, {seconds['compilation']:.1f} s to compile; "
-        f"{summary.size(sent['down'])} down and {summary.size(sent['up'])} up per client and round; "
+        f"{counted(result.rounds, 'round')} in {seconds['total']:.1f} s, "
+        f"{seconds['compilation']:.1f} s to compile; "
+        f"{size(sent['down'])} down and {size(sent['up'])} up per client and round; "
         f"{summary.describe_work(values)}; "
-        f"peak memory {summary.size(values['peak_memory_bytes'])}"
+        f"peak memory {size(values['peak_memory_bytes'])}"
     )
     if result.out is not None:
         screen.print(f"Plot:    {result.out / PLOTS / 'progress.png'}")
         screen.print(f"Summary: {result.out / 'summary.md'}")
-
-
-def rich_table(rows: list[list[str]], words: int | None = None) -> Table:
-    """Rows of text, the first of which is the header, as a table for the screen.
-
-    Args:
-        rows: The rows, all with the same number of cells.
-        words: How many columns, from the left, hold words rather than numbers; None, the default, for the
-            columns of a table of `summary.table`.
-    """
-    head, *body = rows
-    if words is None:
-        words = 1 if head[0] == "metric" else 2
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(head):
-        table.add_column(name, justify="left" if index < words else "right", overflow="fold")
-    for row in body:
-        table.add_row(*row)
-    return table

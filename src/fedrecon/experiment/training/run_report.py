@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.reporting import summary
+from fedrecon.experiment.reporting.client_files import clients_file
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.storage import run_folder as folders
 from fedrecon.experiment.storage.digests import is_marked, mark_of, missing
@@ -41,7 +42,7 @@ def write_report(folder: RunFolder, result: Result, title: str, *, over: bool) -
     written = saved.get(FILES, {})
     files = {METRICS: result.records.mark}
     for name, evaluation in result.evaluations.items():
-        path = folder.path / summary.clients_file(name)
+        path = folder.path / clients_file(name)
         if path.name not in written or not is_marked(path, written[path.name]):
             summary.write_clients(path, evaluation)
         files[path.name] = mark_of(path)

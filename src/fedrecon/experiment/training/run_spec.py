@@ -208,6 +208,10 @@ class RunSpec:
         names = list(jax.eval_shape(score, jax.random.key(0)))
         return names + [name for name, (source, _) in DERIVED.items() if source in names]
 
+    def counts(self) -> dict[str, dict[str, int]]:
+        """The numbers of clients and of their examples, by the name of their set: for readers of messages."""
+        return counts_of(self._sets)
+
     def split_of(self, name: str) -> Any:
         """The split into support and query set in the evaluation of a set of clients, by its name."""
         return HeldOut() if name.startswith(SEEN) else self.split
@@ -248,6 +252,14 @@ class RunSpec:
             **{name: lines[name] for name in ("algorithm", "sampling", "seed", "rounds", "evaluation")},
             "checkpoint_every": self.checkpoint_every,
         }
+
+
+def counts_of(sets: Mapping[str, Clients]) -> dict[str, dict[str, int]]:
+    """The numbers of clients and of their examples, by the name of their set."""
+    return {
+        name: {"clients": len(clients), "examples": int(np.sum(clients.num_examples, dtype=np.int64))}
+        for name, clients in sets.items()
+    }
 
 
 def digest(clients: Clients) -> str:

@@ -4,13 +4,15 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 from fedrecon.algorithms._base import Algorithm
-from fedrecon.core._examples import AlternateBatches, Split
+from fedrecon.core._examples import Split
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Sampling, Uniform
 from fedrecon.errors import of_kind
+from fedrecon.evaluation._evaluate import evaluation_split_of
+from fedrecon.experiment.console.notebook import automatic_progress
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.reporting.result import Interrupted, Result
 from fedrecon.experiment.reporting.training_warnings import all_warnings
@@ -18,8 +20,6 @@ from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.run import run
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._block_plan import Plan
-
-ALTERNATE_BATCHES = AlternateBatches(5)
 
 
 def train(
@@ -31,7 +31,7 @@ def train(
     clients_per_round: int | None = None,
     seed: int = 0,
     evaluate: Mapping[str, Clients] | Clients | None = None,
-    evaluation_split: Split = ALTERNATE_BATCHES,
+    evaluation_split: Split | None = None,
     evaluate_every: int = 50,
     test: Clients | None = None,
     held_out: Mapping[str, Clients] | None = None,
@@ -41,7 +41,7 @@ def train(
     checkpoint_every: int = 50,
     initial_global_params: Any = None,
     plan: Plan | None = None,
-    progress: Progress | None = None,
+    progress: Progress | Literal["auto"] | None = None,
 ) -> Result:
     """Trains an algorithm, evaluates it on unseen clients, and records all numbers.
 
@@ -63,7 +63,8 @@ def train(
         evaluate: Unseen clients to evaluate while training, by the name of their set; clients without a name
             are called `"validation"`. None, the default, evaluates none.
         evaluation_split: The split of unseen clients' examples into support and query set in evaluation; by
-            default alternate batches of 5.
+            default that of the algorithm, or alternate batches of 5 where it has none that leaves examples
+            for the query set alone.
         evaluate_every: Rounds between evaluations, 50 by default; the last round is always evaluated.
         test: Unseen clients to evaluate once, at the end; None, the default, for none.
         held_out: Training clients with marked examples that are not trained on, as `hold_out` makes them:
@@ -81,7 +82,8 @@ def train(
             the model initialises.
         plan: The plan by which cohorts are cut into blocks; None, the default, takes that of the run folder,
             or chooses one for the clients.
-        progress: Receives every round and evaluation, to show them; None, the default, shows nothing.
+        progress: Receives every round and evaluation, to show them; `"auto"` for a live line in Jupyter, a
+            bar on a terminal, and nothing elsewhere. None, the default, shows nothing.
 
     Returns:
         The parameters, the evaluations and every recorded number by round.
@@ -121,6 +123,9 @@ def train(
     if sampling is not None and clients_per_round is not None:
         raise ValueError("either sampling or clients_per_round must be given, got both")
     of_kind(Clients, clients=clients)
+    of_kind(Algorithm, algorithm=algorithm)
+    if not (progress is None or progress == "auto" or isinstance(progress, Progress)):
+        raise TypeError(f"progress must be 'auto', None or of the class Progress, got {progress!r}")
     if sampling is None:
         sampling = Uniform(max(1, min(100, len(clients))) if clients_per_round is None else clients_per_round)
     if isinstance(evaluate, Clients):
@@ -134,7 +139,7 @@ def train(
         validation=evaluate or {},
         test=test,
         held_out=held_out or {},
-        split=evaluation_split,
+        split=evaluation_split_of(algorithm) if evaluation_split is None else evaluation_split,
         evaluate_every=evaluate_every,
         select=select,
         checkpoint_every=checkpoint_every,
@@ -142,7 +147,8 @@ def train(
     )
     for text in spec.warnings():
         warnings.warn(text, RuntimeWarning, stacklevel=2)
-    result = run(spec, out=out, callbacks=callbacks, plan=plan, progress=progress)
+    shown = automatic_progress() if progress == "auto" else progress
+    result = run(spec, out=out, callbacks=callbacks, plan=plan, progress=shown)
     for text in all_warnings(replace(result, warnings=()), many=0.5):
         warnings.warn(text, RuntimeWarning, stacklevel=2)
     if result.interrupted:

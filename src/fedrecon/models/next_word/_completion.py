@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from fedrecon.algorithms._base import Algorithm, Broadcast
 from fedrecon.core._examples import Examples
-from fedrecon.core._types import Params
+from fedrecon.core._types import Batch, Params
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.text._encode import Writer, to_clients
 from fedrecon.datasets.text._tokenizers import Tokenizer
@@ -42,14 +42,14 @@ def complete(
     round: int,
     vocabulary: Vocabulary,
     history: Sequence[str],
-    prompt: str,
+    prompts: Sequence[str],
     *,
     tokenize: Tokenizer,
     length: int,
     most: int = 5,
     seed: int = 0,
-) -> Completion:
-    """Reconstructs a user from its text and predicts what follows a prompt.
+) -> list[Completion]:
+    """Reconstructs a user from its text and predicts what follows each of some prompts.
 
     Args:
         algorithm: The algorithm that trained the parameters.
@@ -57,11 +57,14 @@ def complete(
         round: The number of rounds after which the parameters were taken.
         vocabulary: The vocabulary of the run.
         history: The user's sentences, which are the support set.
-        prompt: The beginning of a sentence; of a longer one only the last `length` words count.
+        prompts: The beginnings of sentences; of a longer one only the last `length` words count.
         tokenize: The tokenizer of the run.
         length: The number of words to which a sentence is cut.
         most: The largest number of words to return; 5 by default.
         seed: The seed of the client's draws; 0 by default.
+
+    Returns:
+        What follows each prompt, in their order.
 
     Raises:
         DataError: `history` contains no word.
@@ -74,20 +77,20 @@ def complete(
     key = jax.random.key(seed)
     global_params = jax.tree.map(jnp.asarray, global_params)
     kept = algorithm.init_client_state(global_params, key)
-    batch = _prompt(vocabulary, tokenize(prompt), length)
 
     @jax.jit
-    def probabilities(mask: Bool[Any, "example"]) -> Any:
+    def reconstruct(mask: Bool[Any, "example"]) -> Params:
         broadcast = Broadcast(global_params, jnp.int32(round))
-        local = algorithm.personalize(broadcast, kept, Examples(jax.tree.map(jnp.asarray, own), mask), key)
+        return algorithm.personalize(broadcast, kept, Examples(jax.tree.map(jnp.asarray, own), mask), key)
+
+    @jax.jit
+    def probabilities(local: Params, batch: Batch) -> Any:
         assert algorithm.personal_model.predict is not None
         scores = algorithm.personal_model.predict(global_params, local, batch)[0, -1]
         return jax.nn.softmax(scores.at[jnp.array([PADDING, BEGIN])].set(-jnp.inf))
 
-    count = len(own["word"])
-
-    def likeliest(known: int, names: list[str]) -> list[tuple[str, float]]:
-        p = np.asarray(probabilities(np.arange(count) < known))
+    def likeliest(local: Params, batch: Batch, names: list[str]) -> list[tuple[str, float]]:
+        p = np.asarray(probabilities(local, batch))
         nobodys = np.array([i >= vocabulary.rows and name is OTHER for i, name in enumerate(names)])
         # All buckets without a name are one choice together; padding and begin cannot follow a word.
         choices = [(names[i], float(p[i])) for i in np.flatnonzero(~nobodys) if i >= END]
@@ -95,8 +98,12 @@ def complete(
             choices.append((OTHER, float(p[nobodys].sum())))
         return sorted(choices, key=lambda choice: -choice[1])[:most]
 
-    names = _names(vocabulary)
-    return Completion(likeliest(0, names), likeliest(count, _with_own(names, vocabulary, texts)))
+    names, count = _names(vocabulary), len(own["word"])
+    named = _with_own(names, vocabulary, texts)
+    # Without its text the user has the parameters of somebody of whom nothing is known.
+    nobody, user = (reconstruct(np.arange(count) < known) for known in (0, count))
+    batches = [_prompt(vocabulary, tokenize(prompt), length) for prompt in prompts]
+    return [Completion(likeliest(nobody, x, names), likeliest(user, x, named)) for x in batches]
 
 
 def _prompt(vocabulary: Vocabulary, words: list[str], length: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tests.folders import COHORT, write_run
 
 from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.comparability import warnings
-from fedrecon.experiment.analysis.compare import compare_runs, comparison, plot_runs
+from fedrecon.experiment.analysis.compare import compare_runs, comparison, plot_runs, report_runs
 from fedrecon.experiment.analysis.comparison import cost
 from fedrecon.experiment.analysis.runs import methods
 from fedrecon.experiment.analysis.targets import Target
@@ -249,3 +249,94 @@ def test_seeds_of_a_method_share_a_colour(folders, tmp_path):
     plot_runs([folders / "old", folders / "new"], tmp_path / "plots")
     drawn = (tmp_path / "plots" / "progress.svg").read_text()
     assert drawn.count(">old<") == drawn.count(">new<") == 1
+
+
+LEDGER = {
+    "delta": 1e-5,
+    "unit": "client",
+    "relation": "add_or_remove",
+    "observer": "model",
+    "mechanism": "gaussian",
+    "accountant": "gaussian",
+    "noise_multiplier": 2.0,
+    "sensitivity": 1.0,
+    "clip": 1.0,
+    "sampling": "Everyone()",
+    "releases": 10,
+    "public_inputs": {},
+    "not_covered": [],
+}
+
+
+def make_private(path, epsilon):
+    """Writes a ledger into a result, and epsilon by round into the metrics."""
+    result = read_json(path / "result.json")
+    ledger = {**LEDGER, "epsilon": epsilon, "of_a_later_version": 1}
+    (path / "result.json").write_text(json.dumps(seal({**result, "privacy": ledger})))
+    with open(path / "metrics.csv", "a") as file:
+        for round in (5, 10):
+            file.write(f"{round},train,training,total,epsilon,{round / 5!r}\n")
+
+
+def test_epsilon_stands_beside_what_it_cost(tmp_path):
+    plain, *private = (write_run(tmp_path / name, name, 0.9) for name in ("plain", "private", "unbounded"))
+    make_private(private[0], 3.98765)
+    make_private(private[1], None)  # JSON has no infinity
+    table = cost(methods([plain, *private]))
+    assert of(table, method="plain")["epsilon"] is None
+    assert (of(table, method="private")["epsilon"], of(table, method="private")["delta"]) == (3.98765, 1e-5)
+    text = {row[0]: dict(zip(table.text()[0], row, strict=True)) for row in table.text()[1:]}
+    assert [text[name]["epsilon"] for name in ("plain", "private", "unbounded")] == ["", "3.988", "inf"]
+    assert "Epsilon, delta: of what one run has released so far" in table.note
+    assert "epsilon" not in {column.name for column in cost(methods([plain])).columns}
+    report = report_runs([plain, private[0]], tmp_path / "report.html").read_text()
+    assert "epsilon 3.988 at delta 1e-05 for adding or removing one client" in report
+    assert "epsilon of the releases so far" in report
+
+
+def test_seeds_of_one_method_have_one_epsilon_the_largest(tmp_path):
+    paths = [write_run(tmp_path / f"private-{seed}", "private", 0.9, seed) for seed in range(2)]
+    for path, epsilon in zip(paths, (2.0, 3.0), strict=True):
+        make_private(path, epsilon)
+    assert of(cost(methods(paths)), method="private")["epsilon"] == 3.0
+
+
+def test_a_single_seed_is_no_mean(folders):
+    one = comparison(methods([folders / "old" / "seed-0"]))[0][0]
+    several = comparison(methods([folders / "old"]))[0][0]
+    assert "over the seeds" not in one.note and "Mean ± standard deviation over the seeds" in several.note
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        (("a-seed0", "a-seed1"), ("b-seed0", "b-seed1"), ["a", "b"]),
+        (("paper-0", "paper-1", "paper-2"), ("newton2-10", "newton2-11"), ["paper", "newton2"]),
+        (("a/0", "a/1"), ("b/0", "b/1"), ["a", "b"]),
+        (("a/x", "a/y"), ("b/x",), ["a", "x"]),
+        (("0/a", "1/a"), ("b/0", "b/1"), [None, "b"]),
+    ],
+)
+def test_a_group_is_named_by_what_its_seeds_share(tmp_path, first, second, names):
+    """All runs have one name, so that only their folders tell the methods apart."""
+    paths = []
+    for group, number in ((first, 1), (second, 2)):
+        for seed, name in enumerate(group):
+            paths.append(write_run(tmp_path / name, "experiment", 0.9, seed, model={"factors": number}))
+    expected = [name or tmp_path.name for name in names]
+    assert [method.label for method in methods(paths)] == expected
+
+
+def test_a_comparison_loads_neither_jax_nor_pandas(folders, run_python):
+    shown = run_python(
+        f"""
+import sys, warnings
+warnings.simplefilter("ignore")
+from fedrecon.experiment.cli.main import main
+for command in ("report", "compare"):
+    out = {str(folders / "out-of-")!r} + command
+    assert main([command, "--out", out, {str(folders / "old")!r}, {str(folders / "new")!r}]) == 0
+print(sorted({{"jax", "pandas", "optax", "orbax"}} & set(sys.modules)))
+"""
+    )
+    assert shown.splitlines()[-1] == "[]"

@@ -10,7 +10,7 @@ import pytest
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli import runs
-from fedrecon.experiment.cli.main import COMMANDS, group, main
+from fedrecon.experiment.cli.main import COMMANDS, explain, group, main
 from fedrecon.experiment.cli.options import Invocation
 from fedrecon.experiment.settings.sections import SettingError
 
@@ -47,6 +47,19 @@ def test_mistakes_show_how_the_command_is_used(capsys):
     assert "Invalid value for '--seeds': 'many' is not a valid integer" in shown
     assert main(["runn"]) == 2
     assert "No such command 'runn'" in capsys.readouterr().err
+    usage = "Usage: fedrecon run [OPTIONS] [EXPERIMENT]"
+    for arguments, message in (
+        (["--set"], "Option '--set' requires an argument: --set NAME=VALUE"),
+        (["my.toml", "training.rounds=3"], "(training.rounds=3); a setting is changed by --set NAME=VALUE"),
+        (["--rounds", "3"], "No such option '--rounds'"),
+        (["--set", "training.rounds"], "fedrecon: --set takes NAME=VALUE, for instance training.rounds=100"),
+        (["--set", "training.round=3"], "fedrecon: --set: there is no setting training.round"),
+    ):
+        assert main(["run", *arguments]) == 2
+        shown = capsys.readouterr().err
+        assert usage in shown and message in shown
+    assert main(["run", "training.rounds=3"]) == 2
+    assert "a setting is changed by --set NAME=VALUE" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -136,6 +149,88 @@ def test_messages_show_what_a_terminal_would_obey(capsys):
         assert main(arguments) == 2
         shown = capsys.readouterr().err
         assert ("\x1b" not in shown and "\\u001b" in shown) or "\\x1b" in shown
+
+
+def test_settings_in_another_encoding_are_read_back(here, capsys):
+    """Files of settings are UTF-8, whatever the encoding of the output that was redirected into one."""
+    for encoding in ("cp1252", "ascii", "utf-16"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        name = "Zürich ± 日本"
+        command = [*SETTINGS, "--set", f'name="{name}"']
+        done = subprocess.run(command, capture_output=True, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        text = done.stdout.decode(encoding)
+        (here / "my.toml").write_text(text, encoding="ascii" if encoding != "utf-16" else "utf-8")
+        assert configs.load("my.toml") == configs.load(None, [f'name="{name}"'])
+
+
+def test_a_terminal_without_blocks_gets_bars_of_another_character(here):
+    (here / "ratings.csv").write_text("userId,movieId,rating\n1,2,3.5\n1,3,4\n")
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "XDG_CACHE_HOME": str(here / "cache")}
+    command = [sys.executable, "-m", "fedrecon", "describe", "ratings.csv"]
+    done = subprocess.run(command, capture_output=True, env=environment, cwd=here)
+    assert done.returncode == 0
+    assert "3.5  1  " + 40 * "#" in done.stdout.decode("cp1252")
+
+
+@pytest.mark.parametrize("experiment", ["movielens.toml", "movielens-newton.toml", "ranking-unseen.toml"])
+def test_changed_settings_alone_are_the_same_experiment(repository, here, capsys, experiment):
+    path = str(repository / "experiments" / experiment)
+    changes = ["--set", "algorithm.name=fedavg", "--set", "algorithm.update.optimizer.nesterov=true"]
+    for more in ([], changes):
+        assert main(["settings", path, "--changed", *more]) == 0
+        text = capsys.readouterr().out
+        (here / "my.toml").write_text(text, encoding="utf-8")
+        assert configs.load("my.toml") == configs.load(path, more[1::2])
+        assert len(text) < len(configs.text(configs.load(path))) / 1.5
+    assert "nesterov = true" in text and "clients_per_block" not in text
+
+
+def test_experiments_that_cannot_be_read_are_told_why(here, capsys):
+    for content, message in (
+        ("seed = " + 6000 * "1", "my.toml: no TOML: a number must have at most 4,300 digits"),
+        ("data = " + 9999 * "[" + 9999 * "]", "my.toml: no TOML: its tables or lists are nested too deeply"),
+        ("seed = ", "my.toml: no TOML: "),
+    ):
+        (here / "my.toml").write_text(content)
+        assert main(["settings", "my.toml"]) == 2
+        shown = capsys.readouterr().err
+        assert message in shown and "unexpected" not in shown
+    assert main(["settings", "--set", "seed=" + 6000 * "1"]) == 2
+    assert "--set seed: a number must have at most 4,300 digits" in capsys.readouterr().err
+    (here / "my.toml").write_text('name = "with a mark"', encoding="utf-8-sig")
+    assert configs.load("my.toml").name == "with a mark"
+
+
+def test_too_little_memory_and_too_many_clients_are_told(capsys):
+    message = explain(MemoryError("Unable to allocate 7.28 TiB for an array"))
+    assert message == "there is not enough memory: Unable to allocate 7.28 TiB for an array"
+    assert main(["generate", "--clients", "1000000000000", "--out", "x.arrow"]) == 2
+    assert "1000000000000 is not in the range" in capsys.readouterr().err
+
+
+def test_the_users_folder_may_be_named_by_a_tilde(here, configured, monkeypatch):
+    monkeypatch.setenv("HOME", str(here / "me"))
+    assert configured("--set", "task=movielens", "--data", "~/x.csv").data.path == str(here / "me" / "x.csv")
+    by_setting = configured("--set", "task=movielens", "--set", "data.path=~/x.csv")
+    assert by_setting.data.path == str(here / "me" / "x.csv")
+    (here / "~").mkdir()
+    assert configured("--set", "task=movielens", "--data", "./~/x.csv").data.path == str(here / "~" / "x.csv")
+
+
+def test_what_is_written_of_clients_is_said_by_the_name_of_the_file(here):
+    with pytest.raises(SettingError, match=r"--out must end in \.parquet or \.csv.*got 'users\.json'"):
+        call("personalize", "run", "--data", "x", "--out", "users.json")
+    with pytest.raises(SettingError, match=r"only how other data are read.*got 'training\.rounds=3'"):
+        call("personalize", "run", "--data", "x", "--out", "users.csv", "--set", "training.rounds=3")
+    with pytest.raises(SettingError, match="--set says how other data are read, and needs --data"):
+        call("evaluate", "run", "--set", "data.columns.item=film")
+
+
+@pytest.mark.parametrize("prompts", [[], ["--prompt", "a", "--prompts", "b.txt"]])
+def test_beginnings_of_sentences_are_given_once(prompts):
+    with pytest.raises(SettingError, match="--prompts a file of them: give one"):
+        call("complete", "run", "--history", "me.txt", *prompts)
 
 
 def test_what_an_encoding_lacks_is_printed_as_an_escape():

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from fedrecon.errors import DataError
-from fedrecon.experiment.cli.commands.describe import describe_data
+from fedrecon.experiment.cli.commands.describe import describe_data, describe_table, labels
+from fedrecon.experiment.cli.main import main
 
 OWN = "when,person,film,stars\n1,ann,x,4\n2,ann,y,3.5\n3,bob,y,3.5\n"
 
@@ -19,14 +21,14 @@ def test_ratings_with_columns_of_ones_own(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text(OWN)
     columns = {"client": "person", "item": "film", "rating": "stars", "time": "when"}
-    shown = describe_data(str(path), columns)
+    shown = describe_data(str(path), [f"data.columns.{name}={column}" for name, column in columns.items()])
     assert "clients               2" in shown and "item                  2 known, 2 used" in shown
     with pytest.raises(
         DataError, match=r"own\.csv, line 1: must have a column 'userId' .*data\.columns\.client"
     ):
         describe_data(str(path))
     with pytest.raises(DataError, match=r"own\.csv: ratings with columns of your own need --item"):
-        describe_data(str(path), {"client": "person"})
+        describe_table(str(path), "person")
 
 
 def test_texts_by_client(tmp_path):
@@ -44,3 +46,41 @@ def test_a_folder_of_ratings_may_hold_a_text(tmp_path):
     (tmp_path / "README.txt").write_text("what it is\n")
     (tmp_path / "ratings.csv").write_text("userId,movieId,rating\n1,2,3.5\n")
     assert "rating" in describe_data(str(tmp_path))
+
+
+def test_the_command_takes_settings_and_the_short_options(tmp_path, capsys):
+    path = tmp_path / "own.csv"
+    path.write_text(OWN)
+    columns = ["data.columns.client=person", "data.columns.item=film", "data.columns.rating=stars"]
+    assert main(["describe", str(path), *(x for text in columns for x in ("--set", text))]) == 0
+    by_settings = capsys.readouterr().out
+    assert "item                  2 known, 2 used" in by_settings and "time" not in by_settings
+    assert main(["describe", str(path), "--client", "person", "--item", "film", "--rating", "stars"]) == 0
+    assert capsys.readouterr().out == by_settings
+
+
+def test_duplicates_are_counted(tmp_path):
+    path = tmp_path / "ratings.csv"
+    path.write_text("userId,movieId,rating\n1,2,3.5\n1,2,4\n1,2,4\n2,2,1\n2,3,1\n")
+    assert "2 known, 2 used; 2 duplicates: the client has" in describe_data(str(path))
+    path.write_text("userId,movieId,rating\n1,2,3.5\n1,2,4\n2,2,1\n")
+    assert "; 1 duplicate: the client has an example of it before" in describe_data(str(path))
+    path.write_text("userId,movieId,rating\n1,2,3.5\n2,2,1\n")
+    assert "duplicate:" not in describe_data(str(path))
+
+
+def test_words_are_counted_without_the_padding(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json.dumps({"client": "ann", "text": ["one two three", "two"]}) + "\n")
+    assert "token                 3 known, 3 used" in describe_data(str(path))
+    pieces = describe_data(str(path), ["task=next_word", "data.tokenizer=pieces"])
+    assert "clients               1" in pieces
+
+
+def test_labels_of_different_values_differ():
+    times = [1700000001, 1700000002, 1700086400]
+    assert labels(np.array(times)) == [str(time) for time in times]
+    assert labels(np.array([0.5, 1.0, 4.0], np.float32)) == ["0.5", "1", "4"]
+    close = labels(np.array([0.1234567, 0.1234568]))
+    assert close == ["0.1234567", "0.1234568"]
+    assert labels(np.array([1e-9, 2e20])) == ["1e-09", "2e+20"]

@@ -100,7 +100,7 @@ def test_a_live_bar_on_a_terminal(clock):
     shown = file.getvalue()
     assert "5/10" in shown
     assert "loss 1.2500" in shown
-    assert "validation rmse 0.9100" in shown
+    assert "loss 1.2500  validation rmse 0.9100 accuracy 0.4300  4.0 rounds/s" in shown
     assert "4.0 rounds/s  1 s left" in shown
     assert "round  5/10  loss 0.7500  validation rmse 0.9100 accuracy 0.4300" in shown
     assert "[note]" in shown

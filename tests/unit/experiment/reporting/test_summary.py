@@ -13,9 +13,11 @@ from fedrecon.errors import DataError
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.analysis.seeds import statistics
 from fedrecon.experiment.cli.commands.describe import page
+from fedrecon.experiment.console.screen import rich_table
 from fedrecon.experiment.reporting import summary as report
+from fedrecon.experiment.reporting.client_files import clients_file, clients_of
+from fedrecon.experiment.reporting.tables import size
 from fedrecon.experiment.storage.metrics_log import Records, Row
-from fedrecon.experiment.training.run_experiment import rich_table
 
 VALUES = {
     "test": {
@@ -42,7 +44,7 @@ VALUES = {
     ],
 )
 def test_sizes(count, text):
-    assert report.size(count) == text
+    assert size(count) == text
 
 
 def test_tables_put_first_what_is_read_first():
@@ -163,9 +165,9 @@ def test_texts_are_matched_by_nothing_but_the_same_vocabulary():
 
 def test_files_of_clients_are_told_apart_by_split_and_protocol():
     names = ["test", "seen test", "validation", "seen validation", "my-own"]
-    files = [report.clients_file(name) for name in names]
+    files = [clients_file(name) for name in names]
     assert files[:2] == ["clients-test.parquet", "clients-test-standard_eval.parquet"]
-    assert [report.clients_of(Path(file)) for file in files] == names
+    assert [clients_of(Path(file)) for file in files] == names
 
 
 def test_many_metrics_stand_below_each_other():

@@ -1,11 +1,15 @@
 """A file made in parts."""
 
+import json
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from fedrecon.errors import RunError
-from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
+from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter, personalized_format
+from fedrecon.experiment.settings.sections import SettingError
 
 REQUEST = {"round": 3, "wanted": {"top": None, "seen": False}}
 
@@ -99,3 +103,74 @@ def test_foreign_files_are_not_overwritten(tmp_path):
         with pytest.raises(RunError, match="not one of this command"):
             ResumableParquetWriter(out, REQUEST, 2)
         assert out.read_bytes() == before
+
+
+def listed(number: int) -> pa.Table:
+    """Recommendations: the second client of a part gets none."""
+    kinds = {"item": pa.large_list(pa.string()), "score": pa.large_list(pa.float32())}
+    rows = {"client": [2 * number, 2 * number + 1], "item": [["x", 'y"'], []], "score": [[0.5, 0.25], []]}
+    return pa.table(rows, pa.schema({"client": pa.int64(), **kinds}))
+
+
+def fitted(number: int) -> pa.Table:
+    kinds = {
+        "bias": pa.float32(),
+        "user": pa.list_(pa.float32(), 2),
+        "m": pa.list_(pa.list_(pa.int32(), 1), 2),
+    }
+    rows = {"client": [f"c{number}"], "bias": [0.5], "user": [[1.5, number]], "m": [[[7], [8]]]}
+    return pa.table(rows, pa.schema({"client": pa.string(), **kinds}))
+
+
+def test_csv_has_a_line_for_each_recommendation(tmp_path):
+    make(tmp_path / "top.csv", listed, count=2)
+    assert (tmp_path / "top.csv").read_text().splitlines() == [
+        '"client","rank","item","score"',
+        '0,1,"x",0.5',
+        '0,2,"y""",0.25',
+        '2,1,"x",0.5',
+        '2,2,"y""",0.25',
+    ]
+
+
+def test_csv_has_a_column_for_each_number_of_local_parameters(tmp_path):
+    make(tmp_path / "users.csv", fitted, count=2)
+    assert (tmp_path / "users.csv").read_text().splitlines() == [
+        '"client","bias","user.0","user.1","m.0.0","m.1.0"',
+        '"c0",0.5,1.5,0,7,8',
+        '"c1",0.5,1.5,1,7,8',
+    ]
+
+
+def test_csv_goes_on_after_a_failure_and_is_not_overwritten(tmp_path):
+    whole, broken = tmp_path / "whole.csv", tmp_path / "broken.csv"
+    make(whole, listed)
+
+    def failing_at_two(number: int) -> pa.Table:
+        if number == 2:
+            raise OSError("no power")
+        return listed(number)
+
+    with pytest.raises(OSError, match="no power"):
+        make(broken, failing_at_two)
+    assert not broken.exists()
+    assert 2 in make(broken, listed)
+    assert broken.read_bytes() == whole.read_bytes()
+    with pytest.raises(RunError, match=r"broken\.csv: there is a file already, and CSV does not say of what"):
+        make(broken, listed)
+    # After a kill between the last two steps the folder is there beside the file.
+    parts = tmp_path / ".whole.csv.parts"
+    parts.mkdir()
+    (parts / "request.json").write_text(json.dumps(REQUEST))
+    assert make(whole, listed) == [] and not parts.exists()
+
+
+@pytest.mark.parametrize("name", ["x.json", "x", "csv", ".parquet"])
+def test_other_formats_are_refused(name):
+    with pytest.raises(SettingError, match=r"--out must end in \.parquet or \.csv"):
+        personalized_format(Path(name))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("x.csv", "csv"), ("x.CSV", "csv"), ("a.b/x.parquet", "parquet")])
+def test_the_name_says_the_format(name, kind):
+    assert personalized_format(Path(name)) == kind

@@ -4,7 +4,12 @@ import pytest
 
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.settings.solvers import OptimizerSettings, ScheduleSettings, SolverSettings
+from fedrecon.experiment.settings.solvers import (
+    OptimizerSettings,
+    ScheduleSettings,
+    SolverSettings,
+    ended_schedules,
+)
 from fedrecon.experiment.settings.splits import SplitSettings
 
 
@@ -94,3 +99,20 @@ def test_a_stages_schedule_is_a_factor_over_rounds():
 def test_what_optax_does_not_know_is_named(settings, message):
     with pytest.raises(SettingError, match=message):
         settings.build("o", scheduled=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [
+        ({}, None),
+        ({"name": "cosine_decay", "decay_steps": 30}, 30),
+        ({"name": "cosine_decay", "decay_steps": 30, "alpha": 0.1}, None),
+        ({"name": "cosine_decay", "decay_steps": 80}, None),
+        ({"name": "linear", "end_value": 0.0, "transition_steps": 10}, 20),
+        ({"name": "exponential_decay", "transition_steps": 10, "decay_rate": 0.5}, None),
+    ],
+)
+def test_schedules_that_end_before_the_last_round(settings, end):
+    config = configs.resolve({"algorithm": {"server_optimizer": {"schedule": settings}}}, "test")
+    ended = ended_schedules(config, 20, 60)
+    assert ended == ([] if end is None else [("algorithm.server_optimizer.schedule", settings["name"], end)])

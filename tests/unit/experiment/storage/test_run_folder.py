@@ -1,13 +1,14 @@
 import os
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
 from fedrecon._files import leftovers
 from fedrecon.errors import RunError
 from fedrecon.experiment.storage.environment import environment, revision
-from fedrecon.experiment.storage.run_folder import CONFIG, FINGERPRINT, RunFolder
+from fedrecon.experiment.storage.run_folder import CONFIG, ENVIRONMENT, FINGERPRINT, SETS, RunFolder
 
 CONFIGURATION = {"name": "a", "training": {"rounds": 3}, "data": {"path": "here"}}
 MARKS = {"seed": 0, "clients": {"train": "abc"}}
@@ -33,7 +34,6 @@ def test_the_same_run_opens_it_again_wherever_its_data_are(tmp_path):
         ({"name": "b", "training": {"rounds": 4}}, {}, "name is 'a' there and 'b' here"),
         ({"training": {}}, {}, "training.rounds is 3 there and not set here"),
         ({"more": 1}, {}, "more is not set there and 1 here"),
-        ({}, {"clients": {"train": "xyz"}}, "clients.train is 'abc' there and 'xyz' here"),
     ],
 )
 def test_another_run_is_refused_by_its_first_difference(tmp_path, configuration, marks, message):
@@ -41,6 +41,26 @@ def test_another_run_is_refused_by_its_first_difference(tmp_path, configuration,
     with pytest.raises(RunError) as caught:
         RunFolder(tmp_path, {**CONFIGURATION, **configuration}, {**MARKS, **marks})
     assert str(caught.value) == f"{tmp_path}: this run folder belongs to another configuration: {message}"
+
+
+def test_other_data_are_told_by_their_clients_and_examples(tmp_path):
+    other = {**MARKS, "clients": {"train": "xyz"}}
+    message = f"{tmp_path}: this run folder belongs to other data: the training clients "
+
+    def refusal(counts):
+        with pytest.raises(RunError) as caught:
+            RunFolder(tmp_path, CONFIGURATION, other, counts)
+        assert str(caught.value).startswith(message)
+        return str(caught.value).removeprefix(message)
+
+    with closing(RunFolder(tmp_path, CONFIGURATION, MARKS)) as folder:
+        pass
+    assert refusal(None) == "or their examples are others"
+    folder.write_json(ENVIRONMENT, {SETS: {"train": {"clients": 1200, "examples": 1}}})
+    sizes = "1,200 clients with 1 example"
+    other_size, same_size = ({"clients": 1, "examples": 50}, {"clients": 1200, "examples": 1})
+    assert refusal({"train": other_size}) == f"are {sizes} there and 1 client with 50 examples here"
+    assert refusal({"train": same_size}) == f"or their examples are others, though as many: {sizes}"
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from fedrecon.evaluation._ranking import Ranking
 from fedrecon.experiment.config import resolve
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.sweep.trial import spec_without_test, without_test
-from fedrecon.experiment.training.build import task_of
+from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_experiment import run_experiment
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._simulation import Simulation
@@ -72,6 +72,21 @@ def test_one_latest_interaction_is_held_out_of_each_user(ratings):
     assert held.num_examples.tolist() == [HAVE] * USERS
     assert held[3]["held_out"].tolist() == [0] * (HAVE - 1) + [1]
     assert task.scoring == Ranking(ITEMS, (("hr", 2), ("ndcg", 2)), 9)
+
+
+def test_more_drawn_items_than_there_are_name_their_setting(ratings):
+    protocol = {"name": "leave_one_out", "sampled": ITEMS}
+    said = rf"data\.protocol\.sampled must be below the number of items.* have {ITEMS}, got {ITEMS}"
+    with pytest.raises(SettingError, match=said):
+        task_of(configured(ratings, {"protocol": protocol}))
+
+
+def test_fractions_that_leave_a_set_empty_are_named(ratings):
+    fractions = {"train": 0.98, "validation": 0.01, "test": 0.01}
+    config = configured(ratings, {"protocol": {"name": "unseen", "fractions": fractions}})
+    said = r"data\.protocol\.fractions must leave a client in each set, but of the 40 clients .* 'test'"
+    with pytest.raises(SettingError, match=said):
+        spec_of(config, task_of(config))
 
 
 def test_the_one_before_it_is_for_tuning(ratings):

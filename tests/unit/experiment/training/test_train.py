@@ -13,18 +13,20 @@ import pytest
 
 import fedrecon
 from fedrecon.algorithms._fedrecon import fedrecon as federated_reconstruction
-from fedrecon.core._examples import NoSplit
+from fedrecon.core._examples import AlternateBatches, Fraction, NoSplit
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import hold_out
 from fedrecon.data._sampling import Poisson
 from fedrecon.errors import RunError
+from fedrecon.evaluation._evaluate import evaluate, evaluation_split_of
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.reporting import plots
 from fedrecon.experiment.reporting.result import RESULT_KEYS, Interrupted
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.metrics_log import read
+from fedrecon.experiment.training import train as training
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.evaluator import Evaluator
 from fedrecon.experiment.training.round_recorder import LAG
@@ -109,6 +111,44 @@ def test_it_learns_and_reports(finished):
     assert f"test rmse={metrics['examples']['rmse']:.4f}" in repr(finished)
     assert finished.seconds["total"] > finished.seconds["to_first_round"] > 0
     assert finished.compilations > 0
+
+
+def test_the_evaluation_splits_clients_as_the_algorithm_does(finished):
+    update = Solver(optimizer("sgd", learning_rate=0.1), batch_size=2)
+    step = optimizer("sgd", learning_rate=1.0)
+    by_half = federated_reconstruction(MODEL, update, update, step, split=Fraction(0.5))
+    result = train(by_half, TRAIN, 1, evaluate=VALIDATION)
+    given = evaluate(by_half, result.state, VALIDATION, split=Fraction(0.5)).over_examples()
+    assert result.evaluations["validation"].over_examples() == given
+    assert evaluate(by_half, result.state, VALIDATION).over_examples() == given
+    assert evaluate(by_half, result.state, VALIDATION, split=AlternateBatches(5)).over_examples() != given
+    assert evaluation_split_of(by_half) == Fraction(0.5)
+    # Nothing could be measured on the examples that a client is personalised by.
+    for algorithm in (ALGORITHM, federated_reconstruction(MODEL, update, update, step, split=NoSplit())):
+        assert evaluation_split_of(algorithm) == AlternateBatches(5)
+
+
+def test_progress_is_shown_on_request(monkeypatch):
+    calls = []
+
+    class Noted(Progress):
+        def round(self, number, loss):
+            calls.append(number)
+
+    monkeypatch.setattr(training, "automatic_progress", Noted)
+    run(rounds=3, progress="auto")
+    assert calls == [1, 2, 3]
+    run(rounds=3)
+    assert calls == [1, 2, 3]
+    with pytest.raises(TypeError, match="progress must be 'auto', None or of the class Progress, got True"):
+        run(progress=True)
+
+
+def test_a_result_says_how_it_ended(finished):
+    assert repr(finished).startswith("Result(6 of 6 rounds, validation rmse")
+    cut = replace(finished, interrupted=True, rounds=4, evaluations={})
+    assert repr(cut) == "Result(4 of 6 rounds, interrupted)"
+    assert repr(replace(cut, interrupted=False, divergence="it is NaN")) == "Result(4 of 6 rounds, diverged)"
 
 
 def test_every_round_is_recorded_once(finished):
@@ -298,13 +338,18 @@ def test_a_folder_from_before_fingerprints_had_a_format_goes_on(tmp_path, no_fig
         ({"rounds": 7}, "rounds is 6 there and 7 here"),
         ({"clients_per_round": 4}, r"sampling is 'Uniform\(clients_per_round=5\)' there"),
         ({"evaluation_split": NoSplit()}, r"evaluation\.split is 'AlternateBatches\(batch_size=5\)' there"),
-        ({"test": VALIDATION}, r"clients\.test is '[0-9a-f]{16}' there"),
         ({"initial_global_params": {"w": jnp.ones(2)}}, "initial_global_params is '' there"),
     ],
 )
 def test_another_run_is_refused(finished, changes, message):
     with pytest.raises(RunError, match=f"belongs to another configuration: {message}"):
         run(out=finished.out, **changes)
+
+
+def test_a_run_of_other_clients_is_refused(finished):
+    said = r"belongs to other data: the test clients (are \d+ clients with \d+ examples there and|or their)"
+    with pytest.raises(RunError, match=said):
+        run(out=finished.out, test=VALIDATION)
 
 
 @pytest.mark.parametrize("how", ["exception", "signal"])

@@ -25,7 +25,7 @@ def command(runs: tuple[str, ...], out: str, target: tuple[str, ...]) -> None:
     """
     from fedrecon.experiment.analysis.compare import compare_runs
     from fedrecon.experiment.analysis.targets import Target
-    from fedrecon.experiment.training.run_experiment import console
+    from fedrecon.experiment.console.screen import screen_of_output
 
     targets = [Target.parse(text) for text in target]
-    compare_runs([Path(run) for run in runs], Path(out), console(), targets)
+    compare_runs([Path(run) for run in runs], Path(out), screen_of_output(), targets)

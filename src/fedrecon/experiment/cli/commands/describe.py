@@ -1,6 +1,6 @@
 """`fedrecon describe`: shows what is in a data file: clients, examples, histograms."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,50 +17,84 @@ if TYPE_CHECKING:
 
 # The width in characters of the longest bar of a histogram.
 WIDTH = 40
+# The most values of a field that are shown one by one.
+VALUES = 20
+# By task the settings under which all of the data are shown, as they are.
+_UNCHANGED = {
+    "movielens": ("data.cap=none", "data.order=file", "data.duplicates=all"),
+    "next_word": ("data.sentences=none",),
+}
 
 
 @options.command
 @click.argument("data", metavar="DATA")
+@options.changes
 @click.option("--client", metavar="COLUMN", help="the column that names the client, in any Parquet file")
-@click.option("--item", metavar="COLUMN", help="the column of the item, in ratings with columns of your own")
-@click.option("--rating", metavar="COLUMN", help="the column of the rating, in such ratings")
-@click.option("--time", metavar="COLUMN", help="the column of the time, in such ratings")
-def command(data: str, **columns: str | None) -> None:
-    """Shows what is in a data file: clients, examples, histograms."""
+@click.option("--item", metavar="COLUMN", help="short for --set data.columns.item=COLUMN")
+@click.option("--rating", metavar="COLUMN", help="short for --set data.columns.rating=COLUMN")
+@click.option("--time", metavar="COLUMN", help="short for --set data.columns.time=COLUMN")
+def command(data: str, overrides: tuple[str, ...], **columns: str | None) -> None:
+    r"""Shows what is in a data file: clients, examples, histograms. It is read as `run` would read it, by the
+    same settings, but no client's examples are capped and nothing is refused that a user has twice.
+
+      fedrecon describe ratings.csv --set data.columns.client=person --set data.columns.item=film \
+          --set data.columns.rating=stars
+      fedrecon describe texts.jsonl --set task=next_word --set data.tokenizer=pieces
+
+    Of a Parquet file of any fields it needs to know which one names the client:
+      fedrecon describe visits.parquet --client person
+    """
     given = {name: column for name, column in columns.items() if column is not None}
-    print(terminal(describe_data(data, given)))
+    if set(given) == {"client"} and not any("columns" in text for text in overrides):
+        print(terminal(describe_table(data, given["client"])))
+        return
+    named = [f"data.columns.{name}={column}" for name, column in given.items()]
+    print(terminal(describe_data(data, [*overrides, *named])))
 
 
-def describe_data(path: str, columns: Mapping[str, str] | None = None) -> str:
-    """A text about the clients in a file: counts and histograms.
+def describe_table(path: str, client: str) -> str:
+    """A text about the clients in a Parquet file with an example per row.
 
     Args:
-        path: A rating file, or the folder or archive it is in; texts by client, as the task next_word reads
-            them; a client file (`.arrow`); or with `columns` a CSV or Parquet file.
-        columns: Names of columns by their roles: `"client"` alone for any Parquet file, or `"client"`,
-            `"item"`, `"rating"` and maybe `"time"` for ratings. None, the default, for the other files.
+        path: The file.
+        client: The name of the column that names the client.
 
     Raises:
         DataError: The file cannot be read.
     """
     from fedrecon.data._clients import Clients
 
-    if columns is not None and set(columns) == {"client"}:
-        if Path(path).suffix.lower() in (".csv", ".tsv", ".dat", ".data"):
-            raise DataError(f"{path}: ratings with columns of your own need --item and --rating, too")
-        clients = Clients.from_parquet(path, columns["client"])
-    elif Path(path).suffix == ".arrow":
-        clients = Clients.open(path)
-    elif not columns and _is_text(Path(path)):
-        from fedrecon.datasets.text._prepare import prepare as prepare_texts
+    if Path(path).suffix.lower() in (".csv", ".tsv", ".dat", ".data"):
+        raise DataError(f"{path}: ratings with columns of your own need --item and --rating, too")
+    return page(path, Clients.from_parquet(path, client))
 
-        clients = prepare_texts(path, sentences=None)
-    else:
-        from fedrecon.datasets.ratings._prepare import prepare
 
-        # Nothing is refused, since the data are only described: items that a user rated twice count twice.
-        clients = prepare(path, columns=columns or None, duplicates="all")
-    return page(path, clients)
+def describe_data(path: str, settings: Sequence[str] = ()) -> str:
+    """A text about the clients in a file: counts and histograms.
+
+    Args:
+        path: A rating file, or the folder or archive it is in; texts by client, as the task next_word reads
+            them; or a client file (`.arrow`).
+        settings: Settings such as `"data.columns.client=person"`, by which the file is read; none by default.
+            Without `"task=..."` its name says whether it holds texts or ratings.
+
+    Raises:
+        DataError: The file cannot be read.
+        SettingError: A setting is unknown or breaks a rule.
+    """
+    from fedrecon.data._arrow import is_client_file
+    from fedrecon.data._clients import Clients
+    from fedrecon.experiment import config as configs
+    from fedrecon.experiment.tasks._spec import task_spec
+
+    if is_client_file(path):
+        return page(path, Clients.open(path))
+    task = configs.load(
+        None, [f"task={'next_word' if _is_text(Path(path)) else 'movielens'}", *settings]
+    ).task
+    config = configs.load(None, [f"task={task}", *_UNCHANGED.get(task, ()), *settings])
+    config = configs.override(config, {"data": {"path": path}}, "DATA")
+    return page(path, task_spec(task).load_all_clients(config))
 
 
 def _is_text(path: Path) -> bool:
@@ -82,7 +116,12 @@ def page(title: str, clients: "Clients") -> str:
     counts = np.asarray(clients.num_examples)
     lines = [title, "", f"clients    {len(clients):>12,}", f"examples   {int(counts.sum()):>12,}"]
     for name, ids in clients.vocabularies.items():
-        lines.append(f"{name:<10} {len(ids):>12,} known, {len(np.unique(clients.column(name))):,} used")
+        used = np.unique(clients.column(name))
+        words = list(ids[:1])
+        # The first word of a vocabulary of texts is the empty one, which stands for padding.
+        padding = len(words) and words[0] == ""
+        known, seen = len(ids) - bool(padding), np.count_nonzero(used > 0) if padding else len(used)
+        lines.append(f"{name:<10} {known:>12,} known, {seen:,} used{_duplicates(clients, name)}")
     if len(counts):
         names = {"least": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "most": 1.0}
         shown = "  ".join(f"{name} {round(np.quantile(counts, q)):,}" for name, q in names.items())
@@ -93,12 +132,33 @@ def page(title: str, clients: "Clients") -> str:
             lines += ["", f"{name}: {column.dtype}, of shape {column.shape}"]
             continue
         values, counts_of_values = np.unique(column, return_counts=True)
-        if len(values) <= 20:
-            bars = _bars([f"{v:g}" for v in values.tolist()], counts_of_values.tolist())
+        if len(values) <= VALUES:
+            bars = _bars(labels(values), counts_of_values.tolist())
             lines += ["", f"{name}: {column.dtype}", *bars]
         else:
             lines += ["", f"{name}: {column.dtype}, {values[0]:,} to {values[-1]:,}, {len(values):,} values"]
     return "\n".join(lines)
+
+
+def _duplicates(clients: "Clients", field: str) -> str:
+    """What the line of a field adds where clients have an id several times: how many examples come after."""
+    import numpy as np
+
+    column = clients.column(field)
+    if column.ndim > 1 or clients.distinct(field):
+        return ""
+    pairs = clients.owners() * (int(column.max(initial=0)) + 1) + column
+    again = len(pairs) - len(np.unique(pairs))
+    return f"; {again:,} duplicate{'' if again == 1 else 's'}: the client has an example of it before"
+
+
+def labels(values: "np.ndarray") -> list[str]:
+    """Texts of different numbers, `[value]`: short, but different from each other."""
+    for digits in (6, 9, 17):
+        texts = [f"{value:.{digits}g}" for value in values.tolist()]
+        if len(set(texts)) == len(texts) and not any("e" in text for text in texts):
+            return texts
+    return [str(value) for value in values.tolist()]
 
 
 def _lengths(counts: "np.ndarray") -> list[str]:
@@ -106,12 +166,12 @@ def _lengths(counts: "np.ndarray") -> list[str]:
     import numpy as np
 
     bins = np.where(counts > 0, np.floor(np.log2(np.maximum(counts, 1))).astype(int) + 1, 0)
-    labels, clients = [], []
+    ranges, clients = [], []
     for b in range(int(bins.min()), int(bins.max()) + 1):
         low, high = (0, 0) if b == 0 else (2 ** (b - 1), 2**b - 1)
-        labels.append(f"{low:,}" if low == high else f"{low:,} to {high:,}")
+        ranges.append(f"{low:,}" if low == high else f"{low:,} to {high:,}")
         clients.append(int((bins == b).sum()))
-    return _bars(labels, clients)
+    return _bars(ranges, clients)
 
 
 def _bars(labels: list[str], counts: list[int]) -> list[str]:

@@ -18,8 +18,12 @@ _OPTIONS = {"num_clients": "clients", "num_items": "items", "mean_ratings": "rat
 
 @options.command
 @click.option("--out", required=True, metavar="FILE", help="the client file")
-@click.option("--clients", type=int, default=10_000, metavar="N", help="default: 10000")
-@click.option("--items", type=int, default=10_000, metavar="N", help="default: 10000")
+@click.option(
+    "--clients", type=click.IntRange(1, 2**31 - 1), default=10_000, metavar="N", help="default: 10000"
+)
+@click.option(
+    "--items", type=click.IntRange(1, 2**31 - 1), default=10_000, metavar="N", help="default: 10000"
+)
 @click.option(
     "--ratings", type=float, default=100.0, metavar="MEAN", help="per client, above 20; default: 100"
 )
@@ -51,11 +55,12 @@ def generate(out: Path, screen: "Console", clients: int, items: int, ratings: fl
     Raises:
         ValueError: A number is out of its range, or the file cannot be written.
     """
+    from fedrecon._safe_text import counted
     from fedrecon.data._writer import ClientWriter
     from fedrecon.datasets.ratings._population import population
     from fedrecon.errors import RunError
     from fedrecon.experiment.console.progress_bar import show_progress
-    from fedrecon.experiment.reporting.summary import size
+    from fedrecon.experiment.reporting.tables import size
     from fedrecon.experiment.settings.sections import SettingError
     from fedrecon.experiment.storage.resource_usage import peak_memory
 
@@ -81,7 +86,8 @@ def generate(out: Path, screen: "Console", clients: int, items: int, ratings: fl
         raise RunError(f"{out}: cannot be written: {error.strerror}") from None
     seconds = time.monotonic() - begun
     screen.print(
-        f"{clients:,} clients, {written:,} ratings of {items:,} items in {seconds:.1f} s; "
+        f"{counted(clients, 'client')}, {counted(written, 'rating')} of {counted(items, 'item')} "
+        f"in {seconds:.1f} s; "
         f"{size(out.stat().st_size)}; peak memory {size(peak_memory() or 0)}"
     )
     screen.print(f"Clients: {out}")

@@ -10,7 +10,8 @@ from fedrecon.experiment.cli import options
 @options.command
 @options.run_folder
 @options.data("a client file, or what the run's task reads", required=True, metavar="CLIENTS")
-@click.option("--out", required=True, metavar="FILE", help="the Parquet file")
+@options.changes
+@click.option("--out", required=True, metavar="FILE", help="the file: .parquet or .csv")
 @click.option("--top", type=int, metavar="K", help="recommend so many items to each client")
 @click.option("--seen", is_flag=True, help="also items that the client has rated")
 @click.option("--field", metavar="NAME", help="the field of the items, where it is not clear")
@@ -20,6 +21,7 @@ def command(
     invocation: options.Invocation,
     run: str,
     data: str,
+    overrides: tuple[str, ...],
     out: str,
     top: int | None,
     seen: bool,
@@ -30,24 +32,32 @@ def command(
     support set, and writes a Parquet file with a row for each: its id, and its local parameters or,
     with --top, the items with the highest scores that it has not rated yet, however low. Ids are those
     of the data. Clients are served with what the run's evaluation serves them with. The run's own data
-    have to be where it found them.
+    have to be where it found them; --set says how the others are read, where that differs.
 
       fedrecon personalize runs/mine --data clients.arrow --out users.parquet
       fedrecon personalize runs/mine --data ratings.csv --out recommended.parquet --top 20
+      fedrecon personalize runs/mine --data new.csv --set data.columns.client=person --out top.csv --top 20
+
+    A .csv file has a line for each recommended item with its rank, or for each client a column for each
+    number of its local parameters.
 
     Killed and started again, it goes on where it was.
     """
     from fedrecon.experiment.cli import runs
+    from fedrecon.experiment.serving.parquet_parts import personalized_format
     from fedrecon.experiment.settings.sections import SettingError
 
     if top is None:
         for name, given in (("--field", field is not None), ("--seen", seen)):
             if given:
                 raise SettingError(f"{name} says which items are recommended, and needs --top K")
+    personalized_format(Path(out))
+    reading = runs.reading(overrides)
     runs.begin(invocation)
     from fedrecon.experiment.serving.personalize import Wanted, personalize_run
     from fedrecon.experiment.training.run_experiment import console
 
     config = runs.saved_config(run, code=code)
     place = str(runs.absolute(data, config))
-    personalize_run(Path(run), config, place, Path(out), console(), Wanted(top, field, seen))
+    wanted = Wanted(top, field, seen)
+    personalize_run(Path(run), config, place, Path(out), console(), wanted, reading)
