@@ -1,5 +1,6 @@
 """Evaluates the parameters of a run again, on its own data or on other data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from rich.console import Console
 
-from fedrecon.core._examples import HeldOut
+from fedrecon.core._examples import HeldOut, Split
 from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
@@ -19,6 +20,7 @@ from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
+from fedrecon.experiment.serving.served_run import ServedRun, from_folder
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, RESULT, read_fingerprint
@@ -32,16 +34,20 @@ from fedrecon.simulation._client_state_store import ClientStateStore
 
 
 class _Evaluated(NamedTuple):
-    """The clients that an evaluation is asked for.
+    """The clients that an evaluation is asked for, and the run that serves them.
 
     Attributes:
-        task: The task of the run, on its own data.
-        other: The clients of other data; None where the run's own are evaluated.
-        remark: What the user should know of the other data.
+        served: The run.
+        sets: The clients by the name of their set.
+        splits: The split of each set into support and query set.
+        checked: What the processes of an evaluation must agree on: digests of the run's own clients.
+        remark: What the user should know of other data; `""` where the run's own are evaluated.
     """
 
-    task: Task
-    other: Clients | None = None
+    served: ServedRun
+    sets: Mapping[str, Clients]
+    splits: Mapping[str, Split]
+    checked: Mapping[str, str]
     remark: str = ""
 
 
@@ -60,31 +66,21 @@ def evaluate_run(run: Path, config: Config, data: str | None, screen: Console) -
     Raises:
         ValueError: The run has no checkpoint, or the data cannot be used.
     """
-    task, other, remark = _load(run, config, data)
-    spec = spec_of(config, task)
-    round, state, client_states = restore_parameters(run, spec)
+    served, sets, splits, checked, remark = _load(run, config, data)
     processes = ProcessGroup.present()
-    processes.agree(
-        {"round": round, **{name: digest(x) for name, x in task.sets().items()}}
-        if processes.count > 1
-        else {}
-    )
-    screen.print(f"{config.name}: parameters after round {round}")
-    if other is None:
-        sets = {name: x for name, x in task.sets().items() if name != "train"}
-        splits = {name: spec.split_of(name) for name in sets}
-    else:
-        sets, splits = {"other": other}, {"other": HeldOut() if HELD_OUT in other.fields else spec.split}
-        screen.print(f"other data: {len(other):,} clients; {remark}")
+    processes.agree({"round": served.round, **checked} if processes.count > 1 else {})
+    screen.print(f"{config.name}: parameters after round {served.round}")
+    if remark:
+        screen.print(remark)
     evaluations = {
         name: measure(
-            spec.algorithm,
-            state,
+            served.algorithm,
+            served.state,
             clients,
             split=splits[name],
-            seed=spec.seed,
-            client_states=client_states,
-            scoring=spec.scoring,
+            seed=served.seed,
+            client_states=served.client_states,
+            scoring=served.scoring,
         )
         for name, clients in sets.items()
     }
@@ -111,16 +107,46 @@ def _load(run: Path, config: Config, data: str | None) -> _Evaluated:
         # Data that the run could not train on may still hold clients to evaluate.
         task = None
     if task is not None and same_data(run, task):
-        return _Evaluated(task)
+        spec = spec_of(config, task)
+        own = {name: clients for name, clients in task.sets().items() if name != "train"}
+        splits = {name: spec.split_of(name) for name in own}
+        checked = {name: digest(clients) for name, clients in task.sets().items()}
+        return _Evaluated(_served(run, spec, task), own, splits, checked)
     if data is None:
         raise _other_data(run, "give data with --data PATH")
+    served = serve(run, config)
+    new = prepare_new_clients(config, data, vocabularies_of(run), served.fields, "evaluation")
+    other, left_out = new.prepare()[1:]
+    remark = new.remark or f"{left_out:,} examples left out, of items unknown to the run"
+    split = HeldOut() if HELD_OUT in other.fields else served.split
+    remark = f"other data: {len(other):,} clients; {remark}"
+    return _Evaluated(served, {"other": other}, {"other": split}, {"other": digest(other)}, remark)
+
+
+def serve(run: Path, config: Config) -> ServedRun:
+    """A run as it serves clients: from its folder alone, or where that is not enough with its data.
+
+    Args:
+        run: The run folder.
+        config: The configuration of the run.
+
+    Raises:
+        RunError: The run has no checkpoint, or a broken one; or the run's data are needed and have changed.
+        DataError: The run's data are needed and cannot be read.
+    """
+    alone = from_folder(run, config)
+    if alone is not None:
+        return alone
     task = task_of(config)
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
-    new = prepare_new_clients(config, data, vocabularies_of(run), served_fields(task), "evaluation")
-    other, left_out = new.prepare()[1:]
-    return _Evaluated(
-        task, other, new.remark or f"{left_out:,} examples left out, of items unknown to the run"
-    )
+    return _served(run, spec_of(config, task), task)
+
+
+def _served(run: Path, spec: RunSpec, task: Task) -> ServedRun:
+    """A run as it serves clients, with its data."""
+    round, state, client_states = restore_parameters(run, spec)
+    fields = served_fields(task)
+    return ServedRun(spec.algorithm, state, round, fields, spec.split, spec.scoring, spec.seed, client_states)
 
 
 def same_data(run: Path, task: Task) -> bool:

@@ -14,10 +14,10 @@ class TrainingSettings(Section):
 
     rounds: int = setting(500, "rounds", ge=1)
     clients_per_round: int = setting(100, "clients in a cohort; in expectation, under poisson sampling", ge=1)
-    sampling: Literal["uniform", "poisson", "weighted", "passes", "everyone"] = setting(
+    sampling: Literal["uniform", "poisson", "weighted", "passes", "everyone", "up_to"] = setting(
         "uniform",
-        "uniform without replacement, poisson, weighted by examples, passes: each client once in each, or"
-        " everyone in every round",
+        "uniform without replacement, poisson, weighted by examples, passes: each client once in each,"
+        " everyone in every round, or up_to: uniform, of all clients where there are fewer",
     )
     checkpoint_every: int = setting(
         50, "rounds between checkpoints: what a resume computes again at most", ge=1
