@@ -31,6 +31,8 @@ TASTE_SHARES = (0.0, 0.05, 0.15)
 LEVEL_SHARE = 0.2
 FACTORS = 3
 NUM_CLIENTS = 400
+# As many again are tested on, so that chance decides no comparison of half a percent.
+TEST_SHARE = 0.5
 # Where items explain this share, a result must be better than the clients' shrunk means.
 ENOUGH = 0.05
 # How much worse than these a result may be.
@@ -80,7 +82,7 @@ def rating_sets(count: int) -> Iterator[RatingSet]:
         )
 
 
-def generate(made: RatingSet, clients: int = NUM_CLIENTS) -> Clients:
+def generate(made: RatingSet, clients: int = round(NUM_CLIENTS / (1 - TEST_SHARE))) -> Clients:
     """Clients with ratings of a set: whole numbers where the scale has at least five of them."""
     random = np.random.default_rng([11, made.seed])
     most = min(made.most, made.items)
@@ -113,7 +115,8 @@ def measure(made: RatingSet, path: Path) -> dict[str, Any]:
     """
     begun = time.perf_counter()
     generate(made).write(path)
-    config = override(load(packaged=RATINGS), {"data": {"path": str(path)}})
+    fractions = {"train": 1 - TEST_SHARE, "validation": 0.0, "test": TEST_SHARE}
+    config = override(load(packaged=RATINGS), {"data": {"path": str(path), "fractions": fractions}})
     task = task_of(config)
     result = run(spec_of(config, task))
     rmse = result.evaluations["test"].over_examples()["rmse"]
