@@ -30,9 +30,9 @@ ITEM_SHARES = (0.0, 0.02, 0.05, 0.1, 0.25)
 TASTE_SHARES = (0.0, 0.05, 0.15)
 LEVEL_SHARE = 0.2
 FACTORS = 3
-NUM_CLIENTS = 400
-# As many again are tested on, so that chance decides no comparison of half a percent.
-TEST_SHARE = 0.5
+NUM_CLIENTS = 1000
+# Most of the clients are tested on, so that chance decides no comparison of half a percent.
+FRACTIONS = {"train": 0.4, "validation": 0.1, "test": 0.5}
 # Where items explain this share, a result must be better than the clients' shrunk means.
 ENOUGH = 0.05
 # How much worse than these a result may be.
@@ -69,7 +69,7 @@ def rating_sets(count: int) -> Iterator[RatingSet]:
         random = np.random.default_rng([7, seed])
         most = round(float(np.exp(random.uniform(np.log(12), np.log(300)))))
         least = min(3, most)
-        ratings = NUM_CLIENTS * (most - least) / np.log(most / least)
+        ratings = FRACTIONS["train"] * NUM_CLIENTS * (most - least) / np.log(most / least)
         items = float(np.exp(random.uniform(np.log(20), np.log(5000))))
         yield RatingSet(
             seed=seed,
@@ -82,7 +82,7 @@ def rating_sets(count: int) -> Iterator[RatingSet]:
         )
 
 
-def generate(made: RatingSet, clients: int = round(NUM_CLIENTS / (1 - TEST_SHARE))) -> Clients:
+def generate(made: RatingSet, clients: int = NUM_CLIENTS) -> Clients:
     """Clients with ratings of a set: whole numbers where the scale has at least five of them."""
     random = np.random.default_rng([11, made.seed])
     most = min(made.most, made.items)
@@ -115,8 +115,7 @@ def measure(made: RatingSet, path: Path) -> dict[str, Any]:
     """
     begun = time.perf_counter()
     generate(made).write(path)
-    fractions = {"train": 1 - TEST_SHARE, "validation": 0.0, "test": TEST_SHARE}
-    config = override(load(packaged=RATINGS), {"data": {"path": str(path), "fractions": fractions}})
+    config = override(load(packaged=RATINGS), {"data": {"path": str(path), "fractions": FRACTIONS}})
     task = task_of(config)
     result = run(spec_of(config, task))
     rmse = result.evaluations["test"].over_examples()["rmse"]

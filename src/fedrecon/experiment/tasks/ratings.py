@@ -32,9 +32,9 @@ class RatingsModel(Section):
     factors: int = setting(32, "length of a factor vector", ge=1)
     init_scale: float = setting(0.1, "deviation of the factors at the start", ge=0)
     user_penalty: float = setting(20.0, "times |u|², added to the sum of a user's squared errors", ge=0)
-    user_bias_penalty: float = setting(5.0, "times the user's squared bias, likewise", ge=0)
+    user_bias_penalty: float = setting(4.0, "times the user's squared bias, likewise", ge=0)
     item_penalty: float = setting(
-        1.0, "times |v|², added to the sum of an item's squared errors over all users", ge=0
+        2.0, "times |v|², added to the sum of an item's squared errors over all users", ge=0
     )
     item_bias_penalty: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Measured = setting(
         "measured", "times the item's squared bias, likewise: a number, or \"measured\" by the items' spread"
