@@ -26,7 +26,9 @@ from fedrecon.experiment.settings.training import DeviceSettings, EvaluationSett
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.tracking.settings import TrackingSettings, UntrackedSettings
 
-DEFAULT = "default.toml"
+# Experiments that ship with the package: generated ratings, and one's own ratings.
+DEFAULT, RATINGS = "default.toml", "ratings.toml"
+PACKAGED = (DEFAULT, RATINGS)
 
 
 class Config(Section):
@@ -54,17 +56,18 @@ def schema(task: str) -> type[Config]:
     )
 
 
-def load(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load(path: str | Path | None = None, overrides: Sequence[str] = (), packaged: str = DEFAULT) -> Config:
     """The configuration in a TOML file, with overrides.
 
     Args:
-        path: The file; None, the default, for the experiment that ships with the package.
+        path: The file; None, the default, for an experiment that ships with the package.
         overrides: Settings such as `"training.rounds=100"`, of which later ones win; none by default.
+        packaged: Which of these, one of `PACKAGED`; the default generates ratings.
 
     Raises:
         SettingError: The file is missing or no TOML, or a setting is unknown or breaks a rule.
     """
-    source, values = _read(path)
+    source, values = _read(path, packaged)
     # `RunSpec.configuration` writes the algorithm of a run made in Python as text.
     if isinstance(values.get("algorithm"), str):
         raise SettingError(
@@ -153,10 +156,10 @@ def text(config: Config) -> str:
     return tomli_w.dumps(config.model_dump())
 
 
-def _read(path: str | Path | None) -> tuple[str, dict[str, Any]]:
+def _read(path: str | Path | None, packaged: str = DEFAULT) -> tuple[str, dict[str, Any]]:
     if path is None:
-        shipped = resources.files(__package__) / DEFAULT
-        return DEFAULT, tomllib.loads(shipped.read_text(encoding="utf-8"))
+        shipped = resources.files(__package__) / packaged
+        return packaged, tomllib.loads(shipped.read_text(encoding="utf-8"))
     try:
         # Some editors begin a file with a byte order mark.
         content = Path(path).read_text(encoding="utf-8-sig")

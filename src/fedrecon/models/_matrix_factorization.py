@@ -1,14 +1,18 @@
 """Matrix factorisation of ratings, with the users' factors local."""
 
+import math
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Shaped
 
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table
 from fedrecon.core._random import normal, uniform
 from fedrecon.core._types import Batch, Params, PRNGKey
-from fedrecon.errors import whole_number
+from fedrecon.errors import plain, whole_number
 
 
 def matrix_factorization(
@@ -25,6 +29,9 @@ def matrix_factorization(
     item_penalty: float = 0.0,
     item_bias_penalty: float = 0.0,
     accuracy_within: float | None = 0.5,
+    deviation: float = 1.0,
+    item_counts: Shaped[np.ndarray, " item"] | None = None,
+    initial_item_bias: Shaped[np.ndarray, " item"] | None = None,
 ) -> Model:
     """Ratings as products of item factors (global) and user factors (local).
 
@@ -53,14 +60,23 @@ def matrix_factorization(
             0 by default.
         accuracy_within: How far a prediction may be off, in units of the ratings, to count in `accuracy`. 0.5
             by default, half a star; None for ratings without such a unit, which leaves the metric out.
+        deviation: The unit of factors, biases and loss, in units of the ratings: the prediction is
+            `global_bias + deviation * (v_i·u + biases)`, and the loss is the squared error over `deviation`².
+            Penalties and learning rates then fit ratings of any scale. 1 by default.
+        item_counts: How many training ratings each item has, `[item]`. They become the table `item/count`,
+            which is never trained, and an item's penalties are divided by them: over all ratings of an item
+            they add up to `item_penalty` |v_i|², whatever their number. The factors of items without a
+            rating start at 0. None, the default, for penalties that grow with an item's ratings.
+        initial_item_bias: The items' biases at the start, in units of `deviation`, `[item]`; None, the
+            default, for 0.
 
     Returns:
         A model with the metrics `mse` and, unless left out, `accuracy`: the share of ratings that are off by
         at most `accuracy_within`.
 
     Raises:
-        ValueError: `num_items` or `factors` is not a whole number of at least 1, or `accuracy_within` is not
-            positive.
+        ValueError: `num_items` or `factors` is not a whole number of at least 1; `accuracy_within` is not
+            positive; `deviation` is not positive and finite; or an array has not a number for each item.
 
     References:
         Singhal et al., Federated Reconstruction, NeurIPS 2021, section 5.1.
@@ -68,6 +84,13 @@ def matrix_factorization(
     num_items, factors = whole_number("num_items", num_items, 1), whole_number("factors", factors, 1)
     if accuracy_within is not None and not accuracy_within > 0:
         raise ValueError(f"accuracy_within must be positive or None, got {accuracy_within!r}")
+    if not 0 < deviation < math.inf:
+        raise ValueError(f"deviation must be positive and finite, got {plain(deviation)}")
+    for name, array in (("item_counts", item_counts), ("initial_item_bias", initial_item_bias)):
+        if array is not None and np.shape(array) != (num_items,):
+            raise ValueError(f"{name} must be of shape ({num_items},), got {np.shape(array)}")
+    if initial_item_bias is not None and not item_bias:
+        raise ValueError("initial_item_bias needs item_bias=True, got False")
 
     def draw(key: PRNGKey, *shape: int) -> Any:
         if init == "uniform":
@@ -77,7 +100,12 @@ def matrix_factorization(
     def init_global(key: PRNGKey) -> Any:
         item = {"factors": draw(key, num_items, factors)}
         if item_bias:
-            item["bias"] = jnp.zeros(num_items)
+            start = np.zeros(num_items) if initial_item_bias is None else initial_item_bias
+            item["bias"] = jnp.asarray(start, jnp.float32)
+        if item_counts is not None:
+            item["count"] = jnp.asarray(item_counts, jnp.float32)
+            # Nothing would ever shrink these factors, and users would be fitted to the noise that they are.
+            item["factors"] *= (item["count"] > 0)[:, None]
         return {"item": item}
 
     def init_local(global_params: Params, key: PRNGKey) -> Any:
@@ -94,15 +122,21 @@ def matrix_factorization(
             rating += item["bias"][features["item"]]
         if user_bias:
             rating += user["bias"]
+        if deviation != 1:
+            rating *= deviation
         return rating if global_bias is None else rating + global_bias
 
     def loss(global_params: Params, local_params: Params, batch: Batch, key: PRNGKey | None) -> Mean:
-        error = jnp.square(predict(global_params, local_params, batch) - batch["rating"])
+        error = predict(global_params, local_params, batch) - batch["rating"]
+        error = jnp.square(error if deviation == 1 else error / deviation)
         item = global_params["item"]
+        share: Any = 1.0
+        if item_counts is not None:
+            share = 1 / jnp.maximum(jax.lax.stop_gradient(item["count"][batch["item"]]), 1)
         if item_penalty:
-            error += item_penalty * jnp.sum(jnp.square(item["factors"][batch["item"]]), -1)
+            error += share * item_penalty * jnp.sum(jnp.square(item["factors"][batch["item"]]), -1)
         if item_bias and item_bias_penalty:
-            error += item_bias_penalty * jnp.square(item["bias"][batch["item"]])
+            error += share * item_bias_penalty * jnp.square(item["bias"][batch["item"]])
         return Mean.of(error)
 
     def metrics(global_params: Params, local_params: Params, batch: Batch) -> dict[str, Mean]:
@@ -126,6 +160,8 @@ def matrix_factorization(
     tables = [Table("item/factors", ("item",))]
     if item_bias:
         tables.append(Table("item/bias", ("item",)))
+    if item_counts is not None:
+        tables.append(Table("item/count", ("item",)))
     return Model(
         init_global=init_global,
         init_local=init_local,
@@ -134,4 +170,5 @@ def matrix_factorization(
         predict=predict,
         penalty=penalty,
         tables=tuple(tables),
+        frozen=() if item_counts is None else ("0/item/count",),
     )

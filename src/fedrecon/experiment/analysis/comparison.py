@@ -12,6 +12,7 @@ from fedrecon.evaluation._metric_names import direction_of, label_of, shown_firs
 from fedrecon.experiment.analysis.runs import Method, Run, has_several_seeds
 from fedrecon.experiment.analysis.significance import paired_t_test
 from fedrecon.experiment.analysis.targets import Target, cells_until, recorded_set
+from fedrecon.experiment.reporting.baselines import BASELINES, label_of_baseline
 from fedrecon.experiment.reporting.tables import Cell, Column, ReportTable, Spread, size
 from fedrecon.experiment.storage.metrics_log import WEIGHTINGS
 from fedrecon.privacy._ledger import rounded_up
@@ -43,6 +44,7 @@ def quality(methods: Sequence[Method]) -> ReportTable:
                     worst = Spread.of([_number(run["distribution"][metric][decile]) for run in runs])
                 of = len(runs), _evaluated_clients(runs)
                 rows.append((split, protocol, label_of(metric), method.label, *of, *over, worst))
+            rows += _baselines(methods, split, protocol, metric)
     columns = (
         *map(Column, ("clients", "protocol", "metric", "method")),
         Column("seeds", WHOLE),
@@ -59,6 +61,24 @@ def quality(methods: Sequence[Method]) -> ReportTable:
         " clients fares worse than the worst decile."
     )
     return ReportTable("quality", "Quality", columns, tuple(rows), note)
+
+
+def _baselines(
+    methods: Sequence[Method], split: str, protocol: str, metric: str
+) -> Iterator[tuple[Cell, ...]]:
+    """A row for each baseline of the first method that has some: what predictors that cost nothing reach."""
+    for method in methods:
+        of_runs = [run.result[split].get(BASELINES, {}) for run in method.runs if split in run.result]
+        first = of_runs[0] if of_runs else {}
+        names = [name for name in first if all(protocol in x.get(name, {}) for x in of_runs)]
+        for name in names:
+            runs = [x[name][protocol] for x in of_runs]
+            if all(metric in run["examples"] for run in runs):
+                over = [Spread.of([_number(run[w].get(metric)) for run in runs]) for w in WEIGHTINGS]
+                label = label_of_baseline(name)
+                yield split, protocol, label_of(metric), label, len(runs), None, *over, None
+        if names:
+            return
 
 
 def _evaluated_clients(runs: Sequence[Mapping[str, Any]]) -> str | None:

@@ -12,6 +12,7 @@ from fedrecon.experiment.analysis.compare import plot_runs
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.console.screen import rich_table
 from fedrecon.experiment.reporting import summary
+from fedrecon.experiment.reporting.baselines import BASELINES
 from fedrecon.experiment.reporting.tables import Spread, markdown
 from fedrecon.experiment.storage.metrics_log import WEIGHTINGS, place
 from fedrecon.experiment.storage.run_folder import PLOTS, RESULT, SUMMARY
@@ -98,6 +99,18 @@ def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             }
             for weighting in WEIGHTINGS
         } | {n: _spread([float(r[split][protocol][n]) for r in results]) for n in COUNTS if n in evaluation}
+    for split, values in results[0].items():
+        for baseline, protocols in values.get(BASELINES, {}).items() if isinstance(values, Mapping) else ():
+            combined[split].setdefault(BASELINES, {})[baseline] = {
+                protocol: {
+                    weighting: {
+                        m: _spread([r[split][BASELINES][baseline][protocol][weighting][m] for r in results])
+                        for m in means[weighting]
+                    }
+                    for weighting in WEIGHTINGS
+                }
+                for protocol, means in protocols.items()
+            }
     combined["seconds"] = {"total": sum(r["seconds"]["total"] for r in results)}
     return combined
 

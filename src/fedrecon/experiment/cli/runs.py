@@ -12,7 +12,7 @@ from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.options import Invocation
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup, join
-from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.settings.sections import SettingError, parse_override
 from fedrecon.experiment.settings.solvers import ended_schedules
 from fedrecon.experiment.storage.compilation_cache import use_compilation_cache
 from fedrecon.experiment.tasks._spec import task_spec
@@ -80,6 +80,37 @@ def with_options(config: Config, data: str | None, seed: int | None = None) -> C
             )
         config = configs.override(config, {"data": {"path": absolute(data, config)}}, "--data")
     return config if seed is None else configs.override(config, {"seed": seed}, "--seed")
+
+
+def packaged_for(experiment: str | None, data: str | None, overrides: Sequence[str]) -> str:
+    """Which packaged experiment runs where none is named: that of one's own ratings if there are some.
+
+    Args:
+        experiment: The value of the argument EXPERIMENT.
+        data: The value of the option `--data`; None if it was not given.
+        overrides: Settings that the command line changes; one that names a task chooses for itself.
+    """
+    names = [parse_override(text) for text in overrides]
+    if experiment is not None or data is None or any("task" in name for name in names):
+        return configs.DEFAULT
+    columns = any("columns" in name["data"] for name in names if isinstance(name.get("data"), dict))
+    return configs.RATINGS if columns or holds_ratings(Path(data)) else configs.DEFAULT
+
+
+def holds_ratings(path: Path) -> bool:
+    """Whether a file or folder holds ratings rather than texts, by the names of files and of their fields."""
+    from fedrecon.data._arrow import is_client_file
+    from fedrecon.data._clients import Clients
+    from fedrecon.datasets.text._load import LINES, SQLITE
+
+    if path.is_dir():
+        suffixes = {file.suffix.lower() for file in path.iterdir()}
+        return ".txt" not in suffixes or not suffixes.isdisjoint(
+            {".csv", ".tsv", ".dat", ".data", ".parquet"}
+        )
+    if path.is_file() and is_client_file(path):
+        return {"item", "rating"} <= set(Clients.open(path).fields)
+    return not path.name.lower().endswith((*LINES, *SQLITE))
 
 
 def tracked(config: Config, overrides: Sequence[str]) -> Config:

@@ -1,7 +1,7 @@
 """The result of a training run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Result:
         global_params: The parameters that were evaluated on the test clients: those after `selected_round`.
         evaluations: Evaluations by the name of their set: the validation clients after the last round, and
             `"test"`; `"seen validation"` and `"seen test"` for held-out examples of training clients.
+        baselines: What predictors that cost nothing reach on the same sets, by the name of the set and of the
+            baseline; by default none.
         records: Every recorded number by round.
         rounds: Rounds that were done; fewer than `asked` after Ctrl-C.
         asked: Rounds that were asked for.
@@ -97,6 +99,7 @@ class Result:
     privacy: Ledger | None = None
     warnings: tuple[str, ...] = ()
     divergence: str | None = None
+    baselines: Mapping[str, Mapping[str, Evaluation]] = field(default_factory=dict)
 
     @property
     def diverged(self) -> bool:

@@ -11,6 +11,7 @@ from fedrecon.data._arrow_bridge import to_arrow
 from fedrecon.evaluation._evaluation import Evaluation, evaluated_of
 from fedrecon.evaluation._metric_names import by_preference
 from fedrecon.evaluation._selection import Criterion, metric_in
+from fedrecon.experiment.reporting.baselines import BASELINES, baseline_values, label_of_baseline
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.tables import markdown, size
 from fedrecon.experiment.reporting.training_warnings import all_warnings
@@ -29,9 +30,14 @@ def result_values(result: Result) -> dict[str, Any]:
     """
     private = {} if result.privacy is None else {"privacy": result.privacy.values()}
     counts = ("evaluated_clients", "asked_clients")
+    baselines = baseline_values(result.baselines)
     return {
         **{
-            split: {**protocols, **{n: sum(x[n] for x in protocols.values()) for n in counts}}
+            split: {
+                **protocols,
+                **{n: sum(x[n] for x in protocols.values()) for n in counts},
+                **({BASELINES: baselines[split]} if split in baselines else {}),
+            }
             for split, protocols in result.metrics.items()
         },
         **private,
@@ -81,11 +87,19 @@ def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".form
     splits = dict(evaluations_of(values))
     names = by_preference(m for v in splits.values() for m in v["examples"])
     lines = [["clients", "weighted by", *names]]
-    for split, metrics in splits.items():
-        for weighting in ("examples", "clients"):
-            found = metrics[weighting]
-            cells = (shown(found[m]) if m in found else "" for m in names)
-            lines.append([split + _clients(metrics), weighting, *cells])
+    for name, metrics in splits.items():
+        split, protocol = place(name)
+        baselines = values[split].get(BASELINES, {})
+        rows = [(name + _clients(metrics), metrics)]
+        rows += [
+            (f"{name}: {label_of_baseline(baseline)}", protocols[protocol])
+            for baseline, protocols in baselines.items()
+            if protocol in protocols
+        ]
+        for label, means in rows:
+            for weighting in ("examples", "clients"):
+                cells = (shown(means[weighting][m]) if m in means[weighting] else "" for m in names)
+                lines.append([label, weighting, *cells])
     if len(names) <= _COLUMNS:
         return lines
     head, *metrics = map(list, zip(*lines, strict=True))

@@ -1,7 +1,7 @@
 """Evaluates the parameters of a run again, on its own data or on other data."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from fedrecon._safe_text import counted
-from fedrecon.core._examples import HeldOut
+from fedrecon.core._examples import HeldOut, Split
 from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
@@ -24,6 +24,7 @@ from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.client_files import evaluated_file
 from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
+from fedrecon.experiment.serving.served_run import ServedRun, from_folder
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.differing_sets import describe_differing_sets
 from fedrecon.experiment.storage.digests import read_json
@@ -44,17 +45,21 @@ from fedrecon.simulation._trained_state import TrainedState
 
 
 class _Evaluated(NamedTuple):
-    """The clients to evaluate.
+    """The clients to evaluate, and the run that serves them.
 
     Attributes:
-        task: The task of the run, on its own data.
-        other: The clients of other data; None where the run's own clients are evaluated.
-        remark: A remark for the user on the other data, for instance on examples that were left out; `""` by
-            default.
+        served: The run that serves the clients.
+        sets: The clients by the name of their set.
+        splits: The split of each set into support and query set.
+        checked: What the processes of an evaluation must agree on: digests of the clients by their set.
+        remark: A remark for the user on other data, for instance on examples that were left out; `""` where
+            the run's own clients are evaluated.
     """
 
-    task: Task
-    other: Clients | None = None
+    served: ServedRun
+    sets: Mapping[str, Clients]
+    splits: Mapping[str, Split]
+    checked: Mapping[str, str]
     remark: str = ""
 
 
@@ -77,36 +82,21 @@ def evaluate_run(
     Raises:
         ValueError: The run has no checkpoint, or the data cannot be used.
     """
-    task, other, remark = _load(run, config, data, reading)
-    spec = spec_of(config, task)
-    round, state, client_states = restore_parameters(run, spec)
+    served, sets, splits, checked, remark = _load(run, config, data, reading)
     processes = ProcessGroup.present()
-    processes.agree(
-        {"round": round, **{name: digest(x) for name, x in task.sets().items()}}
-        if processes.count > 1
-        else {}
-    )
-    screen.print(f"{config.name}: parameters after round {round}")
-    if other is None:
-        sets = {name: x for name, x in task.sets().items() if name != "train"}
-        splits = {name: spec.split_of(name) for name in sets}
-    else:
-        sets, splits = {"other": other}, {"other": HeldOut() if HELD_OUT in other.fields else spec.split}
-        here, own = (counts_of({"": x})[""] for x in (other, task.train))
-        screen.print(
-            f"other data: {counted(here['clients'], 'client')} with {counted(here['examples'], 'example')}, "
-            f"and the run was trained on {counted(own['clients'], 'client')} with "
-            f"{counted(own['examples'], 'example')}; {remark}"
-        )
+    processes.agree({"round": served.round, **checked} if processes.count > 1 else {})
+    screen.print(f"{config.name}: parameters after round {served.round}")
+    if remark:
+        screen.print(remark)
     evaluations = {
         name: measure(
-            spec.algorithm,
-            state,
+            served.algorithm,
+            served.state,
             clients,
             split=splits[name],
-            seed=spec.seed,
-            client_states=client_states,
-            scoring=spec.scoring,
+            seed=served.seed,
+            client_states=served.client_states,
+            scoring=served.scoring,
         )
         for name, clients in sets.items()
     }
@@ -133,18 +123,54 @@ def _load(run: Path, config: Config, data: str | None, reading: Sequence[str]) -
             raise
         # Data that the run could not train on may still hold clients to evaluate.
         task = None
-    if task is not None and data is None:
-        hold_to_data(run, task, "give data with --data PATH")
-    if task is not None and (data is None or same_data(run, task)):
-        return _Evaluated(task)
-    assert data is not None
+    if task is not None and same_data(run, task):
+        spec = spec_of(config, task)
+        own = {name: clients for name, clients in task.sets().items() if name != "train"}
+        splits = {name: spec.split_of(name) for name in own}
+        checked = {name: digest(clients) for name, clients in task.sets().items()}
+        return _Evaluated(_served(run, spec, task), own, splits, checked)
+    if data is None:
+        raise _other_data(run, "give data with --data PATH")
+    served = serve(run, config)
+    new = prepare_new_clients(read, data, vocabularies_of(run), served.fields, "evaluation")
+    other, left_out = new.prepare()[1:]
+    remark = new.remark or f"{counted(left_out, 'example')} left out, of items unknown to the run"
+    split = HeldOut() if HELD_OUT in other.fields else served.split
+    here, there = counts_of({"": other})[""], saved_counts(run).get("train")
+    text = f"other data: {counted(here['clients'], 'client')} with {counted(here['examples'], 'example')}"
+    if there is not None:
+        text += (
+            f", and the run was trained on {counted(there['clients'], 'client')} with "
+            f"{counted(there['examples'], 'example')}"
+        )
+    remark = f"{text}; {remark}"
+    return _Evaluated(served, {"other": other}, {"other": split}, {"other": digest(other)}, remark)
+
+
+def serve(run: Path, config: Config) -> ServedRun:
+    """A run as it serves clients: from its folder alone, or where that is not enough with its data.
+
+    Args:
+        run: The run folder.
+        config: The configuration of the run.
+
+    Raises:
+        RunError: The run has no checkpoint, or a broken one; or the run's data are needed and have changed.
+        DataError: The run's data are needed and cannot be read.
+    """
+    alone = from_folder(run, config)
+    if alone is not None:
+        return alone
     task = task_of(config)
     hold_to_data(run, task, "its model is made for them: put them back where it found them")
-    new = prepare_new_clients(read, data, vocabularies_of(run), served_fields(task), "evaluation")
-    other, left_out = new.prepare()[1:]
-    return _Evaluated(
-        task, other, new.remark or f"{counted(left_out, 'example')} left out, of items unknown to the run"
-    )
+    return _served(run, spec_of(config, task), task)
+
+
+def _served(run: Path, spec: RunSpec, task: Task) -> ServedRun:
+    """A run as it serves clients, with its data."""
+    round, state, client_states = restore_parameters(run, spec)
+    fields = served_fields(task)
+    return ServedRun(spec.algorithm, state, round, fields, spec.split, spec.scoring, spec.seed, client_states)
 
 
 def same_data(run: Path, task: Task) -> bool:

@@ -18,13 +18,12 @@ from fedrecon.data._from_arrays import offsets_of
 from fedrecon.experiment.config import Config, with_overrides
 from fedrecon.experiment.console.progress_bar import show_progress
 from fedrecon.experiment.reporting.tables import size
-from fedrecon.experiment.serving.evaluate import hold_to_data, hold_to_use, restore_parameters
-from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
+from fedrecon.experiment.serving.evaluate import hold_to_use, serve
+from fedrecon.experiment.serving.new_clients import prepare_new_clients
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.resource_usage import peak_memory
 from fedrecon.experiment.storage.run_folder import read_fingerprint
-from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_spec import digest, ids_digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.serving._personalization import Personalization, TopK, default_clients_per_block
@@ -81,33 +80,31 @@ def personalize_run(
             changed; the data cannot be used; or `out` holds something else.
     """
     begun = time.monotonic()
-    task = task_of(config)
-    hold_to_data(run, task, "its model is made for them: put them back where it found them")
-    spec = spec_of(config, task)
-    round, state, client_states = restore_parameters(run, spec)
+    served = serve(run, config)
+    algorithm, state = served.algorithm, served.state
     remark = hold_to_use(run, state.global_params)
     vocabularies = vocabularies_of(run)
     read = with_overrides(config, reading)
-    new = prepare_new_clients(read, data, vocabularies, served_fields(task), "personalization")
+    new = prepare_new_clients(read, data, vocabularies, served.fields, "personalization")
     clients, top = new.loaded, _top(wanted, vocabularies)
-    per_part = _per_part(12 * top.count if top is not None else _local_bytes(spec.algorithm, state))
+    per_part = _per_part(12 * top.count if top is not None else _local_bytes(algorithm, state))
     # A block has no more clients than a part, since the rest of it would be padding.
     width = min(-(-per_part // jax.local_device_count()), default_clients_per_block())
     personalization = Personalization(
-        spec.algorithm,
+        algorithm,
         state,
         clients.num_examples,
-        seed=spec.seed,
+        seed=served.seed,
         top=top,
-        client_states=client_states,
+        client_states=served.client_states,
         clients_per_block=width,
     )
-    screen.print(f"{config.name}: parameters after round {round}; {counted(len(clients), 'client')}")
+    screen.print(f"{config.name}: parameters after round {served.round}; {counted(len(clients), 'client')}")
     if remark:
         screen.print(f"Note: {remark}.")
     request: dict[str, Any] = {
         "run": read_fingerprint(run),
-        "round": round,
+        "round": served.round,
         "data": digest(clients),
         "vocabularies": {"data": ids_digest(clients.vocabularies), "run": ids_digest(vocabularies)},
         "wanted": {name: value for name, value in wanted._asdict().items() if value is not None},
@@ -121,10 +118,10 @@ def personalize_run(
 
     def part(number: int) -> Any:
         indices = np.arange(number * per_part, min((number + 1) * per_part, total))
-        mapped, served, left_out = new.prepare(indices)
+        mapped, some, left_out = new.prepare(indices)
         unknown.append(left_out)
         # `mapped` also has the items that a user rated too low to be served by; they are not recommended.
-        return _table(served, personalization(served, mapped), top, vocabularies)
+        return _table(some, personalization(some, mapped), top, vocabularies)
 
     with ResumableParquetWriter(out, request, -(-total // per_part)) as parts:
         missing = parts.missing()

@@ -1,7 +1,7 @@
 """Settings of tasks on ratings: sets of users, and matrix factorisation."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveFloat, model_validator
 
@@ -10,6 +10,7 @@ from fedrecon.experiment.settings.splits import ByTimeSettings
 from fedrecon.experiment.tasks._spec import TaskConfig
 
 if TYPE_CHECKING:
+    from fedrecon.core._model import Model
     from fedrecon.data._clients import Clients
     from fedrecon.experiment.tasks._task import Task
 
@@ -46,6 +47,14 @@ class HeldOutShares(Section):
         return self
 
 
+AccuracyWidth = PositiveFloat | Literal["stars", "none"]
+ACCURACY_WITHIN: Any = setting(
+    "stars",
+    'how far off a prediction may be to count in the metric accuracy; "stars" for half a star, where all '
+    'training ratings are stars, and else no such metric; "none" for none',
+)
+
+
 class MatrixFactorizationSettings(Section):
     """Ratings as products of item factors (global) and user factors (local)."""
 
@@ -61,11 +70,7 @@ class MatrixFactorizationSettings(Section):
     user_bias_penalty: float = setting(0.0, "times the user's squared bias, likewise", ge=0)
     item_penalty: float = setting(0.0, "times |v|² of the rated item, added to each rating's loss", ge=0)
     item_bias_penalty: float = setting(0.0, "times the item's squared bias, likewise", ge=0)
-    accuracy_within: PositiveFloat | Literal["stars", "none"] = setting(
-        "stars",
-        'how far off a prediction may be to count in the metric accuracy; "stars" for half a star, where all '
-        'training ratings are stars, and else no such metric; "none" for none',
-    )
+    accuracy_within: AccuracyWidth = ACCURACY_WITHIN
 
 
 def matrix_factorization_task(
@@ -78,9 +83,46 @@ def matrix_factorization_task(
         sets: Clients with the fields `item` and `rating`, by the name of their set.
         notes: Facts that a reader of the results should know, by their names.
     """
-    from fedrecon.data._holdout import hold_out
-    from fedrecon.experiment.tasks._task import Task
     from fedrecon.models._matrix_factorization import matrix_factorization
+
+    settings = config.model.model_dump()
+    bias = settings.pop("global_bias")
+
+    width = settings.pop("accuracy_within")
+
+    def model_of(train: "Clients") -> "tuple[Model, dict[str, float | str]]":
+        from_data: dict[str, float | str] = {}
+        given = None if bias in ("none", "mean") else float(bias)
+        if bias == "mean":
+            given = from_data["global_bias"] = float(train.column("rating").mean(dtype="float64"))
+        within = resolve_accuracy_width(width, None if config.privacy.on else train)
+        if width == "stars":
+            from_data["accuracy_within"] = "none" if within is None else within
+        num_items = len(train.vocabularies["item"])
+        model = matrix_factorization(num_items, global_bias=given, accuracy_within=within, **settings)
+        return model, from_data
+
+    return ratings_task(config, sets, notes, model_of)
+
+
+def ratings_task(
+    config: TaskConfig,
+    sets: "Mapping[str, Clients]",
+    notes: Mapping[str, str],
+    model_of: "Callable[[Clients], tuple[Model, dict[str, float]]]",
+) -> "Task":
+    """The task of an experiment on ratings.
+
+    Args:
+        config: Configuration of the experiment.
+        sets: Clients with the fields `item` and `rating`, by the name of their set.
+        notes: Facts that a reader of the results should know, by their names.
+        model_of: Makes the model for the training clients, and says which settings of it they decided, see
+            `Task.settings_from_data`.
+    """
+    from fedrecon.data._holdout import hold_out
+    from fedrecon.evaluation._rating_baselines import RatingBaselines
+    from fedrecon.experiment.tasks._task import Task
 
     # Other fields are left out, since they would be sent to the device and not be used.
     fields = ["item", "rating"]
@@ -90,19 +132,24 @@ def matrix_factorization_task(
     sets = {name: clients.select(*fields) for name, clients in sets.items()}
     held_out = hold_out(sets["train"], shares_of(config.data.held_out))
     train = held_out.pop("train")
-    settings = config.model.model_dump()
-    settings["accuracy_within"] = resolve_accuracy_width(
-        settings["accuracy_within"], None if config.privacy.on else train
-    )
-    bias = settings.pop("global_bias")
-    if bias == "mean":
-        bias = float(train.column("rating").mean(dtype="float64"))
-    model = matrix_factorization(
-        len(train.vocabularies["item"]), global_bias=None if bias == "none" else float(bias), **settings
-    )
+    model, from_data = model_of(train)
     cut = config.evaluation.split
     scored = ("item", "rating", *([cut.field] if isinstance(cut, ByTimeSettings) else []))
-    return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
+    baselines = None
+    # The mean of the training ratings is no number that a private run may tell.
+    if not config.privacy.on and len(train.column("rating")):
+        baselines = RatingBaselines(float(train.column("rating").mean(dtype="float64")))
+    return Task(
+        model,
+        train,
+        sets.get("validation"),
+        sets.get("test"),
+        notes,
+        held_out,
+        scored=scored,
+        baselines=baselines,
+        settings_from_data=from_data,
+    )
 
 
 def resolve_accuracy_width(width: float | str, train: "Clients | None") -> float | None:
@@ -127,3 +174,14 @@ def resolve_accuracy_width(width: float | str, train: "Clients | None") -> float
 def shares_of(settings: Fractions | HeldOutShares) -> dict[str, float]:
     """The share of each set whose share is above 0."""
     return {name: share for name, share in settings.model_dump().items() if share > 0}
+
+
+def nobody(vocabularies: Mapping[str, Sequence[Any]]) -> "Clients":
+    """A client without a rating, numbered by a run's vocabularies: what a task without data has."""
+    import numpy as np
+
+    from fedrecon.data._clients import Clients
+
+    columns = {"item": np.zeros(0, np.int32), "rating": np.zeros(0, np.float32)}
+    columns["time"] = columns["rating"]
+    return Clients.from_columns(["nobody"], [0, 0], columns, vocabularies)

@@ -96,6 +96,18 @@ class TaskSpec(ABC):
             f"task: a deployment needs a task that is built without data, {config.task} is not"
         )
 
+    def build_to_serve(self, config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]) -> "Task | None":
+        """The task of a run without its data, to serve clients; it has one client, without examples.
+
+        The default is None: the run's own data must be where it found them.
+
+        Args:
+            config: Configuration of the run, with `Task.settings_from_data` in it as far as its checkpoints
+                hold them.
+            vocabularies: For each field that has them the original ids, in the run's order.
+        """
+        return None
+
     def load_all_clients(self, config: TaskConfig) -> "Clients":
         """All clients of the data, ordered and capped as for training.
 

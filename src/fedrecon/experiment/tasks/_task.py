@@ -32,6 +32,10 @@ class Task:
             `train`, which is another one only where examples are pooled.
         public_sources: For fields whose vocabulary comes from a public list, the name of that list; a private
             run takes no other vocabulary. By default none.
+        baselines: Measures what predictors that cost nothing would reach, under names such as
+            `"training_mean/mse"`, see `evaluation.Scoring`; None, the default, for none.
+        settings_from_data: Settings of the model whose values the training clients decided, by their names.
+            Checkpoints hold them, so that clients can be served without the training data. By default none.
     """
 
     model: Model
@@ -44,6 +48,8 @@ class Task:
     scored: tuple[str, ...] = ()
     num_clients: int = 0
     public_sources: Mapping[str, str] = field(default_factory=dict)
+    baselines: Scoring | None = None
+    settings_from_data: Mapping[str, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._number_alike()

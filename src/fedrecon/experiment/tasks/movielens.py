@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from fedrecon.experiment.tasks._ratings import (
     HeldOutShares,
     MatrixFactorizationSettings,
     matrix_factorization_task,
+    nobody,
     shares_of,
 )
 from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
@@ -44,7 +45,7 @@ class MovieLens(TaskSpec):
     """Explicit ratings, predicted by matrix factorisation."""
 
     Data = MovieLensData
-    Model = MatrixFactorizationSettings
+    Model: ClassVar[type[Section]] = MatrixFactorizationSettings
 
     def build(self, config: TaskConfig) -> "Task":
         """Reads the ratings, or downloads them, and builds the model.
@@ -52,9 +53,16 @@ class MovieLens(TaskSpec):
         Raises:
             DataError: The ratings cannot be read.
         """
-        sets = _load(config, shares_of(config.data.fractions))
-        task = matrix_factorization_task(config, sets, config.data.notes())
+        task = matrix_factorization_task(config, self.load_sets(config), config.data.notes())
         return replace(task, public_sources={"item": "movies.dat"}) if config.privacy.on else task
+
+    def load_sets(self, config: TaskConfig) -> "dict[str, Clients]":
+        """The clients of each set, split by user.
+
+        Raises:
+            DataError: The ratings cannot be read.
+        """
+        return _load(config, shares_of(config.data.fractions))
 
     def build_without_data(self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]") -> "Task":
         """The model of a number of items; its clients are one without a rating.
@@ -62,14 +70,17 @@ class MovieLens(TaskSpec):
         Raises:
             SettingError: `model.global_bias` would be read from data.
         """
-        from fedrecon.data._clients import Clients
-
         if config.model.global_bias == "mean":
             raise SettingError('model.global_bias must be a number or "none" in a deployment, got "mean"')
-        columns = {"item": np.zeros(0, np.int32), "rating": np.zeros(0, np.float32)}
-        columns["time"] = columns["rating"]
-        nobody = Clients.from_columns(["nobody"], [0, 0], columns, vocabularies)
-        return matrix_factorization_task(config, {"train": nobody}, {})
+        return matrix_factorization_task(config, {"train": nobody(vocabularies)}, {})
+
+    def build_to_serve(
+        self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]"
+    ) -> "Task | None":
+        """The model of a run; None where its bias is a mean that its checkpoints do not tell."""
+        if config.model.global_bias == "mean":
+            return None
+        return self.build_without_data(config, vocabularies)
 
     def load_all_clients(self, config: TaskConfig) -> "Clients":
         """All clients of the data, ordered and capped as for training.

@@ -166,6 +166,25 @@ class NextWord(TaskSpec):
         """
         return _texts(config)[0]
 
+    def build_to_serve(self, config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]) -> "Task":
+        """The model of a run, and a writer without a sentence.
+
+        Raises:
+            DataError: The vocabulary is none of words.
+        """
+        import numpy as np
+
+        from fedrecon.data._clients import Clients
+        from fedrecon.datasets.text._vocabulary import FIELD, Vocabulary
+        from fedrecon.experiment.tasks._task import Task
+
+        data = config.data
+        vocabulary = Vocabulary.from_named(list(vocabularies.get(FIELD, [])), data.buckets, data.outputs)
+        nothing = {"token": np.zeros((0, data.length), np.int32)}
+        nobody = Clients.from_columns(["nobody"], [0, 0], nothing, {"token": [""]})
+        model = network(config, len(vocabulary.words))
+        return Task(model, vocabulary.encode(nobody), None, None, scored=("word", "target"))
+
     def load_in_vocabulary(
         self, config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]
     ) -> "tuple[Clients, str]":

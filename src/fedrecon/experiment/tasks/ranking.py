@@ -1,17 +1,19 @@
 """Ranking of the items that a user will interact with, from MovieLens and other files of ratings."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from fedrecon.experiment.settings.sections import Section, SettingError, setting
 from fedrecon.experiment.tasks._rating_files import RatingFileSettings
-from fedrecon.experiment.tasks._ratings import Fractions, shares_of
+from fedrecon.experiment.tasks._ratings import Fractions, nobody, shares_of
 from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
 
 if TYPE_CHECKING:
     from fedrecon.data._clients import Clients
+    from fedrecon.evaluation._ranking import Ranking
     from fedrecon.experiment.tasks._task import Task
 
 
@@ -95,7 +97,6 @@ class RankingTask(TaskSpec):
                 what unseen users are asked for.
         """
         from fedrecon.datasets.ratings._interactions import leave_one_out
-        from fedrecon.evaluation._ranking import Ranking
         from fedrecon.experiment.tasks._task import Task
         from fedrecon.models._implicit_matrix_factorization import SAMPLED, implicit_factorization
 
@@ -113,6 +114,7 @@ class RankingTask(TaskSpec):
         clients = _interactions(config, self.load_all_clients(config), data.least_items)
         num_items = len(clients.vocabularies["item"])
         model = implicit_factorization(num_items, **config.model.model_dump())
+        scoring = _scoring(config, num_items)
         if protocol.name == "leave_one_out":
             if protocol.sampled >= num_items:
                 raise SettingError(
@@ -121,9 +123,6 @@ class RankingTask(TaskSpec):
                 )
             back = _BACK[protocol.held_out]
             cut = leave_one_out(clients, back)
-            scoring = Ranking(
-                num_items, tuple((kind, k) for k in protocol.k for kind in ("hr", "ndcg")), protocol.sampled
-            )
             held_out = {
                 "test" if back == 1 else "validation": _add_fields(config, cut["held_out"], served=True)
             }
@@ -131,13 +130,20 @@ class RankingTask(TaskSpec):
             return Task(
                 model, train, None, None, data.notes(), held_out=held_out, scoring=scoring, scored=("item",)
             )
-        kinds = ("recall_min", "recall", "hr", "ndcg")
-        metrics = [(kind, k) for kind in kinds for k in getattr(protocol, kind)]
-        scoring = Ranking(num_items, tuple(metrics))
         sets = clients.split(shares_of(protocol.fractions), config.seed)
         prepared = {name: _add_fields(config, x, served=name != "train") for name, x in sets.items()}
         unseen = prepared.get("validation"), prepared.get("test")
         return Task(model, prepared["train"], *unseen, data.notes(), scoring=scoring, scored=("item",))
+
+    def build_to_serve(self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]") -> "Task":
+        """The model of a run, and a user without an interaction, with the fields that users are served by."""
+        from fedrecon.experiment.tasks._task import Task
+        from fedrecon.models._implicit_matrix_factorization import implicit_factorization
+
+        num_items = len(vocabularies["item"])
+        model = implicit_factorization(num_items, **config.model.model_dump())
+        served = _add_fields(config, nobody(vocabularies).select("item"), served=True)
+        return Task(model, served, None, None, scoring=_scoring(config, num_items), scored=("item",))
 
     def load_all_clients(self, config: TaskConfig) -> "Clients":
         """All users of the data, with their ratings, of which `add_serving_fields` makes interactions.
@@ -200,6 +206,18 @@ class RankingTask(TaskSpec):
 
 
 TASK = RankingTask()
+
+
+def _scoring(config: TaskConfig, num_items: int) -> "Ranking":
+    """What the protocol of the settings measures of users."""
+    from fedrecon.evaluation._ranking import Ranking
+
+    protocol = config.data.protocol
+    if protocol.name == "leave_one_out":
+        asked = tuple((kind, k) for k in protocol.k for kind in ("hr", "ndcg"))
+        return Ranking(num_items, asked, protocol.sampled)
+    kinds = ("recall_min", "recall", "hr", "ndcg")
+    return Ranking(num_items, tuple((kind, k) for kind in kinds for k in getattr(protocol, kind)))
 
 
 def _interactions(config: TaskConfig, clients: "Clients", least_items: int) -> "Clients":

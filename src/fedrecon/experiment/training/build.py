@@ -53,6 +53,8 @@ def sampling_of(config: Config, num_clients: int) -> Sampling:
     training = config.training
     if training.sampling == "everyone":
         return Everyone()
+    if training.sampling == "up_to":
+        return Uniform(min(training.clients_per_round, num_clients))
     sampling: Sampling
     if training.sampling == "availability":
         try:
@@ -115,6 +117,8 @@ def spec_of(config: Config, task: Task) -> RunSpec:
         initial_global_params=initial,
         clients_per_block=None if training.clients_per_block == "auto" else training.clients_per_block,
         measured=measured,
+        baselines=task.baselines,
+        settings_from_data=task.settings_from_data,
         settings=_settings(config),
     )
 

@@ -16,7 +16,7 @@ from fedrecon.experiment.storage.resource_usage import Stopwatch
 from fedrecon.experiment.training.best_selection import BestSelection
 from fedrecon.experiment.training.run_ledger import RunLedger
 from fedrecon.experiment.training.run_spec import RunSpec
-from fedrecon.experiment.training.vocabularies import DIGEST
+from fedrecon.experiment.training.vocabularies import DIGEST, SETTINGS_FROM_DATA
 from fedrecon.simulation._client_state_store import ClientStateStore
 
 # The key of the mark of the records so far among the JSON values of a checkpoint.
@@ -110,6 +110,8 @@ class Checkpointer:
             DIGEST: self._spec.vocabularies,
             RECORDS: self._records.mark,
         }
+        if self._spec.settings_from_data:
+            info[SETTINGS_FROM_DATA] = dict(self._spec.settings_from_data)
         if self._client_states is not None:
             info["kept"] = self._client_states.commit(done)
         self._checkpoints.save(done, self._tree(state), info)

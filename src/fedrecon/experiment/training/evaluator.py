@@ -8,6 +8,7 @@ from fedrecon.algorithms._base import ServerState
 from fedrecon.data._clients import Clients
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.evaluation._evaluation import Evaluation
+from fedrecon.evaluation._rating_baselines import by_baseline
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._block_plan import Plan, plan_evaluation
 from fedrecon.simulation._client_state_store import ClientStateStore
@@ -58,6 +59,22 @@ class Evaluator:
         if self.is_compiling:
             self._ahead.join()
         return self._evaluate(state, client_states, name, self._spec.evaluated[name])
+
+    def baselines(self, state: ServerState, name: str) -> dict[str, Evaluation]:
+        """What each baseline reaches on a set of clients, under the split of its evaluation; {} for none.
+
+        Args:
+            state: The server's state.
+            name: The name of the set.
+        """
+        spec = self._spec
+        if spec.baselines is None:
+            return {}
+        clients = spec.evaluated[name]
+        split = spec.split_of(name)
+        return by_baseline(
+            measure(spec.algorithm, state, clients, split=split, seed=spec.seed, scoring=spec.baselines)
+        )
 
     def while_training(self, state: ServerState) -> dict[str, Evaluation]:
         """Evaluates all sets that are evaluated while training, by their names."""

@@ -180,19 +180,21 @@ def _result(
     spec, criterion = loop.spec, loop.selection.criterion
     selected_round, state, client_states = loop.selected()
     if loop.interrupted:
-        evaluations = dict(loop.evaluations)
+        evaluations, baselines = dict(loop.evaluations), {}
     else:
         try:
             evaluations = _final_evaluations(loop, selected_round, state, client_states)
+            baselines = {name: loop.evaluator.baselines(state, name) for name in evaluations}
         except KeyboardInterrupt:
             # All rounds are done and saved: the next call makes the evaluations.
-            loop.interrupted, evaluations = True, {}
+            loop.interrupted, evaluations, baselines = True, {}, {}
             loop.records.forget_test()
     return Result(
         algorithm=spec.algorithm,
         state=TrainedState.of(loop.state, spec.clients.vocabularies),
         global_params=state.global_params,
         evaluations=evaluations,
+        baselines=baselines,
         records=loop.records,
         rounds=loop.done,
         asked=spec.rounds,

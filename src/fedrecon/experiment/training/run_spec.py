@@ -56,6 +56,10 @@ class RunSpec:
             plan.
         measured: Sets of clients with only the fields whose digests runs of other algorithms share; `{}`, the
             default, for all fields of all sets.
+        baselines: Measures what predictors that cost nothing would reach on the sets that are evaluated at
+            the end, see `Task.baselines`; None, the default, for none.
+        settings_from_data: Settings of the model whose values the training clients decided, by their names,
+            which checkpoints hold; by default none.
         settings: The settings to write as the run folder's configuration; `{}`, the default, for the
             attributes above.
     """
@@ -76,6 +80,8 @@ class RunSpec:
     scoring: Scoring = model_metrics
     clients_per_block: int | None = None
     measured: Mapping[str, Clients] = field(default_factory=dict)
+    baselines: Scoring | None = None
+    settings_from_data: Mapping[str, float | str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

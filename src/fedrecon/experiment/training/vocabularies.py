@@ -1,4 +1,4 @@
-"""The vocabularies of a run: the original ids that the numbers in its fields stand for."""
+"""What a run took from its training data: vocabularies of its fields, and settings of its model."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,8 @@ from fedrecon.experiment.training.run_spec import ids_digest
 
 # The key of the vocabularies' digest among the JSON values of a checkpoint.
 DIGEST = "vocabularies"
+# The key of the settings that the training data decided, see `Task.settings_from_data`.
+SETTINGS_FROM_DATA = "settings_from_data"
 
 
 def vocabularies_of(run: Path) -> dict[str, Any]:
@@ -39,3 +41,17 @@ def vocabularies_of(run: Path) -> dict[str, Any]:
     if trained is not None and trained != ids_digest(vocabularies):
         raise RunError(f"{path}: is not the vocabulary that the run's parameters were trained with")
     return vocabularies
+
+
+def settings_from_data_of(run: Path) -> dict[str, float | str]:
+    """The settings of a run's model that its training data decided; empty if its checkpoint tells none.
+
+    Args:
+        run: The run folder.
+
+    Raises:
+        RunError: The checkpoint is not what was written.
+    """
+    checkpoints = Checkpoints(run / CHECKPOINTS)
+    latest = checkpoints.latest()
+    return {} if latest is None else checkpoints.describe_info(latest).get(SETTINGS_FROM_DATA, {})

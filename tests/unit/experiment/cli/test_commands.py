@@ -109,7 +109,7 @@ def test_options_win_over_settings(here, configured):
 
 def test_options_are_named_and_not_the_settings_behind_them(configured):
     with pytest.raises(SettingError, match="--data: the task synthetic_ratings reads no data; choose one"):
-        configured("--data", "ratings.csv")
+        configured("--data", "texts.jsonl")
     with pytest.raises(SettingError, match=r"^--seed: seed must be greater than or equal to 0, got -1"):
         configured("--seed", "-1")
     assert configured("--set", "task=movielens", "--data", "x.csv").data.path.endswith("x.csv")

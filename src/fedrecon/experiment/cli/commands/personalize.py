@@ -31,8 +31,9 @@ def command(
     """Personalises every client of some data with a run's parameters, all of a client's examples being its
     support set, and writes a Parquet file with a row for each: its id, and its local parameters or,
     with --top, the items with the highest scores that it has not rated yet, however low. Ids are those
-    of the data. Clients are served with what the run's evaluation serves them with. The run's own data
-    have to be where it found them; --set says how the others are read, where that differs.
+    of the data. Clients are served with what the run's evaluation serves them with. Runs whose algorithm
+    keeps nothing of its clients serve from their folder alone; of others the data have to be where the run
+    found them. --set says how the clients' data are read, where that differs from the run's own.
 
       fedrecon personalize runs/mine --data clients.arrow --out users.parquet
       fedrecon personalize runs/mine --data ratings.csv --out recommended.parquet --top 20

@@ -28,7 +28,10 @@ def command(
     r"""Trains, evaluates on clients that were never trained on, and leaves a run folder with the
     configuration, metrics.csv, checkpoints, plots, summary.md and result.json.
 
-    Without EXPERIMENT it runs an embedded one, on ratings that are generated.
+    Without EXPERIMENT it runs an embedded one: on ratings that are generated, or where --data names a
+    file of ratings the recipe for one's own ratings, which suits any scale and needs no tuning:
+      fedrecon run --data ratings.csv --set data.columns.client=person \
+          --set data.columns.item=film --set data.columns.rating=stars
 
     Any setting can be changed from here:
       fedrecon run experiments/movielens.toml --set training.rounds=100 \
@@ -39,12 +42,17 @@ def command(
 
     The status is 4 if training diverged (with --seeds: that of one of them), and 130 after Ctrl-C.
     """
+    from fedrecon._safe_text import terminal
     from fedrecon.errors import whole_number
     from fedrecon.experiment import config as configs
     from fedrecon.experiment.cli import runs
     from fedrecon.experiment.settings.sections import SettingError
 
-    config = runs.with_options(configs.load(experiment, overrides), data, seed)
+    packaged = runs.packaged_for(experiment, data, overrides)
+    config = runs.with_options(configs.load(experiment, overrides, packaged), data, seed)
+    if packaged != configs.DEFAULT and not invocation.distributed:
+        why = f"no experiment is named, and {data} holds ratings"
+        print(terminal(f"{packaged}: the packaged recipe for one's own ratings, since {why}"))
     folder = Path(out) if out else runs.fresh_folder(Path("runs"), config.name)
     if seeds is None:
         return runs.train(config, folder, invocation)
