@@ -16,7 +16,7 @@ from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.tables import markdown, size
 from fedrecon.experiment.reporting.training_warnings import all_warnings
 from fedrecon.experiment.storage.digests import finite, seal
-from fedrecon.experiment.storage.metrics_log import PROTOCOLS, Records, name_of
+from fedrecon.experiment.storage.metrics_log import PROTOCOLS, Records, name_of, place
 
 # Metrics that a table has in columns; if there are more, each gets a row.
 _COLUMNS = 6

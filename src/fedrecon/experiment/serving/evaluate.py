@@ -123,14 +123,15 @@ def _load(run: Path, config: Config, data: str | None, reading: Sequence[str]) -
             raise
         # Data that the run could not train on may still hold clients to evaluate.
         task = None
-    if task is not None and same_data(run, task):
+    if task is not None and data is None:
+        hold_to_data(run, task, "give data with --data PATH")
+    if task is not None and (data is None or same_data(run, task)):
         spec = spec_of(config, task)
         own = {name: clients for name, clients in task.sets().items() if name != "train"}
         splits = {name: spec.split_of(name) for name in own}
         checked = {name: digest(clients) for name, clients in task.sets().items()}
         return _Evaluated(_served(run, spec, task), own, splits, checked)
-    if data is None:
-        raise _other_data(run, "give data with --data PATH")
+    assert data is not None
     served = serve(run, config)
     new = prepare_new_clients(read, data, vocabularies_of(run), served.fields, "evaluation")
     other, left_out = new.prepare()[1:]

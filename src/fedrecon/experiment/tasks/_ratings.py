@@ -109,7 +109,7 @@ def ratings_task(
     config: TaskConfig,
     sets: "Mapping[str, Clients]",
     notes: Mapping[str, str],
-    model_of: "Callable[[Clients], tuple[Model, dict[str, float]]]",
+    model_of: "Callable[[Clients], tuple[Model, dict[str, float | str]]]",
 ) -> "Task":
     """The task of an experiment on ratings.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from fedrecon.experiment.settings.sections import SettingError, setting
+from fedrecon.experiment.settings.sections import Section, SettingError, setting
 from fedrecon.experiment.settings.solvers import Limit
 from fedrecon.experiment.settings.splits import ByTimeSettings
 from fedrecon.experiment.tasks._rating_files import RatingFileSettings
