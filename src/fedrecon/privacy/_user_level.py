@@ -149,6 +149,7 @@ def user_level_dp(
     budget: float | None = None,
     observer: str = "model",
     public_inputs: Mapping[str, str] = MappingProxyType({}),
+    unprotected_metrics: bool = False,
 ) -> Algorithm:
     """An algorithm whose released parameters are (epsilon, delta)-differentially private for each client.
 
@@ -175,6 +176,8 @@ def user_level_dp(
             `"server"`, who knows who takes part, so that sampling amplifies nothing.
         public_inputs: What the parameters depend on beside the clients' deltas, such as the items, and the
             public source that each comes from.
+        unprotected_metrics: Whether simulations record the clients' training metrics, which no client sends
+            and epsilon does not cover: in a run folder in `metrics_unprotected.csv`, which must stay secret.
 
     Returns:
         The algorithm, whose `privacy` says what the guarantee rests on.
@@ -226,15 +229,15 @@ def user_level_dp(
             f"budget must pay for a round, but one with noise_multiplier {noise_multiplier:g} takes epsilon "
             f"{privacy.epsilon(1):.4g}, got {budget!r}"
         )
-    return _private(algorithm, privacy)
+    return _private(algorithm, privacy, unprotected_metrics)
 
 
-def _private(algorithm: Algorithm, privacy: UserLevelDP) -> Algorithm:
+def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bool) -> Algorithm:
     def init(key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
         zero = PrivacyState(jnp.zeros((), jnp.int32), jnp.zeros(_KEY_WORDS, jnp.uint32))
         return algorithm.init(key, global_params)._replace(privacy=zero)
 
-    def client_update(
+    def unprotected_update(
         broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
     ) -> tuple[Update, Any]:
         update, client_state = algorithm.client_update(broadcast, client_state, examples, key)
@@ -245,7 +248,13 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP) -> Algorithm:
             )
         # A client without weight, since it has no query example or was dropped, adds 0 and counts as 1.
         delta = dense(update.delta.value(), update.rows, broadcast.global_params)
-        return Update(Mean(privacy.clipping(delta), jnp.ones(())), {}, {}), client_state
+        return Update(Mean(privacy.clipping(delta), jnp.ones(())), {}, update.metrics), client_state
+
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
+        update, client_state = unprotected_update(broadcast, client_state, examples, key)
+        return update._replace(metrics={}), client_state
 
     def server_update(state: ServerState, update: Update) -> ServerState:
         before = state.privacy
@@ -261,6 +270,7 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP) -> Algorithm:
         client_update=client_update,
         server_update=server_update,
         privacy=privacy,
+        unprotected_update=unprotected_update if unprotected_metrics else None,
         hyperparameters={**algorithm.hyperparameters, "privacy": privacy},
     )
 

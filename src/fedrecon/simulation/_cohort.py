@@ -86,7 +86,7 @@ def _block(
             for name in group.leaves
         }
         broadcast = Broadcast(with_leaves(global_params, small), round)
-        update, client_state = client_step(algorithm, view, broadcast, batch)
+        update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
         metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
         rows = {name: batch.rows[group.name] for group in view.cut for name in group.leaves}
         rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}

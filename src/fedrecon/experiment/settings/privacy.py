@@ -25,6 +25,11 @@ class PrivacySettings(Section):
         "model", "who epsilon holds against: sees released parameters, or knows who takes part, too"
     )
 
+    unprotected_metrics: bool = setting(
+        False,
+        "record training metrics of the clients in metrics_unprotected.csv, which epsilon does not cover",
+    )
+
     @property
     def on(self) -> bool:
         """Whether clients are protected."""
@@ -72,6 +77,7 @@ class PrivacySettings(Section):
                 budget=budget,
                 observer=self.observer,
                 public_inputs=public_inputs,
+                unprotected_metrics=self.unprotected_metrics,
             )
         except (ValueError, TypeError, ModuleNotFoundError) as error:
             raise SettingError(f"privacy: {error}") from None

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -203,7 +204,7 @@ def dp(sampling, rounds=6, **settings):
     ).privacy
 
 
-PARAMS = rating_model().init_global(None)
+PARAMS = rating_model().init_global(jax.random.key(0))
 
 
 @pytest.mark.parametrize("sampling", [Everyone(), Passes(25)])
