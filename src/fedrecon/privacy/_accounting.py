@@ -1,13 +1,14 @@
 """What a sum of clipped deltas with Gaussian noise reveals, for each way of drawing cohorts.
 
-=================  ===========  ==================  =====================================
-sampling           relation     sensitivity         accountant
-=================  ===========  ==================  =====================================
-`Everyone`         add/remove   the clipping bound  closed form of the Gaussian mechanism
-`Poisson(q)`       add/remove   the clipping bound  privacy loss distributions
-`Uniform(k)`       replace one  twice that          Rényi differential privacy
-`Passes(k)`        zero out     the clipping bound  closed form, one release a pass
-=================  ===========  ==================  =====================================
+==================  ===========  ===================  =====================================
+sampling            relation     sensitivity          accountant
+==================  ===========  ===================  =====================================
+`Everyone`          add/remove   the clipping bound   closed form of the Gaussian mechanism
+`Poisson(q)`        add/remove   the clipping bound   privacy loss distributions
+`Uniform(k)`        replace one  twice that           Rényi differential privacy
+`Passes(k)`         zero out     the clipping bound   closed form, one release a pass
+`Passes(k, fixed)`  zero out     of the noise matrix  closed form of one matrix mechanism
+==================  ===========  ===================  =====================================
 
 The table holds against somebody who sees the released parameters. Against a server that knows who takes part,
 sampling amplifies nothing, and presence itself is no secret: there the relation is zero-out, and every round
@@ -22,6 +23,7 @@ from importlib.util import find_spec
 from typing import Any, Literal, cast
 
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Sampling, Uniform
+from fedrecon.privacy._correlated import sensitivity
 from fedrecon.privacy._gaussian import gaussian_epsilon
 
 Observer = Literal["model", "server"]
@@ -51,13 +53,21 @@ class Accounting:
     epsilon: Callable[[float, int, float], float]
 
 
-def accounting(sampling: Sampling, num_clients: int, observer: Observer = "model") -> Accounting:
+def accounting(
+    sampling: Sampling,
+    num_clients: int,
+    observer: Observer = "model",
+    rounds: int = 1,
+    noise_bands: int = 1,
+) -> Accounting:
     """The line of the table for a sampling.
 
     Args:
         sampling: How cohorts are drawn.
         num_clients: Of the population, which is public.
         observer: Against whom it holds.
+        rounds: Planned, which the sensitivity of correlated noise depends on.
+        noise_bands: Bands of the noising matrix; 1, the default, for independent noise in every round.
 
     Raises:
         ValueError: No accountant holds for that sampling; the message says why.
@@ -68,6 +78,11 @@ def accounting(sampling: Sampling, num_clients: int, observer: Observer = "model
             f"sampling must be given as Poisson(probability=...) under a ledger, got {sampling!r}: "
             f"a probability of clients_per_round over the number of clients changes when a client is added"
         )
+    if noise_bands > 1 and not (type(sampling) is Passes and sampling.order == "fixed"):
+        raise ValueError(
+            f"noise_bands must be 1 unless sampling is Passes(..., order='fixed'), got {noise_bands} with "
+            f"{sampling!r}: without a fixed order a client may come again before the noise has faded"
+        )
     if type(sampling) not in (Everyone, Poisson, Uniform, Passes):  # one that extends them draws otherwise
         raise ValueError(
             f"sampling must be Everyone, Poisson(probability=...), Uniform or Passes under differential "
@@ -75,7 +90,9 @@ def accounting(sampling: Sampling, num_clients: int, observer: Observer = "model
         )
     divisor = _divisor(sampling, num_clients)
     if isinstance(sampling, Passes):
-        per_pass = -(-num_clients // sampling.clients_per_round)
+        per_pass = sampling.rounds_of_pass(num_clients)
+        if noise_bands > 1:
+            return _matrix_mechanism(divisor, rounds, noise_bands, per_pass)
         return Accounting("zero_out", 1.0, divisor, "gaussian", functools.partial(_gaussian, every=per_pass))
     if observer == "server":
         return Accounting("zero_out", 1.0, divisor, "gaussian", _gaussian)
@@ -145,6 +162,18 @@ def _next(points: list[tuple[float, float]], below: float, above: float) -> floa
     if not below < guess < above:
         guess = (below + above) / 2
     return min(max(guess, x - 1), x + 1) if math.isfinite(guess) else x + math.copysign(1, y)
+
+
+def _matrix_mechanism(divisor: float, rounds: int, bands: int, separation: int) -> Accounting:
+    """Of correlated noise under a fixed order: all rounds together are one Gaussian mechanism."""
+    planned = sensitivity(bands, rounds, separation)
+
+    def epsilon(noise_multiplier: float, rounds: int, delta: float) -> float:
+        if not rounds:
+            return 0.0
+        return gaussian_epsilon(noise_multiplier * planned / sensitivity(bands, rounds, separation), delta)
+
+    return Accounting("zero_out", planned, divisor, "gaussian", epsilon)
 
 
 def _gaussian(noise_multiplier: float, rounds: int, delta: float, every: int = 1) -> float:

@@ -25,6 +25,10 @@ class PrivacySettings(Section):
         "model", "who epsilon holds against: sees released parameters, or knows who takes part, too"
     )
 
+    noise_bands: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
+        "auto",
+        "rounds over which noise is correlated, with fixed_passes; auto for what is best there, else 1",
+    )
     unprotected_metrics: bool = setting(
         False,
         "record training metrics of the clients in metrics_unprotected.csv, which epsilon does not cover",
@@ -77,6 +81,7 @@ class PrivacySettings(Section):
                 budget=budget,
                 observer=self.observer,
                 public_inputs=public_inputs,
+                noise_bands=None if self.noise_bands == "auto" else self.noise_bands,
                 unprotected_metrics=self.unprotected_metrics,
             )
         except (ValueError, TypeError, ModuleNotFoundError) as error:

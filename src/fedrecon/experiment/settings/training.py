@@ -82,10 +82,13 @@ class TrainingSettings(Section):
 
     rounds: int = setting(500, "rounds", ge=1)
     clients_per_round: int = setting(100, "clients in a cohort; in expectation, under poisson sampling", ge=1)
-    sampling: Literal["uniform", "poisson", "weighted", "passes", "everyone", "availability"] = setting(
+    sampling: Literal[
+        "uniform", "poisson", "weighted", "passes", "fixed_passes", "everyone", "availability"
+    ] = setting(
         "uniform",
         "uniform without replacement, poisson, weighted by examples, passes: each client once in each,"
-        " everyone in every round, or availability: as real devices answer, by the section devices",
+        " fixed_passes: in the same order each time, everyone in every round, or availability: as real"
+        " devices answer, by the section devices",
     )
     checkpoint_every: int = setting(
         50, "rounds between checkpoints: what a resume computes again at most", ge=1

@@ -1,5 +1,7 @@
 """Builds the specification of a run from a configuration: data, model, algorithm and sampling."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +20,12 @@ from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 
-SAMPLINGS: dict[str, type[Any]] = {
+SAMPLINGS: dict[str, Callable[[int], Sampling]] = {
     "uniform": Uniform,
     "poisson": Poisson,
     "weighted": Weighted,
     "passes": Passes,
+    "fixed_passes": functools.partial(Passes, order="fixed"),
 }
 _GLOBAL_BIAS = "model.global_bias"
 

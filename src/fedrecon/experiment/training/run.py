@@ -95,7 +95,9 @@ def run(
         simulation = _simulation(spec, folder, saved_plan(folder, processes) or plan, ledger)
         if folder is not None:
             describe_run(folder, simulation.plan, spec)
-        free = plan is None and spec.clients_per_block is None
+        # Under correlated noise a round that is computed again must be cut into the same blocks.
+        steady = ledger is not None and ledger.privacy.noise_bands > 1
+        free = plan is None and spec.clients_per_block is None and not steady
         loop = TrainingLoop(
             spec,
             simulation,

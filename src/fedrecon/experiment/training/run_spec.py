@@ -22,7 +22,7 @@ from fedrecon.experiment.storage import fingerprint_format_1
 from fedrecon.experiment.storage.fingerprint import FORMAT
 from fedrecon.experiment.storage.fingerprint_parts import describe
 from fedrecon.experiment.storage.metrics_log import SEEN, STANDARD_EVAL
-from fedrecon.privacy._user_level import UserLevelDP
+from fedrecon.privacy._guarantee import UserLevelDP
 from fedrecon.simulation._trained_state import mapped
 
 START = "initial_global_params"

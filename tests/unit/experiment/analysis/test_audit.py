@@ -207,7 +207,7 @@ def dp(sampling, rounds=6, **settings):
 PARAMS = rating_model().init_global(jax.random.key(0))
 
 
-@pytest.mark.parametrize("sampling", [Everyone(), Passes(25)])
+@pytest.mark.parametrize("sampling", [Everyone(), Passes(25), Passes(25, order="fixed")])
 def test_canaries_bound_epsilon_and_notice_too_little_noise(sampling):
     privacy = dp(sampling)
     bound = attacks.gaussian_epsilon_lower_bound
