@@ -30,6 +30,7 @@ Observer = Literal["model", "server"]
 # Of privacy losses; with little noise these are large, so that finer steps take long and tell nothing.
 _DISCRETISATION, _COARSE, _LITTLE_NOISE = 1e-4, 1e-3, 0.7
 _CALIBRATION = 1e-4  # how far below the epsilon asked for the calibrated one may be, relative
+GAUSSIAN = "gaussian"  # the name of an accountant
 _START = 8.0  # a noise multiplier to start the search with
 
 
@@ -44,6 +45,8 @@ class Accounting:
         divisor: The public number by which the server divides the noised sum.
         accountant: Its name.
         epsilon: `(noise multiplier relative to the sensitivity, rounds, delta) -> epsilon`.
+        as_one: `(noise multiplier relative to the sensitivity, rounds) -> noise multiplier` of the one
+            Gaussian mechanism that is as private as all rounds; None where there is none.
     """
 
     relation: str
@@ -51,6 +54,25 @@ class Accounting:
     divisor: float
     accountant: str
     epsilon: Callable[[float, int, float], float]
+    as_one: Callable[[float, int], float] | None = None
+
+    @staticmethod
+    def gaussian(
+        relation: str, sensitivity: float, divisor: float, as_one: Callable[[float, int], float]
+    ) -> "Accounting":
+        """The accounting of releases that together are as private as one Gaussian mechanism.
+
+        Args:
+            relation: See `Accounting`.
+            sensitivity: See `Accounting`.
+            divisor: See `Accounting`.
+            as_one: See `Accounting`; infinity for no rounds.
+        """
+
+        def epsilon(noise_multiplier: float, rounds: int, delta: float) -> float:
+            return gaussian_epsilon(as_one(noise_multiplier, rounds), delta) if rounds else 0.0
+
+        return Accounting(relation, sensitivity, divisor, GAUSSIAN, epsilon, as_one)
 
 
 def accounting(
@@ -93,11 +115,11 @@ def accounting(
         per_pass = sampling.rounds_of_pass(num_clients)
         if noise_bands > 1:
             return _matrix_mechanism(divisor, rounds, noise_bands, per_pass)
-        return Accounting("zero_out", 1.0, divisor, "gaussian", functools.partial(_gaussian, every=per_pass))
+        return Accounting.gaussian("zero_out", 1.0, divisor, functools.partial(_as_one, every=per_pass))
     if observer == "server":
-        return Accounting("zero_out", 1.0, divisor, "gaussian", _gaussian)
+        return Accounting.gaussian("zero_out", 1.0, divisor, _as_one)
     if isinstance(sampling, Everyone):
-        return Accounting("add_or_remove", 1.0, divisor, "gaussian", _gaussian)
+        return Accounting.gaussian("add_or_remove", 1.0, divisor, _as_one)
     _require("dp_accounting", f"accounting for {sampling!r}")
     if isinstance(sampling, Poisson):
         probability = float(sampling.probability or 0)
@@ -168,18 +190,17 @@ def _matrix_mechanism(divisor: float, rounds: int, bands: int, separation: int) 
     """Of correlated noise under a fixed order: all rounds together are one Gaussian mechanism."""
     planned = sensitivity(bands, rounds, separation)
 
-    def epsilon(noise_multiplier: float, rounds: int, delta: float) -> float:
+    def as_one(noise_multiplier: float, rounds: int) -> float:
         if not rounds:
-            return 0.0
-        return gaussian_epsilon(noise_multiplier * planned / sensitivity(bands, rounds, separation), delta)
+            return math.inf
+        return noise_multiplier * planned / sensitivity(bands, rounds, separation)
 
-    return Accounting("zero_out", planned, divisor, "gaussian", epsilon)
+    return Accounting.gaussian("zero_out", planned, divisor, as_one)
 
 
-def _gaussian(noise_multiplier: float, rounds: int, delta: float, every: int = 1) -> float:
+def _as_one(noise_multiplier: float, rounds: int, every: int = 1) -> float:
     """Of rounds in which every client takes part once in `every` of them."""
-    releases = -(-rounds // every)
-    return gaussian_epsilon(noise_multiplier / math.sqrt(releases), delta) if releases else 0.0
+    return noise_multiplier / math.sqrt(-(-rounds // every)) if rounds else math.inf
 
 
 @functools.lru_cache(maxsize=64)

@@ -17,6 +17,7 @@ from fedrecon.core._types import Params
 from fedrecon.data._sampling import Sampling
 from fedrecon.privacy._accounting import Accounting, Observer, accounting
 from fedrecon.privacy._clipping import Clipping
+from fedrecon.privacy._composition import composed
 from fedrecon.privacy._correlated import noising_coefficients
 from fedrecon.privacy._ledger import Ledger
 from fedrecon.privacy._noise import normals_like
@@ -37,7 +38,7 @@ class PrivacyState(NamedTuple):
     noise_key: UInt32[Array, "*band 8"]
 
 
-@tagged("privacy/user_level_dp", later=("noise_bands",))
+@tagged("privacy/user_level_dp", later=("noise_bands", "earlier"))
 @dataclass(frozen=True)
 class UserLevelDP:
     """What a private algorithm's guarantee rests on; the attribute `privacy` of what `user_level_dp` returns.
@@ -53,6 +54,8 @@ class UserLevelDP:
         budget: Epsilon at which training stops; None where the noise was calibrated for all planned rounds.
         public_inputs: What else the parameters depend on, and where it comes from.
         noise_bands: Rounds over which noise is correlated; 1 for independent noise in every round.
+        earlier: The ledger of the private run whose parameters this one starts from, which it takes over;
+            None for one that starts from nothing private.
     """
 
     clipping: Clipping
@@ -65,14 +68,16 @@ class UserLevelDP:
     budget: float | None = None
     public_inputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     noise_bands: int = 1
+    earlier: Ledger | None = None
 
     @functools.cached_property
     def accounting(self) -> Accounting:
         """How its releases are accounted for."""
-        return accounting(self.sampling, self.num_clients, self.observer, self.rounds, self.noise_bands)
+        rule = accounting(self.sampling, self.num_clients, self.observer, self.rounds, self.noise_bands)
+        return rule if self.earlier is None else composed(rule, self.earlier)
 
     def epsilon(self, releases: int) -> float:
-        """Epsilon of so many releases."""
+        """Epsilon of so many releases, and of those before them in the ledger that was taken over."""
         relative = self.noise_multiplier / self.accounting.sensitivity
         return self.accounting.epsilon(relative, releases, self.delta)
 
@@ -102,16 +107,19 @@ class UserLevelDP:
             sensitivity=rule.sensitivity * self.clipping.bound,
             clip=self.clipping.bound,
             sampling=repr(self.sampling),
-            releases=releases,
+            releases=releases + (0 if self.earlier is None else self.earlier.releases),
             public_inputs=self.public_inputs,
         )
 
     @property
     def _mechanism(self) -> str:
-        if self.noise_bands == 1:
-            return "sum of clipped deltas with Gaussian noise"
-        matrix = f"matrix mechanism, banded inverse square root of {self.noise_bands} bands"
-        return f"sum of clipped deltas with correlated Gaussian noise ({matrix})"
+        name = "sum of clipped deltas with Gaussian noise"
+        if self.noise_bands > 1:
+            matrix = f"matrix mechanism, banded inverse square root of {self.noise_bands} bands"
+            name = f"sum of clipped deltas with correlated Gaussian noise ({matrix})"
+        if self.earlier is None:
+            return name
+        return f"{name}, after {self.earlier.releases:,} releases of the run before: {self.earlier.mechanism}"
 
     def check(
         self, *, sampling: Any = None, rounds: int | None = None, num_clients: int | None = None

@@ -21,8 +21,12 @@ from fedrecon.data._sampling import Passes, Sampling
 from fedrecon.errors import of_kind, whole_number
 from fedrecon.privacy._accounting import Observer, accounting, calibrate
 from fedrecon.privacy._clipping import Clipping
+from fedrecon.privacy._composition import composed
 from fedrecon.privacy._correlated import best_bands
 from fedrecon.privacy._guarantee import KEY_WORDS, PrivacyState, UserLevelDP
+from fedrecon.privacy._ledger import Ledger
+
+_LEAST_LEFT = 1e-6  # of an epsilon that was spent: what must be left of the one asked for
 
 
 def user_level_dp(
@@ -39,6 +43,7 @@ def user_level_dp(
     observer: str = "model",
     public_inputs: Mapping[str, str] = MappingProxyType({}),
     noise_bands: int | None = None,
+    earlier: Ledger | None = None,
     unprotected_metrics: bool = False,
 ) -> Algorithm:
     """An algorithm whose released parameters are (epsilon, delta)-differentially private for each client.
@@ -70,6 +75,8 @@ def user_level_dp(
             them; only under `Passes(..., order="fixed")`. None, the default, for the number of 1, 2, 4, 8 and
             16 with the least noise in sums over rounds, and 1 under other samplings. A round draws its noise
             as many times.
+        earlier: The ledger of the private run whose parameters this one starts from: epsilon, delta and
+            budget are then of the releases of both. None, the default, for none.
         unprotected_metrics: Whether simulations record the clients' training metrics, which no client sends
             and epsilon does not cover: in a run folder in `metrics_unprotected.csv`, which must stay secret.
 
@@ -118,6 +125,14 @@ def user_level_dp(
     noise_bands = whole_number("noise_bands", noise_bands, 1)
     rule = accounting(sampling, num_clients, against, rounds, noise_bands)
     delta = float(delta or 0)
+    if earlier is not None:
+        rule = composed(rule, earlier)
+        spent = rule.epsilon(1.0, 0, delta)
+        for name, value in (("epsilon", epsilon), ("budget", budget)):
+            if value is not None and value <= spent * (1 + _LEAST_LEFT):
+                raise ValueError(
+                    f"{name} must be above the {spent:.4g} that the run before has spent, got {value!r}"
+                )
     if noise_multiplier is None:
         noise_multiplier = rule.sensitivity * calibrate(rule, float(epsilon or 0), delta, rounds)
     privacy = UserLevelDP(
@@ -131,6 +146,7 @@ def user_level_dp(
         budget,
         public_inputs,
         noise_bands,
+        earlier,
     )
     if privacy.affordable < 1:
         raise ValueError(

@@ -9,6 +9,7 @@ from fedrecon.experiment.settings.sections import Section, SettingError, setting
 if TYPE_CHECKING:
     from fedrecon.algorithms._base import Algorithm
     from fedrecon.data._sampling import Sampling
+    from fedrecon.privacy._ledger import Ledger
 
 Positive = Annotated[float, Field(gt=0)] | Literal["none"]
 
@@ -46,6 +47,7 @@ class PrivacySettings(Section):
         sampling: "Sampling",
         num_clients: int,
         public_inputs: dict[str, str],
+        earlier: "Ledger | None" = None,
     ) -> "Algorithm":
         """An algorithm with the clipping and the noise that these settings ask for.
 
@@ -56,6 +58,7 @@ class PrivacySettings(Section):
             num_clients: The number of training clients.
             public_inputs: The sources of all that the run depends on beside its clients' deltas, by what they
                 are of.
+            earlier: The ledger of the private run that the parameters come from; None, the default, for none.
 
         Raises:
             SettingError: A setting is missing or cannot be accounted for; the message says why.
@@ -82,6 +85,7 @@ class PrivacySettings(Section):
                 observer=self.observer,
                 public_inputs=public_inputs,
                 noise_bands=None if self.noise_bands == "auto" else self.noise_bands,
+                earlier=earlier,
                 unprotected_metrics=self.unprotected_metrics,
             )
         except (ValueError, TypeError, ModuleNotFoundError) as error:

@@ -122,7 +122,8 @@ class RunSpec:
                 f"select must be 'final' for a private algorithm, got {self.select!r}: the ledger does not "
                 f"cover the choice of a round by evaluations"
             )
-        if self.initial_global_params is not None and START not in privacy.public_inputs:
+        given = self.initial_global_params is not None and privacy.earlier is None
+        if given and START not in privacy.public_inputs:
             raise ValueError(
                 f"public_inputs must name the source of {START!r} where a private algorithm starts from "
                 f"given parameters, got {sorted(privacy.public_inputs)}"
