@@ -16,6 +16,7 @@ from fedrecon.core._tags import tagged
 from fedrecon.core._types import Params
 from fedrecon.data._sampling import Sampling
 from fedrecon.privacy._accounting import Accounting, Observer, accounting
+from fedrecon.privacy._adaptive import AdaptiveClipping
 from fedrecon.privacy._clipping import Clipping
 from fedrecon.privacy._composition import composed
 from fedrecon.privacy._correlated import noising_coefficients
@@ -32,13 +33,16 @@ class PrivacyState(NamedTuple):
         releases: Noised sums so far.
         noise_key: The next round's noise key, under correlated noise before those of the rounds before it,
             `[band, 8]`; 0 after it was used, and whenever the state can be seen.
+        clip_factor: The clipping bounds of the next round over those of the first, which clients are told;
+            `()` where the bounds stay.
     """
 
     releases: Int[Array, ""]
     noise_key: UInt32[Array, "*band 8"]
+    clip_factor: Any = ()
 
 
-@tagged("privacy/user_level_dp", later=("noise_bands", "earlier"))
+@tagged("privacy/user_level_dp", later=("noise_bands", "earlier", "adaptive"))
 @dataclass(frozen=True)
 class UserLevelDP:
     """What a private algorithm's guarantee rests on; the attribute `privacy` of what `user_level_dp` returns.
@@ -56,6 +60,7 @@ class UserLevelDP:
         noise_bands: Rounds over which noise is correlated; 1 for independent noise in every round.
         earlier: The ledger of the private run whose parameters this one starts from, which it takes over;
             None for one that starts from nothing private.
+        adaptive: How the bounds follow the clients' norms; None for bounds that stay.
     """
 
     clipping: Clipping
@@ -69,6 +74,7 @@ class UserLevelDP:
     public_inputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     noise_bands: int = 1
     earlier: Ledger | None = None
+    adaptive: AdaptiveClipping | None = None
 
     @functools.cached_property
     def accounting(self) -> Accounting:
@@ -117,6 +123,12 @@ class UserLevelDP:
         if self.noise_bands > 1:
             matrix = f"matrix mechanism, banded inverse square root of {self.noise_bands} bands"
             name = f"sum of clipped deltas with correlated Gaussian noise ({matrix})"
+        if self.adaptive is not None:
+            deviation, quantile = self.adaptive.count_deviation, self.adaptive.quantile
+            name += (
+                f", and as many counts of deltas within the bound with noise of {deviation:.4g}, by which "
+                f"the bound follows their quantile {quantile:g} from {self.clipping.bound:g} on"
+            )
         if self.earlier is None:
             return name
         return f"{name}, after {self.earlier.releases:,} releases of the run before: {self.earlier.mechanism}"
@@ -141,16 +153,20 @@ class UserLevelDP:
         """A state with the key of the next round's noise; without one, the round's parameters are NaN."""
         return state._replace(privacy=state.privacy._replace(noise_key=jnp.asarray(noise_key)))
 
-    def noised(self, total: Params, noise_key: UInt32[Array, "*band 8"]) -> Params:
+    def noised(self, total: Params, noise_key: UInt32[Array, "*band 8"], clip_factor: Any = 1.0) -> Params:
         """A sum of clipped deltas with noise on every entry of every leaf; NaN for a key of zeros.
 
         Args:
             total: The sum of the cohort's clipped deltas.
             noise_key: The round's key; under correlated noise `[band, 8]`, before those of the rounds before
                 it, which are zeros where there was no such round.
+            clip_factor: The round's clipping bounds over those of the first round.
         """
         key = noise_key if self.noise_bands == 1 else noise_key[0]
-        scale = jnp.where(jnp.any(key != 0), self.noise_multiplier * self.clipping.bound, jnp.nan)
+        multiplier = self.noise_multiplier if self.adaptive is None else self.adaptive.delta_noise_multiplier
+        scale = jnp.where(jnp.any(key != 0), multiplier * self.clipping.bound, jnp.nan)
+        if self.adaptive is not None:
+            scale = scale * clip_factor
         noise = normals_like(key, 0, total)
         if self.noise_bands > 1:
             noise = self._correlated(noise, noise_key[1:])

@@ -20,12 +20,15 @@ from fedrecon.core._types import Params, PRNGKey
 from fedrecon.data._sampling import Passes, Sampling
 from fedrecon.errors import of_kind, whole_number
 from fedrecon.privacy._accounting import Observer, accounting, calibrate
+from fedrecon.privacy._adaptive import AdaptiveClipping
 from fedrecon.privacy._clipping import Clipping
 from fedrecon.privacy._composition import composed
 from fedrecon.privacy._correlated import best_bands
 from fedrecon.privacy._guarantee import KEY_WORDS, PrivacyState, UserLevelDP
 from fedrecon.privacy._ledger import Ledger
+from fedrecon.privacy._noise import normals_like
 
+_COUNT_NONCE = 1  # of the noise on counts; that on deltas has 0
 _LEAST_LEFT = 1e-6  # of an epsilon that was spent: what must be left of the one asked for
 
 
@@ -44,6 +47,7 @@ def user_level_dp(
     public_inputs: Mapping[str, str] = MappingProxyType({}),
     noise_bands: int | None = None,
     earlier: Ledger | None = None,
+    clip_quantile: float | None = None,
     unprotected_metrics: bool = False,
 ) -> Algorithm:
     """An algorithm whose released parameters are (epsilon, delta)-differentially private for each client.
@@ -77,6 +81,9 @@ def user_level_dp(
             as many times.
         earlier: The ledger of the private run whose parameters this one starts from: epsilon, delta and
             budget are then of the releases of both. None, the default, for none.
+        clip_quantile: The share of clients whose deltas are to be within the bounds, which then change by the
+            round from `clip` on, all by the same factor. The counts that this takes are noised, and in the
+            ledger. None, the default, for bounds that stay.
         unprotected_metrics: Whether simulations record the clients' training metrics, which no client sends
             and epsilon does not cover: in a run folder in `metrics_unprotected.csv`, which must stay secret.
 
@@ -135,6 +142,14 @@ def user_level_dp(
                 )
     if noise_multiplier is None:
         noise_multiplier = rule.sensitivity * calibrate(rule, float(epsilon or 0), delta, rounds)
+    adaptive = None
+    if clip_quantile is not None:
+        if noise_bands > 1:
+            raise ValueError(
+                f"clip_quantile must be None under correlated noise, which is not drawn for counts, got "
+                f"{clip_quantile!r} with {noise_bands} bands"
+            )
+        adaptive = AdaptiveClipping.of(clip_quantile, noise_multiplier, rule)
     privacy = UserLevelDP(
         clipping,
         noise_multiplier,
@@ -147,6 +162,7 @@ def user_level_dp(
         public_inputs,
         noise_bands,
         earlier,
+        adaptive,
     )
     if privacy.affordable < 1:
         raise ValueError(
@@ -159,7 +175,8 @@ def user_level_dp(
 def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bool) -> Algorithm:
     def init(key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
         shape = (KEY_WORDS,) if privacy.noise_bands == 1 else (privacy.noise_bands, KEY_WORDS)
-        zero = PrivacyState(jnp.zeros((), jnp.int32), jnp.zeros(shape, jnp.uint32))
+        factor = () if privacy.adaptive is None else jnp.ones(())
+        zero = PrivacyState(jnp.zeros((), jnp.int32), jnp.zeros(shape, jnp.uint32), factor)
         return algorithm.init(key, global_params)._replace(privacy=zero)
 
     def unprotected_update(
@@ -173,7 +190,11 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
             )
         # A client without weight, since it has no query example or was dropped, adds 0 and counts as 1.
         delta = dense(update.delta.value(), update.rows, broadcast.global_params)
-        return Update(Mean(privacy.clipping(delta), jnp.ones(())), {}, update.metrics), client_state
+        if privacy.adaptive is None:
+            mean = Mean(privacy.clipping(delta), jnp.ones(()))
+        else:  # the weight, which is summed but divides nothing here, is the count
+            mean = Mean(*privacy.adaptive.clip(privacy.clipping, delta, broadcast.extra))
+        return Update(mean, {}, update.metrics), client_state
 
     def client_update(
         broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
@@ -183,10 +204,16 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
 
     def server_update(state: ServerState, update: Update) -> ServerState:
         before = state.privacy
-        noised = privacy.noised(update.delta.total, before.noise_key)
+        factor: Any = before.clip_factor
+        noised = privacy.noised(update.delta.total, before.noise_key, factor)
+        if privacy.adaptive is not None:
+            noise = normals_like(before.noise_key, _COUNT_NONCE, factor)
+            factor = privacy.adaptive.next_factor(
+                factor, update.delta.weight, noise, privacy.accounting.divisor
+            )
         divisor = jnp.asarray(privacy.accounting.divisor, jnp.float32)
         new = algorithm.server_update(state, Update(Mean(noised, divisor), {}, {}))
-        used = PrivacyState(before.releases + 1, jnp.zeros_like(before.noise_key))
+        used = PrivacyState(before.releases + 1, jnp.zeros_like(before.noise_key), factor)
         return new._replace(privacy=used)
 
     return replace(
@@ -195,6 +222,7 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
         client_update=client_update,
         server_update=server_update,
         privacy=privacy,
+        announce=None if privacy.adaptive is None else lambda state: state.privacy.clip_factor,
         unprotected_update=unprotected_update if unprotected_metrics else None,
         hyperparameters={**algorithm.hyperparameters, "privacy": privacy},
     )

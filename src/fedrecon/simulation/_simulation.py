@@ -139,7 +139,8 @@ class Simulation:
         # One program for all slots of a pass: a program for each would be dispatched, and its results merged,
         # many times in a round that may take a few milliseconds.
         update_of = self._devices.spread(functools.partial(cohort_update, self.algorithm, views))
-        run = functools.partial(one_pass, update_of, self.algorithm.server_update if self._joined else None)
+        step = self.algorithm.server_update if self._joined else None
+        run = functools.partial(one_pass, self.algorithm, update_of, step)
         self._pass = jax.jit(run, compiler_options=self._options)
 
     @property

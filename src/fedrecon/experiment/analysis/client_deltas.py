@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
+from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.algorithms._building_blocks import subkeys
 from fedrecon.core._examples import Examples, NoSplit
 from fedrecon.core._model import leaves_of
@@ -207,7 +207,7 @@ def _program(algorithm: Algorithm, state: ServerState) -> Any:
 
     @jax.jit
     def sent(given: Examples, stored: Any, key: Any) -> tuple[Params, Examples, Any]:
-        broadcast = Broadcast(state.global_params, state.round)
+        broadcast = algorithm.broadcast(state)
         client_state = current_client_state(algorithm, state.global_params, stored, key)
         update = algorithm.client_update(broadcast, client_state, given, key)[0]
         delta = dense(update.delta.value(), update.rows, state.global_params)

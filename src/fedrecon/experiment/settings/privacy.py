@@ -30,6 +30,9 @@ class PrivacySettings(Section):
         "auto",
         "rounds over which noise is correlated, with fixed_passes; auto for what is best there, else 1",
     )
+    clip_quantile: Annotated[float, Field(gt=0, lt=1)] | Literal["none"] = setting(
+        "none", "share of clients within the bound, which then follows their norms from clip on"
+    )
     unprotected_metrics: bool = setting(
         False,
         "record training metrics of the clients in metrics_unprotected.csv, which epsilon does not cover",
@@ -86,6 +89,7 @@ class PrivacySettings(Section):
                 public_inputs=public_inputs,
                 noise_bands=None if self.noise_bands == "auto" else self.noise_bands,
                 earlier=earlier,
+                clip_quantile=None if self.clip_quantile == "none" else self.clip_quantile,
                 unprotected_metrics=self.unprotected_metrics,
             )
         except (ValueError, TypeError, ModuleNotFoundError) as error:
