@@ -218,6 +218,8 @@ class Algorithm:
         exchanges: What rounds send over a network, for the count of bytes: `"parameters"`, down and up;
             `"nothing"`; or `"examples"`, which left the clients once, before the first round.
         privacy: The protection of the clients that `fedrecon.privacy.user_level_dp` set; None for none.
+        compression: How clients make smaller what they send, as `fedrecon.privacy.compressed` sets it; None
+            for nothing.
         announce: Tells clients more than parameters and round, see `AnnounceFn`; None for nothing more.
         unprotected_update: For simulations alone: as `client_update`, with metrics that no client sends under
             the protection; None where they are not asked for, or `client_update` has them.
@@ -234,6 +236,7 @@ class Algorithm:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     exchanges: Literal["parameters", "nothing", "examples"] = "parameters"
     privacy: Any = None
+    compression: Any = None
     announce: AnnounceFn | None = None
     unprotected_update: ClientUpdateFn | None = None
 

@@ -1,6 +1,7 @@
 from . import attacks
 from ._accounting import Accounting, accounting, calibrate, poisson_rdp
 from ._clipping import Clipping
+from ._compression import Compression, compressed
 from ._gaussian import gaussian_delta, gaussian_epsilon, gaussian_noise_multiplier
 from ._guarantee import PrivacyState, UserLevelDP
 from ._item_biases import ItemBiases, item_biases, item_parameters, private_item_sums
@@ -11,6 +12,7 @@ from ._user_level import user_level_dp
 __all__ = [
     "Accounting",
     "Clipping",
+    "Compression",
     "ItemBiases",
     "Ledger",
     "PrivacyState",
@@ -18,6 +20,7 @@ __all__ = [
     "accounting",
     "attacks",
     "calibrate",
+    "compressed",
     "gaussian_delta",
     "gaussian_epsilon",
     "gaussian_noise_multiplier",

@@ -92,10 +92,10 @@ class Simulation:
             algorithm, clients, None if client_states_folder is None else Path(client_states_folder)
         )
         self._layout = Layout(algorithm.model, clients, shapes, (algorithm.hyperparameters.get("split"),))
-        self._sizes = Sizes(shapes, self._layout.groups)
+        self._sizes = Sizes(shapes, self._layout.groups, algorithm.compression)
         self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
         if algorithm.privacy is not None:  # whole tables are sent: row numbers would tell a client's items
-            self._sent = Sizes(shapes, ())
+            self._sent = Sizes(shapes, (), algorithm.compression)
         large = heavy(shapes, algorithm.model.tables)
         if clients_per_block is None and large and jax.default_backend() == "cpu":
             # One client a block: on a CPU XLA scatters into many large deltas at once far more slowly.
