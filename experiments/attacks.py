@@ -2,6 +2,7 @@
 
 python experiments/attacks.py path/to/ml-1m --users 600
 python experiments/attacks.py path/to/ml-1m --users 600 --clip 1   # what the server gets before it adds noise
+python experiments/attacks.py path/to/ml-1m --users 600 --bits 4   # entries of 4 bits; --top 0.1: a tenth of them
 """
 
 import argparse
@@ -22,7 +23,9 @@ CAP = 300
 SPLIT = fr.RandomFraction(0.5)
 
 
-def algorithm_of(num_items: int, mean: float, clip: float | None, num_clients: int) -> fr.Algorithm:
+def algorithm_of(
+    num_items: int, mean: float, clip: float | None, num_clients: int, bits: int = 32, top: float = 1.0
+) -> fr.Algorithm:
     """The recipe of movielens-newton.toml; with a bound, as it is before the server adds noise."""
     model = matrix_factorization(
         num_items,
@@ -38,6 +41,8 @@ def algorithm_of(num_items: int, mean: float, clip: float | None, num_clients: i
     sgd = fr.optimizer("sgd", learning_rate=1.0)
     update = fr.Solver(sgd, None, reduction="sum")
     plain = fr.fedrecon(model, fr.Newton(), update, sgd, SPLIT, client_weight=fr.algorithms.uniform)
+    if (bits, top) != (32, 1.0):
+        plain = fr.privacy.compressed(plain, bits, top)
     if clip is None:
         return plain
     return fr.privacy.user_level_dp(
@@ -53,10 +58,16 @@ def main() -> None:
     parser.add_argument("path", type=Path, help="the folder of MovieLens 1M")
     parser.add_argument("--users", type=int, default=600, help="training users that are attacked")
     parser.add_argument("--clip", type=float, help="bound on the norm of their deltas; none by default")
+    parser.add_argument(
+        "--bits", type=int, default=32, help="bits of an entry of their deltas; 32 by default"
+    )
+    parser.add_argument("--top", type=float, default=1.0, help="share of the entries that they send")
     arguments = parser.parse_args()
     train = load(arguments.path, seed=0, cap=CAP, fractions={"train": 0.8})["train"]
     mean = float(train.column("rating").mean(dtype=np.float64))
-    algorithm = algorithm_of(len(train.vocabularies["item"]), mean, arguments.clip, len(train))
+    algorithm = algorithm_of(
+        len(train.vocabularies["item"]), mean, arguments.clip, len(train), arguments.bits, arguments.top
+    )
     params = algorithm.init(jax.random.key(0)).global_params
     item = {name: np.asarray(x) for name, x in params["item"].items()}
 

@@ -13,6 +13,7 @@ from fedrecon.core._examples import AlternateBatches
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Everyone, Passes
 from fedrecon.errors import RunError
+from fedrecon.experiment.storage.metrics_log import UNPROTECTED
 from fedrecon.experiment.storage.noise_keys import RELEASES
 from fedrecon.privacy._user_level import user_level_dp
 
@@ -83,6 +84,34 @@ def test_nothing_of_the_clients_is_recorded_beside_the_ledger(finished):
     names = {row.metric for row in result.records if row.split == "train"}
     sizes = {"bytes_down", "bytes_up", "dense_bytes_down", "dense_bytes_up"}
     assert names == {"clients", "epsilon", "seconds"} | sizes
+
+
+def test_metrics_that_no_client_sends_are_in_a_file_of_their_own(tmp_path):
+    """Each of them is in that file, which says so, and in no other; a resumed run has each round once."""
+    algorithm = private(unprotected_metrics=True)
+    with pytest.raises(StopError):
+        train(tmp_path / "run", algorithm, callbacks=[stop_after(2)])
+    result = train(tmp_path / "run", algorithm)
+    assert result.resumed_from == 2
+    lines = (tmp_path / "run" / UNPROTECTED).read_text().splitlines()
+    assert lines[0].startswith("# not covered by epsilon")
+    assert lines[1] == "round,split,protocol,weighting,metric,value"
+    names = {line.split(",")[4] for line in lines[2:]}
+    assert {"loss", "mse", "dropped", "empty"} <= names
+    losses = [line for line in lines if ",loss," in line]
+    assert [int(line.split(",")[0]) for line in losses] == [1, 2, 3, 4]
+    recorded = {row.metric for row in result.records if row.split == "train"}
+    assert not recorded & (names - {"clients"})
+    values = [line.rsplit(",", 1)[1] for line in losses]
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file() and path.name != UNPROTECTED:
+            assert not any(value.encode() in path.read_bytes() for value in values), path
+
+
+def test_recording_them_changes_no_released_number(finished, tmp_path):
+    plain = train(None, private(unprotected_metrics=True))
+    assert {row.metric for row in plain.records} == {row.metric for row in finished[0].records}
+    assert not (finished[1] / "run" / UNPROTECTED).exists()
 
 
 def test_the_key_is_nowhere_in_the_run_and_gone_at_its_end(finished):

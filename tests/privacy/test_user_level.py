@@ -118,6 +118,23 @@ def test_a_round_is_the_sum_of_clipped_deltas_over_a_public_number(name):
     assert not np.any(round.state.privacy.noise_key)
 
 
+@pytest.mark.parametrize("unprotected_metrics", [False, True])
+def test_summed_update_has_no_leaf_that_the_ledger_does_not_know(unprotected_metrics):
+    """What the server steps with, in the simulation's own program: clipped deltas, and a public weight."""
+    algorithm, shapes = private(unprotected_metrics=unprotected_metrics), []
+
+    def watched(state, update):
+        shapes.append(jax.tree.map(jnp.shape, update))
+        return algorithm.server_update(state, update)
+
+    simulation = Simulation(replace(algorithm, server_update=watched), CLIENTS, Everyone(), secret=SECRET)
+    start = simulation.init()
+    (round,) = simulation.rounds(start, 1)
+    whole = jax.tree.map(jnp.shape, start.global_params)
+    assert shapes and all(update == Update(Mean(whole, ()), {}, {}) for update in shapes)
+    assert ("loss" in round.metrics()) is unprotected_metrics
+
+
 def released(algorithm, clients=CLIENTS, sampling=None, secret=SECRET, rounds=1, **others):
     """The global parameters after some rounds, as one vector."""
     sampling = sampling or algorithm.privacy.sampling

@@ -137,6 +137,18 @@ class ServerUpdateFn(Protocol):
 
 
 @runtime_checkable
+class AnnounceFn(Protocol):
+    """Tells clients what they need of the server's state beside the parameters and the round."""
+
+    def __call__(self, state: ServerState, /) -> PyTree[Any]:
+        """What becomes `Broadcast.extra` in the next round.
+
+        Args:
+            state: The server's state before the round.
+        """
+
+
+@runtime_checkable
 class PersonalizeFn(Protocol):
     """Fits a client's parameters to its support set: for evaluation, serving and export."""
 
@@ -207,6 +219,11 @@ class Algorithm:
         exchanges: What rounds send over a network, for the count of bytes: `"parameters"`, down and up;
             `"nothing"`; or `"examples"`, which left the clients once, before the first round.
         privacy: The protection of the clients that `fedrecon.privacy.user_level_dp` set; None for none.
+        compression: How clients make smaller what they send, as `fedrecon.privacy.compressed` sets it; None
+            for nothing.
+        announce: Tells clients more than parameters and round, see `AnnounceFn`; None for nothing more.
+        unprotected_update: For simulations alone: as `client_update`, with metrics that no client sends under
+            the protection; None where they are not asked for, or `client_update` has them.
     """
 
     model: Model
@@ -220,11 +237,19 @@ class Algorithm:
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     exchanges: Literal["parameters", "nothing", "examples"] = "parameters"
     privacy: Any = None
+    compression: Any = None
+    announce: AnnounceFn | None = None
+    unprotected_update: ClientUpdateFn | None = None
 
     @functools.cached_property
     def programs(self) -> "OrderedDict[Any, Any]":
         """The programs that were compiled for the algorithm last; they are freed together with it."""
         return OrderedDict()
+
+    def broadcast(self, state: ServerState) -> Broadcast:
+        """What reaches the clients of the next round, with whole tables."""
+        extra = () if self.announce is None else self.announce(state)
+        return Broadcast(state.global_params, state.round, extra)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the algorithm, with the help of cloudpickle, without its programs."""

@@ -259,25 +259,39 @@ class _Shares(NamedTuple):
         return drawn
 
 
-@tagged("sampling/passes")
+@tagged("sampling/passes", later=("order",))
 @dataclass(frozen=True)
 class Passes(AbstractSampling):
-    """Every client once per pass, in a new random order each time; a pass's last cohort may be smaller.
+    """Every client once per pass; a pass's last cohort may be smaller.
 
     Attributes:
         clients_per_round: The number of clients of a cohort, at least 1.
+        order: Whether each pass has a new `"random"` order, or all passes the same `"fixed"` one, drawn once:
+            a client then takes part again after exactly as many rounds as a pass has.
     """
 
     clients_per_round: int
+    order: str = "random"
 
     def __post_init__(self) -> None:
         store_whole_numbers(self, 1, "clients_per_round")
+        if self.order not in ("random", "fixed"):
+            raise ValueError(f"order must be 'random' or 'fixed', got {self.order!r}")
+
+    def __repr__(self) -> str:
+        order = "" if self.order == "random" else f", order={self.order!r}"
+        return f"Passes(clients_per_round={self.clients_per_round}{order})"
+
+    def rounds_of_pass(self, num_clients: int) -> int:
+        """The number of rounds in which every one of so many clients takes part once."""
+        return -(-num_clients // self.clients_per_round)
 
     def indices(
         self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
     ) -> Int[np.ndarray, "row"]:
-        per_pass = -(-len(num_examples) // self.clients_per_round)
-        order = _permutation(seed, round // per_pass, len(num_examples))
+        per_pass = self.rounds_of_pass(len(num_examples))
+        number = 0 if self.order == "fixed" else round // per_pass
+        order = _permutation(seed, number, len(num_examples))
         start = round % per_pass * self.clients_per_round
         return order[start : start + self.clients_per_round]
 

@@ -167,7 +167,7 @@ class Server:
             leaves = leaves_of(params)
             small = {leaf: np.asarray(leaves[leaf])[np.asarray(ids)] for leaf, ids in rows.items()}
             params = with_leaves(params, small)
-        return Broadcast(params, self._state.round)
+        return self.algorithm.broadcast(self._state)._replace(global_params=params)
 
     def check_rows(self, rows: Mapping[str, Any]) -> None:
         """Checks the rows that a client requests.

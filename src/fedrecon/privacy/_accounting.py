@@ -1,13 +1,14 @@
 """What a sum of clipped deltas with Gaussian noise reveals, for each way of drawing cohorts.
 
-=================  ===========  ==================  =====================================
-sampling           relation     sensitivity         accountant
-=================  ===========  ==================  =====================================
-`Everyone`         add/remove   the clipping bound  closed form of the Gaussian mechanism
-`Poisson(q)`       add/remove   the clipping bound  privacy loss distributions
-`Uniform(k)`       replace one  twice that          Rényi differential privacy
-`Passes(k)`        zero out     the clipping bound  closed form, one release a pass
-=================  ===========  ==================  =====================================
+==================  ===========  ===================  =====================================
+sampling            relation     sensitivity          accountant
+==================  ===========  ===================  =====================================
+`Everyone`          add/remove   the clipping bound   closed form of the Gaussian mechanism
+`Poisson(q)`        add/remove   the clipping bound   privacy loss distributions
+`Uniform(k)`        replace one  twice that           Rényi differential privacy
+`Passes(k)`         zero out     the clipping bound   closed form, one release a pass
+`Passes(k, fixed)`  zero out     of the noise matrix  closed form of one matrix mechanism
+==================  ===========  ===================  =====================================
 
 The table holds against somebody who sees the released parameters. Against a server that knows who takes part,
 sampling amplifies nothing, and presence itself is no secret: there the relation is zero-out, and every round
@@ -22,12 +23,14 @@ from importlib.util import find_spec
 from typing import Any, Literal, cast
 
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Sampling, Uniform
+from fedrecon.privacy._correlated import sensitivity
 from fedrecon.privacy._gaussian import gaussian_epsilon
 
 Observer = Literal["model", "server"]
 # Of privacy losses; with little noise these are large, so that finer steps take long and tell nothing.
 _DISCRETISATION, _COARSE, _LITTLE_NOISE = 1e-4, 1e-3, 0.7
 _CALIBRATION = 1e-4  # how far below the epsilon asked for the calibrated one may be, relative
+GAUSSIAN = "gaussian"  # the name of an accountant
 _START = 8.0  # a noise multiplier to start the search with
 
 
@@ -42,6 +45,8 @@ class Accounting:
         divisor: The public number by which the server divides the noised sum.
         accountant: Its name.
         epsilon: `(noise multiplier relative to the sensitivity, rounds, delta) -> epsilon`.
+        as_one: `(noise multiplier relative to the sensitivity, rounds) -> noise multiplier` of the one
+            Gaussian mechanism that is as private as all rounds; None where there is none.
     """
 
     relation: str
@@ -49,15 +54,42 @@ class Accounting:
     divisor: float
     accountant: str
     epsilon: Callable[[float, int, float], float]
+    as_one: Callable[[float, int], float] | None = None
+
+    @staticmethod
+    def gaussian(
+        relation: str, sensitivity: float, divisor: float, as_one: Callable[[float, int], float]
+    ) -> "Accounting":
+        """The accounting of releases that together are as private as one Gaussian mechanism.
+
+        Args:
+            relation: See `Accounting`.
+            sensitivity: See `Accounting`.
+            divisor: See `Accounting`.
+            as_one: See `Accounting`; infinity for no rounds.
+        """
+
+        def epsilon(noise_multiplier: float, rounds: int, delta: float) -> float:
+            return gaussian_epsilon(as_one(noise_multiplier, rounds), delta) if rounds else 0.0
+
+        return Accounting(relation, sensitivity, divisor, GAUSSIAN, epsilon, as_one)
 
 
-def accounting(sampling: Sampling, num_clients: int, observer: Observer = "model") -> Accounting:
+def accounting(
+    sampling: Sampling,
+    num_clients: int,
+    observer: Observer = "model",
+    rounds: int = 1,
+    noise_bands: int = 1,
+) -> Accounting:
     """The line of the table for a sampling.
 
     Args:
         sampling: How cohorts are drawn.
         num_clients: Of the population, which is public.
         observer: Against whom it holds.
+        rounds: Planned, which the sensitivity of correlated noise depends on.
+        noise_bands: Bands of the noising matrix; 1, the default, for independent noise in every round.
 
     Raises:
         ValueError: No accountant holds for that sampling; the message says why.
@@ -68,6 +100,11 @@ def accounting(sampling: Sampling, num_clients: int, observer: Observer = "model
             f"sampling must be given as Poisson(probability=...) under a ledger, got {sampling!r}: "
             f"a probability of clients_per_round over the number of clients changes when a client is added"
         )
+    if noise_bands > 1 and not (type(sampling) is Passes and sampling.order == "fixed"):
+        raise ValueError(
+            f"noise_bands must be 1 unless sampling is Passes(..., order='fixed'), got {noise_bands} with "
+            f"{sampling!r}: without a fixed order a client may come again before the noise has faded"
+        )
     if type(sampling) not in (Everyone, Poisson, Uniform, Passes):  # one that extends them draws otherwise
         raise ValueError(
             f"sampling must be Everyone, Poisson(probability=...), Uniform or Passes under differential "
@@ -75,12 +112,14 @@ def accounting(sampling: Sampling, num_clients: int, observer: Observer = "model
         )
     divisor = _divisor(sampling, num_clients)
     if isinstance(sampling, Passes):
-        per_pass = -(-num_clients // sampling.clients_per_round)
-        return Accounting("zero_out", 1.0, divisor, "gaussian", functools.partial(_gaussian, every=per_pass))
+        per_pass = sampling.rounds_of_pass(num_clients)
+        if noise_bands > 1:
+            return _matrix_mechanism(divisor, rounds, noise_bands, per_pass)
+        return Accounting.gaussian("zero_out", 1.0, divisor, functools.partial(_as_one, every=per_pass))
     if observer == "server":
-        return Accounting("zero_out", 1.0, divisor, "gaussian", _gaussian)
+        return Accounting.gaussian("zero_out", 1.0, divisor, _as_one)
     if isinstance(sampling, Everyone):
-        return Accounting("add_or_remove", 1.0, divisor, "gaussian", _gaussian)
+        return Accounting.gaussian("add_or_remove", 1.0, divisor, _as_one)
     _require("dp_accounting", f"accounting for {sampling!r}")
     if isinstance(sampling, Poisson):
         probability = float(sampling.probability or 0)
@@ -147,10 +186,21 @@ def _next(points: list[tuple[float, float]], below: float, above: float) -> floa
     return min(max(guess, x - 1), x + 1) if math.isfinite(guess) else x + math.copysign(1, y)
 
 
-def _gaussian(noise_multiplier: float, rounds: int, delta: float, every: int = 1) -> float:
+def _matrix_mechanism(divisor: float, rounds: int, bands: int, separation: int) -> Accounting:
+    """Of correlated noise under a fixed order: all rounds together are one Gaussian mechanism."""
+    planned = sensitivity(bands, rounds, separation)
+
+    def as_one(noise_multiplier: float, rounds: int) -> float:
+        if not rounds:
+            return math.inf
+        return noise_multiplier * planned / sensitivity(bands, rounds, separation)
+
+    return Accounting.gaussian("zero_out", planned, divisor, as_one)
+
+
+def _as_one(noise_multiplier: float, rounds: int, every: int = 1) -> float:
     """Of rounds in which every client takes part once in `every` of them."""
-    releases = -(-rounds // every)
-    return gaussian_epsilon(noise_multiplier / math.sqrt(releases), delta) if releases else 0.0
+    return noise_multiplier / math.sqrt(-(-rounds // every)) if rounds else math.inf
 
 
 @functools.lru_cache(maxsize=64)

@@ -71,6 +71,20 @@ class Secret:
         }
         return np.frombuffer(self._mac("noise", values), "<u4")
 
+    def correlated_noise_key(self, round: int, settings: Mapping[str, Any]) -> UInt32[np.ndarray, "8"]:
+        """The key of the noise that a round adds anew under correlated noise; later rounds need it again.
+
+        It does not depend on what the round computes with, of which later rounds know nothing: what tells
+        runs apart is the secret's context. No run may release other numbers under the same context and key.
+
+        Args:
+            round: Rounds done before it.
+            settings: The bound, the noise and whatever else decides what is released.
+        """
+        return np.frombuffer(
+            self._mac("correlated noise", {"round": round, "settings": dict(settings)}), "<u4"
+        )
+
     def _mac(self, purpose: str, values: Mapping[str, Any]) -> bytes:
         text = json.dumps([purpose, self.attempt, self.context.hex(), values], sort_keys=True)
         return hmac.digest(self.key, text.encode(), "sha256")

@@ -1,16 +1,14 @@
 """User-level differential privacy for any algorithm whose clients send deltas."""
 
-import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array
 
 from fedrecon._kernels.rows import add
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
@@ -18,122 +16,20 @@ from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of, path_of
-from fedrecon.core._tags import tagged
 from fedrecon.core._types import Params, PRNGKey
-from fedrecon.data._sampling import Sampling
+from fedrecon.data._sampling import Passes, Sampling
 from fedrecon.errors import of_kind, plain, whole_number
-from fedrecon.privacy._accounting import Accounting, Observer, accounting, calibrate
+from fedrecon.privacy._accounting import Observer, accounting, calibrate
+from fedrecon.privacy._adaptive import AdaptiveClipping
 from fedrecon.privacy._clipping import Clipping
+from fedrecon.privacy._composition import composed
+from fedrecon.privacy._correlated import best_bands
+from fedrecon.privacy._guarantee import KEY_WORDS, PrivacyState, UserLevelDP
 from fedrecon.privacy._ledger import Ledger
 from fedrecon.privacy._noise import normals_like
 
-_KEY_WORDS = 8
-
-
-class PrivacyState(NamedTuple):
-    """What the server holds of the ledger.
-
-    Attributes:
-        releases: Noised sums so far.
-        noise_key: The next round's noise key; 0 after it was used, and whenever the state can be seen.
-    """
-
-    releases: Int[Array, ""]
-    noise_key: UInt32[Array, "8"]
-
-
-@tagged("privacy/user_level_dp")
-@dataclass(frozen=True)
-class UserLevelDP:
-    """What a private algorithm's guarantee rests on; the attribute `privacy` of what `user_level_dp` returns.
-
-    Attributes:
-        clipping: Bounds on the norm of a client's delta.
-        noise_multiplier: Standard deviation of the noise over the joint bound.
-        delta: Of the guarantee.
-        rounds: Planned; no more may be run.
-        sampling: How cohorts are drawn.
-        num_clients: Of the population.
-        observer: Against whom it holds.
-        budget: Epsilon at which training stops; None where the noise was calibrated for all planned rounds.
-        public_inputs: What else the parameters depend on, and where it comes from.
-    """
-
-    clipping: Clipping
-    noise_multiplier: float
-    delta: float
-    rounds: int
-    sampling: Sampling
-    num_clients: int
-    observer: Observer = "model"
-    budget: float | None = None
-    public_inputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-    @functools.cached_property
-    def accounting(self) -> Accounting:
-        """How its releases are accounted for."""
-        return accounting(self.sampling, self.num_clients, self.observer)
-
-    def epsilon(self, releases: int) -> float:
-        """Epsilon of so many releases."""
-        relative = self.noise_multiplier / self.accounting.sensitivity
-        return self.accounting.epsilon(relative, releases, self.delta)
-
-    @functools.cached_property
-    def affordable(self) -> int:
-        """Rounds that the budget pays for, at most the planned ones."""
-        if self.budget is None or self.epsilon(self.rounds) <= self.budget:
-            return self.rounds
-        low, high = 0, self.rounds
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.epsilon(middle) <= self.budget else (low, middle)
-        return low
-
-    def ledger(self, releases: int) -> Ledger:
-        """The ledger after so many releases."""
-        rule = self.accounting
-        return Ledger(
-            epsilon=self.epsilon(releases),
-            delta=self.delta,
-            unit="client",
-            relation=rule.relation,
-            observer=self.observer,
-            mechanism="sum of clipped deltas with Gaussian noise",
-            accountant=rule.accountant,
-            noise_multiplier=self.noise_multiplier,
-            sensitivity=rule.sensitivity * self.clipping.bound,
-            clip=self.clipping.bound,
-            sampling=repr(self.sampling),
-            releases=releases,
-            public_inputs=self.public_inputs,
-        )
-
-    def check(
-        self, *, sampling: Any = None, rounds: int | None = None, num_clients: int | None = None
-    ) -> None:
-        """Refuses a run that is not the one which the guarantee was computed for.
-
-        Raises:
-            ValueError: Naming what differs.
-        """
-        given = {"sampling": sampling, "rounds": rounds, "num_clients": num_clients}
-        for name, value in given.items():
-            planned = getattr(self, name)
-            if value is not None and value != planned:
-                raise ValueError(
-                    f"{name} must be what user_level_dp accounts for, {planned!r}, got {plain(value)}"
-                )
-
-    def armed(self, state: ServerState, noise_key: UInt32[np.ndarray, "8"]) -> ServerState:
-        """A state with the key of the next round's noise; without one, the round's parameters are NaN."""
-        return state._replace(privacy=state.privacy._replace(noise_key=jnp.asarray(noise_key)))
-
-    def noised(self, total: Params, noise_key: UInt32[Array, "8"]) -> Params:
-        """A sum of clipped deltas with noise on every entry of every leaf; NaN for a key of zeros."""
-        scale = jnp.where(jnp.any(noise_key != 0), self.noise_multiplier * self.clipping.bound, jnp.nan)
-        noise = normals_like(noise_key, 0, total)
-        return jax.tree.map(lambda x, z: x + (scale * z).astype(x.dtype), total, noise)
+_COUNT_NONCE = 1  # of the noise on counts; that on deltas has 0
+_LEAST_LEFT = 1e-6  # of an epsilon that was spent: what must be left of the one asked for
 
 
 def user_level_dp(
@@ -149,6 +45,10 @@ def user_level_dp(
     budget: float | None = None,
     observer: str = "model",
     public_inputs: Mapping[str, str] = MappingProxyType({}),
+    noise_bands: int | None = None,
+    earlier: Ledger | None = None,
+    clip_quantile: float | None = None,
+    unprotected_metrics: bool = False,
 ) -> Algorithm:
     """An algorithm whose released parameters are (epsilon, delta)-differentially private for each client.
 
@@ -175,6 +75,17 @@ def user_level_dp(
             `"server"`, who knows who takes part, so that sampling amplifies nothing.
         public_inputs: What the parameters depend on beside the clients' deltas, such as the items, and the
             public source that each comes from.
+        noise_bands: Rounds over which noise is correlated, so that rounds take back noise of those before
+            them; only under `Passes(..., order="fixed")`. None, the default, for the number of 1, 2, 4, 8 and
+            16 with the least noise in sums over rounds, and 1 under other samplings. A round draws its noise
+            as many times.
+        earlier: The ledger of the private run whose parameters this one starts from: epsilon, delta and
+            budget are then of the releases of both. None, the default, for none.
+        clip_quantile: The share of clients whose deltas are to be within the bounds, which then change by the
+            round from `clip` on, all by the same factor. The counts that this takes are noised, and in the
+            ledger. None, the default, for bounds that stay.
+        unprotected_metrics: Whether simulations record the clients' training metrics, which no client sends
+            and epsilon does not cover: in a run folder in `metrics_unprotected.csv`, which must stay secret.
 
     Returns:
         The algorithm, whose `privacy` says what the guarantee rests on.
@@ -214,27 +125,61 @@ def user_level_dp(
     shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
     clipping.check(shapes)
     against = cast(Observer, observer)
-    rule = accounting(sampling, num_clients, against)
+    if noise_bands is None:
+        noise_bands = 1
+        if isinstance(sampling, Passes) and sampling.order == "fixed":
+            noise_bands = best_bands(rounds, sampling.rounds_of_pass(num_clients))
+    noise_bands = whole_number("noise_bands", noise_bands, 1)
+    rule = accounting(sampling, num_clients, against, rounds, noise_bands)
     delta = float(delta or 0)
+    if earlier is not None:
+        rule = composed(rule, earlier)
+        spent = rule.epsilon(1.0, 0, delta)
+        for name, value in (("epsilon", epsilon), ("budget", budget)):
+            if value is not None and value <= spent * (1 + _LEAST_LEFT):
+                raise ValueError(
+                    f"{name} must be above the {spent:.4g} that the run before has spent, got {value!r}"
+                )
     if noise_multiplier is None:
         noise_multiplier = rule.sensitivity * calibrate(rule, float(epsilon or 0), delta, rounds)
+    adaptive = None
+    if clip_quantile is not None:
+        if noise_bands > 1:
+            raise ValueError(
+                f"clip_quantile must be None under correlated noise, which is not drawn for counts, got "
+                f"{clip_quantile!r} with {noise_bands} bands"
+            )
+        adaptive = AdaptiveClipping.of(clip_quantile, noise_multiplier, rule)
     privacy = UserLevelDP(
-        clipping, noise_multiplier, delta, rounds, sampling, num_clients, against, budget, public_inputs
+        clipping,
+        noise_multiplier,
+        delta,
+        rounds,
+        sampling,
+        num_clients,
+        against,
+        budget,
+        public_inputs,
+        noise_bands,
+        earlier,
+        adaptive,
     )
     if privacy.affordable < 1:
         raise ValueError(
             f"budget must pay for a round, but one with noise_multiplier {noise_multiplier:g} takes epsilon "
             f"{privacy.epsilon(1):.4g}, got {plain(budget)}"
         )
-    return _private(algorithm, privacy)
+    return _private(algorithm, privacy, unprotected_metrics)
 
 
-def _private(algorithm: Algorithm, privacy: UserLevelDP) -> Algorithm:
+def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bool) -> Algorithm:
     def init(key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
-        zero = PrivacyState(jnp.zeros((), jnp.int32), jnp.zeros(_KEY_WORDS, jnp.uint32))
+        shape = (KEY_WORDS,) if privacy.noise_bands == 1 else (privacy.noise_bands, KEY_WORDS)
+        factor = () if privacy.adaptive is None else jnp.ones(())
+        zero = PrivacyState(jnp.zeros((), jnp.int32), jnp.zeros(shape, jnp.uint32), factor)
         return algorithm.init(key, global_params)._replace(privacy=zero)
 
-    def client_update(
+    def unprotected_update(
         broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
     ) -> tuple[Update, Any]:
         update, client_state = algorithm.client_update(broadcast, client_state, examples, key)
@@ -245,14 +190,30 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP) -> Algorithm:
             )
         # A client without weight, since it has no query example or was dropped, adds 0 and counts as 1.
         delta = dense(update.delta.value(), update.rows, broadcast.global_params)
-        return Update(Mean(privacy.clipping(delta), jnp.ones(())), {}, {}), client_state
+        if privacy.adaptive is None:
+            mean = Mean(privacy.clipping(delta), jnp.ones(()))
+        else:  # the weight, which is summed but divides nothing here, is the count
+            mean = Mean(*privacy.adaptive.clip(privacy.clipping, delta, broadcast.extra))
+        return Update(mean, {}, update.metrics), client_state
+
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
+        update, client_state = unprotected_update(broadcast, client_state, examples, key)
+        return update._replace(metrics={}), client_state
 
     def server_update(state: ServerState, update: Update) -> ServerState:
         before = state.privacy
-        noised = privacy.noised(update.delta.total, before.noise_key)
+        factor: Any = before.clip_factor
+        noised = privacy.noised(update.delta.total, before.noise_key, factor)
+        if privacy.adaptive is not None:
+            noise = normals_like(before.noise_key, _COUNT_NONCE, factor)
+            factor = privacy.adaptive.next_factor(
+                factor, update.delta.weight, noise, privacy.accounting.divisor
+            )
         divisor = jnp.asarray(privacy.accounting.divisor, jnp.float32)
         new = algorithm.server_update(state, Update(Mean(noised, divisor), {}, {}))
-        used = PrivacyState(before.releases + 1, jnp.zeros_like(before.noise_key))
+        used = PrivacyState(before.releases + 1, jnp.zeros_like(before.noise_key), factor)
         return new._replace(privacy=used)
 
     return replace(
@@ -261,6 +222,8 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP) -> Algorithm:
         client_update=client_update,
         server_update=server_update,
         privacy=privacy,
+        announce=None if privacy.adaptive is None else lambda state: state.privacy.clip_factor,
+        unprotected_update=unprotected_update if unprotected_metrics else None,
         hyperparameters={**algorithm.hyperparameters, "privacy": privacy},
     )
 

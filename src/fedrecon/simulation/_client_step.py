@@ -30,15 +30,18 @@ class View(NamedTuple):
     positional: tuple[str, ...]
 
 
-def client_step(algorithm: Algorithm, view: View, broadcast: Broadcast, batch: Batch) -> tuple[Update, Any]:
+def client_step(
+    algorithm: Algorithm, view: View, broadcast: Broadcast, batch: Batch, *, simulated: bool = False
+) -> tuple[Update, Any]:
     """Computes a client's update and its next state.
 
     Args:
-        algorithm: The algorithm whose `client_update` is called.
+        algorithm: The algorithm whose `client_update` is called, or if `simulated` its `unprotected_update`.
         view: The view in which the client sees its data.
         broadcast: The round's broadcast, in which the tables of `view.cut` have only the rows that `batch`
             names.
         batch: The client's part of a `Batch`, without the axes of blocks and clients.
+        simulated: Whether the update may have metrics that no client sends, since nobody else gets it.
 
     Returns:
         The update, whose rows are numbered as those of `broadcast` are, and the client's state.
@@ -46,7 +49,8 @@ def client_step(algorithm: Algorithm, view: View, broadcast: Broadcast, batch: B
     examples = examples_of(batch.data, batch.count, view.length, view.positional)
     key = key_of(batch.key)
     client_state = current_client_state(algorithm, broadcast.global_params, batch.client_state, key)
-    return algorithm.client_update(broadcast, client_state, examples, key)
+    unprotected = algorithm.unprotected_update if simulated else None
+    return (unprotected or algorithm.client_update)(broadcast, client_state, examples, key)
 
 
 def first_state(

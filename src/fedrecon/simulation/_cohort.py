@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import KeyPath
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from fedrecon._kernels.gathered_rows import gather, remembering
 from fedrecon._kernels.packing import Packed
@@ -21,11 +21,23 @@ from fedrecon.simulation._client_step import View, client_step
 from fedrecon.simulation._compilation import heavy
 
 
+class Announced(NamedTuple):
+    """What clients are told beside the global parameters, see `Broadcast`.
+
+    Attributes:
+        round: The number of rounds done before this one.
+        extra: Further values; `()` for none.
+    """
+
+    round: Int[Array, ""]
+    extra: PyTree[Any]
+
+
 def cohort_update(
     algorithm: Algorithm,
     views: tuple[View, ...],
     global_params: Params,
-    round: Int[Array, ""],
+    announced: Announced,
     batches: tuple[Batch, ...],
 ) -> tuple[Update, Packed, list[Any]]:
     """The sum of a cohort's updates, the metrics of each block by slot, and the clients' new states.
@@ -42,7 +54,7 @@ def cohort_update(
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), global_params)
     total, metrics_by_slot, client_state = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
     for batch, view in zip(batches, views, strict=True):
-        run = functools.partial(_block, algorithm, view, global_params, round)
+        run = functools.partial(_block, algorithm, view, global_params, announced)
         total, (metrics, new) = jax.lax.scan(run, total, batch)
         metrics_by_slot.append(metrics)
         client_state.append(new)
@@ -51,6 +63,7 @@ def cohort_update(
 
 
 def one_pass(
+    algorithm: Algorithm,
     update_of: Callable[..., Any],
     step: Callable[[ServerState, Update], ServerState] | None,
     state: ServerState,
@@ -59,13 +72,16 @@ def one_pass(
     """One pass over a cohort: the server's next state if the pass is the whole round, and the sums.
 
     Args:
+        algorithm: The algorithm that is simulated.
         update_of: Sums up a cohort, `cohort_update` of an algorithm and its views, on one device or several.
         step: The server's step, `server_update`; None to leave it to another program, and to return None for
             the state.
         state: The server's state before the round.
         batches: The batches of the pass, one for each slot.
     """
-    update, metrics_by_slot, client_state = update_of(state.global_params, state.round, batches)
+    broadcast = algorithm.broadcast(state)
+    announced = Announced(broadcast.round, broadcast.extra)
+    update, metrics_by_slot, client_state = update_of(broadcast.global_params, announced, batches)
     return None if step is None else step(state, update), update, metrics_by_slot, client_state
 
 
@@ -73,7 +89,7 @@ def _block(
     algorithm: Algorithm,
     view: View,
     global_params: Params,
-    round: Int[Array, ""],
+    announced: Announced,
     total: Update,
     block: Batch,
 ) -> tuple[Update, tuple[dict[str, Mean], Any]]:
@@ -85,8 +101,8 @@ def _block(
             for group in view.cut
             for name in group.leaves
         }
-        broadcast = Broadcast(with_leaves(global_params, small), round)
-        update, client_state = client_step(algorithm, view, broadcast, batch)
+        broadcast = Broadcast(with_leaves(global_params, small), *announced)
+        update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
         metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
         rows = {name: batch.rows[group.name] for group in view.cut for name in group.leaves}
         rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}
@@ -107,6 +123,7 @@ def _block(
         return add_rows(total, rows.reshape(count, -1), part.reshape(count, -1, *total.shape[1:]), much)
 
     delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
-    weight = total.delta.weight + jnp.sum(update.delta.weight)
+    # Under some protections a client without an example has a weight, too: not so what fills up a block.
+    weight = total.delta.weight + jnp.sum(jnp.where(block.real, update.delta.weight, 0))
     metrics = {name: mean.sum() for name, mean in update.metrics.items()}
     return Update(Mean(delta, weight), {}, {}), (metrics, client_state)

@@ -147,8 +147,8 @@ class Devices:
         if len(self) == 1:
             return cohort
 
-        def part(global_params: Params, round: Int[Array, ""], batches: PyTree) -> Any:
-            update, sums, client_state = cohort(global_params, round, batches)
+        def part(global_params: Params, announced: PyTree, batches: PyTree) -> Any:
+            update, sums, client_state = cohort(global_params, announced, batches)
             return *jax.lax.psum((update, sums), _CLIENTS), self._gather(client_state, 1)
 
         cut = jax.P(None, _CLIENTS)

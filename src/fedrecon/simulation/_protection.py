@@ -2,12 +2,16 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Sampling
+from fedrecon.privacy._guarantee import UserLevelDP
 from fedrecon.privacy._secret import Secret
-from fedrecon.privacy._user_level import UserLevelDP
 from fedrecon.simulation._block_plan import Plan
+
+_NO_KEY = np.zeros(8, np.uint32)
 
 
 class Protection(NamedTuple):
@@ -43,6 +47,11 @@ class Protection(NamedTuple):
         algorithm.privacy.check(sampling=sampling, num_clients=len(clients))
         if processes > 1:
             raise ValueError(f"a private algorithm must run in one process, got {processes}")
+        if algorithm.privacy.noise_bands > 1 and secret is not None and not secret.context:
+            raise ValueError(
+                "secret must have a context that no other run shares where noise is correlated over rounds, "
+                "got none: equal noise on other sums would show how these differ"
+            )
         return Protection(algorithm.privacy, secret or Secret.fresh())
 
     def check(self, rounds: int) -> None:
@@ -71,5 +80,9 @@ class Protection(NamedTuple):
         # other noise, since the difference of two releases with the same noise would show the change.
         privacy = self.privacy
         settings = {"bounds": privacy.clipping.bounds, "noise_multiplier": privacy.noise_multiplier}
-        key = self.secret.noise_key(number, cohort, plan.to_json(), settings, state.global_params)
-        return privacy.armed(state, key)
+        if privacy.noise_bands == 1:
+            key = self.secret.noise_key(number, cohort, plan.to_json(), settings, state.global_params)
+            return privacy.armed(state, key)
+        rounds = range(number, number - privacy.noise_bands, -1)
+        keys = [self.secret.correlated_noise_key(n, settings) if n >= 0 else _NO_KEY for n in rounds]
+        return privacy.armed(state, np.stack(keys))

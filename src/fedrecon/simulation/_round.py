@@ -1,5 +1,6 @@
 """The result of a round, and the number of bytes that it would send."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ from fedrecon.algorithms._base import ServerState
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import path_of
 from fedrecon.core._types import Params
+from fedrecon.privacy._compression import Compression
 
 
 class Sizes:
@@ -19,9 +21,16 @@ class Sizes:
     Attributes:
         dense: The number of bytes of all global parameters, with whole tables.
         rest: The number of bytes of the global parameters that are not tables.
+
+    Args:
+        global_params: The parameters, or their shapes.
+        groups: The tables of which a client's part is some rows.
+        compression: How clients make smaller what they send; None for nothing.
     """
 
-    def __init__(self, global_params: Params, groups: tuple[Group, ...]):
+    def __init__(
+        self, global_params: Params, groups: tuple[Group, ...], compression: Compression | None = None
+    ):
         sizes = {
             path_of(p): (x.size * x.dtype.itemsize, x.shape)
             for p, x in jax.tree_util.tree_leaves_with_path(global_params)
@@ -29,6 +38,10 @@ class Sizes:
         self.dense = sum(size for size, _ in sizes.values())
         self._row = {g.name: sum(sizes[n][0] // max(sizes[n][1][0], 1) for n in g.leaves) for g in groups}
         self.rest = self.dense - sum(sizes[n][0] for g in groups for n in g.leaves)
+        self._compression = compression
+        cut = {name for group in groups for name in group.leaves}
+        self._rest_entries = [math.prod(shape) for name, (_, shape) in sizes.items() if name not in cut]
+        self._row_entries = {g.name: [math.prod(sizes[n][1][1:]) for n in g.leaves] for g in groups}
 
     def of(self, clients: int, touched: dict[str, Any]) -> tuple[int, int]:
         """Bytes down to and up from some clients; a row's number takes four bytes.
@@ -42,7 +55,21 @@ class Sizes:
             rows = int(np.sum(counts))
             down += rows * self._row[name]
             up += rows * (self._row[name] + 4)
-        return down, up
+        return down, up if self._compression is None else self._compressed(
+            clients, touched, self._compression
+        )
+
+    def _compressed(self, clients: int, touched: dict[str, Any], compression: Compression) -> int:
+        """Bytes up of compressed deltas; row numbers still take four each."""
+        up = clients * sum(
+            compression.bytes_of(entries) + compression.bytes_of_scale for entries in self._rest_entries
+        )
+        for name, counts in touched.items():
+            rows = int(np.sum(counts))
+            leaves = self._row_entries[name]
+            up += 4 * rows + clients * len(leaves) * compression.bytes_of_scale
+            up += sum(compression.bytes_of(rows * entries) for entries in leaves)
+        return up
 
     def asked(self, touched: dict[str, Any]) -> int:
         """Bytes of the row numbers in the clients' requests.

@@ -92,10 +92,10 @@ class Simulation:
             algorithm, clients, None if client_states_folder is None else Path(client_states_folder)
         )
         self._layout = Layout(algorithm.model, clients, shapes, (algorithm.hyperparameters.get("split"),))
-        self._sizes = Sizes(shapes, self._layout.groups)
+        self._sizes = Sizes(shapes, self._layout.groups, algorithm.compression)
         self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
         if algorithm.privacy is not None:  # whole tables are sent: row numbers would tell a client's items
-            self._sent = Sizes(shapes, ())
+            self._sent = Sizes(shapes, (), algorithm.compression)
         large = heavy(shapes, algorithm.model.tables)
         if clients_per_block is None and large and jax.default_backend() == "cpu":
             # One client a block: on a CPU XLA scatters into many large deltas at once far more slowly.
@@ -139,7 +139,8 @@ class Simulation:
         # One program for all slots of a pass: a program for each would be dispatched, and its results merged,
         # many times in a round that may take a few milliseconds.
         update_of = self._devices.spread(functools.partial(cohort_update, self.algorithm, views))
-        run = functools.partial(one_pass, update_of, self.algorithm.server_update if self._joined else None)
+        step = self.algorithm.server_update if self._joined else None
+        run = functools.partial(one_pass, self.algorithm, update_of, step)
         self._pass = jax.jit(run, compiler_options=self._options)
 
     @property

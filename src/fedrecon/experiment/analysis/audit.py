@@ -23,7 +23,7 @@ from fedrecon.experiment.storage.digests import read_json
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.privacy import attacks
-from fedrecon.privacy._user_level import UserLevelDP
+from fedrecon.privacy._guarantee import UserLevelDP
 
 Observer = Literal["update", "sum", "model"]
 OBSERVERS: tuple[Observer, ...] = ("update", "sum", "model")

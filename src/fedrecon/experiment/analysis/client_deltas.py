@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
+from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.algorithms._building_blocks import subkeys
 from fedrecon.core._examples import Examples, NoSplit
 from fedrecon.core._model import leaves_of
@@ -19,7 +19,8 @@ from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import RunError
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.privacy import attacks
-from fedrecon.privacy._user_level import UserLevelDP, dense
+from fedrecon.privacy._guarantee import UserLevelDP
+from fedrecon.privacy._user_level import dense
 from fedrecon.simulation._batches import key_of
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
 from fedrecon.solvers._gradient import Solver
@@ -206,7 +207,7 @@ def _program(algorithm: Algorithm, state: ServerState) -> Any:
 
     @jax.jit
     def sent(given: Examples, stored: Any, key: Any) -> tuple[Params, Examples, Any]:
-        broadcast = Broadcast(state.global_params, state.round)
+        broadcast = algorithm.broadcast(state)
         client_state = current_client_state(algorithm, state.global_params, stored, key)
         update = algorithm.client_update(broadcast, client_state, given, key)[0]
         delta = dense(update.delta.value(), update.rows, state.global_params)

@@ -9,6 +9,7 @@ from fedrecon.experiment.settings.sections import Section, SettingError, setting
 if TYPE_CHECKING:
     from fedrecon.algorithms._base import Algorithm
     from fedrecon.data._sampling import Sampling
+    from fedrecon.privacy._ledger import Ledger
 
 Positive = Annotated[float, Field(gt=0)] | Literal["none"]
 
@@ -25,6 +26,18 @@ class PrivacySettings(Section):
         "model", "who epsilon holds against: sees released parameters, or knows who takes part, too"
     )
 
+    noise_bands: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
+        "auto",
+        "rounds over which noise is correlated, with fixed_passes; auto for what is best there, else 1",
+    )
+    clip_quantile: Annotated[float, Field(gt=0, lt=1)] | Literal["none"] = setting(
+        "none", "share of clients within the bound, which then follows their norms from clip on"
+    )
+    unprotected_metrics: bool = setting(
+        False,
+        "record training metrics of the clients in metrics_unprotected.csv, which epsilon does not cover",
+    )
+
     @property
     def on(self) -> bool:
         """Whether clients are protected."""
@@ -37,6 +50,7 @@ class PrivacySettings(Section):
         sampling: "Sampling",
         num_clients: int,
         public_inputs: dict[str, str],
+        earlier: "Ledger | None" = None,
     ) -> "Algorithm":
         """An algorithm with the clipping and the noise that these settings ask for.
 
@@ -47,6 +61,7 @@ class PrivacySettings(Section):
             num_clients: The number of training clients.
             public_inputs: The sources of all that the run depends on beside its clients' deltas, by what they
                 are of.
+            earlier: The ledger of the private run that the parameters come from; None, the default, for none.
 
         Raises:
             SettingError: A setting is missing or cannot be accounted for; the message says why.
@@ -72,6 +87,10 @@ class PrivacySettings(Section):
                 budget=budget,
                 observer=self.observer,
                 public_inputs=public_inputs,
+                noise_bands=None if self.noise_bands == "auto" else self.noise_bands,
+                earlier=earlier,
+                clip_quantile=None if self.clip_quantile == "none" else self.clip_quantile,
+                unprotected_metrics=self.unprotected_metrics,
             )
         except (ValueError, TypeError, ModuleNotFoundError) as error:
             raise SettingError(f"privacy: {error}") from None

@@ -82,13 +82,13 @@ class TrainingSettings(Section):
 
     rounds: int = setting(500, "rounds", ge=1)
     clients_per_round: int = setting(100, "clients in a cohort; in expectation, under poisson sampling", ge=1)
-    sampling: Literal["uniform", "poisson", "weighted", "passes", "everyone", "up_to", "availability"] = (
-        setting(
-            "uniform",
-            "uniform without replacement, poisson, weighted by examples, passes: each client once in each,"
-            " everyone in every round, up_to: uniform, of all clients where there are fewer, or availability:"
-            " as real devices answer, by the section devices",
-        )
+    sampling: Literal[
+        "uniform", "poisson", "weighted", "passes", "fixed_passes", "everyone", "up_to", "availability"
+    ] = setting(
+        "uniform",
+        "uniform without replacement, poisson, weighted by examples, passes: each client once in each,"
+        " fixed_passes: in the same order each time, everyone in every round, up_to: uniform, of all clients"
+        " where there are fewer, or availability: as real devices answer, by the section devices",
     )
     checkpoint_every: int = setting(
         50, "rounds between checkpoints: what a resume computes again at most", ge=1

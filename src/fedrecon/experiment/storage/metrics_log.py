@@ -14,6 +14,9 @@ from fedrecon.errors import RunError
 from fedrecon.experiment.storage.digests import check_mark, missing
 
 METRICS = "metrics.csv"
+# The training metrics of a private run's clients, and the first line of their file.
+UNPROTECTED = "metrics_unprotected.csv"
+NOT_COVERED = "# not covered by epsilon: training metrics that no client sends; nobody else may see them\n"
 
 TRAINING = "training"
 RECON_EVAL, STANDARD_EVAL = PROTOCOLS = "recon_eval", "standard_eval"
@@ -64,10 +67,16 @@ class Records:
     Args:
         path: The CSV file; by default None, which keeps the rows in memory only.
         listener: A function that is called with each list of new rows; None, the default, for none.
+        comment: A line before the columns of the file, which begins with `#`; none by default.
     """
 
-    def __init__(self, path: Path | None = None, listener: Callable[[list[Row]], Any] | None = None):
-        self.path, self.listener = path, listener
+    def __init__(
+        self,
+        path: Path | None = None,
+        listener: Callable[[list[Row]], Any] | None = None,
+        comment: str = "",
+    ):
+        self.path, self.listener, self._comment = path, listener, comment
         self.rows: list[Row] = []
         self._unwritten = 0
         self._size, self._digest = 0, hashlib.blake2b(digest_size=16)  # size and digest of the file
@@ -114,7 +123,7 @@ class Records:
 
     def _write_anew(self) -> None:
         assert self.path is not None
-        text = (",".join(Row._fields) + "\n" + _text(self.rows)).encode()
+        text = (self._comment + ",".join(Row._fields) + "\n" + _text(self.rows)).encode()
         write_atomically(self.path, text)
         self._size, self._digest = 0, hashlib.blake2b(digest_size=16)
         self._note(text)
@@ -235,12 +244,16 @@ def read(path: Path) -> list[Row]:
     except UnicodeDecodeError as error:
         raise RunError(f"{path}: must be UTF-8: {error}") from None
     lines = text[: text.rfind("\n") + 1].splitlines()
+    comments = 1 if lines and lines[0].startswith("#") else 0
+    lines = lines[comments:]
     if not lines:
         return []
     if lines[0] != ",".join(Row._fields):
-        raise RunError(f"{path}:1: the columns must be {','.join(Row._fields)}, got {lines[0]!r}")
+        raise RunError(
+            f"{path}:{comments + 1}: the columns must be {','.join(Row._fields)}, got {lines[0]!r}"
+        )
     result = []
-    for number, fields in enumerate(csv.reader(lines[1:]), start=2):
+    for number, fields in enumerate(csv.reader(lines[1:]), start=comments + 2):
         try:
             round, *names, value = fields
             result.append(Row(int(round), *_four(names), float(value)))

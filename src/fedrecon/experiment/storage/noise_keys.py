@@ -69,6 +69,11 @@ class NoiseKeys:
         pairs = zip(self._keys, self._keys[1:], strict=False)
         return sum(max(0, lost["released"] - new["after"]) for lost, new in pairs)
 
+    @property
+    def was_lost(self) -> bool:
+        """Whether a key was lost with which something had been released."""
+        return len(self._keys) > 1
+
     def remove(self) -> None:
         """Removes the file of the key, which is not needed any more when the run is finished."""
         path = self._path()

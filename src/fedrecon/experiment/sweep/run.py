@@ -64,6 +64,9 @@ def sweep(
     finally:
         opened.close()
     best = opened.best()
+    if config.privacy.on:
+        count = len(opened.trials())
+        screen.print(f"{count} private trials on the same clients are {count} releases: epsilons add up.")
     if not finished:
         screen.print(f"Interrupted; {len(opened.trials())} trials are kept, the same command goes on.")
     if best is not None:

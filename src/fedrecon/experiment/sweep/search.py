@@ -204,8 +204,20 @@ class Sweep:
                 notes.get("seconds"),
             )
             rows.append((*row, *(_cell(t.params.get(d.path)) for d in self.space)))
-        note = "Measured on the validation clients; the test clients took no part."
+        note = (
+            f"Measured on the validation clients; the test clients took no part.{self._releases(len(rows))}"
+        )
         return tables.ReportTable("trials", "Trials", tuple(columns), tuple(rows), note)
+
+    def _releases(self, trials: int) -> str:
+        """What a sweep of private trials means for the training clients, as a further sentence."""
+        if not self.config.privacy.on:
+            return ""
+        return (
+            f" Each of the {trials} trials is a private run of its own on the same training clients, with a "
+            f"ledger of its own: together they are {trials} releases, whose epsilons and deltas add up, and "
+            f"the choice among them is in no ledger."
+        )
 
     def _study(self, prune: bool) -> Any:
         import optuna

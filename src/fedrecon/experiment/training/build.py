@@ -1,5 +1,7 @@
 """Builds the specification of a run from a configuration: data, model, algorithm and sampling."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,18 +15,28 @@ from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
+from fedrecon.experiment.storage.digests import read_json
 from fedrecon.experiment.storage.metrics_log import SEEN
-from fedrecon.experiment.storage.run_folder import CHECKPOINTS, VOCABULARIES
+from fedrecon.experiment.storage.noise_keys import RELEASES
+from fedrecon.experiment.storage.run_folder import (
+    CHECKPOINTS,
+    FINGERPRINT,
+    RESULT,
+    VOCABULARIES,
+    read_fingerprint,
+)
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.tasks._task import Task
-from fedrecon.experiment.training.run_spec import RunSpec
+from fedrecon.experiment.training.run_spec import START, RunSpec, digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
+from fedrecon.privacy._ledger import Ledger
 
-SAMPLINGS: dict[str, type[Any]] = {
+SAMPLINGS: dict[str, Callable[[int], Sampling]] = {
     "uniform": Uniform,
     "poisson": Poisson,
     "weighted": Weighted,
     "passes": Passes,
+    "fixed_passes": functools.partial(Passes, order="fixed"),
 }
 _GLOBAL_BIAS = "model.global_bias"
 
@@ -95,7 +107,12 @@ def spec_of(config: Config, task: Task) -> RunSpec:
     sampling = sampling_of(config, len(task.train))
     if config.privacy.on:
         inputs = _public_inputs(config, task)
-        algorithm = config.privacy.protect(algorithm, training.rounds, sampling, len(task.train), inputs)
+        earlier = earlier_ledger(Path(training.initial_global_params), task) if initial is not None else None
+        if earlier is not None:
+            inputs[START] = f"{training.initial_global_params}, whose ledger is taken over"
+        algorithm = config.privacy.protect(
+            algorithm, training.rounds, sampling, len(task.train), inputs, earlier
+        )
     measured = task.measured_sets()
     if algorithm.exchanges == "examples":
         # The training set is mini-batches, which do not tell whose examples they are.
@@ -176,6 +193,31 @@ def _public_inputs(config: Config, task: Task) -> dict[str, str]:
             )
         inputs[f"vocabulary of {field!r}"] = task.public_sources[field]
     return inputs
+
+
+def earlier_ledger(start: Path, task: Task) -> Ledger | None:
+    """The ledger of the run that a private run starts from; None for a file, and for a run on other clients.
+
+    Args:
+        start: The run folder, or an `.npz` file.
+        task: The task of the private run.
+
+    Raises:
+        RunError: That run was private and has no result yet.
+        SettingError: It was trained on the same clients without privacy.
+    """
+    if not start.is_dir():
+        return None
+    if (start / RELEASES).is_file():
+        if not (start / RESULT).is_file():
+            raise RunError(f"{start}: a private run that another starts from must have a {RESULT}: resume it")
+        return Ledger.of_values(read_json(start / RESULT)["privacy"])
+    if (start / FINGERPRINT).is_file() and read_fingerprint(start)["clients"]["train"] == digest(task.train):
+        raise SettingError(
+            f"training.initial_global_params must not come from a run without privacy on the same clients, "
+            f"got {start}: its parameters hold what noise is to hide"
+        )
+    return None
 
 
 def _check_vocabularies(start: Path, task: Task) -> None:

@@ -68,14 +68,13 @@ class Best(NamedTuple):
         return cls(info["round"], info["metric"], info["value"], global_params, info.get("kept"))
 
 
-def training_rows(round: Round, means: Mapping[str, tuple[float, float]]) -> Iterator[Row]:
-    """The rows of a training round.
+def metric_rows(number: int, means: Mapping[str, tuple[float, float]]) -> Iterator[Row]:
+    """The rows of the training metrics of a round.
 
     Args:
-        round: The round as the simulation returned it.
+        number: The number of the round.
         means: The training metrics of the round by their names, each as (total, weight).
     """
-    number = round.number
     for name, (total, weight) in means.items():
         if name in COUNTS:
             yield Row(number, "train", TRAINING, "total", name, total)
@@ -83,8 +82,12 @@ def training_rows(round: Round, means: Mapping[str, tuple[float, float]]) -> Ite
             value = mean_of(total, weight)
             derived = {other: float(f(value)) for other, (source, f) in DERIVED.items() if source == name}
             yield from rows(number, "train", TRAINING, {"examples": {name: value, **derived}})
+
+
+def size_rows(round: Round) -> Iterator[Row]:
+    """The rows of a training round about the size of its cohort and the bytes that it exchanges."""
     for name in ("clients", "bytes_down", "bytes_up", "dense_bytes_down", "dense_bytes_up"):
-        yield Row(number, "train", TRAINING, "total", name, float(getattr(round, name)))
+        yield Row(round.number, "train", TRAINING, "total", name, float(getattr(round, name)))
 
 
 def mean_of(total: float, weight: float) -> float:

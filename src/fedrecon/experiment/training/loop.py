@@ -46,6 +46,8 @@ class TrainingLoop:
         processes: The processes of the run; by default this one alone.
         tuner: May change the block plan after the first rounds; None, the default, never changes it.
         ledger: Counts the releases of a private algorithm; None, the default, for others.
+        unprotected: Gets the training metrics of a private algorithm's clients; None, the default, for
+            others.
 
     Attributes:
         state: The server's state after the last complete round.
@@ -71,6 +73,7 @@ class TrainingLoop:
         processes: ProcessGroup = ALONE,
         tuner: BlockPlanTuner | None = None,
         ledger: RunLedger | None = None,
+        unprotected: Records | None = None,
     ):
         self.spec, self.simulation, self.records = spec, simulation, records
         self.state = simulation.init(spec.initial_global_params)
@@ -82,12 +85,13 @@ class TrainingLoop:
         self.interrupted = False
         self.evaluator = Evaluator(spec, simulation, lambda: self.state)
         self.selection = BestSelection(spec.criterion, simulation.client_states)
-        self._recorder = RoundRecorder(records, progress, self._further_rows)
+        self._recorder = RoundRecorder(records, progress, self._further_rows, unprotected)
         self._checkpointer = Checkpointer(
             spec, simulation.client_states, checkpoints, records, stopwatch, processes, self.selection, ledger
         )
         self._stopwatch, self._progress, self._callbacks = stopwatch, progress, callbacks
         self._processes, self._tuner, self._ledger = processes, tuner, ledger
+        self._unprotected = unprotected
 
     def restore(self) -> None:
         """Goes back to the last checkpoint, or to the start if there is none.
@@ -98,6 +102,8 @@ class TrainingLoop:
         restored = self._checkpointer.restore(self.state)
         self.state, self.done, self.recomputed = restored.state, restored.done, restored.recomputed
         self.resumed_from = restored.done if restored.from_checkpoint else None
+        if self._unprotected is not None:
+            self._unprotected.restart(self.done)
         if self._ledger is not None and self._evaluates(self.done) and self.done < self.last:
             # A private round is saved before it is evaluated, so a kill may have come in between.
             self.records.forget_evaluations(self.done)

@@ -11,7 +11,7 @@ import jax
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.storage.metrics_log import TRAINING, Records, Row, place, rows
-from fedrecon.experiment.training.evaluation_rows import mean_of, training_rows
+from fedrecon.experiment.training.evaluation_rows import mean_of, metric_rows, size_rows
 from fedrecon.simulation._round import Round
 
 # Seconds between two fetches of the metrics of past rounds.
@@ -32,6 +32,8 @@ class RoundRecorder:
         records: The records of the run.
         progress: Receives every recorded round and evaluation, to show them.
         more_rows: Makes the further rows of a round from its number; by default there are none.
+        unprotected: Gets the clients' training metrics of a private algorithm, which are then neither in
+            `records` nor shown; None, the default, for an algorithm that is not private.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class RoundRecorder:
         records: Records,
         progress: Progress,
         more_rows: Callable[[int], Iterable[Row]] = lambda number: (),
+        unprotected: Records | None = None,
     ):
         self._records, self._progress, self._more_rows = records, progress, more_rows
+        self._unprotected = unprotected
         self._pending: deque[Round] = deque()
         self._fetched = time.monotonic()
         self._since: dict[str, tuple[float, float]] = {}
@@ -65,7 +69,10 @@ class RoundRecorder:
             means = {name: (float(mean.total), float(mean.weight)) for name, mean in round.metrics().items()}
             # Only now, since Ctrl-C may end the wait for the metrics.
             self._pending.popleft()
-            self._records.append(training_rows(round, means))
+            if self._unprotected is not None:
+                self._unprotected.append(metric_rows(round.number, means))
+                means = {}
+            self._records.append([*metric_rows(round.number, means), *size_rows(round)])
             for name, (total, weight) in means.items():
                 before = self._since.get(name, (0.0, 0.0))
                 self._since[name] = (before[0] + total, before[1] + weight)
@@ -75,6 +82,8 @@ class RoundRecorder:
             # A private algorithm releases no loss.
             self._progress.round(round.number, mean_of(*means["loss"]) if "loss" in means else math.nan)
         self._records.write()
+        if self._unprotected is not None:
+            self._unprotected.write()
         self._fetched = time.monotonic()
 
     def fetch_if_due(self) -> None:
@@ -91,6 +100,8 @@ class RoundRecorder:
         self._pending = deque(round for round in self._pending if round.number <= done)
         self.fetch()
         self._records.forget(done)
+        if self._unprotected is not None:
+            self._unprotected.forget(done)
 
     def add_evaluations(self, number: int, evaluations: Mapping[str, Evaluation], seconds: float) -> None:
         """Records the evaluations after a round.

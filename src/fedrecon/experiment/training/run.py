@@ -22,7 +22,15 @@ from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage import run_folder as folders
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.environment import environment
-from fedrecon.experiment.storage.metrics_log import METRICS, Records, Row, place, rows
+from fedrecon.experiment.storage.metrics_log import (
+    METRICS,
+    NOT_COVERED,
+    UNPROTECTED,
+    Records,
+    Row,
+    place,
+    rows,
+)
 from fedrecon.experiment.storage.resource_usage import Stopwatch, device_memory, peak_memory
 from fedrecon.experiment.storage.run_folder import RunFolder
 from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
@@ -87,7 +95,9 @@ def run(
         simulation = _simulation(spec, folder, saved_plan(folder, processes) or plan, ledger)
         if folder is not None:
             describe_run(folder, simulation.plan, spec)
-        free = plan is None and spec.clients_per_block is None
+        # Under correlated noise a round that is computed again must be cut into the same blocks.
+        steady = ledger is not None and ledger.privacy.noise_bands > 1
+        free = plan is None and spec.clients_per_block is None and not steady
         loop = TrainingLoop(
             spec,
             simulation,
@@ -99,6 +109,7 @@ def run(
             processes,
             BlockPlanTuner(simulation, spec.rounds, folder, processes, free),
             ledger,
+            None if ledger is None else _unprotected_records(spec, folder),
         )
         if folder is not None:
             _load_beside_rounds(loop.evaluator.begun, stack)
@@ -136,6 +147,13 @@ def _simulation(
         clients_per_block=spec.clients_per_block,
         secret=None if ledger is None else ledger.secret,
     )
+
+
+def _unprotected_records(spec: RunSpec, folder: RunFolder | None) -> Records:
+    """The records of what a private run's clients do not send: a file only where it was asked for."""
+    if folder is None or spec.algorithm.unprotected_update is None:
+        return Records()
+    return Records(folder.path / UNPROTECTED, comment=NOT_COVERED)
 
 
 def describe_run(folder: RunFolder, plan: Plan, spec: RunSpec) -> None:

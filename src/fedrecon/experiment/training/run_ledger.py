@@ -2,14 +2,15 @@
 
 import json
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.metrics_log import TRAINING, Row
 from fedrecon.experiment.storage.noise_keys import NoiseKeys
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, RunFolder
 from fedrecon.experiment.training.run_spec import RunSpec
+from fedrecon.privacy._guarantee import UserLevelDP
 from fedrecon.privacy._ledger import Ledger
 from fedrecon.privacy._secret import Secret
-from fedrecon.privacy._user_level import UserLevelDP
 
 EPSILON = "epsilon"
 
@@ -30,6 +31,12 @@ class RunLedger:
         self.privacy = privacy
         done = 0 if folder is None else Checkpoints(folder.path / CHECKPOINTS).latest() or 0
         self._keys = NoiseKeys(folder, done, left=done < privacy.affordable)
+        if privacy.noise_bands > 1 and self._keys.was_lost and done < privacy.affordable:
+            raise RunError(
+                f"{'' if folder is None else folder.path}: the run's noise key is lost, without which rounds "
+                f"cannot take back the noise of those before them: start again in another folder, or without "
+                f"correlated noise (noise_bands = 1)"
+            )
         # The noise depends on all that a run computes with, so that two runs never share it. A run folder
         # refuses a run whose fingerprint differs, anyway.
         self._context = json.dumps(spec.fingerprint(), sort_keys=True).encode()

@@ -22,7 +22,7 @@ from fedrecon.experiment.storage import fingerprint_format_1
 from fedrecon.experiment.storage.fingerprint import FORMAT
 from fedrecon.experiment.storage.fingerprint_parts import describe
 from fedrecon.experiment.storage.metrics_log import SEEN, STANDARD_EVAL
-from fedrecon.privacy._user_level import UserLevelDP
+from fedrecon.privacy._guarantee import UserLevelDP
 from fedrecon.simulation._trained_state import mapped
 
 START = "initial_global_params"
@@ -128,7 +128,8 @@ class RunSpec:
                 f"select must be 'final' for a private algorithm, got {self.select!r}: the ledger does not "
                 f"cover the choice of a round by evaluations"
             )
-        if self.initial_global_params is not None and START not in privacy.public_inputs:
+        given = self.initial_global_params is not None and privacy.earlier is None
+        if given and START not in privacy.public_inputs:
             raise ValueError(
                 f"public_inputs must name the source of {START!r} where a private algorithm starts from "
                 f"given parameters, got {sorted(privacy.public_inputs)}"

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, UInt32
 from fedrecon.core._model import leaves_of
 from fedrecon.core._types import Params
 from fedrecon.data._sampling import Everyone, Passes, Uniform
-from fedrecon.privacy._user_level import UserLevelDP
+from fedrecon.privacy._correlated import strategy_coefficients, strategy_of_client
+from fedrecon.privacy._guarantee import UserLevelDP
 
 _LARGE = 1e6  # entries of the canary's delta before it is clipped, in units of the joint bound
 _KEY_WORDS = 8
@@ -48,38 +49,58 @@ def canary_scores(
     vectorised = max(1, _AT_ONCE // sum(x.size for x in jax.tree.leaves(zeros)))
 
     @jax.jit
-    def noise_along(keys: UInt32[Array, "trial release 8"]) -> Float[Array, "trial"]:
+    def noise_along(keys: UInt32[Array, "trial release *band 8"]) -> Float[Array, "trial release"]:
         """The noise of each run's sums along the canary's delta."""
         parts = jax.lax.map(
             lambda key: _along(privacy.noised(zeros, key), canary),
-            keys.reshape(-1, _KEY_WORDS),
+            keys.reshape(-1, *keys.shape[2:]),
             batch_size=vectorised,
         )
-        return jnp.sum(parts.reshape(keys.shape[:2]), 1) / squared_norm
+        return parts.reshape(keys.shape[:2]) / squared_norm
 
-    summed, share = _participation(privacy, releases)
+    weights, probability = _participation(privacy, releases)
 
     def scores(sign: int) -> Float[np.ndarray, "trial"]:
-        present = sign * rng.binomial(summed, share, trials)
-        keys = rng.integers(1, 2**32, (trials, summed, _KEY_WORDS), np.uint32)
-        return present + np.asarray(noise_along(keys), np.float64)
+        keys = rng.integers(1, 2**32, (trials, len(weights), _KEY_WORDS), np.uint32)
+        if privacy.noise_bands > 1:
+            keys = _with_earlier(keys, privacy.noise_bands)
+            present = np.ones(trials)
+        else:
+            present = rng.binomial(len(weights), probability, trials).astype(float)
+        return sign * present + np.asarray(noise_along(keys), np.float64) @ weights
 
     without = -1 if isinstance(privacy.sampling, Uniform) and privacy.observer == "model" else 0
     return scores(1), scores(without)
 
 
-def _participation(privacy: UserLevelDP, releases: int) -> tuple[int, float]:
-    """How many releases the canary may have taken part in, and with which probability in each.
+def _participation(privacy: UserLevelDP, releases: int) -> tuple[Float[np.ndarray, "release"], float]:
+    """The weights of the scored releases, and the probability with which the canary takes part in each.
 
-    In passes, and against somebody who knows the cohorts, it is known which ones these are.
+    In passes, and against somebody who knows the cohorts, it is known in which ones it takes part. Under
+    correlated noise the canary takes part in the first round of each pass, and the weights make independent
+    noise of the releases' noise before they take the score along what the canary adds.
     """
     sampling, num_clients = privacy.sampling, privacy.num_clients
     if isinstance(sampling, Passes):
-        each_pass = -(-num_clients // sampling.clients_per_round)
-        return -(-releases // each_pass), 1.0
+        each_pass = sampling.rounds_of_pass(num_clients)
+        if privacy.noise_bands == 1:
+            return np.ones(-(-releases // each_pass)), 1.0
+        signal = strategy_of_client(privacy.noise_bands, releases, each_pass)
+        strategy = strategy_coefficients(privacy.noise_bands, releases)
+        columns = [strategy[: releases - t] @ signal[t:] for t in range(releases)]
+        return np.array(columns) / np.sum(np.square(signal)), 1.0
     if isinstance(sampling, Everyone) or privacy.observer == "server":
-        return releases, 1.0
-    return releases, privacy.accounting.divisor / num_clients
+        return np.ones(releases), 1.0
+    return np.ones(releases), privacy.accounting.divisor / num_clients
+
+
+def _with_earlier(
+    keys: UInt32[np.ndarray, "trial release 8"], bands: int
+) -> UInt32[np.ndarray, "trial release band 8"]:
+    """The key of each release, before those of the releases before it; zeros where there is none."""
+    trials, releases, words = keys.shape
+    before = np.concatenate([np.zeros((trials, bands - 1, words), np.uint32), keys], 1)
+    return np.stack([before[:, bands - 1 - band :][:, :releases] for band in range(bands)], 2)
 
 
 def _along(a: Any, b: Any) -> Float[Array, ""]:

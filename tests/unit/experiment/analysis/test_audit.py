@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
@@ -203,10 +204,10 @@ def dp(sampling, rounds=6, **settings):
     ).privacy
 
 
-PARAMS = rating_model().init_global(None)
+PARAMS = rating_model().init_global(jax.random.key(0))
 
 
-@pytest.mark.parametrize("sampling", [Everyone(), Passes(25)])
+@pytest.mark.parametrize("sampling", [Everyone(), Passes(25), Passes(25, order="fixed")])
 def test_canaries_bound_epsilon_and_notice_too_little_noise(sampling):
     privacy = dp(sampling)
     bound = attacks.gaussian_epsilon_lower_bound

@@ -1,17 +1,22 @@
 """The section of privacy: off, on, and what it refuses."""
 
+import json
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 from tests.small import LENGTHS, rating_model, sgd, solver
 
 from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.data._sampling import Everyone
+from fedrecon.errors import RunError, UncheckedWarning
 from fedrecon.experiment.config import load
 from fedrecon.experiment.settings.privacy import PrivacySettings
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.training.build import sampling_of, spec_of, task_of
+from fedrecon.experiment.training.build import earlier_ledger, sampling_of, spec_of, task_of
+from fedrecon.experiment.training.run_experiment import run_experiment
+from fedrecon.experiment.training.run_spec import digest
 
 ON = ["privacy.epsilon=4.0", "privacy.delta=1e-5", "privacy.clip=1.0", "training.sampling=everyone"]
 WHOLE = "data.fractions={train = 1.0, validation = 0.0, test = 0.0}"
@@ -110,6 +115,40 @@ def test_the_mean_of_the_ratings_is_no_public_number(movielens):
     config = load(overrides=[*settings, "model.global_bias=mean"])
     with pytest.raises(SettingError, match=r"model.global_bias must be a public number"):
         spec_of(config, task_of(config))
+
+
+def test_a_run_takes_over_the_ledger_of_the_one_it_starts_from(movielens, tmp_path):
+    _, settings = movielens
+    settings = [*settings, "training.rounds=2", "evaluation.every=2"]
+    start = f"training.initial_global_params={tmp_path / 'first'}"
+    first = run_experiment(load(overrides=settings), tmp_path / "first", Console(quiet=True))
+    privacy = spec_of(
+        load(overrides=[*settings, start, "privacy.epsilon=9.0"]), task_of(load(overrides=settings))
+    )
+    privacy = privacy.algorithm.privacy
+    assert privacy.earlier == first.privacy
+    assert privacy.epsilon(0) == pytest.approx(first.privacy.epsilon) and 8.99 < privacy.epsilon(2) <= 9
+    assert "whose ledger is taken over" in privacy.public_inputs["initial_global_params"]
+    config = load(overrides=[*settings, start, "privacy.epsilon=3.0"])
+    with pytest.raises(SettingError, match="epsilon must be above the"):
+        spec_of(config, task_of(config))
+    (tmp_path / "first/result.json").unlink()
+    with pytest.raises(RunError, match=r"must have a result\.json: resume it"):
+        spec_of(config, task_of(config))
+
+
+def test_a_start_without_privacy_on_the_same_clients_is_refused(movielens, tmp_path):
+    _, settings = movielens
+    config = load(overrides=[*settings, f"training.initial_global_params={tmp_path}"])
+    task = task_of(config)
+    (tmp_path / "fingerprint.json").write_text(json.dumps({"clients": {"train": digest(task.train)}}))
+    with (
+        pytest.warns(UncheckedWarning),
+        pytest.raises(SettingError, match="without privacy on the same clients"),
+    ):
+        earlier_ledger(tmp_path, task)
+    (tmp_path / "fingerprint.json").write_text(json.dumps({"clients": {"train": "another"}}))
+    assert earlier_ledger(tmp_path, task) is None
 
 
 def test_a_vocabulary_from_the_clients_is_refused(movielens):

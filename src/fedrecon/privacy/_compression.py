@@ -1,0 +1,139 @@
+"""Fewer bytes in what clients send: stochastic rounding to a few bits, and the largest entries alone.
+
+Neither protects anybody: rounding keeps the direction of every row, and which entries are largest shows the
+items, see docs/privacy.md.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fedrecon.algorithms._base import Algorithm, Broadcast, Update
+from fedrecon.algorithms._building_blocks import subkeys
+from fedrecon.core._examples import Examples
+from fedrecon.core._mean import Mean
+from fedrecon.core._random import uniform
+from fedrecon.core._tags import tagged
+from fedrecon.core._types import Params, PRNGKey
+from fedrecon.errors import of_kind
+
+_WHOLE = 32  # bits of a number that is not rounded
+_BITS = (4, 8, _WHOLE)
+_NUMBER_BYTES = 4  # of a leaf's scale, and of an entry's place
+_FIRST_KEY = 1000  # of the keys that rounding draws from, far from those of any algorithm
+
+
+@tagged("privacy/compression")
+@dataclass(frozen=True)
+class Compression:
+    """How a client's delta is made smaller before it is sent.
+
+    Attributes:
+        bits: Bits of an entry: 4 or 8, to which it is rounded at random so that its expectation stays, or 32
+            for no rounding.
+        top: The share of a leaf's entries that are sent, the largest ones; 1.0 for all.
+
+    Raises:
+        ValueError: `bits` or `top` is out of its range.
+    """
+
+    bits: int = 8
+    top: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.bits not in _BITS:
+            raise ValueError(f"bits must be 4, 8 or 32, got {self.bits!r}")
+        if not 0 < self.top <= 1:
+            raise ValueError(f"top must be above 0 and at most 1, got {self.top!r}")
+
+    def __call__(self, delta: Params, key: PRNGKey) -> Params:
+        """What the server reads of a client's delta.
+
+        Args:
+            delta: Of one client; of tables, the rows that it sends.
+            key: The client's in this round.
+        """
+        leaves, structure = jax.tree.flatten(delta)
+        keys = subkeys(key, len(leaves), first=_FIRST_KEY)
+        sent = [self._rounded(self._largest(x), k) for x, k in zip(leaves, keys, strict=True)]
+        return jax.tree.unflatten(structure, sent)
+
+    def bytes_of(self, entries: int) -> int:
+        """The bytes that so many entries of a leaf take, without the leaf's scale."""
+        place = _NUMBER_BYTES if self.top < 1 else 0
+        return math.ceil(math.ceil(entries * self.top) * (self.bits / 8 + place))
+
+    @property
+    def bytes_of_scale(self) -> int:
+        """The bytes that every leaf takes for its scale."""
+        return 0 if self.bits == _WHOLE else _NUMBER_BYTES
+
+    def _largest(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The largest of the entries that are not 0, and 0 for the others; padding is 0, and not counted."""
+        if self.top == 1 or not x.size:
+            return x
+        sizes = jnp.sort(jnp.abs(x).reshape(-1), descending=True)
+        count = jnp.ceil(jnp.count_nonzero(x) * self.top).astype(jnp.int32)
+        least = sizes[jnp.maximum(count - 1, 0)]
+        # What is no number is kept: it must not be taken for a small one.
+        return jnp.where(jnp.abs(x) < least, 0, x)
+
+    def _rounded(self, x: Float[Array, "*shape"], key: PRNGKey) -> Float[Array, "*shape"]:
+        """Entries on a grid of as many steps as the bits have; up or down at random, so that means stay."""
+        if self.bits == _WHOLE or not x.size:
+            return x
+        levels = 2 ** (self.bits - 1) - 1
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        scale = jnp.max(jnp.abs(wide)) / levels
+        steps = wide / jnp.where(scale > 0, scale, 1)
+        rounded = jnp.floor(steps + uniform(key, x.shape, 0.0, 1.0))
+        # A delta that is not finite stays so, and is dropped as it is without compression.
+        return (jnp.clip(rounded, -levels, levels) * scale).astype(x.dtype)
+
+
+def compressed(algorithm: Algorithm, bits: int = 8, top: float = 1.0) -> Algorithm:
+    """An algorithm whose clients send fewer bytes: rounded entries, or the largest ones alone.
+
+    Simulations count the bytes that leave clients accordingly. To make it private as well, `user_level_dp` is
+    applied to the result: it clips what was rounded.
+
+    Args:
+        algorithm: What is compressed; its clients send deltas.
+        bits: See `Compression`; 8 by default.
+        top: See `Compression`; all entries by default.
+
+    Raises:
+        ValueError: A number is out of its range, or the algorithm sends no deltas, is private or compressed.
+
+    References:
+        Konečný et al., Federated Learning: Strategies for Improving Communication Efficiency, 2016; Alistarh
+        et al., QSGD, NeurIPS 2017, for stochastic rounding.
+    """
+    of_kind(Algorithm, algorithm=algorithm)
+    compression = Compression(bits, top)
+    if algorithm.exchanges != "parameters":
+        raise ValueError(
+            f"algorithm must be one whose clients send deltas, but {algorithm.name} exchanges "
+            f"{algorithm.exchanges}"
+        )
+    if algorithm.privacy is not None or algorithm.compression is not None:
+        kind = "private" if algorithm.privacy is not None else "compressed"
+        raise ValueError(f"algorithm must not be {kind} before it is compressed, got {algorithm!r}")
+
+    def client_update(
+        broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
+    ) -> tuple[Update, Any]:
+        update, client_state = algorithm.client_update(broadcast, client_state, examples, key)
+        delta = compression(update.delta.value(), key)
+        return update._replace(delta=Mean.of(delta, update.delta.weight)), client_state
+
+    return replace(
+        algorithm,
+        client_update=client_update,
+        compression=compression,
+        hyperparameters={**algorithm.hyperparameters, "compression": compression},
+    )

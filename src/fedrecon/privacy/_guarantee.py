@@ -1,0 +1,186 @@
+"""What a private algorithm's guarantee rests on: clipping, noise, and how its releases are accounted for."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt32
+
+from fedrecon.algorithms._base import ServerState
+from fedrecon.core._tags import tagged
+from fedrecon.core._types import Params
+from fedrecon.data._sampling import Sampling
+from fedrecon.errors import plain
+from fedrecon.privacy._accounting import Accounting, Observer, accounting
+from fedrecon.privacy._adaptive import AdaptiveClipping
+from fedrecon.privacy._clipping import Clipping
+from fedrecon.privacy._composition import composed
+from fedrecon.privacy._correlated import noising_coefficients
+from fedrecon.privacy._ledger import Ledger
+from fedrecon.privacy._noise import normals_like
+
+KEY_WORDS = 8
+
+
+class PrivacyState(NamedTuple):
+    """What the server holds of the ledger.
+
+    Attributes:
+        releases: Noised sums so far.
+        noise_key: The next round's noise key, under correlated noise before those of the rounds before it,
+            `[band, 8]`; 0 after it was used, and whenever the state can be seen.
+        clip_factor: The clipping bounds of the next round over those of the first, which clients are told;
+            `()` where the bounds stay.
+    """
+
+    releases: Int[Array, ""]
+    noise_key: UInt32[Array, "*band 8"]
+    clip_factor: Any = ()
+
+
+@tagged("privacy/user_level_dp", later=("noise_bands", "earlier", "adaptive"))
+@dataclass(frozen=True)
+class UserLevelDP:
+    """What a private algorithm's guarantee rests on; the attribute `privacy` of what `user_level_dp` returns.
+
+    Attributes:
+        clipping: Bounds on the norm of a client's delta.
+        noise_multiplier: Standard deviation of the noise over the joint bound.
+        delta: Of the guarantee.
+        rounds: Planned; no more may be run.
+        sampling: How cohorts are drawn.
+        num_clients: Of the population.
+        observer: Against whom it holds.
+        budget: Epsilon at which training stops; None where the noise was calibrated for all planned rounds.
+        public_inputs: What else the parameters depend on, and where it comes from.
+        noise_bands: Rounds over which noise is correlated; 1 for independent noise in every round.
+        earlier: The ledger of the private run whose parameters this one starts from, which it takes over;
+            None for one that starts from nothing private.
+        adaptive: How the bounds follow the clients' norms; None for bounds that stay.
+    """
+
+    clipping: Clipping
+    noise_multiplier: float
+    delta: float
+    rounds: int
+    sampling: Sampling
+    num_clients: int
+    observer: Observer = "model"
+    budget: float | None = None
+    public_inputs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    noise_bands: int = 1
+    earlier: Ledger | None = None
+    adaptive: AdaptiveClipping | None = None
+
+    @functools.cached_property
+    def accounting(self) -> Accounting:
+        """How its releases are accounted for."""
+        rule = accounting(self.sampling, self.num_clients, self.observer, self.rounds, self.noise_bands)
+        return rule if self.earlier is None else composed(rule, self.earlier)
+
+    def epsilon(self, releases: int) -> float:
+        """Epsilon of so many releases, and of those before them in the ledger that was taken over."""
+        relative = self.noise_multiplier / self.accounting.sensitivity
+        return self.accounting.epsilon(relative, releases, self.delta)
+
+    @functools.cached_property
+    def affordable(self) -> int:
+        """Rounds that the budget pays for, at most the planned ones."""
+        if self.budget is None or self.epsilon(self.rounds) <= self.budget:
+            return self.rounds
+        low, high = 0, self.rounds
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.epsilon(middle) <= self.budget else (low, middle)
+        return low
+
+    def ledger(self, releases: int) -> Ledger:
+        """The ledger after so many releases."""
+        rule = self.accounting
+        return Ledger(
+            epsilon=self.epsilon(releases),
+            delta=self.delta,
+            unit="client",
+            relation=rule.relation,
+            observer=self.observer,
+            mechanism=self._mechanism,
+            accountant=rule.accountant,
+            noise_multiplier=self.noise_multiplier,
+            sensitivity=rule.sensitivity * self.clipping.bound,
+            clip=self.clipping.bound,
+            sampling=repr(self.sampling),
+            releases=releases + (0 if self.earlier is None else self.earlier.releases),
+            public_inputs=self.public_inputs,
+        )
+
+    @property
+    def _mechanism(self) -> str:
+        name = "sum of clipped deltas with Gaussian noise"
+        if self.noise_bands > 1:
+            matrix = f"matrix mechanism, banded inverse square root of {self.noise_bands} bands"
+            name = f"sum of clipped deltas with correlated Gaussian noise ({matrix})"
+        if self.adaptive is not None:
+            deviation, quantile = self.adaptive.count_deviation, self.adaptive.quantile
+            name += (
+                f", and as many counts of deltas within the bound with noise of {deviation:.4g}, by which "
+                f"the bound follows their quantile {quantile:g} from {self.clipping.bound:g} on"
+            )
+        if self.earlier is None:
+            return name
+        return f"{name}, after {self.earlier.releases:,} releases of the run before: {self.earlier.mechanism}"
+
+    def check(
+        self, *, sampling: Any = None, rounds: int | None = None, num_clients: int | None = None
+    ) -> None:
+        """Refuses a run that is not the one which the guarantee was computed for.
+
+        Raises:
+            ValueError: Naming what differs.
+        """
+        given = {"sampling": sampling, "rounds": rounds, "num_clients": num_clients}
+        for name, value in given.items():
+            planned = getattr(self, name)
+            if value is not None and value != planned:
+                raise ValueError(
+                    f"{name} must be what user_level_dp accounts for, {planned!r}, got {plain(value)}"
+                )
+
+    def armed(self, state: ServerState, noise_key: UInt32[np.ndarray, "*band 8"]) -> ServerState:
+        """A state with the key of the next round's noise; without one, the round's parameters are NaN."""
+        return state._replace(privacy=state.privacy._replace(noise_key=jnp.asarray(noise_key)))
+
+    def noised(self, total: Params, noise_key: UInt32[Array, "*band 8"], clip_factor: Any = 1.0) -> Params:
+        """A sum of clipped deltas with noise on every entry of every leaf; NaN for a key of zeros.
+
+        Args:
+            total: The sum of the cohort's clipped deltas.
+            noise_key: The round's key; under correlated noise `[band, 8]`, before those of the rounds before
+                it, which are zeros where there was no such round.
+            clip_factor: The round's clipping bounds over those of the first round.
+        """
+        key = noise_key if self.noise_bands == 1 else noise_key[0]
+        multiplier = self.noise_multiplier if self.adaptive is None else self.adaptive.delta_noise_multiplier
+        scale = jnp.where(jnp.any(key != 0), multiplier * self.clipping.bound, jnp.nan)
+        if self.adaptive is not None:
+            scale = scale * clip_factor
+        noise = normals_like(key, 0, total)
+        if self.noise_bands > 1:
+            noise = self._correlated(noise, noise_key[1:])
+        return jax.tree.map(lambda x, z: x + (scale * z).astype(x.dtype), total, noise)
+
+    def _correlated(self, noise: Params, earlier: UInt32[Array, "band 8"]) -> Params:
+        """The noise of a round and, weighted by the noising matrix, that of the rounds before it."""
+        weights = jnp.asarray(noising_coefficients(self.noise_bands)[1:], jnp.float32)
+        weights = weights * jnp.any(earlier != 0, axis=1)
+
+        def add_round(total: Params, round: tuple[Array, Array]) -> tuple[Params, None]:
+            weight, key = round
+            again = normals_like(key, 0, noise)
+            return jax.tree.map(lambda x, z: x + weight * z, total, again), None
+
+        return jax.lax.scan(add_round, noise, (weights, earlier))[0]
