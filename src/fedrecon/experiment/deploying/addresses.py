@@ -17,7 +17,11 @@ def split_address(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     valid = colon and bare and port.isascii() and port.isdigit() and 0 < int(port) < 65536
-    if not valid or (":" in bare) != host.startswith("[") or any(c.isspace() or c in "/@;{}\"'" for c in bare):
+    if (
+        not valid
+        or (":" in bare) != host.startswith("[")
+        or any(c.isspace() or c in "/@;{}\"'" for c in bare)
+    ):
         raise RunError(f"address must be HOST:PORT, such as fed.example.org:443, got {address!r}")
     return bare, int(port)
 

@@ -1,34 +1,25 @@
-"""The keys of a deployment: a certificate authority, the server's certificate, and a key for each node.
+"""The keys of a deployment: a certificate authority, the server's certificate, and a key for each node."""
 
-The library `cryptography` makes them; it is installed together with Flower.
-"""
-
-import ipaddress
 import json
-import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fedrecon._files import atomic_file, make_folder, write_atomically
+from fedrecon._files import make_folder, write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.deploying.addresses import host_of
-
-if TYPE_CHECKING:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from fedrecon.experiment.deploying.certificates import (
+    write_authority,
+    write_node_key,
+    write_server_certificate,
+)
 
 # The word that `rotate` takes in place of a node's name.
 SERVER = "server"
 CA_CERTIFICATE, NODE_KEY = "ca.pem", "node.key"
 _CA_KEY, _SERVER_CERTIFICATE, _SERVER_KEY, _REGISTER = "ca.key", "server.pem", "server.key", "nodes.json"
 _NAME = "a node's name must be of letters, digits, '-' and '_', and not 'server'"
-_CA_DAYS, _SERVER_DAYS = 3650, 397
-# Certificates are valid from a little earlier on, for nodes whose clocks are late.
-_CLOCK = timedelta(hours=1)
 
 
 class KeyState(Enum):
@@ -106,15 +97,7 @@ class Keys:
             return
         make_folder(self.folder)
         self.folder.chmod(0o700)
-        from cryptography import x509
-
-        key = _new_key()
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fedrecon test authority")])
-        usage = _usage(key_cert_sign=True, crl_sign=True)
-        builder = _builder(name, name, key, key, _CA_DAYS).add_extension(usage, critical=True)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        _write_private(self.folder / _CA_KEY, _pem(key))
-        _write_certificate(self.folder / CA_CERTIFICATE, builder, key)
+        write_authority(self.folder / CA_CERTIFICATE, self.folder / _CA_KEY)
         self.rotate_server(address)
         self._write([])
 
@@ -127,26 +110,17 @@ class Keys:
         Raises:
             RunError: There is no authority.
         """
-        from cryptography import x509
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
+        files = self.certificates
         try:
-            authority = x509.load_pem_x509_certificate((self.folder / CA_CERTIFICATE).read_bytes())
-            signing = load_pem_private_key((self.folder / _CA_KEY).read_bytes(), None)
-        except (OSError, ValueError):
+            write_server_certificate(
+                files.certificate, files.key, host_of(address), files.authority, self.folder / _CA_KEY
+            )
+        except FileNotFoundError:
             raise self._missing() from None
-        key = _new_key()
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fedrecon server")])
-        builder = _builder(subject, authority.subject, key, signing, _SERVER_DAYS)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_usage(digital_signature=True), critical=True)
-        purposes = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
-        builder = builder.add_extension(purposes, critical=False)
-        names = x509.SubjectAlternativeName(_alternative_names(host_of(address)))
-        _write_private(self.folder / _SERVER_KEY, _pem(key))
-        _write_certificate(
-            self.folder / _SERVER_CERTIFICATE, builder.add_extension(names, critical=False), signing
-        )
+        except RunError:
+            raise
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder}: the authority's files cannot be used: {error}") from None
 
     def create_node(self, node: str, folder: Path) -> None:
         """Makes a node's key and registers its public half.
@@ -205,7 +179,9 @@ class Keys:
         return [key for key in self.registered() if key.state is KeyState.ACTIVE]
 
     def _missing(self) -> RunError:
-        return RunError(f"{self.folder}: there are no keys here; make them with `fedrecon deploy keys create`")
+        return RunError(
+            f"{self.folder}: there are no keys here; make them with `fedrecon deploy keys create`"
+        )
 
     def _revoked(self, node: str) -> list[RegisteredKey]:
         keys = self.registered()
@@ -218,21 +194,10 @@ class Keys:
         ]
 
     def _create(self, node: str, folder: Path, others: list[RegisteredKey]) -> None:
-        from cryptography.hazmat.primitives.serialization import (
-            Encoding,
-            NoEncryption,
-            PrivateFormat,
-            PublicFormat,
-        )
-
-        key = _new_key()
-        public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
         make_folder(folder)
-        _write_private(
-            folder / NODE_KEY, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-        )
+        public = write_node_key(folder / NODE_KEY)
         write_atomically(folder / CA_CERTIFICATE, (self.folder / CA_CERTIFICATE).read_bytes())
-        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        created = datetime.now(UTC).isoformat(timespec="seconds")
         self._write([*others, RegisteredKey(node, public, KeyState.ACTIVE, created)])
 
     def _write(self, keys: list[RegisteredKey]) -> None:
@@ -243,79 +208,3 @@ class Keys:
 def _is_name(node: str) -> bool:
     plain = node.replace("-", "").replace("_", "")
     return plain.isascii() and plain.isalnum() and node != SERVER
-
-
-def _new_key() -> "EllipticCurvePrivateKey":
-    """A key on the curve P-384, which Flower's authentication of nodes takes.
-
-    Raises:
-        RunError: The library that makes keys is not installed.
-    """
-    try:
-        from cryptography.hazmat.primitives.asymmetric import ec
-    except ModuleNotFoundError:
-        raise RunError("keys need a library that comes with Flower: pip install 'fedrecon[flower]'") from None
-    return ec.generate_private_key(ec.SECP384R1())
-
-
-def _builder(
-    subject: "x509.Name",
-    issuer: "x509.Name",
-    key: "EllipticCurvePrivateKey",
-    signing: "EllipticCurvePrivateKey",
-    days: int,
-) -> "x509.CertificateBuilder":
-    from cryptography import x509
-
-    now = datetime.now(timezone.utc)
-    builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - _CLOCK).not_valid_after(now + timedelta(days=days))
-    subject_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key())
-    return builder.add_extension(subject_id, critical=False).add_extension(issuer_id, critical=False)
-
-
-def _usage(**purposes: bool) -> "x509.KeyUsage":
-    from cryptography import x509
-
-    names = (
-        *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
-        *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
-    )
-    every: Mapping[str, bool] = dict.fromkeys(names, False)
-    return x509.KeyUsage(**{**every, **purposes})
-
-
-def _alternative_names(host: str) -> "list[x509.GeneralName]":
-    from cryptography import x509
-
-    names: list[x509.GeneralName] = []
-    for one in dict.fromkeys((host, "localhost", "127.0.0.1", "::1")):
-        try:
-            names.append(x509.IPAddress(ipaddress.ip_address(one)))
-        except ValueError:
-            names.append(x509.DNSName(one))
-    return names
-
-
-def _pem(key: "EllipticCurvePrivateKey") -> bytes:
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write_certificate(
-    path: Path, builder: "x509.CertificateBuilder", signing: "EllipticCurvePrivateKey"
-) -> None:
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    certificate = builder.sign(signing, hashes.SHA384())
-    write_atomically(path, certificate.public_bytes(Encoding.PEM))
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Writes a file that only its owner can read at every moment."""
-    with atomic_file(path) as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(content)

@@ -1,15 +1,11 @@
 """A whole deployment on this machine: a SuperLink, nodes and their workers as processes on loopback."""
 
 import json
-import os
 import shutil
-import socket
-import sys
-import sysconfig
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +19,17 @@ from fedrecon.deployment._rounds import ANSWERED, LOG, STATE
 from fedrecon.deployment._wire import decode
 from fedrecon.errors import RunError, whole_number
 from fedrecon.experiment.config import Config, override
-from fedrecon.experiment.deploying.plan import ENDED, FILE, PROCESS, DeploymentPlan
-from fedrecon.experiment.deploying.processes import Processes, free_ports, lives
+from fedrecon.experiment.deploying.flower_processes import (
+    environment_for,
+    follow_run,
+    start_run,
+    start_superlink,
+    start_supernode,
+    start_worker,
+    wait_until,
+)
+from fedrecon.experiment.deploying.plan import FILE, DeploymentPlan
+from fedrecon.experiment.deploying.processes import Processes, free_ports
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.storage.metrics_log import METRICS, Records
@@ -38,10 +43,6 @@ from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._simulation import Simulation
 
 SERVER, NODE, LOCAL = "server", "node-{}", "local.json"
-# The longest time in seconds in which each of the processes must start.
-_START = 120.0
-_LOOK = 0.1
-_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
 class LocalDeployment:
@@ -95,23 +96,16 @@ class LocalDeployment:
             RunError: A process has ended before the rounds were done.
         """
         self.prepare()
-        for name in (ENDED, PROCESS):
-            (self._work / SERVER / name).unlink(missing_ok=True)
         with ExitStack() as stack:
             # In the system's temporary folder: the path of a socket may have only about a hundred characters.
             sockets = Path(tempfile.mkdtemp(prefix="fedrecon-"))
             stack.callback(shutil.rmtree, sockets, True)
             home = self._work / "flower"
-            paths = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
-            environment = {
-                "PATH": os.pathsep.join(paths),
-                **_QUIET,
-                "FLWR_HOME": str(home),
-                "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            }
-            processes = stack.enter_context(Processes(self._work / "logs", environment))
+            processes = stack.enter_context(Processes(self._work / "logs", environment_for(home)))
             self._start(processes, sockets, home)
-            self._follow(processes, progress)
+            self.processes = processes
+            restart = partial(_restart_nodes, processes)
+            follow_run(processes, self._work / SERVER, self._spec.rounds, progress, restart)
 
     def prepare(self) -> None:
         """Writes the files of the server and of each node, as they would be on machines of their own."""
@@ -143,70 +137,15 @@ class LocalDeployment:
 
     def _start(self, processes: Processes, sockets: Path, home: Path) -> None:
         link, *ports = free_ports(1 + self._nodes)
-        make_folder(home)
-        connection = {
-            "superlink": {"default": "local", "local": {"address": f"127.0.0.1:{link}", "insecure": True}}
-        }
-        write_atomically(home / "config.toml", tomli_w.dumps(connection))
         for number in range(self._nodes):
-            worker = [sys.executable, "-m", "fedrecon.experiment.deploying.worker"]
-            folder = str(self._work / NODE.format(number))
-            processes.start(f"worker-{number}", [*worker, folder, str(sockets / str(number))])
-        # The SuperLink gets no database: a run that it lost is continued from our own state, by `resume`, and
-        # must not be started by the SuperLink as well.
-        here = ["--insecure", "--host", "127.0.0.1", "--port"]
-        link_command = [_program("flower-superlink"), *here, str(link)]
-        processes.start("superlink", [*link_command, "--disable-runtime-dependency-installation"])
-        _wait(lambda: _listens(link), "the SuperLink", processes)
+            folder = self._work / NODE.format(number)
+            start_worker(processes, f"worker-{number}", folder, sockets / str(number))
+        start_superlink(processes, home, link, None)
         for number, port in enumerate(ports):
-            _wait((sockets / str(number)).exists, f"worker {number}", processes)
-            setting = f'fedrecon-socket="{sockets / str(number)}"'
-            node_command = [
-                _program("flower-supernode"),
-                *here,
-                str(port),
-                "--superlink",
-                f"127.0.0.1:{link}",
-            ]
-            processes.start(f"node-{number}", [*node_command, "--node-config", setting])
-        folder = f'folder="{self._work / SERVER}"'
-        processes.start("run", [_program("flwr"), "run", str(self._app), "local", "--run-config", folder])
-
-    def _follow(self, processes: Processes, progress: Callable[[dict[str, Any]], None]) -> None:
-        """Waits until the server has ended, and calls `progress` with each round's line of the log."""
-        self.processes = processes
-        read, path, ended = 0, self._work / SERVER / LOG, self._work / SERVER / ENDED
-        while not ended.exists():
-            lines = path.read_text().splitlines() if path.exists() else []
-            for line in lines[read:]:
-                progress(json.loads(line))
-            read = len(lines)
-            self._look_after(processes)
-            time.sleep(_LOOK)
-        for line in (path.read_text().splitlines() if path.exists() else [])[read:]:
-            progress(json.loads(line))
-        reason = ended.read_text()
-        done = sum(line["released"] for line in self.records())
-        if reason or done < self._spec.rounds:
-            raise RunError(
-                f"{self._work}: the server ended after {done} of {self._spec.rounds} rounds: {reason}"
-            )
-
-    def _look_after(self, processes: Processes) -> None:
-        """Starts nodes and workers that have ended again, as a supervisor of services does.
-
-        Raises:
-            RunError: The SuperLink or the server has ended: that ends the run, for Flower.
-        """
-        for name in processes.find_ended():
-            if name.startswith(("node-", "worker-")):
-                processes.start_again(name)
-            elif name != "run" or processes.status(name) != 0:
-                log = self._work / "logs" / f"{name}.log"
-                raise RunError(f"{log}: the process {name!r} has ended; go on with `deploy resume`")
-        path = self._work / SERVER / PROCESS
-        if path.exists() and not lives(int(path.read_text())) and not (path.parent / ENDED).exists():
-            raise RunError(f"{self._work}: the server's process has ended; go on with `deploy resume`")
+            path = sockets / str(number)
+            wait_until(path.exists, f"worker {number}", processes)
+            start_supernode(processes, f"node-{number}", f"127.0.0.1:{link}", port, path, None)
+        start_run(processes, self._app, self._work / SERVER)
 
     def records(self) -> list[dict[str, Any]]:
         """The values of the lines of `rounds.jsonl`, one line for each attempt at a round."""
@@ -285,27 +224,8 @@ class _Cohorts:
         """Does nothing: the cohorts were drawn from the same clients."""
 
 
-def _program(name: str) -> str:
-    """The path of a program of Flower.
-
-    Raises:
-        RunError: Flower is not installed.
-    """
-    beside = Path(sysconfig.get_path("scripts")) / name
-    path = str(beside) if beside.exists() else shutil.which(name)
-    if path is None:
-        raise RunError(f"the program {name} is needed: pip install 'fedrecon[flower]'")
-    return path
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _wait(there: Callable[[], bool], what: str, processes: Processes) -> None:
-    end = time.monotonic() + _START
-    while not there():
-        if processes.find_ended() or time.monotonic() > end:
-            raise RunError(f"{what} did not start; the logs say why")
-        time.sleep(_LOOK)
+def _restart_nodes(processes: Processes) -> None:
+    """Starts nodes and workers that have ended again, as a supervisor of services does."""
+    for name in processes.find_ended():
+        if name.startswith(("node-", "worker-")):
+            processes.start_again(name)

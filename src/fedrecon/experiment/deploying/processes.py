@@ -54,7 +54,7 @@ class Processes:
             name: The name of the process, and of its log.
             command: The program and its arguments.
         """
-        with open(self._logs / f"{name}.log", "ab") as log:
+        with open(self.log(name), "ab") as log:
             self._all[name] = subprocess.Popen(
                 [*_ENDING_WITH_PARENT, *command],
                 stdin=subprocess.DEVNULL,
@@ -72,13 +72,16 @@ class Processes:
         """
         self._again[name] += 1
         if self._again[name] > _MOST_STARTS:
-            log = self._logs / f"{name}.log"
-            raise RunError(f"{log}: the process {name!r} has ended {self._again[name]} times")
+            raise RunError(f"{self.log(name)}: the process {name!r} has ended {self._again[name]} times")
         self.start(name, self._commands[name])
 
     def status(self, name: str) -> int | None:
         """The exit status of a process; None while it runs."""
         return self._all[name].poll()
+
+    def log(self, name: str) -> Path:
+        """The file that gets what a process prints."""
+        return self._logs / f"{name}.log"
 
     def pid(self, name: str) -> int:
         """The id of a process."""
