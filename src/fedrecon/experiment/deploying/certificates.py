@@ -1,4 +1,4 @@
-"""Certificates for TLS and keys of nodes, made with `cryptography`, which is installed together with Flower."""
+"""Certificates for TLS and keys of nodes, made with `cryptography`, which comes with Flower."""
 
 import ipaddress
 import os
@@ -62,6 +62,7 @@ def write_server_certificate(
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     issuer = x509.load_pem_x509_certificate(authority.read_bytes())
     signing = load_pem_private_key(authority_key.read_bytes(), None)
@@ -71,7 +72,7 @@ def write_server_certificate(
     builder = _builder(subject, issuer.subject, private, signing, _SERVER_DAYS)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
     builder = builder.add_extension(_usage(digital_signature=True), critical=True)
-    purposes = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH])
+    purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
     builder = builder.add_extension(purposes, critical=False)
     builder = builder.add_extension(x509.SubjectAlternativeName(_alternative_names(host)), critical=False)
     _write_private(key, _pem(private))

@@ -18,7 +18,7 @@ from fedrecon.deployment._messages import state_from
 from fedrecon.deployment._rounds import ANSWERED, LOG, STATE
 from fedrecon.deployment._wire import decode
 from fedrecon.errors import RunError, whole_number
-from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.config import Config
 from fedrecon.experiment.deploying.flower_processes import (
     environment_for,
     follow_run,
@@ -29,7 +29,9 @@ from fedrecon.experiment.deploying.flower_processes import (
     wait_until,
 )
 from fedrecon.experiment.deploying.plan import FILE, DeploymentPlan
+from fedrecon.experiment.deploying.preparing import plan_of, with_numbers
 from fedrecon.experiment.deploying.processes import Processes, free_ports
+from fedrecon.experiment.deploying.settings import DeploymentSettings
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.storage.metrics_log import METRICS, Records
@@ -65,9 +67,7 @@ class LocalDeployment:
         self._app, self.out, self._nodes, self._seconds = app.absolute(), out.absolute(), nodes, seconds
         self._work = work_folder(self.out)
         self.processes: Processes | None = None
-        if getattr(config.model, "global_bias", None) == "mean":
-            bias = float(task_of(config).train.column("rating").mean(dtype="float64"))
-            config = override(config, {"model": {"global_bias": bias}})
+        config = with_numbers(config)
         self.config = config
         self._spec: RunSpec = spec_of(config, task_of(config))
         whole_number("nodes", nodes, 1, len(self._spec.clients))
@@ -112,15 +112,8 @@ class LocalDeployment:
         # The server's plan comes last: it says that all other files are there, so that a kill in between is
         # repaired by the next call.
         spec = self._spec
-        vocabularies = {name: np.asarray(ids).tolist() for name, ids in spec.clients.vocabularies.items()}
-        plan = DeploymentPlan(
-            run=self.out.name,
-            settings=self.config.model_dump(),
-            vocabularies=vocabularies,
-            rounds=spec.rounds,
-            seconds=self._seconds,
-            nodes=self._nodes,
-        )
+        settings = DeploymentSettings(nodes=self._nodes, seconds=self._seconds)
+        plan = plan_of(self.config, spec, self.out.name, settings)
         make_folder(self._work / SERVER)
         if (self._work / SERVER / FILE).exists():
             if DeploymentPlan.read(self._work / SERVER) != plan:
