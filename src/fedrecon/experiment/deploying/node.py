@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from fedrecon.errors import DataError, RunError
+from fedrecon.errors import DataError
 from fedrecon.experiment.deploying.addresses import is_loopback
 from fedrecon.experiment.deploying.flower_processes import (
     NodeAccess,
@@ -18,13 +18,15 @@ from fedrecon.experiment.deploying.flower_processes import (
     wait_until,
 )
 from fedrecon.experiment.deploying.plan import DeploymentPlan
-from fedrecon.experiment.deploying.processes import Processes, free_ports
+from fedrecon.experiment.deploying.processes import Processes, ending_on_request, free_ports
 from fedrecon.experiment.settings.sections import SettingError
 
 CONFIG = "node.toml"
 _REQUIRED = "data"
 _OPTIONAL = ("client", "name", "query", "may_take_part", "superlink", "authority", "key")
 _LOOK = 0.5
+# Seconds between the end of a process and its next start.
+_PAUSE = 10.0
 
 
 class NodeSettings(NamedTuple):
@@ -99,16 +101,16 @@ class NodeSettings(NamedTuple):
 
 
 def run_node(folder: Path) -> None:
-    """Runs a node's worker and its SuperNode until one of them ends, and then ends the other.
+    """Runs a node's worker and its SuperNode, and starts them again a few times when they end.
 
-    A service manager starts it again, as the generated units do.
+    The SuperNode ends when the server cannot be reached for long, and when it refuses the node's key.
 
     Args:
         folder: The folder of the node, with the plan, `node.toml` and its keys.
 
     Raises:
         DataError: `node.toml` is not as it must be.
-        RunError: A process has ended; a SuperNode ends when the server refuses its key.
+        RunError: A process has ended too often; the other one is then ended, too.
         SettingError: The deployment would leave loopback without TLS, or without noise.
     """
     folder = folder.absolute()
@@ -116,6 +118,7 @@ def run_node(folder: Path) -> None:
     access = settings.access(folder)
     plan.check_protection(settings.superlink)
     with ExitStack() as stack:
+        stack.enter_context(ending_on_request())
         # In the system's temporary folder: the path of a socket may have only about a hundred characters.
         sockets = Path(tempfile.mkdtemp(prefix="fedrecon-"))
         stack.callback(shutil.rmtree, sockets, True)
@@ -125,6 +128,9 @@ def run_node(folder: Path) -> None:
         wait_until((sockets / "worker").exists, "the worker", processes)
         port = free_ports(1)[0]
         start_supernode(processes, "supernode", settings.superlink, port, sockets / "worker", access)
-        while not (ended := processes.find_ended()):
+        while True:
+            for name in processes.find_ended():
+                # A server that starts may register keys only after its nodes have come.
+                time.sleep(_PAUSE)
+                processes.start_again(name)
             time.sleep(_LOOK)
-        raise RunError(f"{processes.log(ended[0])}: the process {ended[0]!r} has ended; its log says why")

@@ -10,11 +10,12 @@ import tomli_w
 from fedrecon._files import make_folder, write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config, override
-from fedrecon.experiment.deploying.addresses import split_address
+from fedrecon.experiment.deploying.addresses import is_loopback, split_address
 from fedrecon.experiment.deploying.keys import CA_CERTIFICATE, NODE_KEY, SERVER, Keys
 from fedrecon.experiment.deploying.node import CONFIG
 from fedrecon.experiment.deploying.plan import DeploymentPlan
 from fedrecon.experiment.deploying.settings import DeploymentSettings
+from fedrecon.experiment.settings.sections import SettingError
 
 if TYPE_CHECKING:
     from fedrecon.experiment.training.run_spec import RunSpec
@@ -71,7 +72,11 @@ def prepare_server(app: Path, config: Config, settings: DeploymentSettings, fold
 
     if folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: a deployment needs a new or empty folder, this one holds something")
-    split_address(settings.address)
+    if split_address(settings.address)[1] == settings.superlink_port and not is_loopback(settings.address):
+        raise SettingError(
+            f"superlink_port must differ from the port of address, which is that of a proxy on the same "
+            f"machine, got {settings.superlink_port}"
+        )
     config = with_numbers(config)
     plan = plan_of(config, spec_of(config, task_of(config)), folder.absolute().name, settings)
     plan.check_protection(settings.address)

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -107,6 +108,22 @@ class Processes:
         # A child that has ended stays as a zombie, with its id, until it is polled.
         children = [process for process in self._all.values() if process.pid == pid]
         return children[0].poll() is None if children else lives(pid)
+
+
+@contextmanager
+def ending_on_request() -> Iterator[None]:
+    """Turns the request to end, which managers of services send, into an exception, so that a block ends as
+    after an error: with all processes that it has started.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def descendants(pids: Sequence[int]) -> list[int]:

@@ -27,7 +27,7 @@ from fedrecon.experiment.deploying.flower_processes import (
 from fedrecon.experiment.deploying.keys import Keys
 from fedrecon.experiment.deploying.plan import DeploymentPlan
 from fedrecon.experiment.deploying.preparing import APP, keys_of
-from fedrecon.experiment.deploying.processes import Processes
+from fedrecon.experiment.deploying.processes import Processes, ending_on_request
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.simulation._client_step import first_state
 
@@ -93,6 +93,7 @@ def run_server(folder: Path, progress: Callable[[dict[str, Any]], None]) -> None
     home = folder / "flower"
     port = split_address(plan.address)[1] if is_loopback(plan.address) else plan.superlink_port
     with ExitStack() as stack:
+        stack.enter_context(ending_on_request())
         processes = stack.enter_context(Processes(folder / "logs", environment_for(home)))
         start_superlink(processes, home, port, keys.certificates if keys.there else None)
         registrations = Registrations(keys, home)

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from fedrecon import __version__
 from fedrecon._files import make_folder, write_atomically
-from fedrecon.experiment.deploying.addresses import split_address
+from fedrecon.experiment.deploying.addresses import is_loopback, split_address
 from fedrecon.experiment.deploying.flower_processes import QUIET
 from fedrecon.experiment.deploying.keys import Certificates
 from fedrecon.experiment.deploying.plan import DeploymentPlan
 from fedrecon.experiment.deploying.preparing import keys_of
+from fedrecon.experiment.settings.sections import SettingError
 
 FILES = "files"
+# Where the units of nodes, whose machines nobody has seen yet, look for the programs.
+_PROGRAM = "/opt/fedrecon/bin/fedrecon"
 # Paths of Flower's interface for nodes. Those of the operator, which can run code on all nodes, begin with
 # /v1/control/, and those of its processes with /v1/runtime/.
 _PATHS = "^/v1/fleet/[a-z-]+$"
@@ -168,10 +171,16 @@ def write_files(folder: Path) -> list[Path]:
 
     Raises:
         RunError: The folder is not that of a server, or has no keys.
+        SettingError: The address is of loopback.
     """
     folder = folder.absolute()
     plan, keys = DeploymentPlan.read(folder), keys_of(folder)
     keys.active()
+    if is_loopback(plan.address):
+        raise SettingError(
+            f"{folder}: a proxy is for an address outside loopback, here it is {plan.address}; nodes of this "
+            f"machine connect to the SuperLink itself"
+        )
     host, listen = split_address(plan.address)
     proxied = (listen, host, plan.superlink_port, keys.certificates)
     environment = "\n".join(f'      {name}: "{value}"' for name, value in QUIET.items())
@@ -208,7 +217,8 @@ def _proxy_config(template: str, listen: int, host: str, superlink: int, certifi
 
 
 def _unit(description: str, words: list[str], folder: Path | None) -> str:
-    command = [sys.executable, "-m", "fedrecon", "deploy", *words]
+    program = [_PROGRAM] if folder is None else [sys.executable, "-m", "fedrecon"]
+    command = [*program, "deploy", *words]
     return _UNIT.format(
         description=description,
         command=shlex.join(command),

@@ -166,7 +166,7 @@ def server(server: str) -> int:
 @options.command
 @click.argument("folder", metavar="NODE")
 def node(folder: str) -> int:
-    """Runs a node on its machine: its worker and Flower's SuperNode, until one of them ends."""
+    """Runs a node on its machine: its worker and Flower's SuperNode, until it is asked to end."""
     from fedrecon.experiment.deploying.node import run_node
 
     run_node(Path(folder))
