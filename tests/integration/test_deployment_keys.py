@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def post(port, path, authority=None):
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory):
-    """A SuperLink with TLS that accepts the key of node a; that of b is revoked, and that of c a stranger's."""
+    """A SuperLink with TLS that accepts the key of node a; that of b is revoked, that of c a stranger's."""
     folder = tmp_path_factory.mktemp("keys")
     keys, strangers = Keys(folder / "keys"), Keys(folder / "others")
     port = free_ports(1)[0]
@@ -168,11 +169,8 @@ def test_proxy_passes_on_what_nodes_need_and_nothing_else(federation):
 
 
 def is_open(port):
-    try:
-        http.client.HTTPConnection("127.0.0.1", port, timeout=5).connect()
-    except OSError:
-        return False
-    return True
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
