@@ -32,6 +32,7 @@ from fedrecon.experiment.deploying.plan import FILE, DeploymentPlan
 from fedrecon.experiment.deploying.preparing import plan_of, with_numbers
 from fedrecon.experiment.deploying.processes import Processes, free_ports
 from fedrecon.experiment.deploying.settings import DeploymentSettings
+from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.storage.metrics_log import METRICS, Records
@@ -61,6 +62,9 @@ class LocalDeployment:
         out: The run folder. The files of the processes are in a folder beside it.
         nodes: The number of nodes, among which the training clients are divided.
         seconds: The deadline of a round in seconds; 600 by default.
+
+    Raises:
+        SettingError: The experiment is private, or a setting does not fit the data.
     """
 
     def __init__(self, app: Path, config: Config, out: Path, nodes: int, seconds: float = 600.0):
@@ -68,6 +72,11 @@ class LocalDeployment:
         self._work = work_folder(self.out)
         self.processes: Processes | None = None
         config = with_numbers(config)
+        if config.privacy.on:
+            raise SettingError(
+                "privacy.epsilon and privacy.noise_multiplier must be 'none' for `deploy local`, whose run "
+                "folder is that of a simulation, with its ledger; `deploy prepare` and `deploy server` add noise"
+            )
         self.config = config
         self._spec: RunSpec = spec_of(config, task_of(config))
         whole_number("nodes", nodes, 1, len(self._spec.clients))
