@@ -75,7 +75,7 @@ class LocalDeployment:
         if config.privacy.on:
             raise SettingError(
                 "privacy.epsilon and privacy.noise_multiplier must be 'none' for `deploy local`, whose run "
-                "folder is that of a simulation, with its ledger; `deploy prepare` and `deploy server` add noise"
+                "folder is that of a simulation, with its ledger; `deploy server` adds noise"
             )
         self.config = config
         self._spec: RunSpec = spec_of(config, task_of(config))

@@ -24,8 +24,11 @@ APP, KEYS, NODES = "app", "keys", "nodes"
 
 
 def with_numbers(config: Config) -> Config:
-    """The configuration with numbers in place of settings that are read from the data."""
-    if getattr(config.model, "global_bias", None) != "mean":
+    """The configuration with numbers in place of settings that are read from the data.
+
+    A private one stays as it is: a number that was read from the clients' examples is not public.
+    """
+    if config.privacy.on or getattr(config.model, "global_bias", None) != "mean":
         return config
     from fedrecon.experiment.training.build import task_of
 

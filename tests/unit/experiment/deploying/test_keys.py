@@ -265,7 +265,7 @@ def test_keys_by_commands(keys, tmp_path, capsys):
     assert [key.node for key in keys.active()] == ["north"]
 
 
-def test_prepared_server_has_no_examples_and_needs_a_port_of_its_own(tmp_path):
+def test_prepared_server_has_no_examples_and_needs_a_port_of_its_own(tmp_path, capsys):
     lines = ["userId,movieId,rating,timestamp"]
     lines += [f"{user},{item},3.5,{item}" for user in range(20) for item in range(10)]
     (tmp_path / "ratings.csv").write_text("\n".join(lines) + "\n")
@@ -288,3 +288,6 @@ def test_prepared_server_has_no_examples_and_needs_a_port_of_its_own(tmp_path):
     assert written.config().model.global_bias == pytest.approx(3.5)
     assert sorted(path.name for path in (tmp_path / "three").iterdir()) == ["app", "deployment.json"]
     assert main([*words, str(tmp_path / "three")]) != 0
+    private = [word for text in PRIVATE for word in ("--set", text)]
+    assert main([*words, str(tmp_path / "four"), *private]) != 0
+    assert "model.global_bias must be a public number" in capsys.readouterr().err

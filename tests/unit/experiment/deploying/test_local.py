@@ -88,5 +88,5 @@ def test_more_nodes_than_clients_are_refused(deployment, tmp_path):
 def test_private_experiments_are_refused(deployment, tmp_path):
     """Their noise would be missing from the run folder's ledger."""
     config = configs.override(deployment.config, {"privacy": {"noise_multiplier": 1.0, "clip": 1.0}})
-    with pytest.raises(SettingError, match="privacy.epsilon and privacy.noise_multiplier must be 'none'"):
+    with pytest.raises(SettingError, match=r"privacy\.epsilon and privacy\.noise_multiplier must be 'none'"):
         LocalDeployment(tmp_path / "app", config, tmp_path / "run", 2)
