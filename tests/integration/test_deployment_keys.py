@@ -38,7 +38,7 @@ pytestmark = [
         importlib.util.find_spec("flwr") is None, reason="needs Flower: pip install 'fedrecon[flower]'"
     ),
 ]
-PATIENCE = 240.0
+PATIENCE = 600.0
 CONTROL, FLEET = "/v1/control/start-run", "/v1/fleet/get-run"
 # Other ways to write the path of the operator's interface, some of which a careless proxy would pass on.
 DISGUISES = [

@@ -26,7 +26,7 @@ SUPERLINK, RUN = "superlink", "run"
 # The name of the connection to the SuperLink in the configuration of Flower's commands.
 _CONNECTION = "local"
 # The longest time in seconds in which each of the processes must start, and a command must end.
-_START = 120.0
+_START = 300.0
 _LOOK = 0.1
 _GO_ON = "go on with `deploy resume`, or start the server again"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}

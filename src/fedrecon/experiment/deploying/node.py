@@ -24,6 +24,7 @@ from fedrecon.experiment.settings.sections import SettingError
 CONFIG = "node.toml"
 _REQUIRED = "data"
 _OPTIONAL = ("client", "name", "query", "may_take_part", "superlink", "authority", "key")
+_SUPERNODE = "supernode"
 _LOOK = 0.5
 # Seconds between the end of a process and its next start.
 _PAUSE = 10.0
@@ -101,16 +102,17 @@ class NodeSettings(NamedTuple):
 
 
 def run_node(folder: Path) -> None:
-    """Runs a node's worker and its SuperNode, and starts them again a few times when they end.
+    """Runs a node's worker and its SuperNode until it is asked to end.
 
-    The SuperNode ends when the server cannot be reached for long, and when it refuses the node's key.
+    The SuperNode ends when the server refuses the node's key, and is started again after a while; the worker
+    is started again three times.
 
     Args:
         folder: The folder of the node, with the plan, `node.toml` and its keys.
 
     Raises:
         DataError: `node.toml` is not as it must be.
-        RunError: A process has ended too often; the other one is then ended, too.
+        RunError: The worker did not start, or has ended too often; the SuperNode is then ended, too.
         SettingError: The deployment would leave loopback without TLS, or without noise.
     """
     folder = folder.absolute()
@@ -127,10 +129,10 @@ def run_node(folder: Path) -> None:
         start_worker(processes, "worker", folder, sockets / "worker")
         wait_until((sockets / "worker").exists, "the worker", processes)
         port = free_ports(1)[0]
-        start_supernode(processes, "supernode", settings.superlink, port, sockets / "worker", access)
+        start_supernode(processes, _SUPERNODE, settings.superlink, port, sockets / "worker", access)
         while True:
             for name in processes.find_ended():
-                # A server that starts may register keys only after its nodes have come.
+                # A server that has just started refuses nodes until it has registered their keys.
                 time.sleep(_PAUSE)
-                processes.start_again(name)
+                processes.start_again(name, always=name == _SUPERNODE)
             time.sleep(_LOOK)

@@ -65,14 +65,18 @@ class Processes:
             )
         self._commands[name] = list(command)
 
-    def start_again(self, name: str) -> None:
+    def start_again(self, name: str, *, always: bool = False) -> None:
         """Starts a process that has ended once more, with the same command.
 
+        Args:
+            name: The name of the process.
+            always: Whether it may end as often as it likes; False by default.
+
         Raises:
-            RunError: The process has ended more than three times.
+            RunError: The process has ended more than three times, and `always` is false.
         """
         self._again[name] += 1
-        if self._again[name] > _MOST_STARTS:
+        if self._again[name] > _MOST_STARTS and not always:
             raise RunError(f"{self.log(name)}: the process {name!r} has ended {self._again[name]} times")
         self.start(name, self._commands[name])
 
