@@ -12,8 +12,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS = PROJECT["optional-dependencies"]
 
 
-def pins():
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+def pins(name="constraints.txt"):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
     versions = {}
     for requirement in requirements:
@@ -42,4 +42,13 @@ def test_each_requirement_has_a_tested_version_within_its_bounds(extra):
     for requirement in wanted:
         version = versions.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not in constraints.txt"
+        assert requirement.specifier.contains(version, prereleases=True), f"{requirement} != {version}"
+
+
+def test_flower_has_tested_versions_of_its_own():
+    versions = pins("constraints-flower.txt")
+    wanted = [Requirement(text) for text in PROJECT["dependencies"]]
+    for requirement in [*wanted, *requirements(["flower", "privacy"])]:
+        version = versions.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement.name} is not in constraints-flower.txt"
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} != {version}"

@@ -1,5 +1,6 @@
 """The server of a deployment: cohorts, sums, steps and checkpoints."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,11 @@ from fedrecon.deployment._refusals import Refusal, RefusedError
 from fedrecon.deployment._sums import Sums
 from fedrecon.deployment._wire import decode, encode
 from fedrecon.errors import DataError, of_kind, whole_number
+from fedrecon.privacy._secret import Secret
 from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._trained_state import TrainedState
+
+NOISE_KEY_BYTES = 32
 
 
 class Outcome(NamedTuple):
@@ -82,10 +86,13 @@ class Server:
         statistics: Shapes and types of the updates' `statistics`; by default updates have none.
         vocabularies: For each field that the run numbers, the original id of each number; None, the default,
             if they are unknown.
+        secret: Secret that draws the cohorts of a private algorithm in place of `seed`, since its accounting
+            rests on cohorts that nobody knows; a new one by default.
 
     Raises:
         TypeError: `algorithm` is not an `Algorithm`.
-        ValueError: There are fewer clients than `sampling` draws, or two have the same name.
+        ValueError: There are fewer clients than `sampling` draws, two have the same name, or the clients or
+            the sampling are not those of the privacy accounting.
     """
 
     def __init__(
@@ -101,6 +108,7 @@ class Server:
         max_weight: float = float("inf"),
         statistics: Any = (),
         vocabularies: Mapping[str, Any] | None = None,
+        secret: Secret | None = None,
     ):
         of_kind(Algorithm, algorithm=algorithm)
         min_answers = whole_number("min_answers", min_answers, 0)
@@ -110,7 +118,11 @@ class Server:
         sampling.check(len(self.clients))
         counts = clients.values() if isinstance(clients, Mapping) else np.ones(len(self.clients), np.int64)
         self._num_examples = np.array([*counts], np.int64)
-        self._sampling, self._seed, self._min_answers = sampling, seed, min_answers
+        self._sampling, self._min_answers = sampling, min_answers
+        self._cohort_seed = seed
+        if algorithm.privacy is not None:
+            algorithm.privacy.check(sampling=sampling, num_clients=len(self.clients))
+            self._cohort_seed = (secret or Secret.fresh()).cohort_seed
         self._state: ServerState = first_state(algorithm, seed, global_params)[0]
         self.vocabularies = vocabularies
         self.attempt, self.statistics = 0, statistics
@@ -237,7 +249,7 @@ class Server:
     def step(self) -> Outcome:
         """Ends the attempt: applies the sum of the updates, or begins the round again after too few."""
         enough = len(self._answered) >= min(self._min_answers, len(self._cohort))
-        state = self._step(self._state, self._sums.update()) if enough else self._state
+        state = self._step(self._armed(), self._sums.update()) if enough else self._state
         # Each update is finite, but their sum may overflow float32, which would destroy the parameters.
         released = enough and _is_finite(state.global_params)
         metrics = {name: Mean(*pair) for name, pair in self._sums.metrics.items()}
@@ -252,9 +264,27 @@ class Server:
         self._begin()
         return outcome
 
+    def _armed(self) -> ServerState:
+        """The state with the key of the round's noise, where the algorithm is private.
+
+        Raises:
+            ValueError: The privacy accounting allows no further round.
+        """
+        privacy = self.algorithm.privacy
+        if privacy is None:
+            return self._state
+        if self._round >= privacy.affordable:
+            raise ValueError(
+                f"rounds must be at most the {privacy.affordable:,} that {privacy!r} accounts for"
+            )
+        # A new key at every attempt. A sum that is computed again after a kill may be of other answers, and
+        # the same noise on two sums would cancel in their difference; the first one was seen by nobody, since
+        # the state is on the disk before a broadcast has it.
+        return privacy.armed(self._state, np.frombuffer(os.urandom(NOISE_KEY_BYTES), np.uint32))
+
     def _begin(self) -> None:
         self._round = int(self._state.round)
-        positions = self._sampling.indices(self._round, self._num_examples, self._seed)
+        positions = self._sampling.indices(self._round, self._num_examples, self._cohort_seed)
         self._cohort = [self.clients[i] for i in positions]
         self._members, self._answered = set(self._cohort), set[Any]()
         self._late, self._refused = 0, Counter[str]()

@@ -6,6 +6,7 @@ from fedrecon._files import write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.config import Config
+from fedrecon.experiment.deploying.settings import write_settings
 
 EXPERIMENT, PACKAGE = "experiment.toml", "fedrecon_app"
 # The app holds neither plans nor data, which are in folders of the processes: Flower sends it to all nodes.
@@ -58,6 +59,7 @@ def write_app(folder: Path, config: Config) -> None:
     write_atomically(package / "server.py", _SERVER)
     write_atomically(package / "client.py", _CLIENT)
     write_atomically(folder / EXPERIMENT, configs.text(config))
+    write_settings(folder)
 
 
 def experiment_of(folder: Path, overrides: tuple[str, ...] = ()) -> Config:

@@ -9,7 +9,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedrecon._files import write_atomically
+from fedrecon._files import atomic_file, write_atomically
 from fedrecon.deployment._endpoint import Endpoint
 from fedrecon.deployment._rounds import run_rounds
 from fedrecon.deployment._server import Server
@@ -17,9 +17,12 @@ from fedrecon.errors import RunError
 from fedrecon.experiment.deploying.flower_client import MESSAGES, NAMES, RECORD
 from fedrecon.experiment.deploying.plan import ENDED, PROCESS, DeploymentPlan
 from fedrecon.experiment.training.build import sampling_of
+from fedrecon.privacy._secret import SECRET_BYTES, Secret
 
 # Seconds between two queries which nodes are connected.
 _LOOK = 0.5
+# The file of the secret that draws the cohorts of a private run.
+COHORTS = "cohorts.key"
 
 
 class FlowerTransport:
@@ -115,17 +118,28 @@ def run(plan: DeploymentPlan, transport: FlowerTransport, folder: Path) -> None:
         RunError: Nodes are missing, or a round never had enough answers.
     """
     config = plan.config()
+    plan.check_protection(plan.address)
     names = transport.find(plan.nodes, plan.seconds)
+    algorithm = plan.algorithm()
     server = Server(
-        plan.algorithm(),
+        algorithm,
         names,
-        sampling_of(config, len(names)),
+        sampling_of(config, plan.num_clients or len(names)),
         seed=config.seed,
         run=plan.run,
         min_answers=plan.min_answers,
+        secret=None if algorithm.privacy is None else _secret(folder / COHORTS),
     )
-    rounds = run_rounds(
-        Endpoint(server), transport, plan.rounds, folder, seconds=plan.seconds, note_clients=True
-    )
+    number = plan.rounds if algorithm.privacy is None else algorithm.privacy.affordable
+    rounds = run_rounds(Endpoint(server), transport, number, folder, seconds=plan.seconds, note_clients=True)
     for _ in rounds:
         continue
+
+
+def _secret(path: Path) -> Secret:
+    """The secret of a file that only its owner can read, which the first call makes."""
+    if not path.exists():
+        with atomic_file(path) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(os.urandom(SECRET_BYTES))
+    return Secret(path.read_bytes())

@@ -1,15 +1,11 @@
 """A whole deployment on this machine: a SuperLink, nodes and their workers as processes on loopback."""
 
 import json
-import os
 import shutil
-import socket
-import sys
-import sysconfig
 import tempfile
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +18,25 @@ from fedrecon.deployment._messages import state_from
 from fedrecon.deployment._rounds import ANSWERED, LOG, STATE
 from fedrecon.deployment._wire import decode
 from fedrecon.errors import RunError, whole_number
-from fedrecon.experiment.config import Config, override
-from fedrecon.experiment.deploying.plan import ENDED, FILE, PROCESS, DeploymentPlan
-from fedrecon.experiment.deploying.processes import Processes, free_ports, lives
+from fedrecon.experiment.config import Config
+from fedrecon.experiment.deploying.flower_processes import (
+    environment_for,
+    follow_run,
+    start_run,
+    start_superlink,
+    start_supernode,
+    start_worker,
+    wait_until,
+)
+from fedrecon.experiment.deploying.plan import FILE, DeploymentPlan
+from fedrecon.experiment.deploying.preparing import plan_of, with_numbers
+from fedrecon.experiment.deploying.processes import Processes, free_ports
+from fedrecon.experiment.deploying.settings import DeploymentSettings
+from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.storage.metrics_log import METRICS, Records
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, RESULT, RunFolder
-from fedrecon.experiment.tasks._ratings import resolve_accuracy_width
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.checkpointer import RECORDS
 from fedrecon.experiment.training.run import describe_run
@@ -39,10 +46,6 @@ from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._simulation import Simulation
 
 SERVER, NODE, LOCAL = "server", "node-{}", "local.json"
-# The longest time in seconds in which each of the processes must start.
-_START = 120.0
-_LOOK = 0.1
-_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
 class LocalDeployment:
@@ -59,18 +62,21 @@ class LocalDeployment:
         out: The run folder. The files of the processes are in a folder beside it.
         nodes: The number of nodes, among which the training clients are divided.
         seconds: The deadline of a round in seconds; 600 by default.
+
+    Raises:
+        SettingError: The experiment is private, or a setting does not fit the data.
     """
 
     def __init__(self, app: Path, config: Config, out: Path, nodes: int, seconds: float = 600.0):
         self._app, self.out, self._nodes, self._seconds = app.absolute(), out.absolute(), nodes, seconds
         self._work = work_folder(self.out)
         self.processes: Processes | None = None
-        if getattr(config.model, "global_bias", None) == "mean":
-            bias = float(task_of(config).train.column("rating").mean(dtype="float64"))
-            config = override(config, {"model": {"global_bias": bias}})
-        if getattr(config.model, "accuracy_within", None) == "stars":
-            width = resolve_accuracy_width("stars", None if config.privacy.on else task_of(config).train)
-            config = override(config, {"model": {"accuracy_within": "none" if width is None else width}})
+        config = with_numbers(config)
+        if config.privacy.on:
+            raise SettingError(
+                "privacy.epsilon and privacy.noise_multiplier must be 'none' for `deploy local`, whose run "
+                "folder is that of a simulation, with its ledger; `deploy server` adds noise"
+            )
         self.config = config
         self._spec: RunSpec = spec_of(config, task_of(config))
         whole_number("nodes", nodes, 1, len(self._spec.clients))
@@ -99,38 +105,24 @@ class LocalDeployment:
             RunError: A process has ended before the rounds were done.
         """
         self.prepare()
-        for name in (ENDED, PROCESS):
-            (self._work / SERVER / name).unlink(missing_ok=True)
         with ExitStack() as stack:
             # In the system's temporary folder: the path of a socket may have only about a hundred characters.
             sockets = Path(tempfile.mkdtemp(prefix="fedrecon-"))
             stack.callback(shutil.rmtree, sockets, True)
             home = self._work / "flower"
-            paths = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
-            environment = {
-                "PATH": os.pathsep.join(paths),
-                **_QUIET,
-                "FLWR_HOME": str(home),
-                "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            }
-            processes = stack.enter_context(Processes(self._work / "logs", environment))
+            processes = stack.enter_context(Processes(self._work / "logs", environment_for(home)))
             self._start(processes, sockets, home)
-            self._follow(processes, progress)
+            self.processes = processes
+            restart = partial(_restart_nodes, processes)
+            follow_run(processes, self._work / SERVER, self._spec.rounds, progress, restart)
 
     def prepare(self) -> None:
         """Writes the files of the server and of each node, as they would be on machines of their own."""
         # The server's plan comes last: it says that all other files are there, so that a kill in between is
         # repaired by the next call.
         spec = self._spec
-        vocabularies = {name: np.asarray(ids).tolist() for name, ids in spec.clients.vocabularies.items()}
-        plan = DeploymentPlan(
-            run=self.out.name,
-            settings=self.config.model_dump(),
-            vocabularies=vocabularies,
-            rounds=spec.rounds,
-            seconds=self._seconds,
-            nodes=self._nodes,
-        )
+        settings = DeploymentSettings(nodes=self._nodes, seconds=self._seconds)
+        plan = plan_of(self.config, spec, self.out.name, settings)
         make_folder(self._work / SERVER)
         if (self._work / SERVER / FILE).exists():
             if DeploymentPlan.read(self._work / SERVER) != plan:
@@ -147,70 +139,15 @@ class LocalDeployment:
 
     def _start(self, processes: Processes, sockets: Path, home: Path) -> None:
         link, *ports = free_ports(1 + self._nodes)
-        make_folder(home)
-        connection = {
-            "superlink": {"default": "local", "local": {"address": f"127.0.0.1:{link}", "insecure": True}}
-        }
-        write_atomically(home / "config.toml", tomli_w.dumps(connection))
         for number in range(self._nodes):
-            worker = [sys.executable, "-m", "fedrecon.experiment.deploying.worker"]
-            folder = str(self._work / NODE.format(number))
-            processes.start(f"worker-{number}", [*worker, folder, str(sockets / str(number))])
-        # The SuperLink gets no database: a run that it lost is continued from our own state, by `resume`, and
-        # must not be started by the SuperLink as well.
-        here = ["--insecure", "--host", "127.0.0.1", "--port"]
-        link_command = [_program("flower-superlink"), *here, str(link)]
-        processes.start("superlink", [*link_command, "--disable-runtime-dependency-installation"])
-        _wait(lambda: _listens(link), "the SuperLink", processes)
+            folder = self._work / NODE.format(number)
+            start_worker(processes, f"worker-{number}", folder, sockets / str(number))
+        start_superlink(processes, home, link, None)
         for number, port in enumerate(ports):
-            _wait((sockets / str(number)).exists, f"worker {number}", processes)
-            setting = f'fedrecon-socket="{sockets / str(number)}"'
-            node_command = [
-                _program("flower-supernode"),
-                *here,
-                str(port),
-                "--superlink",
-                f"127.0.0.1:{link}",
-            ]
-            processes.start(f"node-{number}", [*node_command, "--node-config", setting])
-        folder = f'folder="{self._work / SERVER}"'
-        processes.start("run", [_program("flwr"), "run", str(self._app), "local", "--run-config", folder])
-
-    def _follow(self, processes: Processes, progress: Callable[[dict[str, Any]], None]) -> None:
-        """Waits until the server has ended, and calls `progress` with each round's line of the log."""
-        self.processes = processes
-        read, path, ended = 0, self._work / SERVER / LOG, self._work / SERVER / ENDED
-        while not ended.exists():
-            lines = path.read_text().splitlines() if path.exists() else []
-            for line in lines[read:]:
-                progress(json.loads(line))
-            read = len(lines)
-            self._look_after(processes)
-            time.sleep(_LOOK)
-        for line in (path.read_text().splitlines() if path.exists() else [])[read:]:
-            progress(json.loads(line))
-        reason = ended.read_text()
-        done = sum(line["released"] for line in self.records())
-        if reason or done < self._spec.rounds:
-            raise RunError(
-                f"{self._work}: the server ended after {done} of {self._spec.rounds} rounds: {reason}"
-            )
-
-    def _look_after(self, processes: Processes) -> None:
-        """Starts nodes and workers that have ended again, as a supervisor of services does.
-
-        Raises:
-            RunError: The SuperLink or the server has ended: that ends the run, for Flower.
-        """
-        for name in processes.find_ended():
-            if name.startswith(("node-", "worker-")):
-                processes.start_again(name)
-            elif name != "run" or processes.status(name) != 0:
-                log = self._work / "logs" / f"{name}.log"
-                raise RunError(f"{log}: the process {name!r} has ended; go on with `deploy resume`")
-        path = self._work / SERVER / PROCESS
-        if path.exists() and not lives(int(path.read_text())) and not (path.parent / ENDED).exists():
-            raise RunError(f"{self._work}: the server's process has ended; go on with `deploy resume`")
+            path = sockets / str(number)
+            wait_until(path.exists, f"worker {number}", processes)
+            start_supernode(processes, f"node-{number}", f"127.0.0.1:{link}", port, path, None)
+        start_run(processes, self._app, self._work / SERVER)
 
     def records(self) -> list[dict[str, Any]]:
         """The values of the lines of `rounds.jsonl`, one line for each attempt at a round."""
@@ -289,27 +226,8 @@ class _Cohorts:
         """Does nothing: the cohorts were drawn from the same clients."""
 
 
-def _program(name: str) -> str:
-    """The path of a program of Flower.
-
-    Raises:
-        RunError: Flower is not installed.
-    """
-    beside = Path(sysconfig.get_path("scripts")) / name
-    path = str(beside) if beside.exists() else shutil.which(name)
-    if path is None:
-        raise RunError(f"the program {name} is needed: pip install 'fedrecon[flower]'")
-    return path
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _wait(there: Callable[[], bool], what: str, processes: Processes) -> None:
-    end = time.monotonic() + _START
-    while not there():
-        if processes.find_ended() or time.monotonic() > end:
-            raise RunError(f"{what} did not start; the logs say why")
-        time.sleep(_LOOK)
+def _restart_nodes(processes: Processes) -> None:
+    """Starts nodes and workers that have ended again, as a supervisor of services does."""
+    for name in processes.find_ended():
+        if name.startswith(("node-", "worker-")):
+            processes.start_again(name)

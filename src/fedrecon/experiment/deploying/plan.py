@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ from fedrecon._files import write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.config import Config
+from fedrecon.experiment.deploying.addresses import is_loopback
+from fedrecon.experiment.settings.sections import SettingError
 
 if TYPE_CHECKING:
     from fedrecon.algorithms._base import Algorithm
@@ -18,6 +20,8 @@ FILE = "deployment.json"
 # Files that the server writes beside the plan: the id of its process; and at its end the reason why it ended
 # too early, or an empty file.
 PROCESS, ENDED = "process", "ended"
+# The port that Flower's SuperLink has by default.
+PORT = 8000
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,15 @@ class DeploymentPlan:
         min_answers: The least number of answers of a round, with fewer of which it is begun again; 1 by
             default.
         nodes: The number of nodes that must answer before the first round; 1 by default.
+        address: The address that nodes connect to, HOST:PORT; by default one of loopback.
+        superlink_port: The port of Flower's SuperLink on the loopback interface of the server's machine.
+        one_person_per_client: Whether a client's examples are those of one person; True by default.
+        accept_row_leak: Whether deltas of single persons, and the rows that they name, may leave loopback
+            without noise; False by default.
+        num_clients: The number of training clients, on which the accounting of noise depends; 0 where there
+            is no noise.
+        public_inputs: What a private run depends on beside its clients' deltas, by the source of each; empty
+            where there is no noise.
     """
 
     run: str
@@ -43,6 +56,12 @@ class DeploymentPlan:
     seconds: float = 600.0
     min_answers: int = 1
     nodes: int = 1
+    address: str = f"127.0.0.1:{PORT}"
+    superlink_port: int = PORT
+    one_person_per_client: bool = True
+    accept_row_leak: bool = False
+    num_clients: int = 0
+    public_inputs: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Writes the plan into a folder."""
@@ -69,10 +88,40 @@ class DeploymentPlan:
         """The algorithm, which is the same on the server and on all nodes, built without any data.
 
         Raises:
-            SettingError: The task cannot be deployed, or a setting would be read from data.
+            SettingError: The task cannot be deployed, a setting would be read from data, or the noise of a
+                private run cannot be accounted for.
         """
         from fedrecon.experiment.tasks._spec import task_spec
+        from fedrecon.experiment.training.build import sampling_of
 
         config = self.config()
         task = task_spec(config.task).build_without_data(config, self.vocabularies)
-        return config.algorithm.build_for(task)
+        algorithm = config.algorithm.build_for(task)
+        if not config.privacy.on:
+            return algorithm
+        sampling = sampling_of(config, self.num_clients)
+        return config.privacy.protect(
+            algorithm, self.rounds, sampling, self.num_clients, dict(self.public_inputs)
+        )
+
+    def check_protection(self, address: str) -> None:
+        """Refuses a deployment whose messages would tell other machines of single persons.
+
+        A client's delta, and the rows of tables that it names, tell which items the person has rated. Noise
+        bounds what the parameters tell of a person.
+
+        Args:
+            address: The address that nodes connect to, HOST:PORT.
+
+        Raises:
+            SettingError: The address is outside loopback, a client is one person, there is no noise, and
+                `accept_row_leak` is false.
+        """
+        if is_loopback(address) or self.accept_row_leak or not self.one_person_per_client:
+            return
+        if not self.config().privacy.on:
+            raise SettingError(
+                f"accept_row_leak must be true outside loopback, here {address}, where each client is one "
+                f"person and privacy.epsilon and privacy.noise_multiplier are 'none': each update names the "
+                f"items that the person has rated. Set privacy.epsilon, or accept it in deployment.toml"
+            )

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -54,7 +55,7 @@ class Processes:
             name: The name of the process, and of its log.
             command: The program and its arguments.
         """
-        with open(self._logs / f"{name}.log", "ab") as log:
+        with open(self.log(name), "ab") as log:
             self._all[name] = subprocess.Popen(
                 [*_ENDING_WITH_PARENT, *command],
                 stdin=subprocess.DEVNULL,
@@ -64,21 +65,28 @@ class Processes:
             )
         self._commands[name] = list(command)
 
-    def start_again(self, name: str) -> None:
+    def start_again(self, name: str, *, always: bool = False) -> None:
         """Starts a process that has ended once more, with the same command.
 
+        Args:
+            name: The name of the process.
+            always: Whether it may end as often as it likes; False by default.
+
         Raises:
-            RunError: The process has ended more than three times.
+            RunError: The process has ended more than three times, and `always` is false.
         """
         self._again[name] += 1
-        if self._again[name] > _MOST_STARTS:
-            log = self._logs / f"{name}.log"
-            raise RunError(f"{log}: the process {name!r} has ended {self._again[name]} times")
+        if self._again[name] > _MOST_STARTS and not always:
+            raise RunError(f"{self.log(name)}: the process {name!r} has ended {self._again[name]} times")
         self.start(name, self._commands[name])
 
     def status(self, name: str) -> int | None:
         """The exit status of a process; None while it runs."""
         return self._all[name].poll()
+
+    def log(self, name: str) -> Path:
+        """The file that gets what a process prints."""
+        return self._logs / f"{name}.log"
 
     def pid(self, name: str) -> int:
         """The id of a process."""
@@ -104,6 +112,22 @@ class Processes:
         # A child that has ended stays as a zombie, with its id, until it is polled.
         children = [process for process in self._all.values() if process.pid == pid]
         return children[0].poll() is None if children else lives(pid)
+
+
+@contextmanager
+def ending_on_request() -> Iterator[None]:
+    """Turns the request to end, which managers of services send, into an exception, so that a block ends as
+    after an error: with all processes that it has started.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def descendants(pids: Sequence[int]) -> list[int]:

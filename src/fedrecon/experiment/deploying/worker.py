@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import sys
-import tomllib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -19,12 +18,11 @@ import numpy as np
 
 from fedrecon.deployment._node import Node
 from fedrecon.deployment._store import Store, read_clients
-from fedrecon.errors import DataError
 from fedrecon.experiment.deploying.framing import receive, send
+from fedrecon.experiment.deploying.node import NodeSettings
 from fedrecon.experiment.deploying.plan import DeploymentPlan
 
-CONFIG, SOCKET = "node.toml", "worker.sock"
-_KNOWN = {"data", "client", "name", "query", "may_take_part"}
+SOCKET = "worker.sock"
 # The timeout of a connection in seconds.
 _PATIENCE = 600.0
 # Seconds between two checks that the process that started this one still lives.
@@ -42,17 +40,13 @@ def node_of(folder: Path) -> Node:
     """
     plan = DeploymentPlan.read(folder)
     config = plan.config()
-    path = folder / CONFIG
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    if unknown := sorted(settings.keys() - _KNOWN):
-        raise DataError(f"{path}: the keys are {sorted(_KNOWN)}, got {unknown[0]!r}")
-    hook = settings.pop("may_take_part", "")
+    settings = NodeSettings.read(folder)
     vocabularies = {name: np.asarray(ids) for name, ids in plan.vocabularies.items()}
-    data = folder / settings.pop("data")
-    store = Store(read_clients(data, vocabularies=vocabularies, **settings), folder / "states")
+    # Settings that are not given keep the defaults of `read_clients`.
+    given = {"client": settings.client, "name": settings.name, "query": settings.query}
+    columns = {name: value for name, value in given.items() if value}
+    clients = read_clients(folder / settings.data, vocabularies=vocabularies, **columns)
+    store, hook = Store(clients, folder / "states"), settings.may_take_part
     may = _function(hook) if hook else None
     return Node(
         plan.algorithm(),

@@ -16,6 +16,7 @@ from fedrecon.experiment.deploying.local import LocalDeployment
 from fedrecon.experiment.deploying.plan import DeploymentPlan
 from fedrecon.experiment.deploying.status import status_of
 from fedrecon.experiment.deploying.worker import node_of
+from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import read_json
 from fedrecon.experiment.training.build import sampling_of
 from fedrecon.experiment.training.run_experiment import console, run_experiment
@@ -82,3 +83,10 @@ def test_deployment_of_another_experiment_is_refused(deployment, tmp_path):
 def test_more_nodes_than_clients_are_refused(deployment, tmp_path):
     with pytest.raises(ValueError, match="nodes must be a whole number from 1 to 16, got 17"):
         LocalDeployment(tmp_path / "app", deployment.config, tmp_path / "run", 17)
+
+
+def test_private_experiments_are_refused(deployment, tmp_path):
+    """Their noise would be missing from the run folder's ledger."""
+    config = configs.override(deployment.config, {"privacy": {"noise_multiplier": 1.0, "clip": 1.0}})
+    with pytest.raises(SettingError, match=r"privacy\.epsilon and privacy\.noise_multiplier must be 'none'"):
+        LocalDeployment(tmp_path / "app", config, tmp_path / "run", 2)

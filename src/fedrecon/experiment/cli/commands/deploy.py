@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from fedrecon.experiment.deploying.local import LocalDeployment
 
 
+_server_folder = click.argument("server", metavar="SERVER")
+
+
 @click.group(name="deploy", cls=options.Group)
 def command() -> None:
     """Trains over real processes and networks, by Flower: pip install 'fedrecon[flower]'."""
@@ -21,7 +24,7 @@ def command() -> None:
 @click.option("--experiment", required=True, metavar="FILE", help="the experiment, a TOML file")
 @options.changes
 def init(app: str, experiment: str, overrides: tuple[str, ...]) -> int:
-    """Writes an app of Flower for an experiment: a few lines that import this library."""
+    """Writes an app of Flower for an experiment: a few lines that import this library, and its settings."""
     from fedrecon.experiment import config as configs
     from fedrecon.experiment.deploying.flower_app import write_app
 
@@ -79,8 +82,102 @@ def status(run: str) -> int:
     return 0
 
 
-for _one in (init, local, resume, status):
+@options.command
+@click.argument("app", metavar="DIR")
+@options.data("the data (setting data.path) that give the vocabularies; no client's examples are copied")
+@click.option("--out", required=True, metavar="SERVER", help="the folder of the server, new or empty")
+@options.changes
+def prepare(app: str, data: str | None, out: str, overrides: tuple[str, ...]) -> int:
+    """Writes the folder of a server's machine for an app, by the settings in its deployment.toml."""
+    from fedrecon.experiment.cli import runs
+    from fedrecon.experiment.deploying.flower_app import experiment_of
+    from fedrecon.experiment.deploying.preparing import prepare_server
+    from fedrecon.experiment.deploying.settings import read_settings
+
+    config = runs.with_options(experiment_of(Path(app), overrides), data)
+    prepare_server(Path(app), config, read_settings(Path(app)), Path(out))
+    return 0
+
+
+@click.group(cls=options.Group)
+def keys() -> None:
+    """Makes and revokes the keys of a deployment: a test authority, the server's certificate, node keys."""
+
+
+@options.command
+@_server_folder
+@click.argument("nodes", metavar="NODE", nargs=-1)
+def create(server: str, nodes: tuple[str, ...]) -> int:
+    """Makes the authority and the server's certificate, where they are missing, and a key for each new node.
+    A node's folder, with its private key, is SERVER/nodes/NODE; move it to the node's machine.
+    """
+    from fedrecon.experiment.deploying.preparing import create_keys
+
+    for folder in create_keys(Path(server), nodes):
+        click.echo(folder)
+    return 0
+
+
+@options.command
+@_server_folder
+@click.argument("node", metavar="NODE|server")
+def rotate(server: str, node: str) -> int:
+    """Revokes a node's key and makes a new one, or makes a new certificate for the server."""
+    from fedrecon.experiment.deploying.preparing import rotate_keys
+
+    folder = rotate_keys(Path(server), node)
+    click.echo(folder)
+    return 0
+
+
+@options.command
+@_server_folder
+@click.argument("node", metavar="NODE")
+def revoke(server: str, node: str) -> int:
+    """Revokes a node's key; a running server ends its access within seconds."""
+    from fedrecon.experiment.deploying.preparing import keys_of
+
+    keys_of(Path(server)).revoke(node)
+    return 0
+
+
+@options.command
+@_server_folder
+def files(server: str) -> int:
+    """Writes nginx, Caddy, systemd and Compose files for a deployment to SERVER/files."""
+    from fedrecon.experiment.deploying.service_files import write_files
+
+    for path in write_files(Path(server)):
+        click.echo(path)
+    return 0
+
+
+@options.command
+@_server_folder
+def server(server: str) -> int:
+    """Runs the rounds of a deployment on the server's machine, from the last one that was done."""
+    from fedrecon.experiment.deploying.server import run_server
+    from fedrecon.experiment.deploying.status import describe_round
+
+    run_server(Path(server), lambda line: click.echo(describe_round(line)))
+    return 0
+
+
+@options.command
+@click.argument("folder", metavar="NODE")
+def node(folder: str) -> int:
+    """Runs a node on its machine: its worker and Flower's SuperNode, until it is asked to end."""
+    from fedrecon.experiment.deploying.node import run_node
+
+    run_node(Path(folder))
+    return 0
+
+
+for _one in (create, rotate, revoke):
+    keys.add_command(_one)
+for _one in (init, local, resume, status, prepare, files, server, node):
     command.add_command(_one)
+command.add_command(keys)
 
 
 def _run(deployment: "LocalDeployment", verify: bool) -> int:

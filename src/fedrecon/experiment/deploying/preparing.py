@@ -1,0 +1,157 @@
+"""The files of a deployment on several machines, before any of its processes starts."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tomli_w
+
+from fedrecon._files import make_folder, write_atomically
+from fedrecon.errors import RunError
+from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.deploying.addresses import is_loopback, split_address
+from fedrecon.experiment.deploying.keys import CA_CERTIFICATE, NODE_KEY, SERVER, Keys
+from fedrecon.experiment.deploying.node import CONFIG
+from fedrecon.experiment.deploying.plan import DeploymentPlan
+from fedrecon.experiment.deploying.settings import DeploymentSettings
+from fedrecon.experiment.settings.sections import SettingError
+
+if TYPE_CHECKING:
+    from fedrecon.experiment.training.run_spec import RunSpec
+
+APP, KEYS, NODES = "app", "keys", "nodes"
+
+
+def with_numbers(config: Config) -> Config:
+    """The configuration with numbers in place of settings that are read from the data.
+
+    A private one stays as it is: a number that was read from the clients' examples is not public.
+    """
+    if config.privacy.on:
+        return config
+    from fedrecon.experiment.training.build import task_of
+
+    return override(config, {"model": dict(task_of(config).settings_from_data)})
+
+
+def plan_of(config: Config, spec: "RunSpec", run: str, settings: DeploymentSettings) -> DeploymentPlan:
+    """The plan of a deployment.
+
+    Args:
+        config: The configuration of the experiment, with numbers in place of settings that data decide.
+        spec: The training run that the configuration describes.
+        run: The name of the run.
+        settings: The settings of the deployment.
+    """
+    privacy = spec.algorithm.privacy
+    return DeploymentPlan(
+        run=run,
+        settings=config.model_dump(),
+        vocabularies={name: np.asarray(ids).tolist() for name, ids in spec.clients.vocabularies.items()},
+        rounds=spec.rounds,
+        num_clients=0 if privacy is None else len(spec.clients),
+        public_inputs={} if privacy is None else dict(privacy.public_inputs),
+        **settings.model_dump(),
+    )
+
+
+def prepare_server(app: Path, config: Config, settings: DeploymentSettings, folder: Path) -> None:
+    """Writes the folder of a server's machine: the plan and the app.
+
+    Args:
+        app: The folder of the app.
+        config: The configuration of the experiment. Its data are read for the vocabularies, and nothing of a
+            client is written.
+        settings: The settings of the deployment.
+        folder: The folder of the server, which must be new or empty.
+
+    Raises:
+        RunError: The folder holds something.
+        SettingError: A setting does not fit the others, or people would not be protected.
+    """
+    from fedrecon.experiment.training.build import spec_of, task_of
+
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder}: a deployment needs a new or empty folder, this one holds something")
+    if split_address(settings.address)[1] == settings.superlink_port and not is_loopback(settings.address):
+        raise SettingError(
+            f"superlink_port must differ from the port of address, which is that of a proxy on the same "
+            f"machine, got {settings.superlink_port}"
+        )
+    config = with_numbers(config)
+    plan = plan_of(config, spec_of(config, task_of(config)), folder.absolute().name, settings)
+    plan.check_protection(settings.address)
+    plan.algorithm()
+    make_folder(folder)
+    shutil.copytree(app, folder / APP, ignore=shutil.ignore_patterns("__pycache__"))
+    plan.write(folder)
+
+
+def create_keys(folder: Path, nodes: tuple[str, ...]) -> list[Path]:
+    """Makes the keys of a deployment, where they are missing, and the folders of nodes.
+
+    Args:
+        folder: The folder of the server, as `prepare_server` writes it.
+        nodes: The names of new nodes.
+
+    Returns:
+        The folders to hand to the nodes, one for each name.
+
+    Raises:
+        RunError: A name is not allowed, or its node has a key already.
+    """
+    plan, keys = DeploymentPlan.read(folder), keys_of(folder)
+    keys.create_authority(plan.address)
+    folders = []
+    for node in nodes:
+        target = folder / NODES / node
+        keys.create_node(node, target)
+        _write_node(plan, target)
+        folders.append(target)
+    return folders
+
+
+def rotate_keys(folder: Path, node: str) -> Path:
+    """Revokes a node's key and makes a new one, or makes a new certificate for the server.
+
+    Args:
+        folder: The folder of the server.
+        node: The name of the node, or `"server"`.
+
+    Returns:
+        The folder to hand to the node; of the server, that of its keys.
+
+    Raises:
+        RunError: The node has no active key.
+    """
+    plan, keys = DeploymentPlan.read(folder), keys_of(folder)
+    if node == SERVER:
+        keys.rotate_server(plan.address)
+        return keys.folder
+    target = folder / NODES / node
+    keys.rotate_node(node, target)
+    _write_node(plan, target)
+    return target
+
+
+def keys_of(folder: Path) -> Keys:
+    """The keys of a deployment.
+
+    Args:
+        folder: The folder of the server.
+    """
+    return Keys(folder / KEYS)
+
+
+def _write_node(plan: DeploymentPlan, folder: Path) -> None:
+    plan.write(folder)
+    if not (folder / CONFIG).exists():
+        settings = {
+            "data": "clients.arrow",
+            "superlink": plan.address,
+            "authority": CA_CERTIFICATE,
+            "key": NODE_KEY,
+        }
+        text = "# data: a client file (.arrow), a Parquet file or an SQLite file, see docs/deploying.md\n"
+        write_atomically(folder / CONFIG, text + tomli_w.dumps(settings))

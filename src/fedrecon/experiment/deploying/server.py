@@ -1,0 +1,126 @@
+"""A server on its own machine: a SuperLink on loopback, the keys that it accepts, and the rounds."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from fedrecon._files import atomic_file
+from fedrecon.core._model import leaves_of
+from fedrecon.deployment._messages import state_from
+from fedrecon.deployment._rounds import STATE
+from fedrecon.deployment._wire import decode
+from fedrecon.experiment.deploying.addresses import is_loopback, split_address
+from fedrecon.experiment.deploying.flower_processes import (
+    environment_for,
+    follow_run,
+    register_node,
+    start_run,
+    start_superlink,
+    unregister_node,
+)
+from fedrecon.experiment.deploying.keys import Keys
+from fedrecon.experiment.deploying.plan import DeploymentPlan
+from fedrecon.experiment.deploying.preparing import APP, keys_of
+from fedrecon.experiment.deploying.processes import Processes, ending_on_request
+from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.simulation._client_step import first_state
+
+PARAMETERS = "global_params.npz"
+# Seconds between two looks at the list of keys.
+_LOOK = 2.0
+
+
+class Registrations:
+    """The keys that a running SuperLink accepts, kept equal to the active ones of a list.
+
+    Args:
+        keys: The keys of the deployment.
+        home: The folder of Flower's own files.
+    """
+
+    def __init__(self, keys: Keys, home: Path):
+        self._keys, self._home, self._numbers = keys, home, dict[str, int]()
+        self._next = 0.0
+
+    def update(self) -> None:
+        """Registers new keys and ends the access of revoked ones.
+
+        Raises:
+            RunError: The list cannot be read, or the SuperLink refused a change.
+        """
+        public = [key.public for key in self._keys.active()]
+        for key in [key for key in self._numbers if key not in public]:
+            unregister_node(self._home, self._numbers.pop(key))
+        for key in public:
+            if key not in self._numbers:
+                with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
+                    file.write(key + "\n")
+                    file.flush()
+                    self._numbers[key] = register_node(self._home, Path(file.name))
+
+    def look(self) -> None:
+        """Calls `update` at most once in a few seconds."""
+        if time.monotonic() >= self._next:
+            self.update()
+            self._next = time.monotonic() + _LOOK
+
+
+def run_server(folder: Path, progress: Callable[[dict[str, Any]], None]) -> None:
+    """Runs the rounds that are left and ends all processes that it started, also after an error.
+
+    Args:
+        folder: The folder of the server, as `preparing.prepare_server` writes it.
+        progress: A function that is called with the values of each line of `rounds.jsonl`.
+
+    Raises:
+        RunError: A process has ended before the rounds were done; the next call continues.
+        SettingError: The deployment would leave loopback without TLS, or without noise.
+    """
+    folder = folder.absolute()
+    plan, keys = DeploymentPlan.read(folder), keys_of(folder)
+    plan.check_protection(plan.address)
+    if not keys.there and not is_loopback(plan.address):
+        raise SettingError(
+            f"{folder}: a server outside loopback, here {plan.address}, must have keys: "
+            f"`fedrecon deploy keys create`"
+        )
+    home = folder / "flower"
+    port = split_address(plan.address)[1] if is_loopback(plan.address) else plan.superlink_port
+    with ExitStack() as stack:
+        stack.enter_context(ending_on_request())
+        processes = stack.enter_context(Processes(folder / "logs", environment_for(home)))
+        start_superlink(processes, home, port, keys.certificates if keys.there else None)
+        registrations = Registrations(keys, home)
+        look = registrations.look if keys.there else _nothing
+        look()
+        start_run(processes, folder / APP, folder)
+        follow_run(processes, folder, plan.rounds, progress, look)
+    write_parameters(plan, folder)
+
+
+def write_parameters(plan: DeploymentPlan, folder: Path) -> None:
+    """Writes the global parameters of the last round to a file, an array for each leaf.
+
+    An experiment can start from the file: `training.initial_global_params`.
+
+    Args:
+        plan: The plan of the deployment.
+        folder: The folder of the server.
+    """
+    like, _ = first_state(plan.algorithm(), plan.config().seed)
+    message = decode((folder / STATE).read_bytes(), max_bytes=2**63)
+    counted = jax.ShapeDtypeStruct(message.arrays["state/1"].shape, np.int32)
+    state, _ = state_from(message, (like, counted))
+    arrays: Any = {name: np.asarray(x) for name, x in leaves_of(state.global_params).items()}
+    with atomic_file(folder / PARAMETERS) as file:
+        np.savez(file, **arrays)
+
+
+def _nothing() -> None:
+    return

@@ -1,0 +1,217 @@
+"""TLS and keys over Flower's own processes: whom a server lets in, and what a proxy passes on."""
+
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from fedrecon.datasets.ratings._synthetic import synthetic
+from fedrecon.experiment.cli.main import main
+from fedrecon.experiment.deploying.flower_app import experiment_of
+from fedrecon.experiment.deploying.flower_processes import (
+    NodeAccess,
+    environment_for,
+    start_superlink,
+    start_supernode,
+)
+from fedrecon.experiment.deploying.keys import Keys
+from fedrecon.experiment.deploying.processes import Processes, free_ports
+from fedrecon.experiment.deploying.server import Registrations
+from fedrecon.experiment.deploying.service_files import nginx_config
+from fedrecon.experiment.training.build import task_of
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("flwr") is None, reason="needs Flower: pip install 'fedrecon[flower]'"
+    ),
+]
+PATIENCE = 600.0
+CONTROL, FLEET = "/v1/control/start-run", "/v1/fleet/get-run"
+# Other ways to write the path of the operator's interface, some of which a careless proxy would pass on.
+DISGUISES = [
+    "/v1/fleet/../control/start-run",
+    "/v1/fleet/%2e%2e/control/start-run",
+    "//v1/control/start-run",
+    "/v1/fleet/get-run/../../control/start-run",
+    "/v1/runtime/pull-task-input",
+    "/",
+]
+
+
+def wait_for(there):
+    end = time.monotonic() + PATIENCE
+    while not there():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.2)
+
+
+def post(port, path, authority=None):
+    """The status that a server answers to an empty message."""
+    context = ssl.create_default_context(cafile=authority)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
+    try:
+        connection.request("POST", path, b"", {"Content-Type": "application/octet-stream"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory):
+    """A SuperLink with TLS that accepts the key of node a; that of b is revoked, that of c a stranger's."""
+    folder = tmp_path_factory.mktemp("keys")
+    keys, strangers = Keys(folder / "keys"), Keys(folder / "others")
+    port = free_ports(1)[0]
+    for one in (keys, strangers):
+        one.create_authority(f"127.0.0.1:{port}")
+    for node in ("a", "b"):
+        keys.create_node(node, folder / node)
+    keys.revoke("b")
+    strangers.create_node("c", folder / "c")
+    with Processes(folder / "logs", environment_for(folder / "flower")) as processes:
+        start_superlink(processes, folder / "flower", port, keys.certificates)
+        registrations = Registrations(keys, folder / "flower")
+        registrations.update()
+        yield folder, port, keys, registrations, processes
+
+
+def join(federation, name, node, authority):
+    folder, port, _, _, processes = federation
+    access = NodeAccess(authority, folder / node / "node.key")
+    start_supernode(processes, name, f"127.0.0.1:{port}", free_ports(1)[0], folder / "socket", access)
+    return processes.log(name)
+
+
+def test_nodes_without_an_active_key_are_refused(federation):
+    folder, _, keys, registrations, processes = federation
+    authority = keys.certificates.authority
+    active = join(federation, "active", "a", authority)
+    revoked = join(federation, "revoked", "b", authority)
+    stranger = join(federation, "stranger", "c", authority)
+    misled = join(federation, "misled", "a", folder / "others" / "ca.pem")
+    wait_for(lambda: "SuperNode ID" in active.read_text())
+    for name, log in (("revoked", revoked), ("stranger", stranger)):
+        wait_for(lambda name=name: processes.status(name) is not None)
+        assert processes.status(name) != 0
+        assert "Failed to activate" in log.read_text()
+    # A server whose certificate another authority signed is none that the node talks to.
+    assert "SuperNode ID" not in misled.read_text()
+    keys.revoke("a")
+    registrations.update()
+    again = join(federation, "again", "a", authority)
+    wait_for(lambda: processes.status("again") is not None)
+    assert "Failed to activate" in again.read_text()
+    keys.create_node("a", folder / "a")
+    registrations.update()
+    renewed = join(federation, "renewed", "a", authority)
+    wait_for(lambda: "SuperNode ID" in renewed.read_text())
+
+
+def test_plain_http_and_other_authorities_are_refused(federation):
+    folder, port, keys, _, _ = federation
+    with pytest.raises((urllib.error.URLError, http.client.HTTPException, OSError)):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}{FLEET}", b"", timeout=30)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        post(port, FLEET, folder / "others" / "ca.pem")
+    assert post(port, FLEET, keys.certificates.authority) in (400, 401, 403, 415, 422)
+
+
+@contextmanager
+def nginx(folder, text):
+    program = shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
+    if program is None:
+        pytest.skip("needs nginx: apt-get install nginx")
+    folder.mkdir()
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    places = "".join(f'  {kind}_temp_path "{folder / kind}";\n' for kind in kinds) + "  access_log off;\n"
+    (folder / "nginx.conf").write_text(text.replace("http {\n", "http {\n" + places))
+    settings = f'daemon off; pid "{folder / "pid"}"; error_log stderr;'
+    process = subprocess.Popen([program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", settings])
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_proxy_passes_on_what_nodes_need_and_nothing_else(federation):
+    folder, port, keys, _, processes = federation
+    listen, authority = free_ports(1)[0], keys.certificates.authority
+    direct = post(port, FLEET, authority)
+    assert post(port, CONTROL, authority) not in (403, 404)  # the SuperLink itself would take a run
+    with nginx(folder / "nginx", nginx_config(listen, "localhost", port, keys.certificates)) as process:
+        wait_for(lambda: process.poll() is not None or is_open(listen))
+        for path in (CONTROL, *DISGUISES):
+            assert post(listen, path, authority) in (400, 403), path
+        assert post(listen, FLEET, authority) == direct
+        # This one is a node's path to the proxy, which passes on what it understood and not what came.
+        assert post(listen, "/v1/control/..%2ffleet/get-run", authority) == direct
+        if not keys.active():
+            keys.create_node("a", folder / "a")
+        keys.create_node("d", folder / "d")
+        federation[3].update()
+        access = NodeAccess(authority, folder / "d" / "node.key")
+        at = f"127.0.0.1:{listen}"
+        start_supernode(processes, "proxied", at, free_ports(1)[0], folder / "socket", access)
+        wait_for(lambda: "SuperNode ID" in processes.log("proxied").read_text())
+
+
+def is_open(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def server(tmp_path, repository):
+    """The folder of a server, with two nodes that have their data."""
+    clients, _ = synthetic(60, 150, seed=1)
+    lines = ["userId,movieId,rating,timestamp"]
+    for user in clients.ids.tolist():
+        pairs = zip(clients[user]["item"], clients[user]["rating"], strict=True)
+        lines += [f"{user},{item},{rating},{time}" for time, (item, rating) in enumerate(pairs)]
+    (tmp_path / "ratings.csv").write_text("\n".join(lines) + "\n")
+    app, folder = tmp_path / "app", tmp_path / "spring"
+    settings = ["training.rounds=2", "training.clients_per_round=20", "evaluation.every=2"]
+    changes = [word for text in settings for word in ("--set", text)]
+    recipe = str(repository / "experiments" / "movielens.toml")
+    assert main(["deploy", "init", str(app), "--experiment", recipe, *changes]) == 0
+    port = free_ports(1)[0]
+    (app / "deployment.toml").write_text(f'address = "127.0.0.1:{port}"\nnodes = 2\n')
+    data = str(tmp_path / "ratings.csv")
+    assert main(["deploy", "prepare", str(app), "--data", data, "--out", str(folder)]) == 0
+    assert main(["deploy", "keys", "create", str(folder), "north", "south"]) == 0
+    train = task_of(experiment_of(app, (f"data.path='{data}'",))).train
+    for number, node in enumerate(("north", "south")):
+        train.take(range(number, len(train), 2)).write(folder / "nodes" / node / "clients.arrow")
+    return folder
+
+
+def test_server_and_nodes_are_commands_of_their_own(server, tmp_path):
+    command = [sys.executable, "-m", "fedrecon", "deploy"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    with Processes(tmp_path / "logs", environment) as processes:
+        processes.start("server", [*command, "server", str(server)])
+        for node in ("north", "south"):
+            processes.start(node, [*command, "node", str(server / "nodes" / node)])
+        wait_for(lambda: processes.status("server") is not None)
+        assert processes.status("server") == 0, processes.log("server").read_text()
+        assert processes.status("north") is None and processes.status("south") is None
+    lines = [json.loads(line) for line in (server / "rounds.jsonl").read_text().splitlines()]
+    assert [line["answered"] for line in lines] == [20, 20]
+    with np.load(server / "global_params.npz") as params:
+        assert {name.split("/")[0] for name in params} >= {"item"}
+        assert all(np.all(np.isfinite(params[name])) for name in params)
+    assert not (server / "nodes" / "north" / "server.state").exists()
