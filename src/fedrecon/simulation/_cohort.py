@@ -46,7 +46,7 @@ def cohort_update(
         algorithm: The algorithm whose `client_update` is called.
         views: The view of the clients of each slot.
         global_params: The global parameters before the round.
-        round: The number of rounds done.
+        announced: What the clients are told beside the global parameters.
         batches: The clients of each slot.
     """
     # Deltas of bfloat16 or float16 parameters are summed in float32: after a few hundred addends a sum in
