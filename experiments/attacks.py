@@ -2,7 +2,7 @@
 
 python experiments/attacks.py path/to/ml-1m --users 600
 python experiments/attacks.py path/to/ml-1m --users 600 --clip 1   # what the server gets before it adds noise
-python experiments/attacks.py path/to/ml-1m --users 600 --bits 4   # entries of 4 bits; --top 0.1: a tenth of them
+python experiments/attacks.py path/to/ml-1m --users 600 --bits 4   # or 8; --top 0.1: a tenth of the entries
 """
 
 import argparse

@@ -1,36 +1,28 @@
 """Attacks a run as somebody would who sees its updates, its sums, or its released parameters."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
 
-from fedrecon._files import write_atomically
 from fedrecon.core._examples import NoSplit
 from fedrecon.data._clients import Clients
 from fedrecon.errors import RunError, whole_number
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.evaluation._metric_names import direction_of, shown_first
+from fedrecon.experiment.analysis.audits import AUDIT, CONFIDENCE, Audit, Observer, write_audit
 from fedrecon.experiment.analysis.client_deltas import ClientDeltas
 from fedrecon.experiment.config import Config, override
-from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.serving.evaluate import hold_to_data, restore_parameters
-from fedrecon.experiment.storage.digests import read_json
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.privacy import attacks
 from fedrecon.privacy._guarantee import UserLevelDP
 
-Observer = Literal["update", "sum", "model"]
-OBSERVERS: tuple[Observer, ...] = ("update", "sum", "model")
-AUDIT = "audit.json"
-# The key of the audits of other observers in `audit.json`.
-OTHERS = "other_observers"
-CONFIDENCE = 0.95
 CLIENTS = 600
 # The delta at which epsilon is bounded for a run that promises none.
 _DELTA = 1e-5
@@ -38,57 +30,6 @@ _DELTA = 1e-5
 _RANKED = 1000
 # The normal numbers that the canary's trials may draw: seconds on a processor.
 _DRAWS, _TRIALS = 1e8, (200, 1000)
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What an observer of a run found out. A number is None where it was not attacked.
-
-    Attributes:
-        observer: What the observer sees: a client's `"update"`, the `"sum"` of a cohort's updates as the
-            server has it after noise, or the released `"model"`.
-        round: The round whose parameters the attacked clients started from.
-        clients_summed: The number of clients in the sum that was attacked; None for the model.
-        item_precision: See `fedrecon.privacy.attacks.Findings`.
-        item_recall: See `fedrecon.privacy.attacks.Findings`.
-        vector_cosine: See `fedrecon.privacy.attacks.Findings`.
-        users_ratings_exact: See `fedrecon.privacy.attacks.Findings`.
-        membership_auc: How well the observer tells, as the area under the ROC curve, whether a client has an
-            item; for the model, whether a client was trained on.
-        popularity_auc: The same by the items' numbers of raters alone; None for the model.
-        epsilon_lower: A number that the epsilon of what the observer sees exceeds, with `confidence`.
-        epsilon: The epsilon of the run's ledger; None without one, and for updates, which no ledger covers.
-        confidence: The confidence of `epsilon_lower`.
-        trials: The number of canary runs, with and without, behind `epsilon_lower`.
-    """
-
-    observer: Observer
-    round: int
-    clients_summed: int | None
-    item_precision: float | None
-    item_recall: float | None
-    vector_cosine: float | None
-    users_ratings_exact: float | None
-    membership_auc: float
-    popularity_auc: float | None
-    epsilon_lower: float
-    epsilon: float | None
-    confidence: float = CONFIDENCE
-    trials: int = 0
-
-    def remark(self) -> str:
-        """What the numbers mean, in a sentence."""
-        if self.observer == "update":
-            return (
-                "Updates are seen by the server before noise is added to their sum: whatever a ledger "
-                "promises, they are protected only from those who do not see them: the server must be trusted"
-            )
-        if self.epsilon is None:
-            return "No noise protects what this observer sees"
-        return (
-            f"The ledger promises epsilon {self.epsilon:.4g}; an honest mechanism exceeds it here in at most "
-            f"{1 - self.confidence:.0%} of audits"
-        )
 
 
 class _Membership(NamedTuple):
@@ -157,25 +98,12 @@ def audit_run(
         epsilon=None if protected is None else protected.ledger(round).epsilon,
         trials=tried,
     )
-    _write(run, audit)
+    write_audit(run, audit)
     for name, value in asdict(audit).items():
         screen.print(f"{name:20} {_shown(value)}", highlight=False)
     screen.print(f"Note: {audit.remark()}.", markup=False)
     screen.print(f"Audit: {run / AUDIT}", markup=False)
     return audit
-
-
-def read_audits(run: Path) -> list[Audit]:
-    """The last audit of each observer of a run, the latest first; none if there was no audit.
-
-    Raises:
-        RunError: `audit.json` is not what was written.
-    """
-    if not (run / AUDIT).is_file():
-        return []
-    values = read_json(run / AUDIT)
-    others = values.pop(OTHERS)
-    return [Audit(**values), *(Audit(**other) for other in others)]
 
 
 def epsilon_lower(
@@ -298,9 +226,3 @@ def _shown(value: object) -> str:
     if value is None:
         return "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _write(run: Path, audit: Audit) -> None:
-    """Writes an audit, and keeps those of other observers that were made before."""
-    others = [asdict(x) for x in read_audits(run) if x.observer != audit.observer]
-    write_atomically(run / AUDIT, summary.dumps({**asdict(audit), OTHERS: others}))

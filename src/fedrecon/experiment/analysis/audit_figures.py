@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 
 from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
-from fedrecon.experiment.analysis.audit import Audit
-from fedrecon.experiment.analysis.audits import NAME, SHARES
+from fedrecon.experiment.analysis.audits import NAME, SHARES, Audit
 from fedrecon.experiment.reporting.plots import COLORS, new_figure, render, style
 
 

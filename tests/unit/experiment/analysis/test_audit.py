@@ -14,9 +14,9 @@ from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.data._sampling import Everyone, Passes, Poisson
 from fedrecon.data._sampling import Uniform as UniformSampling
 from fedrecon.errors import RunError
-from fedrecon.experiment.analysis.audit import AUDIT, Audit, audit_run, read_audits
+from fedrecon.experiment.analysis.audit import audit_run
 from fedrecon.experiment.analysis.audit_figures import write_audit_figure
-from fedrecon.experiment.analysis.audits import audit_table
+from fedrecon.experiment.analysis.audits import AUDIT, Audit, audit_table, read_audits
 from fedrecon.experiment.analysis.compare import report_runs
 from fedrecon.experiment.config import load
 from fedrecon.experiment.reporting.tables import markdown

@@ -9,7 +9,7 @@ from fedrecon.experiment.cli import options
 
 # It takes JAX, which is loaded when the command computes.
 if TYPE_CHECKING:
-    from fedrecon.experiment.analysis.audit import Observer
+    from fedrecon.experiment.analysis.audits import Observer
 
 
 @options.command
@@ -45,8 +45,9 @@ def command(
     from fedrecon.experiment.cli import runs
 
     with runs.begin(invocation).together():
-        from fedrecon.experiment.analysis.audit import audit_run, read_audits
+        from fedrecon.experiment.analysis.audit import audit_run
         from fedrecon.experiment.analysis.audit_figures import write_audit_figure
+        from fedrecon.experiment.analysis.audits import read_audits
         from fedrecon.experiment.storage.run_folder import PLOTS
         from fedrecon.experiment.training.run_experiment import console
 
