@@ -47,8 +47,8 @@ class DeviceSettings(Section):
     """Rounds as real devices answer them; they count under `training.sampling = "availability"` alone."""
 
     over_selection: float = setting(1.0, "clients asked for each answer that is wanted", ge=1)
-    deadline: Annotated[float, Field(gt=0)] | None = setting(
-        None, "seconds after which a round ends; none waits for all answers"
+    deadline: Annotated[float, Field(gt=0)] | Literal["none"] = setting(
+        "none", 'seconds after which a round ends; "none" waits for all answers'
     )
     min_answers: int = setting(1, "answers that a round needs to count any", ge=1)
     dropout: float = setting(0.0, "probability that an asked client never answers", ge=0, lt=1)
@@ -73,7 +73,7 @@ class DeviceSettings(Section):
         from fedrecon.data._devices.availability import Availability
 
         settings = self.model_dump(exclude={"model", "deadline"})
-        deadline = math.inf if self.deadline is None else self.deadline
+        deadline = math.inf if self.deadline == "none" else self.deadline
         return Availability(clients_per_round, deadline=deadline, model=self.model.build(), **settings)
 
 
