@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from tests.small import ITEMS, rating_model, sgd, solver
 
+from fedrecon.algorithms._base import ServerState
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import AlternateBatches
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Uniform
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, UncheckedWarning
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.experiment.training.train import train
 from fedrecon.serving._personalization import Personalization, TopK
@@ -145,6 +146,28 @@ def test_original_ids_that_the_training_clients_did_not_have_are_refused():
     with pytest.raises(DataError, match=message):
         train(ALGORITHM, plain, 1, test=OWN)
     evaluate(ALGORITHM, result.state, WITHOUT, split=SPLIT)
+
+
+def test_states_of_a_simulation_know_their_vocabularies():
+    simulation = Simulation(ALGORITHM, TRAIN, Uniform(3))
+    state = next(simulation.rounds(simulation.init(), 1)).state
+    for known in (simulation.init(), state, state._replace(round=state.round)):
+        wanted = evaluate(ALGORITHM, known, RIGHT, split=SPLIT)
+        same(evaluate(ALGORITHM, known, OWN, split=SPLIT), wanted)
+
+
+def test_a_state_that_does_not_know_them_is_told():
+    simulation = Simulation(ALGORITHM, TRAIN, Uniform(3))
+    known = simulation.init()
+    plain, copied = ServerState(*known), jax.tree.map(lambda x: x, known)
+    for state in (plain, copied, TrainedState.of(plain, None)):
+        with pytest.warns(UncheckedWarning, match="not checked: the clients number the field 'item'"):
+            evaluate(ALGORITHM, state, OWN, split=SPLIT)
+        with pytest.warns(UncheckedWarning, match="not checked"):
+            Personalization(ALGORITHM, state, OWN.num_examples)(OWN)
+        evaluate(ALGORITHM, state, WITHOUT, split=SPLIT)
+    told = TrainedState.of(plain, {"item": TRAIN.vocabularies["item"].tolist()})
+    same(evaluate(ALGORITHM, told, OWN, split=SPLIT), evaluate(ALGORITHM, told, RIGHT, split=SPLIT))
 
 
 def test_decimals_of_another_type_are_the_same_ids():
