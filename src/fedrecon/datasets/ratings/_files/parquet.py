@@ -183,7 +183,8 @@ def _explode(where: str, table: pa.Table, client: str) -> pa.Table:
             f"{where}: where a row is a client, every column that is read must hold lists, "
             f"{quoted(single)} does not"
         )
-    columns, offsets = {}, np.zeros(0, np.int64)
+    columns: dict[str, Any] = {}
+    offsets = np.zeros(0, np.int64)
     for name in lists:
         values, ends = from_lists(_without_nulls(where, table, "lists", name))
         if columns and not np.array_equal(ends, offsets):
