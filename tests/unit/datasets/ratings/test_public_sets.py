@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -365,6 +366,22 @@ def test_a_folder_of_parquet_parts(tmp_path):
     pq.write_table(pa.table({"u": ["c"], "i": ["x"], "r": [1.0]}), folder / "part-00002-5c1d.snappy.parquet")
     with pytest.raises(DataError, match=r"ratings\.parquet: its parts must have columns of one type"):
         read_ratings(folder, **options)
+
+
+@pytest.mark.parametrize("kind", [pl.Enum(["q", "p"]), pl.Categorical, pl.String])
+def test_parquet_with_a_client_per_row(tmp_path, kind):
+    path = tmp_path / "histories.parquet"
+    content = {"u": ["b", "a"], "i": [["p", "q"], ["q"]], "r": [[1.0, 2.0], [3.0]]}
+    names = {"u": pl.Enum(["a", "b"]), "i": pl.List(kind)}
+    pl.DataFrame(content, schema_overrides=names).write_parquet(path)
+    rows = [("b", "p", 1, None), ("b", "q", 2, None), ("a", "q", 3, None)]
+    assert rows_of(read_ratings(path, **named("u", "i", "r"))) == rows
+    pl.DataFrame({**content, "r": [1.0, 2.0]}, schema_overrides=names).write_parquet(path)
+    with pytest.raises(DataError, match="every column that is read must hold lists, 'r' does not"):
+        read_ratings(path, **named("u", "i", "r"))
+    pl.DataFrame({**content, "r": [[1.0], [2.0]]}, schema_overrides=names).write_parquet(path)
+    with pytest.raises(DataError, match="the lists of a client must be of one length, 'r' differs"):
+        read_ratings(path, **named("u", "i", "r"))
 
 
 def test_a_folder_that_lenskit_saved(tmp_path):

@@ -84,3 +84,35 @@ def test_labels_of_different_values_differ():
     close = labels(np.array([0.1234567, 0.1234568]))
     assert close == ["0.1234567", "0.1234568"]
     assert labels(np.array([1e-9, 2e20])) == ["1e-09", "2e+20"]
+
+
+def test_how_a_file_is_read_is_stated(tmp_path):
+    path = tmp_path / "own.inter"
+    path.write_text("user_id:token\titem_id:token\trating:float\na\tx\t3\nb\ty\t4.5\n")
+    shown = describe_data(str(path))
+    columns = "client = 'user_id:token', item = 'item_id:token', rating = 'rating:float'"
+    assert shown.startswith(f"{path}\nread as RecBole's interactions with {columns}\n")
+
+
+def test_lines_of_json_are_texts_or_ratings_by_what_they_hold(tmp_path):
+    path = tmp_path / "reviews.jsonl"
+    path.write_text('{"user_id": "a", "asin": "b", "rating": 5.0, "text": "good"}\n')
+    with pytest.raises(
+        DataError, match=r"reviews\.jsonl, line 1: must have a column 'userId' .* it has 'user_id'"
+    ):
+        describe_data(str(path))
+
+
+def test_ratings_of_0_may_stand_for_none(tmp_path):
+    path = tmp_path / "books.csv"
+    path.write_text("user;book;points\n1;a;0\n1;b;7\n2;a;0\n2;b;10\n")
+    columns = [f"data.columns.{role}={name}" for role, name in (("client", "user"), ("item", "book"))]
+    columns.append("data.columns.rating=points")
+    shown = describe_data(str(path), columns)
+    assert shown.endswith("2 of the ratings are 0: if 0 stands for not rated, data.unrated=0 leaves them out")
+    rated = describe_data(str(path), [*columns, "data.unrated=0"])
+    assert "examples              2" in rated and "not rated" not in rated
+    assert (
+        "a semicolon-separated table with client = 'user', item = 'book', rating = 'points'; a rating"
+        in rated
+    )

@@ -11,7 +11,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from jaxtyping import Float64
 
-from fedrecon.data._arrow_bridge import is_number, is_text, missing_rows, one_chunk, to_numpy, value_type
+from fedrecon.data._arrow_bridge import (
+    decoded,
+    from_lists,
+    is_list,
+    is_number,
+    is_text,
+    missing_rows,
+    one_chunk,
+    to_arrow,
+    to_numpy,
+    value_type,
+)
 from fedrecon.data._unpacking import check_parquet
 from fedrecon.datasets.ratings._columns import Table, Times
 from fedrecon.datasets.ratings._files.formats import Format, find_columns
@@ -147,12 +158,40 @@ def _read(where: str, file: Any, form: Format, limit: int) -> tuple[Columns, pa.
 
 
 def _as_ratings(where: str, columns: Columns, table: pa.Table, optional: bool) -> Table:
+    table = _explode(where, table, str(columns.client))
     return Table(
         client=_ids(where, table, "client", str(columns.client)),
         item=_ids(where, table, "item", str(columns.item)),
         rating=None if columns.rating is None else _ratings(where, table, str(columns.rating)),
         time=None if columns.time is None else _times(where, table, str(columns.time), optional),
     )
+
+
+def _explode(where: str, table: pa.Table, client: str) -> pa.Table:
+    """A table with a row for each rating; a row of the stored one may be a client, the others lists.
+
+    Raises:
+        DataError: Some columns hold lists and others do not, or a client's lists differ in length.
+    """
+    others = [name for name in table.column_names if name != client]
+    lists = [name for name in others if is_list(table.schema.field(name).type)]
+    if not lists:
+        return table
+    if len(lists) < len(others):
+        single = next(name for name in others if name not in lists)
+        raise DataError(
+            f"{where}: where a row is a client, every column that is read must hold lists, "
+            f"{quoted(single)} does not"
+        )
+    columns: dict[str, Any] = {}
+    offsets = np.zeros(0, np.int64)
+    for name in lists:
+        values, ends = from_lists(_without_nulls(where, table, "lists", name))
+        if columns and not np.array_equal(ends, offsets):
+            raise DataError(f"{where}: the lists of a client must be of one length, {quoted(name)} differs")
+        columns[name], offsets = values, ends
+    owners = np.repeat(np.arange(len(table)), np.diff(offsets))
+    return pa.table({client: decoded(table[client]).take(to_arrow(owners)), **columns})
 
 
 def _ids(where: str, table: pa.Table, role: str, name: str) -> Any:
@@ -165,7 +204,7 @@ def _ids(where: str, table: pa.Table, role: str, name: str) -> Any:
         wanted = pa.large_string()
     else:
         raise _type_error(where, role, name, "whole numbers or text", column.type)
-    return one_chunk(column.cast(wanted).dictionary_encode())
+    return one_chunk(decoded(column).cast(wanted).dictionary_encode())
 
 
 def _ratings(where: str, table: pa.Table, name: str) -> Float64[np.ndarray, "rating"]:

@@ -94,7 +94,21 @@ def describe_data(path: str, settings: Sequence[str] = ()) -> str:
     ).task
     config = configs.load(None, [f"task={task}", *_UNCHANGED.get(task, ()), *settings])
     config = configs.override(config, {"data": {"path": path}}, "DATA")
-    return page(path, task_spec(task).load_all_clients(config))
+    spec = task_spec(task)
+    clients, form = spec.load_all_clients(config), spec.describe_source(config)
+    text = page(f"{path}\nread as {form}" if form else path, clients)
+    return text + _unrated_hint(clients) if getattr(config.data, "unrated", "") == "none" else text
+
+
+def _unrated_hint(clients: "Clients") -> str:
+    """What is to be known of ratings of 0 where the others begin at 1; "" where there are none."""
+    if "rating" not in clients.fields:
+        return ""
+    ratings = clients.column("rating")
+    zeros = int((ratings == 0).sum())
+    if not zeros or ((ratings != 0) & (ratings < 1)).any():
+        return ""
+    return f"\n\n{zeros:,} of the ratings are 0: if 0 stands for not rated, data.unrated=0 leaves them out"
 
 
 def _is_text(path: Path) -> bool:
