@@ -6,18 +6,19 @@ data, which the worker holds, would take seconds to load.
 
 import json
 import os
-import socket
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedrecon.experiment.deploying.framing import receive, send
+from fedrecon.experiment.deploying.framing import ask
 
 RECORD, MESSAGES, NAMES = "fedrecon", "messages", "names"
 # The key of the path of the worker's socket in the node's configuration.
 SOCKET = "fedrecon-socket"
 _SECONDS = 600.0
+# Seconds within which a worker that has ended must be back: it imports JAX and reads the data first.
+_PATIENCE = 120.0
 
 
 def client_app() -> ClientApp:
@@ -49,14 +50,6 @@ def _ask_worker(context: Context, messages: list[bytes]) -> list[bytes]:
     """
     path = str(context.node_config.get(SOCKET, os.environ.get("FEDRECON_SOCKET", "")))
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_SECONDS)
-            connection.connect(path)
-            answers = []
-            # One message at a time: if both sides sent, each could wait for the other to receive.
-            for data in messages:
-                send(connection, data)
-                answers.append(receive(connection))
-            return answers
+        return ask(path, messages, timeout=_SECONDS, patience=_PATIENCE)
     except OSError:
         raise RuntimeError("worker") from None

@@ -19,8 +19,10 @@ from fedrecon.experiment.deploying.plan import ENDED, PROCESS, DeploymentPlan
 from fedrecon.experiment.training.build import sampling_of
 from fedrecon.privacy._secret import SECRET_BYTES, Secret
 
-# Seconds between two queries which nodes are connected.
+# Seconds between two queries which nodes are connected, and what they have answered.
 _LOOK = 0.5
+# How many deadlines long an answer may be late and still be counted as late.
+_KEPT = 3.0
 # The file of the secret that draws the cohorts of a private run.
 COHORTS = "cohorts.key"
 
@@ -34,6 +36,7 @@ class FlowerTransport:
 
     def __init__(self, grid: Grid):
         self._grid, self._node_of = grid, dict[str, int]()
+        self._asked, self._waiting = set[int](), set[str]()
 
     def find(self, nodes: int, seconds: float) -> list[str]:
         """Waits for nodes, and asks which clients they have.
@@ -52,40 +55,76 @@ class FlowerTransport:
         while len(known := set(self._node_of.values())) < nodes:
             if time.monotonic() > end:
                 raise RunError(f"{nodes} nodes must be there, {len(known)} answered in {seconds:g} seconds")
-            fresh = [node for node in self._grid.get_node_ids() if node not in known]
-            if not fresh:
+            self._asked.clear()
+            if not self._meet(60.0):
                 time.sleep(_LOOK)
-                continue
-            for node, record in self._answers({node: {"ask": True} for node in fresh}, "query", 60.0):
-                for name in record[NAMES]:
-                    if self._node_of.setdefault(str(name), node) != node:
-                        raise RunError(f"client names must be unique over all nodes, two have {name!r}")
         return sorted(self._node_of)
 
     def exchange(self, messages: Sequence[tuple[Any, bytes]], seconds: float) -> Iterator[bytes]:
         """Sends each message to the node of its client and yields the answers, as `Transport` describes."""
+        self._meet(min(60.0, seconds))
         by_node: dict[int, list[bytes]] = {}
         for client, data in messages:
             if str(client) in self._node_of:
                 by_node.setdefault(self._node_of[str(client)], []).append(data)
         sent = {node: {MESSAGES: parts} for node, parts in by_node.items()}
         for _, record in self._answers(sent, "train", seconds):
-            yield from record[MESSAGES]
+            yield from record.get(MESSAGES, [])
+
+    def _meet(self, seconds: float) -> bool:
+        """Asks nodes that have come since the last call which clients they have.
+
+        A node that was started again without a key of its own has another number, and takes its clients with
+        it.
+
+        Args:
+            seconds: The longest time to wait for the answers, in seconds.
+
+        Returns:
+            Whether there were such nodes.
+
+        Raises:
+            RunError: Two nodes that are there have a client of the same name.
+        """
+        here = set(self._grid.get_node_ids())
+        fresh = here - self._asked - set(self._node_of.values())
+        self._asked |= fresh
+        for node, record in self._answers({node: {"ask": True} for node in fresh}, "query", seconds):
+            for name in map(str, record.get(NAMES, [])):
+                before = self._node_of.get(name, node)
+                if before != node and before in here:
+                    raise RunError(f"client names must be unique over all nodes, two have {name!r}")
+                self._node_of[name] = node
+        return bool(fresh)
 
     def _answers(self, sent: dict[int, Any], kind: str, seconds: float) -> Iterator[tuple[int, Any]]:
-        """The answers of nodes, without those that failed or did not answer."""
+        """The answers of nodes as they arrive, late ones to earlier messages too, without failures."""
+        seconds = max(seconds, 1.0)
         messages = [
             Message(
                 content=RecordDict({RECORD: ConfigRecord(values)}),
                 message_type=kind,
                 dst_node_id=node,
-                ttl=max(seconds, 1.0),
+                # Flower forgets an answer that comes later than this, so that late ones are not counted then.
+                ttl=_KEPT * seconds,
             )
             for node, values in sent.items()
         ]
-        for reply in self._grid.send_and_receive(messages, timeout=max(seconds, 1.0)):
-            if reply.has_content():
-                yield reply.metadata.src_node_id, reply.content[RECORD]
+        # Flower puts None for a message that the SuperLink refused.
+        open_for = {number for number in self._grid.push_messages(messages) if number}
+        self._waiting |= open_for
+        end = time.monotonic() + seconds
+        while open_for:
+            for reply in self._grid.pull_messages(sorted(self._waiting)):
+                answered = reply.metadata.reply_to_message_id
+                self._waiting.discard(answered)
+                open_for.discard(answered)
+                if reply.has_content():
+                    yield reply.metadata.src_node_id, reply.content[RECORD]
+            if time.monotonic() > end:
+                return
+            if open_for:
+                time.sleep(_LOOK)
 
 
 def server_app() -> ServerApp:

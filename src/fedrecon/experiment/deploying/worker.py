@@ -93,7 +93,7 @@ def serve(folder: Path, path: Path) -> None:
             try:
                 _converse(node, connection)
             except OSError:
-                # The other side has gone. Its message is lost; the engine sends it again.
+                # The other side has gone. If it is still interested, it connects and sends its message again.
                 continue
     path.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from fedrecon.errors import DataError, RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.deploying.flower_app import experiment_of, write_app
-from fedrecon.experiment.deploying.framing import receive, send
+from fedrecon.experiment.deploying.framing import ask, receive, send
 from fedrecon.experiment.deploying.plan import DeploymentPlan
 from fedrecon.experiment.deploying.processes import Processes, descendants, free_ports, lives
 from fedrecon.experiment.deploying.status import describe_round
@@ -140,6 +140,37 @@ def test_long_messages_arrive_whole_over_sockets_with_timeouts():
         left.close()
         with pytest.raises(OSError, match="gone"):
             receive(right)
+
+
+def test_messages_are_sent_again_to_a_process_that_was_started_again(tmp_path):
+    """The first process takes two messages, answers one, and ends; the second one comes later."""
+    path, arrived = str(tmp_path / "socket"), []
+
+    def answer(count, answered):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            connection = listener.accept()[0]
+            with connection:
+                for number in range(count):
+                    arrived.append(receive(connection))
+                    if number < answered:
+                        send(connection, b"to " + arrived[-1])
+        os.unlink(path)
+
+    def answer_twice():
+        answer(2, 1)
+        time.sleep(0.3)
+        answer(2, 2)
+
+    thread = threading.Thread(target=answer_twice)
+    thread.start()
+    answers = ask(path, [b"one", b"two", b"three"], timeout=60, patience=60)
+    thread.join()
+    assert answers == [b"to one", b"to two", b"to three"]
+    assert arrived == [b"one", b"two", b"two", b"three"]
+    with pytest.raises(FileNotFoundError):
+        ask(path, [b"one"], timeout=60, patience=0.2)
 
 
 def test_processes_end_with_what_they_started(tmp_path):

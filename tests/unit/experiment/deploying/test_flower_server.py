@@ -1,0 +1,83 @@
+"""The transport over a grid of Flower's messages, without Flower's processes."""
+
+import importlib.util
+
+import pytest
+
+from fedrecon.errors import RunError
+
+if importlib.util.find_spec("flwr") is None:
+    pytest.skip("needs Flower: pip install 'fedrecon[flower]'", allow_module_level=True)
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedrecon.experiment.deploying import flower_server
+from fedrecon.experiment.deploying.flower_client import MESSAGES, NAMES, RECORD
+from fedrecon.experiment.deploying.flower_server import FlowerTransport
+
+
+class FakeGrid:
+    """Nodes that answer at once, but for the messages of `slow`, which they answer when they are told to."""
+
+    def __init__(self, nodes):
+        self.nodes, self.slow, self.pending, self.ready = nodes, set(), [], []
+
+    def get_node_ids(self):
+        return list(self.nodes)
+
+    def push_messages(self, messages):
+        numbers = []
+        for message in messages:
+            number = message.metadata.__dict__["_message_id"] = message.object_id
+            numbers.append(number)
+            node, sent = message.metadata.dst_node_id, message.content[RECORD]
+            if message.metadata.message_type == "query":
+                answer = {NAMES: self.nodes[node]}
+            else:
+                answer = {MESSAGES: [b"to " + data for data in sent[MESSAGES]]}
+            reply = Message(content=RecordDict({RECORD: ConfigRecord(answer)}), reply_to=message)
+            (self.pending if node in self.slow else self.ready).append(reply)
+        return numbers
+
+    def pull_messages(self, numbers):
+        given = [reply for reply in self.ready if reply.metadata.reply_to_message_id in numbers]
+        self.ready = [reply for reply in self.ready if reply not in given]
+        return given
+
+
+@pytest.fixture
+def grid(monkeypatch):
+    monkeypatch.setattr(flower_server, "_LOOK", 0.01)
+    return FakeGrid({1: ["ann", "bob"], 2: ["eve"]})
+
+
+def test_messages_go_to_the_node_of_their_client(grid):
+    transport = FlowerTransport(grid)
+    assert transport.find(2, 5.0) == ["ann", "bob", "eve"]
+    messages = [("eve", b"e"), ("ann", b"a"), ("nobody", b"n"), ("bob", b"b")]
+    assert sorted(transport.exchange(messages, 5.0)) == [b"to a", b"to b", b"to e"]
+
+
+def test_late_answers_arrive_in_a_later_round(grid):
+    transport = FlowerTransport(grid)
+    transport.find(2, 5.0)
+    grid.slow = {2}
+    assert list(transport.exchange([("ann", b"1"), ("eve", b"1")], 0.0)) == [b"to 1"]
+    grid.slow, grid.ready, grid.pending = set(), grid.pending, []
+    # The endpoint tells by its round that it is late, and counts it.
+    assert list(transport.exchange([("ann", b"2"), ("eve", b"2")], 5.0)) == [b"to 1", b"to 2", b"to 2"]
+
+
+def test_node_that_was_started_again_takes_its_clients_with_it(grid):
+    transport = FlowerTransport(grid)
+    transport.find(2, 5.0)
+    grid.nodes = {1: ["ann", "bob"], 3: ["eve"]}
+    assert list(transport.exchange([("eve", b"e")], 5.0)) == [b"to e"]
+    grid.nodes = {1: ["ann", "bob"], 3: ["eve"], 4: ["ann"]}
+    with pytest.raises(RunError, match="two have 'ann'"):
+        list(transport.exchange([("eve", b"e")], 5.0))
+
+
+def test_missing_nodes_are_counted(grid):
+    with pytest.raises(RunError, match="3 nodes must be there, 2 answered in 0 seconds"):
+        FlowerTransport(grid).find(3, 0.0)
