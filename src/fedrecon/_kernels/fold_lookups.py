@@ -26,6 +26,10 @@ _FOLDED: dict[str, Callable[..., Any]] = {
     "reshape": lambda params, x: np.reshape(x, params["new_sizes"]),
     "squeeze": lambda params, x: np.squeeze(x, tuple(params["dimensions"])),
     "convert_element_type": lambda params, x: np.asarray(x, params["new_dtype"]),
+    "transpose": lambda params, x: np.transpose(x, params["permutation"]),
+    "slice": lambda params, x: x[
+        tuple(map(slice, params["start_indices"], params["limit_indices"], params["strides"] or [1] * x.ndim))
+    ],
 }
 # Primitives that call a traced function, whose body is searched as well, and their parameter that holds it.
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr"}
@@ -86,6 +90,11 @@ def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], args: list[Any]) -> list[Any
             out = [np.asarray(_FOLDED[name](eqn.params, *inputs)).astype(first.dtype)]
         elif name == "gather" and _is_identity(eqn, inputs):
             out = [jax.numpy.reshape(inputs[0], first.shape)]
+        elif name == "split" and isinstance(inputs[0], np.ndarray):
+            ends = np.cumsum(eqn.params["sizes"])[:-1]
+            out = list(np.split(inputs[0], ends, eqn.params["axis"]))
+        elif name == "dot_general" and (selection := _selection(eqn, inputs)) is not None:
+            out = [selection]
         else:
             out = _apply(jaxpr, eqn, inputs)
         values.update(zip(eqn.outvars, out, strict=True))
@@ -104,6 +113,36 @@ def _apply(whole: core.Jaxpr, eqn: core.JaxprEqn, inputs: list[Any]) -> list[Any
     given = {v: x for v, x in zip(eqn.invars, inputs, strict=True) if not isinstance(v, core.Literal)}
     alone = core.Jaxpr((), list(given), eqn.outvars, [eqn], debug_info=whole.debug_info)
     return core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*given.values())
+
+
+def _selection(eqn: core.JaxprEqn, inputs: list[Any]) -> Any:
+    """A product with a known matrix that holds an identity and else zeros, as a slice with zeros around it.
+
+    The Hessian's product with every direction is of this kind where a loss multiplies its parameters with a
+    matrix: taken as a product it would cost as much as the rest of the Hessian.
+
+    Returns:
+        The product; None where it is of another kind.
+    """
+    x, matrix = inputs
+    (left, right), batch = eqn.params["dimension_numbers"]
+    if not isinstance(matrix, np.ndarray) or any(batch):
+        return None
+    if matrix.ndim != 2 or len(left) != 1 or matrix.dtype != x.dtype:
+        return None
+    matrix = matrix if right[0] == 1 else matrix.T  # [free, contracted]
+    row, column = np.nonzero(matrix)
+    if not len(row) or not np.array_equal(row - row[0], np.arange(len(row))):
+        return None
+    if not np.array_equal(column - row, np.full(len(row), column[0] - row[0])) or np.any(
+        matrix[row, column] != 1
+    ):
+        return None
+    rows = jax.numpy.moveaxis(x, left[0], 0)[column[0] : column[0] + len(row)]
+    widths = [(int(row[0]), int(matrix.shape[0] - len(row) - row[0]))] + [(0, 0)] * (x.ndim - 1)
+    out: Any = eqn.outvars[0].aval
+    # The directions first, as a product with the transposed rows takes them next, and back again.
+    return jax.numpy.moveaxis(jax.numpy.pad(rows, widths), 0, -1).astype(out.dtype)
 
 
 def _is_identity(eqn: core.JaxprEqn, inputs: list[Any]) -> bool:

@@ -99,11 +99,19 @@ def step_ids(batches: Examples, group: Group) -> Int[Any, "step id"]:
     return jax.vmap(lambda data: ids_of(data, group))(batches.data)
 
 
-def positions_known(batches: Examples, group: Group) -> bool:
-    """Whether a client touches no row of a group twice, and the place of each row is known."""
+def distinct(batches: Examples, group: Group) -> bool:
+    """Whether a client touches no row of a group twice."""
     field = group.fields[0]
-    known = isinstance(batches.data[field], np.ndarray) and batches.data[field].ndim == 2
-    return len(group.fields) == 1 and field in batches.positional and known
+    return len(group.fields) == 1 and field in batches.positional and batches.data[field].ndim == 2
+
+
+def without_padding(ids: Int[Any, "step id"], batches: Examples, size: int) -> Int[Any, "step id"]:
+    """Ids of `distinct` rows, those of padding set to `size`, past the table's end: they may be any rows'.
+
+    Ids that are known before tracing stay as they are: splits that leave examples in place leave those of
+    padding in their places, too.
+    """
+    return ids if isinstance(ids, np.ndarray) else jnp.where(batches.mask, ids, size)
 
 
 class Slices(NamedTuple):
@@ -160,7 +168,11 @@ def slices(table: Array, ids: Int[Any, "step id"]) -> Slices | StepGathers | Non
 def take(table: Array, ids: Int[Any, "step id"]) -> Array:
     """Rows of a table, `[step, id, ...]`; ids past its end, which only padding has, give any finite row."""
     sliced = slices(table, ids)
-    return table.at[ids].get(mode="clip") if sliced is None else sliced.all(ids.shape[0])
+    if sliced is not None:
+        return sliced.all(ids.shape[0])
+    if (gathered := origin(table)) is not None:
+        table, ids = gathered.table, gathered.ids.at[ids].get(mode="clip")
+    return table.at[ids].get(mode="clip")
 
 
 def add(table: Array, ids: Int[Any, "step id"], updates: Array) -> Array:

@@ -1,5 +1,6 @@
 """The rows of tables that the steps of a solver read, and their batches with matching ids."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jaxtyping import Array, Int
 from fedrecon._kernels import rows
 from fedrecon._kernels.gathered_rows import StepGathers
 from fedrecon.core._examples import Examples
-from fedrecon.core._model import Objective, leaf_at
+from fedrecon.core._model import Objective, leaf_at, with_leaves
 
 
 def frozen_rows(
@@ -41,6 +42,25 @@ def frozen_rows(
                 sliced[leaf] = slices
         known |= counted(batches, group)
     return gathered, sliced, without(batches, known), known
+
+
+def with_rows(objective: Objective, examples: Examples) -> tuple[Objective, Examples]:
+    """An objective whose frozen tables are the rows that examples name, and the examples renumbered to match.
+
+    A loss then reads each example's rows in their places, which `fold_lookups` leaves out.
+    """
+    if not objective.frozen_tables:
+        return objective, examples
+    one_step = Examples(
+        jax.tree.map(lambda x: x[None], examples.data), examples.mask[None], examples.positional
+    )
+    gathered, sliced, rest, known = frozen_rows(objective, one_step)
+    tables = {leaf: x[0] for leaf, x in gathered.items()} | {leaf: s.at(0) for leaf, s in sliced.items()}
+    data = {**{f: x[0] for f, x in rest.data.items()}, **known}
+    return (
+        replace(objective, frozen=with_leaves(objective.frozen, tables)),
+        Examples(data, examples.mask, rest.positional),
+    )
 
 
 def counted(batches: Examples, group: rows.Group) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from fedrecon._kernels import summed_gradients
 from fedrecon._kernels.optimizer_step import optimizer_step
 from fedrecon.algorithms._base import (
     Aggregator,
@@ -170,9 +171,13 @@ def update_of(
     # A sum is finite only if all its terms are, and is much faster than a test of each term, which needs an
     # array in between. A sum that overflows although its terms are finite drops the client as well; it would
     # have spoiled the cohort's sum.
-    sums = [jnp.sum(x) for x in jax.tree.leaves((delta, metrics, weight, client_state))]
+    step = summed_gradients.step_of(delta)
+    seen = delta if step is None else step.entries  # else the delta would be computed for its sum alone
+    sums = [jnp.sum(x) for x in jax.tree.leaves((seen, metrics, weight, client_state))]
     finite = jnp.all(jnp.isfinite(jnp.stack(sums)))
     mean = Mean.of(delta, weight).where(finite)
+    if step is not None:
+        summed_gradients.note(mean.total, step._replace(kept=finite))
     metrics = {name: mean.where(finite) for name, mean in metrics.items()}
     share = {"dropped": ~finite, "empty": finite & (metrics["loss"].weight == 0)}
     counts = {name: Mean(x.astype(jnp.float32), jnp.ones(())) for name, x in share.items()}

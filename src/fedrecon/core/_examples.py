@@ -20,6 +20,9 @@ EXAMPLE_MASK = "example_mask"
 loss or metrics use other rows than an example's own (statistics, negatives within the batch) must read it."""
 
 
+_MOST_PACKED = 2**9  # rows whose indices fit beside a draw of 23 bits in a number of 32
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["data", "mask"], meta_fields=["positional"])
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -309,7 +312,14 @@ def random_order(key: PRNGKey, mask: Bool[Any, "example"]) -> Int[Array, "exampl
     """
     # The i-th number depends on the key and on i only, so that more padding does not change the order.
     draws = uniform(key, mask.shape)
-    return jnp.argsort(jnp.where(mask, draws, jnp.inf), stable=True)
+    if mask.size > _MOST_PACKED or draws.dtype != jnp.float32:
+        return jnp.argsort(jnp.where(mask, draws, jnp.inf), stable=True)
+    # The same order from one number for each row, its draw (a multiple of 2⁻²³) above its index: a CPU sorts
+    # single numbers in a tenth of the time of pairs. Padding, which comes last, has the largest draw of all.
+    # With their sign, since the runtimes of exported files sort no unsigned numbers.
+    high = jnp.where(mask, (draws * 2**23).astype(jnp.int32), 2**23 - 1) - 2**22
+    packed = jnp.sort(high * _MOST_PACKED + jnp.arange(mask.size, dtype=jnp.int32), stable=False)
+    return packed & (_MOST_PACKED - 1)
 
 
 def _ceil_share(share: float, examples: Examples) -> Int[Array, ""]:

@@ -21,11 +21,13 @@ from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import of_kind, whole_number
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
-from fedrecon.simulation._block_plan import Plan, Slot, plan_evaluation
+from fedrecon.simulation._block_plan import Plan, Slot
+from fedrecon.simulation._block_shape import evaluation_plan
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._programs import program_of
+from fedrecon.simulation._second_thread import SecondThread, gains_from_second_thread, result_of
 from fedrecon.simulation._trained_state import as_trained, warn_unchecked
 
 
@@ -187,12 +189,13 @@ def measure(
     clients = as_trained(clients, state)
     layout = Layout(algorithm.personal_model, clients, state.global_params, (split,))
     large = heavy(state.global_params, algorithm.model.tables)
-    plan = plan or plan_evaluation(clients.num_examples, large)
+    plan = plan or evaluation_plan(algorithm, state.global_params, clients.num_examples)
     keys = evaluation_keys(seed, clients)
     known = client_states if client_states is not None and client_states.knows(clients.keys) else None
     spread = Devices.first(devices)
     now = spread.everywhere((state.global_params, state.round))
     positions, block_sums = [], []
+    helper = SecondThread() if len(spread) == 1 and gains_from_second_thread(algorithm) else None
     for slot, chosen in plan.fitting(clients.num_examples):
         wide = slot._replace(blocks=1, clients=slot.clients * len(spread))
         for start in range(0, len(chosen), wide.clients):
@@ -206,7 +209,10 @@ def measure(
             program = program_of(
                 _evaluate_block, algorithm, split, scoring, wide, spread, options=engine_options(large)
             )
-            sums = spread.settled(program(*now, batch))
+            if helper is not None and start // wide.clients % 2:  # the first of a slot compiles its program
+                sums = helper.call(program, *now, batch)
+            else:
+                sums = spread.settled(program(*now, batch))
             positions.append(block)
             block_sums.append((len(block), sums))
     return Evaluation(clients.ids, _joined(positions, block_sums, len(clients)))
@@ -237,7 +243,7 @@ def _evaluate_block(
 
 
 def _joined(positions: list[Any], block_sums: list[Any], num_clients: int) -> dict[str, Mean]:
-    fetched = jax.device_get([sums for _, sums in block_sums])
+    fetched = jax.device_get([result_of(sums) for _, sums in block_sums])
     joined: dict[str, Mean] = {}
     for name in fetched[0] if fetched else ():
         total: Any = np.zeros(num_clients)

@@ -15,7 +15,7 @@ from jaxtyping import Int
 # many clients more. Measured on a CPU with matrix factorisation.
 _OVERHEAD = 16
 _MOST_CLIENTS = 64
-_MOST_PLACES = 2**18  # the largest number of examples, with padding, of an evaluation's block
+MOST_PLACES = 2**18  # the largest number of examples, with padding, of an evaluation's block
 # The longest clients get a slot of their own in an evaluation if they are this many times as long as the 95 %
 # quantile: all others would be padded to their length.
 FAR = 8
@@ -87,6 +87,12 @@ class Plan(NamedTuple):
         """The plan with the clients of every block rounded up to a multiple of `parts`."""
         return Plan(tuple(slot._replace(clients=-(-slot.clients // parts) * parts) for slot in self.slots))
 
+    def halved(self) -> "Plan | None":
+        """The plan with half of each slot's blocks; None where a slot has an odd number of them."""
+        if any(slot.blocks % 2 for slot in self.slots):
+            return None
+        return Plan(tuple(slot._replace(blocks=slot.blocks // 2) for slot in self.slots))
+
     def passes(self, lengths: Int[np.ndarray, "client"]) -> list[list[Int[np.ndarray, "row"]]]:
         """Pours clients into the slots, over as many passes as it takes (nearly always one).
 
@@ -144,6 +150,8 @@ def plan_blocks(
     most_slots: int = 2,
     clients_per_block: int | None = None,
     draw: Callable[[int], Int[np.ndarray, "row"]] | None = None,
+    most_places: int = MOST_PLACES,
+    parts: int = 1,
 ) -> Plan:
     """Chooses slots for cohorts of some clients.
 
@@ -155,6 +163,9 @@ def plan_blocks(
             expected cost decides.
         draw: Draws a cohort for planning, `number of the trial -> positions of its clients`; None draws all
             clients with the same probability.
+        most_places: The largest number of examples of a block that has more than one client, padding
+            included.
+        parts: Of what the number of blocks of each slot is a multiple.
 
     Returns:
         A plan whose last slot takes the longest client.
@@ -183,9 +194,10 @@ def plan_blocks(
         for start, plans in best.items():
             if start >= end:
                 continue
-            blocks = -(-(end - start) // width)
+            length = int(lengths[end - 1])
+            blocks = -(-(end - start) // (parts * clients_in_block(length, width, most_places))) * parts
             clients = -(-(end - start) // blocks)
-            slot = Slot(blocks, clients, int(lengths[end - 1]))
+            slot = Slot(blocks, clients, length)
             cost = slot.length * blocks * (clients + _OVERHEAD)
             options += [(c + cost, (*p, slot)) for c, p in plans if len(p) < most_slots]
         # Dynamic programming: for every number of slots only the cheapest plan up to `end` can be part of the
@@ -197,7 +209,12 @@ def plan_blocks(
     return Plan(min(best[cohort], key=lambda o: o[0])[1])
 
 
-def plan_evaluation(num_examples: Int[np.ndarray, "client"], heavy: bool = False) -> Plan:
+def plan_evaluation(
+    num_examples: Int[np.ndarray, "client"],
+    heavy: bool = False,
+    most_places: int = MOST_PLACES,
+    most_slots: int = 4,
+) -> Plan:
     """Chooses slots for an evaluation of all clients.
 
     There is one shape, the same for any part of a population, since a second program takes longer to compile
@@ -208,6 +225,9 @@ def plan_evaluation(num_examples: Int[np.ndarray, "client"], heavy: bool = False
         num_examples: The number of examples of every client, `[client]`.
         heavy: Whether computing costs more than compiling; a block is then no wider than the clients fill it;
             False by default.
+        most_places: The largest number of examples of a block that has more than one client, padding
+            included.
+        most_slots: The largest number of slots, which are shapes to compile; at least 2.
     """
     longest, most = max(int(num_examples.max(initial=1)), 1), _MOST_CLIENTS
     if heavy:
@@ -215,14 +235,15 @@ def plan_evaluation(num_examples: Int[np.ndarray, "client"], heavy: bool = False
         most = max(-(-len(num_examples) // max(blocks, 1)), 1)
     shares = np.quantile(num_examples, _SHORTER) if len(num_examples) else []
     short = {min(-(-max(int(length), 1) // 10) * 10, longest) for length in shares}
-    if len(num_examples) < _MANY_CLIENTS:
+    if len(num_examples) >= _MANY_CLIENTS:
+        short = set(sorted(short)[-(most_slots - 1) :])
+    else:
         short = {length for length in [max(short, default=longest)] if longest > FAR * length}
-    return Plan(
-        tuple(Slot(1, clients_in_block(length, most), length) for length in sorted({*short, longest}))
-    )
+    lengths = sorted({*short, longest})
+    return Plan(tuple(Slot(1, clients_in_block(length, most, most_places), length) for length in lengths))
 
 
-def clients_in_block(length: int, most: int = _MOST_CLIENTS, places: int = _MOST_PLACES) -> int:
+def clients_in_block(length: int, most: int = _MOST_CLIENTS, places: int = MOST_PLACES) -> int:
     """The number of clients of an evaluation's block: fewer where they are very long, to save memory.
 
     Args:

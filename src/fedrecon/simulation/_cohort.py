@@ -1,5 +1,6 @@
 """The compiled part of a round: blocks of vectorised clients, and the sum of their updates."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,11 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import KeyPath
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from fedrecon._kernels import summed_gradients
 from fedrecon._kernels.gathered_rows import gather, remembering
 from fedrecon._kernels.packing import Packed
 from fedrecon._kernels.rows import add_rows, take
+from fedrecon._kernels.summed_gradients import GradientStep
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
 from fedrecon.core._mean import Mean, summed
 from fedrecon.core._model import leaf_at, path_of, with_leaves
@@ -94,26 +97,50 @@ def _block(
     block: Batch,
 ) -> tuple[Update, tuple[dict[str, Mean], Any]]:
     """Computes the updates of the clients of a block, vectorised, and adds them to `total`."""
+    steps: list[GradientStep | None] = []
 
-    def client(batch: Batch) -> tuple[Update, Any]:
+    def client(batch: Batch) -> tuple[Update, Any, Any]:
         small = {
             name: gather(leaf_at(global_params, name), batch.rows[group.name])
             for group in view.cut
             for name in group.leaves
         }
         broadcast = Broadcast(with_leaves(global_params, small), *announced)
-        update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
+        collects = not view.cut and algorithm.privacy is None and algorithm.compression is None
+        with contextlib.ExitStack() as stack:
+            notes = stack.enter_context(summed_gradients.collecting()) if collects else {}
+            update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
+            step = summed_gradients.step_of(update.delta.total)
+        if step is not None and not step.starts_at(global_params):
+            step = None  # each client's gradient is taken elsewhere, as after a step of its own
+        if notes and step is None:
+            # Without notes: deltas that are summed one by one are looked through one by one.
+            update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
+        steps.append(step)
         metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
         rows = {name: batch.rows[group.name] for group in view.cut for name in group.leaves}
         rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}
-        return update._replace(metrics=metrics, rows=rows), client_state
+        arrays = () if step is None else (step.inputs, step.scale * update.delta.weight, step.kept)
+        return update._replace(metrics=metrics, rows=rows), client_state, arrays
 
     # While a block is traced, tables remember the global table and the rows that they were gathered from, so
     # that a solver which reads them in slices gathers each slice itself and the table is never written.
     with remembering():
-        update, client_state = jax.vmap(client)(block)
+        update, client_state, arrays = jax.vmap(client)(block)
+    step, metrics = steps[-1], update.metrics
+    steps.clear()  # `client` refers to the list: what is traced would wait for the garbage collector
+    if step is None:
+        sums = _with_deltas(total, update, block.real, heavy(global_params, algorithm.model.tables))
+    else:
+        # The clients' deltas, which are then read by nobody, are left out by the compiler.
+        delta, finite = summed_gradients.summed(step, *arrays)
+        sums = _with_sum(total, update, block.real, delta, finite)
+        metrics = _unless_dropped(metrics, block.real, finite)
+    return sums, ({name: mean.sum() for name, mean in metrics.items()}, client_state)
 
-    much = heavy(global_params, algorithm.model.tables)
+
+def _with_deltas(total: Update, update: Update, real: Bool[Array, "client"], much: bool) -> Update:
+    """A sum of updates with those of the clients of a block added, `[client, ...]`."""
 
     def add(path: KeyPath, total: Array, part: Array) -> Any:
         rows = update.rows.get(path_of(path))
@@ -123,7 +150,38 @@ def _block(
         return add_rows(total, rows.reshape(count, -1), part.reshape(count, -1, *total.shape[1:]), much)
 
     delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
-    # Under some protections a client without an example has a weight, too: not so what fills up a block.
-    weight = total.delta.weight + jnp.sum(jnp.where(block.real, update.delta.weight, 0))
-    metrics = {name: mean.sum() for name, mean in update.metrics.items()}
-    return Update(Mean(delta, weight), {}, {}), (metrics, client_state)
+    weight = total.delta.weight + _weight(update, real)
+    return Update(Mean(delta, weight), {}, {})
+
+
+def _with_sum(
+    total: Update, update: Update, real: Bool[Array, "client"], delta: Params, finite: Bool[Array, ""]
+) -> Update:
+    """A sum of updates with that of the clients of a block added, whose deltas are summed already.
+
+    Args:
+        total: The sum so far.
+        update: The updates of the block's clients, whose weights are added.
+        real: Which places of the block hold a client.
+        delta: The weighted sum of their deltas, zeros if it is not finite.
+        finite: Whether it is finite.
+    """
+    weight = total.delta.weight + jnp.where(finite, _weight(update, real), 0)
+    return Update(Mean(jax.tree.map(jnp.add, total.delta.total, delta), weight), {}, {})
+
+
+def _unless_dropped(
+    metrics: dict[str, Mean], real: Bool[Array, "client"], finite: Bool[Array, ""]
+) -> dict[str, Mean]:
+    """The metrics of a block's clients; if their sum is not finite, only that all of them were dropped."""
+    all_dropped = jnp.where(finite, 0.0, real.astype(jnp.float32))
+    metrics = {name: mean.where(finite) for name, mean in metrics.items()}
+    return metrics | {"dropped": metrics["dropped"].merge(Mean(all_dropped, all_dropped))}
+
+
+def _weight(update: Update, real: Bool[Array, "client"]) -> Float[Array, ""]:
+    """The weight of a block's clients.
+
+    Under some protections a client without an example has a weight, too: not so what fills up a block.
+    """
+    return jnp.sum(jnp.where(real, update.delta.weight, 0))

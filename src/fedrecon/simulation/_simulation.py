@@ -21,6 +21,7 @@ from fedrecon.errors import whole_number
 from fedrecon.privacy._secret import Secret
 from fedrecon.simulation._batches import Batch, Layout
 from fedrecon.simulation._block_plan import Plan, plan_blocks
+from fedrecon.simulation._block_shape import BlockShape
 from fedrecon.simulation._client_state_store import ClientStateStore
 from fedrecon.simulation._client_step import View, first_state
 from fedrecon.simulation._cohort import cohort_update, one_pass
@@ -28,6 +29,7 @@ from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._protection import Protection
 from fedrecon.simulation._round import Round, Sizes
+from fedrecon.simulation._second_thread import SecondThread
 from fedrecon.simulation._trained_state import TrainedState, plain_state
 from fedrecon.simulation._validate_model import check_model
 
@@ -97,9 +99,7 @@ class Simulation:
         if algorithm.privacy is not None:  # whole tables are sent: row numbers would tell a client's items
             self._sent = Sizes(shapes, (), algorithm.compression)
         large = heavy(shapes, algorithm.model.tables)
-        if clients_per_block is None and large and jax.default_backend() == "cpu":
-            # One client a block: on a CPU XLA scatters into many large deltas at once far more slowly.
-            clients_per_block = 1
+        self._shape = BlockShape.of(algorithm, shapes, clients_per_block, len(self._devices))
         # Both donate the sum of updates, whose memory the result takes over. The server's state is never
         # donated: the caller may hold the state of any round.
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
@@ -111,7 +111,8 @@ class Simulation:
         self._options = engine_options(large)
         self._before = 0  # the number of programs that earlier plans compiled
         self._pass: Any = None
-        self.use(plan or self.plan_of(clients_per_block))
+        self._helper: SecondThread | None = None
+        self.use(plan or self._plan_of(self._shape))
 
     def plan_of(self, clients_per_block: int | None, most_slots: int = 2) -> Plan:
         """Chooses a plan for this simulation's cohorts.
@@ -120,27 +121,40 @@ class Simulation:
             clients_per_block: The number of clients of a block; None leaves the choice to the plan.
             most_slots: The largest number of slots, which are shapes to compile; 2 by default.
         """
+        return self._plan_of(BlockShape(clients_per_block, most_slots, parts=self._shape.parts))
+
+    def _plan_of(self, shape: BlockShape) -> Plan:
         lengths, cohort, draw = self.clients.num_examples, self.sampling.most(len(self.clients)), None
         if isinstance(self.sampling, AbstractSampling) and not self.sampling.even:
             draw = functools.partial(cohort_of, self.sampling, num_examples=lengths, seed=0)
-        plan = plan_blocks(lengths, cohort, most_slots, clients_per_block, draw)
+        plan = plan_blocks(
+            lengths,
+            cohort,
+            shape.most_slots,
+            shape.clients,
+            draw,
+            most_places=shape.most_places,
+            parts=shape.parts,
+        )
         return plan.in_parts(len(self._devices))
 
     def use(self, plan: Plan) -> None:
         """Makes later rounds use a plan, with the clients of a block rounded up to the devices."""
         self._before += 0 if self._pass is None else self._pass._cache_size()
         self.plan = plan.in_parts(len(self._devices))
+        halved = self.plan.halved() if self._shape.parts == 2 else None
+        self._parts, self._slots = (1, self.plan.slots) if halved is None else (2, halved.slots)
         groups = self._layout.groups
         views = tuple(
             View(slot.length, cut, tuple(f for g in cut for f in g.fields if f in self._layout.positional))
-            for slot in self.plan.slots
+            for slot in self._slots
             for cut in [tuple(g for g in groups if self._layout.by_rows(g, slot))]
         )
         # One program for all slots of a pass: a program for each would be dispatched, and its results merged,
         # many times in a round that may take a few milliseconds.
         update_of = self._devices.spread(functools.partial(cohort_update, self.algorithm, views))
-        step = self.algorithm.server_update if self._joined else None
-        run = functools.partial(one_pass, self.algorithm, update_of, step)
+        steps = self.algorithm.server_update if self._joined and self._parts == 1 else None
+        run = functools.partial(one_pass, self.algorithm, update_of, steps)
         self._pass = jax.jit(run, compiler_options=self._options)
 
     @property
@@ -186,18 +200,23 @@ class Simulation:
             after = None
             for index, slots in enumerate(passes):
                 del after  # the state of the pass before is not used: frees memory that this pass may need
-                mine, batches = self._laid_out(slots, cohort, keys)
-                own += mine
+                parts = self._cut(slots)
+                laid_out = [self._laid_out(part, cohort, keys) for part in parts]
+                own += [positions for mine, _ in laid_out for positions in mine]
                 if self._protection is not None and not index:
                     # As late as possible, since the key waits for the parameters of the round before.
                     state = self._protection.armed(state, number, cohort, self.plan)
-                after, update, sums, client_states = self._devices.settled(self._pass(state, batches))
-                total = update if total is None else self._merge(total, update)
-                if self.client_states is not None:
-                    for positions, value in zip(slots, client_states, strict=True):
-                        self.client_states.put(number, self.clients.keys[cohort[positions]], value)
-                metrics.append(sums)
-                del update, client_states
+                results = self._run(state, [batches for _, batches in laid_out])
+                after = results[0][0]
+                sent = [result[1:] for result in results]
+                del results
+                for part, (update, sums, client_states) in zip(parts, sent, strict=True):
+                    total = update if total is None else self._merge(total, update)
+                    if self.client_states is not None:
+                        for positions, value in zip(part, client_states, strict=True):
+                            self.client_states.put(number, self.clients.keys[cohort[positions]], value)
+                    metrics.append(sums)
+                del sent, update, client_states
             state = self._finish(state, total) if after is None or len(passes) > 1 else after
             del after, total  # the generator's frame would keep them while the caller works on the round
             rows = self._touched(cohort, cohort[np.concatenate(own)])
@@ -215,17 +234,32 @@ class Simulation:
         cohort = self._cohort(number)
         keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
         for slots in self.plan.passes(self.clients.num_examples[cohort]):
-            batches = self._laid_out(slots, cohort, keys)[1]
+            batches = [self._laid_out(part, cohort, keys)[1] for part in self._cut(slots)]
             times = []
             for _ in range(repeats + 1):
                 start = time.perf_counter()
-                jax.block_until_ready(self._pass(state, batches))
+                jax.block_until_ready(self._run(state, batches))
                 times.append(time.perf_counter() - start)
             total += min(times[1:])
         return total
 
     def _as_trained(self, state: ServerState) -> TrainedState:
         return TrainedState.of(state, self.clients.vocabularies)
+
+    def _cut(self, slots: list[Int[np.ndarray, "..."]]) -> list[list[Int[np.ndarray, "..."]]]:
+        """The clients of a pass, by slot, for each of the programs that share it: every other one, so that
+        each has short and long ones.
+        """
+        return [[positions[part :: self._parts] for positions in slots] for part in range(self._parts)]
+
+    def _run(self, state: ServerState, parts: list[tuple[Batch, ...]]) -> list[Any]:
+        """What the program of a pass returns for each of its parts, which are computed side by side."""
+        if len(parts) == 1 or not self._pass._cache_size():  # two threads would compile the program twice
+            return [self._devices.settled(self._pass(state, batches)) for batches in parts]
+        if self._helper is None:
+            self._helper = SecondThread()
+        second = self._helper.call(self._pass, state, parts[1])
+        return [self._pass(state, parts[0]), second.result()]
 
     def _cohort(self, number: int) -> Int[np.ndarray, "client"]:
         """The positions of a round's clients among all clients."""
@@ -241,7 +275,7 @@ class Simulation:
         """The positions in the cohort of a pass's clients that this process lays out, and their batches."""
         parts = [
             slot.part(positions, *self._devices.part)
-            for slot, positions in zip(self.plan.slots, slots, strict=True)
+            for slot, positions in zip(self._slots, slots, strict=True)
         ]
         batches = tuple(self._layout.batch(slot, cohort[p], keys[p]) for slot, p in parts)
         if self.client_states is not None:

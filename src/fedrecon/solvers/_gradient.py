@@ -12,7 +12,7 @@ import optax
 from jax.tree_util import KeyPath
 from jaxtyping import Array, Bool, Int, PyTree
 
-from fedrecon._kernels import rows
+from fedrecon._kernels import rows, summed_gradients
 from fedrecon._kernels.fold_lookups import fold_lookups
 from fedrecon._kernels.optimizer_step import optimizer_step
 from fedrecon._kernels.step_rows import counted, frozen_rows, with_ids, without
@@ -83,9 +83,13 @@ class Solver(AbstractSolver):
 
     def locality(self, params: Params, tables: Sequence[Table]) -> rows.Locality:
         """How finely tables among the parameters it fits may be cut into rows: see `rows.locality`."""
-        if isinstance(self.optimizer, NamedOptimizer) and self.optimizer.plain:
+        if self._is_plain:
             return "step"  # known, and spared the second that the trial takes to compile
         return rows.locality(self.optimizer, params, tables)
+
+    def takes_one_gradient(self) -> bool:
+        """Whether it is plain gradient descent with a single batch of all examples."""
+        return self._is_plain and self.batch_size is None and self.epochs == 1 and not self.sequential
 
     def cost(self, examples: Examples, round: RoundNumber | None = None) -> dict[str, Any]:
         """What a call with these examples takes: gradient steps and example passes, see `core._costs`."""
@@ -190,18 +194,20 @@ class Solver(AbstractSolver):
         known |= more
         count = examples.count()
 
-        def descend(
-            params: Params, opt_state: OptState, step: tuple[Array, Examples, dict[str, Array], Array]
-        ) -> Any:
-            """One step's updates; `params` holds the batch's rows where tables are cut."""
+        def given(step: tuple[Array, Examples, dict[str, Array], Array]) -> tuple[Any, ...]:
+            """What `_value` takes of a step besides the parameters."""
             t, batch, frozen, share = step
             batch = Examples({**batch.data, **known}, batch.mask) if known else batch
             frozen = with_leaves(objective.frozen, frozen | {leaf: s.at(t) for leaf, s in sliced.items()})
-            k_step = fold_in(k_loss, t)
+            return frozen, batch, count, share, fold_in(k_loss, t)
+
+        def descend(params: Params, opt_state: OptState, step: tuple[Any, ...]) -> Any:
+            """One step's updates; `params` holds the batch's rows where tables are cut."""
+            inputs = given(step)
             value = functools.partial(self._value, objective)
-            grads, metrics = jax.grad(value, has_aux=True)(params, frozen, batch, count, share, k_step)
+            grads, metrics = jax.grad(value, has_aux=True)(params, *inputs)
             updates, new_state = optimizer_step(self.optimizer, grads, opt_state, params)
-            taken = batch.mask[0]  # valid rows come first
+            taken = inputs[1].mask[0]  # valid rows come first
             updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0).astype(u.dtype), updates)
             return updates, jax.tree.map(lambda a, b: jnp.where(taken, a, b), new_state, opt_state), metrics
 
@@ -210,31 +216,38 @@ class Solver(AbstractSolver):
         xs = (jnp.arange(plan.valid.shape[0]), batches, gathered, shares)
         opt_state = self.optimizer.init(params)
         if plan.in_order and _commute(params, opt_state, cut):
-            batch_rows = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
-            updates, _, metrics = jax.vmap(lambda r, x: descend(with_leaves(params, r), opt_state, x))(
-                batch_rows, xs
-            )
-            touched = {c.leaf: (c.ids, leaf_at(updates, c.leaf)) for c in cut}
-            new, change = params, jax.tree.map(jnp.zeros_like, params)
+            new, change, touched, metrics = _at_once(descend, params, opt_state, xs, cut)
         elif plan.valid.shape[0] == 1 and not cut:
-            # Its updates are the change: nothing is rounded, and whole tables are passed over less often.
-            change, _, metrics = descend(params, opt_state, jax.tree.map(lambda x: x[0], xs))
-            metrics = jax.tree.map(lambda x: x[None], metrics)
-            new, touched = jax.tree.map(jnp.add, params, change), {}
+            new, change, touched, metrics = _single(descend, params, opt_state, xs)
+            if summed_gradients.is_collecting() and self._is_plain:
+                self._note(change, objective, params, given(jax.tree.map(lambda x: x[0], xs)), factor)
         else:
-            touched = {}
-
-            def step(carry: tuple[Params, OptState], x: tuple[dict[str, Array], PyTree]) -> Any:
-                params, opt_state = carry
-                ids, one = x
-                batch_rows = {leaf: leaf_at(params, leaf)[i] for leaf, i in ids.items()}
-                updates, opt_state, metrics = descend(with_leaves(params, batch_rows), opt_state, one)
-                return (_added(params, updates, ids), opt_state), metrics
-
-            ids = {c.leaf: jnp.asarray(c.ids) for c in cut}
-            (new, _), metrics = jax.lax.scan(step, (params, opt_state), (ids, xs))
-            change = jax.tree.map(jnp.subtract, new, params)
+            new, change, touched, metrics = _in_turn(descend, params, opt_state, xs, cut)
         return new, change, touched, {name: mean.sum() for name, mean in metrics.items()}
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the optimiser multiplies the gradient with a number and does nothing else."""
+        return isinstance(self.optimizer, NamedOptimizer) and self.optimizer.plain
+
+    def _note(
+        self,
+        change: Params,
+        objective: Objective,
+        params: Params,
+        inputs: tuple[Params, Examples, Number, Number, PRNGKey],
+        factor: Number,
+    ) -> None:
+        """Notes for `summed_gradients` how a single step of plain gradient descent made `change`."""
+        step = summed_gradients.step(
+            lambda params, *inputs: self._value(objective, params, *inputs)[0],
+            params,
+            inputs,
+            lambda gradient: optimizer_step(self.optimizer, gradient, self.optimizer.init(params), params)[0],
+            jnp.where(inputs[1].mask[0], factor, 0),
+        )
+        if step is not None:
+            summed_gradients.note(change, step)
 
     def _plan(
         self, examples: Examples, round: RoundNumber | None, shuffle: bool, key: PRNGKey | None
@@ -286,9 +299,10 @@ class Solver(AbstractSolver):
             ids = rows.step_ids(batches, group)
             if ids.shape[1] >= rows.num_rows(params, group):
                 continue
-            apart = rows.positions_known(batches, group)
+            apart = rows.distinct(batches, group)
             if apart:
                 known |= counted(batches, group)
+                ids = rows.without_padding(ids, batches, rows.num_rows(params, group))
             else:
                 batches = with_ids(batches, group, jax.vmap(rows.first_occurrence)(jnp.asarray(ids)))
             cut += [_Cut(leaf, ids, apart) for leaf in group.leaves]
@@ -296,7 +310,7 @@ class Solver(AbstractSolver):
 
 
 class _Cut(NamedTuple):
-    """A table of which every step sees the rows `ids`, `[step, id]`; `apart` if no row comes in two steps."""
+    """A table of which a step sees the rows `ids`, `[step, id]`; `apart` if none comes twice in a pass."""
 
     leaf: str
     ids: Any
@@ -311,6 +325,45 @@ def _commute(params: Params, opt_state: OptState, cut: list[_Cut]) -> bool:
     """
     all_cut = bool(cut) and len(jax.tree.leaves(params)) == len(cut)
     return all_cut and all(c.apart for c in cut) and not jax.tree.leaves(opt_state)
+
+
+def _at_once(
+    descend: Callable[..., Any], params: Params, opt_state: OptState, xs: PyTree, cut: list[_Cut]
+) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
+    """All steps side by side, where none reads what another one writes: see `_commute`."""
+    batch_rows = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
+    updates, _, metrics = jax.vmap(lambda r, x: descend(with_leaves(params, r), opt_state, x))(batch_rows, xs)
+    touched = {c.leaf: (c.ids, leaf_at(updates, c.leaf)) for c in cut}
+    return params, jax.tree.map(jnp.zeros_like, params), touched, metrics
+
+
+def _single(
+    descend: Callable[..., Any], params: Params, opt_state: OptState, xs: PyTree
+) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
+    """The only step, on whole tables.
+
+    Its updates are the change: nothing is rounded, and whole tables are passed over less often.
+    """
+    change, _, metrics = descend(params, opt_state, jax.tree.map(lambda x: x[0], xs))
+    metrics = jax.tree.map(lambda x: x[None], metrics)
+    return jax.tree.map(jnp.add, params, change), change, {}, metrics
+
+
+def _in_turn(
+    descend: Callable[..., Any], params: Params, opt_state: OptState, xs: PyTree, cut: list[_Cut]
+) -> tuple[Params, Params, dict[str, tuple[Any, Any]], Metrics]:
+    """One step after the other; of tables that are cut, each sees its batch's rows alone."""
+
+    def step(carry: tuple[Params, OptState], x: tuple[dict[str, Array], PyTree]) -> Any:
+        params, opt_state = carry
+        ids, one = x
+        batch_rows = {leaf: leaf_at(params, leaf)[i] for leaf, i in ids.items()}
+        updates, opt_state, metrics = descend(with_leaves(params, batch_rows), opt_state, one)
+        return (_added(params, updates, ids), opt_state), metrics
+
+    ids = {c.leaf: jnp.asarray(c.ids) for c in cut}
+    (new, _), metrics = jax.lax.scan(step, (params, opt_state), (ids, xs))
+    return new, jax.tree.map(jnp.subtract, new, params), {}, metrics
 
 
 def _added(params: Params, updates: Params, ids: dict[str, Any]) -> Params:

@@ -9,6 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from fedrecon._kernels.cholesky import solve
+from fedrecon._kernels.hessian import hessian
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Objective
 from fedrecon.core._tags import tagged
@@ -59,8 +60,8 @@ class ImplicitDifferentiation(AbstractSolver):
 
         # The Hessian of frozen copies, so that no derivative of it is taken; the gradient of the parameters
         # that may be differentiated, through which the derivative by them flows.
-        hessian = jax.hessian(total)(flat, held[0])
-        return unravel(_optimum(flat, hessian, jax.grad(total)(flat, objective.frozen))), metrics
+        matrix = hessian(lambda x: total(x, held[0]), flat)
+        return unravel(_optimum(flat, matrix, jax.grad(total)(flat, objective.frozen))), metrics
 
 
 @jax.custom_vjp

@@ -102,6 +102,18 @@ class AbstractSolver(abc.ABC):
         """
         return "dense"
 
+    def occupies_one_thread(self) -> bool:
+        """Whether most of its work on a CPU cannot be shared by threads, so that two programs side by side
+        are faster than one; by default False.
+        """
+        return False
+
+    def takes_one_gradient(self) -> bool:
+        """Whether the change of the parameters is their gradient times a number: then a simulation may sum
+        the changes of several clients as one gradient, see `summed_gradients`. By default False.
+        """
+        return False
+
     def vectorized(self) -> "AbstractSolver":
         """The solver in a form that is vectorised over clients; by default the solver itself.
 

@@ -192,3 +192,11 @@ def test_a_share_is_positive():
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match=f"share must lie in .0, 1., got {share}"):
             first_share(client(3, 4), share)
+
+
+@pytest.mark.parametrize("size", [1, 512, 513])
+def test_random_orders_are_those_of_a_sort_of_pairs(size):
+    """Orders of few rows are sorted as single numbers; those of runs made before must stay."""
+    key, mask = jax.random.key(3), np.arange(size) < size - size // 3
+    draws = np.where(mask, jax.random.uniform(key, (size,)), np.inf)
+    np.testing.assert_array_equal(random_order(key, mask), np.argsort(draws, kind="stable"))

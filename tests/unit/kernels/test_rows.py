@@ -14,16 +14,17 @@ from fedrecon._kernels.rows import (
     Group,
     add,
     add_rows,
+    distinct,
     first_occurrence,
     groups,
     ids_of,
     locality,
     num_rows,
-    positions_known,
     renumbered,
     slices,
     step_ids,
     take,
+    without_padding,
 )
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Table
@@ -91,14 +92,20 @@ def test_ids_of_steps():
     assert step_ids(batches, words).shape == (2, 12)
 
 
-def test_positions_are_known_only_of_one_field_that_says_so():
+def test_rows_are_distinct_only_of_one_field_that_says_so():
     data = {"item": np.arange(6).reshape(2, 3), "other": np.zeros((2, 3), int)}
     single = Group(("item/bias",), ("item",))
-    assert positions_known(Examples(data, np.ones((2, 3), bool), ("item",)), single)
-    assert not positions_known(Examples(data, np.ones((2, 3), bool)), single)
-    assert not positions_known(Examples(data, np.ones((2, 3), bool), ("item",)), groups(TABLES)[0])
+    assert distinct(Examples(data, np.ones((2, 3), bool), ("item",)), single)
+    assert not distinct(Examples(data, np.ones((2, 3), bool)), single)
+    assert not distinct(Examples(data, np.ones((2, 3), bool), ("item",)), groups(TABLES)[0])
     moved = Examples({**data, "item": jnp.asarray(data["item"])}, np.ones((2, 3), bool), ("item",))
-    assert not positions_known(moved, single)
+    assert distinct(moved, single)
+
+
+def test_padding_of_moved_rows_is_past_the_end():
+    mask = np.array([[True, True, False]])
+    moved = Examples({"item": jnp.array([[2, 0, 2]])}, mask, ("item",))
+    assert without_padding(moved.data["item"], moved, 5).tolist() == [[2, 0, 5]]
 
 
 RUNS = {

@@ -44,7 +44,8 @@ model = Model(
 )
 places = {"place": np.linspace(0, 1, 4 * cohort, dtype=np.float32)}
 clients = Clients.from_columns(np.arange(cohort), np.arange(cohort + 1) * 4, places)
-algorithm = fedrecon(model, solver(), solver(), sgd(), AlternateBatches(2))
+# Two epochs: changes by a single step would be summed without any of them in memory.
+algorithm = fedrecon(model, solver(), solver(epochs=2), sgd(), AlternateBatches(2))
 for width in widths:
     simulation = Simulation(algorithm, clients, Uniform(cohort), clients_per_block=width or None)
     *_, last = simulation.rounds(simulation.init(), 2)

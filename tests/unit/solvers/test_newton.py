@@ -7,7 +7,8 @@ import pytest
 
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Objective
+from fedrecon.core._model import Objective, on_local, without_tables
+from fedrecon.models import matrix_factorization
 from fedrecon.solvers._newton import Newton
 
 
@@ -94,3 +95,66 @@ def test_too_many_parameters():
 def test_loss_of_the_wrong_form():
     with pytest.raises(ValueError, match="one entry per example"):
         fit(lambda p, x: Mean.of(jnp.ones(2) * p["a"]), START)
+
+
+def many(loss, count=300, size=400):
+    """Newton on more examples than a piece has, and the sums of a loss over all of them at once."""
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=(size, 3)).astype(np.float32), "y": rng.normal(size=size).astype(np.float32)}
+    examples = Examples(jax.tree.map(jnp.asarray, data), jnp.arange(size) < count)
+    objective = Objective(loss, penalty=lambda x, frozen: jnp.sum(jnp.square(x)))
+    found, metrics = Newton()(objective, jnp.zeros(3), examples, jax.random.key(0))
+    inputs, target = data["x"][:count], data["y"][:count]
+    exact = np.linalg.solve(inputs.T @ inputs + np.eye(3), inputs.T @ target)
+    return found, metrics, exact, np.sum(target**2)
+
+
+def errors(x, frozen, batch, key):
+    return Mean.of(jnp.square(batch["x"] @ x - batch["y"]))
+
+
+@pytest.mark.parametrize("count", [0, 1, 128, 300, 400])
+def test_examples_in_pieces_give_the_same(count):
+    found, metrics, exact, loss = many(errors, count)
+    np.testing.assert_allclose(found, exact, rtol=1e-4, atol=1e-6)
+    assert metrics["loss"].weight == count
+    np.testing.assert_allclose(metrics["loss"].total, loss, rtol=1e-5)
+
+
+def test_a_loss_that_reads_the_batch_as_a_whole_gets_it_whole():
+    sizes = set()
+
+    def relative(x, frozen, batch, key):
+        sizes.add(len(batch["y"]))
+        mask = batch["example_mask"]
+        scale = jnp.sum(mask) / jnp.sum(jnp.where(mask, jnp.square(batch["y"]), 0))  # of all valid rows
+        mean = errors(x, frozen, batch, key)
+        return Mean(mean.total * scale, mean.weight)
+
+    _, metrics, _, _ = many(relative)
+    assert sizes == {400}
+    np.testing.assert_allclose(metrics["loss"].total, 300, rtol=1e-5)
+
+
+def test_a_loss_that_draws_gets_the_batch_whole():
+    sizes = set()
+
+    def drawn(x, frozen, batch, key):
+        sizes.add(len(batch["y"]))
+        return Mean.of(jnp.square(batch["x"] @ x - batch["y"] * jax.random.uniform(key, batch["y"].shape)))
+
+    many(drawn)
+    assert sizes == {400}
+
+
+@pytest.mark.parametrize("positional", [(), ("item",)])
+def test_rows_of_tables_in_pieces_are_those_of_whole_tables(positional):
+    model = matrix_factorization(500, 3, item_bias=True, user_bias=True, user_penalty=2.0, init="normal")
+    global_params = model.init_global(jax.random.key(0))
+    start = model.init_local(global_params, jax.random.key(1))
+    rng = np.random.default_rng(0)
+    data = {"item": rng.permutation(500)[:300].astype(np.int32), "rating": rng.normal(size=300)}
+    examples = Examples(jax.tree.map(jnp.asarray, data), jnp.arange(300) < 280, positional)
+    fit_under = lambda model: Newton()(on_local(model, global_params), start, examples, jax.random.key(0))  # noqa: E731
+    rows, dense = fit_under(model), fit_under(without_tables(model))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), rows, dense)

@@ -10,9 +10,9 @@ from fedrecon.evaluation._evaluate import measure
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.evaluation._rating_baselines import by_baseline
 from fedrecon.experiment.training.run_spec import RunSpec
-from fedrecon.simulation._block_plan import Plan, plan_evaluation
+from fedrecon.simulation._block_plan import Plan
+from fedrecon.simulation._block_shape import evaluation_plan
 from fedrecon.simulation._client_state_store import ClientStateStore
-from fedrecon.simulation._compilation import heavy
 from fedrecon.simulation._simulation import Simulation
 
 
@@ -90,15 +90,15 @@ class Evaluator:
         self.begun.wait()
         with suppress(Exception):
             client_states = self._simulation.client_states
-            for name in spec.while_training():
+            for name in (*spec.while_training(), *spec.at_the_end()):  # often the same program
                 clients = spec.evaluated[name]
                 if client_states is not None and client_states.knows(clients.keys):
                     # Clients with states are evaluated by another program, which cannot be run here, since
                     # the rounds change the states meanwhile.
                     continue
-                large = heavy(self._state().global_params, spec.algorithm.model.tables)
-                plan = plan_evaluation(clients.num_examples, large)
-                self._evaluate(self._state(), None, name, clients.take([0]), plan)
+                plan = evaluation_plan(spec.algorithm, self._state().global_params, clients.num_examples)
+                for _, positions in plan.fitting(clients.num_examples):  # each slot has a program
+                    self._evaluate(self._state(), None, name, clients.take(positions[:1]), plan)
 
     def _evaluate(
         self,
