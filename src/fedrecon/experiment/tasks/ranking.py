@@ -116,11 +116,6 @@ class RankingTask(TaskSpec):
         model = implicit_factorization(num_items, **config.model.model_dump())
         scoring = _scoring(config, num_items)
         if protocol.name == "leave_one_out":
-            if protocol.sampled >= num_items:
-                raise SettingError(
-                    f"data.protocol.sampled must be below the number of items, of which the data have "
-                    f"{num_items:,}, got {protocol.sampled:,}"
-                )
             back = _BACK[protocol.held_out]
             cut = leave_one_out(clients, back)
             held_out = {
@@ -209,11 +204,20 @@ TASK = RankingTask()
 
 
 def _scoring(config: TaskConfig, num_items: int) -> "Ranking":
-    """What the protocol of the settings measures of users."""
+    """What the protocol of the settings measures of users.
+
+    Raises:
+        SettingError: More items are to be drawn than there are.
+    """
     from fedrecon.evaluation._ranking import Ranking
 
     protocol = config.data.protocol
     if protocol.name == "leave_one_out":
+        if protocol.sampled >= num_items:
+            raise SettingError(
+                f"data.protocol.sampled must be below the number of items, of which the data have "
+                f"{num_items:,}, got {protocol.sampled:,}"
+            )
         asked = tuple((kind, k) for k in protocol.k for kind in ("hr", "ndcg"))
         return Ranking(num_items, asked, protocol.sampled)
     kinds = ("recall_min", "recall", "hr", "ndcg")

@@ -42,7 +42,8 @@ def cell(monkeypatch):
 
 class Scores:
     def summary(self):
-        return {"examples": {"hr@10": 0.25, "ndcg@10": 0.125, "recall@10": 0.5}}
+        metrics = {"hr@10": 0.25, "ndcg@10": 0.125, "recall@10": 0.5}
+        return {"examples": metrics, "evaluated_clients": 5, "asked_clients": 5}
 
 
 def evaluated(round, **evaluations):
