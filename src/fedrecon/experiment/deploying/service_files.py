@@ -2,9 +2,9 @@
 
 import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
-from fedrecon import __version__
 from fedrecon._files import make_folder, write_atomically
 from fedrecon.experiment.deploying.addresses import is_loopback, split_address
 from fedrecon.experiment.deploying.flower_processes import QUIET
@@ -15,7 +15,7 @@ from fedrecon.experiment.settings.sections import SettingError
 
 FILES = "files"
 # Where the units of nodes, whose machines nobody has seen yet, look for the programs.
-_PROGRAM = "/opt/fedrecon/bin/fedrecon"
+_PROGRAM = "/usr/local/bin/fedrecon"
 # Paths of Flower's interface for nodes. Those of the operator, which can run code on all nodes, begin with
 # /v1/control/, and those of its processes with /v1/runtime/.
 _PATHS = "^/v1/fleet/[a-z-]+$"
@@ -191,7 +191,7 @@ def write_files(folder: Path) -> list[Path]:
         "fedrecon-server.service": _unit("The server of a federation", ["server", str(folder)], folder),
         # systemd puts what is behind the @ of a unit's name in place of %i.
         "fedrecon-node@.service": _unit("A node of a federation", ["node", "/var/lib/fedrecon/%i"], None),
-        "Dockerfile": _DOCKERFILE.format(version=__version__),
+        "Dockerfile": _DOCKERFILE.format(version=version("fedrecon")),
         "compose.server.yaml": _COMPOSE_SERVER.format(**places),
         "compose.node.yaml": _COMPOSE_NODE.format(**places),
     }
