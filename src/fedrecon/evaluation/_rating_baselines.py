@@ -26,9 +26,12 @@ class RatingBaselines:
 
     Attributes:
         mean: Mean of the training ratings.
+        within: How far a prediction may be off to count as accurate, in units of the ratings; 0.5 by default.
+            None leaves the accuracy out.
     """
 
     mean: float
+    within: float | None = 0.5
 
     def __call__(
         self,
@@ -45,8 +48,10 @@ class RatingBaselines:
         metrics = {}
         for name, prediction in zip(BASELINES, (self.mean, self.mean + level), strict=True):
             error = prediction - query.batch["rating"]
-            close = (jnp.abs(error) <= 0.5).astype(jnp.float32)
-            for metric, values in (("mse", jnp.square(error)), ("accuracy", close)):
+            measured = {"mse": jnp.square(error)}
+            if self.within is not None:
+                measured["accuracy"] = (jnp.abs(error) <= self.within).astype(jnp.float32)
+            for metric, values in measured.items():
                 metrics[f"{name}/{metric}"] = Mean.of(values).where(query.mask).sum()
         return metrics
 

@@ -73,6 +73,7 @@ def rating_sums(num_items: int) -> Algorithm:
         loss=lambda params, _, batch, key: Mean.of(jnp.square(batch["rating"])),
         metrics=lambda params, _, batch: {},
         tables=tuple(Table(f"item/{name}", ("item",)) for name in _ITEM),
+        frozen=("0",),  # sums are no parameters: clients set them without a gradient
     )
     init, server_update = server(model, optimizer("sgd", learning_rate=1.0), WeightedMean())
 

@@ -249,7 +249,7 @@ def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, t
     if len(vocabularies) == 1 and config.task != "next_word":
         ((field, ids),) = vocabularies.items()
         recommended = TopK(min(top, len(ids)), field, len(ids))
-    movielens = config.task in ("movielens", "ranking") and _is_movielens(config)
+    movielens = config.task in ("movielens", "ratings", "ranking") and _is_movielens(config)
     return Subject(
         algorithm=spec.algorithm,
         state=state,

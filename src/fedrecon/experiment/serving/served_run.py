@@ -17,6 +17,7 @@ from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.training.build import global_params_at
 from fedrecon.experiment.training.vocabularies import settings_from_data_of, vocabularies_of
 from fedrecon.simulation._client_state_store import ClientStateStore
+from fedrecon.simulation._trained_state import TrainedState
 
 
 class ServedRun(NamedTuple):
@@ -64,7 +65,8 @@ def from_folder(run: Path, config: Config) -> ServedRun | None:
         return None
     from_data = settings_from_data_of(run)
     settled = override(config, {"model": from_data}) if from_data else config
-    task = task_spec(config.task).build_to_serve(settled, vocabularies_of(run))
+    vocabularies = vocabularies_of(run)
+    task = task_spec(config.task).build_to_serve(settled, vocabularies)
     if task is None:
         return None
     algorithm = config.algorithm.build_for(task)
@@ -76,9 +78,10 @@ def from_folder(run: Path, config: Config) -> ServedRun | None:
     best = checkpoints.describe_info(latest)["best"]
     round = latest if best is None else best["round"]
     state = algorithm.init(key, params)._replace(round=jnp.asarray(latest, jnp.int32))
+    ids = vocabularies or task.train.vocabularies
     return ServedRun(
         algorithm,
-        state,
+        TrainedState.of(state, ids),
         round,
         served_fields(task),
         config.evaluation.split.build(),

@@ -138,7 +138,8 @@ def ratings_task(
     baselines = None
     # The mean of the training ratings is no number that a private run may tell.
     if not config.privacy.on and len(train.column("rating")):
-        baselines = RatingBaselines(float(train.column("rating").mean(dtype="float64")))
+        within = resolve_accuracy_width(config.model.accuracy_within, train)
+        baselines = RatingBaselines(float(train.column("rating").mean(dtype="float64")), within)
     return Task(
         model,
         train,

@@ -129,4 +129,6 @@ def test_other_clients_are_evaluated_without_the_data(home, trained):
     finally:
         (home / "hidden.csv").rename(home / "ratings.csv")
     assert evaluations["other"].evaluated_clients == 5
-    assert "other data: 5 clients; 0 examples left out, of items unknown to the run" in screen.file.getvalue()
+    shown = screen.file.getvalue()
+    assert "other data: 5 clients with 40 examples" in shown
+    assert "0 examples left out, of items unknown to the run" in shown
