@@ -43,7 +43,15 @@ def plan_of(config: Config, spec: "RunSpec", run: str, settings: DeploymentSetti
         spec: The training run that the configuration describes.
         run: The name of the run.
         settings: The settings of the deployment.
+
+    Raises:
+        SettingError: The sampling simulates devices, which a deployment has.
     """
+    if config.training.sampling == "availability":
+        raise SettingError(
+            'training.sampling must not be "availability" in a deployment, whose devices are away, slow or '
+            'lost by themselves; take "uniform" and a deadline'
+        )
     privacy = spec.algorithm.privacy
     return DeploymentPlan(
         run=run,

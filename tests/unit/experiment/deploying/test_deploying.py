@@ -22,10 +22,13 @@ from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.deploying.flower_app import experiment_of, write_app
 from fedrecon.experiment.deploying.framing import ask, receive, send
 from fedrecon.experiment.deploying.plan import DeploymentPlan
+from fedrecon.experiment.deploying.preparing import plan_of
 from fedrecon.experiment.deploying.processes import Processes, descendants, free_ports, lives
+from fedrecon.experiment.deploying.settings import DeploymentSettings
 from fedrecon.experiment.deploying.status import describe_round
 from fedrecon.experiment.deploying.worker import node_of
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.training.build import spec_of, task_of
 
 ITEMS = ["a", "b", "c", "d"]
 SETTINGS = ["task=movielens", "data.path=x", "model.factors=3", "model.global_bias=3.5"]
@@ -50,6 +53,14 @@ def test_plan_comes_back_from_its_file(tmp_path):
     assert DeploymentPlan.read(tmp_path) == plan()
     params = plan().algorithm().model.tables
     assert [table.leaf for table in params] == ["item/factors"]
+
+
+def test_simulated_devices_cannot_be_deployed():
+    changes = ["data.clients=20", "data.items=5", "training.clients_per_round=2"]
+    config = configs.load(None, [*changes, "training.sampling=availability"])
+    spec = spec_of(config, task_of(config))
+    with pytest.raises(SettingError, match=r'training\.sampling must not be "availability" in a deployment'):
+        plan_of(config, spec, "spring", DeploymentSettings())
 
 
 @pytest.mark.parametrize("text", [None, "[]", "{", '{"run": "a"}'])
