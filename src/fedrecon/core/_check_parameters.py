@@ -99,7 +99,7 @@ def check_parameters(
             if name in _MUTABLE and (beside or not path):
                 raise ValueError(
                     f"the parameters hold the mutable collection {join(path, name)!r}, which a forward pass "
-                    f"changes; {_ADVICE}"
+                    f"changes; {_ADVICE}. Parameters that are no such collection need another name"
                 )
             if beside and not all(map(declared, leaves)):
                 raise ValueError(

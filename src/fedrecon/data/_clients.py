@@ -121,7 +121,8 @@ class Clients:
         A row is an example; or, where columns hold lists that may differ in length, a client whose examples
         they are.
 
-        Clients are sorted by their ids, and rows keep their order within a client. Columns of strings are
+        Where a row is an example, clients are sorted by their ids, and rows keep their order within a client;
+        where a row is a client, clients keep the order of the rows. Columns of strings are
         mapped to dense ids, and the mapping is kept in `vocabularies`. An id that is the canonical decimal
         of a 64-bit integer, such as "17", is that integer, whatever the other ids are: clients of these
         come first, ascending, and draw alike in all tables. Any other text, such as "017", is a string;

@@ -101,7 +101,7 @@ def matrix_factorization(
         item = {"factors": draw(key, num_items, factors)}
         if item_bias:
             start = np.zeros(num_items) if initial_item_bias is None else initial_item_bias
-            item["bias"] = jnp.asarray(start, jnp.float32)
+            item["bias"] = jnp.asarray(start, jnp.result_type(float))  # that of the factors
         if item_counts is not None:
             item["count"] = jnp.asarray(item_counts, jnp.float32)
             # Nothing would ever shrink these factors, and users would be fitted to the noise that they are.

@@ -79,7 +79,12 @@ class Protection(NamedTuple):
         # kill has the same noise, so that nothing further is released; a round that differs in anything has
         # other noise, since the difference of two releases with the same noise would show the change.
         privacy = self.privacy
-        settings = {"bounds": privacy.clipping.bounds, "noise_multiplier": privacy.noise_multiplier}
+        settings: dict[str, Any] = {
+            "bounds": privacy.clipping.bounds,
+            "noise_multiplier": privacy.noise_multiplier,
+        }
+        if privacy.adaptive is not None:
+            settings |= {"adaptive": repr(privacy.adaptive), "clip_factor": float(state.privacy.clip_factor)}
         if privacy.noise_bands == 1:
             key = self.secret.noise_key(number, cohort, plan.to_json(), settings, state.global_params)
             return privacy.armed(state, key)

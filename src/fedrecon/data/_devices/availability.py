@@ -41,9 +41,9 @@ class Availability(AbstractSampling):
     replacement. A client answers after `latency` plus `seconds_per_example` for each of its examples, both
     times its slowness; with probability `dropout` it never does. The round ends with its
     `clients_per_round`-th answer or at the deadline, and counts the answers that are there; with fewer than
-    `min_answers` it counts none, which leaves the global parameters as they were, up to the server
-    optimiser's momentum. A client that is not counted leaves no trace, as in a deployment: a stateful
-    algorithm keeps its old client state.
+    `min_answers` it counts none, which leaves the whole server state but its number of rounds as it was. A
+    client that is not counted leaves no trace, as in a deployment: a stateful algorithm keeps its old client
+    state.
 
     What holds back a device is no property of its data, but is often related to it: a client with many
     examples answers later. So the clients that are counted are not a uniform sample of all, which is what
@@ -140,13 +140,14 @@ class Availability(AbstractSampling):
     def figures(self, round: int, num_examples: Int[np.ndarray, "client"], seed: int) -> dict[str, float]:
         """Clients asked, counted, late and lost, whether the round was abandoned, and its seconds."""
         outcome = self.outcome(round, num_examples, seed)
-        asked, lost = float(len(outcome.asked)), float(np.isinf(outcome.seconds).sum())
-        counted = float(outcome.counted.sum())
+        is_lost = np.isinf(outcome.seconds)
+        # In time, but after enough others: late for this round as well.
+        in_time = np.sort(outcome.seconds)[: self.clients_per_round] <= outcome.duration
         return {
-            "asked_clients": asked,
-            "counted_clients": counted,
-            "late_clients": 0.0 if outcome.abandoned else asked - lost - counted,
-            "lost_clients": lost,
+            "asked_clients": float(len(outcome.asked)),
+            "counted_clients": float(outcome.counted.sum()),
+            "late_clients": float((~is_lost).sum() - in_time.sum()),
+            "lost_clients": float(is_lost.sum()),
             "abandoned": float(outcome.abandoned),
             "round_seconds": outcome.duration,
         }

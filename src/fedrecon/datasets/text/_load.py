@@ -47,7 +47,12 @@ def find(path: str | os.PathLike[str]) -> Path:
             packed = path.suffix.lower() in (*PACKED_SUFFIXES, ".zip")
             raise DataError(f"{path}: must be {FORMS}{'; unpack it first' if packed else ''}")
         return path
-    files = sorted(p for p in _visible(path) if is_file_of_texts(p))
+    # Any tool leaves files of JSON beside its data: only their content tells whether they are LEAF's.
+    files = sorted(
+        p
+        for p in _visible(path)
+        if is_file_of_texts(p) and (not strip_packing(p.name.lower()).endswith(LEAF) or holds_texts(p))
+    )
     texts = _texts(path)
     if len(files) + bool(texts) != 1:
         names = [p.name for p in (*files, *texts[:1])]

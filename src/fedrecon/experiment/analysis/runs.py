@@ -265,7 +265,13 @@ def columns(path: Path) -> dict[str, Any]:
     return {name: to_numpy(table[name]) for name in table.column_names}
 
 
+_UNRATED = "data.unrated"
+
+
 def _identity(run: Run) -> str:
-    """A text that is equal for two runs which differ only in their seed and in the places of things."""
-    kept = {k: v for k, v in run.config.items() if k != "seed" and not is_place(k)}
+    """A text that is equal for two runs which differ only in their seed and in the places of things.
+
+    Which ratings stand for none is no place: such runs have other examples.
+    """
+    kept = {k: v for k, v in run.config.items() if k == _UNRATED or (k != "seed" and not is_place(k))}
     return json.dumps(kept, sort_keys=True, default=str)

@@ -96,6 +96,9 @@ def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             weighting: {
                 metric: _spread([r[split][protocol][weighting][metric] for r in results])
                 for metric in evaluation[weighting]
+                # A metric may depend on a seed's training clients: accuracy is left out where not all of
+                # their ratings are stars.
+                if all(metric in r[split][protocol][weighting] for r in results)
             }
             for weighting in WEIGHTINGS
         } | {n: _spread([float(r[split][protocol][n]) for r in results]) for n in COUNTS if n in evaluation}
@@ -106,6 +109,7 @@ def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     weighting: {
                         m: _spread([r[split][BASELINES][baseline][protocol][weighting][m] for r in results])
                         for m in means[weighting]
+                        if all(m in r[split][BASELINES][baseline][protocol][weighting] for r in results)
                     }
                     for weighting in WEIGHTINGS
                 }

@@ -101,16 +101,15 @@ def holds_ratings(path: Path) -> bool:
     """Whether a file or folder holds ratings rather than texts, by the names of files and of their fields."""
     from fedrecon.data._arrow import is_client_file
     from fedrecon.data._clients import Clients
-    from fedrecon.datasets.text._load import LINES, SQLITE
+    from fedrecon.data._unpacking import strip_packing
+    from fedrecon.datasets.text._load import LINES, SQLITE, holds_texts
 
-    if path.is_dir():
-        suffixes = {file.suffix.lower() for file in path.iterdir()}
-        return ".txt" not in suffixes or not suffixes.isdisjoint(
-            {".csv", ".tsv", ".dat", ".data", ".parquet"}
-        )
+    if not path.exists():
+        # Only the name can tell which experiment's message about the missing file helps more.
+        return not strip_packing(path.name.lower()).endswith((*LINES, *SQLITE))
     if path.is_file() and is_client_file(path):
         return {"item", "rating"} <= set(Clients.open(path).fields)
-    return not path.name.lower().endswith((*LINES, *SQLITE))
+    return not holds_texts(path)
 
 
 def tracked(config: Config, overrides: Sequence[str]) -> Config:

@@ -40,15 +40,13 @@ LOCK = ".lock"
 
 # Settings, and tables of settings, that may differ without making another run: the path of the data and how
 # their file is written, since the examples read from it are compared by their digests; the limit on what
-# packed data unpack to; the width of a metric; what is
-# recorded beside the run's own numbers; and the tracker.
+# packed data unpack to; what is recorded beside the run's own numbers; and the tracker.
 PLACES = (
     "data.path",
     "data.separator",
     "data.encoding",
     "data.unrated",
     "data.unpacked_gib",
-    "model.accuracy_within",
     "privacy.unprotected_metrics",
     "tracking",
 )

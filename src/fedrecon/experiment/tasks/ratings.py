@@ -70,7 +70,9 @@ class Ratings(movielens.MovieLens):
                 "privacy: the task ratings takes a round of sums that the ledger does not count; take the "
                 "task movielens with a public number as model.global_bias, as movielens-private.toml does"
             )
-        return ratings_task(config, self.load_sets(config), {}, lambda train: _measured_model(config, train))
+        return ratings_task(
+            config, self.load_sets(config), config.data.notes(), lambda train: _measured_model(config, train)
+        )
 
     def build_without_data(self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]") -> "Task":
         """Refuses: the number of each item's ratings is known only after a round of sums.

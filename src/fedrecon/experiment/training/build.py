@@ -150,24 +150,28 @@ def _check_sets(config: Config, task: Task) -> None:
     empty = [name for name, count in sets.items() if not count]
     if not empty:
         return
-    within = "data" if hasattr(config.data, "fractions") else "data.protocol"
     total = counted(sum(sets.values()), "client")
-    raise SettingError(
-        f"{within}.fractions must leave a client in each set, but of the {total} of the data none is in "
-        f"{empty[0]!r}: give it a larger share, or 0 to go without"
-    )
+    for name, section in (("data", config.data), ("data.protocol", getattr(config.data, "protocol", None))):
+        if hasattr(section, "fractions"):
+            raise SettingError(
+                f"{name}.fractions must leave a client in each set, but of the {total} of the data none is "
+                f"in {empty[0]!r}: give it a larger share, or 0 to go without"
+            )
+    raise SettingError(f"task {config.task!r} must have a client in each set, but none is in {empty[0]!r}")
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """The settings to write in the run folder; without sections that are off: privacy, devices.
+    """The settings to write in the run folder; without those that earlier versions lacked, at their defaults.
 
-    Folders of versions that had no such sections can then go on.
+    Folders of these versions can then go on.
     """
     settings = config.model_dump()
     if not config.privacy.on:
         del settings["privacy"]
     if config.training.sampling != "availability":
         del settings["devices"]
+    if getattr(config.model, "accuracy_within", None) == "stars":
+        del settings["model"]["accuracy_within"]
     return settings
 
 

@@ -114,7 +114,9 @@ class TrainingLoop:
     def resumption(self) -> str:
         """A sentence for the user about where a resumed run continues, or that the run is finished."""
         if self.done == self.last and not self.recomputed:
-            more = "" if self._ledger is not None else "; resume with --rounds N goes on to more"
+            # A run made in Python has no settings, by which the command could begin it again.
+            extensible = self._ledger is None and self.spec.settings
+            more = "; resume with --rounds N goes on to more" if extensible else ""
             return f"this run is finished: all of its {counted(self.done, 'round')} are done{more}"
         start = "there is no checkpoint yet: starting again"
         if self.resumed_from is not None:

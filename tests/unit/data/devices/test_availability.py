@@ -48,6 +48,18 @@ def test_too_few_answers_abandon_the_round():
     assert Availability(50, deadline=limit, min_answers=11).indices(0, EXAMPLES, 0).size == 0
 
 
+def test_figures_add_up():
+    limit = float(np.sort(outcome(Availability(50)).seconds)[9])
+    settings = {"over_selection": 1.2, "deadline": limit, "dropout": 0.2}
+    for least in (1, 50):
+        sampling = Availability(50, min_answers=least, **settings)
+        figures, result = sampling.figures(0, EXAMPLES, 0), outcome(sampling)
+        in_time = int((result.seconds <= limit).sum())
+        assert figures["abandoned"] == float(least == 50) and figures["round_seconds"] == limit
+        assert figures["counted_clients"] == (0 if least == 50 else in_time)
+        assert figures["asked_clients"] == 60 == in_time + figures["late_clients"] + figures["lost_clients"]
+
+
 def test_dropout_is_the_share_that_never_answers():
     sampling = Availability(200, dropout=0.3)
     lost = np.concatenate([np.isinf(outcome(sampling, round).seconds) for round in range(100)])

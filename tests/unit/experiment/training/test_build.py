@@ -9,7 +9,7 @@ from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS
-from fedrecon.experiment.training.build import spec_of, task_of
+from fedrecon.experiment.training.build import _settings, spec_of, task_of
 
 SMALL = [
     "data.clients=20",
@@ -51,3 +51,11 @@ def test_parameters_of_another_type_are_refused(kind, tmp_path):
     np.savez(path, **{name: np.asarray(x).astype(kind) for name, x in leaves.items()})
     with pytest.raises(RunError, match=f"must be of type float32, got {np.dtype(kind)}"):
         spec("algorithm.name=fedrecon", f'training.initial_global_params="{path}"')
+
+
+def test_settings_that_earlier_versions_lacked_are_written_only_where_they_are_set():
+    movielens = ["task=movielens", "data.path=x"]
+    config = configs.load(None, movielens)
+    assert "accuracy_within" not in _settings(config)["model"]
+    changed = configs.load(None, [*movielens, "model.accuracy_within=2.0"])
+    assert _settings(changed)["model"]["accuracy_within"] == 2.0

@@ -115,7 +115,8 @@ def _find_parts(folder: Path, files: Sequence[Path]) -> tuple[Path, ...]:
         for x in files
         if x.suffix.lower() in PARQUET_SUFFIXES and x.parent == folder and x.name[0] not in "._"
     ]
-    stems = {re.split(r"\d", x.name, maxsplit=1)[0] for x in tables}
+    # Spark's names hold a UUID, which has letters among its digits.
+    stems = {re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+", "#", x.name) for x in tables}
     numbered = all(re.search(r"\d", x.name) for x in tables)
     return tuple(tables) if len(tables) > 1 and len(stems) == 1 and numbered else ()
 

@@ -124,7 +124,7 @@ def _choose_type(role: str, value: object) -> pa.DataType:
     """The type in which Arrow reads a column whose first value is given."""
     if isinstance(value, str):
         return pa.string()
-    if role == "rating" or isinstance(value, float):
+    if role == "rating" or (role == "time" and isinstance(value, float)):
         return pa.float64()
     return pa.int64()
 

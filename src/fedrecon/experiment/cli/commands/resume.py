@@ -39,6 +39,9 @@ def command(
     from fedrecon.experiment.cli import runs
 
     config = runs.tracked(runs.saved_config(run, data, code), overrides)
+    if rounds is not None and invocation.distributed:
+        # Every process would write the number of rounds, and they know each other only afterwards.
+        raise click.UsageError("--rounds and --distributed cannot be given together: extend the run first")
     if rounds is not None:
         config = runs.with_rounds(run, config, rounds)
     return runs.train(config, Path(run), invocation)
