@@ -43,7 +43,7 @@ class Accounting:
             another, or `"zero_out"`: one client's delta becomes 0 while it stays among the clients.
         sensitivity: The most by which neighbours' sums differ, in units of the clipping bound.
         divisor: The public number by which the server divides the noised sum.
-        accountant: Its name.
+        accountant: The name of the accountant that computes epsilon.
         epsilon: `(noise multiplier relative to the sensitivity, rounds, delta) -> epsilon`.
         as_one: `(noise multiplier relative to the sensitivity, rounds) -> noise multiplier` of the one
             Gaussian mechanism that is as private as all rounds; None where there is none.
@@ -63,10 +63,11 @@ class Accounting:
         """The accounting of releases that together are as private as one Gaussian mechanism.
 
         Args:
-            relation: See `Accounting`.
-            sensitivity: See `Accounting`.
-            divisor: See `Accounting`.
-            as_one: See `Accounting`; infinity for no rounds.
+            relation: The sets of clients that are neighbours, one of the values of `Accounting.relation`.
+            sensitivity: The most by which neighbours' sums differ, in units of the clipping bound.
+            divisor: The public number by which the server divides the noised sum.
+            as_one: `(noise multiplier relative to the sensitivity, rounds) -> noise multiplier` of the one
+                Gaussian mechanism that is as private as all rounds; infinity for no rounds.
         """
 
         def epsilon(noise_multiplier: float, rounds: int, delta: float) -> float:
@@ -85,10 +86,12 @@ def accounting(
     """The line of the table for a sampling.
 
     Args:
-        sampling: How cohorts are drawn.
-        num_clients: Of the population, which is public.
-        observer: Against whom it holds.
-        rounds: Planned, which the sensitivity of correlated noise depends on.
+        sampling: The sampling that draws the cohort of each round.
+        num_clients: The number of clients of the population, which is public.
+        observer: The observer against whom the guarantee holds: `"model"`, the default, sees the released
+            parameters but not who took part; `"server"` also knows who takes part.
+        rounds: The number of planned rounds, on which the sensitivity of correlated noise depends; 1 by
+            default.
         noise_bands: Bands of the noising matrix; 1, the default, for independent noise in every round.
 
     Raises:

@@ -47,7 +47,7 @@ class AdaptiveClipping:
         """The noise of deltas and counts that together are as private as deltas under `noise_multiplier`.
 
         Args:
-            quantile: See `AdaptiveClipping`.
+            quantile: The share of clients whose delta is to be within the bound, between 0 and 1.
             noise_multiplier: The standard deviation of the noise over the joint bound without counts.
             accounting: The accounting of the releases.
 

@@ -54,8 +54,8 @@ class Compression:
         """What the server reads of a client's delta.
 
         Args:
-            delta: Of one client; of tables, the rows that it sends.
-            key: The client's in this round.
+            delta: The delta of one client; of tables, the rows that the client sends.
+            key: The random key of the client in this round.
         """
         leaves, structure = jax.tree.flatten(delta)
         keys = subkeys(key, len(leaves), first=_FIRST_KEY)
@@ -102,9 +102,10 @@ def compressed(algorithm: Algorithm, bits: int = 8, top: float = 1.0) -> Algorit
     applied to the result: it clips what was rounded.
 
     Args:
-        algorithm: What is compressed; its clients send deltas.
-        bits: See `Compression`; 8 by default.
-        top: See `Compression`; all entries by default.
+        algorithm: The algorithm to compress; its clients send deltas.
+        bits: The number of bits of an entry that is sent: 4, 8 (the default) or 32.
+        top: The share of a leaf's entries that are not 0 to send, the largest ones, above 0 and at most 1;
+            1.0, the default, sends all entries.
 
     Raises:
         ValueError: A number is out of its range, or the algorithm sends no deltas, is private or compressed.

@@ -46,8 +46,9 @@ def touched_items(delta: ItemDelta, threshold: float = 0.0) -> Int[np.ndarray, "
     """Rows that a delta moves by more than a threshold: the items that its clients rated.
 
     Args:
-        delta: Of one client or of a sum.
-        threshold: Euclidean norm of a row with its bias that noise alone hardly exceeds; 0 without noise.
+        delta: The delta of the item tables, of one client or of a sum.
+        threshold: The Euclidean norm of a row with its bias that noise alone hardly exceeds; 0.0, the
+            default, without noise.
     """
     norms = np.sqrt(np.sum(np.square(delta.factors), 1) + np.square(delta.bias))
     return np.flatnonzero(norms > threshold)
@@ -80,7 +81,8 @@ def recover_user(
     only, which are found by trying.
 
     Args:
-        delta: Of one client whose update phase was one gradient step on the sum of its query errors.
+        delta: The delta of one client whose update phase was one gradient step on the sum of its query
+            errors.
         params: Item factors and biases that the client got.
         step: Change of a bias for a residual of 1: twice the learning rate, for squared errors.
         global_bias: Added to all predictions.
