@@ -216,8 +216,9 @@ class Algorithm:
         hyperparameters: The arguments of the algorithm by their names, by which run folders recognise a run;
             the names must not change. Classes and functions among the arguments are recognised by their tags,
             see `fedrecon.core.tagged`.
-        exchanges: What rounds send over a network, for the count of bytes: `"parameters"`, down and up;
-            `"nothing"`; or `"examples"`, which left the clients once, before the first round.
+        exchanges: The things that rounds send over a network, for the count of bytes: `"parameters"`, the
+            default, down and up; `"nothing"`; or `"examples"`, which left the clients once, before the first
+            round.
         privacy: The protection of the clients that `fedrecon.privacy.user_level_dp` set; None for none.
         compression: How clients make smaller what they send, as `fedrecon.privacy.compressed` sets it; None
             for nothing.

@@ -155,7 +155,7 @@ def calibrate(accounting: Accounting, epsilon: float, delta: float, rounds: int)
     """The smallest noise, in units of the sensitivity, with which so many rounds stay within epsilon.
 
     Args:
-        accounting: Of the sampling.
+        accounting: The accounting of releases under the sampling.
         epsilon: Above 0.
         delta: Between 0 and 1.
         rounds: At least 1.

@@ -165,7 +165,8 @@ def plan_blocks(
             clients with the same probability.
         most_places: The largest number of examples of a block that has more than one client, padding
             included.
-        parts: Of what the number of blocks of each slot is a multiple.
+        parts: The number of parts among which blocks are distributed: the number of blocks of each slot is a
+            multiple of it; 1 by default.
 
     Returns:
         A plan whose last slot takes the longest client.

@@ -94,7 +94,7 @@ def mapped(clients: Clients, vocabularies: Mapping[str, np.ndarray], name: str) 
     Args:
         clients: The clients, in vocabularies of their own.
         vocabularies: The original ids in the order of their new numbers, by field.
-        name: What the warning calls the clients.
+        name: The name of the clients in the warning.
     """
     found, unknown = in_vocabularies(clients, vocabularies)
     if unknown:

@@ -41,9 +41,9 @@ def check_padding(
         global_params: The global parameters.
         local: The local parameters.
         padded: The batch, whose last row is padding.
-        start: What `run` found for it.
-        name: The client, for the message.
-        key: Random key of the loss.
+        start: The values that `run` gave for the padded batch.
+        name: The name of the client in the message.
+        key: The random key of the loss.
 
     Raises:
         ValueError: A value differs; the message names it, the example and the client.

@@ -20,10 +20,10 @@ class Catalogue(NamedTuple):
     """A public list of items, which says nothing of who rated them.
 
     Attributes:
-        ids: Their original ids.
-        features: What is known of each, in columns that `names` names: its genres, over the root of how many
-            it has, and the period of its year.
-        names: Of the columns.
+        ids: The items' original ids, `[item]`.
+        features: The public features of each item, `[item, feature]`: its genres, each over the root of how
+            many it has, and the period of its year.
+        names: The names of the features.
     """
 
     ids: Int64[np.ndarray, "item"]

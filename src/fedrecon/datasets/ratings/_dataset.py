@@ -44,12 +44,13 @@ def load(
         fractions: The name of each set and its share of the users, in (0, 1], together at most 1.
         columns: The names of the columns, as for `read_ratings`; not used for a client file.
         scale: The lowest and highest rating, as for `read_ratings`; not used for a client file.
-        duplicates: What happens where a client rates an item twice, as for `read_ratings`; not used for a
-            client file.
-        separator: What separates the fields of a text, as for `read_ratings`; not used for a client file.
+        duplicates: The treatment of items that a client rates twice, one of the values of `read_ratings`; not
+            used for a client file.
+        separator: The separator between the fields of a text, as for `read_ratings`; not used for a client
+            file.
         encoding: The encoding of a text, as for `read_ratings`; not used for a client file.
         unrated: The rating that stands for none, as for `read_ratings`; not used for a client file.
-        unpacked_gib: See `path`.
+        unpacked_gib: The number of GiB that a packed file may unpack to, as for `read_ratings`; 2 by default.
         cache: The folder of the client files and downloads; by default `cache_folder()`.
 
     Returns:

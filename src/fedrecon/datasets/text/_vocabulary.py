@@ -143,7 +143,7 @@ class Vocabulary:
         """The words that come most often in the texts of some clients; those of equal count by alphabet.
 
         Args:
-            clients: Those to count over, the training clients: `text.prepare`'s, or some of them.
+            clients: The training clients to count over: those of `text.prepare`, or some of them.
             size: The largest number of shared words.
             buckets: The number of buckets that all other words share.
             output_buckets: The number of output ids of the other words.

@@ -53,7 +53,8 @@ def audit_run(
     Args:
         run: The run folder.
         config: The configuration of the run.
-        observer: What the observer sees.
+        observer: The kind of observer: one that sees a client's `"update"`, the `"sum"` of a cohort's updates
+            after noise, or the released `"model"`.
         data: The path of the run's data now; None for the path at which the run found them.
         screen: The console that shows the table.
         clients: The number of training clients that are attacked; None for 600 updates, for a cohort in a

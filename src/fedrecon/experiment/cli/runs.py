@@ -120,7 +120,7 @@ def tracked(config: Config, overrides: Sequence[str]) -> Config:
     on this machine, and a server that the environment names, is kept.
 
     Args:
-        config: That of the run folder.
+        config: The configuration of the run folder.
         overrides: Settings of tracking, as `--set` takes them.
 
     Raises:

@@ -45,8 +45,8 @@ class DeploymentPlan:
             without noise; False by default.
         num_clients: The number of training clients, on which the accounting of noise depends; 0 where there
             is no noise.
-        public_inputs: What a private run depends on beside its clients' deltas, by the source of each; empty
-            where there is no noise.
+        public_inputs: The inputs other than its clients' deltas that a private run depends on, by the source
+            of each; empty where there is no noise.
     """
 
     run: str

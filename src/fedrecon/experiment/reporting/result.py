@@ -48,14 +48,14 @@ class Result:
         global_params: The parameters that were evaluated on the test clients: those after `selected_round`.
         evaluations: Evaluations by the name of their set: the validation clients after the last round, and
             `"test"`; `"seen validation"` and `"seen test"` for held-out examples of training clients.
-        baselines: What predictors that cost nothing reach on the same sets, by the name of the set and of the
-            baseline; by default none.
+        baselines: The evaluations of predictors that cost nothing on the same sets, by the name of the set
+            and of the baseline; by default none.
         records: Every recorded number by round.
         rounds: Rounds that were done; fewer than `asked` after Ctrl-C.
         asked: Rounds that were asked for.
         selected_round: The round whose parameters are `global_params`.
-        selected_by: What decided `selected_round`: `"final"` (the default), or as in `"best:rmse:min"` the
-            metric of the best evaluation and which way it is better.
+        selected_by: The rule that decided `selected_round`: `"final"` (the default), or as in
+            `"best:rmse:min"` the metric of the best evaluation and which way it is better.
         interrupted: Whether Ctrl-C ended the run.
         seconds: Seconds of the run: `"total"`, `"compilation"` and `"to_first_round"` (None if no round was
             run).
@@ -134,7 +134,7 @@ class Interrupted(KeyboardInterrupt):
     As a `KeyboardInterrupt` it ends a loop of several runs, too. With `out` the same call goes on.
 
     Attributes:
-        result: Of the rounds that are done; `result.evaluations` may be empty.
+        result: The result of the rounds that are done; `result.evaluations` may be empty.
     """
 
     def __init__(self, result: Result):

@@ -51,7 +51,8 @@ class _Evaluated(NamedTuple):
         served: The run that serves the clients.
         sets: The clients by the name of their set.
         splits: The split of each set into support and query set.
-        checked: What the processes of an evaluation must agree on: digests of the clients by their set.
+        checked: The values that the processes of an evaluation must agree on: digests of the clients by their
+            set.
         remark: A remark for the user on other data, for instance on examples that were left out; `""` where
             the run's own clients are evaluated.
     """

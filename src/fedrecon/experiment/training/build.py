@@ -203,8 +203,8 @@ def earlier_ledger(start: Path, task: Task) -> Ledger | None:
         task: The task of the private run.
 
     Raises:
-        RunError: That run was private and has no result yet.
-        SettingError: It was trained on the same clients without privacy.
+        RunError: The run to start from was private and has no result yet.
+        SettingError: The run to start from was trained on the same clients without privacy.
     """
     if not start.is_dir():
         return None

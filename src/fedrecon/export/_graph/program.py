@@ -116,7 +116,8 @@ def program_of(fn: Callable[..., Any], weights: Sequence[Any], shapes: Sequence[
         fn: The function of `len(weights) + len(shapes)` arrays; it returns a pytree of arrays.
         weights: The first arguments, arrays that are known during the export; they become values with
             `weight` and `known` set.
-        shapes: Shapes and types of the other arguments, which become the program's inputs.
+        shapes: Shapes and types of the function's arguments after `weights`, which become the program's
+            inputs.
 
     Returns:
         The program and the structure of the function's result.

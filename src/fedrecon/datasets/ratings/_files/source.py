@@ -158,7 +158,7 @@ class Stream(io.RawIOBase):
     """A file's bytes, whose errors are `DataError`s.
 
     Args:
-        inner: What the bytes are read from.
+        inner: The stream from which the bytes are read.
         raw: The open file, which what unpacks it does not close.
         where: The name of the file in messages.
     """
