@@ -51,8 +51,8 @@ class GradientStep(NamedTuple):
 
     def starts_at(self, params: Params) -> bool:
         """Whether the gradient is taken at these very arrays, which then are the same for all clients."""
-        given, own = jax.tree.leaves(params), jax.tree.leaves(self.params)
-        return len(given) == len(own) and all(a is b for a, b in zip(given, own, strict=True))
+        given, taken_at = jax.tree.leaves(params), jax.tree.leaves(self.params)
+        return len(given) == len(taken_at) and all(a is b for a, b in zip(given, taken_at, strict=True))
 
 
 # By the identity of a delta's leaf. The leaf is kept beside its step, so that no other takes its identity.

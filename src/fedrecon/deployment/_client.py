@@ -102,10 +102,10 @@ class Client:
         # The place of each requested row among the rows that the compiled program numbers. The request is in
         # ascending order, since the order of the examples would tell in which order the client made them.
         self._places, by_group = {}, {}
-        for group, found in self._batch.rows.items():
-            used = np.flatnonzero(found < layout.sizes[group])
-            self._places[group] = used[np.argsort(found[used])]
-            by_group[group] = found[self._places[group]]
+        for group, requested in self._batch.rows.items():
+            used = np.flatnonzero(requested < layout.sizes[group])
+            self._places[group] = used[np.argsort(requested[used])]
+            by_group[group] = requested[self._places[group]]
         self._group_of = {leaf: name for name, group in cut.items() for leaf in group.leaves}
         self._sizes = {leaf: layout.sizes[name] for leaf, name in self._group_of.items()}
         self.rows: dict[str, Int[np.ndarray, "row"]] = {

@@ -81,9 +81,9 @@ class Ledger:
             values: The mapping that `values` returned; JSON has null in it for an infinite epsilon. Entries
                 that only a later version writes are ignored.
         """
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        epsilon = math.inf if known["epsilon"] is None else known["epsilon"]
-        return cls(**{**known, "epsilon": epsilon, "not_covered": tuple(known["not_covered"])})
+        present = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        epsilon = math.inf if present["epsilon"] is None else present["epsilon"]
+        return cls(**{**present, "epsilon": epsilon, "not_covered": tuple(present["not_covered"])})
 
     def __str__(self) -> str:
         """The ledger in a sentence: what is promised, to whom, and against whom."""

@@ -195,14 +195,14 @@ class Simulation:
         for number in range(first, first + count):
             cohort = self._cohort(number)
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
-            total, metrics, own = None, [], []
+            total, metrics, local_positions = None, [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
             after = None
             for index, slots in enumerate(passes):
                 del after  # the state of the pass before is not used: frees memory that this pass may need
                 parts = self._cut(slots)
                 laid_out = [self._laid_out(part, cohort, keys) for part in parts]
-                own += [positions for mine, _ in laid_out for positions in mine]
+                local_positions += [positions for mine, _ in laid_out for positions in mine]
                 if self._protection is not None and not index:
                     # As late as possible, since the key waits for the parameters of the round before.
                     state = self._protection.armed(state, number, cohort, self.plan)
@@ -219,7 +219,7 @@ class Simulation:
                 del sent, update, client_states
             state = self._finish(state, total) if after is None or len(passes) > 1 else after
             del after, total  # the generator's frame would keep them while the caller works on the round
-            rows = self._touched(cohort, cohort[np.concatenate(own)])
+            rows = self._touched(cohort, cohort[np.concatenate(local_positions)])
             yield Round(number + 1, self._as_trained(state), len(cohort), rows, self._sent, metrics)
 
     def seconds(self, state: ServerState, repeats: int = 2) -> float:

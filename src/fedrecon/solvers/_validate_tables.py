@@ -166,8 +166,8 @@ def _first_change(
             return what
     named: dict[str, Any] = {}
     for i, group in enumerate(trial.tables):
-        own = _ids_named_by(trial.batch, group)
-        named |= {leaf: (own, own) if rows is None else (rows[i], slice(None)) for leaf in group.leaves}
+        ids = _ids_named_by(trial.batch, group)
+        named |= {leaf: (ids, ids) if rows is None else (rows[i], slice(None)) for leaf in group.leaves}
     for leaf, x in trial.start.gradients.items():
         before, after = named.get(leaf, ((), ()))
         if not _same(np.asarray(x)[before], np.asarray(outcome.gradients[leaf])[after]):

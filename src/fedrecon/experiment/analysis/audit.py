@@ -77,22 +77,22 @@ def audit_run(
     privacy: UserLevelDP | None = spec.algorithm.privacy
     most = _number_of_clients(spec, observer) if clients is None else whole_number("clients", clients, 1)
     chosen = np.random.default_rng(spec.seed).permutation(len(spec.clients))[:most]
-    found: attacks.Findings | None = None
+    findings: attacks.Findings | None = None
     if observer == "model":
         membership = _trained_on(spec, state, chosen)
     else:
         sent = ClientDeltas.of(spec, state, client_states, chosen, summed=observer == "sum")
-        found, membership = _attack_sum(sent, privacy) if observer == "sum" else _attack_updates(sent)
+        findings, membership = _attack_sum(sent, privacy) if observer == "sum" else _attack_updates(sent)
     protected = None if observer == "update" else privacy
     lower, tried = epsilon_lower(protected, state.global_params, round, trials, spec.seed)
     audit = Audit(
         observer=observer,
         round=round,
-        clients_summed=None if found is None else found.clients_summed,
-        item_precision=None if found is None else found.item_precision,
-        item_recall=None if found is None else found.item_recall,
-        vector_cosine=None if found is None else found.vector_cosine,
-        users_ratings_exact=None if found is None else found.users_ratings_exact,
+        clients_summed=None if findings is None else findings.clients_summed,
+        item_precision=None if findings is None else findings.item_precision,
+        item_recall=None if findings is None else findings.item_recall,
+        vector_cosine=None if findings is None else findings.vector_cosine,
+        users_ratings_exact=None if findings is None else findings.users_ratings_exact,
         membership_auc=membership.auc,
         popularity_auc=membership.by_popularity,
         epsilon_lower=lower,
@@ -141,9 +141,9 @@ def _number_of_clients(spec: RunSpec, observer: Observer) -> int:
 def _attack_updates(sent: ClientDeltas) -> tuple[attacks.Findings, _Membership]:
     """Attacks each client's update on its own."""
     guesses = [sent.recover(delta) for delta in sent.deltas]
-    found = attacks.findings(guesses, sent.items, sent.attackable_ratings, sent.attackable_vectors)
+    findings = attacks.findings(guesses, sent.items, sent.attackable_ratings, sent.attackable_vectors)
     scores = np.stack([_row_norms(delta) for delta in sent.deltas[:_RANKED]])
-    return found, _has_item(scores, sent)
+    return findings, _has_item(scores, sent)
 
 
 def _attack_sum(sent: ClientDeltas, privacy: UserLevelDP | None) -> tuple[attacks.Findings, _Membership]:
@@ -159,7 +159,7 @@ def _attack_sum(sent: ClientDeltas, privacy: UserLevelDP | None) -> tuple[attack
     nobody = attacks.RecoveredUser(np.zeros(0, int), np.zeros_like(ascribed.vector), np.zeros(0))
     # Where parts lie apart, only these are believed; else all that was moved is ascribed to everyone.
     guesses = [match or (nobody if parts else ascribed) for match in matches]
-    found = attacks.findings(
+    findings = attacks.findings(
         guesses, sent.items, sent.attackable_ratings, sent.attackable_vectors, len(sent.items)
     )
     norms = _row_norms(total)
@@ -167,7 +167,7 @@ def _attack_sum(sent: ClientDeltas, privacy: UserLevelDP | None) -> tuple[attack
     if parts:  # a client's own part tells more than how much all clients moved a row
         for row, guess in zip(scores, guesses, strict=False):
             row[guess.items] = 2 * norms.max()
-    return found, _has_item(scores, sent)
+    return findings, _has_item(scores, sent)
 
 
 def _has_item(scores: np.ndarray, sent: ClientDeltas) -> _Membership:

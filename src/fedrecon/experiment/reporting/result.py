@@ -118,10 +118,10 @@ class Result:
         parts = [f"{self.rounds} of {self.asked} rounds"]
         parts += [word for word in ("interrupted", "diverged") if getattr(self, word)]
         for name, evaluation in self.evaluations.items():
-            found = evaluation.summary()["examples"]
+            metrics = evaluation.summary()["examples"]
             few = evaluation.evaluated_clients < evaluation.asked_clients
             of = f" ({evaluated_of(evaluation.evaluated_clients, evaluation.asked_clients)})" if few else ""
-            shown = (f"{m}={found[m]:.4f}" for m in shown_first(found)[:2])
+            shown = (f"{m}={metrics[m]:.4f}" for m in shown_first(metrics)[:2])
             parts.append(" ".join([name, *shown]) + of)
         if self.privacy is not None:
             parts.append(f"epsilon={rounded_up(self.privacy.epsilon)}")
