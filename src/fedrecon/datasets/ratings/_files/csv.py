@@ -88,7 +88,7 @@ def _options(
         names = [name for pair in zip(names, [*gaps, ""], strict=True) for name in pair][:-1]
         types |= dict.fromkeys(gaps, pa.null())
         read += gaps
-    # A table that is no known set of ratings may have texts with newlines in columns that are not read.
+    # A table with columns of the caller's own may have texts with newlines in columns that are not read.
     any_text = not form.integer_ids
     return (
         pyarrow.csv.ReadOptions(block_size=_BLOCK, column_names=names or None),
