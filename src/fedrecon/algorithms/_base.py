@@ -271,8 +271,8 @@ def _pickled(attributes: Mapping[str, Any]) -> bytes:
     """An algorithm's attributes as bytes that `pickle.loads` reads.
 
     Raises:
-        TypeError: They hold functions that were made inside other functions, which the standard library
-            cannot pickle, and cloudpickle is not installed.
+        TypeError: The attributes hold functions that were made inside other functions, which the standard
+            library cannot pickle, and cloudpickle is not installed.
     """
     try:
         import cloudpickle

@@ -39,7 +39,8 @@ def check_model_parameters(model: Model) -> None:
     """Checks the parameters of the model that a model is a view of, once per model and process.
 
     Raises:
-        ValueError: As `check_parameters`; or `frozen` names a path that no leaf has.
+        ValueError: A leaf is no floating-point array or there is mutable state, as for `check_parameters`; or
+            `frozen` names a path that no leaf has.
     """
     model = origin_of(model)
     if model in _CHECKED:

@@ -108,8 +108,8 @@ def export(
         subject: The trained algorithm to export.
         out: The folder to write; created where it does not exist. An export that it holds is replaced.
         support_max: The largest number of support examples that the file takes.
-        precision: How the parameters are stored: `"float32"`, `"float16"` or `"int8"`; `"float32"` by
-            default.
+        precision: The type in which the parameters are stored: `"float32"`, the default, `"float16"` or
+            `"int8"`.
         seed: Seed of the client's random draws, which are the same for every user of the file; 0 by default.
         clients: Clients whose results are compared with JAX, in addition to random inputs; none by default.
         training: Describes the training clients, and makes the export hold `update.onnx`, a client's part of

@@ -137,10 +137,10 @@ def poisson_rdp(probability: float, noise_multiplier: float, rounds: int, delta:
     """Epsilon of Poisson sampling by Rényi differential privacy, which is above that of `pld`.
 
     Args:
-        probability: With which a client takes part in a round.
-        noise_multiplier: Standard deviation of the noise over the sensitivity.
-        rounds: How many.
-        delta: Between 0 and 1.
+        probability: The probability with which a client takes part in a round.
+        noise_multiplier: The standard deviation of the noise, in units of the sensitivity.
+        rounds: The number of rounds.
+        delta: The delta of the guarantee, between 0 and 1.
     """
     if rounds == 0:
         return 0.0
@@ -156,9 +156,9 @@ def calibrate(accounting: Accounting, epsilon: float, delta: float, rounds: int)
 
     Args:
         accounting: The accounting of releases under the sampling.
-        epsilon: Above 0.
-        delta: Between 0 and 1.
-        rounds: At least 1.
+        epsilon: The epsilon to stay within, above 0.
+        delta: The delta of the guarantee, between 0 and 1.
+        rounds: The number of rounds, at least 1.
 
     Returns:
         A noise multiplier whose epsilon is at most 0.01% below the one asked for, and never above it.

@@ -26,7 +26,7 @@ def noising_coefficients(bands: int) -> Float[np.ndarray, "band"]:
     """The first column of the noising matrix: the first coefficients of the power series of √(1 - x).
 
     Args:
-        bands: How many, at least 1; 1 for independent noise.
+        bands: The number of bands, at least 1; 1 for independent noise.
     """
     coefficients = np.ones(bands)
     for k in range(1, bands):

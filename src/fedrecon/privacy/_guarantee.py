@@ -31,7 +31,7 @@ class PrivacyState(NamedTuple):
     """What the server holds of the ledger.
 
     Attributes:
-        releases: Noised sums so far.
+        releases: The number of noised sums that were released so far.
         noise_key: The next round's noise key, under correlated noise before those of the rounds before it,
             `[band, 8]`; 0 after it was used, and whenever the state can be seen.
         clip_factor: The clipping bounds of the next round over those of the first, which clients are told;
@@ -66,7 +66,8 @@ class UserLevelDP:
             noise in every round.
         earlier: The ledger of the private run whose parameters this one starts from, which it takes over;
             None for one that starts from nothing private.
-        adaptive: How the bounds follow the clients' norms; None for bounds that stay.
+        adaptive: The rule by which the bounds follow the clients' norms; None, the default, for bounds that
+            stay.
     """
 
     clipping: Clipping

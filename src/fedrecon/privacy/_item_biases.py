@@ -22,8 +22,8 @@ class ItemBiases(NamedTuple):
     """What is known of the items.
 
     Attributes:
-        bias: How much above their own mean raters rate each item; for an item that nobody rated, what its
-            features let expect.
+        bias: The amount by which raters rate each item above their own mean, `[item]`, in units of ratings;
+            for an item that nobody rated, what its features let expect.
         counts: The estimated number of each item's ratings, `[item]`, in units of a client whose delta is not
             clipped.
     """

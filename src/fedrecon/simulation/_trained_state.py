@@ -107,7 +107,7 @@ def in_run_vocabularies(clients: Clients, vocabularies: Mapping[str, Any] | None
     """Clients of a deployment, numbered as its run numbers them.
 
     Args:
-        clients: Any.
+        clients: The clients of the deployment, with original ids or without.
         vocabularies: For fields that the run numbers, the original id of each number; None if it is not told.
 
     Returns:

@@ -66,8 +66,8 @@ class Catalogue(NamedTuple):
         """Clients whose field holds rows of this list instead of numbers of the items that somebody rated.
 
         Args:
-            clients: With a vocabulary of the field's ids.
-            field: With the items.
+            clients: The clients, with a vocabulary of the field's ids.
+            field: The name of the field that holds the items; `"item"` by default.
 
         Raises:
             DataError: The list lacks an item.

@@ -100,7 +100,7 @@ class _Places(NamedTuple):
 
     Attributes:
         source: The rating file.
-        form: How it is written.
+        form: The format in which the file is written.
         rows: The rows of the file that were read, `[rating]`; None for all.
     """
 

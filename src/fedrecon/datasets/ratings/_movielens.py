@@ -49,8 +49,8 @@ def download(archive: Archive = MOVIELENS_1M, folder: str | os.PathLike[str] | N
         The path of the archive, in which all checksums are right.
 
     Raises:
-        DataError: It cannot be fetched or kept, or a checksum is wrong; the message says what to fetch from
-            where instead, and how to use it.
+        DataError: The archive cannot be fetched or kept, or a checksum is wrong; the message says what to
+            fetch from where instead, and how to use it.
     """
     import pooch  # loads what speaks to the network
 

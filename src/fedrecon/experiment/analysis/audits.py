@@ -48,8 +48,8 @@ class Audit:
         vector_cosine: The mean cosine of recovered and true user vectors, 0 for a client that was not
             recovered.
         users_ratings_exact: The share of clients of whom all query ratings were recovered exactly.
-        membership_auc: How well the observer tells, as the area under the ROC curve, whether a client has an
-            item; for the model, whether a client was trained on.
+        membership_auc: The area under the ROC curve of the observer's guess whether a client has an item; for
+            the model, whether a client was trained on.
         popularity_auc: The same by the items' numbers of raters alone; None for the model.
         epsilon_lower: A number that the epsilon of what the observer sees exceeds, with `confidence`.
         epsilon: The epsilon of the run's ledger; None without one, and for updates, which no ledger covers.

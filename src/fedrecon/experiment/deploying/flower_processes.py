@@ -74,7 +74,7 @@ def start_superlink(processes: Processes, home: Path, port: int, certificates: C
         certificates: The files for TLS, with which nodes are authenticated, too; None for neither.
 
     Raises:
-        RunError: It did not start.
+        RunError: The SuperLink did not start.
     """
     make_folder(home)
     connection: dict[str, Any] = {"address": f"127.0.0.1:{port}"}
@@ -250,7 +250,7 @@ def _command(home: Path, *words: str) -> str:
     """What a command of Flower prints.
 
     Raises:
-        RunError: It failed.
+        RunError: The command failed.
     """
     environment: Mapping[str, str] = {**os.environ, **environment_for(home)}
     try:

@@ -180,7 +180,7 @@ def _needs(
     """The choices of other settings under which a setting exists, found by trying all of them.
 
     Raises:
-        SettingError: It exists under none of them, or one of its own values breaks a rule.
+        SettingError: The setting exists under none of the choices, or one of its own values breaks a rule.
     """
 
     def wrong(chosen: Mapping[str, Any]) -> str:

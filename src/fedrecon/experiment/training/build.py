@@ -175,7 +175,7 @@ def _public_inputs(config: Config, task: Task) -> dict[str, str]:
     """The inputs of a private run beside its clients' deltas, each with its public source.
 
     Raises:
-        SettingError: One of them comes from the clients' examples.
+        SettingError: An input comes from the clients' examples, which are not public.
     """
     if getattr(config.model, "global_bias", None) == "mean":
         raise SettingError(

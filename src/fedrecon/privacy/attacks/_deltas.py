@@ -84,11 +84,11 @@ def recover_user(
         delta: The delta of one client whose update phase was one gradient step on the sum of its query
             errors.
         params: Item factors and biases that the client got.
-        step: Change of a bias for a residual of 1: twice the learning rate, for squared errors.
-        global_bias: Added to all predictions.
-        scale: Lowest and highest rating.
+        step: The change of a bias for a residual of 1: twice the learning rate, for squared errors.
+        global_bias: A number that is added to all predictions, in units of ratings; 0.0 by default.
+        scale: The lowest and the highest rating; (1, 5) by default.
         unit: The distance between neighbouring ratings, such as 0.5 for half stars; `scale` holds multiples
-            of it.
+            of it. 1.0 by default.
     """
     items, vector = touched_items(delta), user_vector(delta)
     if not len(items):
