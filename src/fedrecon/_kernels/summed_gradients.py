@@ -38,7 +38,8 @@ class GradientStep(NamedTuple):
         update: The optimiser's map from a gradient to a change of the parameters; it must be linear.
         scale: The factor by which the client multiplies its change, a scalar: 0 where it took no step.
         entries: The sum of all entries of the gradient, a scalar, which is finite where they all are.
-        kept: Whether the client is part of the cohort's mean, a scalar; None before that is decided.
+        kept: Whether the client is part of the cohort's mean, a scalar; None, the default, before that is
+            decided.
     """
 
     params: Params

@@ -48,9 +48,9 @@ class Client:
         name: The client's name, an integer or a string.
         seed: The run's seed of the clients' random draws; noise for privacy never follows from it; 0 by
             default.
-        state: The client state after an earlier round; None for a client without one.
+        state: The client state after an earlier round; None, the default, for a client without one.
         vocabularies: For each field that the run numbers, the original id of each number; needed where
-            `examples` are `Clients` with original ids, whose fields are renumbered by them.
+            `examples` are `Clients` with original ids, whose fields are renumbered by them. None by default.
         length: The least number of examples to which the client is padded, so that the clients of one process
             share a compiled program; by default the next multiple of 10.
 
@@ -188,7 +188,8 @@ def client_state_like(algorithm: Algorithm, global_params: Params | None = None)
 
     Args:
         algorithm: The algorithm whose clients keep the state.
-        global_params: The global parameters that reach the client; None for those with whole tables.
+        global_params: The global parameters that reach the client; None, the default, for those with whole
+            tables.
     """
     if global_params is None:
         global_params = _shapes_of(algorithm)

@@ -46,7 +46,7 @@ class Accounting:
         accountant: The name of the accountant that computes epsilon.
         epsilon: `(noise multiplier relative to the sensitivity, rounds, delta) -> epsilon`.
         as_one: `(noise multiplier relative to the sensitivity, rounds) -> noise multiplier` of the one
-            Gaussian mechanism that is as private as all rounds; None where there is none.
+            Gaussian mechanism that is as private as all rounds; None, the default, where there is none.
     """
 
     relation: str

@@ -33,9 +33,9 @@ class Compression:
     """How a client's delta is made smaller before it is sent.
 
     Attributes:
-        bits: Bits of an entry: 4 or 8, to which it is rounded at random so that its expectation stays, or 32
-            for no rounding.
-        top: The share of a leaf's entries that are sent, the largest ones; 1.0 for all.
+        bits: The number of bits of an entry: 4 or 8 (the default), to which it is rounded at random so that
+            its expectation stays, or 32 for no rounding.
+        top: The share of a leaf's entries that are sent, the largest ones; 1.0, the default, for all.
 
     Raises:
         ValueError: `bits` or `top` is out of its range.

@@ -35,7 +35,7 @@ class PrivacyState(NamedTuple):
         noise_key: The next round's noise key, under correlated noise before those of the rounds before it,
             `[band, 8]`; 0 after it was used, and whenever the state can be seen.
         clip_factor: The clipping bounds of the next round over those of the first, which clients are told;
-            `()` where the bounds stay.
+            `()`, the default, where the bounds stay.
     """
 
     releases: Int[Array, ""]
@@ -65,7 +65,7 @@ class UserLevelDP:
         noise_bands: The number of rounds over which noise is correlated; 1, the default, for independent
             noise in every round.
         earlier: The ledger of the private run whose parameters this one starts from, which it takes over;
-            None for one that starts from nothing private.
+            None, the default, for one that starts from nothing private.
         adaptive: The rule by which the bounds follow the clients' norms; None, the default, for bounds that
             stay.
     """
@@ -167,7 +167,7 @@ class UserLevelDP:
             total: The sum of the cohort's clipped deltas.
             noise_key: The round's key; under correlated noise `[band, 8]`, before those of the rounds before
                 it, which are zeros where there was no such round.
-            clip_factor: The round's clipping bounds over those of the first round.
+            clip_factor: The round's clipping bounds over those of the first round; 1.0 by default.
         """
         key = noise_key if self.noise_bands == 1 else noise_key[0]
         multiplier = self.noise_multiplier if self.adaptive is None else self.adaptive.delta_noise_multiplier

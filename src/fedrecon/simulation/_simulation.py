@@ -59,14 +59,15 @@ class Simulation:
         clients: The training clients.
         sampling: The sampling that draws the cohort of a round.
         seed: The seed of the cohorts and of the clients' draws; 0 by default.
-        plan: The plan by which cohorts are cut into blocks; None to choose one.
+        plan: The plan by which cohorts are cut into blocks; None, the default, to choose one.
         clients_per_block: The number of clients of a block, which are vectorised, where no plan is given;
-            None for 1 for a large model on a CPU, else for what the plan chooses.
+            None, the default, for 1 for a large model on a CPU, else for what the plan chooses.
         client_states_folder: Folder of the clients' states, in which those of an earlier run are replaced;
-            None for a temporary folder.
-        devices: The number of devices of each process that share the clients of a block; None for all.
-        secret: The secret of a private algorithm, from which its noise and cohorts are drawn; None for a new
-            one.
+            None, the default, for a temporary folder.
+        devices: The number of devices of each process that share the clients of a block; None, the default,
+            for all.
+        secret: The secret of a private algorithm, from which its noise and cohorts are drawn; None, the
+            default, for a new one.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class Simulation:
         """The server's state before the first round; also checks the model on a client's examples.
 
         Args:
-            global_params: The global parameters at the start; None to draw them from the seed.
+            global_params: The global parameters at the start; None, the default, to draw them from the seed.
 
         Raises:
             TypeError: The model's loss or metrics are not what a model must return.

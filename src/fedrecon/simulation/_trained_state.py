@@ -22,8 +22,8 @@ class TrainedState(ServerState):
 
     Attributes:
         vocabularies: The original ids in the order of their numbers, for each field of the training clients
-            that holds such numbers; None where they are not known, as after `jax.tree.map`, which keeps the
-            arrays alone.
+            that holds such numbers; None, the default, where they are not known, as after `jax.tree.map`,
+            which keeps the arrays alone.
     """
 
     vocabularies: Mapping[str, np.ndarray] | None = None

@@ -158,7 +158,7 @@ def _first_change(
         trial: The model with its results at the start.
         params: The changed parameters.
         batch: The batch with matching ids.
-        rows: The rows that each group's tables in `params` have; None for whole tables.
+        rows: The rows that each group's tables in `params` have; None, the default, for whole tables.
     """
     outcome = trial.run(params, batch)
     for what, x in trial.start.values.items():

@@ -17,7 +17,8 @@ def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: in
             decides, and where it has no times that alone. Where there are items without ratings, all are
             interactions.
         least_rating: The least rating that counts as an interaction; 0 by default.
-        least_items: Clients with fewer interactions are left out; 0 leaves out nobody.
+        least_items: The number of interactions below which a client is left out; 0 leaves out nobody. The
+            default is 1.
 
     Raises:
         DataError: There are no items, nobody is left, or `least_items` is not a whole number of at least 0.
@@ -89,8 +90,8 @@ def leave_one_out(clients: Clients, back: int = 1) -> dict[str, Clients]:
 
     Args:
         clients: Clients with their interactions in order of time, no item twice.
-        back: The interaction to hold out, counted from the end: 1 for the latest, 2 for the one before it, to
-            tune on; the latest is then not used.
+        back: The interaction to hold out, counted from the end: 1, the default, for the latest, 2 for the one
+            before it, to tune on; the latest is then not used.
 
     Returns:
         `"train"`: the interactions before the held-out one. `"held_out"`: the same clients with these and

@@ -37,12 +37,17 @@ def prepare(
 
     Args:
         path: The file, folder or archive, as for `read_ratings`.
-        columns: The names of the columns, as for `read_ratings`.
-        scale: The lowest and highest rating, as for `read_ratings`.
-        duplicates: The treatment of items that a client rates twice, one of the values of `read_ratings`.
-        separator: The separator between the fields of a text, as for `read_ratings`.
-        encoding: The encoding of a text, as for `read_ratings`.
-        unrated: The rating that stands for none, as for `read_ratings`.
+        columns: The names of the columns, as for `read_ratings`; None, the default, for those of a format
+            with known columns.
+        scale: The lowest and highest rating, as for `read_ratings`; None, the default, for those of the
+            format.
+        duplicates: The treatment of items that a client rates twice, one of the values of `read_ratings`;
+            "error" by default.
+        separator: The separator between the fields of a text, as for `read_ratings`; by default the first
+            line tells.
+        encoding: The encoding of a text, as for `read_ratings`; UTF-8 by default.
+        unrated: The rating that stands for none, as for `read_ratings`; None, the default, for no such
+            rating.
         unpacked_gib: The number of GiB that a packed file may unpack to, as for `read_ratings`; 2 by default.
         cache: The folder of the client files; by default `cache_folder()`.
 
@@ -87,10 +92,13 @@ def describe_source(
 
     Args:
         path: The file, folder or archive, as for `read_ratings`.
-        columns: The names of the columns, as for `read_ratings`.
-        separator: The separator between the fields of a text, as for `read_ratings`.
-        encoding: The encoding of a text, as for `read_ratings`.
-        unrated: The rating that stands for none, as for `read_ratings`.
+        columns: The names of the columns, as for `read_ratings`; None, the default, for those of a format
+            with known columns.
+        separator: The separator between the fields of a text, as for `read_ratings`; by default the first
+            line tells.
+        encoding: The encoding of a text, as for `read_ratings`; UTF-8 by default.
+        unrated: The rating that stands for none, as for `read_ratings`; None, the default, for no such
+            rating.
         unpacked_gib: The number of GiB that a packed file may unpack to, as for `read_ratings`; 2 by default.
 
     Raises:

@@ -57,9 +57,10 @@ def audit_run(
             after noise, or the released `"model"`.
         data: The path of the run's data now; None for the path at which the run found them.
         screen: The console that shows the table.
-        clients: The number of training clients that are attacked; None for 600 updates, for a cohort in a
-            sum, and for all clients against the model. Of fewer clients, all are.
-        trials: The number of canary runs with and without; None for 200 to 1,000, by the model's size.
+        clients: The number of training clients that are attacked; None, the default, for 600 updates, for a
+            cohort in a sum, and for all clients against the model. Of fewer clients, all are.
+        trials: The number of canary runs with and without; None, the default, for 200 to 1,000, by the
+            model's size.
 
     Raises:
         RunError: The run has no checkpoint, its data changed, or its clients send no deltas.

@@ -53,8 +53,8 @@ class Audit:
         popularity_auc: The same by the items' numbers of raters alone; None for the model.
         epsilon_lower: A number that the epsilon of what the observer sees exceeds, with `confidence`.
         epsilon: The epsilon of the run's ledger; None without one, and for updates, which no ledger covers.
-        confidence: The probability with which `epsilon_lower` is no overestimate.
-        trials: The number of canary runs, with and without, behind `epsilon_lower`.
+        confidence: The probability with which `epsilon_lower` is no overestimate; 0.95 by default.
+        trials: The number of canary runs, with and without, behind `epsilon_lower`; 0 by default.
     """
 
     observer: Observer

@@ -25,7 +25,8 @@ class _Cell(NamedTuple):
     Attributes:
         kind: The class of the cell: `"number"` or `"word"`.
         text: The text of the cell.
-        method: The number of the method that it names, whose colour marks it; None if it names none.
+        method: The number of the method that it names, whose colour marks it; None, the default, if it names
+            none.
     """
 
     kind: str

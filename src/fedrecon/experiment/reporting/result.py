@@ -66,14 +66,15 @@ class Result:
         recomputed: The number of recorded rounds that were computed again after that checkpoint.
         out: The run folder; None if the run kept nothing.
         notes: Other facts that a reader of the result should know, by their names.
-        raw_data: Bytes of the examples that left the clients before the first round; None where none did.
-        client_states: The states of the training clients after `selected_round`, for `evaluate`; None for a
-            stateless algorithm.
-        privacy: The ledger of what was released; None for an algorithm that is not private.
-        warnings: Sentences about what was asked for that a reader should know, such as clients that were
-            both trained and tested on.
-        divergence: How the run came to nothing, as the end of a sentence; None if it did not, or was
-            interrupted.
+        raw_data: Bytes of the examples that left the clients before the first round; None, the default, where
+            none did.
+        client_states: The states of the training clients after `selected_round`, for `evaluate`; None, the
+            default, for a stateless algorithm.
+        privacy: The ledger of what was released; None, the default, for an algorithm that is not private.
+        warnings: Sentences about what was asked for that a reader should know, such as clients that were both
+            trained and tested on; by default none.
+        divergence: The way in which the run came to nothing, as the end of a sentence; None, the default, if
+            it did not, or was interrupted.
     """
 
     algorithm: Algorithm

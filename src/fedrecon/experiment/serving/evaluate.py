@@ -53,8 +53,8 @@ class _Evaluated(NamedTuple):
         splits: The split of each set into support and query set.
         checked: The values that the processes of an evaluation must agree on: digests of the clients by their
             set.
-        remark: A remark for the user on other data, for instance on examples that were left out; `""` where
-            the run's own clients are evaluated.
+        remark: A remark for the user on other data, for instance on examples that were left out; `""`, the
+            default, where the run's own clients are evaluated.
     """
 
     served: ServedRun

@@ -22,12 +22,14 @@ class Format:
         header: Whether the first line names the columns.
         columns: The columns that are read: names, or without a header positions in a line.
         fields: The number of fields that each line has; 0, the default, where the first line tells.
-        optional: Whether a file without the time column, or with times that cannot be read, is read too.
-        integer_ids: Whether ids must be whole numbers; otherwise they may be any text.
-        scale: The least and the greatest rating allowed; None allows any finite number.
-        unrated: The rating that stands for none; None where there is no such.
-        quoted: Whether a field may stand in quotation marks.
-        is_json: Whether each line is an object of JSON.
+        optional: Whether a file without the time column, or with times that cannot be read, is read too;
+            False by default.
+        integer_ids: Whether ids must be whole numbers; otherwise they may be any text; True by default.
+        scale: The least and the greatest rating allowed; None allows any finite number. By default 0.5 and 5,
+            MovieLens' half stars.
+        unrated: The rating that stands for none; None, the default, where there is no such.
+        quoted: Whether a field may stand in quotation marks; True by default.
+        is_json: Whether each line is an object of JSON; False by default.
     """
 
     name: str
