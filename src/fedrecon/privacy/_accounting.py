@@ -190,7 +190,7 @@ def _next(points: list[tuple[float, float]], below: float, above: float) -> floa
 
 
 def _matrix_mechanism(divisor: float, rounds: int, bands: int, separation: int) -> Accounting:
-    """Of correlated noise under a fixed order: all rounds together are one Gaussian mechanism."""
+    """The accounting of correlated noise under a fixed order: together the rounds are one Gaussian mechanism."""
     planned = sensitivity(bands, rounds, separation)
 
     def as_one(noise_multiplier: float, rounds: int) -> float:
@@ -202,7 +202,7 @@ def _matrix_mechanism(divisor: float, rounds: int, bands: int, separation: int) 
 
 
 def _as_one(noise_multiplier: float, rounds: int, every: int = 1) -> float:
-    """Of rounds in which every client takes part once in `every` of them."""
+    """The accounting of rounds in which every client takes part once in `every` of them."""
     return noise_multiplier / math.sqrt(-(-rounds // every)) if rounds else math.inf
 
 
