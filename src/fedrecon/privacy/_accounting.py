@@ -190,7 +190,7 @@ def _next(points: list[tuple[float, float]], below: float, above: float) -> floa
 
 
 def _matrix_mechanism(divisor: float, rounds: int, bands: int, separation: int) -> Accounting:
-    """The accounting of correlated noise under a fixed order: together the rounds are one Gaussian mechanism."""
+    """The accounting of correlated noise in a fixed order: all rounds together are one Gaussian mechanism."""
     planned = sensitivity(bands, rounds, separation)
 
     def as_one(noise_multiplier: float, rounds: int) -> float:
