@@ -36,7 +36,7 @@ class GradientStep(NamedTuple):
         value: The client's loss, `(params, inputs) -> scalar`. It depends on the client by `inputs` alone.
         inputs: The arrays of the client that the loss depends on.
         update: The optimiser's map from a gradient to a change of the parameters; it must be linear.
-        scale: The factor by which the client multiplies its change, a scalar: 0 where it took no step.
+        scale: The factor by which the client multiplies its gradient, a scalar: 0 where it took no step.
         entries: The sum of all entries of the gradient, a scalar, which is finite where they all are.
         kept: Whether the client is part of the cohort's mean, a scalar; None, the default, before that is
             decided.

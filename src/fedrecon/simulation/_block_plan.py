@@ -165,8 +165,8 @@ def plan_blocks(
             default, draws all clients with the same probability.
         most_places: The largest number of examples of a block that has more than one client, padding
             included; 2^18 by default.
-        parts: The number of parts among which blocks are distributed: the number of blocks of each slot is a
-            multiple of it; 1 by default.
+        parts: The number of programs that share the blocks of a pass; the number of blocks of each slot is a
+            multiple of it. 1 by default.
 
     Returns:
         A plan whose last slot takes the longest client.
