@@ -150,7 +150,8 @@ def slices(table: Array, ids: Int[Any, "step id"]) -> Slices | StepGathers | Non
 
     Args:
         table: The table, `[row, ...]`.
-        ids: The ids of each step; only those of a NumPy array are known.
+        ids: The row numbers of each step, `[step, id]`. Only the values of a NumPy array are known; for a
+            traced array the result is None.
     """
     runs = _runs(ids)
     if runs is None:

@@ -54,9 +54,9 @@ def with_rows(objective: Objective, examples: Examples) -> tuple[Objective, Exam
     one_step = Examples(
         jax.tree.map(lambda x: x[None], examples.data), examples.mask[None], examples.positional
     )
-    gathered, sliced, rest, known = frozen_rows(objective, one_step)
+    gathered, sliced, rest, looked_up = frozen_rows(objective, one_step)
     tables = {leaf: x[0] for leaf, x in gathered.items()} | {leaf: s.at(0) for leaf, s in sliced.items()}
-    data = {**{f: x[0] for f, x in rest.data.items()}, **known}
+    data = {**{f: x[0] for f, x in rest.data.items()}, **looked_up}
     return (
         replace(objective, frozen=with_leaves(objective.frozen, tables)),
         Examples(data, examples.mask, rest.positional),

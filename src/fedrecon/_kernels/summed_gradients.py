@@ -35,10 +35,11 @@ class GradientStep(NamedTuple):
         params: The parameters at which the gradient is taken.
         value: The client's loss, `(params, inputs) -> scalar`. It depends on the client by `inputs` alone.
         inputs: The arrays of the client that the loss depends on.
-        update: What the optimiser makes of a gradient; it must be linear.
-        scale: What the client multiplies its gradient with, a scalar: 0 where it took no step.
+        update: The optimiser's map from a gradient to a change of the parameters; it must be linear.
+        scale: The factor by which the client multiplies its gradient, a scalar: 0 where it took no step.
         entries: The sum of all entries of the gradient, a scalar, which is finite where they all are.
-        kept: Whether the client is part of the cohort's mean, a scalar; None before that is decided.
+        kept: Whether the client is part of the cohort's mean, a scalar; None, the default, before that is
+            decided.
     """
 
     params: Params
@@ -51,8 +52,8 @@ class GradientStep(NamedTuple):
 
     def starts_at(self, params: Params) -> bool:
         """Whether the gradient is taken at these very arrays, which then are the same for all clients."""
-        given, own = jax.tree.leaves(params), jax.tree.leaves(self.params)
-        return len(given) == len(own) and all(a is b for a, b in zip(given, own, strict=True))
+        given, taken_at = jax.tree.leaves(params), jax.tree.leaves(self.params)
+        return len(given) == len(taken_at) and all(a is b for a, b in zip(given, taken_at, strict=True))
 
 
 # By the identity of a delta's leaf. The leaf is kept beside its step, so that no other takes its identity.
@@ -106,11 +107,11 @@ def step(
 
     Args:
         value: The client's loss.
-        params: Where the gradient is taken.
+        params: The parameters at which the gradient is taken.
         inputs: Pytrees. NumPy arrays among their leaves are the same for all clients; what else depends on
             the client must be among them.
-        update: What the optimiser makes of a gradient, linear in it.
-        scale: What the result is multiplied with.
+        update: The optimiser's map from a gradient to a change of the parameters, linear in the gradient.
+        scale: The factor by which the change is multiplied, a scalar.
 
     Returns:
         The step; None where it could not be told apart from its client: where `value` closes over arrays of
@@ -148,7 +149,7 @@ def summed(
             all of them.
         inputs: `step.inputs` of every client, each with a leading axis of clients.
         weights: Each client's weight times its `step.scale`; 0 where `kept` is false.
-        kept: Which clients count.
+        kept: Whether each client counts in the sum.
 
     Returns:
         The sum, zeros where it is not finite, and whether it is finite.

@@ -15,7 +15,7 @@ def best(scores: Float[Array, "item"], count: int) -> tuple[Float[Array, "rank"]
     """The highest scores and their places, best first; of equal scores the lower place comes first.
 
     Args:
-        scores: The scores, which must not be NaN.
+        scores: The scores, `[item]`, which must not be NaN.
         count: The number of results, at most the number of scores.
     """
 

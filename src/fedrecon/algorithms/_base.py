@@ -25,7 +25,7 @@ class ServerState(NamedTuple):
         opt_state: The state of the server's Optax optimiser.
         aggregator_state: The state of the aggregator; `()` for an aggregator without one.
         round: The number of rounds done, int32.
-        privacy: The state of the ledger of `fedrecon.privacy`; `()` without one.
+        privacy: The state of the ledger of `fedrecon.privacy`; `()`, the default, without one.
     """
 
     global_params: Params
@@ -78,8 +78,8 @@ class InitFn(Protocol):
 
         Args:
             key: The random key from which the global parameters are drawn.
-            global_params: Global parameters to start from instead; None to draw them. The states of optimiser
-                and aggregator are made for them.
+            global_params: Global parameters to start from instead; None, the default, to draw them. The
+                states of optimiser and aggregator are made for them.
         """
 
 
@@ -215,15 +215,18 @@ class Algorithm:
             default.
         hyperparameters: The arguments of the algorithm by their names, by which run folders recognise a run;
             the names must not change. Classes and functions among the arguments are recognised by their tags,
-            see `fedrecon.core.tagged`.
-        exchanges: What rounds send over a network, for the count of bytes: `"parameters"`, down and up;
-            `"nothing"`; or `"examples"`, which left the clients once, before the first round.
-        privacy: The protection of the clients that `fedrecon.privacy.user_level_dp` set; None for none.
-        compression: How clients make smaller what they send, as `fedrecon.privacy.compressed` sets it; None
-            for nothing.
-        announce: Tells clients more than parameters and round, see `AnnounceFn`; None for nothing more.
+            see `fedrecon.core.tagged`. By default there are none.
+        exchanges: The things that rounds send over a network, for the count of bytes: `"parameters"`, the
+            default, down and up; `"nothing"`; or `"examples"`, which left the clients once, before the first
+            round.
+        privacy: The protection of the clients that `fedrecon.privacy.user_level_dp` set; None, the default,
+            for none.
+        compression: The compression of what clients send, as `fedrecon.privacy.compressed` sets it; None, the
+            default, for none.
+        announce: Tells clients more than parameters and round, see `AnnounceFn`; None, the default, for
+            nothing more.
         unprotected_update: For simulations alone: as `client_update`, with metrics that no client sends under
-            the protection; None where they are not asked for, or `client_update` has them.
+            the protection; None, the default, where they are not asked for, or `client_update` has them.
     """
 
     model: Model
@@ -270,8 +273,8 @@ def _pickled(attributes: Mapping[str, Any]) -> bytes:
     """An algorithm's attributes as bytes that `pickle.loads` reads.
 
     Raises:
-        TypeError: They hold functions that were made inside other functions, which the standard library
-            cannot pickle, and cloudpickle is not installed.
+        TypeError: The attributes hold functions that were made inside other functions, which the standard
+            library cannot pickle, and cloudpickle is not installed.
     """
     try:
         import cloudpickle

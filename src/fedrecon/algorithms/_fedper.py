@@ -30,8 +30,8 @@ def fedper(
         reconstruct: The solver that fits the head of a served client to its support set; the paper names
             none.
         server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
-        head: Paths of the head's leaves, which become local, as `part` in `with_local`; None for the model's
-            own local parameters.
+        head: Paths of the head's leaves, which become local, as `part` in `with_local`; None, the default,
+            for the model's own local parameters.
         local_rate: The factor on the steps of the head, above 0; 1 by default.
         client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
             number of examples that the update phase processed.

@@ -28,8 +28,8 @@ def fedrep(
         reconstruct: The solver that fits the head; the paper's takes several epochs.
         update: The solver that changes the representation; the paper's takes one epoch.
         server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
-        head: Paths of the head's leaves, which become local, as `part` in `with_local`; None for the model's
-            own local parameters.
+        head: Paths of the head's leaves, which become local, as `part` in `with_local`; None, the default,
+            for the model's own local parameters.
         client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
             number of examples that the update phase processed.
         aggregator: Turns the sum of the cohort's updates into the server's pseudo-gradient; by default the

@@ -32,8 +32,8 @@ def lg_fedavg(
         update: The solver that changes the body and the head together.
         reconstruct: The solver that fits the body of a client that is served.
         server_optimizer: The server's Optax optimiser, applied to the negative weighted mean of the deltas.
-        body: Paths of the body's leaves, which become local, as `part` in `with_local`; None for the model's
-            own local parameters.
+        body: Paths of the body's leaves, which become local, as `part` in `with_local`; None, the default,
+            for the model's own local parameters.
         local_rate: The factor on the steps of the body, above 0; 1 by default.
         client_weight: Computes a client's weight in the mean of the deltas from its mean loss; by default the
             number of examples that the update phase processed.

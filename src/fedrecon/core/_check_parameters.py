@@ -39,7 +39,8 @@ def check_model_parameters(model: Model) -> None:
     """Checks the parameters of the model that a model is a view of, once per model and process.
 
     Raises:
-        ValueError: As `check_parameters`; or `frozen` names a path that no leaf has.
+        ValueError: A leaf is no floating-point array or there is mutable state, as for `check_parameters`; or
+            `frozen` names a path that no leaf has.
     """
     model = origin_of(model)
     if model in _CHECKED:
@@ -80,7 +81,8 @@ def check_parameters(
         params: Arrays, or their shapes, in the containers in which a library keeps them.
         declared: A predicate that says of a leaf's path whether the model names it as local, as frozen or as
             a table. A collection of Flax Linen beside `"params"` must have been named so.
-        frozen: Paths of what stays as it starts, or of what that lies below; state among it is constant.
+        frozen: Paths of leaves that stay as they start, or of nodes above such leaves; state among them is
+            constant. The default is none.
 
     Raises:
         ValueError: A leaf is no floating-point array; or there is a model's mutable state, of which the

@@ -78,7 +78,7 @@ class Model:
             parameters taken together, `(global_params, local_params)`: `"0/embedding"` is a global one. The
             functions must stop the gradient there, as those that `partition` makes do; a leaf without a
             gradient that is not declared so causes a warning. None by default.
-        origin: The model that this one is a view of; None for a model that is no view.
+        origin: The model that this one is a view of; None, the default, for a model that is no view.
     """
 
     init_global: InitGlobalFn

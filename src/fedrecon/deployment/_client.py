@@ -48,9 +48,9 @@ class Client:
         name: The client's name, an integer or a string.
         seed: The run's seed of the clients' random draws; noise for privacy never follows from it; 0 by
             default.
-        state: The client state after an earlier round; None for a client without one.
+        state: The client state after an earlier round; None, the default, for a client without one.
         vocabularies: For each field that the run numbers, the original id of each number; needed where
-            `examples` are `Clients` with original ids, whose fields are renumbered by them.
+            `examples` are `Clients` with original ids, whose fields are renumbered by them. None by default.
         length: The least number of examples to which the client is padded, so that the clients of one process
             share a compiled program; by default the next multiple of 10.
 
@@ -102,10 +102,10 @@ class Client:
         # The place of each requested row among the rows that the compiled program numbers. The request is in
         # ascending order, since the order of the examples would tell in which order the client made them.
         self._places, by_group = {}, {}
-        for group, found in self._batch.rows.items():
-            used = np.flatnonzero(found < layout.sizes[group])
-            self._places[group] = used[np.argsort(found[used])]
-            by_group[group] = found[self._places[group]]
+        for group, requested in self._batch.rows.items():
+            used = np.flatnonzero(requested < layout.sizes[group])
+            self._places[group] = used[np.argsort(requested[used])]
+            by_group[group] = requested[self._places[group]]
         self._group_of = {leaf: name for name, group in cut.items() for leaf in group.leaves}
         self._sizes = {leaf: layout.sizes[name] for leaf, name in self._group_of.items()}
         self.rows: dict[str, Int[np.ndarray, "row"]] = {
@@ -188,7 +188,8 @@ def client_state_like(algorithm: Algorithm, global_params: Params | None = None)
 
     Args:
         algorithm: The algorithm whose clients keep the state.
-        global_params: The global parameters that reach the client; None for those with whole tables.
+        global_params: The global parameters that reach the client; None, the default, for those with whole
+            tables.
     """
     if global_params is None:
         global_params = _shapes_of(algorithm)

@@ -49,7 +49,8 @@ class Node:
             clients' fields are renumbered; examples of other ids are left out with a warning. None, the
             default, where the clients have no original ids.
         may_take_part: Says whether a client may compute now, `(client's name, round) -> bool`: whether the
-            device is idle and on an unmetered network, for instance. None lets all clients compute always.
+            device is idle and on an unmetered network, for instance. None, the default, lets all clients
+            compute always.
         max_bytes: The largest number of bytes of a message from the server; a longer one is refused; 2 GiB by
             default.
 

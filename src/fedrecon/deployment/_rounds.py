@@ -27,7 +27,7 @@ class Transport(Protocol):
 
         Args:
             messages: Pairs of a client's name and the bytes of its message.
-            seconds: How long to wait for answers, in seconds.
+            seconds: The longest time to wait for answers, in seconds.
         """
 
 
@@ -35,7 +35,7 @@ class RoundRecord(NamedTuple):
     """The record of one attempt at a round, a line of `rounds.jsonl`.
 
     Attributes:
-        outcome: How the attempt ended.
+        outcome: The way in which the attempt ended.
         bytes_down: Number of bytes sent to clients in the attempt.
         bytes_up: Number of bytes received from clients in the attempt.
         seconds: Duration of the attempt in seconds.
@@ -81,7 +81,7 @@ def run_rounds(
         folder: The folder of the server's state and of `rounds.jsonl`; created where it does not exist.
         seconds: Deadline of a round in seconds; a client that has not answered by then is left out of it; 600
             by default.
-        max_attempts: How many attempts a round gets before this raises an error; 10 by default.
+        max_attempts: The number of attempts that a round gets before this raises an error; 10 by default.
         note_clients: Whether the names of the clients that each round counted are written to
             `answered.jsonl`; False by default.
 

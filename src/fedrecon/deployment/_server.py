@@ -168,7 +168,8 @@ class Server:
         """The broadcast of the present round.
 
         Args:
-            rows: The rows of each table that the client requested, by the leaf's path; None for whole tables.
+            rows: The rows of each table that the client requested, by the leaf's path; None, the default, for
+                whole tables.
 
         Raises:
             RefusedError: A row does not exist, or a leaf is not a table.
@@ -212,8 +213,9 @@ class Server:
         Args:
             client: Name of the client.
             update: The client's update.
-            round: The round that the client answered; None for the present one.
-            attempt: The attempt at the round that the client answered; None for the present one.
+            round: The round that the client answered; None, the default, for the present one.
+            attempt: The attempt at the round that the client answered; None, the default, for the present
+                one.
 
         Returns:
             None for an update that was counted; else the reason why it was not, and nothing but the number of

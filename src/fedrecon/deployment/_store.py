@@ -42,8 +42,8 @@ def read_clients(
             default.
         query: The SQL statement that selects the examples of an SQLite file in their order; by default all
             rows of its only table.
-        vocabularies: The original ids in the order of the run's numbers, for each field that the run numbers.
-            Examples with other ids are left out.
+        vocabularies: The original ids in the order of the run's numbers, for each field that the run numbers;
+            by default none. Examples with other ids are left out.
 
     Raises:
         DataError: The file cannot be read, or its columns do not fit.
@@ -118,7 +118,7 @@ class Store:
 
     Args:
         clients: The node's clients, one or many.
-        folder: The folder of the clients' states; None to keep them in memory.
+        folder: The folder of the clients' states; None, the default, to keep them in memory.
     """
 
     def __init__(self, clients: Clients, folder: Path | None = None):

@@ -58,7 +58,7 @@ class Metric:
         source: The name of the mean from which the metric is derived; that mean is not shown beside it, since
             the metric has the better unit. None, the default, for a metric that is measured itself.
         function: The function that derives the metric from the mean of `source`, of one client or pooled;
-            None without a source.
+            None, the default, without a source.
     """
 
     name: str

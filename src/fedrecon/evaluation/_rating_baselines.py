@@ -26,8 +26,8 @@ class RatingBaselines:
 
     Attributes:
         mean: Mean of the training ratings.
-        within: How far a prediction may be off to count as accurate, in units of the ratings; 0.5 by default.
-            None leaves the accuracy out.
+        within: The largest error of a prediction that counts as accurate, in units of the ratings; 0.5 by
+            default. None leaves the accuracy out.
     """
 
     mean: float

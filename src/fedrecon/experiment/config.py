@@ -112,7 +112,7 @@ def override(config: Config, given: Mapping[str, Any], source: str = "--set") ->
     Args:
         config: The configuration to change, which stays as it is.
         given: The settings that change, as nested tables.
-        source: Where these come from, for messages; `"--set"` by default.
+        source: The origin of the settings in messages; `"--set"` by default.
 
     Raises:
         SettingError: A setting is unknown or breaks a rule.
@@ -128,7 +128,7 @@ def resolve(values: Mapping[str, Any], source: str) -> Config:
 
     Args:
         values: The settings as nested tables.
-        source: Where these come from, for messages.
+        source: The origin of the settings in messages.
 
     Raises:
         SettingError: A setting is unknown or breaks a rule.

@@ -170,10 +170,10 @@ def random_inputs(
     """Arguments of many kinds: empty and full support sets, the ends of all ranges, numbers that repeat.
 
     Args:
-        inputs: The file's inputs.
+        inputs: The descriptions of the exported file's inputs, in the order of the function's arguments.
         ranges: The lowest and the highest number of each field.
-        count: How many sets of arguments to draw.
-        seed: Seed of the draws.
+        count: The number of sets of arguments to draw.
+        seed: The seed of the draws.
     """
     rng = np.random.default_rng(seed)
     most = next(one.room for one in inputs if one.name == "mask")

@@ -51,13 +51,13 @@ def compare_clients(
     cases: list[Case | Mapping[str, np.ndarray]] = [*more, *clients]
     for case in cases:
         given = _given(exported, case)
-        found, wanted = run(session, given), reference(given)
-        apart = max(apart, _apart(found, wanted))
-        worst = worst.or_worse(compare(found, wanted), given, reference)
+        outputs, wanted = run(session, given), reference(given)
+        apart = max(apart, _apart(outputs, wanted))
+        worst = worst.or_worse(compare(outputs, wanted), given, reference)
         if exported.top is not None and isinstance(case, Case):
-            same += same_list(found, wanted)
+            same += same_list(outputs, wanted)
             if "rating" in case.query:
-                errors.append(_errors(case, exported.top.field, found, wanted))
+                errors.append(_errors(case, exported.top.field, outputs, wanted))
     mine, theirs, count = (sum(x) for x in zip(*errors, strict=True)) if errors else (0, 0, 0)
     rmse = [float(np.sqrt(total / count)) if count else None for total in (theirs, mine)]
     return Checks(apart, len(clients), int(same), *rmse), worst

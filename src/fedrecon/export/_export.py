@@ -56,8 +56,8 @@ class Subject:
         state: The server's state, whose global parameters are stored in the file.
         fields: Shape and type of each field of one example, for instance a `jax.ShapeDtypeStruct`.
         ranges: The lowest and the highest number that a field may hold, for the fields that have a range.
-        top: The item field and the number of items to recommend; None for a file that predicts for features
-            that the caller gives.
+        top: The item field and the number of items to recommend; None, the default, for a file that predicts
+            for features that the caller gives.
         vocabularies: The ids that the row numbers of a field stand for, for the fields that have ids; by
             default what `state` knows of them, as that of `train` does.
         run: Name of the run, for the description; `""` by default.
@@ -108,12 +108,12 @@ def export(
         subject: The trained algorithm to export.
         out: The folder to write; created where it does not exist. An export that it holds is replaced.
         support_max: The largest number of support examples that the file takes.
-        precision: How the parameters are stored: `"float32"`, `"float16"` or `"int8"`; `"float32"` by
-            default.
+        precision: The type in which the parameters are stored: `"float32"`, the default, `"float16"` or
+            `"int8"`.
         seed: Seed of the client's random draws, which are the same for every user of the file; 0 by default.
         clients: Clients whose results are compared with JAX, in addition to random inputs; none by default.
         training: Describes the training clients, and makes the export hold `update.onnx`, a client's part of
-            a round; None for a file that serves only.
+            a round; None, the default, for a file that serves only.
 
     Returns:
         The results of the comparison with JAX.

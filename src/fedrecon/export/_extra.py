@@ -12,7 +12,7 @@ def require(*packages: str) -> None:
         packages: Names of the packages, as they are imported.
 
     Raises:
-        ExportError: One is not installed; the message names it and the extra.
+        ExportError: A package is not installed; the message names it and the extra.
     """
     for package in packages:
         if find_spec(package) is None:

@@ -77,8 +77,8 @@ class Session:
 
         Args:
             support: The user's support examples: an array `[example, ...]` for each field.
-            start: The user's earlier state as the output `local` gives it, for a stateful algorithm; None
-                for a user without one.
+            start: The user's earlier state as the output `local` gives it, for a stateful algorithm; None,
+                the default, for a user without one.
         """
         return self._leaves(self(support, **({} if start is None else {"start": start}))["local"])
 
@@ -89,7 +89,7 @@ class Session:
             support: The user's support examples: an array `[example, ...]` for each field.
             query: The features to predict for, `[query, ...]`: rows of items, or the fields that the model's
                 `predict` takes.
-            start: The user's earlier state, as for `personalize`; None for a user without one.
+            start: The user's earlier state, as for `personalize`; None, the default, for a user without one.
         """
         more = {} if start is None else {"start": start}
         wanted = {name for name in self._inputs if name.startswith("query_")}
@@ -110,8 +110,8 @@ class Session:
 
         Args:
             support: The user's support examples: an array `[example, ...]` for each field.
-            exclude: Rows of the items to leave out; None to leave out those of the support set.
-            start: The user's earlier state, as for `personalize`; None for a user without one.
+            exclude: Rows of the items to leave out; None, the default, to leave out those of the support set.
+            start: The user's earlier state, as for `personalize`; None, the default, for a user without one.
 
         Raises:
             ExportError: The export recommends nothing.
@@ -136,7 +136,7 @@ class Session:
             examples: The client's examples: an array `[example, ...]` for each field.
             key: The two 32-bit numbers of the client's random key in this round; `(0, 0)` by default.
             start: The client's state for a stateful algorithm, as the output `state` of the file gives it;
-                None for a client without one.
+                None, the default, for a client without one.
 
         Returns:
             The client's update. A table's delta has the rows that the update's `rows` names, which are those

@@ -46,7 +46,7 @@ def write_update(
     """Writes `update.onnx` and its description, and returns their names.
 
     Raises:
-        ExportError: Something cannot be exported, or the file differs from JAX.
+        ExportError: An operation of the update cannot be exported, or the file differs from JAX.
     """
     exported = update(algorithm, state, training.fields, training.examples_max)
     program, _ = program_of(exported.fn, [], exported.shapes)

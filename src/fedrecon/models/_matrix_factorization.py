@@ -58,8 +58,8 @@ def matrix_factorization(
         item_penalty: The factor of |v_i|² in the loss of every rating of item i; 0 by default.
         item_bias_penalty: The factor of the rated item's squared bias, which is added to each rating's loss;
             0 by default.
-        accuracy_within: How far a prediction may be off, in units of the ratings, to count in `accuracy`. 0.5
-            by default, half a star; None for ratings without such a unit, which leaves the metric out.
+        accuracy_within: The largest error of a prediction that counts in `accuracy`, in units of the ratings.
+            0.5 by default, half a star; None for ratings without such a unit, which leaves the metric out.
         deviation: The unit of factors, biases and loss, in units of the ratings: the prediction is
             `global_bias + deviation * (v_i·u + biases)`, and the loss is the squared error over `deviation`².
             Penalties and learning rates then fit ratings of any scale. 1 by default.

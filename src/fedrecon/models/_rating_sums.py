@@ -32,8 +32,8 @@ class RatingStatistics(NamedTuple):
         deviation: Standard deviation of the ratings around their client's own mean: the unit in which items
             and noise are measured, whatever the clients' levels are. 1 where each client's ratings are equal.
         item_counts: The number of ratings of each item, `[item]`.
-        item_bias: How much above their own mean raters rate each item, shrunk by `item_bias_penalty`, in
-            units of `deviation`, `[item]`.
+        item_bias: The amounts by which raters rate each item above their own mean, shrunk by
+            `item_bias_penalty`, in units of `deviation`, `[item]`.
         item_bias_penalty: The penalty of an item's squared bias under which ridge regression is the best
             linear estimate: the variance of a rating around its item's bias over the variance of the biases.
     """
@@ -133,8 +133,9 @@ def rating_statistics(
         params: The global parameters of `rating_sums` after its round, over all clients.
         num_clients: The number of clients with a rating.
         mean: A number that takes the place of the measured mean; None, the default, to measure it.
-        deviation: As `mean`, of the deviation.
-        item_bias_penalty: As `mean`, of the penalty of item biases.
+        deviation: A number that takes the place of the measured deviation; None, the default, to measure it.
+        item_bias_penalty: A number that takes the place of the measured penalty of item biases; None, the
+            default, to measure it.
 
     Raises:
         ValueError: The sums are not finite, or there is no rating.

@@ -43,10 +43,10 @@ class Accounting:
             another, or `"zero_out"`: one client's delta becomes 0 while it stays among the clients.
         sensitivity: The most by which neighbours' sums differ, in units of the clipping bound.
         divisor: The public number by which the server divides the noised sum.
-        accountant: Its name.
+        accountant: The name of the accountant that computes epsilon.
         epsilon: `(noise multiplier relative to the sensitivity, rounds, delta) -> epsilon`.
         as_one: `(noise multiplier relative to the sensitivity, rounds) -> noise multiplier` of the one
-            Gaussian mechanism that is as private as all rounds; None where there is none.
+            Gaussian mechanism that is as private as all rounds; None, the default, where there is none.
     """
 
     relation: str
@@ -63,10 +63,11 @@ class Accounting:
         """The accounting of releases that together are as private as one Gaussian mechanism.
 
         Args:
-            relation: See `Accounting`.
-            sensitivity: See `Accounting`.
-            divisor: See `Accounting`.
-            as_one: See `Accounting`; infinity for no rounds.
+            relation: The sets of clients that are neighbours, one of the values of `Accounting.relation`.
+            sensitivity: The most by which neighbours' sums differ, in units of the clipping bound.
+            divisor: The public number by which the server divides the noised sum.
+            as_one: `(noise multiplier relative to the sensitivity, rounds) -> noise multiplier` of the one
+                Gaussian mechanism that is as private as all rounds; infinity for no rounds.
         """
 
         def epsilon(noise_multiplier: float, rounds: int, delta: float) -> float:
@@ -85,10 +86,12 @@ def accounting(
     """The line of the table for a sampling.
 
     Args:
-        sampling: How cohorts are drawn.
-        num_clients: Of the population, which is public.
-        observer: Against whom it holds.
-        rounds: Planned, which the sensitivity of correlated noise depends on.
+        sampling: The sampling that draws the cohort of each round.
+        num_clients: The number of clients of the population, which is public.
+        observer: The observer against whom the guarantee holds: `"model"`, the default, sees the released
+            parameters but not who took part; `"server"` also knows who takes part.
+        rounds: The number of planned rounds, on which the sensitivity of correlated noise depends; 1 by
+            default.
         noise_bands: Bands of the noising matrix; 1, the default, for independent noise in every round.
 
     Raises:
@@ -134,10 +137,10 @@ def poisson_rdp(probability: float, noise_multiplier: float, rounds: int, delta:
     """Epsilon of Poisson sampling by Rényi differential privacy, which is above that of `pld`.
 
     Args:
-        probability: With which a client takes part in a round.
-        noise_multiplier: Standard deviation of the noise over the sensitivity.
-        rounds: How many.
-        delta: Between 0 and 1.
+        probability: The probability with which a client takes part in a round.
+        noise_multiplier: The standard deviation of the noise, in units of the sensitivity.
+        rounds: The number of rounds.
+        delta: The delta of the guarantee, between 0 and 1.
     """
     if rounds == 0:
         return 0.0
@@ -152,10 +155,10 @@ def calibrate(accounting: Accounting, epsilon: float, delta: float, rounds: int)
     """The smallest noise, in units of the sensitivity, with which so many rounds stay within epsilon.
 
     Args:
-        accounting: Of the sampling.
-        epsilon: Above 0.
-        delta: Between 0 and 1.
-        rounds: At least 1.
+        accounting: The accounting of releases under the sampling.
+        epsilon: The epsilon to stay within, above 0.
+        delta: The delta of the guarantee, between 0 and 1.
+        rounds: The number of rounds, at least 1.
 
     Returns:
         A noise multiplier whose epsilon is at most 0.01% below the one asked for, and never above it.
@@ -187,7 +190,7 @@ def _next(points: list[tuple[float, float]], below: float, above: float) -> floa
 
 
 def _matrix_mechanism(divisor: float, rounds: int, bands: int, separation: int) -> Accounting:
-    """Of correlated noise under a fixed order: all rounds together are one Gaussian mechanism."""
+    """The accounting of correlated noise in a fixed order: all rounds together are one Gaussian mechanism."""
     planned = sensitivity(bands, rounds, separation)
 
     def as_one(noise_multiplier: float, rounds: int) -> float:
@@ -199,7 +202,7 @@ def _matrix_mechanism(divisor: float, rounds: int, bands: int, separation: int) 
 
 
 def _as_one(noise_multiplier: float, rounds: int, every: int = 1) -> float:
-    """Of rounds in which every client takes part once in `every` of them."""
+    """The accounting of rounds in which every client takes part once in `every` of them."""
     return noise_multiplier / math.sqrt(-(-rounds // every)) if rounds else math.inf
 
 

@@ -47,7 +47,7 @@ class AdaptiveClipping:
         """The noise of deltas and counts that together are as private as deltas under `noise_multiplier`.
 
         Args:
-            quantile: See `AdaptiveClipping`.
+            quantile: The share of clients whose delta is to be within the bound, between 0 and 1.
             noise_multiplier: The standard deviation of the noise over the joint bound without counts.
             accounting: The accounting of the releases.
 
@@ -69,7 +69,7 @@ class AdaptiveClipping:
         Args:
             clipping: The bounds before the first round.
             delta: The client's dense delta.
-            factor: The present bounds over those.
+            factor: The present round's bounds, in units of those before the first round.
         """
         scaled = jax.tree.map(lambda x: x / factor.astype(x.dtype), delta)
         clipped = clipping(scaled)
@@ -83,9 +83,9 @@ class AdaptiveClipping:
         """The next round's bounds over those before the first round.
 
         Args:
-            factor: The same of the present round.
+            factor: The present round's bounds, in units of those before the first round.
             count: The sum of what clients added to the count.
-            noise: A standard normal number.
+            noise: A standard normal number for the noise on the count.
             divisor: The public number by which sums are divided.
         """
         share = (count + self.count_deviation * noise) / divisor + 0.5

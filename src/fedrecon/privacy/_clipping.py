@@ -89,7 +89,7 @@ class Clipping:
         could have made the computed norm too small, so that the bounds hold for the numbers as they are.
 
         Args:
-            delta: Of one client, dense: rows of a table with the same number are summed.
+            delta: The delta of one client, dense: rows of a table with the same number are summed.
         """
         wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), delta)
         leaves, finite = leaves_of(wide), jnp.bool_(True)

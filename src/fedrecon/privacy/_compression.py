@@ -33,9 +33,9 @@ class Compression:
     """How a client's delta is made smaller before it is sent.
 
     Attributes:
-        bits: Bits of an entry: 4 or 8, to which it is rounded at random so that its expectation stays, or 32
-            for no rounding.
-        top: The share of a leaf's entries that are sent, the largest ones; 1.0 for all.
+        bits: The number of bits of an entry: 4 or 8 (the default), to which it is rounded at random so that
+            its expectation stays, or 32 for no rounding.
+        top: The share of a leaf's entries that are sent, the largest ones; 1.0, the default, for all.
 
     Raises:
         ValueError: `bits` or `top` is out of its range.
@@ -54,8 +54,8 @@ class Compression:
         """What the server reads of a client's delta.
 
         Args:
-            delta: Of one client; of tables, the rows that it sends.
-            key: The client's in this round.
+            delta: The delta of one client; of tables, the rows that the client sends.
+            key: The random key of the client in this round.
         """
         leaves, structure = jax.tree.flatten(delta)
         keys = subkeys(key, len(leaves), first=_FIRST_KEY)
@@ -102,9 +102,10 @@ def compressed(algorithm: Algorithm, bits: int = 8, top: float = 1.0) -> Algorit
     applied to the result: it clips what was rounded.
 
     Args:
-        algorithm: What is compressed; its clients send deltas.
-        bits: See `Compression`; 8 by default.
-        top: See `Compression`; all entries by default.
+        algorithm: The algorithm to compress; its clients send deltas.
+        bits: The number of bits of an entry that is sent: 4, 8 (the default) or 32.
+        top: The share of a leaf's entries that are not 0 to send, the largest ones, above 0 and at most 1;
+            1.0, the default, sends all entries.
 
     Raises:
         ValueError: A number is out of its range, or the algorithm sends no deltas, is private or compressed.

@@ -26,7 +26,7 @@ def noising_coefficients(bands: int) -> Float[np.ndarray, "band"]:
     """The first column of the noising matrix: the first coefficients of the power series of √(1 - x).
 
     Args:
-        bands: How many, at least 1; 1 for independent noise.
+        bands: The number of bands, at least 1; 1 for independent noise.
     """
     coefficients = np.ones(bands)
     for k in range(1, bands):
@@ -38,8 +38,8 @@ def strategy_coefficients(bands: int, rounds: int) -> Float[np.ndarray, "round"]
     """The first column of the strategy matrix, the inverse of the noising matrix: never negative or growing.
 
     Args:
-        bands: Of the noising matrix.
-        rounds: Rows of the matrix.
+        bands: The number of bands of the noising matrix.
+        rounds: The number of rows of the matrix, one for each round.
     """
     noising = noising_coefficients(bands)
     coefficients = np.zeros(rounds)
@@ -56,9 +56,9 @@ def strategy_of_client(bands: int, rounds: int, separation: int) -> Float[np.nda
     that all point the same way are therefore the worst, and a client that comes later has a smaller norm.
 
     Args:
-        bands: Of the noising matrix.
-        rounds: Rounds.
-        separation: Rounds from one participation of a client to its next.
+        bands: The number of bands of the noising matrix.
+        rounds: The number of rounds.
+        separation: The number of rounds from one participation of a client to its next.
     """
     strategy, total = strategy_coefficients(bands, rounds), np.zeros(rounds)
     for first in range(0, rounds, separation):
@@ -75,9 +75,9 @@ def prefix_error(bands: int, rounds: int, separation: int) -> float:
     """The root mean squared noise in the sums of rounds so far, at noise multiplier 1 and equal privacy.
 
     Args:
-        bands: Of the noising matrix.
-        rounds: Rounds.
-        separation: Rounds from one participation of a client to its next.
+        bands: The number of bands of the noising matrix.
+        rounds: The number of rounds.
+        separation: The number of rounds from one participation of a client to its next.
     """
     noising = np.zeros(rounds)
     noising[: min(bands, rounds)] = noising_coefficients(bands)[:rounds]

@@ -10,8 +10,8 @@ def gaussian_delta(noise_multiplier: float, epsilon: float) -> float:
     """The smallest delta for which the Gaussian mechanism is (epsilon, delta)-private.
 
     Args:
-        noise_multiplier: Standard deviation of the noise over the sensitivity, above 0.
-        epsilon: At least 0.
+        noise_multiplier: The standard deviation of the noise, in units of the sensitivity; above 0.
+        epsilon: The epsilon of the guarantee, at least 0.
 
     References:
         Balle and Wang, Improving the Gaussian Mechanism for Differential Privacy, ICML 2018, theorem 8.
@@ -29,8 +29,8 @@ def gaussian_epsilon(noise_multiplier: float, delta: float) -> float:
     as private as one whose `noise_multiplier` to the power of -2 is the sum of theirs.
 
     Args:
-        noise_multiplier: Standard deviation of the noise over the sensitivity, at least 0.
-        delta: Between 0 and 1.
+        noise_multiplier: The standard deviation of the noise, in units of the sensitivity; at least 0.
+        delta: The delta of the guarantee, between 0 and 1.
 
     Returns:
         Epsilon, rounded upwards in the ninth digit; infinity where there is no noise.
@@ -57,8 +57,8 @@ def gaussian_noise_multiplier(epsilon: float, delta: float) -> float:
     """The smallest noise multiplier with which the Gaussian mechanism is (epsilon, delta)-private.
 
     Args:
-        epsilon: Above 0.
-        delta: Between 0 and 1.
+        epsilon: The epsilon of the guarantee, above 0.
+        delta: The delta of the guarantee, between 0 and 1.
 
     Returns:
         The noise multiplier, rounded upwards in the ninth digit.

@@ -31,11 +31,11 @@ class PrivacyState(NamedTuple):
     """What the server holds of the ledger.
 
     Attributes:
-        releases: Noised sums so far.
+        releases: The number of noised sums that were released so far.
         noise_key: The next round's noise key, under correlated noise before those of the rounds before it,
             `[band, 8]`; 0 after it was used, and whenever the state can be seen.
         clip_factor: The clipping bounds of the next round over those of the first, which clients are told;
-            `()` where the bounds stay.
+            `()`, the default, where the bounds stay.
     """
 
     releases: Int[Array, ""]
@@ -50,18 +50,24 @@ class UserLevelDP:
 
     Attributes:
         clipping: Bounds on the norm of a client's delta.
-        noise_multiplier: Standard deviation of the noise over the joint bound.
-        delta: Of the guarantee.
-        rounds: Planned; no more may be run.
-        sampling: How cohorts are drawn.
-        num_clients: Of the population.
-        observer: Against whom it holds.
-        budget: Epsilon at which training stops; None where the noise was calibrated for all planned rounds.
-        public_inputs: What else the parameters depend on, and where it comes from.
-        noise_bands: Rounds over which noise is correlated; 1 for independent noise in every round.
+        noise_multiplier: The standard deviation of the noise on the sum of deltas, in units of the joint
+            clipping bound.
+        delta: The delta of the guarantee, a probability.
+        rounds: The number of planned rounds; no more may be run.
+        sampling: The sampling that draws the cohort of each round.
+        num_clients: The number of clients of the population, which is public.
+        observer: The observer against whom the guarantee holds: `"model"`, the default, or `"server"`, as for
+            `user_level_dp`.
+        budget: The epsilon before which training stops; None, the default, where the noise was calibrated for
+            all planned rounds.
+        public_inputs: The inputs other than the clients' deltas that the parameters depend on, each with the
+            public source that it comes from; by default none.
+        noise_bands: The number of rounds over which noise is correlated; 1, the default, for independent
+            noise in every round.
         earlier: The ledger of the private run whose parameters this one starts from, which it takes over;
-            None for one that starts from nothing private.
-        adaptive: How the bounds follow the clients' norms; None for bounds that stay.
+            None, the default, for one that starts from nothing private.
+        adaptive: The rule by which the bounds follow the clients' norms; None, the default, for bounds that
+            stay.
     """
 
     clipping: Clipping
@@ -161,7 +167,7 @@ class UserLevelDP:
             total: The sum of the cohort's clipped deltas.
             noise_key: The round's key; under correlated noise `[band, 8]`, before those of the rounds before
                 it, which are zeros where there was no such round.
-            clip_factor: The round's clipping bounds over those of the first round.
+            clip_factor: The round's clipping bounds over those of the first round; 1.0 by default.
         """
         key = noise_key if self.noise_bands == 1 else noise_key[0]
         multiplier = self.noise_multiplier if self.adaptive is None else self.adaptive.delta_noise_multiplier

@@ -22,9 +22,10 @@ class ItemBiases(NamedTuple):
     """What is known of the items.
 
     Attributes:
-        bias: How much above their own mean raters rate each item; for an item that nobody rated, what its
-            features let expect.
-        counts: Estimated number of its ratings, in units of a client whose delta is not clipped.
+        bias: The amount by which raters rate each item above their own mean, `[item]`, in units of ratings;
+            for an item that nobody rated, what its features let expect.
+        counts: The estimated number of each item's ratings, `[item]`, in units of a client whose delta is not
+            clipped.
     """
 
     bias: Float32[np.ndarray, "item"]
@@ -47,12 +48,13 @@ def private_item_sums(
     1M, whose users it may be too well suited to; it is no number of the data at hand.
 
     Args:
-        num_items: Rows of the item tables, of a public list.
-        num_clients: A public number.
-        epsilon: Of the release.
-        delta: Of the release.
-        scale: Lowest and highest rating, public numbers.
-        public_inputs: See `user_level_dp`: where the items, what is known of them and the scale come from.
+        num_items: The number of rows of the item tables, that of a public list of items.
+        num_clients: The number of clients of the population, a public number.
+        epsilon: The epsilon of the release.
+        delta: The delta of the release, below 1 / `num_clients`.
+        scale: The lowest and the highest rating, public numbers.
+        public_inputs: The public sources of the items, of their features and of the scale, by the name of
+            each input; by default none.
     """
     low, high = scale
     unit = (high - low) / 4
@@ -85,11 +87,11 @@ def item_biases(
     reads an example, so that none of it costs privacy.
 
     Args:
-        algorithm: Of `item_sums`, or a private one of it.
-        params: Its global parameters after the round.
-        features: What is publicly known of each item; None for nothing.
-        num_clients: Clients with an example, for an algorithm that is not private; a private one divided by a
-            number that it knows.
+        algorithm: An algorithm made by `item_sums`, or by `user_level_dp` from one.
+        params: The global parameters of `algorithm` after its round.
+        features: Public features of each item, `[item, feature]`; None, the default, for no features.
+        num_clients: The number of clients with an example, needed where the algorithm is not private; a
+            private one divided by a number that it knows. None by default.
 
     Returns:
         The biases, in units of ratings.

@@ -30,10 +30,12 @@ def item_sums(num_items: int, *, middle: float, shrink: float = 3.0, indicator: 
     their ratio stays a mean.
 
     Args:
-        num_items: Rows of the item tables.
-        middle: Of the rating scale: a public number.
-        shrink: Ratings at the middle of the scale that are added to a client's own before its mean is taken.
-        indicator: The number that is sent for a rating. A larger one makes counts less noisy and sums more.
+        num_items: The number of rows of the item tables.
+        middle: The middle of the rating scale, a public number in units of ratings.
+        shrink: The number of ratings at the middle of the scale that are added to a client's own before its
+            mean is taken; 3 by default.
+        indicator: The number that is sent for a rating, in units of ratings. A larger one makes counts less
+            noisy and sums more; 0.8 by default.
 
     Returns:
         An algorithm with the fields `item` and `rating`, whose global parameters are the mean over the

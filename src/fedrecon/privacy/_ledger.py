@@ -25,21 +25,24 @@ class Ledger:
     tell whether they were made from these clients or from neighbouring ones.
 
     Attributes:
-        epsilon: Of all releases together.
-        delta: Of all releases together.
-        unit: Whose data are protected: `"client"`, all examples of one client.
-        relation: Which sets of clients are neighbours, see `fedrecon.privacy.Accounting`.
-        observer: Against whom it holds: `"model"`, who sees the released parameters and not who took part;
-            `"server"`, who also knows who takes part.
-        mechanism: What protects the releases.
-        accountant: How epsilon is computed.
-        noise_multiplier: Standard deviation of the noise over the clipping bound.
-        sensitivity: The most by which neighbours' sums differ.
+        epsilon: The epsilon of all releases together.
+        delta: The delta of all releases together.
+        unit: The unit whose data are protected: `"client"`, all examples of one client.
+        relation: The sets of clients that are neighbours, one of the values of
+            `fedrecon.privacy.Accounting.relation`.
+        observer: The observer against whom the guarantee holds: `"model"`, who sees the released parameters
+            and not who took part; `"server"`, who also knows who takes part.
+        mechanism: A description of the mechanism that protects the releases.
+        accountant: The name of the accountant that computes epsilon.
+        noise_multiplier: The standard deviation of the noise, in units of the clipping bound.
+        sensitivity: The most by which neighbours' sums differ, in the Euclidean norm of deltas.
         clip: The joint bound on the norm of a client's delta.
-        sampling: How cohorts are drawn.
-        releases: Noised sums so far.
-        public_inputs: What the parameters depend on beside the noised sums, and where each comes from.
-        not_covered: What the guarantee says nothing about.
+        sampling: A description of how cohorts are drawn, the `repr` of the sampling.
+        releases: The number of noised sums that were released so far.
+        public_inputs: The inputs other than the noised sums that the parameters depend on, each with its
+            public source.
+        not_covered: The things that the guarantee says nothing about, a phrase for each; by default those of
+            every run.
     """
 
     epsilon: float
@@ -75,12 +78,12 @@ class Ledger:
         """The ledger of JSON values; the inverse of `values`.
 
         Args:
-            values: What `values` returned, where JSON has null for an infinite epsilon. What a later version
-                may know of a ledger besides is left out.
+            values: The mapping that `values` returned; JSON has null in it for an infinite epsilon. Entries
+                that only a later version writes are ignored.
         """
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        epsilon = math.inf if known["epsilon"] is None else known["epsilon"]
-        return cls(**{**known, "epsilon": epsilon, "not_covered": tuple(known["not_covered"])})
+        present = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        epsilon = math.inf if present["epsilon"] is None else present["epsilon"]
+        return cls(**{**present, "epsilon": epsilon, "not_covered": tuple(present["not_covered"])})
 
     def __str__(self) -> str:
         """The ledger in a sentence: what is promised, to whom, and against whom."""

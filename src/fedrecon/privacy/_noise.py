@@ -28,8 +28,8 @@ def stream(
 
     Args:
         key: The secret key's words, the first bytes in the first word's lowest bits.
-        nonce: Tells streams of the same key apart.
-        counters: Numbers of the blocks.
+        nonce: Three words that tell streams of the same key apart.
+        counters: The numbers of the blocks, from 0.
 
     Returns:
         The words of every block, a block in a column.
@@ -63,9 +63,10 @@ def normals(key: UInt32[Array, "8"], nonce: UInt32[Array, "3"], count: int) -> F
     go up to 6.6; numbers of that size or more have a probability of 4e-11.
 
     Args:
-        key: See `stream`. Equal keys and nonces give equal numbers.
-        nonce: See `stream`.
-        count: How many; below 2³⁶, beyond which the stream's counter would repeat.
+        key: The eight words of the secret key, as `stream` takes them. Equal keys and nonces give equal
+            numbers.
+        nonce: Three words that tell streams of the same key apart.
+        count: The number of normal numbers, below 2³⁶, beyond which the stream's counter would repeat.
 
     Raises:
         ValueError: `count` is too large.
@@ -91,9 +92,9 @@ def normals_like(key: UInt32[Array, "8"], nonce: int, tree: PyTree[Any]) -> PyTr
     """A standard normal number for every entry of every leaf of a pytree, in single precision.
 
     Args:
-        key: See `stream`.
-        nonce: Tells noise for different purposes under the same key apart.
-        tree: Arrays or their shapes.
+        key: The eight words of the secret key, as `stream` takes them.
+        nonce: A number that tells noise for different purposes under the same key apart.
+        tree: The pytree of arrays, or of their shapes.
     """
     leaves, structure = jax.tree.flatten(tree)
     sizes = [math.prod(x.shape) for x in leaves]

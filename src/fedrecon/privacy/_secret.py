@@ -24,9 +24,10 @@ class Secret:
     The same noise on two different sums would cancel in their difference and show it.
 
     Attributes:
-        key: Secret bytes, at least 32.
-        context: What belongs to the inputs of all rounds, such as digests of the clients' examples.
-        attempt: How many keys the run had before this one.
+        key: The secret bytes, at least 32.
+        context: Bytes that belong to the inputs of all rounds, such as digests of the clients' examples; by
+            default none.
+        attempt: The number of keys that the run had before this one; 0 by default.
     """
 
     key: bytes
@@ -56,10 +57,10 @@ class Secret:
         """The key of a round's noise.
 
         Args:
-            round: Rounds done before it.
-            cohort: Positions of its clients.
-            plan: How they are cut into blocks, which decides the order of sums.
-            settings: The bound, the noise and whatever else decides what is released.
+            round: The number of rounds that were done before this one.
+            cohort: The positions of the round's clients among the training clients.
+            plan: A description of how the clients are cut into blocks, which decides the order of sums.
+            settings: The clipping bound, the noise and all other settings that decide what is released.
             params: The global parameters before the round; waits until they are computed.
         """
         values = {
@@ -78,8 +79,8 @@ class Secret:
         runs apart is the secret's context. No run may release other numbers under the same context and key.
 
         Args:
-            round: Rounds done before it.
-            settings: The bound, the noise and whatever else decides what is released.
+            round: The number of rounds that were done before this one.
+            settings: The clipping bound, the noise and all other settings that decide what is released.
         """
         return np.frombuffer(
             self._mac("correlated noise", {"round": round, "settings": dict(settings)}), "<u4"

@@ -61,20 +61,24 @@ def user_level_dp(
     read one. Noise in single precision is not the ideal Gaussian noise of the proof (Mironov, 2012).
 
     Args:
-        algorithm: What is protected; its clients must weigh the same.
+        algorithm: The algorithm to protect; its clients must weigh the same.
         clip: Bound on the Euclidean norm of a client's delta; or one for each group of leaves, by the path
             of a leaf or of what leaves lie below. Several bounds are joint: their squares add up.
-        rounds: Planned.
-        sampling: How cohorts are drawn.
-        num_clients: Clients of the population, a public number.
-        delta: Of the guarantee, below 1 / `num_clients`.
-        epsilon: Calibrates the noise so that all planned rounds stay within it.
-        noise_multiplier: Standard deviation of the noise over the joint bound; in place of `epsilon`.
-        budget: With `noise_multiplier`: training stops before epsilon exceeds it.
-        observer: Against whom it holds: `"model"`, who sees the released parameters but not who took part;
-            `"server"`, who knows who takes part, so that sampling amplifies nothing.
-        public_inputs: What the parameters depend on beside the clients' deltas, such as the items, and the
-            public source that each comes from.
+        rounds: The number of planned rounds, at least 1; no more may be run.
+        sampling: The sampling that draws the cohort of each round.
+        num_clients: The number of clients of the population, a public number.
+        delta: The delta of the guarantee, above 0 and below 1 / `num_clients`; it must be given.
+        epsilon: The epsilon within which all planned rounds stay; the noise is calibrated for it. None, the
+            default, where `noise_multiplier` is given.
+        noise_multiplier: The standard deviation of the noise on the sum of deltas, in units of the joint
+            clipping bound. None, the default, where `epsilon` is given.
+        budget: The epsilon before which training stops, given with `noise_multiplier`; None, the default, for
+            no such end.
+        observer: The observer against whom the guarantee holds: `"model"`, the default, sees the released
+            parameters but not who took part; `"server"` knows who takes part, so that sampling amplifies
+            nothing.
+        public_inputs: The inputs other than the clients' deltas that the parameters depend on, such as the
+            items, each with the public source that it comes from; by default none.
         noise_bands: Rounds over which noise is correlated, so that rounds take back noise of those before
             them; only under `Passes(..., order="fixed")`. None, the default, for the number of 1, 2, 4, 8 and
             16 with the least noise in sums over rounds, and 1 under other samplings. A round draws its noise
@@ -86,6 +90,7 @@ def user_level_dp(
             ledger. None, the default, for bounds that stay.
         unprotected_metrics: Whether simulations record the clients' training metrics, which no client sends
             and epsilon does not cover: in a run folder in `metrics_unprotected.csv`, which must stay secret.
+            False by default.
 
     Returns:
         The algorithm, whose `privacy` says what the guarantee rests on.
@@ -232,8 +237,8 @@ def dense(delta: Params, rows: Mapping[str, Any], like: Params) -> Params:
     """A client's delta with whole tables, in which rows of the same number are summed.
 
     Args:
-        delta: Of a table that `rows` names, of these rows.
-        rows: Numbers of rows; those past the table's end are padding's.
+        delta: The delta of every leaf; for a table that `rows` names, the delta of these rows.
+        rows: The numbers of the rows of each table; numbers past the table's end are padding.
         like: The global parameters.
     """
     if not rows:

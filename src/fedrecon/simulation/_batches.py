@@ -28,7 +28,7 @@ class Batch(NamedTuple):
         key: Data of the client's random key for this round, `[block, client, 2]`.
         rows: For each group of tables the numbers of the rows that a client touches, `[block, client, row]`,
             padded with the number of rows of the table.
-        client_state: The clients' states between rounds; `()` for stateless clients.
+        client_state: The clients' states between rounds; `()`, the default, for stateless clients.
     """
 
     data: dict[str, Any]

@@ -159,13 +159,14 @@ def plan_blocks(
         num_examples: The number of examples of every client of the population, `[client]`.
         cohort: The number of clients of a round.
         most_slots: The largest number of slots, which are shapes to compile; 2 by default.
-        clients_per_block: The number of clients of a block, which are vectorised; None for up to 64, as the
-            expected cost decides.
-        draw: Draws a cohort for planning, `number of the trial -> positions of its clients`; None draws all
-            clients with the same probability.
+        clients_per_block: The number of clients of a block, which are vectorised; None, the default, for up
+            to 64, as the expected cost decides.
+        draw: Draws a cohort for planning, `number of the trial -> positions of its clients`; None, the
+            default, draws all clients with the same probability.
         most_places: The largest number of examples of a block that has more than one client, padding
-            included.
-        parts: Of what the number of blocks of each slot is a multiple.
+            included; 2^18 by default.
+        parts: The number of programs that share the blocks of a pass; the number of blocks of each slot is a
+            multiple of it. 1 by default.
 
     Returns:
         A plan whose last slot takes the longest client.
@@ -226,8 +227,8 @@ def plan_evaluation(
         heavy: Whether computing costs more than compiling; a block is then no wider than the clients fill it;
             False by default.
         most_places: The largest number of examples of a block that has more than one client, padding
-            included.
-        most_slots: The largest number of slots, which are shapes to compile; at least 2.
+            included; 2^18 by default.
+        most_slots: The largest number of slots, which are shapes to compile; at least 2; 4 by default.
     """
     longest, most = max(int(num_examples.max(initial=1)), 1), _MOST_CLIENTS
     if heavy:

@@ -26,10 +26,11 @@ class BlockShape(NamedTuple):
     """What a plan of blocks is chosen by.
 
     Attributes:
-        clients: The largest number of clients of a block; None leaves the choice to the plan.
-        most_slots: The largest number of slots.
-        most_places: The largest number of examples of a block that has more than one client.
-        parts: How many programs share the blocks of a pass: 1, or 2 that a CPU computes side by side.
+        clients: The largest number of clients of a block; None, the default, leaves the choice to the plan.
+        most_slots: The largest number of slots; 2 by default.
+        most_places: The largest number of examples of a block that has more than one client; 2^18 by default.
+        parts: The number of programs that share the blocks of a pass: 1, the default, or 2 that a CPU
+            computes side by side.
     """
 
     clients: int | None = None

@@ -65,7 +65,8 @@ class ClientStateStore:
     Args:
         like: Shapes and types of the leaves of one client's state.
         keys: The hashes of the names of all clients that may have a state, `[client]`.
-        folder: The folder of the logs, made when the first record is written; None for a temporary folder.
+        folder: The folder of the logs, made when the first record is written; None, the default, for a
+            temporary folder.
     """
 
     def __init__(self, like: ClientState, keys: UInt64[np.ndarray, "client"], folder: Path | None = None):
@@ -112,7 +113,7 @@ class ClientStateStore:
         Args:
             algorithm: The algorithm whose clients have the states.
             clients: The clients of the population.
-            folder: The folder of the logs; None for a temporary folder.
+            folder: The folder of the logs; None, the default, for a temporary folder.
         """
         key = jax.random.key(0)
         like = jax.eval_shape(lambda k: algorithm.init_client_state(algorithm.model.init_global(k), k), key)

@@ -41,7 +41,8 @@ def client_step(
         broadcast: The round's broadcast, in which the tables of `view.cut` have only the rows that `batch`
             names.
         batch: The client's part of a `Batch`, without the axes of blocks and clients.
-        simulated: Whether the update may have metrics that no client sends, since nobody else gets it.
+        simulated: Whether the update may have metrics that no client sends, since nobody else gets it; False
+            by default.
 
     Returns:
         The update, whose rows are numbered as those of `broadcast` are, and the client's state.
@@ -61,7 +62,8 @@ def first_state(
     Args:
         algorithm: The algorithm whose `init` makes the state.
         seed: The seed from which the random key follows.
-        global_params: The global parameters at the start; None to draw them by the algorithm's `init`.
+        global_params: The global parameters at the start; None, the default, to draw them by the algorithm's
+            `init`.
 
     Raises:
         ValueError: The global parameters do not have the model's structure, shapes and types.

@@ -37,7 +37,7 @@ class Devices:
         """The first devices of each process.
 
         Args:
-            count: The number of devices of each process; None for all.
+            count: The number of devices of each process; None, the default, for all.
 
         Raises:
             ValueError: A process has fewer devices, or one has more than another.
@@ -60,7 +60,7 @@ class Devices:
         """The first devices of this process, for computations without the other processes.
 
         Args:
-            count: The number of devices; None for all.
+            count: The number of devices; None, the default, for all.
 
         Raises:
             ValueError: The process has fewer devices.

@@ -25,7 +25,7 @@ class Sizes:
     Args:
         global_params: The parameters, or their shapes.
         groups: The tables of which a client's part is some rows.
-        compression: How clients make smaller what they send; None for nothing.
+        compression: The compression of what clients send; None, the default, for none.
     """
 
     def __init__(

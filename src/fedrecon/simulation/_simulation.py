@@ -59,14 +59,15 @@ class Simulation:
         clients: The training clients.
         sampling: The sampling that draws the cohort of a round.
         seed: The seed of the cohorts and of the clients' draws; 0 by default.
-        plan: The plan by which cohorts are cut into blocks; None to choose one.
+        plan: The plan by which cohorts are cut into blocks; None, the default, to choose one.
         clients_per_block: The number of clients of a block, which are vectorised, where no plan is given;
-            None for 1 for a large model on a CPU, else for what the plan chooses.
+            None, the default, for 1 for a large model on a CPU, else for what the plan chooses.
         client_states_folder: Folder of the clients' states, in which those of an earlier run are replaced;
-            None for a temporary folder.
-        devices: The number of devices of each process that share the clients of a block; None for all.
-        secret: The secret of a private algorithm, from which its noise and cohorts are drawn; None for a new
-            one.
+            None, the default, for a temporary folder.
+        devices: The number of devices of each process that share the clients of a block; None, the default,
+            for all.
+        secret: The secret of a private algorithm, from which its noise and cohorts are drawn; None, the
+            default, for a new one.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class Simulation:
         """The server's state before the first round; also checks the model on a client's examples.
 
         Args:
-            global_params: The global parameters at the start; None to draw them from the seed.
+            global_params: The global parameters at the start; None, the default, to draw them from the seed.
 
         Raises:
             TypeError: The model's loss or metrics are not what a model must return.
@@ -195,14 +196,14 @@ class Simulation:
         for number in range(first, first + count):
             cohort = self._cohort(number)
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
-            total, metrics, own = None, [], []
+            total, metrics, local_positions = None, [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
             after = None
             for index, slots in enumerate(passes):
                 del after  # the state of the pass before is not used: frees memory that this pass may need
                 parts = self._cut(slots)
                 laid_out = [self._laid_out(part, cohort, keys) for part in parts]
-                own += [positions for mine, _ in laid_out for positions in mine]
+                local_positions += [positions for mine, _ in laid_out for positions in mine]
                 if self._protection is not None and not index:
                     # As late as possible, since the key waits for the parameters of the round before.
                     state = self._protection.armed(state, number, cohort, self.plan)
@@ -219,7 +220,7 @@ class Simulation:
                 del sent, update, client_states
             state = self._finish(state, total) if after is None or len(passes) > 1 else after
             del after, total  # the generator's frame would keep them while the caller works on the round
-            rows = self._touched(cohort, cohort[np.concatenate(own)])
+            rows = self._touched(cohort, cohort[np.concatenate(local_positions)])
             yield Round(number + 1, self._as_trained(state), len(cohort), rows, self._sent, metrics)
 
     def seconds(self, state: ServerState, repeats: int = 2) -> float:

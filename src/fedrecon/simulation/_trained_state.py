@@ -22,8 +22,8 @@ class TrainedState(ServerState):
 
     Attributes:
         vocabularies: The original ids in the order of their numbers, for each field of the training clients
-            that holds such numbers; None where they are not known, as after `jax.tree.map`, which keeps the
-            arrays alone.
+            that holds such numbers; None, the default, where they are not known, as after `jax.tree.map`,
+            which keeps the arrays alone.
     """
 
     vocabularies: Mapping[str, np.ndarray] | None = None
@@ -40,8 +40,8 @@ class TrainedState(ServerState):
         return TrainedState.of(super()._replace(**fields), self.vocabularies)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        known = None if self.vocabularies is None else dict(self.vocabularies)
-        return TrainedState.of, (ServerState(*self), known)
+        vocabularies = None if self.vocabularies is None else dict(self.vocabularies)
+        return TrainedState.of, (ServerState(*self), vocabularies)
 
 
 def vocabularies_of(state: ServerState) -> Mapping[str, np.ndarray] | None:
@@ -63,8 +63,8 @@ def as_trained(clients: Clients, state: ServerState) -> Clients:
         DataError: The vocabularies of a field have no id in common, only one side has a vocabulary, or an
             example holds several numbers of a field whose vocabulary is another.
     """
-    known = vocabularies_of(state)
-    return clients if known is None else mapped(clients, known, "the clients")
+    vocabularies = vocabularies_of(state)
+    return clients if vocabularies is None else mapped(clients, vocabularies, "the clients")
 
 
 def warn_unchecked(clients: Clients, state: ServerState) -> None:
@@ -94,20 +94,20 @@ def mapped(clients: Clients, vocabularies: Mapping[str, np.ndarray], name: str) 
     Args:
         clients: The clients, in vocabularies of their own.
         vocabularies: The original ids in the order of their new numbers, by field.
-        name: What the warning calls the clients.
+        name: The name of the clients in the warning.
     """
-    found, unknown = in_vocabularies(clients, vocabularies)
+    renumbered, unknown = in_vocabularies(clients, vocabularies)
     if unknown:
         text = f"{unknown:,} examples of {name} were left out, of ids unknown to the training clients"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
-    return found
+    return renumbered
 
 
 def in_run_vocabularies(clients: Clients, vocabularies: Mapping[str, Any] | None) -> Clients:
     """Clients of a deployment, numbered as its run numbers them.
 
     Args:
-        clients: Any.
+        clients: The clients of the deployment, with original ids or without.
         vocabularies: For fields that the run numbers, the original id of each number; None if it is not told.
 
     Returns:

@@ -41,9 +41,9 @@ def check_padding(
         global_params: The global parameters.
         local: The local parameters.
         padded: The batch, whose last row is padding.
-        start: What `run` found for it.
-        name: The client, for the message.
-        key: Random key of the loss.
+        start: The values that `run` gave for the padded batch.
+        name: The name of the client in the message.
+        key: The random key of the loss.
 
     Raises:
         ValueError: A value differs; the message names it, the example and the client.
@@ -79,7 +79,7 @@ def check_padding(
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, int, float, float]]:
     """The first example of each value of which two results differ: name, place and the two numbers."""
-    found = []
+    differences = []
     for what, mean in one.items():
         if not isinstance(mean, Mean):
             continue
@@ -88,9 +88,9 @@ def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple
             b = np.asarray(y, float)[: len(a)]
             wrong = np.flatnonzero(~(np.abs(a - b) <= _SAME * max(1.0, np.abs(a).max(initial=0))))
             if wrong.size:
-                found.append((what, int(wrong[0]), float(a[wrong[0]]), float(b[wrong[0]])))
+                differences.append((what, int(wrong[0]), float(a[wrong[0]]), float(b[wrong[0]])))
                 break
-    return found
+    return differences
 
 
 def _size_matters(fn: Callable[..., Any], global_params: Params, *batches: Batch) -> bool:

@@ -42,16 +42,18 @@ class Solver(AbstractSolver):
         optimizer: The Optax transformation that turns gradients into updates.
         batch_size: Examples per step; None for all of them at once.
         epochs: The number of passes over the examples, at least 1; 1 by default.
-        max_steps: Limit on the number of steps over all epochs; None for no limit.
-        shuffle: Whether every epoch takes the examples in a new random order.
-        reduction: Whether a step descends the `"mean"` of its batch's loss or the `"sum"`.
+        max_steps: Limit on the number of steps over all epochs; None, the default, for no limit.
+        shuffle: Whether every epoch takes the examples in a new random order; False by default.
+        reduction: Whether a step descends the `"mean"` of its batch's loss or the `"sum"`; `"mean"` by
+            default.
         adaptive_epochs: Whether round r, counted from 1, makes min(r, `epochs`) passes: adaptive
-            reconstruction.
-        schedule: Factor on the updates as a function of the rounds done, for schedules over rounds; None
-            for 1. (A schedule inside `optimizer` counts the steps of one call.)
+            reconstruction; False by default.
+        schedule: Factor on the updates as a function of the rounds done, for schedules over rounds; None, the
+            default, for 1. (A schedule inside `optimizer` counts the steps of one call.)
         sequential: Whether clients of a block take this solver one after the other instead of side by side.
             Where every client changes large matrices of its own, a CPU multiplies them faster so. It changes
-            the speed alone. An objective that closes over arrays cannot be fitted so: see `vectorized`.
+            the speed alone. An objective that closes over arrays cannot be fitted so: see `vectorized`. The
+            default is False.
 
     Raises:
         ValueError: `batch_size`, `epochs`, `max_steps` or `reduction` is out of its range.
@@ -115,7 +117,7 @@ class Solver(AbstractSolver):
             params: The parameters from which the descent starts.
             examples: The client's examples, valid ones first.
             key: Random key for the order of the examples and for the loss.
-            round: Rounds done before this one; None counts as the first.
+            round: Rounds done before this one; None, the default, counts as the first.
 
         Returns:
             The last parameters, and the means over all steps taken.

@@ -37,7 +37,8 @@ class Newton(AbstractSolver):
     penalty's optimum is the result, and without a penalty the start.
 
     Attributes:
-        iterations: Newton steps; 1 is exact for a quadratic objective such as matrix factorisation's.
+        iterations: The number of Newton steps. 1, the default, is exact for a quadratic objective such as
+            matrix factorisation's.
         damping: A number that is added to the Hessian's diagonal, at least 0; 0 by default.
 
     Raises:

@@ -158,7 +158,7 @@ def _first_change(
         trial: The model with its results at the start.
         params: The changed parameters.
         batch: The batch with matching ids.
-        rows: The rows that each group's tables in `params` have; None for whole tables.
+        rows: The rows that each group's tables in `params` have; None, the default, for whole tables.
     """
     outcome = trial.run(params, batch)
     for what, x in trial.start.values.items():
@@ -166,8 +166,8 @@ def _first_change(
             return what
     named: dict[str, Any] = {}
     for i, group in enumerate(trial.tables):
-        own = _ids_named_by(trial.batch, group)
-        named |= {leaf: (own, own) if rows is None else (rows[i], slice(None)) for leaf in group.leaves}
+        ids = _ids_named_by(trial.batch, group)
+        named |= {leaf: (ids, ids) if rows is None else (rows[i], slice(None)) for leaf in group.leaves}
     for leaf, x in trial.start.gradients.items():
         before, after = named.get(leaf, ((), ()))
         if not _same(np.asarray(x)[before], np.asarray(outcome.gradients[leaf])[after]):

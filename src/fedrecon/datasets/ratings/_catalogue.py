@@ -20,10 +20,10 @@ class Catalogue(NamedTuple):
     """A public list of items, which says nothing of who rated them.
 
     Attributes:
-        ids: Their original ids.
-        features: What is known of each, in columns that `names` names: its genres, over the root of how many
-            it has, and the period of its year.
-        names: Of the columns.
+        ids: The items' original ids, `[item]`.
+        features: The public features of each item, `[item, feature]`: its genres, each over the root of how
+            many it has, and the period of its year.
+        names: The names of the features.
     """
 
     ids: Int64[np.ndarray, "item"]
@@ -66,8 +66,8 @@ class Catalogue(NamedTuple):
         """Clients whose field holds rows of this list instead of numbers of the items that somebody rated.
 
         Args:
-            clients: With a vocabulary of the field's ids.
-            field: With the items.
+            clients: The clients, with a vocabulary of the field's ids.
+            field: The name of the field that holds the items; `"item"` by default.
 
         Raises:
             DataError: The list lacks an item.

@@ -38,18 +38,25 @@ def load(
             by default MovieLens 1M, which is downloaded once.
         seed: Decides the order of a user's ratings, and which users are in which set, both by the users' ids
             alone.
-        cap: Ratings of a user that are kept: the first in their order. 300 is the paper's; None keeps all.
+        cap: The number of ratings of a user that are kept, the first in their order. 300, the default, is the
+            paper's; None keeps all.
         order: A user's ratings are "shuffled" once, as in the paper; sorted by "time", the order of the file
             deciding between equal times; or in the order of the "file". They keep this order in every round.
-        fractions: The name of each set and its share of the users, in (0, 1], together at most 1.
-        columns: The names of the columns, as for `read_ratings`; not used for a client file.
-        scale: The lowest and highest rating, as for `read_ratings`; not used for a client file.
-        duplicates: What happens where a client rates an item twice, as for `read_ratings`; not used for a
-            client file.
-        separator: What separates the fields of a text, as for `read_ratings`; not used for a client file.
-        encoding: The encoding of a text, as for `read_ratings`; not used for a client file.
-        unrated: The rating that stands for none, as for `read_ratings`; not used for a client file.
-        unpacked_gib: See `path`.
+            The default is `"shuffled"`.
+        fractions: The name of each set and its share of the users, in (0, 1], together at most 1; by default
+            0.8 for training, 0.1 for validation and 0.1 for testing.
+        columns: The names of the columns, as for `read_ratings`; None, the default, for those of a format
+            with known columns. Not used for a client file.
+        scale: The lowest and highest rating, as for `read_ratings`; None, the default, for those of the
+            format. Not used for a client file.
+        duplicates: The treatment of items that a client rates twice, one of the values of `read_ratings`;
+            "error" by default. Not used for a client file.
+        separator: The separator between the fields of a text, as for `read_ratings`; by default the first
+            line tells. Not used for a client file.
+        encoding: The encoding of a text, as for `read_ratings`; UTF-8 by default. Not used for a client file.
+        unrated: The rating that stands for none, as for `read_ratings`; None, the default, for no such
+            rating. Not used for a client file.
+        unpacked_gib: The number of GiB that a packed file may unpack to, as for `read_ratings`; 2 by default.
         cache: The folder of the client files and downloads; by default `cache_folder()`.
 
     Returns:

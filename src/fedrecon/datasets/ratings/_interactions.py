@@ -13,10 +13,12 @@ def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: in
     """Clients with the field `item` alone: what they rated, by time.
 
     Args:
-        ratings: As `prepare` returns them. Of equal times the order of the source decides, and where it has
-            no times that alone. Where there are items without ratings, all are interactions.
+        ratings: Clients with ratings, as `prepare` returns them. Of equal times the order of the source
+            decides, and where it has no times that alone. Where there are items without ratings, all are
+            interactions.
         least_rating: The least rating that counts as an interaction; 0 by default.
-        least_items: Clients with fewer interactions are left out; 0 leaves out nobody.
+        least_items: The number of interactions below which a client is left out; 0 leaves out nobody. The
+            default is 1.
 
     Raises:
         DataError: There are no items, nobody is left, or `least_items` is not a whole number of at least 0.
@@ -88,8 +90,8 @@ def leave_one_out(clients: Clients, back: int = 1) -> dict[str, Clients]:
 
     Args:
         clients: Clients with their interactions in order of time, no item twice.
-        back: The interaction to hold out, counted from the end: 1 for the latest, 2 for the one before it, to
-            tune on; the latest is then not used.
+        back: The interaction to hold out, counted from the end: 1, the default, for the latest, 2 for the one
+            before it, to tune on; the latest is then not used.
 
     Returns:
         `"train"`: the interactions before the held-out one. `"held_out"`: the same clients with these and
@@ -124,7 +126,8 @@ def with_recency(clients: Clients, extra: float, items: float) -> Clients:
     Args:
         clients: Clients with their interactions in order of time.
         extra: The additional weight of the latest interaction, at least 0.
-        items: How fast it is forgotten, in interactions; positive.
+        items: The number of later interactions after which the additional weight has fallen to 1 / e of its
+            start; positive.
 
     Raises:
         DataError: An argument is out of its range.
@@ -150,9 +153,9 @@ def with_negatives(clients: Clients, count: int, num_items: int, seed: int) -> C
 
     Args:
         clients: The clients to which the field is added.
-        count: How many for each example, at least 1.
+        count: The number of items drawn for each example, at least 1.
         num_items: The number of items in the catalogue.
-        seed: Decides, with the client's name and the example's place, what is drawn.
+        seed: The seed that decides, with the client's name and the example's place, which items are drawn.
 
     Raises:
         DataError: An argument is out of its range.

@@ -54,10 +54,10 @@ def read_ratings(
             `Wed Aug 30 00:00:26 -0700 2017`).
         scale: The least and the greatest rating allowed. By default (1, 5) for `u.data`, (0.5, 5) for the
             other MovieLens formats, and any finite number where `columns` are given.
-        duplicates: What happens where a client rates an item twice: "error" refuses the file, "last" keeps
-            the rating that comes last in the file, "all" keeps all.
-        separator: What separates the fields of a text: ",", ";", tab, "|", space or "::"; by default the
-            first line tells. Where it is no comma, ratings may have a decimal comma.
+        duplicates: The treatment of items that a client rates twice: "error", the default, refuses the file,
+            "last" keeps the rating that comes last in the file, "all" keeps all.
+        separator: The separator between the fields of a text: ",", ";", tab, "|", space or "::"; by default
+            the first line tells. Where it is no comma, ratings may have a decimal comma.
         encoding: The encoding of a text, such as "latin-1"; UTF-8 by default.
         unrated: The rating that stands for none, such as 0 in Book-Crossing, whose rows are left out; None by
             default.
@@ -100,7 +100,7 @@ class _Places(NamedTuple):
 
     Attributes:
         source: The rating file.
-        form: How it is written.
+        form: The format in which the file is written.
         rows: The rows of the file that were read, `[rating]`; None for all.
     """
 

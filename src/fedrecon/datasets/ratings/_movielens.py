@@ -49,14 +49,14 @@ def download(archive: Archive = MOVIELENS_1M, folder: str | os.PathLike[str] | N
         The path of the archive, in which all checksums are right.
 
     Raises:
-        DataError: It cannot be fetched or kept, or a checksum is wrong; the message says what to fetch from
-            where instead, and how to use it.
+        DataError: The archive cannot be fetched or kept, or a checksum is wrong; the message says what to
+            fetch from where instead, and how to use it.
     """
     import pooch  # loads what speaks to the network
 
     folder = cache_folder() if folder is None else Path(folder)
     try:
-        found = pooch.retrieve(
+        fetched = pooch.retrieve(
             archive.url,
             known_hash=f"md5:{archive.md5}",
             fname=archive.url.rsplit("/", 1)[-1],
@@ -70,7 +70,7 @@ def download(archive: Archive = MOVIELENS_1M, folder: str | os.PathLike[str] | N
             f"Instead, fetch {archive.url} (md5 {archive.md5}) by other means and give its path, "
             "packed as it is: --data PATH (in Python, path=PATH)"
         ) from error
-    return Path(found)
+    return Path(fetched)
 
 
 def _checked(path: Path, action: str, archive: Archive) -> Path:
@@ -78,9 +78,9 @@ def _checked(path: Path, action: str, archive: Archive) -> Path:
     if action != "fetch":  # Pooch's word for a file that is there already
         try:
             with Source(path, archive.member).open() as member:
-                found = hashlib.file_digest(member, "md5").hexdigest()
-            if found != archive.member_md5:
-                raise DataError(f"the md5 of {archive.member} must be {archive.member_md5}, got {found}")
+                md5 = hashlib.file_digest(member, "md5").hexdigest()
+            if md5 != archive.member_md5:
+                raise DataError(f"the md5 of {archive.member} must be {archive.member_md5}, got {md5}")
         except DataError:
             path.unlink(missing_ok=True)
             raise

@@ -30,8 +30,8 @@ def population(
         num_clients: The number of clients, at least 1.
         num_items: The number of items, at least 2.
         mean_ratings: The mean number of ratings of a client, above 20, as far as the number of items allows
-            it.
-        seed: The seed of all draws.
+            it; 100 by default.
+        seed: The seed of all draws; 0 by default.
 
     Yields:
         Clients 0 to num_clients - 1 in order, with the fields `item` (int32) and `rating` (float32).

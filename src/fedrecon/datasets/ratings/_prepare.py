@@ -37,13 +37,18 @@ def prepare(
 
     Args:
         path: The file, folder or archive, as for `read_ratings`.
-        columns: The names of the columns, as for `read_ratings`.
-        scale: The lowest and highest rating, as for `read_ratings`.
-        duplicates: What happens where a client rates an item twice, as for `read_ratings`.
-        separator: What separates the fields of a text, as for `read_ratings`.
-        encoding: The encoding of a text, as for `read_ratings`.
-        unrated: The rating that stands for none, as for `read_ratings`.
-        unpacked_gib: See there.
+        columns: The names of the columns, as for `read_ratings`; None, the default, for those of a format
+            with known columns.
+        scale: The lowest and highest rating, as for `read_ratings`; None, the default, for those of the
+            format.
+        duplicates: The treatment of items that a client rates twice, one of the values of `read_ratings`;
+            "error" by default.
+        separator: The separator between the fields of a text, as for `read_ratings`; by default the first
+            line tells.
+        encoding: The encoding of a text, as for `read_ratings`; UTF-8 by default.
+        unrated: The rating that stands for none, as for `read_ratings`; None, the default, for no such
+            rating.
+        unpacked_gib: The number of GiB that a packed file may unpack to, as for `read_ratings`; 2 by default.
         cache: The folder of the client files; by default `cache_folder()`.
 
     Returns:
@@ -87,11 +92,14 @@ def describe_source(
 
     Args:
         path: The file, folder or archive, as for `read_ratings`.
-        columns: The names of the columns, as for `read_ratings`.
-        separator: What separates the fields of a text, as for `read_ratings`.
-        encoding: The encoding of a text, as for `read_ratings`.
-        unrated: The rating that stands for none, as for `read_ratings`.
-        unpacked_gib: See there.
+        columns: The names of the columns, as for `read_ratings`; None, the default, for those of a format
+            with known columns.
+        separator: The separator between the fields of a text, as for `read_ratings`; by default the first
+            line tells.
+        encoding: The encoding of a text, as for `read_ratings`; UTF-8 by default.
+        unrated: The rating that stands for none, as for `read_ratings`; None, the default, for no such
+            rating.
+        unpacked_gib: The number of GiB that a packed file may unpack to, as for `read_ratings`; 2 by default.
 
     Raises:
         DataError: The file cannot be read, or lacks a column.

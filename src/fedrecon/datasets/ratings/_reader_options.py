@@ -21,8 +21,8 @@ class Columns(NamedTuple):
     Attributes:
         client: The column of the client.
         item: The column of the item.
-        rating: The column of the rating; None reads items without ratings.
-        time: The column of the time; None reads no time.
+        rating: The column of the rating; None, the default, reads items without ratings.
+        time: The column of the time; None, the default, reads no time.
     """
 
     client: Column

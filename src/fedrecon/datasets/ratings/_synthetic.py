@@ -63,15 +63,15 @@ def synthetic(
     items are distinct, drawn by popularity, in random order.
 
     Args:
-        num_clients: The number of clients, at least 1.
-        num_items: The number of items, at least 2.
-        num_factors: The length of the factor vectors of users and items, at least 1.
-        noise: Standard deviation of the noise, before rounding, in stars; positive.
+        num_clients: The number of clients, at least 1; 2000 by default.
+        num_items: The number of items, at least 2; 1000 by default.
+        num_factors: The length of the factor vectors of users and items, at least 1; 3 by default.
+        noise: Standard deviation of the noise, before rounding, in stars; positive; 0.7 by default.
         factor_deviation: Standard deviation of the product of a user's and an item's factors, in stars;
-            positive.
-        bias_deviation: Standard deviation of the users' biases, in stars; positive.
-        item_deviation: Standard deviation of the items' biases, in stars; positive.
-        seed: The seed of all draws.
+            positive; 0.6 by default.
+        bias_deviation: Standard deviation of the users' biases, in stars; positive; 0.4 by default.
+        item_deviation: Standard deviation of the items' biases, in stars; positive; 0.5 by default.
+        seed: The seed of all draws; 0 by default.
 
     Returns:
         Clients 0 to num_clients - 1 with the fields `item` (int32) and `rating` (float32), and the truth.
@@ -133,7 +133,7 @@ def ridge_rmse(planted: Planted, clients: Clients, batch_size: int = 5) -> float
         planted: The parameters from which the ratings were drawn.
         clients: Some of the generated clients, or all.
         batch_size: The examples of a client are cut into batches of this size; those at even places are
-            support, those at odd places query.
+            support, those at odd places query; 5 by default.
 
     Returns:
         The root of the mean squared error over all query examples; nan if there are none.

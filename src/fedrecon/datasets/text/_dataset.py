@@ -29,12 +29,14 @@ def arrange(
         seed: Decides which client is in which set, by the clients' names alone.
         words: Shared words at most: the most frequent of the training clients'.
         buckets: The number of buckets that all other words share.
-        output_buckets: The number of output ids of the other words, see `Vocabulary`.
-        fractions: The name of each set and its share of the clients, in (0, 1], together at most 1.
-        vocabulary: One that is used instead, or a run folder with one; it must have `words` words or fewer,
-            and as many buckets.
-        held_out: Shares of each training client's sentences that `hold_out` will keep from training: their
-            words are not counted.
+        output_buckets: The number of output ids of the other words, see `Vocabulary`; None, the default, for
+            as many as there are buckets.
+        fractions: The name of each set and its share of the clients, in (0, 1], together at most 1; by
+            default 0.8 for training, 0.1 for validation and 0.1 for testing.
+        vocabulary: A vocabulary to use instead of the most frequent words, or a run folder with one; it must
+            have `words` words or fewer, and as many buckets. None by default.
+        held_out: The shares of each training client's sentences that `hold_out` will keep from training:
+            their words are not counted. None, the default, for none.
 
     Returns:
         For each set its clients, with the fields of `Vocabulary.encode`; and the vocabulary.

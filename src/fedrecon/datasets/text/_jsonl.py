@@ -46,7 +46,7 @@ def json_value(line: bytes, where: str) -> Any:
     """The value of a text of JSON.
 
     Raises:
-        DataError: It is not JSON, or JSON that Python does not take.
+        DataError: The text is not JSON, or JSON that Python does not take.
     """
     try:
         return json.loads(decoded(line, where))
@@ -64,7 +64,7 @@ def decoded(text: bytes, where: str) -> str:
     """Bytes as text.
 
     Raises:
-        DataError: They are not UTF-8.
+        DataError: The bytes are not UTF-8.
     """
     try:
         return text.decode("utf-8")

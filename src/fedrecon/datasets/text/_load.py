@@ -107,9 +107,9 @@ def writers(path: Path, part: str | None, limit: int = limit_of(UNPACKED_GIB)) -
     """The clients of what `find` found.
 
     Args:
-        path: A file or a folder.
+        path: The path of a file or a folder, as `find` returned it.
         part: The part of an SQLite file to read; None for all parts.
-        limit: Bytes that a packed file may unpack to.
+        limit: The number of bytes that a packed file may unpack to; 2 GiB by default.
 
     Raises:
         DataError: The file cannot be read.
@@ -136,7 +136,7 @@ def read_text(path: Path) -> list[str]:
     """The lines of a text file: a sentence each.
 
     Raises:
-        DataError: It cannot be read, or a line is not UTF-8.
+        DataError: The file cannot be read, or a line is not UTF-8.
     """
     try:
         lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
@@ -150,7 +150,7 @@ def read_user(path: Path, unpacked_gib: float | int = UNPACKED_GIB) -> list[str]
     of an SQLite file it is in; `unpacked_gib` as for `prepare`.
 
     Raises:
-        DataError: It cannot be read, or holds several clients.
+        DataError: The source cannot be read, or holds several clients.
     """
     if path.is_file() and not is_file_of_texts(path):
         return read_text(path)

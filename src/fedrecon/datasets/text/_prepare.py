@@ -32,11 +32,12 @@ def prepare(
 
     Args:
         path: A file or folder as `sources.find` takes it, or `"chitchat"` for the data set of that package.
-        tokenizer: A name in `tokens.TOKENIZERS`, or `"package.module:function"`.
+        tokenizer: A name in `tokens.TOKENIZERS`, or `"package.module:function"`; `"whitespace"` by default.
         sentences: The largest number of sentences of a client, of which the first ones in order of time are
-            kept; None for all. 1,024 is the paper's number.
-        length: Words of a sentence, the first ones. 20 is the paper's.
-        part: The part of an SQLite file to read; None for all parts.
+            kept; None for all. 1,024, the default, is the paper's number.
+        length: The number of words of a sentence that are kept, the first ones. 20, the default, is the
+            paper's number.
+        part: The part of an SQLite file to read; None for all parts; `"train"` by default.
         unpacked_gib: GiB that a packed file (.gz, Parquet) may unpack to; 2 by default.
         cache: The folder of the client files; by default the platform's own for fedrecon.
 

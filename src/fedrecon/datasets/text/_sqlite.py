@@ -31,11 +31,13 @@ def read_sqlite(path: Path, part: str | None, limit: int = limit_of(UNPACKED_GIB
     Args:
         path: The path of the SQLite file, which may be packed: it is unpacked into the cache folder, and
             removed from there when it has been read.
-        part: Which `split_name`: "train", "heldout" or "test" in Stack Overflow; None for all.
-        limit: Bytes that it may unpack to; 2 GiB by default.
+        part: The `split_name` of the clients to read: "train", "heldout" or "test" in Stack Overflow; None
+            for all.
+        limit: The number of bytes that the file may unpack to; 2 GiB by default.
 
     Raises:
-        DataError: It is no such file, unpacks to more, lacks the part, or an example cannot be read.
+        DataError: The file is not SQLite with such a table, unpacks to more, lacks the part, or an example
+            cannot be read.
     """
     with _unpacked(path, limit) as plain:
         try:

@@ -69,14 +69,16 @@ def synthetic(
     """Generates texts.
 
     Args:
-        num_clients: The number of clients, at least 1.
-        sentences: The number of sentences of a client.
-        kinds: The number of kinds of words, at least 2.
-        words: The number of shared words of each kind.
-        own_words: A client's own words of each kind: `~12.3` is client 12's word 3.
-        private: Probability that a word is one of its writer's own, in [0, 1).
-        length: Words of a sentence at most; each has from 4 words to this many.
-        seed: The seed of all draws.
+        num_clients: The number of clients, at least 1; 400 by default.
+        sentences: The number of sentences of a client; 60 by default.
+        kinds: The number of kinds of words, at least 2; 8 by default.
+        words: The number of shared words of each kind; 25 by default.
+        own_words: The number of a client's own words of each kind, 1 by default: `~12.3` is client 12's word
+            3.
+        private: Probability that a word is one of its writer's own, in [0, 1); 0.25 by default.
+        length: The largest number of words of a sentence, 20 by default; each sentence has from 4 words to
+            this many.
+        seed: The seed of all draws; 0 by default.
 
     Returns:
         Clients `writer 0`, …, as `text.to_clients` makes them, and the truth.

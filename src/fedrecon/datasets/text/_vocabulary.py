@@ -47,7 +47,7 @@ class Vocabulary:
     Attributes:
         words: The shared words, the most frequent first.
         buckets: Local rows for all other words, at least 1.
-        output_buckets: Ids for them, at least 1; None for as many.
+        output_buckets: Ids for them, at least 1; None, the default, for as many.
 
     Raises:
         DataError: A word comes twice, or there are no buckets.
@@ -143,10 +143,11 @@ class Vocabulary:
         """The words that come most often in the texts of some clients; those of equal count by alphabet.
 
         Args:
-            clients: Those to count over, the training clients: `text.prepare`'s, or some of them.
+            clients: The training clients to count over: those of `text.prepare`, or some of them.
             size: The largest number of shared words.
             buckets: The number of buckets that all other words share.
-            output_buckets: The number of output ids of the other words.
+            output_buckets: The number of output ids of the other words; None, the default, for as many as
+                `buckets`.
 
         Raises:
             DataError: A number is not whole, or out of its range.

@@ -53,12 +53,14 @@ def audit_run(
     Args:
         run: The run folder.
         config: The configuration of the run.
-        observer: What the observer sees.
+        observer: The kind of observer: one that sees a client's `"update"`, the `"sum"` of a cohort's updates
+            after noise, or the released `"model"`.
         data: The path of the run's data now; None for the path at which the run found them.
         screen: The console that shows the table.
-        clients: The number of training clients that are attacked; None for 600 updates, for a cohort in a
-            sum, and for all clients against the model. Of fewer clients, all are.
-        trials: The number of canary runs with and without; None for 200 to 1,000, by the model's size.
+        clients: The number of training clients that are attacked; None, the default, for 600 updates, for a
+            cohort in a sum, and for all clients against the model. Of fewer clients, all are.
+        trials: The number of canary runs with and without; None, the default, for 200 to 1,000, by the
+            model's size.
 
     Raises:
         RunError: The run has no checkpoint, its data changed, or its clients send no deltas.
@@ -76,22 +78,22 @@ def audit_run(
     privacy: UserLevelDP | None = spec.algorithm.privacy
     most = _number_of_clients(spec, observer) if clients is None else whole_number("clients", clients, 1)
     chosen = np.random.default_rng(spec.seed).permutation(len(spec.clients))[:most]
-    found: attacks.Findings | None = None
+    findings: attacks.Findings | None = None
     if observer == "model":
         membership = _trained_on(spec, state, chosen)
     else:
         sent = ClientDeltas.of(spec, state, client_states, chosen, summed=observer == "sum")
-        found, membership = _attack_sum(sent, privacy) if observer == "sum" else _attack_updates(sent)
+        findings, membership = _attack_sum(sent, privacy) if observer == "sum" else _attack_updates(sent)
     protected = None if observer == "update" else privacy
     lower, tried = epsilon_lower(protected, state.global_params, round, trials, spec.seed)
     audit = Audit(
         observer=observer,
         round=round,
-        clients_summed=None if found is None else found.clients_summed,
-        item_precision=None if found is None else found.item_precision,
-        item_recall=None if found is None else found.item_recall,
-        vector_cosine=None if found is None else found.vector_cosine,
-        users_ratings_exact=None if found is None else found.users_ratings_exact,
+        clients_summed=None if findings is None else findings.clients_summed,
+        item_precision=None if findings is None else findings.item_precision,
+        item_recall=None if findings is None else findings.item_recall,
+        vector_cosine=None if findings is None else findings.vector_cosine,
+        users_ratings_exact=None if findings is None else findings.users_ratings_exact,
         membership_auc=membership.auc,
         popularity_auc=membership.by_popularity,
         epsilon_lower=lower,
@@ -140,9 +142,9 @@ def _number_of_clients(spec: RunSpec, observer: Observer) -> int:
 def _attack_updates(sent: ClientDeltas) -> tuple[attacks.Findings, _Membership]:
     """Attacks each client's update on its own."""
     guesses = [sent.recover(delta) for delta in sent.deltas]
-    found = attacks.findings(guesses, sent.items, sent.attackable_ratings, sent.attackable_vectors)
+    findings = attacks.findings(guesses, sent.items, sent.attackable_ratings, sent.attackable_vectors)
     scores = np.stack([_row_norms(delta) for delta in sent.deltas[:_RANKED]])
-    return found, _has_item(scores, sent)
+    return findings, _has_item(scores, sent)
 
 
 def _attack_sum(sent: ClientDeltas, privacy: UserLevelDP | None) -> tuple[attacks.Findings, _Membership]:
@@ -158,7 +160,7 @@ def _attack_sum(sent: ClientDeltas, privacy: UserLevelDP | None) -> tuple[attack
     nobody = attacks.RecoveredUser(np.zeros(0, int), np.zeros_like(ascribed.vector), np.zeros(0))
     # Where parts lie apart, only these are believed; else all that was moved is ascribed to everyone.
     guesses = [match or (nobody if parts else ascribed) for match in matches]
-    found = attacks.findings(
+    findings = attacks.findings(
         guesses, sent.items, sent.attackable_ratings, sent.attackable_vectors, len(sent.items)
     )
     norms = _row_norms(total)
@@ -166,7 +168,7 @@ def _attack_sum(sent: ClientDeltas, privacy: UserLevelDP | None) -> tuple[attack
     if parts:  # a client's own part tells more than how much all clients moved a row
         for row, guess in zip(scores, guesses, strict=False):
             row[guess.items] = 2 * norms.max()
-    return found, _has_item(scores, sent)
+    return findings, _has_item(scores, sent)
 
 
 def _has_item(scores: np.ndarray, sent: ClientDeltas) -> _Membership:

@@ -39,21 +39,22 @@ class Audit:
     """What an observer of a run found out. A number is None where it was not attacked.
 
     Attributes:
-        observer: What the observer sees: a client's `"update"`, the `"sum"` of a cohort's updates as the
-            server has it after noise, or the released `"model"`.
+        observer: The kind of observer: one that sees a client's `"update"`, the `"sum"` of a cohort's updates
+            as the server has it after noise, or the released `"model"`.
         round: The round whose parameters the attacked clients started from.
         clients_summed: The number of clients in the sum that was attacked; None for the model.
-        item_precision: See `fedrecon.privacy.attacks.Findings`.
-        item_recall: See `fedrecon.privacy.attacks.Findings`.
-        vector_cosine: See `fedrecon.privacy.attacks.Findings`.
-        users_ratings_exact: See `fedrecon.privacy.attacks.Findings`.
-        membership_auc: How well the observer tells, as the area under the ROC curve, whether a client has an
-            item; for the model, whether a client was trained on.
+        item_precision: The share of the items that the attack ascribes to a client which that client rated.
+        item_recall: The share of the clients' items that the attack recovered.
+        vector_cosine: The mean cosine of recovered and true user vectors, 0 for a client that was not
+            recovered.
+        users_ratings_exact: The share of clients of whom all query ratings were recovered exactly.
+        membership_auc: The area under the ROC curve of the observer's guess whether a client has an item; for
+            the model, whether a client was trained on.
         popularity_auc: The same by the items' numbers of raters alone; None for the model.
         epsilon_lower: A number that the epsilon of what the observer sees exceeds, with `confidence`.
         epsilon: The epsilon of the run's ledger; None without one, and for updates, which no ledger covers.
-        confidence: The confidence of `epsilon_lower`.
-        trials: The number of canary runs, with and without, behind `epsilon_lower`.
+        confidence: The probability with which `epsilon_lower` is no overestimate; 0.95 by default.
+        trials: The number of canary runs, with and without, behind `epsilon_lower`; 0 by default.
     """
 
     observer: Observer

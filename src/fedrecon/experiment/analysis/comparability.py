@@ -12,8 +12,8 @@ def comparable(a: Run, b: Run, split: str, protocol: str) -> bool:
     """Whether two runs can be compared on a split: same clients, support and query sets, and scoring.
 
     Args:
-        a: A run.
-        b: Another run.
+        a: The first run.
+        b: The second run.
         split: The split of the clients, for instance `"test"`.
         protocol: The protocol of the evaluation, `"recon_eval"` or `"standard_eval"`.
     """

@@ -83,7 +83,7 @@ def statistics(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean, deviation and values of each metric over several results.
 
     Args:
-        results: What `result_values` returns, for each seed.
+        results: The values that `result_values` returns, a mapping for each seed.
 
     Returns:
         The nested tables of one run's result, with `{"mean", "deviation", "values"}` in place of each metric,

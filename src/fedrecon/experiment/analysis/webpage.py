@@ -23,9 +23,10 @@ class _Cell(NamedTuple):
     """A cell of a table on the page.
 
     Attributes:
-        kind: Its class: `"number"` or `"word"`.
-        text: Its text.
-        method: The number of the method that it names, whose colour marks it; None if it names none.
+        kind: The class of the cell: `"number"` or `"word"`.
+        text: The text of the cell.
+        method: The number of the method that it names, whose colour marks it; None, the default, if it names
+            none.
     """
 
     kind: str
@@ -38,7 +39,7 @@ class _Row(NamedTuple):
 
     Attributes:
         begins_group: Whether a line separates it from the row above.
-        cells: Its cells.
+        cells: The cells of the row.
     """
 
     begins_group: bool

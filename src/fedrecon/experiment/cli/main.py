@@ -167,7 +167,8 @@ def _flush() -> None:
     """Writes what the standard output still holds.
 
     Raises:
-        OSError: It is full; the error names it, and the interpreter does not try again at its end.
+        OSError: The device behind the standard output is full; the error names it, and the interpreter does
+            not try again at its end.
     """
     try:
         sys.stdout.flush()

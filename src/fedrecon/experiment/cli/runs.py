@@ -119,11 +119,11 @@ def tracked(config: Config, overrides: Sequence[str]) -> Config:
     on this machine, and a server that the environment names, is kept.
 
     Args:
-        config: That of the run folder.
+        config: The configuration of the run folder.
         overrides: Settings of tracking, as `--set` takes them.
 
     Raises:
-        SettingError: They are other settings.
+        SettingError: A setting among `overrides` is none of tracking.
     """
     for text in overrides:
         if not text.strip().startswith("tracking."):
@@ -145,7 +145,7 @@ def reading(overrides: Sequence[str]) -> Sequence[str]:
     """The settings by which data that a run did not have are read, after a check that they are of the data.
 
     Raises:
-        SettingError: One of them is another setting, which the run has fixed.
+        SettingError: A setting is none of the data, so that the run has fixed it.
     """
     for text in overrides:
         if not text.strip().startswith("data.") or text.strip().startswith("data.path"):

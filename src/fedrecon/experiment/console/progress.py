@@ -90,7 +90,7 @@ class Pace:
 
         Args:
             number: The number of the round that is done.
-            rounds: Rounds of the run.
+            rounds: The number of rounds of the run.
         """
         now = time.monotonic()
         if not self._seen or number > self._seen[-1][0]:
@@ -194,7 +194,7 @@ class LiveLine:
     """The text beside a bar: loss or epsilon, the first metrics of the last evaluation, speed and time left.
 
     Args:
-        pace: Measures the rounds.
+        pace: The measure of the rounds' speed and of the time left.
 
     Attributes:
         rounds: Rounds of the run; 0 before it starts.

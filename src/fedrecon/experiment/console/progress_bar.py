@@ -20,8 +20,8 @@ def show_progress(screen: Console, what: str, total: int, done: int = 0) -> Iter
     Args:
         screen: The console that shows it.
         what: The name of what is counted, in the plural, for instance `"clients"`.
-        total: How many there are.
-        done: How many of them were done before; 0 by default.
+        total: The number of things to do.
+        done: The number of things that were done before; 0 by default.
 
     Yields:
         A function to call with the number that was done since its last call.

@@ -35,8 +35,8 @@ def rich_table(rows: list[list[str]], words: int | None = None) -> Table:
 
     Args:
         rows: The rows, all with the same number of cells.
-        words: How many columns, from the left, hold words rather than numbers; None, the default, for the
-            columns of a table of `summary.table`.
+        words: The number of columns, from the left, that hold words rather than numbers; None, the default,
+            for the columns of a table of `summary.table`.
     """
     head, *body = rows
     if words is None:

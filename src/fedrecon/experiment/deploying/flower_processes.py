@@ -74,7 +74,7 @@ def start_superlink(processes: Processes, home: Path, port: int, certificates: C
         certificates: The files for TLS, with which nodes are authenticated, too; None for neither.
 
     Raises:
-        RunError: It did not start.
+        RunError: The SuperLink did not start.
     """
     make_folder(home)
     connection: dict[str, Any] = {"address": f"127.0.0.1:{port}"}
@@ -117,7 +117,8 @@ def start_supernode(
         superlink: The address of the SuperLink, or of the proxy before it.
         port: The port on loopback where the SuperNode's own processes reach it.
         path: The path of the worker's socket.
-        access: What the server's authentication of nodes needs; None without TLS.
+        access: The authority and the keys by which the node reaches a server that authenticates its nodes;
+            None without TLS.
     """
     security = ["--insecure"]
     if access is not None:
@@ -167,7 +168,7 @@ def unregister_node(home: Path, number: int) -> None:
 
     Args:
         home: The folder of Flower's own files, as `start_superlink` got it.
-        number: What `register_node` returned.
+        number: The node's number that `register_node` returned.
 
     Raises:
         RunError: The SuperLink refused it.
@@ -214,8 +215,8 @@ def wait_until(there: Callable[[], bool], what: str, processes: Processes) -> No
     """Waits until something has started.
 
     Args:
-        there: Whether it has.
-        what: What is started, for the message.
+        there: Returns whether the process has started.
+        what: The name in messages of the process that is started.
         processes: The processes, none of which may end meanwhile.
 
     Raises:
@@ -249,7 +250,7 @@ def _command(home: Path, *words: str) -> str:
     """What a command of Flower prints.
 
     Raises:
-        RunError: It failed.
+        RunError: The command failed.
     """
     environment: Mapping[str, str] = {**os.environ, **environment_for(home)}
     try:

@@ -105,7 +105,8 @@ class Keys:
         """Makes a new key and a new certificate for the server, signed by the same authority.
 
         Args:
-            address: See `create_authority`.
+            address: The address that nodes connect to, HOST:PORT; the certificate is for its host and for
+                loopback.
 
         Raises:
             RunError: There is no authority.
@@ -144,7 +145,8 @@ class Keys:
 
         Args:
             node: The name of the node.
-            folder: See `create_node`.
+            folder: The folder that gets the new private key, which only the node may have, and the
+                authority's certificate.
 
         Raises:
             RunError: The node has no active key.

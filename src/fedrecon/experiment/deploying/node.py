@@ -36,14 +36,16 @@ class NodeSettings(NamedTuple):
     Attributes:
         data: The data file, relative to the folder.
         client: The column that names an example's client; `""` for the default of `read_clients`.
-        name: The name of the only client; `""` where a column names clients.
-        query: The statement that selects the examples of an SQLite file; `""` for its only table.
-        may_take_part: A function as `"module:name"` that says whether a client may compute now; `""` for
-            always.
-        superlink: The address of the server, HOST:PORT; `""` where another program starts Flower's processes.
-        authority: The file with the certificate of the server's authority, relative to the folder; `""`
-            without TLS.
-        key: The file with the node's private key, relative to the folder; `""` without TLS.
+        name: The name of the only client; `""`, the default, where a column names clients.
+        query: The statement that selects the examples of an SQLite file; `""`, the default, for its only
+            table.
+        may_take_part: A function as `"module:name"` that says whether a client may compute now; `""`, the
+            default, for always.
+        superlink: The address of the server, HOST:PORT; `""`, the default, where another program starts
+            Flower's processes.
+        authority: The file with the certificate of the server's authority, relative to the folder; `""`, the
+            default, without TLS.
+        key: The file with the node's private key, relative to the folder; `""`, the default, without TLS.
     """
 
     data: str

@@ -39,14 +39,15 @@ class DeploymentPlan:
             default.
         nodes: The number of nodes that must answer before the first round; 1 by default.
         address: The address that nodes connect to, HOST:PORT; by default one of loopback.
-        superlink_port: The port of Flower's SuperLink on the loopback interface of the server's machine.
+        superlink_port: The port of Flower's SuperLink on the loopback interface of the server's machine; 8000
+            by default.
         one_person_per_client: Whether a client's examples are those of one person; True by default.
         accept_row_leak: Whether deltas of single persons, and the rows that they name, may leave loopback
             without noise; False by default.
-        num_clients: The number of training clients, on which the accounting of noise depends; 0 where there
-            is no noise.
-        public_inputs: What a private run depends on beside its clients' deltas, by the source of each; empty
+        num_clients: The number of training clients, on which the accounting of noise depends; 0, the default,
             where there is no noise.
+        public_inputs: The inputs other than its clients' deltas that a private run depends on, by the source
+            of each; empty, the default, where there is no noise.
     """
 
     run: str

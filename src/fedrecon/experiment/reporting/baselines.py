@@ -16,7 +16,7 @@ def baseline_values(baselines: "Mapping[str, Mapping[str, Evaluation]]") -> dict
     """What baselines reach: `{split: {baseline: {protocol: {"examples": {metric: value}, "clients": …}}}}`.
 
     Args:
-        baselines: See `Result.baselines`.
+        baselines: The evaluations of the baselines, by the name of the set of clients and of the baseline.
     """
     nested: dict[str, Any] = {}
     for name, evaluations in baselines.items():

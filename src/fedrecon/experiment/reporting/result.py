@@ -48,14 +48,14 @@ class Result:
         global_params: The parameters that were evaluated on the test clients: those after `selected_round`.
         evaluations: Evaluations by the name of their set: the validation clients after the last round, and
             `"test"`; `"seen validation"` and `"seen test"` for held-out examples of training clients.
-        baselines: What predictors that cost nothing reach on the same sets, by the name of the set and of the
-            baseline; by default none.
+        baselines: The evaluations of predictors that cost nothing on the same sets, by the name of the set
+            and of the baseline; by default none.
         records: Every recorded number by round.
         rounds: Rounds that were done; fewer than `asked` after Ctrl-C.
         asked: Rounds that were asked for.
         selected_round: The round whose parameters are `global_params`.
-        selected_by: What decided `selected_round`: `"final"` (the default), or as in `"best:rmse:min"` the
-            metric of the best evaluation and which way it is better.
+        selected_by: The rule that decided `selected_round`: `"final"` (the default), or as in
+            `"best:rmse:min"` the metric of the best evaluation and which way it is better.
         interrupted: Whether Ctrl-C ended the run.
         seconds: Seconds of the run: `"total"`, `"compilation"` and `"to_first_round"` (None if no round was
             run).
@@ -66,14 +66,15 @@ class Result:
         recomputed: The number of recorded rounds that were computed again after that checkpoint.
         out: The run folder; None if the run kept nothing.
         notes: Other facts that a reader of the result should know, by their names.
-        raw_data: Bytes of the examples that left the clients before the first round; None where none did.
-        client_states: The states of the training clients after `selected_round`, for `evaluate`; None for a
-            stateless algorithm.
-        privacy: The ledger of what was released; None for an algorithm that is not private.
-        warnings: Sentences about what was asked for that a reader should know, such as clients that were
-            both trained and tested on.
-        divergence: How the run came to nothing, as the end of a sentence; None if it did not, or was
-            interrupted.
+        raw_data: Bytes of the examples that left the clients before the first round; None, the default, where
+            none did.
+        client_states: The states of the training clients after `selected_round`, for `evaluate`; None, the
+            default, for a stateless algorithm.
+        privacy: The ledger of what was released; None, the default, for an algorithm that is not private.
+        warnings: Sentences about what was asked for that a reader should know, such as clients that were both
+            trained and tested on; by default none.
+        divergence: The way in which the run came to nothing, as the end of a sentence; None, the default, if
+            it did not, or was interrupted.
     """
 
     algorithm: Algorithm
@@ -118,10 +119,10 @@ class Result:
         parts = [f"{self.rounds} of {self.asked} rounds"]
         parts += [word for word in ("interrupted", "diverged") if getattr(self, word)]
         for name, evaluation in self.evaluations.items():
-            found = evaluation.summary()["examples"]
+            metrics = evaluation.summary()["examples"]
             few = evaluation.evaluated_clients < evaluation.asked_clients
             of = f" ({evaluated_of(evaluation.evaluated_clients, evaluation.asked_clients)})" if few else ""
-            shown = (f"{m}={found[m]:.4f}" for m in shown_first(found)[:2])
+            shown = (f"{m}={metrics[m]:.4f}" for m in shown_first(metrics)[:2])
             parts.append(" ".join([name, *shown]) + of)
         if self.privacy is not None:
             parts.append(f"epsilon={rounded_up(self.privacy.epsilon)}")
@@ -134,7 +135,7 @@ class Interrupted(KeyboardInterrupt):
     As a `KeyboardInterrupt` it ends a loop of several runs, too. With `out` the same call goes on.
 
     Attributes:
-        result: Of the rounds that are done; `result.evaluations` may be empty.
+        result: The result of the rounds that are done; `result.evaluations` may be empty.
     """
 
     def __init__(self, result: Result):

@@ -81,7 +81,7 @@ def table(values: Mapping[str, Any], shown: Callable[[Any], str] = "{:.4f}".form
     columns.
 
     Args:
-        values: What `result_values` returns.
+        values: The values that `result_values` returns.
         shown: Turns a metric's value into text; four decimals by default.
     """
     splits = dict(evaluations_of(values))
@@ -187,7 +187,7 @@ def describe_work(values: Mapping[str, Any]) -> str:
     """What a client computes in a round, as text: `"50.0 gradient steps, 150.0 example passes"`.
 
     Args:
-        values: What `result_values` returns.
+        values: The values that `result_values` returns.
     """
     work = values["work_per_client_and_round"]
     parts = [f"{work[name]:,.1f} {name.replace('_', ' ')}" for name in COSTS if work[name]]

@@ -8,8 +8,8 @@ def all_warnings(result: Result, many: float = 0.1) -> list[str]:
     """Sentences about a run: of its clients, its updates and its evaluations.
 
     Args:
-        result: Of the run.
-        many: As for `training_warnings`.
+        result: The result of the run.
+        many: The share of updates without a change above which there is a warning; 0.1 by default.
     """
     problems = [text for name, x in result.evaluations.items() for text in x.problems(name)]
     diverged = [] if result.divergence is None else [f"the run diverged: {result.divergence}"]

@@ -51,9 +51,10 @@ class _Evaluated(NamedTuple):
         served: The run that serves the clients.
         sets: The clients by the name of their set.
         splits: The split of each set into support and query set.
-        checked: What the processes of an evaluation must agree on: digests of the clients by their set.
-        remark: A remark for the user on other data, for instance on examples that were left out; `""` where
-            the run's own clients are evaluated.
+        checked: The values that the processes of an evaluation must agree on: digests of the clients by their
+            set.
+        remark: A remark for the user on other data, for instance on examples that were left out; `""`, the
+            default, where the run's own clients are evaluated.
     """
 
     served: ServedRun
@@ -127,10 +128,10 @@ def _load(run: Path, config: Config, data: str | None, reading: Sequence[str]) -
         hold_to_data(run, task, "give data with --data PATH")
     if task is not None and (data is None or same_data(run, task)):
         spec = spec_of(config, task)
-        own = {name: clients for name, clients in task.sets().items() if name != "train"}
-        splits = {name: spec.split_of(name) for name in own}
+        evaluated = {name: clients for name, clients in task.sets().items() if name != "train"}
+        splits = {name: spec.split_of(name) for name in evaluated}
         checked = {name: digest(clients) for name, clients in task.sets().items()}
-        return _Evaluated(_served(run, spec, task), own, splits, checked)
+        return _Evaluated(_served(run, spec, task), evaluated, splits, checked)
     assert data is not None
     served = serve(run, config)
     new = prepare_new_clients(read, data, vocabularies_of(run), served.fields, "evaluation")

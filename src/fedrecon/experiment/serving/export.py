@@ -72,7 +72,7 @@ class Loaded(NamedTuple):
         subject: The algorithm, parameters and fields that are exported.
         clients: The run's test clients, in its vocabularies; None if it has none.
         cases: The support and query sets of these clients under the export's key.
-        remark: What a user should know of the parameters; `""` for nothing.
+        remark: A remark for the user on the parameters; `""` for none.
     """
 
     spec: RunSpec

@@ -183,8 +183,8 @@ def validate(section: type[Section], values: Mapping[str, Any], source: str) -> 
     """The section with these values.
 
     Args:
-        section: Its class.
-        values: Nested tables.
+        section: The class of the section.
+        values: The settings of the section as nested tables.
         source: Where the values come from, for the message.
 
     Raises:

@@ -49,7 +49,7 @@ class Checkpoints:
 
     Args:
         folder: The folder of the checkpoints; it is made when the first one is saved.
-        keep: How many of the latest checkpoints remain; 2 by default.
+        keep: The number of the latest checkpoints that remain; 2 by default.
     """
 
     def __init__(self, folder: Path, keep: int = 2):

@@ -13,7 +13,7 @@ def describe_differing_sets(
     Args:
         names: The names of the sets that differ, at least one.
         there: The numbers of `"clients"` and `"examples"` in the run folder, by the name of their set.
-        here: Those of the data at hand.
+        here: The numbers of `"clients"` and `"examples"` in the data at hand, by the name of their set.
     """
     sentences = []
     for name in names:

@@ -207,7 +207,7 @@ def finish_extension(run: Path) -> None:
     """Gives a run the number of rounds that `extension.extend` wrote down, where a kill left that undone.
 
     Raises:
-        RunError: What was written down is damaged.
+        RunError: The file that `extension.extend` wrote is damaged.
     """
     path = run / EXTENSION
     if not path.exists():
@@ -258,7 +258,7 @@ def compare_clients(
     Args:
         path: The folder.
         there: The digests of the sets of clients in the folder, by their names.
-        here: Those of this run.
+        here: The digests of the sets of clients of this run, by their names.
         counts: The numbers of clients and examples of this run's sets, for the message.
 
     Raises:
@@ -282,7 +282,7 @@ def lock_folder(path: Path, what: str = "run folder") -> "BaseFileLock":
 
     Args:
         path: The folder; it must exist.
-        what: What the message calls the folder; by default `"run folder"`.
+        what: The name of the folder in messages; by default `"run folder"`.
 
     Raises:
         RunError: Another process has locked it.

@@ -45,7 +45,8 @@ def sweep(
         Whether all trials were run; False after Ctrl-C.
 
     Raises:
-        ValueError: See `Sweep`.
+        ValueError: A setting does not fit the data or there is no such metric (a `SettingError`), or the
+            folder cannot be written or belongs to another sweep (a `RunError`).
     """
     opened = Sweep(config, space, out, metric, prune)
     try:

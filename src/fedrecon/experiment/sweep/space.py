@@ -25,8 +25,8 @@ class Dimension(NamedTuple):
     Attributes:
         path: The dotted name of the setting.
         choices: The values that it may have; `()`, the default, for a range.
-        low: The lower end of a range.
-        high: The upper end of a range, itself included.
+        low: The lower end of a range; 0 by default.
+        high: The upper end of a range, itself included; 0 by default.
         log: Whether a range is searched on a logarithmic scale; False by default.
         step: The distance between the values of a range; None, the default, for any value in it.
         whole: Whether the values of a range are whole numbers; False by default.
@@ -180,7 +180,7 @@ def _needs(
     """The choices of other settings under which a setting exists, found by trying all of them.
 
     Raises:
-        SettingError: It exists under none of them, or one of its own values breaks a rule.
+        SettingError: The setting exists under none of the choices, or one of its own values breaks a rule.
     """
 
     def wrong(chosen: Mapping[str, Any]) -> str:

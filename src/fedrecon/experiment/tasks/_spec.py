@@ -64,7 +64,8 @@ class TaskSpec(ABC):
         Data: Section of settings that is the table `data` of an experiment file. Tasks that can read other
             data have a setting `path` in it.
         Model: Section of settings that is the table `model` of an experiment file.
-        packaged_data: Values of `data.path` that name data of an installed package and no file.
+        packaged_data: Values of `data.path` that name data of an installed package and no file; by default
+            none.
     """
 
     Data: ClassVar[type[Section]]

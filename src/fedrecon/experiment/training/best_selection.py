@@ -67,7 +67,7 @@ class BestSelection:
             global_params: The parameters of the best evaluation.
 
         Raises:
-            CheckpointError: It is not known which way that metric is better.
+            CheckpointError: The direction in which the checkpoint's metric is better is not known.
         """
         self.best = Best.from_info(info, global_params)
         metric = self.best.metric

@@ -179,7 +179,7 @@ def _public_inputs(config: Config, task: Task) -> dict[str, str]:
     """The inputs of a private run beside its clients' deltas, each with its public source.
 
     Raises:
-        SettingError: One of them comes from the clients' examples.
+        SettingError: An input comes from the clients' examples, which are not public.
     """
     if getattr(config.model, "global_bias", None) == "mean":
         raise SettingError(
@@ -207,8 +207,8 @@ def earlier_ledger(start: Path, task: Task) -> Ledger | None:
         task: The task of the private run.
 
     Raises:
-        RunError: That run was private and has no result yet.
-        SettingError: It was trained on the same clients without privacy.
+        RunError: The run to start from was private and has no result yet.
+        SettingError: The run to start from was trained on the same clients without privacy.
     """
     if not start.is_dir():
         return None

@@ -54,8 +54,8 @@ class RunSpec:
         scoring: The function that measures evaluated clients; by default the model's own metrics.
         clients_per_block: The number of vectorised clients in training; None, the default, leaves it to the
             plan.
-        measured: Sets of clients with only the fields whose digests runs of other algorithms share; `{}`, the
-            default, for all fields of all sets.
+        measured: The sets of clients, each reduced to the fields that runs of other algorithms have too,
+            whose digests are compared between runs; `{}`, the default, for all fields of all sets.
         baselines: Measures what predictors that cost nothing would reach on the sets that are evaluated at
             the end, see `Task.baselines`; None, the default, for none.
         settings_from_data: Settings of the model whose values the training clients decided, by their names,

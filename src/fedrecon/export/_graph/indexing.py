@@ -149,10 +149,10 @@ def _scatter(w: Writer, node: Node, x: list[str]) -> str:
         values, name = (w.op("Reshape", part, w.ints(-1)) for part in (values, name))
     # ScatterElements and not ScatterND: in ONNX Runtime 1.32 additions of ScatterND to one place, made by
     # several threads, overwrite each other.
-    made = w.op("ScatterElements", flat, name, values, axis=0, reduction=_REDUCTIONS[node.op])
+    result = w.op("ScatterElements", flat, name, values, axis=0, reduction=_REDUCTIONS[node.op])
     if drops:
-        made = slice_axis(w, made, 0, 0, table.size)
-    return made if len(table.shape) == 1 else reshape_to(w, made, table.shape)
+        result = slice_axis(w, result, 0, 0, table.size)
+    return result if len(table.shape) == 1 else reshape_to(w, result, table.shape)
 
 
 def _places(
@@ -181,16 +181,16 @@ def _places(
         grid = grid + steps.reshape([-1 if i == place else 1 for i in range(len(window))])
     most = [table.shape[i] - sizes[i] for i in at]
     ahead = len(indices.shape) - 1
-    own = np.zeros([1] * ahead, np.int32)  # offsets along the batch axes of the array and the indices
+    offsets = np.zeros([1] * ahead, np.int32)  # along the batch axes of the array and the indices
     for axis, place in zip(batched, batched_in, strict=True):
         steps = np.arange(table.shape[axis], dtype=np.int32) * strides[axis]
-        own = own + steps.reshape([-1 if i == place else 1 for i in range(ahead)])
+        offsets = offsets + steps.reshape([-1 if i == place else 1 for i in range(ahead)])
     if indices.known is not None:
-        known = np.asarray(indices.known)
+        places = np.asarray(indices.known)
         first = sum(
-            np.clip(known[..., k].astype(np.int64), 0, most[k]) * strides[axis] for k, axis in enumerate(at)
+            np.clip(places[..., k].astype(np.int64), 0, most[k]) * strides[axis] for k, axis in enumerate(at)
         )
-        spread = (np.asarray(first) + own)[(...,) + (None,) * len(window)]
+        spread = (np.asarray(first) + offsets)[(...,) + (None,) * len(window)]
         return np.broadcast_to(spread + grid, (*indices.shape[:-1], *(sizes[i] for i in window)))
     parts = w.ops("Split", [name, w.ints(*[1] * len(at))], len(at), axis=ahead) if len(at) > 1 else [name]
     total = None
@@ -203,7 +203,7 @@ def _places(
         total = scaled if total is None else w.op("Add", total, scaled)
     assert total is not None
     if batched:
-        total = w.op("Add", total, w.known(own.astype(indices.dtype)))
+        total = w.op("Add", total, w.known(offsets.astype(indices.dtype)))
     if window:
         total = w.op("Unsqueeze", total, w.ints(*(-1 - i for i in range(len(window)))))
         total = w.op("Add", total, w.known(grid.astype(indices.dtype)))

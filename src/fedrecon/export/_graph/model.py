@@ -18,13 +18,13 @@ class Input(NamedTuple):
         name: Name of the input in the graph.
         dtype: NumPy type of the array.
         shape: The array's dimensions; a string is the name of a length that the caller chooses.
-        room: Length of the first axis in the program, to which the graph pads the input with `fill`; None
-            for the length that the caller chooses.
+        room: Length of the first axis in the program, to which the graph pads the input with `fill`; None,
+            the default, for the length that the caller chooses.
         fill: The number with which the input is padded to `room`; 0 by default.
         given: Whether the program takes one more input after this one: whether the array is not empty; False
             by default.
         high: The last row where the numbers are rows of a table, to which the graph clips them from 0 on;
-            None for numbers that are not clipped.
+            None, the default, for numbers that are not clipped.
     """
 
     name: str
@@ -42,7 +42,8 @@ class Output(NamedTuple):
     Attributes:
         name: Name of the output in the graph.
         shape: The array's dimensions; a string is the name of a length that the caller chooses.
-        cut: Name of the input length to which the first axis is cut; None for an axis that is not cut.
+        cut: Name of the input length to which the first axis is cut; None, the default, for an axis that is
+            not cut.
     """
 
     name: str

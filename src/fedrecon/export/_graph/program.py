@@ -40,8 +40,8 @@ class Value:
     Attributes:
         shape: The array's dimensions: whole numbers, or JAX's symbolic dimensions.
         dtype: The array's NumPy type, or one of JAX's extended types for random keys.
-        known: The array's content; None where it depends on the program's inputs.
-        weight: The parameter's number where the array is a parameter; None for another array.
+        known: The array's content; None, the default, where it depends on the program's inputs.
+        weight: The parameter's number where the array is a parameter; None, the default, for another array.
     """
 
     shape: tuple[Any, ...]
@@ -66,8 +66,8 @@ class Node:
         inputs: The values that the operation reads.
         outputs: The values that the operation makes.
         blocks: Bodies of a loop or condition, which also read values from outside; none by default.
-        primitive: JAX's primitive, by which the operation is evaluated; None for loops, conditions and
-            `spd_solve`, which have no single one.
+        primitive: JAX's primitive, by which the operation is evaluated; None, the default, for loops,
+            conditions and `spd_solve`, which have no single one.
         notes: Facts that let the operation be written shorter: `index_range`, the lowest and the highest
             index of a gather or scatter, and `fraction`, a bit cast to numbers from 1 to below 2; none by
             default.
@@ -116,7 +116,8 @@ def program_of(fn: Callable[..., Any], weights: Sequence[Any], shapes: Sequence[
         fn: The function of `len(weights) + len(shapes)` arrays; it returns a pytree of arrays.
         weights: The first arguments, arrays that are known during the export; they become values with
             `weight` and `known` set.
-        shapes: Shapes and types of the other arguments, which become the program's inputs.
+        shapes: Shapes and types of the function's arguments after `weights`, which become the program's
+            inputs.
 
     Returns:
         The program and the structure of the function's result.

@@ -34,8 +34,8 @@ class Writer:
         names: Names of the values that were written here.
         loose: Names of arrays before they are repeated along some axes, by the repeated value: an operation
             that broadcasts reads them as they are.
-        parent: The writer of the enclosing graph; None for the whole graph.
-        operations: How each operation is written, by its name.
+        parent: The writer of the enclosing graph; None, the default, for the whole graph.
+        operations: How each operation is written, by its name; None by default.
     """
 
     def __init__(self, parent: "Writer | None" = None, operations: "Mapping[str, Operation] | None" = None):

@@ -74,7 +74,8 @@ def write_page(page: Page, folder: Path, runtime: str | None = None) -> list[str
     Args:
         page: The content of the page.
         folder: The folder of the export, to which the page's files are added.
-        runtime: A folder with the browser's runtime; None to take it from the cache or by `npm pack`.
+        runtime: A folder with the browser's runtime; None, the default, to take it from the cache or by `npm
+            pack`.
 
     Returns:
         The paths of the page's files, below the folder.

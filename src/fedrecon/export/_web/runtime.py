@@ -23,8 +23,8 @@ def runtime_files(place: str | None = None) -> dict[str, Path]:
     """The files that the page loads, by their names.
 
     Args:
-        place: A folder that holds them, itself or in `dist`; None for the cache, which is filled by the
-            user's own `npm pack` where they are missing.
+        place: A folder that holds them, itself or in `dist`; None, the default, for the cache, which is
+            filled by the user's own `npm pack` where they are missing.
 
     Raises:
         ExportError: The files are missing and cannot be fetched, or they are those of another release.

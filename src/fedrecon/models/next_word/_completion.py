@@ -73,7 +73,7 @@ def complete(
     length, most = whole_number("length", length, 1), whole_number("most", most, 1)
     round, seed = whole_number("round", round, 0), whole_number("seed", seed)
     texts = to_clients([Writer("user", history, "the history")], tokenize, None, length, "the history")
-    own = vocabulary.encode(texts)["user"]
+    encoded = vocabulary.encode(texts)["user"]
     key = jax.random.key(seed)
     global_params = jax.tree.map(jnp.asarray, global_params)
     kept = algorithm.init_client_state(global_params, key)
@@ -81,7 +81,7 @@ def complete(
     @jax.jit
     def reconstruct(mask: Bool[Any, "example"]) -> Params:
         broadcast = Broadcast(global_params, jnp.int32(round))
-        return algorithm.personalize(broadcast, kept, Examples(jax.tree.map(jnp.asarray, own), mask), key)
+        return algorithm.personalize(broadcast, kept, Examples(jax.tree.map(jnp.asarray, encoded), mask), key)
 
     @jax.jit
     def probabilities(local: Params, batch: Batch) -> Any:
@@ -98,10 +98,10 @@ def complete(
             choices.append((OTHER, float(p[nobodys].sum())))
         return sorted(choices, key=lambda choice: -choice[1])[:most]
 
-    names, count = _names(vocabulary), len(own["word"])
+    names, count = _names(vocabulary), len(encoded["word"])
     named = _with_own(names, vocabulary, texts)
     # Without its text the user has the parameters of somebody of whom nothing is known.
-    nobody, user = (reconstruct(np.arange(count) < known) for known in (0, count))
+    nobody, user = (reconstruct(np.arange(count) < support_size) for support_size in (0, count))
     batches = [_prompt(vocabulary, tokenize(prompt), length) for prompt in prompts]
     return [Completion(likeliest(nobody, x, names), likeliest(user, x, named)) for x in batches]
 

@@ -36,7 +36,8 @@ def next_word_lstm(
     Args:
         words: The number of shared words, which have global rows.
         buckets: The number of local rows, which all other words share.
-        output_buckets: The number of output ids of the other words; None for as many as `buckets`.
+        output_buckets: The number of output ids of the other words; None, the default, for as many as
+            `buckets`.
         embedding: The length of an embedding and the width of the first dense layer; 96, the paper's, by
             default.
         hidden: The number of units of the LSTM; 670, the paper's, by default.

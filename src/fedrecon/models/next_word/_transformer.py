@@ -36,7 +36,8 @@ def next_word_transformer(
     Args:
         words: The number of shared words, which have global rows.
         buckets: The number of embeddings that all other words share.
-        output_buckets: The number of output ids of the other words; None for as many as `buckets`.
+        output_buckets: The number of output ids of the other words; None, the default, for as many as
+            `buckets`.
         embedding: The length of an embedding, even and a multiple of `heads`; 64 by default.
         heads: The number of attention heads; 4 by default.
         layers: The number of layers, at least 1; 2 by default.

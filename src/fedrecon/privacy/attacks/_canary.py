@@ -35,7 +35,7 @@ def canary_scores(
         params: The global parameters, or arrays of their shapes and types.
         releases: The number of noised sums in a run, at least 1.
         trials: The number of scores of either kind.
-        seed: The seed of the canary, of its participation and of the noise.
+        seed: The seed of the canary, of its participation and of the noise; 0 by default.
 
     Returns:
         The scores with and those without the canary.

@@ -46,8 +46,9 @@ def touched_items(delta: ItemDelta, threshold: float = 0.0) -> Int[np.ndarray, "
     """Rows that a delta moves by more than a threshold: the items that its clients rated.
 
     Args:
-        delta: Of one client or of a sum.
-        threshold: Euclidean norm of a row with its bias that noise alone hardly exceeds; 0 without noise.
+        delta: The delta of the item tables, of one client or of a sum.
+        threshold: The Euclidean norm of a row with its bias that noise alone hardly exceeds; 0.0, the
+            default, without noise.
     """
     norms = np.sqrt(np.sum(np.square(delta.factors), 1) + np.square(delta.bias))
     return np.flatnonzero(norms > threshold)
@@ -80,13 +81,14 @@ def recover_user(
     only, which are found by trying.
 
     Args:
-        delta: Of one client whose update phase was one gradient step on the sum of its query errors.
+        delta: The delta of one client whose update phase was one gradient step on the sum of its query
+            errors.
         params: Item factors and biases that the client got.
-        step: Change of a bias for a residual of 1: twice the learning rate, for squared errors.
-        global_bias: Added to all predictions.
-        scale: Lowest and highest rating.
+        step: The change of a bias for a residual of 1: twice the learning rate, for squared errors.
+        global_bias: A number that is added to all predictions, in units of ratings; 0.0 by default.
+        scale: The lowest and the highest rating; (1, 5) by default.
         unit: The distance between neighbouring ratings, such as 0.5 for half stars; `scale` holds multiples
-            of it.
+            of it. 1.0 by default.
     """
     items, vector = touched_items(delta), user_vector(delta)
     if not len(items):

@@ -21,11 +21,11 @@ def epsilon_lower_bound(
     scores, and the rates are bounded on the second half by Clopper and Pearson's intervals.
 
     Args:
-        with_canary: A score of releases that a chosen client took part in, such as the release along the
-            client's delta.
-        without: Scores of releases without that client.
-        delta: Of the guarantee.
-        confidence: That epsilon is not below the result.
+        with_canary: The scores of releases that a chosen client took part in, such as the release along the
+            client's delta, `[trial]`.
+        without: The scores of releases without that client, `[trial]`.
+        delta: The delta of the guarantee.
+        confidence: The probability with which epsilon is not below the result; 0.95 by default.
 
     References:
         Jagielski, Ullman and Oprea, Auditing Differentially Private Machine Learning, NeurIPS 2020.
@@ -54,10 +54,11 @@ def gaussian_epsilon_lower_bound(
     at any delta, also one that no number of trials could show. A fifth of the scores choose the threshold.
 
     Args:
-        with_canary: See `epsilon_lower_bound`.
-        without: See `epsilon_lower_bound`.
-        delta: Of the guarantee.
-        confidence: That epsilon is not below the result.
+        with_canary: The scores of releases that a chosen client took part in, such as the release along the
+            client's delta, `[trial]`.
+        without: The scores of releases without that client, `[trial]`.
+        delta: The delta of the guarantee.
+        confidence: The probability with which epsilon is not below the result; 0.95 by default.
 
     References:
         Nasr et al., Tight Auditing of Differentially Private Machine Learning, USENIX Security 2023.

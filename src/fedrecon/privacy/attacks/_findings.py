@@ -42,7 +42,7 @@ def findings(
     """Compares what was recovered of each client with the truth.
 
     Args:
-        recovered: What an attack believes of each client.
+        recovered: The items, vector and ratings that an attack recovered of each client.
         items: The rows of each client's query items, none twice.
         ratings: The ratings of these items; None if they were not attacked.
         vectors: The clients' true factors; None if they were not attacked.
@@ -68,7 +68,7 @@ def best_matches(
     An attacker does not know which client a part of a sum belongs to; who holds the truth against it does.
 
     Args:
-        candidates: What was recovered of unknown clients.
+        candidates: The items, vectors and ratings that an attack recovered of clients that it cannot name.
         items: The rows of each client's items.
     """
     matches: list[RecoveredUser | None] = []
@@ -96,9 +96,9 @@ def pure_share(items: Sequence[Int[np.ndarray, "rated"]], clients_summed: int, s
     """The share of (client, item) pairs whose row no other client of the same sum moved.
 
     Args:
-        items: Rows of each client's items.
-        clients_summed: Clients in a sum; they are grouped at random, and a rest is left out.
-        seed: Of the grouping.
+        items: The rows of each client's items.
+        clients_summed: The number of clients in a sum; clients are grouped at random, and a rest is left out.
+        seed: The seed of the grouping; 0 by default.
     """
     order = np.random.default_rng(seed).permutation(len(items))
     pure = total = 0
@@ -113,8 +113,8 @@ def membership_auc(scores: Float[np.ndarray, "pair"], member: Bool[np.ndarray, "
     """Area under the ROC curve of scores that should be higher for members; ties count as half.
 
     Args:
-        scores: Of each pair of a client and an item, say.
-        member: Whether the pair is true.
+        scores: The score of each pair, for instance of a client and an item, `[pair]`.
+        member: Whether the client of each pair has its item, `[pair]`.
 
     Raises:
         ValueError: All pairs are members, or none is.

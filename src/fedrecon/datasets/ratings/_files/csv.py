@@ -88,14 +88,15 @@ def _options(
         names = [name for pair in zip(names, [*gaps, ""], strict=True) for name in pair][:-1]
         types |= dict.fromkeys(gaps, pa.null())
         read += gaps
-    own = not form.integer_ids  # a table of the caller's own may have text with newlines beside what is read
+    # A table with columns of the caller's own may have texts with newlines in columns that are not read.
+    any_text = not form.integer_ids
     return (
         pyarrow.csv.ReadOptions(block_size=_BLOCK, column_names=names or None),
         pyarrow.csv.ParseOptions(
             delimiter=form.separator[0],
             quote_char='"' if form.quoted else False,
             double_quote=form.quoted,
-            newlines_in_values=own and form.quoted,
+            newlines_in_values=any_text and form.quoted,
         ),
         pyarrow.csv.ConvertOptions(
             column_types=types,

@@ -34,9 +34,9 @@ def find(path: str | os.PathLike[str], reading: Reading, unpacked_gib: float | i
             `ratings.tsv`, `ratings.parquet`, `u.data` or RecBole's `.inter`, packed or not, at most one
             folder deep; or the path of a file within an archive; or a folder of the Parquet parts of one
             table, or of a data set of LensKit.
-        reading: How it is to be read. With columns the one table of a folder or archive is taken whatever its
-            name, and of several the one that has these columns.
-        unpacked_gib: GiB that the file may unpack to when it is read.
+        reading: The options with which the file is read. With columns the one table of a folder or archive is
+            taken whatever its name, and of several the one that has these columns.
+        unpacked_gib: The number of GiB that the file may unpack to when it is read; 2 by default.
 
     Raises:
         DataError: There is no such file, more than one, or the archive is damaged.

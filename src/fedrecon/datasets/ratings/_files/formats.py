@@ -18,16 +18,18 @@ class Format:
 
     Attributes:
         name: The name of the format in messages.
-        separator: Between the fields of a line; "" where lines have no fields.
+        separator: The characters between the fields of a line; "" where lines have no fields.
         header: Whether the first line names the columns.
         columns: The columns that are read: names, or without a header positions in a line.
-        fields: How many fields each line has; 0 where the first line tells.
-        optional: Whether a file without the time column, or with times that cannot be read, is read too.
-        integer_ids: Whether ids must be whole numbers; otherwise they may be any text.
-        scale: The least and the greatest rating allowed; None allows any finite number.
-        unrated: The rating that stands for none; None where there is no such.
-        quoted: Whether a field may stand in quotation marks.
-        is_json: Whether each line is an object of JSON.
+        fields: The number of fields that each line has; 0, the default, where the first line tells.
+        optional: Whether a file without the time column, or with times that cannot be read, is read too;
+            False by default.
+        integer_ids: Whether ids must be whole numbers; otherwise they may be any text; True by default.
+        scale: The least and the greatest rating allowed; None allows any finite number. By default 0.5 and 5,
+            MovieLens' half stars.
+        unrated: The rating that stands for none; None, the default, where there is no such.
+        quoted: Whether a field may stand in quotation marks; True by default.
+        is_json: Whether each line is an object of JSON; False by default.
     """
 
     name: str
@@ -89,8 +91,8 @@ def format_of(name: str, head: bytes, reading: Reading, where: str) -> Format:
     Args:
         name: The name of the file, without the suffix of its packing.
         head: The first bytes of the file.
-        reading: How it is to be read. A table with `columns` is the caller's own: its ids may be text, its
-            ratings any finite number.
+        reading: The options with which the file is read. A table with `columns` is the caller's own: its ids
+            may be text, its ratings any finite number.
         where: The name of the file in messages.
 
     Raises:

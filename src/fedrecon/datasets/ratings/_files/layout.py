@@ -21,7 +21,7 @@ def detect_format(source: Source, reading: Reading) -> Format:
     """The format of a file, with what the caller says of its ratings.
 
     Raises:
-        DataError: It cannot be read, or its format is none that is read.
+        DataError: The file cannot be read, or its format is none that is read.
     """
     if source.parts:
         form = take_own_columns(PARQUET, reading.columns, source.where)
@@ -61,7 +61,7 @@ def describe(source: Source, reading: Reading) -> str:
     """How a file is read, for a person: its format and its columns with their roles.
 
     Raises:
-        DataError: It cannot be read, or lacks a column.
+        DataError: The file cannot be read, or lacks a column.
     """
     if source.is_lenskit:
         return "a data set that LensKit saved"

@@ -104,7 +104,7 @@ def read_column_names(source: Source) -> list[str]:
     """The names of the columns of a file, or of the first part of a table.
 
     Raises:
-        DataError: It is not Parquet, or damaged.
+        DataError: The file is not Parquet, or damaged.
     """
     path = source.parts[0] if source.parts else None
     return _schema(

@@ -40,12 +40,12 @@ class Source:
 
     Attributes:
         path: The file, the archive that holds it, or the folder.
-        member: The name of the rating file in the archive; None where there is no archive.
-        limit: Bytes that it may unpack to.
-        encoding: The encoding of its text.
-        parts: The files that are the table together, Parquet in the order of their names; empty where the
-            table is one file.
-        is_lenskit: Whether `path` is a folder that LensKit saved.
+        member: The name of the rating file in the archive; None, the default, where there is no archive.
+        limit: The number of bytes that the file may unpack to; 2 GiB by default.
+        encoding: The encoding of the file's text; UTF-8 by default.
+        parts: The files that are the table together, Parquet in the order of their names; empty, the default,
+            where the table is one file.
+        is_lenskit: Whether `path` is a folder that LensKit saved; False by default.
     """
 
     path: Path
@@ -158,7 +158,7 @@ class Stream(io.RawIOBase):
     """A file's bytes, whose errors are `DataError`s.
 
     Args:
-        inner: What the bytes are read from.
+        inner: The stream from which the bytes are read.
         raw: The open file, which what unpacks it does not close.
         where: The name of the file in messages.
     """

@@ -135,8 +135,8 @@ def page(title: str, clients: "Clients") -> str:
         words = list(ids[:1])
         # The first word of a vocabulary of texts is the empty one, which stands for padding.
         padding = len(words) and words[0] == ""
-        known, seen = len(ids) - bool(padding), np.count_nonzero(used > 0) if padding else len(used)
-        lines.append(f"{name:<10} {known:>12,} known, {seen:,} used{_duplicates(clients, name)}")
+        size, seen = len(ids) - bool(padding), np.count_nonzero(used > 0) if padding else len(used)
+        lines.append(f"{name:<10} {size:>12,} known, {seen:,} used{_duplicates(clients, name)}")
     if len(counts):
         names = {"least": 0.0, "10%": 0.1, "median": 0.5, "90%": 0.9, "most": 1.0}
         shown = "  ".join(f"{name} {round(np.quantile(counts, q)):,}" for name, q in names.items())
