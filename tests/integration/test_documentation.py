@@ -33,6 +33,11 @@ algorithm = fedalt(matrix_factorization(30, 4), step, step, optimizer("sgd", lea
 sampling = Uniform(5)
 held_out = clients.with_columns(held_out=(np.arange(240) % 6 == 5).astype("int8"))
 """,
+    "docs/availability.md": """
+import numpy as np
+import fedrecon as fr
+clients = fr.Clients.from_arrays({user: {"item": np.zeros(user % 7, "int32")} for user in range(2000)})
+""",
     "docs/privacy.md": """
 import numpy as np
 import fedrecon as fr
