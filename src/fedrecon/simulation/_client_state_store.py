@@ -85,6 +85,12 @@ class ClientStateStore:
         self._held: str | None = None
         self._origin: Any = None
 
+    def __copy__(self) -> "ClientStateStore":
+        # A view of the same log, where `__reduce__` would write one of its own with the present states alone.
+        other = object.__new__(ClientStateStore)
+        other.__dict__.update(self.__dict__)
+        return other
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the present states: what an earlier checkpoint needs stays with the files."""
         self._flush()
