@@ -39,6 +39,7 @@ class GradientStep(NamedTuple):
         scale: What the client multiplies its gradient with, a scalar: 0 where it took no step.
         entries: The sum of all entries of the gradient, a scalar, which is finite where they all are.
         kept: Whether the client is part of the cohort's mean, a scalar; None before that is decided.
+        weight: The client's weight in that mean, by which `kept` is decided; None before that.
     """
 
     params: Params
@@ -48,6 +49,7 @@ class GradientStep(NamedTuple):
     scale: Float[Array, ""]
     entries: Float[Array, ""]
     kept: Bool[Array, ""] | None = None
+    weight: Float[Array, ""] | None = None
 
     def starts_at(self, params: Params) -> bool:
         """Whether the gradient is taken at these very arrays, which then are the same for all clients."""
