@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 from jaxtyping import Array, Bool, Float
 
 from fedrecon.core._types import Params
@@ -40,6 +41,7 @@ class GradientStep(NamedTuple):
         entries: The sum of all entries of the gradient, a scalar, which is finite where they all are.
         kept: Whether the client is part of the cohort's mean, a scalar; None, the default, before that is
             decided.
+        weight: The client's weight in that mean, by which `kept` is decided; None, the default, before that.
     """
 
     params: Params
@@ -49,6 +51,7 @@ class GradientStep(NamedTuple):
     scale: Float[Array, ""]
     entries: Float[Array, ""]
     kept: Bool[Array, ""] | None = None
+    weight: Float[Array, ""] | None = None
 
     def starts_at(self, params: Params) -> bool:
         """Whether the gradient is taken at these very arrays, which then are the same for all clients."""
@@ -115,7 +118,8 @@ def step(
 
     Returns:
         The step; None where it could not be told apart from its client: where `value` closes over arrays of
-        the trace, or the parameters are in a precision in which sums over clients would be rounded.
+        the trace; where the parameters are in a precision in which sums over clients would be rounded; and
+        where `value` has backward passes of its own, which have no derivative in a direction.
     """
     if any(x.dtype not in (jnp.float32, jnp.float64) for x in jax.tree.leaves(params)):
         return None
@@ -128,8 +132,8 @@ def step(
         return value(params, *jax.tree.unflatten(structure, filled))
 
     arrays = [jnp.asarray(x) for x, s in zip(leaves, same, strict=True) if not s]
-    consts = jax.make_jaxpr(of_arrays)(params, arrays).consts
-    if any(isinstance(x, jax.core.Tracer) for x in consts):
+    graph = jax.make_jaxpr(of_arrays)(params, arrays)
+    if any(isinstance(x, jax.core.Tracer) for x in graph.consts) or _has_custom_vjp(graph.jaxpr):
         return None
     ones = jax.tree.map(jnp.ones_like, params)
     entries = jax.jvp(lambda p: of_arrays(p, arrays), (params,), (ones,))[1]
@@ -174,6 +178,15 @@ def summed(
     sums = jax.lax.cond(_is_finite(sums), lambda sums: sums, without_the_others, sums)
     finite = _is_finite(sums) | ~jnp.any(counts)
     return jax.tree.map(lambda x: jnp.where(finite & jnp.any(counts), x, 0), sums), finite
+
+
+def _has_custom_vjp(graph: core.Jaxpr) -> bool:
+    """Whether a function with a backward pass of its own, `jax.custom_vjp`, is called anywhere."""
+    return any(
+        eqn.primitive.name.startswith("custom_vjp_call")
+        or any(map(_has_custom_vjp, core.jaxprs_in_params(eqn.params)))
+        for eqn in graph.eqns
+    )
 
 
 def _is_finite(tree: Params) -> Bool[Array, ""]:

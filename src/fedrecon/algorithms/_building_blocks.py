@@ -177,7 +177,7 @@ def update_of(
     finite = jnp.all(jnp.isfinite(jnp.stack(sums)))
     mean = Mean.of(delta, weight).where(finite)
     if step is not None:
-        summed_gradients.note(mean.total, step._replace(kept=finite))
+        summed_gradients.note(mean.total, step._replace(kept=finite, weight=mean.weight))
     metrics = {name: mean.where(finite) for name, mean in metrics.items()}
     share = {"dropped": ~finite, "empty": finite & (metrics["loss"].weight == 0)}
     counts = {name: Mean(x.astype(jnp.float32), jnp.ones(())) for name, x in share.items()}

@@ -3,7 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+import jax
 import optax
+from jax.tree_util import KeyPath
+from jaxtyping import Array
 
 from fedrecon.algorithms._base import Aggregator, Algorithm, Broadcast, ClientWeightFn, Update
 from fedrecon.algorithms._building_blocks import (
@@ -15,10 +18,11 @@ from fedrecon.algorithms._building_blocks import (
     update_of,
 )
 from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.core._check_parameters import below
 from fedrecon.core._costs import GRADIENT_STEPS
 from fedrecon.core._examples import AlternateBatches, Examples, Split
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, on_global
+from fedrecon.core._model import Model, on_global, path_of
 from fedrecon.core._types import ClientState, Params, PRNGKey
 from fedrecon.solvers._implicit_diff import ImplicitDifferentiation
 from fedrecon.solvers._local_solver import LocalSolver, as_solver
@@ -80,6 +84,7 @@ def full_gradient(
         support, query = split(examples, k_split)
 
         def local(params: Params) -> Params:
+            params = _held(model, params)
             return base.personalize(broadcast._replace(global_params=params), client_state, support, key)
 
         old = broadcast.global_params
@@ -102,3 +107,13 @@ def full_gradient(
     settings = dict(base.hyperparameters) | {"reconstruct": reconstruct}
     settings.pop("joint")
     return replace(base, client_update=client_update, name="full_gradient", hyperparameters=settings)
+
+
+def _held(model: Model, global_params: Params) -> Params:
+    """Global parameters with the gradient stopped at frozen leaves, from which local parameters may start."""
+
+    def leaf(path: KeyPath, x: Array) -> Array:
+        frozen = any(below(name, f"0/{path_of(path)}") for name in model.frozen)
+        return jax.lax.stop_gradient(x) if frozen else x
+
+    return jax.tree_util.tree_map_with_path(leaf, global_params)

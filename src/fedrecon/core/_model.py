@@ -1,6 +1,6 @@
 """Models as records of pure functions of global and local parameters, and views of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -78,7 +78,9 @@ class Model:
             parameters taken together, `(global_params, local_params)`: `"0/embedding"` is a global one. The
             functions must stop the gradient there, as those that `partition` makes do; a leaf without a
             gradient that is not declared so causes a warning. None by default.
-        origin: The model that this one is a view of; None, the default, for a model that is no view.
+        origin: The model that this one is a view of, set by `view_of`; None, the default, for a model that is no view. A
+            copy that `dataclasses.replace` makes of a view has none: its functions may be other ones, which
+            are checked as those of a model of its own.
     """
 
     init_global: InitGlobalFn
@@ -91,7 +93,13 @@ class Model:
     local_tables: tuple[Table, ...] = ()
     loss_and_metrics: LossAndMetricsFn | None = None
     frozen: tuple[str, ...] = ()
-    origin: "Model | None" = None
+    origin: "Model | None" = field(default=None, init=False)
+
+
+def view_of(model: Model, view: Model) -> Model:
+    """`view`, a new record, with the note that it is a view of a model, or of what that is a view of."""
+    object.__setattr__(view, "origin", origin_of(model))
+    return view
 
 
 def origin_of(model: Model) -> Model:
@@ -182,7 +190,7 @@ def fully_global(model: Model) -> Model:
         return global_params, model.init_local(global_params, k_local)
 
     predict, both = model.predict, model.loss_and_metrics
-    return Model(
+    view = Model(
         init_global=init_global,
         init_local=lambda params, key: (),
         loss=lambda params, _, batch, key: model.loss(params[0], params[1], batch, key),
@@ -191,8 +199,8 @@ def fully_global(model: Model) -> Model:
         penalty=lambda params, _: model.penalty(params[0], params[1]),
         tables=_below("0", model.tables) + _below("1", model.local_tables),
         loss_and_metrics=both and (lambda params, _, batch, key: both(params[0], params[1], batch, key)),
-        origin=origin_of(model),
     )
+    return view_of(model, view)
 
 
 def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
@@ -226,7 +234,7 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
     if {f for t in tables for f in t.fields} & {f for t in copies for f in t.fields}:
         # A field cannot be renumbered for global and local tables at once, so that neither are declared.
         tables = copies = ()
-    return Model(
+    view = Model(
         init_global=model.init_global,
         init_local=lambda params, key: (copied(params), model.init_local(params, key)),
         loss=lambda g, x, batch, key: model.loss(merged(g, x[0]), x[1], batch, key),
@@ -236,13 +244,13 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
         tables=tables,
         local_tables=copies,
         loss_and_metrics=both and (lambda g, x, batch, key: both(merged(g, x[0]), x[1], batch, key)),
-        origin=origin_of(model),
     )
+    return view_of(model, view)
 
 
 def without_tables(model: Model) -> Model:
     """The same model without declared tables, so that clients work on whole ones."""
-    return replace(model, tables=(), local_tables=(), origin=origin_of(model))
+    return view_of(model, replace(model, tables=(), local_tables=()))
 
 
 def _below(prefix: str, tables: tuple[Table, ...]) -> tuple[Table, ...]:

@@ -9,7 +9,7 @@ import jax
 
 from fedrecon.core._check_parameters import below, check_parameters, mark_checked
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Table, check_part, fully_global, origin_of, path_of
+from fedrecon.core._model import Model, Table, check_part, fully_global, path_of, view_of
 from fedrecon.core._types import Batch, Params, PRNGKey
 
 
@@ -193,7 +193,7 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
         # A field cannot be renumbered for global and local tables at once, so that neither are declared.
         tables = copies = ()
     predict, both = model.predict, model.loss_and_metrics
-    return Model(
+    view = Model(
         init_global=lambda key: split(whole.init_global(key), own)[0],
         init_local=init_local,
         loss=lambda g, x, batch, key: model.loss(*join(g, x), batch, key),
@@ -203,8 +203,8 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
         tables=tables,
         local_tables=copies,
         loss_and_metrics=both and (lambda g, x, batch, key: both(*join(g, x), batch, key)),
-        origin=origin_of(model),
     )
+    return view_of(model, view)
 
 
 def _shapes(model: Model) -> Params:

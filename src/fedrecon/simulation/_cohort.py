@@ -110,9 +110,7 @@ def _block(
         with contextlib.ExitStack() as stack:
             notes = stack.enter_context(summed_gradients.collecting()) if collects else {}
             update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
-            step = summed_gradients.step_of(update.delta.total)
-        if step is not None and not step.starts_at(global_params):
-            step = None  # each client's gradient is taken elsewhere, as after a step of its own
+            step = _step_of(update, global_params)
         if notes and step is None:
             # Without notes: deltas that are summed one by one are looked through one by one.
             update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
@@ -137,6 +135,21 @@ def _block(
         sums = _with_sum(total, update, block.real, delta, finite)
         metrics = _unless_dropped(metrics, block.real, finite)
     return sums, ({name: mean.sum() for name, mean in metrics.items()}, client_state)
+
+
+def _step_of(update: Update, global_params: Params) -> GradientStep | None:
+    """The step that an update was made by, if it is as `update_of` returned it; else None.
+
+    An algorithm may have made the update itself from a solver's delta, or have changed its weight or its
+    metrics: then neither the weight nor whether the client is kept are those that the step was noted with.
+    """
+    step = summed_gradients.step_of(update.delta.total)
+    if step is None or step.kept is None:
+        return None
+    if update.delta.weight is not step.weight or "dropped" not in update.metrics:
+        return None
+    # Else each client's gradient is taken elsewhere, as after a step of its own.
+    return step if step.starts_at(global_params) else None
 
 
 def _with_deltas(total: Update, update: Update, real: Bool[Array, "client"], much: bool) -> Update:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fedrecon.algorithms._base import Algorithm
 from fedrecon.solvers._local_solver import AbstractSolver
@@ -23,7 +24,13 @@ class SecondThread:
 
     def call(self, program: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         """Calls a program that is compiled already, since two threads may compile the same program twice."""
-        return self._executor.submit(program, *arguments)
+        wide = jnp.result_type(float) == jnp.float64  # what `jax.enable_x64` sets, it sets for a thread
+
+        def run() -> Any:
+            with jax.enable_x64(wide):
+                return program(*arguments)
+
+        return self._executor.submit(run)
 
 
 def result_of(value: Any) -> Any:

@@ -30,14 +30,14 @@ def check_untrained(model: Model, batch: Batch, key: PRNGKey) -> None:
         ValueError: The loss has a gradient for a leaf that is declared frozen.
     """
     model = origin_of(model)
-    trained = _trained(model, batch, key)
-    for name, has_gradient in trained.items():
+    of_loss, of_start = _with_gradient(model, batch, key)
+    for name, has_gradient in of_loss.items():
         if has_gradient and _is_frozen(model, name):
             raise ValueError(
                 f"{_words(name)} is declared frozen, but the loss has a gradient for it: stop it with "
                 "jax.lax.stop_gradient"
             )
-    untrained = [name for name, has_gradient in trained.items() if not has_gradient]
+    untrained = [name for name, has_gradient in of_loss.items() if not (has_gradient or of_start[name])]
     if names := [_words(name) for name in untrained if not _is_frozen(model, name)]:
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
         warnings.warn(
@@ -49,8 +49,12 @@ def check_untrained(model: Model, batch: Batch, key: PRNGKey) -> None:
         )
 
 
-def _trained(model: Model, batch: Batch, key: PRNGKey) -> dict[str, bool]:
-    """For each leaf, by its path in `(global_params, local_params)`, whether any gradient reaches it."""
+def _with_gradient(model: Model, batch: Batch, key: PRNGKey) -> tuple[dict[str, bool], dict[str, bool]]:
+    """For each leaf, by its path in `(global_params, local_params)`, whether a gradient reaches it.
+
+    Returns:
+        Whether that of the loss or the penalty does, and whether that of the local parameters' start does.
+    """
 
     def outcome(params: tuple[Params, Params]) -> Any:
         both = model.loss_and_metrics
@@ -63,9 +67,14 @@ def _trained(model: Model, batch: Batch, key: PRNGKey) -> dict[str, bool]:
     global_params = jax.eval_shape(model.init_global, key)
     params = global_params, jax.eval_shape(model.init_local, global_params, key)
     graph = jax.make_jaxpr(tangents)(params, params).jaxpr
-    read = dce_jaxpr(graph, True)[1]
     names = list(leaves_of(params))
-    return dict(zip(names, read[-len(names) :], strict=True)) if names else {}
+
+    def reached(outputs: list[bool]) -> dict[str, bool]:
+        read = dce_jaxpr(graph, outputs)[1]
+        return dict(zip(names, read[len(read) - len(names) :], strict=True))
+
+    is_loss = [i < 2 for i in range(len(graph.outvars))]  # the loss and the penalty, then the start's leaves
+    return reached(is_loss), reached([not x for x in is_loss])
 
 
 def _is_frozen(model: Model, name: str) -> bool:

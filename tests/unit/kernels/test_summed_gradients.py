@@ -10,8 +10,11 @@ from tests.small import sgd, solver
 
 from fedrecon import Clients, Newton, Simulation, Uniform, fedrecon
 from fedrecon._kernels import summed_gradients
-from fedrecon.algorithms._base import Broadcast
+from fedrecon.algorithms._base import Broadcast, Update
+from fedrecon.algorithms._building_blocks import solve_delta
 from fedrecon.core._examples import AlternateBatches, Examples, NoSplit
+from fedrecon.core._mean import Mean
+from fedrecon.core._model import on_global
 from fedrecon.models import implicit_factorization
 from fedrecon.simulation._block_plan import Plan, Slot
 
@@ -143,6 +146,34 @@ def test_what_is_not_recognised_is_summed_one_by_one():
     wanted = rounds(recipe(solver(0.025, **STEP)), federation(), count=1)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), found.state, wanted.state
+    )
+
+
+@pytest.mark.parametrize("change", ["weight", "update", "metrics"])
+def test_an_update_that_is_not_as_it_was_noted_is_summed_one_by_one(monkeypatch, change):
+    """An algorithm that weighs, builds or describes its updates itself gets the sum of their deltas."""
+    base = recipe(solver(0.05, **STEP))
+
+    def changed(broadcast, client_state, examples, key):
+        if change == "update":
+            params = broadcast.global_params
+            objective = on_global(base.model, base.model.init_local(params, key))
+            delta, rows, metrics = solve_delta(
+                solver(0.05, **STEP), objective, params, examples, key, broadcast.round
+            )
+            return Update(Mean(delta, 1.0), rows, {"loss": metrics["loss"]}), client_state
+        update, client_state = base.client_update(broadcast, client_state, examples, key)
+        if change == "weight":
+            return update._replace(delta=update.delta._replace(weight=jnp.ones(()))), client_state
+        return update._replace(metrics={"loss": update.metrics["loss"]}), client_state
+
+    # From one client to the next the numbers of examples differ, and so do sums under other weights.
+    algorithm = replace(base, client_update=changed)
+    with_notes = rounds(algorithm, federation(), count=1)
+    without_notes(monkeypatch)
+    wanted = rounds(replace(base, client_update=changed), federation(), count=1)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), with_notes.state, wanted.state
     )
 
 

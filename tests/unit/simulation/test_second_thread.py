@@ -62,6 +62,14 @@ def test_a_result_is_the_same_whichever_thread_made_it():
     assert result_of(SecondThread().call(lambda x: x + 1, 2)) == result_of(3)
 
 
+def test_the_second_thread_computes_in_the_precision_of_the_first():
+    thread, program = SecondThread(), lambda: jax.numpy.ones(()).dtype
+    assert thread.call(program).result() == np.float32
+    with jax.enable_x64(True):
+        assert thread.call(program).result() == np.float64
+    assert thread.call(program).result() == np.float32
+
+
 @pytest.mark.parametrize(("blocks", "halves"), [((2, 4), (1, 2)), ((2, 3), None), ((1,), None)])
 def test_only_even_numbers_of_blocks_are_halved(blocks, halves):
     plan = Plan(tuple(Slot(n, 5, 10) for n in blocks)).halved()

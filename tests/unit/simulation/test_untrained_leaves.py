@@ -128,3 +128,18 @@ def test_a_leaf_that_local_parameters_start_from_is_trained_by_some_algorithms()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_untrained(model, BATCH, jax.random.key(0))
+
+
+def test_a_frozen_leaf_that_local_parameters_start_from_is_allowed_and_stays():
+    model = fr.Model(
+        init_global=lambda key: {"w": jnp.zeros(2), "e": jnp.full((), 2.0)},
+        init_local=lambda g, key: {"b": g["e"]},
+        loss=lambda g, x, b, key: fr.Mean.of(jnp.square(b["x"] @ g["w"] + x["b"] - b["y"])),
+        metrics=lambda g, x, b: {},
+        frozen=("0/e",),
+    )
+    # Full gradients are taken through the steps of a reconstruction, back to its start.
+    for make in (fr.fedrecon, fr.full_gradient):
+        algorithm = make(model, SOLVER, SOLVER, SGD, fr.AlternateBatches(2))
+        trained = fr.train(algorithm, CLIENTS, 1).global_params
+        assert trained["e"] == 2 and np.all(trained["w"] != 0)

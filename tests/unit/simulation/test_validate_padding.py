@@ -1,5 +1,6 @@
 """What an example's loss and metrics may depend on: its own row, and other rows that the mask names."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 import fedrecon as fr
 from fedrecon.core._examples import EXAMPLE_MASK
+from fedrecon.core._model import fully_global, personal_copy, without_tables
 from fedrecon.models import matrix_factorization
 from fedrecon.simulation import _validate_padding as padding
 from fedrecon.simulation._validate_model import check_model
@@ -94,3 +96,21 @@ def test_whatever_depends_on_the_padding_is_refused(rows, where):
         ValueError, match="must not depend on rows of padding in its batch, but that of example"
     ):
         check(model)
+
+
+@pytest.mark.parametrize("view_of", [fully_global, personal_copy, without_tables])
+def test_a_loss_that_replaces_that_of_a_view_is_checked_again(view_of, compiled):
+    """A view of a model that passed is not tried again, as its functions are the model's, unless replaced."""
+    model = model_of(masked_mean)
+    check(model)
+    view = view_of(model)
+    assert view.origin is model
+    check(view)
+    assert len(compiled) == 1
+
+    def loss(g: Any, x: Any, batch: Any, key: Any) -> Any:
+        mean = view.loss(g, x, batch, key)
+        return fr.Mean(mean.total + batch["y"].mean(), mean.weight)
+
+    with pytest.raises(ValueError, match="the loss of an example must not depend on rows of padding"):
+        check(replace(view, loss=loss))

@@ -12,6 +12,7 @@ from fedrecon.algorithms._base import Broadcast
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import AlternateBatches, Examples
 from fedrecon.core._model import fully_global, on_both, on_global, on_local, personal_copy
+from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Uniform
 from fedrecon.datasets.text._dataset import arrange
 from fedrecon.datasets.text._synthetic import synthetic
@@ -308,6 +309,19 @@ def test_reconstruction_shares_products_over_clients_and_makes_no_global_gradien
     # A gradient by weights multiplies two matrices of which neither is a weight.
     weights = {x.shape for x in jax.tree.leaves(g)}
     assert all(weights & {f for shape in shapes for f in (shape, shape[::-1])} for shapes, _ in found)
+
+
+def test_a_single_step_over_all_sentences_trains():
+    """The model's own backward passes have no forward-mode derivative, by which sums of steps are checked."""
+    data = {i: batch_of(sentences=4, seed=i) for i in range(2)}
+    sgd, solver = optimizer("sgd", learning_rate=1.0), Solver(optimizer("sgd", learning_rate=0.1), None)
+    algorithm = fedrecon(LSTM, solver, solver, sgd, split=AlternateBatches(2))
+    simulation = Simulation(algorithm, Clients.from_arrays(data), Uniform(2))
+    start = simulation.init()
+    *_, last = simulation.rounds(start, 1)
+    assert float(last.metrics()["dropped"].value()) == 0
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), start.global_params, last.state.global_params)
+    assert any(jax.tree.leaves(moved))
 
 
 def test_a_transformer_learns_on_generated_text():
