@@ -60,11 +60,6 @@ class Ledger:
     public_inputs: Mapping[str, str]
     not_covered: tuple[str, ...] = NOT_COVERED
 
-    @staticmethod
-    def of_values(values: Mapping[str, Any]) -> "Ledger":
-        """The ledger of JSON values; the inverse of `values`."""
-        return Ledger(**{**values, "not_covered": tuple(values["not_covered"])})
-
     def values(self) -> dict[str, Any]:
         """The ledger as JSON values."""
         return {

@@ -13,6 +13,7 @@ from fedrecon.core._model import Model
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Sampling, Uniform, Weighted
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config
+from fedrecon.experiment.settings.privacy import PrivacySettings
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json
@@ -39,6 +40,8 @@ SAMPLINGS: dict[str, Callable[[int], Sampling]] = {
     "fixed_passes": functools.partial(Passes, order="fixed"),
 }
 _GLOBAL_BIAS = "model.global_bias"
+# Settings of privacy that private runs of earlier versions did not have.
+_LATER_PRIVACY = ("noise_bands", "clip_quantile")
 
 
 def task_of(config: Config) -> Task:
@@ -168,6 +171,11 @@ def _settings(config: Config) -> dict[str, Any]:
     settings = config.model_dump()
     if not config.privacy.on:
         del settings["privacy"]
+    else:
+        defaults = PrivacySettings()
+        for name in _LATER_PRIVACY:
+            if settings["privacy"][name] == getattr(defaults, name):
+                del settings["privacy"][name]
     if config.training.sampling != "availability":
         del settings["devices"]
     if getattr(config.model, "accuracy_within", None) == "stars":
@@ -215,7 +223,7 @@ def earlier_ledger(start: Path, task: Task) -> Ledger | None:
     if (start / RELEASES).is_file():
         if not (start / RESULT).is_file():
             raise RunError(f"{start}: a private run that another starts from must have a {RESULT}: resume it")
-        return Ledger.of_values(read_json(start / RESULT)["privacy"])
+        return Ledger.from_values(read_json(start / RESULT)["privacy"])
     if (start / FINGERPRINT).is_file() and read_fingerprint(start)["clients"]["train"] == digest(task.train):
         raise SettingError(
             f"training.initial_global_params must not come from a run without privacy on the same clients, "

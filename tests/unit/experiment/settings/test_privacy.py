@@ -97,6 +97,17 @@ def test_items_come_from_the_public_list(movielens):
     assert "privacy" not in spec_of(plain, task_of(plain)).settings  # as in folders of earlier versions
 
 
+def test_folders_of_private_runs_of_earlier_versions_can_go_on(movielens):
+    """Settings that came later are written where they are set, and left out where they are not."""
+    _, settings = movielens
+    config = load(overrides=settings)
+    written = spec_of(config, task_of(config)).settings["privacy"]
+    assert written["epsilon"] == 4.0 and not {"noise_bands", "clip_quantile"} & set(written)
+    config = load(overrides=[*settings, "privacy.clip_quantile=0.5", "privacy.noise_bands=1"])
+    written = spec_of(config, task_of(config)).settings["privacy"]
+    assert (written["clip_quantile"], written["noise_bands"]) == (0.5, 1)
+
+
 def test_poisson_has_a_fixed_probability(movielens):
     _, settings = movielens
     config = load(overrides=[*settings[:-2], "training.sampling=poisson", "training.clients_per_round=3"])
