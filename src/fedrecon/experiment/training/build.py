@@ -215,15 +215,22 @@ def earlier_ledger(start: Path, task: Task) -> Ledger | None:
         task: The task of the private run.
 
     Raises:
-        RunError: The run to start from was private and has no result yet.
+        RunError: The run to start from was private and is not finished, so that no ledger tells all that it
+            released.
         SettingError: The run to start from was trained on the same clients without privacy.
     """
     if not start.is_dir():
         return None
     if (start / RELEASES).is_file():
-        if not (start / RESULT).is_file():
-            raise RunError(f"{start}: a private run that another starts from must have a {RESULT}: resume it")
-        return Ledger.from_values(read_json(start / RESULT)["privacy"])
+        result = read_json(start / RESULT) if (start / RESULT).is_file() else None
+        # The result of an interrupted run is behind what the run released after it was resumed.
+        latest = Checkpoints(start / CHECKPOINTS).latest() or 0
+        if result is None or not result["finished"] or latest > result["rounds"]:
+            raise RunError(
+                f"{start}: a private run that another starts from must have a {RESULT} of all its rounds: "
+                f"resume it"
+            )
+        return Ledger.from_values(result["privacy"])
     if (start / FINGERPRINT).is_file() and read_fingerprint(start)["clients"]["train"] == digest(task.train):
         raise SettingError(
             f"training.initial_global_params must not come from a run without privacy on the same clients, "

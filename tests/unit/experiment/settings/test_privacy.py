@@ -14,6 +14,7 @@ from fedrecon.errors import RunError, UncheckedWarning
 from fedrecon.experiment.config import load
 from fedrecon.experiment.settings.privacy import PrivacySettings
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.training.build import earlier_ledger, sampling_of, spec_of, task_of
 from fedrecon.experiment.training.run_experiment import run_experiment
 from fedrecon.experiment.training.run_spec import digest
@@ -143,9 +144,16 @@ def test_a_run_takes_over_the_ledger_of_the_one_it_starts_from(movielens, tmp_pa
     config = load(overrides=[*settings, start, "privacy.epsilon=3.0"])
     with pytest.raises(SettingError, match="epsilon must be above the"):
         spec_of(config, task_of(config))
-    (tmp_path / "first/result.json").unlink()
-    with pytest.raises(RunError, match=r"must have a result\.json: resume it"):
-        spec_of(config, task_of(config))
+    # A result that is behind what was released: an interrupted run's, or one with a later checkpoint.
+    path = tmp_path / "first/result.json"
+    result = read_json(path)
+    for stale in ({"finished": False}, {"rounds": 1}, None):
+        if stale is None:
+            path.unlink()
+        else:
+            path.write_text(json.dumps(seal({**result, **stale})))
+        with pytest.raises(RunError, match=r"must have a result\.json of all its rounds: resume it"):
+            spec_of(config, task_of(config))
 
 
 def test_a_start_without_privacy_on_the_same_clients_is_refused(movielens, tmp_path):
