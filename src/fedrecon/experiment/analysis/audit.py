@@ -152,7 +152,7 @@ def _attack_sum(sent: ClientDeltas, privacy: UserLevelDP | None) -> tuple[attack
     total = sent.noised_sum(privacy)
     threshold = 0.0
     if privacy is not None:
-        threshold = _noise_threshold(privacy.noise_multiplier * privacy.clipping.bound, total)
+        threshold = _noise_threshold(privacy.noise_deviation(sent.releases, sent.clip_factor), total)
     ascribed = sent.recover(total)._replace(items=attacks.touched_items(total, threshold))
     ascribed = ascribed._replace(ratings=np.full(len(ascribed.items), np.nan))
     parts = [] if privacy is not None else attacks.separable_users(total)
