@@ -108,6 +108,17 @@ def test_metrics_that_no_client_sends_are_in_a_file_of_their_own(tmp_path):
             assert not any(value.encode() in path.read_bytes() for value in values), path
 
 
+@pytest.mark.parametrize("at_first", [True, False])
+def test_a_file_of_metrics_that_was_removed_or_comes_later_begins_at_the_resumption(tmp_path, at_first):
+    with pytest.raises(StopError):
+        train(tmp_path / "run", private(unprotected_metrics=at_first), callbacks=[stop_after(2)])
+    (tmp_path / "run" / UNPROTECTED).unlink(missing_ok=True)
+    assert train(tmp_path / "run", private(unprotected_metrics=True)).resumed_from == 2
+    lines = (tmp_path / "run" / UNPROTECTED).read_text().splitlines()
+    assert lines[0].startswith("# not covered by epsilon")
+    assert [int(line.split(",")[0]) for line in lines if ",loss," in line] == [3, 4]
+
+
 def test_recording_them_changes_no_released_number(finished, tmp_path):
     plain = train(None, private(unprotected_metrics=True))
     assert {row.metric for row in plain.records} == {row.metric for row in finished[0].records}

@@ -102,8 +102,10 @@ class TrainingLoop:
         restored = self._checkpointer.restore(self.state)
         self.state, self.done, self.recomputed = restored.state, restored.done, restored.recomputed
         self.resumed_from = restored.done if restored.from_checkpoint else None
-        if self._unprotected is not None:
-            self._unprotected.restart(self.done)
+        unprotected = self._unprotected
+        # Its owner may have removed the file, or asked for it only now: it then begins here.
+        if unprotected is not None and unprotected.path is not None and unprotected.path.exists():
+            unprotected.restart(self.done)
         if self._ledger is not None and self._evaluates(self.done) and self.done < self.last:
             # A private round is saved before it is evaluated, so a kill may have come in between.
             self.records.forget_evaluations(self.done)
