@@ -86,6 +86,13 @@ def test_nothing_of_the_clients_is_recorded_beside_the_ledger(finished):
     assert names == {"clients", "epsilon", "seconds"} | sizes
 
 
+def test_the_number_of_the_clients_examples_is_not_recorded(finished):
+    """It is exact; that of clients is public, and validation clients are not those that are protected."""
+    sets = json.loads((finished[1] / "run/environment.json").read_text())["sets"]
+    assert sets["train"] == {"clients": N}
+    assert sets["validation"] == {"clients": 2, "examples": 15}
+
+
 def test_metrics_that_no_client_sends_are_in_a_file_of_their_own(tmp_path):
     """Each of them is in that file, which says so, and in no other; a resumed run has each round once."""
     algorithm = private(unprotected_metrics=True)

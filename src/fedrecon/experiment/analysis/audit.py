@@ -14,7 +14,7 @@ from fedrecon.errors import RunError, whole_number
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.evaluation._metric_names import direction_of, shown_first
-from fedrecon.experiment.analysis.audits import AUDIT, CONFIDENCE, Audit, Observer, write_audit
+from fedrecon.experiment.analysis.audits import AUDIT, CONFIDENCE, NOT_COVERED, Audit, Observer, write_audit
 from fedrecon.experiment.analysis.client_deltas import ClientDeltas
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.serving.evaluate import hold_to_data, restore_parameters
@@ -104,6 +104,8 @@ def audit_run(
     for name, value in asdict(audit).items():
         screen.print(f"{name:20} {_shown(value)}", highlight=False)
     screen.print(f"Note: {audit.remark()}.", markup=False)
+    if privacy is not None:
+        screen.print(f"Note: {NOT_COVERED}.", markup=False)
     screen.print(f"Audit: {run / AUDIT}", markup=False)
     return audit
 

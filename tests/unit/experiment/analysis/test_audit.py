@@ -198,6 +198,7 @@ def test_report_has_the_table_and_the_figure(private, tmp_path):
     paths = write_audit_figure(tmp_path / "plots", audits)
     assert [path.name for path in paths] == ["audit.png", "audit.svg"]
     assert "epsilon: bar" in paths[1].read_text()
+    assert "which no epsilon covers" in audit_table(audits).note
     text = markdown(audit_table(audits).text())
     assert "| mine | sum | 64 |" in text and "| mine | update | 1 | 1.000 |" in text
 
