@@ -210,6 +210,9 @@ def _public_inputs(config: Config, task: Task) -> dict[str, str]:
 def earlier_ledger(start: Path, task: Task) -> Ledger | None:
     """The ledger of the run that a private run starts from; None for a file, and for a run on other clients.
 
+    Clients are the same by the digest of the whole training set: another split of the same people is not
+    noticed, nor where the parameters of a file come from.
+
     Args:
         start: The run folder, or an `.npz` file.
         task: The task of the private run.
