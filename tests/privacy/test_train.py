@@ -209,7 +209,7 @@ def test_another_run_is_refused(changed, message):
     ("changed", "name"),
     [
         ({"algorithm": private(epsilon=7.0)}, "noise_multiplier"),
-        ({"clients": federation(seed=3)}, "clients.train"),
+        ({"clients": federation(seed=3)}, "the training clients or their examples are others"),
     ],
 )
 def test_another_run_cannot_go_on(tmp_path, changed, name):

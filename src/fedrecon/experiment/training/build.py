@@ -13,7 +13,6 @@ from fedrecon.core._model import Model
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Sampling, Uniform, Weighted
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config
-from fedrecon.experiment.settings.privacy import PrivacySettings
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json
@@ -40,8 +39,8 @@ SAMPLINGS: dict[str, Callable[[int], Sampling]] = {
     "fixed_passes": functools.partial(Passes, order="fixed"),
 }
 _GLOBAL_BIAS = "model.global_bias"
-# Settings of privacy that private runs of earlier versions did not have.
-_LATER_PRIVACY = ("noise_bands", "clip_quantile")
+# Settings of privacy that private runs of earlier versions did not have, with their defaults.
+_LATER_PRIVACY = {"noise_bands": "auto", "clip_quantile": "none"}
 
 
 def task_of(config: Config) -> Task:
@@ -172,9 +171,8 @@ def _settings(config: Config) -> dict[str, Any]:
     if not config.privacy.on:
         del settings["privacy"]
     else:
-        defaults = PrivacySettings()
-        for name in _LATER_PRIVACY:
-            if settings["privacy"][name] == getattr(defaults, name):
+        for name, default in _LATER_PRIVACY.items():
+            if settings["privacy"][name] == default:
                 del settings["privacy"][name]
     if config.training.sampling != "availability":
         del settings["devices"]
