@@ -1,6 +1,7 @@
 """Clipping bounds that follow a quantile of the clients' norms."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ import pytest
 from tests.small import LENGTHS, examples, federation, rating_model, sgd, solver
 
 import fedrecon as fr
-from fedrecon.algorithms._base import Broadcast
+from fedrecon.algorithms._base import Broadcast, Update
 from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._mean import Mean
 from fedrecon.data._sampling import Everyone, Passes
 from fedrecon.privacy._accounting import accounting
 from fedrecon.privacy._adaptive import AdaptiveClipping
@@ -91,10 +93,31 @@ def test_bound_goes_to_the_quantile_whatever_it_starts_from(start):
 
 def test_blocks_do_not_count_what_fills_them_up():
     """One client side by side and several in a block have the same count: padding has none."""
-    algorithm = private(noise_multiplier=1e-6, rounds=5)
-    assert run(algorithm, 5, clients_per_block=1) == pytest.approx(
-        run(algorithm, 5, clients_per_block=4), rel=0.1
-    )
+
+    def count(clip, clients_per_block):
+        algorithm = private(clip=clip, rounds=1)
+
+        def watched(state, update):
+            new = algorithm.server_update(state, update)
+            return new._replace(privacy=new.privacy._replace(clip_factor=update.delta.weight))
+
+        return run(replace(algorithm, server_update=watched), 1, clients_per_block=clients_per_block)[0]
+
+    assert N % 4  # so that the last block of four is filled up
+    assert count(1e9, 1) == count(1e9, 4) == N / 2
+    assert -N / 2 <= count(0.05, 1) == count(0.05, 4) < N / 2
+
+
+def test_without_a_noise_key_the_bound_is_no_number():
+    """A bound that followed a count without noise would tell the count."""
+    algorithm = private()
+    state = algorithm.init(jax.random.key(0))
+    zeros = jax.tree.map(jnp.zeros_like, state.global_params)
+    update = Update(Mean(zeros, jnp.float32(1.5)), {}, {})
+    key = np.arange(1, 9, dtype=np.uint32)
+    armed = algorithm.privacy.armed(state, key)
+    assert np.isnan(algorithm.server_update(state, update).privacy.clip_factor)
+    assert np.isfinite(algorithm.server_update(armed, update).privacy.clip_factor)
 
 
 def test_what_does_not_fit_is_refused():

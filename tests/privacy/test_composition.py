@@ -73,4 +73,4 @@ def test_training_takes_the_ledger_over():
 
 def test_ledger_comes_back_from_its_values():
     ledger = replace(private().privacy.ledger(3), public_inputs={"items": "a list"})
-    assert Ledger.of_values(ledger.values()) == ledger
+    assert Ledger.from_values(ledger.values()) == ledger

@@ -86,6 +86,13 @@ def test_nothing_of_the_clients_is_recorded_beside_the_ledger(finished):
     assert names == {"clients", "epsilon", "seconds"} | sizes
 
 
+def test_the_number_of_the_clients_examples_is_not_recorded(finished):
+    """It is exact; that of clients is public, and validation clients are not those that are protected."""
+    sets = json.loads((finished[1] / "run/environment.json").read_text())["sets"]
+    assert sets["train"] == {"clients": N}
+    assert sets["validation"] == {"clients": 2, "examples": 15}
+
+
 def test_metrics_that_no_client_sends_are_in_a_file_of_their_own(tmp_path):
     """Each of them is in that file, which says so, and in no other; a resumed run has each round once."""
     algorithm = private(unprotected_metrics=True)
@@ -106,6 +113,17 @@ def test_metrics_that_no_client_sends_are_in_a_file_of_their_own(tmp_path):
     for path in (tmp_path / "run").rglob("*"):
         if path.is_file() and path.name != UNPROTECTED:
             assert not any(value.encode() in path.read_bytes() for value in values), path
+
+
+@pytest.mark.parametrize("at_first", [True, False])
+def test_a_file_of_metrics_that_was_removed_or_comes_later_begins_at_the_resumption(tmp_path, at_first):
+    with pytest.raises(StopError):
+        train(tmp_path / "run", private(unprotected_metrics=at_first), callbacks=[stop_after(2)])
+    (tmp_path / "run" / UNPROTECTED).unlink(missing_ok=True)
+    assert train(tmp_path / "run", private(unprotected_metrics=True)).resumed_from == 2
+    lines = (tmp_path / "run" / UNPROTECTED).read_text().splitlines()
+    assert lines[0].startswith("# not covered by epsilon")
+    assert [int(line.split(",")[0]) for line in lines if ",loss," in line] == [3, 4]
 
 
 def test_recording_them_changes_no_released_number(finished, tmp_path):
@@ -191,7 +209,7 @@ def test_another_run_is_refused(changed, message):
     ("changed", "name"),
     [
         ({"algorithm": private(epsilon=7.0)}, "noise_multiplier"),
-        ({"clients": federation(seed=3)}, "clients.train"),
+        ({"clients": federation(seed=3)}, "the training clients or their examples are others"),
     ],
 )
 def test_another_run_cannot_go_on(tmp_path, changed, name):

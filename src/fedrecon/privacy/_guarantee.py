@@ -170,14 +170,30 @@ class UserLevelDP:
             clip_factor: The round's clipping bounds over those of the first round; 1.0 by default.
         """
         key = noise_key if self.noise_bands == 1 else noise_key[0]
-        multiplier = self.noise_multiplier if self.adaptive is None else self.adaptive.delta_noise_multiplier
-        scale = jnp.where(jnp.any(key != 0), multiplier * self.clipping.bound, jnp.nan)
+        scale = jnp.where(jnp.any(key != 0), self._delta_multiplier * self.clipping.bound, jnp.nan)
         if self.adaptive is not None:
             scale = scale * clip_factor
         noise = normals_like(key, 0, total)
         if self.noise_bands > 1:
             noise = self._correlated(noise, noise_key[1:])
         return jax.tree.map(lambda x, z: x + (scale * z).astype(x.dtype), total, noise)
+
+    def noise_deviation(self, releases: int, clip_factor: float = 1.0) -> float:
+        """The standard deviation of the noise on every entry of the next sum.
+
+        Args:
+            releases: The number of noised sums before it, whose noise it takes back in part under correlated
+                noise.
+            clip_factor: The round's clipping bounds over those of the first round; 1 by default.
+        """
+        coefficients = noising_coefficients(min(self.noise_bands, releases + 1))
+        independent = self._delta_multiplier * self.clipping.bound * clip_factor
+        return independent * float(np.linalg.norm(coefficients))
+
+    @property
+    def _delta_multiplier(self) -> float:
+        """The standard deviation of the noise on deltas over the joint bound; counts may have some, too."""
+        return self.noise_multiplier if self.adaptive is None else self.adaptive.delta_noise_multiplier
 
     def _correlated(self, noise: Params, earlier: UInt32[Array, "band 8"]) -> Params:
         """The noise of a round and, weighted by the noising matrix, that of the rounds before it."""

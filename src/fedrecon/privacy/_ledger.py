@@ -12,6 +12,7 @@ NOT_COVERED = (
     "evaluations of validation and test clients, whose numbers are of their own data",
     "selecting the best of several rounds or runs by such evaluations",
     "the size of a cohort and the bytes that it exchanges",
+    "what an audit writes, which are exact results of attacks on training clients",
     "a client's own recommendations, and what the client asks for because of them",
     "a person with several devices, who counts as several clients",
 )
@@ -59,11 +60,6 @@ class Ledger:
     releases: int
     public_inputs: Mapping[str, str]
     not_covered: tuple[str, ...] = NOT_COVERED
-
-    @staticmethod
-    def of_values(values: Mapping[str, Any]) -> "Ledger":
-        """The ledger of JSON values; the inverse of `values`."""
-        return Ledger(**{**values, "not_covered": tuple(values["not_covered"])})
 
     def values(self) -> dict[str, Any]:
         """The ledger as JSON values."""

@@ -213,6 +213,8 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
         noised = privacy.noised(update.delta.total, before.noise_key, factor)
         if privacy.adaptive is not None:
             noise = normals_like(before.noise_key, _COUNT_NONCE, factor)
+            # Without a key there is no noise, and the bound must not follow the bare count.
+            noise = jnp.where(jnp.any(before.noise_key != 0), noise, jnp.nan)
             factor = privacy.adaptive.next_factor(
                 factor, update.delta.weight, noise, privacy.accounting.divisor
             )

@@ -14,7 +14,7 @@ from fedrecon.errors import RunError, whole_number
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.evaluation._metric_names import direction_of, shown_first
-from fedrecon.experiment.analysis.audits import AUDIT, CONFIDENCE, Audit, Observer, write_audit
+from fedrecon.experiment.analysis.audits import AUDIT, CONFIDENCE, NOT_COVERED, Audit, Observer, write_audit
 from fedrecon.experiment.analysis.client_deltas import ClientDeltas
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.serving.evaluate import hold_to_data, restore_parameters
@@ -104,6 +104,8 @@ def audit_run(
     for name, value in asdict(audit).items():
         screen.print(f"{name:20} {_shown(value)}", highlight=False)
     screen.print(f"Note: {audit.remark()}.", markup=False)
+    if privacy is not None:
+        screen.print(f"Note: {NOT_COVERED}.", markup=False)
     screen.print(f"Audit: {run / AUDIT}", markup=False)
     return audit
 
@@ -152,7 +154,7 @@ def _attack_sum(sent: ClientDeltas, privacy: UserLevelDP | None) -> tuple[attack
     total = sent.noised_sum(privacy)
     threshold = 0.0
     if privacy is not None:
-        threshold = _noise_threshold(privacy.noise_multiplier * privacy.clipping.bound, total)
+        threshold = _noise_threshold(privacy.noise_deviation(sent.releases, sent.clip_factor), total)
     ascribed = sent.recover(total)._replace(items=attacks.touched_items(total, threshold))
     ascribed = ascribed._replace(ratings=np.full(len(ascribed.items), np.nan))
     parts = [] if privacy is not None else attacks.separable_users(total)

@@ -27,10 +27,11 @@ SHARES = {
     "membership_auc": "membership: AUC",
     "popularity_auc": "AUC of popularity alone",
 }
+NOT_COVERED = "An audit's numbers are exact results of attacks on training clients, which no epsilon covers"
 _NOTE = (
     "What an observer found out about training clients from single updates, from the sum of a cohort's "
     "updates after noise, or from the released model; empty cells were not attacked. A bound of epsilon "
-    "above the ledger's refutes the ledger, except with the error that the confidence leaves."
+    f"above the ledger's refutes the ledger, except with the error that the confidence leaves. {NOT_COVERED}."
 )
 
 

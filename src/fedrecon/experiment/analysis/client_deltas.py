@@ -19,7 +19,7 @@ from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import RunError
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.privacy import attacks
-from fedrecon.privacy._guarantee import UserLevelDP
+from fedrecon.privacy._guarantee import KEY_WORDS, UserLevelDP
 from fedrecon.privacy._user_level import dense
 from fedrecon.simulation._batches import key_of
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
@@ -87,6 +87,9 @@ class ClientDeltas:
         scale: The lowest and the highest rating.
         unit: The distance between neighbouring ratings.
         seed: The seed of the run.
+        releases: The number of noised sums of a private run so far; 0 for others.
+        clip_factor: The clipping bounds of a private run's next round over those of its first; 1 for bounds
+            that stay, and for other runs.
     """
 
     tables: ItemTables
@@ -102,6 +105,8 @@ class ClientDeltas:
     scale: tuple[float, float]
     unit: float
     seed: int
+    releases: int
+    clip_factor: float
 
     @staticmethod
     def of(
@@ -148,6 +153,7 @@ class ClientDeltas:
             if vector is not None:
                 vectors.append(np.asarray(vector, np.float64))
         step, per_example = _gradient_step(algorithm)
+        adaptive = algorithm.privacy is not None and algorithm.privacy.adaptive is not None
         scale, unit = _rating_scale(clients)
         return ClientDeltas(
             tables=tables,
@@ -163,6 +169,8 @@ class ClientDeltas:
             scale=scale,
             unit=unit,
             seed=spec.seed,
+            releases=0 if algorithm.privacy is None else int(state.privacy.releases),
+            clip_factor=float(state.privacy.clip_factor) if adaptive else 1.0,
         )
 
     @property
@@ -196,8 +204,13 @@ class ClientDeltas:
         """
         total = self.total
         if privacy is not None:
-            key = np.random.default_rng(self.seed).integers(1, 2**32, 8, np.uint32)
-            total = privacy.noised(total, jnp.asarray(key))
+            keys = np.random.default_rng(self.seed).integers(
+                1, 2**32, (privacy.noise_bands, KEY_WORDS), np.uint32
+            )
+            # Before the first rounds there were fewer than the bands go back.
+            keys[self.releases + 1 :] = 0
+            key = keys[0] if privacy.noise_bands == 1 else keys
+            total = privacy.noised(total, jnp.asarray(key), self.clip_factor)
         return self.tables.delta(jax.device_get(total))
 
 
@@ -210,7 +223,10 @@ def _program(algorithm: Algorithm, state: ServerState) -> Any:
         broadcast = algorithm.broadcast(state)
         client_state = current_client_state(algorithm, state.global_params, stored, key)
         update = algorithm.client_update(broadcast, client_state, given, key)[0]
-        delta = dense(update.delta.value(), update.rows, state.global_params)
+        # The weight of a private update divides nothing: where bounds follow the norms it is a count.
+        mean = update.delta
+        value = mean.value() if algorithm.privacy is None else mean.total
+        delta = dense(value, update.rows, state.global_params)
         # As algorithms with a split draw it; that of the others has all examples in both parts.
         support, query = split(given, subkeys(key, 1)[0])
         local = algorithm.personalize(broadcast, client_state, support, key)

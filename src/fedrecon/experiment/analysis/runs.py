@@ -5,7 +5,7 @@ import json
 import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from fedrecon.data._arrow_bridge import to_numpy
 from fedrecon.errors import RunError
 from fedrecon.experiment.settings.sections import flat, parse_toml
 from fedrecon.experiment.storage.digests import check_mark, read_json
-from fedrecon.experiment.storage.metrics_log import METRICS, Records, read
+from fedrecon.experiment.storage.metrics_log import EPSILON, METRICS, Records, read
 from fedrecon.experiment.storage.run_folder import (
     CONFIG,
     ENVIRONMENT,
@@ -94,9 +94,22 @@ class Run:
 
     @functools.cached_property
     def privacy(self) -> Ledger | None:
-        """The ledger of what the run has released so far; None for a run that is not private."""
+        """The ledger of what the run has released so far; None for a run that is not private.
+
+        The result of an interrupted run is behind what the run released after it was resumed: epsilon is then
+        that of the last round in its records.
+        """
         values = self.result.get("privacy")
-        return None if values is None else Ledger.from_values(values)
+        if values is None:
+            return None
+        ledger = Ledger.from_values(values)
+        if self.result["finished"]:
+            return ledger
+        by_round, rounds = self.records.series("train", EPSILON, "total"), self.result["rounds"]
+        last = max(by_round, default=0)
+        if last <= rounds:
+            return ledger
+        return replace(ledger, epsilon=by_round[last], releases=ledger.releases + last - rounds)
 
     @property
     def seed(self) -> int:

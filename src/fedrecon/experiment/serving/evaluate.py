@@ -26,7 +26,7 @@ from fedrecon.experiment.reporting.result import by_protocol
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
 from fedrecon.experiment.serving.served_run import ServedRun, from_folder
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.differing_sets import describe_differing_sets
+from fedrecon.experiment.storage.differing_sets import describe_differing_sets, size_of
 from fedrecon.experiment.storage.digests import read_json
 from fedrecon.experiment.storage.run_folder import (
     CHECKPOINTS,
@@ -139,12 +139,9 @@ def _load(run: Path, config: Config, data: str | None, reading: Sequence[str]) -
     remark = new.remark or f"{counted(left_out, 'example')} left out, of items unknown to the run"
     split = HeldOut() if HELD_OUT in other.fields else served.split
     here, there = counts_of({"": other})[""], saved_counts(run).get("train")
-    text = f"other data: {counted(here['clients'], 'client')} with {counted(here['examples'], 'example')}"
+    text = f"other data: {size_of(here)}"
     if there is not None:
-        text += (
-            f", and the run was trained on {counted(there['clients'], 'client')} with "
-            f"{counted(there['examples'], 'example')}"
-        )
+        text += f", and the run was trained on {size_of(there)}"
     remark = f"{text}; {remark}"
     return _Evaluated(served, {"other": other}, {"other": split}, {"other": digest(other)}, remark)
 

@@ -19,6 +19,8 @@ UNPROTECTED = "metrics_unprotected.csv"
 NOT_COVERED = "# not covered by epsilon: training metrics that no client sends; nobody else may see them\n"
 
 TRAINING = "training"
+# The metric of a private run's releases so far.
+EPSILON = "epsilon"
 RECON_EVAL, STANDARD_EVAL = PROTOCOLS = "recon_eval", "standard_eval"
 # The prefix of the name of a set of clients that were trained on.
 SEEN = "seen "

@@ -39,6 +39,8 @@ SAMPLINGS: dict[str, Callable[[int], Sampling]] = {
     "fixed_passes": functools.partial(Passes, order="fixed"),
 }
 _GLOBAL_BIAS = "model.global_bias"
+# Settings of privacy that private runs of earlier versions did not have, with their defaults.
+_LATER_PRIVACY = {"noise_bands": "auto", "clip_quantile": "none"}
 
 
 def task_of(config: Config) -> Task:
@@ -168,6 +170,10 @@ def _settings(config: Config) -> dict[str, Any]:
     settings = config.model_dump()
     if not config.privacy.on:
         del settings["privacy"]
+    else:
+        for name, default in _LATER_PRIVACY.items():
+            if settings["privacy"][name] == default:
+                del settings["privacy"][name]
     if config.training.sampling != "availability":
         del settings["devices"]
     if getattr(config.model, "accuracy_within", None) == "stars":
@@ -202,20 +208,30 @@ def _public_inputs(config: Config, task: Task) -> dict[str, str]:
 def earlier_ledger(start: Path, task: Task) -> Ledger | None:
     """The ledger of the run that a private run starts from; None for a file, and for a run on other clients.
 
+    Clients are the same by the digest of the whole training set: another split of the same people is not
+    noticed, nor where the parameters of a file come from.
+
     Args:
         start: The run folder, or an `.npz` file.
         task: The task of the private run.
 
     Raises:
-        RunError: The run to start from was private and has no result yet.
+        RunError: The run to start from was private and is not finished, so that no ledger tells all that it
+            released.
         SettingError: The run to start from was trained on the same clients without privacy.
     """
     if not start.is_dir():
         return None
     if (start / RELEASES).is_file():
-        if not (start / RESULT).is_file():
-            raise RunError(f"{start}: a private run that another starts from must have a {RESULT}: resume it")
-        return Ledger.of_values(read_json(start / RESULT)["privacy"])
+        result = read_json(start / RESULT) if (start / RESULT).is_file() else None
+        # The result of an interrupted run is behind what the run released after it was resumed.
+        latest = Checkpoints(start / CHECKPOINTS).latest() or 0
+        if result is None or not result["finished"] or latest > result["rounds"]:
+            raise RunError(
+                f"{start}: a private run that another starts from must have a {RESULT} of all its rounds: "
+                f"resume it"
+            )
+        return Ledger.from_values(result["privacy"])
     if (start / FINGERPRINT).is_file() and read_fingerprint(start)["clients"]["train"] == digest(task.train):
         raise SettingError(
             f"training.initial_global_params must not come from a run without privacy on the same clients, "

@@ -13,7 +13,7 @@ from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.distributed.processes import ALONE, ProcessGroup
 from fedrecon.experiment.distributed.signals import Interrupt
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.metrics_log import TRAINING, Records, Row
+from fedrecon.experiment.storage.metrics_log import EPSILON, TRAINING, Records, Row
 from fedrecon.experiment.storage.resource_usage import Stopwatch
 from fedrecon.experiment.training.best_selection import BestSelection
 from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
@@ -21,7 +21,7 @@ from fedrecon.experiment.training.checkpointer import Checkpointer
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 from fedrecon.experiment.training.evaluator import Evaluator
 from fedrecon.experiment.training.round_recorder import RoundRecorder
-from fedrecon.experiment.training.run_ledger import EPSILON, RunLedger
+from fedrecon.experiment.training.run_ledger import RunLedger
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._client_state_store import ClientStateStore
 from fedrecon.simulation._round import Round
@@ -102,8 +102,10 @@ class TrainingLoop:
         restored = self._checkpointer.restore(self.state)
         self.state, self.done, self.recomputed = restored.state, restored.done, restored.recomputed
         self.resumed_from = restored.done if restored.from_checkpoint else None
-        if self._unprotected is not None:
-            self._unprotected.restart(self.done)
+        unprotected = self._unprotected
+        # Its owner may have removed the file, or asked for it only now: it then begins here.
+        if unprotected is not None and unprotected.path is not None and unprotected.path.exists():
+            unprotected.restart(self.done)
         if self._ledger is not None and self._evaluates(self.done) and self.done < self.last:
             # A private round is saved before it is evaluated, so a kill may have come in between.
             self.records.forget_evaluations(self.done)
@@ -188,7 +190,7 @@ class TrainingLoop:
             self._stopwatch.first()
             self.evaluator.begun.set()
         evaluating = self._evaluates(number)
-        saving = last or number % self.spec.checkpoint_every == 0
+        saving = self._saves(number)
         if evaluating or saving:
             self._recorder.fetch()
         else:
@@ -214,11 +216,16 @@ class TrainingLoop:
         """Whether the parameters after a round are evaluated."""
         return number == self.last or (number > 0 and number % self.spec.evaluate_every == 0)
 
+    def _saves(self, number: int) -> bool:
+        """Whether the parameters after a round are saved, also where they are not evaluated."""
+        return number == self.last or number % self.spec.checkpoint_every == 0
+
     def _further_rows(self, number: int) -> list[Row]:
         """The rows of a round beside its metrics: about its privacy, or what its sampling tells of it."""
         if self._ledger is not None:
             # What a sampling tells of its cohort would not be covered by epsilon.
-            return self._ledger.rows(number, costly=self._evaluates(number))
+            # A round that is saved is released: its epsilon must be in the records, whatever that takes.
+            return self._ledger.rows(number, costly=self._evaluates(number) or self._saves(number))
         sampling = self.spec.sampling
         if not isinstance(sampling, AbstractSampling):
             return []

@@ -4,15 +4,13 @@ import json
 
 from fedrecon.errors import RunError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
-from fedrecon.experiment.storage.metrics_log import TRAINING, Row
+from fedrecon.experiment.storage.metrics_log import EPSILON, TRAINING, Row
 from fedrecon.experiment.storage.noise_keys import NoiseKeys
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, RunFolder
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.privacy._guarantee import UserLevelDP
 from fedrecon.privacy._ledger import Ledger
 from fedrecon.privacy._secret import Secret
-
-EPSILON = "epsilon"
 
 
 class RunLedger:

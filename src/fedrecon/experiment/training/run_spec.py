@@ -216,8 +216,16 @@ class RunSpec:
         return names + [name for name, (source, _) in DERIVED.items() if source in names]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """The numbers of clients and of their examples, by the name of their set: for readers of messages."""
-        return counts_of(self._sets)
+        """The numbers of clients and of their examples, by the name of their set: for readers of messages.
+
+        Those of examples of a private run's training clients are left out: they are exact.
+        """
+        counts = counts_of(self._sets)
+        if self.algorithm.privacy is not None:
+            for name, count in counts.items():
+                if name == "train" or name.startswith(SEEN):
+                    del count["examples"]
+        return counts
 
     def split_of(self, name: str) -> Any:
         """The split into support and query set in the evaluation of a set of clients, by its name."""

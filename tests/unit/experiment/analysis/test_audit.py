@@ -1,6 +1,7 @@
 """Audits of runs: what each observer finds, the file, the table, the figure, and what is refused."""
 
 import json
+import math
 from dataclasses import asdict, replace
 
 import jax
@@ -17,9 +18,12 @@ from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.audit import audit_run
 from fedrecon.experiment.analysis.audit_figures import write_audit_figure
 from fedrecon.experiment.analysis.audits import AUDIT, Audit, audit_table, read_audits
+from fedrecon.experiment.analysis.client_deltas import ClientDeltas, ItemTables
 from fedrecon.experiment.analysis.compare import report_runs
 from fedrecon.experiment.config import load
 from fedrecon.experiment.reporting.tables import markdown
+from fedrecon.experiment.serving.evaluate import restore_parameters
+from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_experiment import run_experiment
 from fedrecon.privacy import attacks
 from fedrecon.privacy._user_level import user_level_dp
@@ -126,6 +130,35 @@ def test_a_noised_sum_tells_no_more_than_popularity(private):
     assert 0.4 * audit.epsilon < audit.epsilon_lower < audit.epsilon == pytest.approx(8, abs=0.01)
 
 
+def test_clients_of_a_bound_that_follows_their_norms_send_what_it_lets_pass(tmp_path, data):
+    """The count beside a delta, +1/2 or -1/2, is no weight: it neither turns nor stretches the delta."""
+    settings = [*PRIVATE, "privacy.clip=0.05", "privacy.epsilon=8.0", "privacy.clip_quantile=0.5"]
+    run, config = trained(tmp_path / "run", data, settings)
+    spec = spec_of(config, task_of(config))
+    _, state, client_states = restore_parameters(run, spec)
+    sent = ClientDeltas.of(spec, state, client_states, np.arange(12), summed=False)
+    factor = float(state.privacy.clip_factor)
+    assert sent.clip_factor == factor != 1 and sent.releases == 2
+    norms = [math.hypot(np.linalg.norm(x.factors), np.linalg.norm(x.bias)) for x in sent.deltas]
+    assert max(norms) == pytest.approx(0.05 * factor, rel=1e-4)
+    assert audited((run, config), "sum").clients_summed == round(0.8 * USERS)
+
+
+def test_a_sum_under_correlated_noise_is_attacked(tmp_path, data):
+    settings = [
+        *(setting for setting in PRIVATE if "sampling" not in setting),
+        "training.sampling=fixed_passes",
+        "training.clients_per_round=16",
+        "training.rounds=4",
+        "privacy.epsilon=8.0",
+        "privacy.noise_bands=4",
+    ]
+    audit = audited(trained(tmp_path / "run", data, settings), "sum", trials=200)
+    assert audit.clients_summed == 16
+    assert audit.users_ratings_exact == 0
+    assert audit.epsilon_lower < audit.epsilon == pytest.approx(8, abs=0.01)
+
+
 def test_the_model_tells_little_of_who_was_trained_on(private, plain):
     for run in (private, plain):
         audit = audited(run, "model")
@@ -165,6 +198,7 @@ def test_report_has_the_table_and_the_figure(private, tmp_path):
     paths = write_audit_figure(tmp_path / "plots", audits)
     assert [path.name for path in paths] == ["audit.png", "audit.svg"]
     assert "epsilon: bar" in paths[1].read_text()
+    assert "which no epsilon covers" in audit_table(audits).note
     text = markdown(audit_table(audits).text())
     assert "| mine | sum | 64 |" in text and "| mine | update | 1 | 1.000 |" in text
 
@@ -202,6 +236,41 @@ def dp(sampling, rounds=6, **settings):
     return user_level_dp(
         base, clip=0.7, delta=1e-3, rounds=rounds, sampling=sampling, num_clients=100, **settings
     ).privacy
+
+
+@pytest.mark.parametrize(
+    ("sampling", "settings", "releases", "factor"),
+    [
+        (Everyone(), {}, 3, 1.0),
+        (Everyone(), {"clip_quantile": 0.5}, 3, 0.2),
+        (Passes(25, order="fixed"), {"noise_bands": 4}, 0, 1.0),
+        (Passes(25, order="fixed"), {"noise_bands": 4}, 1, 1.0),
+        (Passes(25, order="fixed"), {"noise_bands": 4}, 5, 1.0),
+    ],
+)
+def test_noise_of_a_sum_is_as_large_as_the_audit_takes_it_for(sampling, settings, releases, factor):
+    privacy = dp(sampling, **settings)
+    zeros = attacks.ItemDelta(np.zeros((5000, 4), np.float32), np.zeros(5000, np.float32))
+    sent = ClientDeltas(
+        tables=ItemTables("factors", "bias"),
+        params=zeros,
+        total={"factors": zeros.factors, "bias": zeros.bias},
+        deltas=[],
+        items=[],
+        ratings=None,
+        vectors=None,
+        step=None,
+        per_example=False,
+        global_bias=0.0,
+        scale=(1.0, 5.0),
+        unit=1.0,
+        seed=0,
+        releases=releases,
+        clip_factor=factor,
+    )
+    noise = sent.noised_sum(privacy)
+    deviation = privacy.noise_deviation(releases, factor)
+    assert np.std(noise.factors) == pytest.approx(deviation, rel=0.03)  # six deviations of 20,000 numbers
 
 
 PARAMS = rating_model().init_global(jax.random.key(0))

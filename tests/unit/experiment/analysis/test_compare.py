@@ -12,7 +12,7 @@ from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.comparability import warnings
 from fedrecon.experiment.analysis.compare import compare_runs, comparison, plot_runs, report_runs
 from fedrecon.experiment.analysis.comparison import cost
-from fedrecon.experiment.analysis.runs import methods
+from fedrecon.experiment.analysis.runs import Run, methods
 from fedrecon.experiment.analysis.targets import Target
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import read_json, seal
@@ -292,6 +292,18 @@ def test_epsilon_stands_beside_what_it_cost(tmp_path):
     report = report_runs([plain, private[0]], tmp_path / "report.html").read_text()
     assert "epsilon 3.988 at delta 1e-05 for adding or removing one client" in report
     assert "epsilon of the releases so far" in report
+
+
+def test_a_run_that_went_on_after_its_result_shows_the_epsilon_of_its_records(tmp_path):
+    """Its result is of the interruption, and a kill ended the run before it had another."""
+    path = write_run(tmp_path / "private", "private", 0.9)
+    make_private(path, 1.0)
+    result = read_json(path / "result.json")
+    for rounds, epsilon, releases in ((5, 2.0, 15), (10, 1.0, 10)):
+        stale = {**result, "finished": False, "rounds": rounds}
+        (path / "result.json").write_text(json.dumps(seal(stale)))
+        ledger = Run(path).privacy
+        assert (ledger.epsilon, ledger.releases) == (epsilon, releases)
 
 
 def test_seeds_of_one_method_have_one_epsilon_the_largest(tmp_path):

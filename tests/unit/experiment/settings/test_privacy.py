@@ -14,6 +14,7 @@ from fedrecon.errors import RunError, UncheckedWarning
 from fedrecon.experiment.config import load
 from fedrecon.experiment.settings.privacy import PrivacySettings
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.training.build import earlier_ledger, sampling_of, spec_of, task_of
 from fedrecon.experiment.training.run_experiment import run_experiment
 from fedrecon.experiment.training.run_spec import digest
@@ -97,6 +98,17 @@ def test_items_come_from_the_public_list(movielens):
     assert "privacy" not in spec_of(plain, task_of(plain)).settings  # as in folders of earlier versions
 
 
+def test_folders_of_private_runs_of_earlier_versions_can_go_on(movielens):
+    """Settings that came later are written where they are set, and left out where they are not."""
+    _, settings = movielens
+    config = load(overrides=settings)
+    written = spec_of(config, task_of(config)).settings["privacy"]
+    assert written["epsilon"] == 4.0 and not {"noise_bands", "clip_quantile"} & set(written)
+    config = load(overrides=[*settings, "privacy.clip_quantile=0.5", "privacy.noise_bands=1"])
+    written = spec_of(config, task_of(config)).settings["privacy"]
+    assert (written["clip_quantile"], written["noise_bands"]) == (0.5, 1)
+
+
 def test_poisson_has_a_fixed_probability(movielens):
     _, settings = movielens
     config = load(overrides=[*settings[:-2], "training.sampling=poisson", "training.clients_per_round=3"])
@@ -132,9 +144,16 @@ def test_a_run_takes_over_the_ledger_of_the_one_it_starts_from(movielens, tmp_pa
     config = load(overrides=[*settings, start, "privacy.epsilon=3.0"])
     with pytest.raises(SettingError, match="epsilon must be above the"):
         spec_of(config, task_of(config))
-    (tmp_path / "first/result.json").unlink()
-    with pytest.raises(RunError, match=r"must have a result\.json: resume it"):
-        spec_of(config, task_of(config))
+    # A result that is behind what was released: an interrupted run's, or one with a later checkpoint.
+    path = tmp_path / "first/result.json"
+    result = read_json(path)
+    for stale in ({"finished": False}, {"rounds": 1}, None):
+        if stale is None:
+            path.unlink()
+        else:
+            path.write_text(json.dumps(seal({**result, **stale})))
+        with pytest.raises(RunError, match=r"must have a result\.json of all its rounds: resume it"):
+            spec_of(config, task_of(config))
 
 
 def test_a_start_without_privacy_on_the_same_clients_is_refused(movielens, tmp_path):

@@ -61,6 +61,10 @@ def test_other_data_are_told_by_their_clients_and_examples(tmp_path):
     other_size, same_size = ({"clients": 1, "examples": 50}, {"clients": 1200, "examples": 1})
     assert refusal({"train": other_size}) == f"are {sizes} there and 1 client with 50 examples here"
     assert refusal({"train": same_size}) == f"or their examples are others, though as many: {sizes}"
+    # A private run does not tell how many examples there were.
+    folder.write_json(ENVIRONMENT, {SETS: {"train": {"clients": 1200}}})
+    assert refusal({"train": other_size}) == "are 1,200 clients there and 1 client with 50 examples here"
+    assert refusal({"train": same_size}) == "or their examples are others, though as many: 1,200 clients"
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path):
