@@ -176,12 +176,12 @@ def test_messages_are_sent_again_to_a_process_that_was_started_again(tmp_path):
 
     thread = threading.Thread(target=answer_twice)
     thread.start()
-    answers = ask(path, [b"one", b"two", b"three"], timeout=60, patience=60)
+    answers = ask(path, [b"one", b"two", b"three"], timeout=60.0, patience=60.0)
     thread.join()
     assert answers == [b"to one", b"to two", b"to three"]
     assert arrived == [b"one", b"two", b"two", b"three"]
     with pytest.raises(FileNotFoundError):
-        ask(path, [b"one"], timeout=60, patience=0.2)
+        ask(path, [b"one"], timeout=60.0, patience=0.2)
 
 
 def test_processes_end_with_what_they_started(tmp_path):
