@@ -85,7 +85,7 @@ class FlowerTransport:
         yield from self._wait(set(sent.values()), left)
 
     def _meet(self, seconds: float) -> Iterator[bytes]:
-        """Asks nodes whose clients are not known for their names, and yields late answers that come meanwhile.
+        """Asks nodes whose clients are not known for their names, and yields late answers that come.
 
         A node that was started again without a key of its own has another number, and takes its clients with
         it. Nodes that did not answer are asked again after a while, but not waited for again.
@@ -108,8 +108,8 @@ class FlowerTransport:
     def _settle(self, here: set[int], seconds: float) -> Iterator[bytes]:
         """Decides for each client that two nodes have named which of them has it.
 
-        Flower lists a node for a while after its end. So two nodes that are listed are both asked: the one that
-        answers has the client, and the later one if neither does.
+        Flower lists a node for a while after its end. So two nodes that are listed are both asked: the
+        one that answers has the client, and the later one if neither does.
 
         Args:
             here: The nodes that Flower lists.
@@ -220,8 +220,14 @@ def run(plan: DeploymentPlan, transport: FlowerTransport, folder: Path) -> None:
         min_answers=plan.min_answers,
         secret=None if algorithm.privacy is None else _secret(folder / COHORTS),
     )
-    number = plan.rounds if algorithm.privacy is None else algorithm.privacy.affordable
-    rounds = run_rounds(Endpoint(server), transport, number, folder, seconds=plan.seconds, note_clients=True)
+    rounds = run_rounds(
+        Endpoint(server),
+        transport,
+        plan.affordable_rounds(),
+        folder,
+        seconds=plan.seconds,
+        note_clients=True,
+    )
     for _ in rounds:
         continue
 

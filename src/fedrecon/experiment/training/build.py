@@ -31,6 +31,8 @@ from fedrecon.experiment.training.run_spec import START, RunSpec, digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.privacy._ledger import Ledger
 
+# The file of the ledger of a private deployment, beside the parameters that it leaves.
+LEDGER = "privacy.json"
 SAMPLINGS: dict[str, Callable[[int], Sampling]] = {
     "uniform": Uniform,
     "poisson": Poisson,
@@ -200,7 +202,9 @@ def _public_inputs(config: Config, task: Task) -> dict[str, str]:
 
 
 def earlier_ledger(start: Path, task: Task) -> Ledger | None:
-    """The ledger of the run that a private run starts from; None for a file, and for a run on other clients.
+    """The ledger of the run that a private run starts from; None for a run on other clients.
+
+    A file has that of the deployment which wrote it, if one lies beside it, and else none.
 
     Args:
         start: The run folder, or an `.npz` file.
@@ -211,7 +215,8 @@ def earlier_ledger(start: Path, task: Task) -> Ledger | None:
         SettingError: The run to start from was trained on the same clients without privacy.
     """
     if not start.is_dir():
-        return None
+        beside = start.with_name(LEDGER)
+        return Ledger.from_values(read_json(beside)) if beside.is_file() else None
     if (start / RELEASES).is_file():
         if not (start / RESULT).is_file():
             raise RunError(f"{start}: a private run that another starts from must have a {RESULT}: resume it")
