@@ -78,9 +78,9 @@ class Model:
             parameters taken together, `(global_params, local_params)`: `"0/embedding"` is a global one. The
             functions must stop the gradient there, as those that `partition` makes do; a leaf without a
             gradient that is not declared so causes a warning. None by default.
-        origin: The model that this one is a view of, set by `view_of`; None, the default, for a model that is no view. A
-            copy that `dataclasses.replace` makes of a view has none: its functions may be other ones, which
-            are checked as those of a model of its own.
+        origin: The model that this one is a view of, set by `view_of`; None, the default, for a model that is
+            no view. A copy that `dataclasses.replace` makes of a view has none: its functions may be other
+            ones, which are checked as those of a model of its own.
     """
 
     init_global: InitGlobalFn

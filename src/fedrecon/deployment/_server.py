@@ -21,6 +21,7 @@ from fedrecon.deployment._refusals import Refusal, RefusedError
 from fedrecon.deployment._sums import Sums
 from fedrecon.deployment._wire import decode, encode
 from fedrecon.errors import DataError, of_kind, whole_number
+from fedrecon.privacy._guarantee import UserLevelDP
 from fedrecon.privacy._secret import Secret
 from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._trained_state import TrainedState
@@ -91,8 +92,8 @@ class Server:
 
     Raises:
         TypeError: `algorithm` is not an `Algorithm`.
-        ValueError: There are fewer clients than `sampling` draws, two have the same name, or the clients or
-            the sampling are not those of the privacy accounting.
+        ValueError: There are fewer clients than `sampling` draws, two have the same name, the clients or the
+            sampling are not those of the privacy accounting, or its noise is one that a deployment lacks.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Server:
         self._sampling, self._min_answers = sampling, min_answers
         self._cohort_seed = seed
         if algorithm.privacy is not None:
+            check_noise(algorithm.privacy)
             algorithm.privacy.check(sampling=sampling, num_clients=len(self.clients))
             self._cohort_seed = (secret or Secret.fresh()).cohort_seed
         self._state: ServerState = first_state(algorithm, seed, global_params)[0]
@@ -326,6 +328,23 @@ class Server:
         self._state, self.attempt = state, message.attempt + 1
         self._counted = np.array(counted)
         self._begin()
+
+
+def check_noise(privacy: UserLevelDP) -> None:
+    """Refuses what a server of a deployment cannot do yet.
+
+    Raises:
+        ValueError: The noise is correlated over rounds, or the clipping bound adapts.
+    """
+    # Correlated noise needs the keys of earlier rounds, which no file of a deployment holds; an adaptive
+    # bound needs weights that are summed as counts, and clients that are told the bound.
+    if privacy.noise_bands > 1 or privacy.adaptive is not None:
+        quantile = "none" if privacy.adaptive is None else privacy.adaptive.quantile
+        raise ValueError(
+            f"a deployment has neither correlated noise nor an adaptive clipping bound yet: set "
+            f"privacy.noise_bands = 1 and privacy.clip_quantile = 'none', got {privacy.noise_bands} and "
+            f"{quantile!r}"
+        )
 
 
 def _is_finite(params: Params) -> bool:

@@ -8,7 +8,7 @@ from tests.small import federation, rating_model, sgd, solver
 from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import AlternateBatches
-from fedrecon.data._sampling import Everyone, Poisson
+from fedrecon.data._sampling import Everyone, Passes, Poisson
 from fedrecon.deployment._endpoint import Endpoint
 from fedrecon.deployment._node import Node
 from fedrecon.deployment._rounds import STATE, run_rounds
@@ -99,5 +99,9 @@ def test_what_the_accounting_does_not_cover_is_refused(tmp_path):
         Server(algorithm, NAMES[:-1], Everyone())
     with pytest.raises(ValueError, match="sampling must be what user_level_dp accounts for"):
         Server(algorithm, NAMES, Poisson(probability=0.5))
+    fixed = Passes(3, order="fixed")
+    for other, cohorts in ((private(fixed, noise_bands=2), fixed), (private(clip_quantile=0.5), Everyone())):
+        with pytest.raises(ValueError, match="neither correlated noise nor an adaptive clipping bound yet"):
+            Server(other, NAMES, cohorts)
     with pytest.raises(ValueError, match="rounds must be at most the 3 that"):
         trained(algorithm, tmp_path, 4)

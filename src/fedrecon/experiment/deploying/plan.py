@@ -1,5 +1,6 @@
 """The plan of a deployment, on which all of its processes must agree: a file that each of them reads."""
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -44,8 +45,8 @@ class DeploymentPlan:
         one_person_per_client: Whether a client's examples are those of one person; True by default.
         accept_row_leak: Whether deltas of single persons, and the rows that they name, may leave loopback
             without noise; False by default.
-        num_clients: The number of training clients, on which the accounting of noise depends; 0, the default,
-            where there is no noise.
+        num_clients: The number of training clients of all nodes together, on which the accounting of noise
+            depends; 0, the default, where there is no noise.
         public_inputs: The inputs other than its clients' deltas that a private run depends on, by the source
             of each; empty, the default, where there is no noise.
     """
@@ -90,8 +91,22 @@ class DeploymentPlan:
 
         Raises:
             SettingError: The task cannot be deployed, a setting would be read from data, or the noise of a
-                private run cannot be accounted for.
+                private run cannot be accounted for, or is one that a deployment lacks.
         """
+        return self._algorithm
+
+    def affordable_rounds(self) -> int:
+        """The number of rounds of the whole run that the privacy budget pays for; all without a budget.
+
+        Raises:
+            SettingError: As `algorithm`.
+        """
+        privacy = self._algorithm.privacy
+        return self.rounds if privacy is None else privacy.affordable
+
+    @functools.cached_property
+    def _algorithm(self) -> "Algorithm":
+        from fedrecon.deployment._server import check_noise
         from fedrecon.experiment.tasks._spec import task_spec
         from fedrecon.experiment.training.build import sampling_of
 
@@ -101,9 +116,15 @@ class DeploymentPlan:
         if not config.privacy.on:
             return algorithm
         sampling = sampling_of(config, self.num_clients)
-        return config.privacy.protect(
+        private = config.privacy.protect(
             algorithm, self.rounds, sampling, self.num_clients, dict(self.public_inputs)
         )
+        try:
+            if private.privacy is not None:
+                check_noise(private.privacy)
+        except ValueError as error:
+            raise SettingError(str(error)) from None
+        return private
 
     def check_protection(self, address: str) -> None:
         """Refuses a deployment whose messages would tell other machines of single persons.

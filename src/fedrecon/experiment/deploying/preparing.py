@@ -45,22 +45,34 @@ def plan_of(config: Config, spec: "RunSpec", run: str, settings: DeploymentSetti
         settings: The settings of the deployment.
 
     Raises:
-        SettingError: The sampling simulates devices, which a deployment has.
+        SettingError: The sampling simulates devices, which a deployment has, the parameters would start
+            from others, or clients are counted without need.
     """
     if config.training.sampling == "availability":
         raise SettingError(
             'training.sampling must not be "availability" in a deployment, whose devices are away, slow or '
             'lost by themselves; take "uniform" and a deadline'
         )
-    privacy = spec.algorithm.privacy
+    if config.training.initial_global_params:
+        raise SettingError(
+            f"training.initial_global_params must be '' in a deployment, which starts with the parameters "
+            f"that the model draws, got {config.training.initial_global_params!r}"
+        )
+    privacy, chosen = spec.algorithm.privacy, settings.model_dump()
+    if privacy is None and settings.num_clients:
+        raise SettingError(
+            f"num_clients must be 0 without privacy.epsilon or privacy.noise_multiplier, whose noise alone "
+            f"depends on it, got {settings.num_clients}"
+        )
+    if privacy is not None:
+        chosen["num_clients"] = settings.num_clients or len(spec.clients)
     return DeploymentPlan(
         run=run,
         settings=config.model_dump(),
         vocabularies={name: np.asarray(ids).tolist() for name, ids in spec.clients.vocabularies.items()},
         rounds=spec.rounds,
-        num_clients=0 if privacy is None else len(spec.clients),
         public_inputs={} if privacy is None else dict(privacy.public_inputs),
-        **settings.model_dump(),
+        **chosen,
     )
 
 

@@ -1,5 +1,6 @@
 """A server on its own machine: a SuperLink on loopback, the keys that it accepts, and the rounds."""
 
+import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedrecon._files import atomic_file
+from fedrecon._files import atomic_file, write_atomically
 from fedrecon.core._model import leaves_of
 from fedrecon.deployment._messages import state_from
 from fedrecon.deployment._rounds import STATE
@@ -29,6 +30,8 @@ from fedrecon.experiment.deploying.plan import DeploymentPlan
 from fedrecon.experiment.deploying.preparing import APP, keys_of
 from fedrecon.experiment.deploying.processes import Processes, ending_on_request
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.digests import finite, seal
+from fedrecon.experiment.training.build import LEDGER
 from fedrecon.simulation._client_step import first_state
 
 PARAMETERS = "global_params.npz"
@@ -90,7 +93,7 @@ def run_server(folder: Path, progress: Callable[[dict[str, Any]], None]) -> None
             f"{folder}: a server outside loopback, here {plan.address}, must have keys: "
             f"`fedrecon deploy keys create`"
         )
-    home = folder / "flower"
+    rounds, home = plan.affordable_rounds(), folder / "flower"
     port = split_address(plan.address)[1] if is_loopback(plan.address) else plan.superlink_port
     with ExitStack() as stack:
         stack.enter_context(ending_on_request())
@@ -100,23 +103,28 @@ def run_server(folder: Path, progress: Callable[[dict[str, Any]], None]) -> None
         look = registrations.look if keys.there else _nothing
         look()
         start_run(processes, folder / APP, folder)
-        follow_run(processes, folder, plan.rounds, progress, look)
+        follow_run(processes, folder, rounds, progress, look)
     write_parameters(plan, folder)
 
 
 def write_parameters(plan: DeploymentPlan, folder: Path) -> None:
     """Writes the global parameters of the last round to a file, an array for each leaf.
 
-    An experiment can start from the file: `training.initial_global_params`.
+    An experiment can start from the file: `training.initial_global_params`. The ledger of a private run is
+    written beside it first, so that its parameters are never without it.
 
     Args:
         plan: The plan of the deployment.
         folder: The folder of the server.
     """
-    like, _ = first_state(plan.algorithm(), plan.config().seed)
+    algorithm = plan.algorithm()
+    like, _ = first_state(algorithm, plan.config().seed)
     message = decode((folder / STATE).read_bytes(), max_bytes=2**63)
     counted = jax.ShapeDtypeStruct(message.arrays["state/1"].shape, np.int32)
     state, _ = state_from(message, (like, counted))
+    if algorithm.privacy is not None:
+        values = finite(algorithm.privacy.ledger(int(state.privacy.releases)).values())
+        write_atomically(folder / LEDGER, json.dumps(seal(values), indent=2) + "\n")
     arrays: Any = {name: np.asarray(x) for name, x in leaves_of(state.global_params).items()}
     with atomic_file(folder / PARAMETERS) as file:
         np.savez(file, **arrays)

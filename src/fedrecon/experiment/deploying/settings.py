@@ -20,6 +20,11 @@ class DeploymentSettings(Section):
     nodes: int = setting(1, "nodes that must answer before the first round", ge=1)
     seconds: float = setting(600.0, "deadline of a round in seconds", gt=0, allow_inf_nan=False)
     min_answers: int = setting(1, "least number of answers: with fewer a round is begun again", ge=1)
+    num_clients: int = setting(
+        0,
+        "clients of all nodes together, for the noise of a private run; 0 for as many as the data has",
+        ge=0,
+    )
     one_person_per_client: bool = setting(True, "whether a client's examples are those of one person")
     accept_row_leak: bool = setting(
         False, "whether updates of single persons may leave loopback without noise, with the rows they name"

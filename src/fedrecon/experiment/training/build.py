@@ -31,6 +31,8 @@ from fedrecon.experiment.training.run_spec import START, RunSpec, digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.privacy._ledger import Ledger
 
+# The file of the ledger of a private deployment, beside the parameters that it leaves.
+LEDGER = "privacy.json"
 SAMPLINGS: dict[str, Callable[[int], Sampling]] = {
     "uniform": Uniform,
     "poisson": Poisson,
@@ -206,7 +208,9 @@ def _public_inputs(config: Config, task: Task) -> dict[str, str]:
 
 
 def earlier_ledger(start: Path, task: Task) -> Ledger | None:
-    """The ledger of the run that a private run starts from; None for a file, and for a run on other clients.
+    """The ledger of the run that a private run starts from; None for a run on other clients.
+
+    A file has that of the deployment which wrote it, if one lies beside it, and else none.
 
     Clients are the same by the digest of the whole training set: another split of the same people is not
     noticed, nor where the parameters of a file come from.
@@ -221,7 +225,8 @@ def earlier_ledger(start: Path, task: Task) -> Ledger | None:
         SettingError: The run to start from was trained on the same clients without privacy.
     """
     if not start.is_dir():
-        return None
+        beside = start.with_name(LEDGER)
+        return Ledger.from_values(read_json(beside)) if beside.is_file() else None
     if (start / RELEASES).is_file():
         result = read_json(start / RESULT) if (start / RESULT).is_file() else None
         # The result of an interrupted run is behind what the run released after it was resumed.

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from fedrecon.experiment.deploying.processes import Processes, descendants, free
 from fedrecon.experiment.deploying.settings import DeploymentSettings
 from fedrecon.experiment.deploying.status import describe_round
 from fedrecon.experiment.deploying.worker import node_of
+from fedrecon.experiment.settings.privacy import PrivacySettings
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.training.build import spec_of, task_of
 
@@ -61,6 +63,31 @@ def test_simulated_devices_cannot_be_deployed():
     spec = spec_of(config, task_of(config))
     with pytest.raises(SettingError, match=r'training\.sampling must not be "availability" in a deployment'):
         plan_of(config, spec, "spring", DeploymentSettings())
+
+
+def test_start_that_a_deployment_would_ignore_is_refused():
+    config = configs.load(None, ["data.clients=20", "data.items=5", "training.clients_per_round=2"])
+    spec = spec_of(config, task_of(config))
+    config = configs.override(config, {"training": {"initial_global_params": "start.npz"}})
+    with pytest.raises(
+        SettingError, match=r"training\.initial_global_params must be '' in a deployment.*start"
+    ):
+        plan_of(config, spec, "spring", DeploymentSettings())
+
+
+def test_clients_of_the_noise_are_those_of_the_data_or_of_the_setting():
+    changes = ["data.clients=20", "data.items=5", "training.sampling=everyone"]
+    config = configs.load(None, changes)
+    spec = spec_of(config, task_of(config))
+    with pytest.raises(SettingError, match=r"num_clients must be 0 without privacy\.epsilon.*got 50"):
+        plan_of(config, spec, "spring", DeploymentSettings(num_clients=50))
+    assert plan_of(config, spec, "spring", DeploymentSettings()).num_clients == 0
+    settings = {"noise_multiplier": 1.0, "clip": 1.0, "delta": 1e-3}
+    size = len(spec.clients)
+    algorithm = PrivacySettings(**settings).protect(spec.algorithm, spec.rounds, spec.sampling, size, {})
+    private = replace(spec, algorithm=algorithm)
+    assert plan_of(config, private, "spring", DeploymentSettings()).num_clients == size
+    assert plan_of(config, private, "spring", DeploymentSettings(num_clients=50)).num_clients == 50
 
 
 @pytest.mark.parametrize("text", [None, "[]", "{", '{"run": "a"}'])
@@ -176,12 +203,12 @@ def test_messages_are_sent_again_to_a_process_that_was_started_again(tmp_path):
 
     thread = threading.Thread(target=answer_twice)
     thread.start()
-    answers = ask(path, [b"one", b"two", b"three"], timeout=60, patience=60)
+    answers = ask(path, [b"one", b"two", b"three"], timeout=60.0, patience=60.0)
     thread.join()
     assert answers == [b"to one", b"to two", b"to three"]
     assert arrived == [b"one", b"two", b"two", b"three"]
     with pytest.raises(FileNotFoundError):
-        ask(path, [b"one"], timeout=60, patience=0.2)
+        ask(path, [b"one"], timeout=60.0, patience=0.2)
 
 
 def test_processes_end_with_what_they_started(tmp_path):

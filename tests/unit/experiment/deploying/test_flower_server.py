@@ -99,6 +99,67 @@ def test_node_that_was_started_again_takes_its_clients_with_it(grid):
         list(transport.exchange([("eve", b"e")], 5.0))
 
 
+def test_node_that_ended_loses_its_clients_though_flower_still_lists_it(grid, monkeypatch):
+    monkeypatch.setattr(flower_server, "_LEAST", 0.05)
+    transport = FlowerTransport(grid)
+    transport.find(2, 5.0)
+    grid.nodes, grid.slow = {**grid.nodes, 3: ["eve"]}, {2}
+    assert list(transport.exchange([("eve", b"e")], 0.4)) == [b"to e"]
+    assert [reply.metadata.src_node_id for reply in grid.pending] == [2]
+
+
+def test_node_that_answers_keeps_its_client_and_both_are_an_error(grid, monkeypatch):
+    monkeypatch.setattr(flower_server, "_LEAST", 0.05)
+    transport = FlowerTransport(grid)
+    transport.find(2, 5.0)
+    grid.nodes, grid.slow = {**grid.nodes, 3: ["eve"]}, {3}
+    assert list(transport.exchange([("ann", b"a")], 0.2)) == [b"to a"]
+    # The new node's first answer comes late, and a second one in time does not.
+    grid.ready, grid.pending = grid.pending, []
+    assert list(transport.exchange([("eve", b"e")], 0.4)) == [b"to e"]
+    assert list(transport.exchange([("eve", b"e")], 0.4)) == [b"to e"]
+    grid.slow, grid.ready, grid.pending = set(), grid.pending, []
+    with pytest.raises(RunError, match="two have 'eve'"):
+        list(transport.exchange([("eve", b"e")], 0.4))
+
+
+def test_node_whose_first_answer_is_late_takes_part_then(grid, monkeypatch):
+    monkeypatch.setattr(flower_server, "_LEAST", 0.05)
+    transport = FlowerTransport(grid)
+    transport.find(2, 5.0)
+    grid.nodes[3], grid.slow = ["ida"], {3}
+    assert list(transport.exchange([("ida", b"i"), ("ann", b"a")], 0.2)) == [b"to a"]
+    grid.slow, grid.ready, grid.pending = set(), grid.pending, []
+    # The late answer has come by the next message at the latest.
+    list(transport.exchange([("ann", b"a")], 0.2))
+    assert list(transport.exchange([("ida", b"i")], 5.0)) == [b"to i"]
+
+
+def test_node_whose_first_answer_is_lost_is_asked_again(grid, monkeypatch):
+    monkeypatch.setattr(flower_server, "_LEAST", 0.05)
+    monkeypatch.setattr(flower_server, "_PATIENCE", 0.1)
+    transport = FlowerTransport(grid)
+    transport.find(2, 5.0)
+    grid.nodes[3], grid.slow = ["ida"], {3}
+    assert list(transport.exchange([("ida", b"i")], 0.4)) == []
+    grid.slow, grid.pending = set(), []
+    assert sorted(transport.exchange([("ida", b"i"), ("ann", b"a")], 5.0)) == [b"to a", b"to i"]
+
+
+def test_late_updates_that_come_while_names_are_awaited_are_passed_on(grid, monkeypatch):
+    monkeypatch.setattr(flower_server, "_LEAST", 0.05)
+    transport = FlowerTransport(grid)
+    transport.find(2, 5.0)
+    grid.slow = {2}
+    assert list(transport.exchange([("eve", b"1")], 0.0)) == []
+    grid.nodes[3], grid.slow, grid.ready, grid.pending = ["ida"], {3}, grid.pending, []
+    # The names of the new node never come, and the update comes before the messages of the round are sent.
+    answers = transport.exchange([("ann", b"2")], 0.4)
+    assert next(answers) == b"to 1"
+    assert not any(MESSAGES in reply.content[RECORD] for reply in grid.ready)
+    assert list(answers) == [b"to 2"]
+
+
 def test_missing_nodes_are_counted(grid):
     with pytest.raises(RunError, match=r"3 nodes must be there, 2 answered in 0\.3 seconds"):
         FlowerTransport(grid).find(3, 0.3)

@@ -6,8 +6,15 @@ import stat
 import tomllib
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from fedrecon.algorithms._base import Update
+from fedrecon.core._mean import Mean
+from fedrecon.data._sampling import Everyone
+from fedrecon.deployment._rounds import STATE
+from fedrecon.deployment._server import Server
 from fedrecon.errors import DataError, RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.main import main
@@ -16,10 +23,12 @@ from fedrecon.experiment.deploying.keys import Certificates, Keys, KeyState
 from fedrecon.experiment.deploying.node import NodeSettings, run_node
 from fedrecon.experiment.deploying.plan import DeploymentPlan
 from fedrecon.experiment.deploying.preparing import create_keys
-from fedrecon.experiment.deploying.server import run_server
+from fedrecon.experiment.deploying.server import run_server, write_parameters
 from fedrecon.experiment.deploying.service_files import caddy_config, nginx_config, write_files
 from fedrecon.experiment.deploying.settings import DeploymentSettings, read_settings, write_settings
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.digests import read_json
+from fedrecon.privacy._ledger import Ledger
 
 OUTSIDE, INSIDE = "fed.example.org:8443", "127.0.0.1:8000"
 SETTINGS = ["task=movielens", "data.path=x", "model.factors=3", "model.global_bias=3.5"]
@@ -105,6 +114,42 @@ def test_private_plan_has_noise(tmp_path):
     assert (privacy.noise_multiplier, privacy.num_clients, privacy.rounds) == (1.0, 100, 4)
     assert dict(privacy.public_inputs) == {"items": "a catalogue"}
     assert plan().algorithm().privacy is None
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (["training.sampling=fixed_passes", "training.clients_per_round=10"], "got 4 and 'none'"),
+        (["privacy.clip_quantile=0.5"], r"got 1 and 0\.5"),
+    ],
+)
+def test_noise_that_a_deployment_lacks_is_refused(change, got):
+    bands = ["privacy.noise_bands=4"] if "quantile" not in change[0] else []
+    with pytest.raises(SettingError, match=f"set privacy.noise_bands = 1 and privacy.clip_quantile.*{got}"):
+        plan(*PRIVATE, *change, *bands, num_clients=40).algorithm()
+
+
+def test_rounds_are_those_that_the_budget_pays_for():
+    whole = plan(*PRIVATE, num_clients=100)
+    budget = whole.algorithm().privacy.epsilon(2)
+    assert whole.affordable_rounds() == 4 and plan().affordable_rounds() == 4
+    assert plan(*PRIVATE, f"privacy.budget={budget}", num_clients=100).affordable_rounds() == 2
+
+
+def test_parameters_of_a_private_deployment_come_with_their_ledger(tmp_path):
+    private = plan(*PRIVATE, num_clients=2, public_inputs={"items": "a catalogue"})
+    algorithm = private.algorithm()
+    server = Server(algorithm, ["ann", "bob"], Everyone(), run=private.run)
+    for _ in range(2):
+        for client in server.cohort():
+            zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), server.state.global_params)
+            assert server.add(client, Update(Mean(zeros, np.float32(1)), {}, {})) is None
+        assert server.step().released
+    server.checkpoint(tmp_path / STATE)
+    write_parameters(private, tmp_path)
+    assert (tmp_path / "global_params.npz").exists()
+    ledger = Ledger.from_values(read_json(tmp_path / "privacy.json"))
+    assert ledger == algorithm.privacy.ledger(2) and ledger.releases == 2
 
 
 def test_certificate_is_for_the_server_and_its_authority_for_nobody_else(keys, tmp_path):
@@ -269,6 +314,7 @@ def test_prepared_server_has_no_examples_and_needs_a_port_of_its_own(tmp_path, c
     lines = ["userId,movieId,rating,timestamp"]
     lines += [f"{user},{item},3.5,{item}" for user in range(20) for item in range(10)]
     (tmp_path / "ratings.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "movies.dat").write_text("".join(f"{item}::Film (1995)::Drama\n" for item in range(10)))
     app, data = tmp_path / "app", str(tmp_path / "ratings.csv")
     changes = [
         word for text in ("task=movielens", "training.clients_per_round=4") for word in ("--set", text)
@@ -291,3 +337,11 @@ def test_prepared_server_has_no_examples_and_needs_a_port_of_its_own(tmp_path, c
     private = [word for text in PRIVATE for word in ("--set", text)]
     assert main([*words, str(tmp_path / "four"), *private]) != 0
     assert "model.global_bias must be a public number" in capsys.readouterr().err
+    private += ["--set", "model.global_bias=3.5"]
+    assert main([*words, str(tmp_path / "four"), *private, "--set", "privacy.clip_quantile=0.5"]) != 0
+    assert "a deployment has neither correlated noise nor an adaptive" in capsys.readouterr().err
+    assert not (tmp_path / "four").exists()
+    with open(app / "deployment.toml", "a") as file:
+        file.write("num_clients = 500\n")
+    assert main([*words, str(tmp_path / "four"), *private]) == 0
+    assert DeploymentPlan.read(tmp_path / "four").algorithm().privacy.num_clients == 500

@@ -170,6 +170,18 @@ def test_a_start_without_privacy_on_the_same_clients_is_refused(movielens, tmp_p
     assert earlier_ledger(tmp_path, task) is None
 
 
+def test_a_run_takes_over_the_ledger_beside_the_file_it_starts_from(movielens, tmp_path):
+    _, settings = movielens
+    config = load(overrides=settings)
+    task = task_of(config)
+    start = tmp_path / "spring" / "global_params.npz"
+    assert earlier_ledger(start, task) is None
+    ledger = spec_of(config, task).algorithm.privacy.ledger(2)
+    start.parent.mkdir()
+    (start.parent / "privacy.json").write_text(json.dumps(seal(ledger.values())))
+    assert earlier_ledger(start, task) == ledger
+
+
 def test_a_vocabulary_from_the_clients_is_refused(movielens):
     _, settings = movielens
     config = load(overrides=settings)
