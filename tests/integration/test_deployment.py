@@ -40,7 +40,8 @@ def together(repository, recipe, changes):
     rounds = list(simulation.rounds(simulation.init(), ROUNDS))
     names = spec.clients.ids.tolist()
     place = {name: i for i, name in enumerate(names)}
-    server = Server(spec.algorithm, names, spec.sampling, seed=spec.seed, run=recipe)
+    ids = dict(spec.clients.vocabularies)
+    server = Server(spec.algorithm, names, spec.sampling, seed=spec.seed, run=recipe, vocabularies=ids)
     clients: dict[Any, Client] = {}
     predicted, counted, lengths = [], [], []
     for done in rounds:
@@ -48,7 +49,7 @@ def together(repository, recipe, changes):
         for name in server.cohort():
             if name not in clients:
                 one = spec.clients.take([place[name]])
-                clients[name] = Client(spec.algorithm, one, name, spec.seed, length=300)
+                clients[name] = Client(spec.algorithm, one, name, spec.seed, vocabularies=ids, length=300)
             client, address, like = clients[name], server.address(name), server.state.global_params
             asked = encode(request_message(address, client.rows))
             down = encode(broadcast_message(address, server.broadcast(request_from(decode(asked)))))

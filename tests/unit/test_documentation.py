@@ -43,6 +43,7 @@ OTHERS = (
     "scontrol",
     "sphinx-build",
     "tensorboard",
+    "vi",
     "ruff",
     "mypy",
     "pytest",
