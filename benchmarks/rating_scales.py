@@ -1,6 +1,6 @@
 """The recipe `ratings` on generated ratings of many scales, sizes and strengths of taste, without tuning.
 
-    python -m benchmarks.rating_scales --sets 20                    # as continuous integration runs it
+    python -m benchmarks.rating_scales --sets 20                    # some minutes
     python -m benchmarks.rating_scales --sets 1000 --json all.json  # hours
 
 Each set is trained as `fedrecon run --data FILE` would train it. The exit status is 1 if a set diverges, is
