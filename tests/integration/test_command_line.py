@@ -289,7 +289,7 @@ def test_a_run_is_drawn_along_curves(run, fedrecon, monkeypatch):
     names = [row["curve"] for row in found]
     # All clients of the run have as many examples, so that they are one group of one size.
     assert names == ["steps"] * 2 + ["support"] * 2 + ["examples"]
-    assert float(found[4]["x"]) == 40
+    assert float(found[4]["x"]) == 24
     assert sum(int(row["clients"]) for row in found[4:]) == int(found[0]["clients"])
     assert all(0 < float(row["value"]) < 5 for row in found)
     assert f"rmse {float(found[1]['value']):.4f}" in shown
