@@ -181,7 +181,7 @@ def test_settings_are_overridden_and_the_folder_has_a_name(fedrecon, home):
 def test_a_finished_run_may_be_resumed(run, fedrecon):
     folder, shown = run
     again = fedrecon("resume", folder).stdout
-    assert "going on from the checkpoint of round 6" in again
+    assert "this run is finished: all of its 6 rounds are done" in again
     assert (
         re.findall(r"(?:test|validation) .*", shown)[-4:] == re.findall(r"(?:test|validation) .*", again)[-4:]
     )
@@ -287,7 +287,9 @@ def test_a_run_is_drawn_along_curves(run, fedrecon, monkeypatch):
     with open(folder / "curves.csv", newline="") as file:
         found = [row for row in csv.DictReader(file) if row["metric"] == "rmse"]
     names = [row["curve"] for row in found]
-    assert names == ["steps"] * 2 + ["support"] * 2 + ["examples"] * curves.GROUPS
+    # All clients of the run have as many examples, so that they are one group of one size.
+    assert names == ["steps"] * 2 + ["support"] * 2 + ["examples"]
+    assert float(found[4]["x"]) == 24
     assert sum(int(row["clients"]) for row in found[4:]) == int(found[0]["clients"])
     assert all(0 < float(row["value"]) < 5 for row in found)
     assert f"rmse {float(found[1]['value']):.4f}" in shown
@@ -374,13 +376,15 @@ def test_rating_files_are_described_trained_on_and_evaluated(fedrecon, home):
     assert str(path) in lost.stderr
     same = fedrecon("evaluate", "films", "--data", moved).stdout
     assert "test" in same
-    assert "going on" in fedrecon("resume", "films", "--data", moved).stdout
+    assert "all of its 2 rounds are done" in fedrecon("resume", "films", "--data", moved).stdout
     moved.rename(path)
 
     other = ratings(home / "other.dat", users=7, items=50, first=500)
     shown = fedrecon("evaluate", "films", "--data", other).stdout
-    left = sum(int(line.split("::")[1]) > 400 for line in other.read_text().splitlines())
-    assert f"other data: 7 clients; {left} examples left out, of items unknown to the run" in shown
+    items = [int(line.split("::")[1]) for line in other.read_text().splitlines()]
+    left = sum(item > 400 for item in items)
+    assert f"other data: 7 clients with {len(items) - left} examples, and the run was trained on 24 " in shown
+    assert f"; {left} examples left out, of items unknown to the run" in shown
     asked = ("personalize", "films", "--data", other, "--out", "top.parquet")
     shown = fedrecon(*asked, "--top", 3).stdout
     assert f"{left} examples left out, of items unknown to the run" in shown
@@ -653,7 +657,10 @@ def test_mistakes_are_told_without_a_traceback(run, fedrecon, arguments, status,
     assert done.returncode == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("fedrecon: ")
+    # How the command is used is shown before a mistake in one of its options, and before no other.
+    told = re.sub(rf"\AUsage: fedrecon {arguments[0]} .*\n", "", done.stderr)
+    assert told.startswith("fedrecon: ")
+    assert (told != done.stderr) == told.startswith("fedrecon: --")
 
 
 def test_a_traceback_is_shown_only_to_who_asks(process):

@@ -125,7 +125,7 @@ def test_a_run_that_predicts_all_other_words_as_one(trained, capsys):
     assert run("evaluate", run_folder, "--data", other) == 0
     rows = pq.read_table(run_folder / "evaluated-clients-other.parquet").to_pylist()
     assert all(math.isfinite(row["cross_entropy"]) for row in rows)
-    assert run("personalize", run_folder, "--data", other, "--out", trained / "parts") == 0
+    assert run("personalize", run_folder, "--data", other, "--out", trained / "parts.parquet") == 0
     capsys.readouterr()
     assert run(*command, **SIZES) != 0  # another run's folder
     assert "data.output_buckets is 1 there and 'same' here" in capsys.readouterr().err
@@ -147,7 +147,8 @@ def test_awkward_clients_of_other_data_are_evaluated(trained, capsys):
     texts = {"none": [], "single": ["the court"], "unknown": ["xx yy"] * 4, "ann": ["the court heard"] * 4}
     other = write(trained / "awkward.jsonl", texts)
     assert run("evaluate", trained / "run", "--data", other) == 0
-    assert "other data: 4 clients; " in capsys.readouterr().out
+    shown = "other data: 4 clients with 9 examples, and the run was trained on 9 clients with 40 examples; "
+    assert shown in capsys.readouterr().out
     rows = pq.read_table(trained / "run/evaluated-clients-other.parquet").to_pylist()
     found = {row["client"]: row for row in rows}
     # Half of the batches of two sentences is support: who has one batch has no query set. Others have two

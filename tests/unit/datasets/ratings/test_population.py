@@ -62,7 +62,7 @@ def test_command_writes_what_the_movielens_task_reads(tmp_path, capsys, monkeypa
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--clients", "0"], "--clients must be a whole number of at least 1, got 0"),
+        (["--clients", "0"], "Invalid value for '--clients': 0 is not in the range 1<=x<=2147483647"),
         (["--items", "1"], "--items must be a whole number of at least 2, got 1"),
         (["--ratings", "20"], "--ratings must be more than 20 per client, got 20.0"),
         (["--out", "nowhere/x"], "nowhere/x: cannot be written: No such file or directory"),

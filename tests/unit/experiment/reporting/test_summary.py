@@ -119,7 +119,8 @@ def test_a_page_about_clients():
     assert shown[0] == "here"
     assert "clients               3" in shown
     assert "examples              4" in shown
-    assert "item                  3 known, 2 used" in shown
+    line = "item                  3 known, 2 used; 1 duplicate: the client has an example of it before"
+    assert line in shown
     assert "Examples per client: least 0  10% 0  median 1  90% 3  most 3" in shown
     assert [x.split() for x in shown if " to " in x or x.strip().startswith(("0 ", "1 "))][:3] == [
         ["0", "1", "█" * 40],

@@ -187,7 +187,9 @@ def test_rankings_are_evaluated_on_other_users_too(home, weighted):
     screen = Console(file=io.StringIO(), width=200)
     found = evaluate_run(home / "weighted", weighted, str(home / "new.csv"), screen)
     assert found["other"].ids.tolist() == list(range(100, 105))
-    assert "other data: 5 clients; 0 examples left out" in screen.file.getvalue()
+    told = screen.file.getvalue()
+    assert "other data: 5 clients with 40 examples, and the run was trained on 20 clients with" in told
+    assert "; 0 examples left out" in told
     task = task_of(weighted)
     spec = spec_of(weighted, task)
     _, state, client_states = restore_parameters(home / "weighted", spec)
@@ -214,7 +216,7 @@ def test_who_has_nothing_else_is_not_asked(home, weighted):
     screen = Console(file=io.StringIO(), width=200)
     found = evaluate_run(home / "weighted", weighted, str(home / "more.csv"), screen)
     assert found["other"].ids.tolist() == [8]
-    assert "other data: 1 clients" in screen.file.getvalue()
+    assert "other data: 1 client with 8 examples, and the run was" in screen.file.getvalue()
 
 
 def test_curves_serve_seen_users_with_less_and_score_them_alike(home, weighted, monkeypatch):

@@ -103,7 +103,11 @@ def test_an_unknown_setting_names_the_nearest_one(override, near):
             "evaluation.select: must be 'final', 'best', 'best:METRIC' or 'best:METRIC:max' (or ':min'), "
             "got 'last'",
         ),
-        ("task=movielenz", "task must be one of movielens, next_word, ranking, synthetic_ratings"),
+        (
+            "task=movielenz",
+            "task must be one of movielens, next_word, ranking, ratings, synthetic_ratings or the path of a "
+            "module; nearest to 'movielenz' is 'movielens'",
+        ),
         ("seed=-1", "seed must be greater than or equal to 0, got -1"),
         ("training=3", "training must be"),
     ],

@@ -353,7 +353,6 @@ def test_the_same_run_opens_its_folder_and_leaves_the_file_as_it_is(tmp_path, sa
             {"evaluation": {**MARKS["evaluation"], "split": SECOND["fraction_and_rest"]}},
             "evaluation.split.support is 0.30000000000000004 there and 0.5 here",
         ),
-        (MARKS, {"clients": {"train": "xyz"}}, "clients.train is 'abc' there and 'xyz' here"),
     ],
 )
 def test_another_run_is_refused_by_what_differs(tmp_path, saved, changes, message):
@@ -361,6 +360,15 @@ def test_another_run_is_refused_by_what_differs(tmp_path, saved, changes, messag
     with pytest.raises(RunError) as caught:
         RunFolder(tmp_path, {"name": "a"}, {**MARKS, **changes})
     assert str(caught.value) == f"{tmp_path}: this run folder belongs to another configuration: {message}"
+
+
+@pytest.mark.parametrize("saved", [OLD, MARKS], ids=["format 1", "format 2"])
+def test_a_run_of_other_clients_is_refused_by_the_set_that_differs(tmp_path, saved):
+    RunFolder(tmp_path, {"name": "a"}, saved).close()
+    with pytest.raises(RunError) as caught:
+        RunFolder(tmp_path, {"name": "a"}, {**MARKS, "clients": {**MARKS["clients"], "train": "xyz"}})
+    message = "this run folder belongs to other data: the training clients or their examples are others"
+    assert str(caught.value) == f"{tmp_path}: {message}"
 
 
 def test_a_file_of_a_later_format_is_refused(tmp_path):
