@@ -52,17 +52,18 @@ def check_untrained(model: Model, batch: Batch, key: PRNGKey) -> None:
 def _trained(model: Model, batch: Batch, key: PRNGKey) -> dict[str, bool]:
     """For each leaf, by its path in `(global_params, local_params)`, whether any gradient reaches it."""
 
-    def outcome(params: tuple[Params, Params]) -> Any:
+    def outcome(params: tuple[Params, Params], batch: Batch) -> Any:
         both = model.loss_and_metrics
         loss = model.loss(*params, batch, key) if both is None else both(*params, batch, key)[0]
         return loss.total, model.penalty(*params), model.init_local(params[0], key)
 
-    def tangents(params: Any, directions: Any) -> Any:
-        return jax.jvp(outcome, (params,), (directions,))[1]
+    def tangents(batch: Batch, params: Any, directions: Any) -> Any:
+        return jax.jvp(lambda p: outcome(p, batch), (params,), (directions,))[1]
 
     global_params = jax.eval_shape(model.init_global, key)
     params = global_params, jax.eval_shape(model.init_local, global_params, key)
-    graph = jax.make_jaxpr(tangents)(params, params).jaxpr
+    # The batch is traced, too, as in rounds: a model whose types are checked refuses NumPy arrays.
+    graph = jax.make_jaxpr(tangents)(batch, params, params).jaxpr
     read = dce_jaxpr(graph, True)[1]
     names = list(leaves_of(params))
     return dict(zip(names, read[-len(names) :], strict=True)) if names else {}
