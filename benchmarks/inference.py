@@ -16,6 +16,7 @@ from fedrecon import Clients, Newton, Solver, fedrecon, optimizer
 from fedrecon.experiment.serving.personalize import PER_PART, threads
 from fedrecon.models import matrix_factorization
 from fedrecon.serving import Personalization
+from fedrecon.simulation import TrainedState
 
 EXAMPLES = 80
 PENALTY = 1.0
@@ -32,7 +33,7 @@ def run(options: Options) -> list[Row]:
     model = matrix_factorization(options.items, recipe.FACTORS, init="normal", user_penalty=PENALTY)
     sgd = optimizer("sgd", learning_rate=1.0)
     algorithm = fedrecon(model, Newton(), Solver(sgd, 5), sgd)
-    state = jax.jit(algorithm.init)(jax.random.key(recipe.SEED))
+    state = TrainedState.of(jax.jit(algorithm.init)(jax.random.key(recipe.SEED)), clients.vocabularies)
     table = np.asarray(state.global_params["item"]["factors"])
     personalization = Personalization(algorithm, state, clients.num_examples)
     parts = [np.arange(i, min(i + PER_PART, count)) for i in range(0, count, PER_PART)]

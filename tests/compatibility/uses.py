@@ -23,6 +23,8 @@ OWN = "own_model"
 BY_COMMAND = ("command_line", "stateful", "next_word")
 RUNS = (*BY_COMMAND, OWN)
 FIXTURES = (*RUNS, "clients")
+# Rows that later versions add to a comparison of runs on ratings.
+BASELINES = ("by client mean", "by training mean")
 COMPARED = {"ratings": ("command_line", "stateful"), "tasks": (OWN, "next_word")}
 
 # Where the data are that a run reads; generated ratings are read from nowhere.
@@ -109,7 +111,8 @@ def compare(pair: str) -> dict[str, Any]:
         pair: Of `COMPARED`.
 
     Returns:
-        The rows of `quality.csv` and, where the runs have clients in common, of `differences.csv`.
+        The rows of `quality.csv` that are of these runs, not of `BASELINES`, and, where the runs have clients
+        in common, of `differences.csv`.
     """
     out = Path(f"comparison-{pair}")
     assert fedrecon("compare", *(Path(name, RUN) for name in COMPARED[pair]), "--out", out) == 0
@@ -121,7 +124,11 @@ def compare(pair: str) -> dict[str, Any]:
         if (out / f"{table}.csv").exists():
             with open(out / f"{table}.csv", encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
-            tables[table] = [{k: _number(v) for k, v in row.items() if k not in left_out} for row in rows]
+            tables[table] = [
+                {k: _number(v) for k, v in row.items() if k not in left_out}
+                for row in rows
+                if row.get("method") not in BASELINES
+            ]
     return tables
 
 

@@ -199,7 +199,7 @@ every_case = pytest.mark.parametrize(
 def test_blocks_and_passes_by_rows_are_clients_one_by_one_with_whole_tables(name, kind):
     run = simulated(name, kind)
     state, history, client_states = by_hand(name, kind, run.start)
-    assert_close(run.rounds[-1].state, state)
+    assert_close(ServerState(*run.rounds[-1].state), state)  # without the vocabularies, which no step reads
     for found, wanted in zip(run.metrics, history, strict=True):
         assert found["dropped"].total == 0
         assert_close(found, wanted)
@@ -320,7 +320,7 @@ def test_clients_without_an_update_change_nothing(name):
         assert_equal(run.rounds[-1].state.global_params, run.start.global_params)
         return
     state, _, client_states = by_hand(name, kind, run.start, EVERYBODY[~idle])
-    assert_close(run.rounds[-1].state, state)
+    assert_close(ServerState(*run.rounds[-1].state), state)  # without the vocabularies, which no step reads
     if name in STATEFUL:
         assert_close(jax.tree.map(lambda x: x[~idle], run.client_states), client_states)
 

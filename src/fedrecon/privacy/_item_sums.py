@@ -58,6 +58,7 @@ def item_sums(num_items: int, *, middle: float, shrink: float = 3.0, indicator: 
         loss=lambda params, _, batch, key: Mean.of(jnp.square(batch["rating"] - middle)),
         metrics=lambda params, _, batch: {},
         tables=(Table(SUM, ("item",)), Table(COUNT, ("item",))),
+        frozen=("0",),  # sums are no parameters: clients set them without a gradient
     )
     init, server_update = server(model, optimizer("sgd", learning_rate=1.0), WeightedMean())
 

@@ -1,6 +1,5 @@
 """The states of clients between rounds: on the disk, and able to return to any checkpoint."""
 
-import copy
 import shutil
 import tempfile
 import weakref
@@ -84,12 +83,6 @@ class ClientStateStore:
         self._pending: list[tuple[int, Any, Any]] = []
         self._held: str | None = None
         self._origin: Any = None
-
-    def __copy__(self) -> "ClientStateStore":
-        # A view of the same log, where `__reduce__` would write one of its own with the present states alone.
-        other = object.__new__(ClientStateStore)
-        other.__dict__.update(self.__dict__)
-        return other
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the present states: what an earlier checkpoint needs stays with the files."""
@@ -238,7 +231,9 @@ class ClientStateStore:
 
     def at(self, mark: Mapping[str, Any] | None) -> "ClientStateStore":
         """A second view of the store at a committed mark, or at the start, to be read only."""
-        view = copy.copy(self)
+        # `copy.copy` would copy as pickling does: the present states only, in a folder of their own.
+        view = object.__new__(ClientStateStore)
+        vars(view).update(vars(self))
         view._last, view._temporary = self._last.copy(), False
         view._origin = self  # keeps the store, and with it a temporary folder, alive
         view.restore(mark)

@@ -56,17 +56,18 @@ def _with_gradient(model: Model, batch: Batch, key: PRNGKey) -> tuple[dict[str, 
         Whether that of the loss or the penalty does, and whether that of the local parameters' start does.
     """
 
-    def outcome(params: tuple[Params, Params]) -> Any:
+    def outcome(params: tuple[Params, Params], batch: Batch) -> Any:
         both = model.loss_and_metrics
         loss = model.loss(*params, batch, key) if both is None else both(*params, batch, key)[0]
         return loss.total, model.penalty(*params), model.init_local(params[0], key)
 
-    def tangents(params: Any, directions: Any) -> Any:
-        return jax.jvp(outcome, (params,), (directions,))[1]
+    def tangents(batch: Batch, params: Any, directions: Any) -> Any:
+        return jax.jvp(lambda p: outcome(p, batch), (params,), (directions,))[1]
 
     global_params = jax.eval_shape(model.init_global, key)
     params = global_params, jax.eval_shape(model.init_local, global_params, key)
-    graph = jax.make_jaxpr(tangents)(params, params).jaxpr
+    # The batch is traced, too, as in rounds: a model whose types are checked refuses NumPy arrays.
+    graph = jax.make_jaxpr(tangents)(batch, params, params).jaxpr
     names = list(leaves_of(params))
 
     def reached(outputs: list[bool]) -> dict[str, bool]:

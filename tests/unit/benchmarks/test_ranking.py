@@ -14,6 +14,7 @@ from fedrecon.datasets.ratings._synthetic import synthetic
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.evaluation._ranking import Ranking
 from fedrecon.models._implicit_matrix_factorization import implicit_factorization
+from fedrecon.simulation._trained_state import TrainedState
 from fedrecon.solvers._gradient import Solver
 
 ITEMS = 40
@@ -34,7 +35,7 @@ ALGORITHM = fedrecon(MODEL, Newton(), Solver(SGD, None, reduction="sum"), SGD, N
 def test_the_same_scores_are_worth_the_same(clients, split):
     """Users by the normal equations, in NumPy, against the library's reconstruction of them."""
     scoring = Ranking(ITEMS, (("hr", 5), ("ndcg", 5)), 9)
-    state = jax.jit(ALGORITHM.init)(jax.random.key(0))
+    state = TrainedState.of(jax.jit(ALGORITHM.init)(jax.random.key(0)), clients.vocabularies)
     items = np.random.default_rng(0).normal(size=(ITEMS, 4)).astype(np.float32)
     state = state._replace(global_params={"item": {"factors": jnp.asarray(items)}})
 
