@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fedrecon.experiment.storage import noise_keys
 from fedrecon.privacy._secret import SECRET_BYTES, Secret
 
 
@@ -18,3 +19,4 @@ def repeatable_secrets(monkeypatch):
         return Secret(generator.bytes(SECRET_BYTES), context, attempt)
 
     monkeypatch.setattr(Secret, "fresh", staticmethod(fresh))
+    monkeypatch.setattr(noise_keys.secrets, "token_bytes", generator.bytes)

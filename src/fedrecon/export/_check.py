@@ -18,6 +18,8 @@ TOLERANCE = 5e-6
 TIE = 1e-5
 # The bound is this many times the change by the last bit of the inputs: a computation rounds more than once.
 _JOLTS = 8
+# That change is the largest of several draws, since one draw can happen to move an ill-conditioned system little.
+_DRAWS = 8
 _FEWEST = 64  # the smallest length to which arguments are padded
 
 Given = Mapping[str, np.ndarray]
@@ -64,11 +66,12 @@ class Reference:
             turn = rng.choice(np.array([-1, 1], array.dtype), array.shape) * np.finfo(array.dtype).eps / 2
             return (array * (1 + turn)).astype(array.dtype)
 
-        moved = self._outputs_of(
-            {name: perturb(x) for name, x in given.items()}, [jnp.asarray(perturb(w)) for w in self._weights]
-        )
         here = self(given)
-        apart = [difference(moved[name], x) for name, x in here.items() if x.dtype.kind == "f"]
+        apart = []
+        for _ in range(_DRAWS):
+            weights = [jnp.asarray(perturb(w)) for w in self._weights]
+            moved = self._outputs_of({name: perturb(x) for name, x in given.items()}, weights)
+            apart += [difference(moved[name], x) for name, x in here.items() if x.dtype.kind == "f"]
         return max(TOLERANCE, _JOLTS * max((x for x in apart if np.isfinite(x)), default=0.0))
 
     def _outputs_of(self, given: Given, weights: Sequence[Any]) -> dict[str, np.ndarray]:
