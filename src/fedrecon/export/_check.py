@@ -18,7 +18,7 @@ TOLERANCE = 5e-6
 TIE = 1e-5
 # The bound is this many times the change by the last bit of the inputs: a computation rounds more than once.
 _JOLTS = 8
-# That change is the largest of several draws, since one draw can happen to move an ill-conditioned system little.
+# That change is the largest of several draws: one can happen to move an ill-conditioned system little.
 _DRAWS = 8
 _FEWEST = 64  # the smallest length to which arguments are padded
 
