@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import shutil
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,9 @@ from fedrecon.experiment.storage.digests import DIGEST, digest_of, seal, warn_un
 
 INFO = "info.json"
 ARRAYS = "arrays"
+# A checkpoint's bytes beside the arrays' own, measured with Orbax 0.12: at most .85 kB of names, types and
+# digests for an array, and eight small files in blocks of 4 kB. Compressed arrays take less than their bytes.
+_LEAF_BYTES, _FOLDER_BYTES = 1024, 65_536
 
 
 class CheckpointError(RunError):
@@ -85,11 +89,12 @@ class Checkpoints:
         if not self.folder.parent.exists():
             raise RunError(f"{self.folder.parent}: the run folder was removed while the run was using it")
         make_folder(self.folder)
+        leaves = _leaves(tree)
+        self._check_room(round, leaves)
         try:
             temporary = being_written(final)
             if temporary.exists():
                 remove(temporary)
-            leaves = _leaves(tree)
             temporary.mkdir()
             with _quiet():
                 self._handler().save(temporary / ARRAYS, {n: x for n, x in leaves.items() if x.size})
@@ -210,6 +215,19 @@ class Checkpoints:
             if checksum != signature[1]:
                 raise self._broken(path, name, "is not what was written")
         return described
+
+    def _check_room(self, round: int, leaves: Mapping[str, Any]) -> None:
+        """Checks that the file system has room for a checkpoint, before anything of it is written.
+
+        Orbax fails on a full disk too, but its threads then go on printing tracebacks after the error.
+        """
+        needed = sum(leaf.nbytes + _LEAF_BYTES for leaf in leaves.values()) + _FOLDER_BYTES
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise RunError(
+                f"{self.folder}: the checkpoint of round {round} cannot be written: no space is left on the "
+                f"disk: it needs up to {needed:,} bytes, and {free:,} are free"
+            )
 
     def _unwritable(self, round: int, error: Exception) -> RunError:
         if not self.folder.is_dir():

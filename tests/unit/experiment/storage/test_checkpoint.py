@@ -1,3 +1,4 @@
+import re
 import shutil
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.storage.checkpoint import CheckpointError, Checkpoints
 
 
@@ -148,3 +150,21 @@ def test_what_a_kill_left_beyond_the_last_ones_is_removed(checkpoints):
     assert checkpoints.rounds() == [3, 6, 8]
     checkpoints.clean()
     assert checkpoints.rounds() == [6, 8]
+
+
+@pytest.mark.parametrize("sizes", [[64_000], [200] * 200, [10, 4_000_000]])
+def test_the_room_asked_for_is_enough(tmp_path, monkeypatch, sizes):
+    """Random bytes do not get smaller by compression; blocks of 4 kB are those of common file systems."""
+    rng = np.random.default_rng(0)
+    tree = {f"leaf{i}": rng.integers(0, 256, size, np.uint8) for i, size in enumerate(sizes)}
+    checkpoints = Checkpoints(tmp_path / "full")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    with pytest.raises(RunError, match="no space is left on the disk: it needs up to") as raised:
+        checkpoints.save(1, tree)
+    assert list((tmp_path / "full").iterdir()) == []
+    needed = int(re.search("up to ([0-9,]+) bytes", str(raised.value))[1].replace(",", ""))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    checkpoints.save(1, tree)
+    files = [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
+    assert sum(-(-path.stat().st_size // 4096) * 4096 for path in files) <= needed

@@ -149,7 +149,12 @@ def fill_arrays(patch, out):
     patch.setattr(Checkpoints, "_handler", lambda self: Handler())
 
 
-@pytest.mark.parametrize("fill", [fill_syncs, fill_metrics, fill_arrays])
+def fill_room(patch, out):
+    usage = shutil.disk_usage(out)
+    patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=65_536))
+
+
+@pytest.mark.parametrize("fill", [fill_syncs, fill_metrics, fill_arrays, fill_room])
 @pytest.mark.parametrize("round", [2, 4])
 def test_a_full_disk_is_told_in_one_line_that_names_the_file(tmp_path, fill, round):
     out = tmp_path / "run"
