@@ -9,6 +9,7 @@ from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import Params, PRNGKey
+from fedrecon.evaluation._evaluate import Scoring
 from fedrecon.evaluation._evaluation import Evaluation
 
 # How many ratings at the training mean a client's own mean is shrunk by.
@@ -56,10 +57,46 @@ class RatingBaselines:
         return metrics
 
 
-def by_baseline(evaluation: Evaluation) -> dict[str, Evaluation]:
-    """The evaluation of each baseline by its name, from one whose metrics are called `"baseline/metric"`."""
+@dataclass(frozen=True)
+class WithBaselines:
+    """A scoring that measures the baselines too, so that one compiled program evaluates both.
+
+    Attributes:
+        scoring: The scoring of the personalised model.
+        baselines: The scoring of the baselines; its metrics are called `"baseline/metric"`.
+    """
+
+    scoring: Scoring
+    baselines: Scoring
+
+    def __call__(
+        self,
+        model: Model,
+        global_params: Params,
+        local_params: Params,
+        support: Examples,
+        query: Examples,
+        key: PRNGKey,
+    ) -> dict[str, Mean]:
+        """The metrics of the personalised model, then those of the baselines."""
+        given = model, global_params, local_params, support, query, key
+        return {**self.scoring(*given), **self.baselines(*given)}
+
+
+def split_baselines(evaluation: Evaluation) -> tuple[Evaluation, dict[str, Evaluation]]:
+    """Takes the baselines' metrics, which are called `"baseline/metric"`, out of an evaluation.
+
+    Returns:
+        The evaluation without them, and the evaluation of each baseline by its name.
+    """
+    rest: dict[str, Mean] = {}
     parts: dict[str, dict[str, Mean]] = {}
     for name, mean in evaluation.per_client.items():
         baseline, _, metric = name.partition("/")
-        parts.setdefault(baseline, {})[metric] = mean
-    return {name: Evaluation(evaluation.ids, metrics) for name, metrics in parts.items()}
+        if baseline in BASELINES:
+            parts.setdefault(baseline, {})[metric] = mean
+        else:
+            rest[name] = mean
+    return Evaluation(evaluation.ids, rest), {
+        name: Evaluation(evaluation.ids, metrics) for name, metrics in parts.items()
+    }

@@ -97,7 +97,8 @@ def _check_trained(model: Model, start: Found, batch: Any, key: PRNGKey) -> None
     if model in _KNOWN_TRAINED:
         return
     local = [x for what, x in start.values.items() if what.startswith(_LOCAL_GRADIENT)]
-    if model.frozen or not all(np.any(x) for x in [*start.gradients.values(), *local]):
+    # On the host: `np.any` of a JAX array would compile a program for each shape.
+    if model.frozen or not all(np.any(np.asarray(x)) for x in [*start.gradients.values(), *local]):
         check_untrained(model, batch, key)
     _KNOWN_TRAINED.add(model)
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from fedrecon import AlternateBatches, Clients
-from fedrecon.evaluation._evaluate import measure
-from fedrecon.evaluation._rating_baselines import RatingBaselines, by_baseline
+from fedrecon.evaluation._evaluate import measure, model_metrics
+from fedrecon.evaluation._rating_baselines import RatingBaselines, WithBaselines, split_baselines
 from fedrecon.experiment.config import load
 from fedrecon.models import matrix_factorization
 
@@ -19,8 +19,12 @@ def test_both_are_scored_on_the_query_set():
     )
     algorithm = load().algorithm.build(matrix_factorization(5, 2))
     state = algorithm.init(jax.random.key(0))
-    measured = measure(algorithm, state, clients, split=AlternateBatches(2), scoring=RatingBaselines(3.0))
-    evaluations = by_baseline(measured)
+    both = WithBaselines(model_metrics, RatingBaselines(3.0))
+    measured = measure(algorithm, state, clients, split=AlternateBatches(2), scoring=both)
+    evaluation, evaluations = split_baselines(measured)
+    assert evaluation.over_examples() == pytest.approx(
+        measure(algorithm, state, clients, split=AlternateBatches(2)).over_examples()
+    )
     # Batches of two: the first is support, the second query, the third support.
     support, query = {"a": [5.0, 4.0, 2.0], "c": [1.0, 5.0]}, {"a": [3.5, 1.0], "c": [3.0]}
     level = {name: (sum(x) + 5 * 3.0) / (len(x) + 5) for name, x in support.items()}

@@ -8,7 +8,7 @@ from fedrecon.algorithms._base import ServerState
 from fedrecon.data._clients import Clients
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.evaluation._evaluation import Evaluation
-from fedrecon.evaluation._rating_baselines import by_baseline
+from fedrecon.evaluation._rating_baselines import WithBaselines, split_baselines
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._block_plan import Plan
 from fedrecon.simulation._block_shape import evaluation_plan
@@ -32,6 +32,10 @@ class Evaluator:
     def __init__(self, spec: RunSpec, simulation: Simulation, state: Callable[[], ServerState]):
         self.begun = Event()
         self._spec, self._simulation, self._state = spec, simulation, state
+        self._scoring = spec.scoring
+        if spec.baselines is not None:
+            self._scoring = WithBaselines(spec.scoring, spec.baselines)
+        self._baselines: dict[str, dict[str, Evaluation]] = {}
         self._ahead = Thread(target=self._compile)
 
     def compile_ahead(self) -> None:
@@ -58,23 +62,20 @@ class Evaluator:
         """
         if self.is_compiling:
             self._ahead.join()
-        return self._evaluate(state, client_states, name, self._spec.evaluated[name])
+        evaluation = self._evaluate(state, client_states, name, self._spec.evaluated[name])
+        if self._spec.baselines is None:
+            return evaluation
+        # The baselines do not depend on the state, so that those of any evaluation are those of the last.
+        evaluation, self._baselines[name] = split_baselines(evaluation)
+        return evaluation
 
-    def baselines(self, state: ServerState, name: str) -> dict[str, Evaluation]:
-        """What each baseline reaches on a set of clients, under the split of its evaluation; {} for none.
+    def baselines(self, name: str) -> dict[str, Evaluation]:
+        """What each baseline reaches on a set of clients that was evaluated; {} where the task has none.
 
         Args:
-            state: The server's state.
             name: The name of the set.
         """
-        spec = self._spec
-        if spec.baselines is None:
-            return {}
-        clients = spec.evaluated[name]
-        split = spec.split_of(name)
-        return by_baseline(
-            measure(spec.algorithm, state, clients, split=split, seed=spec.seed, scoring=spec.baselines)
-        )
+        return self._baselines.get(name, {})
 
     def while_training(self, state: ServerState) -> dict[str, Evaluation]:
         """Evaluates all sets that are evaluated while training, by their names."""
@@ -118,5 +119,5 @@ class Evaluator:
             seed=spec.seed,
             plan=plan,
             client_states=client_states,
-            scoring=spec.scoring,
+            scoring=self._scoring,
         )

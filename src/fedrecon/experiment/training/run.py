@@ -202,7 +202,7 @@ def _result(
     else:
         try:
             evaluations = _final_evaluations(loop, selected_round, state, client_states)
-            baselines = {name: loop.evaluator.baselines(state, name) for name in evaluations}
+            baselines = {name: loop.evaluator.baselines(name) for name in evaluations}
         except KeyboardInterrupt:
             # All rounds are done and saved: the next call makes the evaluations.
             loop.interrupted, evaluations, baselines = True, {}, {}
