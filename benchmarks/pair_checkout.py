@@ -70,6 +70,10 @@ class Checkout:
         environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
         environment["PYTHONPATH"] = os.pathsep.join([str(self.root / "src"), str(self.root)])
         environment["XDG_CACHE_HOME"] = str(self.scratch / "cache")
+        # An installed package has its modules' byte code; where Python is told to write none, every run would
+        # compile them again, and longer docstrings would take longer. The first run, to warm up, writes it.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment["PYTHONPYCACHEPREFIX"] = str(self.scratch / "bytecode")
         # Files instead of pipes: nobody has to read while the process runs.
         printed, errors = self.scratch / "stdout", self.scratch / "stderr"
         with printed.open("wb") as out, errors.open("wb") as err:
