@@ -49,3 +49,15 @@ class Packed:
             leaves.append(parts[kind][starts[kind] : stop].reshape(shape))
             starts[kind] = stop
         return jax.tree.unflatten(self.structure, leaves)
+
+    def columns(self) -> Any:
+        """The scalars that each client packed under `jax.vmap`, with NumPy arrays `[client]` as leaves.
+
+        It waits for the program that computes them.
+        """
+        parts, columns = jax.device_get(self.parts), dict.fromkeys(self.parts, 0)
+        leaves = []
+        for kind, _ in self.kinds:
+            leaves.append(parts[kind][:, columns[kind]])
+            columns[kind] += 1
+        return jax.tree.unflatten(self.structure, leaves)

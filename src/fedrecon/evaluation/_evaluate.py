@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from fedrecon._kernels.packing import Packed
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
 from fedrecon.algorithms._building_blocks import subkeys
 from fedrecon.core._examples import AlternateBatches, Examples, NoSplit, Split
@@ -227,15 +228,16 @@ def _evaluate_block(
     global_params: Params,
     round: Int[Array, ""],
     block: Batch,
-) -> dict[str, Mean]:
-    def client(global_params: Params, round: Int[Array, ""], batch: Batch) -> dict[str, Mean]:
+) -> Packed:
+    def client(global_params: Params, round: Int[Array, ""], batch: Batch) -> Packed:
         key = key_of(batch.key)
         support, query = split(examples_of(batch.data, batch.count, slot.length), *subkeys(key, 1))
         client_state = current_client_state(algorithm, global_params, batch.client_state, key)
         local = algorithm.personalize(Broadcast(global_params, round), client_state, support, key)
-        return scoring(algorithm.personal_model, global_params, local, support, query, key)
+        metrics = scoring(algorithm.personal_model, global_params, local, support, query, key)
+        return Packed.of(jax.tree.map(jnp.asarray, metrics))
 
-    def clients(global_params: Params, round: Int[Array, ""], block: Batch) -> dict[str, Mean]:
+    def clients(global_params: Params, round: Int[Array, ""], block: Batch) -> Packed:
         one = functools.partial(client, global_params, round)
         return jax.vmap(one)(jax.tree.map(lambda x: jnp.asarray(x)[0], block))
 
@@ -243,7 +245,7 @@ def _evaluate_block(
 
 
 def _joined(positions: list[Any], block_sums: list[Any], num_clients: int) -> dict[str, Mean]:
-    fetched = jax.device_get([result_of(sums) for _, sums in block_sums])
+    fetched: list[dict[str, Mean]] = [result_of(sums).columns() for _, sums in block_sums]
     joined: dict[str, Mean] = {}
     for name in fetched[0] if fetched else ():
         total: Any = np.zeros(num_clients)
