@@ -15,12 +15,14 @@ from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.data._arrow_bridge import to_arrow, to_lists
 from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import offsets_of
+from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config, with_overrides
 from fedrecon.experiment.console.progress_bar import show_progress
 from fedrecon.experiment.reporting.tables import size
 from fedrecon.experiment.serving.evaluate import hold_to_use, serve
 from fedrecon.experiment.serving.new_clients import prepare_new_clients
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
+from fedrecon.experiment.serving.shares import WHOLE, Share
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.resource_usage import peak_memory
 from fedrecon.experiment.storage.run_folder import read_fingerprint
@@ -59,11 +61,12 @@ def personalize_run(
     screen: Console,
     wanted: Wanted,
     reading: Sequence[str] = (),
-) -> None:
+    share: Share | None = WHOLE,
+) -> bool:
     """Personalises all clients of some data with the last parameters of a run, or its best ones.
 
     A call that was killed can be repeated: it makes only the parts that are missing, and ends with the same
-    file.
+    file. Several processes may each make a share of the parts; the last to finish joins them.
 
     Args:
         run: The run folder, from which the parameters are read.
@@ -74,10 +77,16 @@ def personalize_run(
         wanted: The options, which decide what is written of each client.
         reading: Settings such as `"data.columns.client=person"` by which the data are read where they differ
             from the run's; none by default.
+        share: The share of the parts to make; all of them by default. None makes none, and joins those that
+            are there.
+
+    Returns:
+        Whether `out` is there. It is not before all shares are made.
 
     Raises:
         ValueError: The run has no checkpoint, or diverged without a good round before, or its own data have
-            changed; the data cannot be used; or `out` holds something else.
+            changed; the data cannot be used; `out` holds something else; another process makes the share; or
+            parts are to be joined of which some are missing.
     """
     begun = time.monotonic()
     served = serve(run, config)
@@ -123,12 +132,15 @@ def personalize_run(
         # `mapped` also has the items that a user rated too low to be served by; they are not recommended.
         return _table(some, personalization(some, mapped), top, vocabularies)
 
-    with ResumableParquetWriter(out, request, -(-total // per_part)) as parts:
-        missing = parts.missing()
-        if len(missing) < parts.count:
-            screen.print(f"{parts.count - len(missing)} of {parts.count} parts are there already")
-        left, started = _size(missing, per_part, total), time.monotonic()
-        with show_progress(screen, "clients", total, total - left) as advance:
+    with ResumableParquetWriter(out, request, -(-total // per_part), share) as parts:
+        if share is None:
+            _join(parts, screen)
+            return True
+        own, missing = share.parts(parts.count), parts.missing()
+        if len(missing) < len(own):
+            screen.print(f"{len(own) - len(missing)} of {len(own)} parts are there already")
+        wanted_here, left, started = (*(_size(x, per_part, total) for x in (own, missing)), time.monotonic())
+        with show_progress(screen, "clients", wanted_here, wanted_here - left) as advance:
             for number in parts.make(part, threads()):
                 advance(_size([number], per_part, total))
         seconds = time.monotonic() - started
@@ -138,7 +150,28 @@ def personalize_run(
         speed = f"{counted(left, 'client')} in {seconds:.1f} s, {left / seconds:,.0f} per second"
         start, peak = f"{started - begun:.1f} s to start", size(peak_memory() or 0)
         screen.print(f"{speed}, compilation included; {start}; peak memory {peak}")
+    if not parts.complete:
+        screen.print(f"Share {share} is made. {_describe_unfinished(parts)}.")
+        return False
     screen.print(f"Clients: {out}")
+    return True
+
+
+def _join(parts: ResumableParquetWriter, screen: Console) -> None:
+    """Joins the parts that other processes made.
+
+    Raises:
+        RunError: Some are missing; the message names the shares.
+    """
+    if not parts.join():
+        raise RunError(f"{parts.out}: all shares must be made to be joined. {_describe_unfinished(parts)}")
+    screen.print(f"Clients: {parts.out}")
+
+
+def _describe_unfinished(parts: ResumableParquetWriter) -> str:
+    missing = parts.unfinished()
+    texts = [f"--share {share} lacks {counted(count, 'part')}" for share, count in missing.items()]
+    return f"Missing: {', '.join(texts)}" if texts else "Another process joins the parts now"
 
 
 def _top(wanted: Wanted, vocabularies: dict[str, Any]) -> TopK | None:
@@ -204,6 +237,6 @@ def threads() -> int:
     return min(cores or 1, MOST_THREADS)
 
 
-def _size(numbers: list[int], per_part: int, total: int) -> int:
+def _size(numbers: Sequence[int], per_part: int, total: int) -> int:
     """The number of clients in some parts; the last part may be smaller."""
     return sum(min(per_part, total - number * per_part) for number in numbers)
