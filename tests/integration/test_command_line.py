@@ -305,7 +305,8 @@ def test_shares_fill_one_file_whatever_is_killed(run, fedrecon, process, home, m
     fedrecon(*asked, "one.parquet")
     for kills in (1, 2):
         killed = process("-c", KILLED_SHARE, program=[])
-        assert (killed.communicate(timeout=300)[0], killed.returncode)[1] == -signal.SIGKILL
+        killed.communicate(timeout=300)
+        assert killed.returncode == -signal.SIGKILL
         (folder,) = home.glob(".shared*")
         assert len(list(folder.glob("0*.parquet"))) == kills  # what was made is not made again
     shown = fedrecon(*asked, "shared.parquet", "--share", "2/2").stdout
@@ -318,7 +319,7 @@ def test_shares_fill_one_file_whatever_is_killed(run, fedrecon, process, home, m
         (["--share", "3/2"], "--share must be I/N with I from 1 to N, such as 1/4 for the first of four"),
     ):
         refused = fedrecon(*asked, *options, check=False)
-        assert refused.returncode == 2 and message in refused.stderr
+        assert refused.returncode in (1, 2) and message in refused.stderr
     shown = fedrecon(*asked, "--share", "1/2").stdout
     assert "2 of 5 parts are there already" in shown and "Clients: shared.parquet" in shown
     assert (home / "shared.parquet").read_bytes() == (home / "one.parquet").read_bytes()

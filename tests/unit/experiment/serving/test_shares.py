@@ -6,12 +6,12 @@ import sys
 import threading
 
 import pytest
+from tests.unit.experiment.serving.test_parquet_parts import REQUEST, listed, make, table
 
 from fedrecon.errors import RunError
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
 from fedrecon.experiment.serving.shares import Share
 from fedrecon.experiment.settings.sections import SettingError
-from tests.unit.experiment.serving.test_parquet_parts import REQUEST, listed, make, table
 
 COUNT = 5
 
@@ -80,7 +80,7 @@ def test_other_requests_are_refused_before_the_first_part_is_there(tmp_path):
             ResumableParquetWriter(out, REQUEST, COUNT, Share(1, 2))
         with pytest.raises(RunError, match=r"share 1/2 is being made \(--share 3/3\)"):
             ResumableParquetWriter(out, REQUEST, COUNT, Share(3, 3))
-        with pytest.raises(RunError, match="share 1/2 is being made$"):
+        with pytest.raises(RunError, match=r"share 1/2 is being made$"):
             ResumableParquetWriter(out, REQUEST, COUNT)
     # What nobody makes any more may go on in another number of shares, or in one process.
     assert fill(out, Share(3, 3)) == ([2], False)
