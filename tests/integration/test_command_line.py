@@ -234,6 +234,7 @@ import os, signal
 from pathlib import Path
 from fedrecon.experiment.cli.runs import saved_config
 from fedrecon.experiment.serving import parquet_parts as parts, personalize as personalizing
+from fedrecon.experiment.serving.wanted import Wanted
 from fedrecon.experiment.training.run_experiment import console
 
 written = []
@@ -247,7 +248,7 @@ def write(path, content):
 whole, parts.write_atomically = parts.write_atomically, write
 arguments = Path("first"), saved_config("first"), "clients.arrow", Path("killed.parquet"), console()
 personalizing.PER_PART = 8
-personalizing.personalize_run(*arguments, personalizing.Wanted())
+personalizing.personalize_run(*arguments, Wanted())
 """
 
 
@@ -282,6 +283,7 @@ import os, signal
 from pathlib import Path
 from fedrecon.experiment.cli.runs import saved_config
 from fedrecon.experiment.serving import parquet_parts as parts, personalize as personalizing
+from fedrecon.experiment.serving.wanted import Wanted
 from fedrecon.experiment.serving.shares import Share
 from fedrecon.experiment.training.run_experiment import console
 
@@ -293,7 +295,7 @@ def write(path, content):
 whole, parts.write_atomically = parts.write_atomically, write
 arguments = Path("first"), saved_config("first"), "clients.arrow", Path("shared.parquet"), console()
 personalizing.PER_PART, personalizing.threads = 5, lambda: 1
-personalizing.personalize_run(*arguments, personalizing.Wanted(), share=Share(1, 2))
+personalizing.personalize_run(*arguments, Wanted(), share=Share(1, 2))
 """
 
 

@@ -4,17 +4,13 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 
 from fedrecon._safe_text import counted
-from fedrecon.algorithms._base import Algorithm, ServerState
-from fedrecon.data._arrow_bridge import to_arrow, to_lists
-from fedrecon.data._clients import Clients
-from fedrecon.data._from_arrays import offsets_of
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config, with_overrides
 from fedrecon.experiment.console.progress_bar import show_progress
@@ -23,12 +19,12 @@ from fedrecon.experiment.serving.evaluate import hold_to_use, serve
 from fedrecon.experiment.serving.new_clients import prepare_new_clients
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
 from fedrecon.experiment.serving.shares import WHOLE, Share
-from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.serving.wanted import Wanted, local_bytes, table_of, top_of
 from fedrecon.experiment.storage.resource_usage import peak_memory
 from fedrecon.experiment.storage.run_folder import read_fingerprint
 from fedrecon.experiment.training.run_spec import digest, ids_digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
-from fedrecon.serving._personalization import Personalization, TopK, default_clients_per_block
+from fedrecon.serving._personalization import Personalization, default_clients_per_block
 
 # The largest number of clients in a part. A kill loses one part for each thread, and each thread has one in
 # memory.
@@ -37,20 +33,6 @@ PER_PART = 8192
 # written.
 PART_BYTES = 64_000_000
 MOST_THREADS = 8
-
-
-class Wanted(NamedTuple):
-    """The options of a personalisation, which decide what is written of each client.
-
-    Attributes:
-        top: The number of items to recommend; None, the default, to write the local parameters.
-        field: The field that names items; None, the default, for the only one that has original ids.
-        seen: Whether items that a client has may be recommended; False by default.
-    """
-
-    top: int | None = None
-    field: str | None = None
-    seen: bool = False
 
 
 def personalize_run(
@@ -95,8 +77,8 @@ def personalize_run(
     vocabularies = vocabularies_of(run)
     read = with_overrides(config, reading)
     new = prepare_new_clients(read, data, vocabularies, served.fields, "personalization")
-    clients, top = new.loaded, _top(wanted, vocabularies)
-    per_part = _per_part(12 * top.count if top is not None else _local_bytes(algorithm, state))
+    clients, top = new.loaded, top_of(wanted, vocabularies)
+    per_part = _per_part(12 * top.count if top is not None else local_bytes(algorithm, state))
     # A block has no more clients than a part, since the rest of it would be padding.
     width = min(-(-per_part // jax.local_device_count()), default_clients_per_block())
     personalization = Personalization(
@@ -130,7 +112,7 @@ def personalize_run(
         mapped, some, left_out = new.prepare(indices)
         unknown.append(left_out)
         # `mapped` also has the items that a user rated too low to be served by; they are not recommended.
-        return _table(some, personalization(some, mapped), top, vocabularies)
+        return table_of(some.ids, personalization(some, mapped), top, vocabularies)
 
     with ResumableParquetWriter(out, request, -(-total // per_part), share) as parts:
         if share is None:
@@ -174,59 +156,9 @@ def _describe_unfinished(parts: ResumableParquetWriter) -> str:
     return f"Missing: {', '.join(texts)}" if texts else "Another process joins the parts now"
 
 
-def _top(wanted: Wanted, vocabularies: dict[str, Any]) -> TopK | None:
-    if wanted.top is None:
-        return None
-    field = wanted.field
-    if field is None:
-        if len(vocabularies) != 1:
-            raise SettingError(
-                "--field must name the field of the items: the run knows original ids of "
-                f"{sorted(vocabularies)}"
-            )
-        (field,) = vocabularies
-    if field not in vocabularies:
-        raise SettingError(
-            f"--field must be one of {sorted(vocabularies)}, of which the run knows ids, got {field!r}"
-        )
-    try:
-        return TopK(wanted.top, field, len(vocabularies[field]), wanted.seen)
-    except ValueError as error:
-        rule = str(error).removeprefix("count ")
-        raise SettingError(f"--top {rule}") from None
-
-
 def _per_part(size: int) -> int:
     """The number of clients in a part, by the bytes of a client's result."""
     return min(max(PART_BYTES // max(size, 1), 1), PER_PART)
-
-
-def _local_bytes(algorithm: Algorithm, state: ServerState) -> int:
-    """The bytes of a client's local parameters."""
-    local = jax.eval_shape(algorithm.personal_model.init_local, state.global_params, jax.random.key(0))
-    leaves = jax.tree.leaves(local)
-    if not leaves:
-        raise SettingError("the run's model has no local parameters to write; --top K writes recommendations")
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-
-
-def _table(
-    clients: Clients, results: dict[str, np.ndarray], top: TopK | None, vocabularies: dict[str, Any]
-) -> Any:
-    """The Arrow table of a part: a row for each client, with its id and its results."""
-    import pyarrow as pa
-
-    columns = {"client": to_arrow(clients.ids)}
-    if top is None:
-        return pa.table(columns | {name: to_arrow(values) for name, values in results.items()})
-    # Items that may not be recommended have the score minus infinity.
-    allowed = results["score"] > -np.inf
-    ids = np.asarray(vocabularies[top.field])
-    ids = ids.astype(object) if ids.dtype.kind == "U" else ids
-    offsets = offsets_of(allowed.sum(axis=1))
-    columns[top.field] = to_lists(ids[results[top.field][allowed]], offsets)
-    columns["score"] = to_lists(results["score"][allowed], offsets)
-    return pa.table(columns)
 
 
 def threads() -> int:

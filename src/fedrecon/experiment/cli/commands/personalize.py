@@ -67,7 +67,8 @@ def command(
     part = None if join else WHOLE if share is None else Share.parse(share)
     reading = runs.reading(overrides)
     runs.begin(invocation)
-    from fedrecon.experiment.serving.personalize import Wanted, personalize_run
+    from fedrecon.experiment.serving.personalize import personalize_run
+    from fedrecon.experiment.serving.wanted import Wanted
     from fedrecon.experiment.training.run_experiment import console
 
     config = runs.saved_config(run, code=code)
