@@ -7,6 +7,7 @@ values of a batch.
 """
 
 import functools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from fedrecon.experiment.serving.evaluate import hold_to_use, serve
 from fedrecon.experiment.serving.new_clients import NewClients
 from fedrecon.experiment.serving.served_run import ServedRun
 from fedrecon.experiment.serving.wanted import Wanted, local_leaves, table_of, top_of
+from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import digest_of
 from fedrecon.experiment.storage.run_folder import CONFIG, read_fingerprint
 from fedrecon.experiment.tasks._spec import task_spec
@@ -133,13 +135,17 @@ def personalize_batches(
     path = Path(run).absolute()
     if not (path / CONFIG).is_file():
         raise RunError(f"{path}: a run folder must have a {CONFIG}, this has none")
-    opened = _Opened.of(path, tuple(code), Wanted(top, field, seen), tuple(check_lengths(lengths)))
+    ascending = tuple(check_lengths(lengths))
+    try:
+        opened = _Opened.of(path, tuple(code), Wanted(top, field, seen), ascending)
+    except SettingError as error:  # which names the options of the command
+        raise SettingError(re.sub(r"--(top|field)\b", r"\1", str(error))) from None
     return BatchPersonalizer(
         str(path),
         Wanted(top, field, seen),
         client,
         tuple(code),
-        tuple(check_lengths(lengths)),
+        ascending,
         opened.identity,
     )
 
