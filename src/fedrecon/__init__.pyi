@@ -38,6 +38,7 @@ from .data._sampling import Everyone, Passes, Poisson, Uniform, Weighted
 from .evaluation._evaluate import evaluate
 from .evaluation._evaluation import Evaluation
 from .experiment.reporting.result import Interrupted, Result
+from .experiment.serving.batches import personalize_batches
 from .experiment.training.train import train
 from .serving._personalization import Personalization, TopK
 from .simulation._round import Round
@@ -96,6 +97,7 @@ __all__ = [
     "models",
     "optimizer",
     "partition",
+    "personalize_batches",
     "privacy",
     "sampling",
     "serving",

@@ -234,6 +234,7 @@ import os, signal
 from pathlib import Path
 from fedrecon.experiment.cli.runs import saved_config
 from fedrecon.experiment.serving import parquet_parts as parts, personalize as personalizing
+from fedrecon.experiment.serving.wanted import Wanted
 from fedrecon.experiment.training.run_experiment import console
 
 written = []
@@ -247,7 +248,7 @@ def write(path, content):
 whole, parts.write_atomically = parts.write_atomically, write
 arguments = Path("first"), saved_config("first"), "clients.arrow", Path("killed.parquet"), console()
 personalizing.PER_PART = 8
-personalizing.personalize_run(*arguments, personalizing.Wanted())
+personalizing.personalize_run(*arguments, Wanted())
 """
 
 
@@ -275,6 +276,56 @@ def test_a_killed_inference_goes_on_to_the_same_file(run, fedrecon, process, hom
     assert "7 of 7 parts are there already" in fedrecon(*asked, "killed.parquet").stdout
     other = fedrecon(*asked, "killed.parquet", "--top", 3, check=False)
     assert "belongs to another request: wanted.top is None there and 3 here" in other.stderr
+
+
+KILLED_SHARE = """
+import os, signal
+from pathlib import Path
+from fedrecon.experiment.cli.runs import saved_config
+from fedrecon.experiment.serving import parquet_parts as parts, personalize as personalizing
+from fedrecon.experiment.serving.wanted import Wanted
+from fedrecon.experiment.serving.shares import Share
+from fedrecon.experiment.training.run_experiment import console
+
+def write(path, content):
+    whole(path, content)
+    if path.suffix == ".parquet":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+whole, parts.write_atomically = parts.write_atomically, write
+arguments = Path("first"), saved_config("first"), "clients.arrow", Path("shared.parquet"), console()
+personalizing.PER_PART, personalizing.threads = 5, lambda: 1
+personalizing.personalize_run(*arguments, Wanted(), share=Share(1, 2))
+"""
+
+
+def test_shares_fill_one_file_whatever_is_killed(run, fedrecon, process, home, monkeypatch):
+    clients, _ = synthetic(50, 40, seed=3)
+    clients.write(home / "clients.arrow")
+    monkeypatch.setattr(personalizing, "PER_PART", 5)
+    asked = ("personalize", "first", "--data", "clients.arrow", "--out")
+    fedrecon(*asked, "one.parquet")
+    for kills in (1, 2):
+        killed = process("-c", KILLED_SHARE, program=[])
+        killed.communicate(timeout=300)
+        assert killed.returncode == -signal.SIGKILL
+        (folder,) = home.glob(".shared*")
+        assert len(list(folder.glob("0*.parquet"))) == kills  # what was made is not made again
+    shown = fedrecon(*asked, "shared.parquet", "--share", "2/2").stdout
+    assert "Share 2/2 is made. Missing: --share 1/2 lacks 3 parts." in shown
+    asked = (*asked, "shared.parquet")
+    for options, message in (
+        (["--join"], "all shares must be made to be joined. Missing: --share 1/2 lacks 3 parts"),
+        (["--share", "1/2", "--top", 3], "wanted.top is None there and 3 here"),
+        (["--share", "1/2", "--join"], "--share makes parts and --join joins those that are there"),
+        (["--share", "3/2"], "--share must be I/N with I from 1 to N, such as 1/4 for the first of four"),
+    ):
+        refused = fedrecon(*asked, *options, check=False)
+        assert refused.returncode in (1, 2) and message in refused.stderr
+    shown = fedrecon(*asked, "--share", "1/2").stdout
+    assert "2 of 5 parts are there already" in shown and "Clients: shared.parquet" in shown
+    assert (home / "shared.parquet").read_bytes() == (home / "one.parquet").read_bytes()
+    assert "Clients: shared.parquet" in fedrecon(*asked, "--join").stdout
 
 
 def test_a_run_is_drawn_along_curves(run, fedrecon, monkeypatch):

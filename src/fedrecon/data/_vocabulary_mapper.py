@@ -50,12 +50,14 @@ class VocabularyMapper:
     Args:
         theirs: For each field the original ids in the order in which the clients number them.
         known: For each field the original ids in the order in which the run numbers them.
+        is_part: Whether these are some of many clients, who may have no id that the run knows; False by
+            default, which refuses that.
 
     Raises:
         DataError: The clients lack a vocabulary that the run has, or have nothing in common with one.
     """
 
-    def __init__(self, theirs: Mapping[str, Any], known: Mapping[str, Any]):
+    def __init__(self, theirs: Mapping[str, Any], known: Mapping[str, Any], *, is_part: bool = False):
         self._known = {name: np.asarray(ids) for name, ids in known.items()}
         self._places: dict[str, np.ndarray] = {}  # of those that are numbered otherwise
         for name, ids in known.items():
@@ -67,7 +69,7 @@ class VocabularyMapper:
             if here == there:  # compared as a whole, for in a text's an entry may come twice
                 continue
             place = {identity: i for i, identity in enumerate(there)}
-            if here and there and place.keys().isdisjoint(here):
+            if not is_part and here and there and place.keys().isdisjoint(here):
                 raise DataError(
                     f"none of the ids of the field {name!r} is known to the run: "
                     f"theirs are like {here[0]!r}, the run's like {there[0]!r}"

@@ -91,6 +91,31 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
     return override(config, given) if given else config
 
 
+def load_saved(run: Path, code: Sequence[str] = ()) -> Config:
+    """The configuration of a run folder, which is checked against what the run began with.
+
+    Args:
+        run: The run folder, which has a configuration.
+        code: Modules and functions that the user names; by default none. The folder may be somebody
+            else's, so that no other code that it names is imported.
+
+    Raises:
+        RunError: The configuration is not what the run began with.
+        SettingError: The folder names code that the user does not name.
+    """
+    from fedrecon.experiment.storage.run_folder import CONFIG, check_settings
+
+    check_settings(run)
+    path = run / CONFIG
+    for place, name in code_of(path):
+        if name not in code:
+            raise SettingError(
+                f"{path}: {place} names code, {name!r}, which the run folder alone does not get run: "
+                f"if you trust it, name it again with --code {name}"
+            )
+    return load(path)
+
+
 def code_of(path: str | Path) -> list[tuple[str, str]]:
     """The settings of an experiment file that name code, and what they name; nothing is imported.
 

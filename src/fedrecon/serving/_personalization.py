@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -17,7 +18,7 @@ from fedrecon.core._model import Model, leaf_at, leaves_of
 from fedrecon.core._types import Number, Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
-from fedrecon.errors import did_you_mean, of_kind, store_whole_numbers, whole_number
+from fedrecon.errors import did_you_mean, of_kind, plain, store_whole_numbers, whole_number
 from fedrecon.simulation._batches import Batch, Layout, examples_of, key_of
 from fedrecon.simulation._block_plan import FAR, Slot, clients_in_block
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
@@ -79,6 +80,9 @@ class Personalization:
             1,024 elsewhere. Blocks of very long clients have fewer in any case.
         devices: The number of devices of this process that share the clients of a block; None, the default,
             for all.
+        lengths: The numbers of examples to which clients are padded, ascending; None, the default, for those
+            that leave the fewest places empty among `num_examples`. With given lengths a client's results
+            are the same to the bit whatever other clients are passed with it.
 
     Raises:
         TypeError: An argument is of another type.
@@ -97,6 +101,7 @@ class Personalization:
         client_states: ClientStateStore | None = None,
         clients_per_block: int | None = None,
         devices: int | None = None,
+        lengths: Sequence[int] | None = None,
     ):
         of_kind(Algorithm, algorithm=algorithm)
         of_kind(ServerState, state=state)
@@ -110,7 +115,7 @@ class Personalization:
         self._trained = state
         self._state = self._devices.everywhere(state)
         self._options = engine_options(heavy(state.global_params, algorithm.model.tables))
-        self.lengths = block_lengths(num_examples)
+        self.lengths = block_lengths(num_examples) if lengths is None else check_lengths(lengths)
         most = clients_per_block or default_clients_per_block()
         self._widths = {
             length: clients_in_block(length, most, _PLACES[jax.default_backend() == "cpu"])
@@ -248,6 +253,18 @@ def block_lengths(num_examples: Int[np.ndarray, "client"]) -> list[int]:
     choices: list[tuple[int, ...]] = [(*lengths, longest) for lengths in cuts]
     shortest: tuple[int, ...] = min(choices, key=places)
     return list(shortest)
+
+
+def check_lengths(lengths: Sequence[int]) -> list[int]:
+    """The lengths of blocks, which must be whole numbers of at least 1 that ascend.
+
+    Raises:
+        ValueError: They are not.
+    """
+    numbers = [whole_number("lengths", length, 1) for length in lengths]
+    if not numbers or any(a >= b for a, b in itertools.pairwise(numbers)):
+        raise ValueError(f"lengths must ascend, and be one at least, got {plain(list(lengths))}")
+    return numbers
 
 
 def _rounded(length: Number) -> int:

@@ -214,7 +214,7 @@ def saved_config(run: str, data: str | None = None, code: Sequence[str] = ()) ->
         SettingError: The folder names code that the command line does not name.
     """
     from fedrecon.experiment.analysis.runs import seed_folders
-    from fedrecon.experiment.storage.run_folder import CONFIG, check_settings, finish_extension
+    from fedrecon.experiment.storage.run_folder import CONFIG, finish_extension
 
     finish_extension(Path(run))
     path = Path(run) / CONFIG
@@ -225,14 +225,7 @@ def saved_config(run: str, data: str | None = None, code: Sequence[str] = ()) ->
                 f"or go on with all by the command that began them, with --seeds and --out {run}"
             )
         raise RunError(f"{run}: a run folder must have a {CONFIG}, this has none")
-    check_settings(Path(run))
-    for setting, name in configs.code_of(path):
-        if name not in code:
-            raise SettingError(
-                f"{path}: {setting} names code, {name!r}, which the run folder alone does not get run: "
-                f"if you trust it, name it again with --code {name}"
-            )
-    return with_options(configs.load(path), data)
+    return with_options(configs.load_saved(Path(run), code), data)
 
 
 def fresh_folder(parent: Path, name: str) -> Path:

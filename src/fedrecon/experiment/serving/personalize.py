@@ -4,29 +4,27 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
 
 from fedrecon._safe_text import counted
-from fedrecon.algorithms._base import Algorithm, ServerState
-from fedrecon.data._arrow_bridge import to_arrow, to_lists
-from fedrecon.data._clients import Clients
-from fedrecon.data._from_arrays import offsets_of
+from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config, with_overrides
 from fedrecon.experiment.console.progress_bar import show_progress
 from fedrecon.experiment.reporting.tables import size
 from fedrecon.experiment.serving.evaluate import hold_to_use, serve
 from fedrecon.experiment.serving.new_clients import prepare_new_clients
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter
-from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.serving.shares import WHOLE, Share
+from fedrecon.experiment.serving.wanted import Wanted, local_bytes, table_of, top_of
 from fedrecon.experiment.storage.resource_usage import peak_memory
 from fedrecon.experiment.storage.run_folder import read_fingerprint
 from fedrecon.experiment.training.run_spec import digest, ids_digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
-from fedrecon.serving._personalization import Personalization, TopK, default_clients_per_block
+from fedrecon.serving._personalization import Personalization, default_clients_per_block
 
 # The largest number of clients in a part. A kill loses one part for each thread, and each thread has one in
 # memory.
@@ -37,20 +35,6 @@ PART_BYTES = 64_000_000
 MOST_THREADS = 8
 
 
-class Wanted(NamedTuple):
-    """The options of a personalisation, which decide what is written of each client.
-
-    Attributes:
-        top: The number of items to recommend; None, the default, to write the local parameters.
-        field: The field that names items; None, the default, for the only one that has original ids.
-        seen: Whether items that a client has may be recommended; False by default.
-    """
-
-    top: int | None = None
-    field: str | None = None
-    seen: bool = False
-
-
 def personalize_run(
     run: Path,
     config: Config,
@@ -59,11 +43,12 @@ def personalize_run(
     screen: Console,
     wanted: Wanted,
     reading: Sequence[str] = (),
-) -> None:
+    share: Share | None = WHOLE,
+) -> bool:
     """Personalises all clients of some data with the last parameters of a run, or its best ones.
 
     A call that was killed can be repeated: it makes only the parts that are missing, and ends with the same
-    file.
+    file. Several processes may each make a share of the parts; the last to finish joins them.
 
     Args:
         run: The run folder, from which the parameters are read.
@@ -74,10 +59,16 @@ def personalize_run(
         wanted: The options, which decide what is written of each client.
         reading: Settings such as `"data.columns.client=person"` by which the data are read where they differ
             from the run's; none by default.
+        share: The share of the parts to make; all of them by default. None makes none, and joins those that
+            are there.
+
+    Returns:
+        Whether `out` is there. It is not before all shares are made.
 
     Raises:
         ValueError: The run has no checkpoint, or diverged without a good round before, or its own data have
-            changed; the data cannot be used; or `out` holds something else.
+            changed; the data cannot be used; `out` holds something else; another process makes the share; or
+            parts are to be joined of which some are missing.
     """
     begun = time.monotonic()
     served = serve(run, config)
@@ -86,8 +77,8 @@ def personalize_run(
     vocabularies = vocabularies_of(run)
     read = with_overrides(config, reading)
     new = prepare_new_clients(read, data, vocabularies, served.fields, "personalization")
-    clients, top = new.loaded, _top(wanted, vocabularies)
-    per_part = _per_part(12 * top.count if top is not None else _local_bytes(algorithm, state))
+    clients, top = new.loaded, top_of(wanted, vocabularies)
+    per_part = _per_part(12 * top.count if top is not None else local_bytes(algorithm, state))
     # A block has no more clients than a part, since the rest of it would be padding.
     width = min(-(-per_part // jax.local_device_count()), default_clients_per_block())
     personalization = Personalization(
@@ -121,14 +112,17 @@ def personalize_run(
         mapped, some, left_out = new.prepare(indices)
         unknown.append(left_out)
         # `mapped` also has the items that a user rated too low to be served by; they are not recommended.
-        return _table(some, personalization(some, mapped), top, vocabularies)
+        return table_of(some.ids, personalization(some, mapped), top, vocabularies)
 
-    with ResumableParquetWriter(out, request, -(-total // per_part)) as parts:
-        missing = parts.missing()
-        if len(missing) < parts.count:
-            screen.print(f"{parts.count - len(missing)} of {parts.count} parts are there already")
-        left, started = _size(missing, per_part, total), time.monotonic()
-        with show_progress(screen, "clients", total, total - left) as advance:
+    with ResumableParquetWriter(out, request, -(-total // per_part), share) as parts:
+        if share is None:
+            _join(parts, screen)
+            return True
+        own, missing = share.parts(parts.count), parts.missing()
+        if len(missing) < len(own):
+            screen.print(f"{len(own) - len(missing)} of {len(own)} parts are there already")
+        wanted_here, left, started = (*(_size(x, per_part, total) for x in (own, missing)), time.monotonic())
+        with show_progress(screen, "clients", wanted_here, wanted_here - left) as advance:
             for number in parts.make(part, threads()):
                 advance(_size([number], per_part, total))
         seconds = time.monotonic() - started
@@ -138,62 +132,33 @@ def personalize_run(
         speed = f"{counted(left, 'client')} in {seconds:.1f} s, {left / seconds:,.0f} per second"
         start, peak = f"{started - begun:.1f} s to start", size(peak_memory() or 0)
         screen.print(f"{speed}, compilation included; {start}; peak memory {peak}")
+    if not parts.complete:
+        screen.print(f"Share {share} is made. {_describe_unfinished(parts)}.")
+        return False
     screen.print(f"Clients: {out}")
+    return True
 
 
-def _top(wanted: Wanted, vocabularies: dict[str, Any]) -> TopK | None:
-    if wanted.top is None:
-        return None
-    field = wanted.field
-    if field is None:
-        if len(vocabularies) != 1:
-            raise SettingError(
-                "--field must name the field of the items: the run knows original ids of "
-                f"{sorted(vocabularies)}"
-            )
-        (field,) = vocabularies
-    if field not in vocabularies:
-        raise SettingError(
-            f"--field must be one of {sorted(vocabularies)}, of which the run knows ids, got {field!r}"
-        )
-    try:
-        return TopK(wanted.top, field, len(vocabularies[field]), wanted.seen)
-    except ValueError as error:
-        rule = str(error).removeprefix("count ")
-        raise SettingError(f"--top {rule}") from None
+def _join(parts: ResumableParquetWriter, screen: Console) -> None:
+    """Joins the parts that other processes made.
+
+    Raises:
+        RunError: Some are missing; the message names the shares.
+    """
+    if not parts.join():
+        raise RunError(f"{parts.out}: all shares must be made to be joined. {_describe_unfinished(parts)}")
+    screen.print(f"Clients: {parts.out}")
+
+
+def _describe_unfinished(parts: ResumableParquetWriter) -> str:
+    missing = parts.unfinished()
+    texts = [f"--share {share} lacks {counted(count, 'part')}" for share, count in missing.items()]
+    return f"Missing: {', '.join(texts)}" if texts else "Another process joins the parts now"
 
 
 def _per_part(size: int) -> int:
     """The number of clients in a part, by the bytes of a client's result."""
     return min(max(PART_BYTES // max(size, 1), 1), PER_PART)
-
-
-def _local_bytes(algorithm: Algorithm, state: ServerState) -> int:
-    """The bytes of a client's local parameters."""
-    local = jax.eval_shape(algorithm.personal_model.init_local, state.global_params, jax.random.key(0))
-    leaves = jax.tree.leaves(local)
-    if not leaves:
-        raise SettingError("the run's model has no local parameters to write; --top K writes recommendations")
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-
-
-def _table(
-    clients: Clients, results: dict[str, np.ndarray], top: TopK | None, vocabularies: dict[str, Any]
-) -> Any:
-    """The Arrow table of a part: a row for each client, with its id and its results."""
-    import pyarrow as pa
-
-    columns = {"client": to_arrow(clients.ids)}
-    if top is None:
-        return pa.table(columns | {name: to_arrow(values) for name, values in results.items()})
-    # Items that may not be recommended have the score minus infinity.
-    allowed = results["score"] > -np.inf
-    ids = np.asarray(vocabularies[top.field])
-    ids = ids.astype(object) if ids.dtype.kind == "U" else ids
-    offsets = offsets_of(allowed.sum(axis=1))
-    columns[top.field] = to_lists(ids[results[top.field][allowed]], offsets)
-    columns["score"] = to_lists(results["score"][allowed], offsets)
-    return pa.table(columns)
 
 
 def threads() -> int:
@@ -204,6 +169,6 @@ def threads() -> int:
     return min(cores or 1, MOST_THREADS)
 
 
-def _size(numbers: list[int], per_part: int, total: int) -> int:
+def _size(numbers: Sequence[int], per_part: int, total: int) -> int:
     """The number of clients in some parts; the last part may be smaller."""
     return sum(min(per_part, total - number * per_part) for number in numbers)

@@ -277,12 +277,11 @@ def saved_counts(run: Path) -> Mapping[str, Mapping[str, int]]:
     return counts
 
 
-def lock_folder(path: Path, what: str = "run folder") -> "BaseFileLock":
-    """Locks a folder against other processes until the lock is released or the process ends.
+def lock_folder(path: Path) -> "BaseFileLock":
+    """Locks a run folder against other processes until the lock is released or the process ends.
 
     Args:
         path: The folder; it must exist.
-        what: The name of the folder in messages; by default `"run folder"`.
 
     Raises:
         RunError: Another process has locked it.
@@ -291,7 +290,7 @@ def lock_folder(path: Path, what: str = "run folder") -> "BaseFileLock":
     try:
         return lock(path / LOCK)
     except BlockingIOError:
-        raise RunError(f"{path}: another process is using this {what}") from None
+        raise RunError(f"{path}: another process is using this run folder") from None
 
 
 def is_place(name: str) -> bool:

@@ -138,7 +138,22 @@ class TaskSpec(ABC):
         """
         from fedrecon.data._clients import Clients
 
-        return Clients.open(path)
+        return self.accept_clients(config, Clients.open(path), str(path))
+
+    def accept_clients(self, config: TaskConfig, clients: "Clients", where: str) -> "Clients":
+        """Clients of a client file, or from Python, as `load_all_clients` gives those of other files.
+
+        The default changes nothing.
+
+        Args:
+            config: Configuration of the run.
+            clients: The clients.
+            where: The name of their source in messages.
+
+        Raises:
+            DataError: The clients break a rule of the task.
+        """
+        return clients
 
     def load_in_vocabulary(
         self, config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]

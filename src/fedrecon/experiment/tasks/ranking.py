@@ -1,7 +1,6 @@
 """Ranking of the items that a user will interact with, from MovieLens and other files of ratings."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -166,12 +165,11 @@ class RankingTask(TaskSpec):
         """
         return str(config.data.describe_source())
 
-    def open_client_file(self, config: TaskConfig, path: str | Path) -> "Clients":
-        """The users of a client file, each with an item once, as `data.duplicates` says."""
-        from fedrecon.data._clients import Clients
+    def accept_clients(self, config: TaskConfig, clients: "Clients", where: str) -> "Clients":
+        """The users, each with an item once, as `data.duplicates` says."""
         from fedrecon.datasets.ratings._interactions import each_once
 
-        return each_once(Clients.open(path), config.data.duplicates, str(path))
+        return each_once(clients, config.data.duplicates, where)
 
     def fields_to_load(self, fields: tuple[str, ...]) -> None:
         """None, for all fields: interactions and their weights are made of ratings and times."""

@@ -25,7 +25,8 @@ from fedrecon.experiment.serving import new_clients
 from fedrecon.experiment.serving import personalize as personalizing
 from fedrecon.experiment.serving.evaluate import evaluate_run, restore_parameters
 from fedrecon.experiment.serving.new_clients import prepare_new_clients, served_fields
-from fedrecon.experiment.serving.personalize import Wanted, personalize_run
+from fedrecon.experiment.serving.personalize import personalize_run
+from fedrecon.experiment.serving.wanted import Wanted
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.tasks._ratings import MatrixFactorizationSettings

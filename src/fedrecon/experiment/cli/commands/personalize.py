@@ -15,6 +15,8 @@ from fedrecon.experiment.cli import options
 @click.option("--top", type=int, metavar="K", help="recommend so many items to each client")
 @click.option("--seen", is_flag=True, help="also items that the client has rated")
 @click.option("--field", metavar="NAME", help="the field of the items, where it is not clear")
+@click.option("--share", metavar="I/N", help="make the Ith of N shares of the file, I from 1 to N")
+@click.option("--join", is_flag=True, help="join the parts that shares have made")
 @options.code
 @options.pass_invocation
 def command(
@@ -26,6 +28,8 @@ def command(
     top: int | None,
     seen: bool,
     field: str | None,
+    share: str | None,
+    join: bool,
     code: tuple[str, ...],
 ) -> None:
     """Personalises every client of some data with a run's parameters, all of a client's examples being its
@@ -42,10 +46,15 @@ def command(
     A .csv file has a line for each recommended item with its rank, or for each client a column for each
     number of its local parameters.
 
-    Killed and started again, it goes on where it was.
+    Killed and started again, it goes on where it was. With --share several processes or hosts fill one
+    file: each is given the same command with another share, and the last to finish joins the parts.
+
+      fedrecon personalize runs/mine --data clients.arrow --out users.parquet --share 1/2
+      fedrecon personalize runs/mine --data clients.arrow --out users.parquet --share 2/2
     """
     from fedrecon.experiment.cli import runs
     from fedrecon.experiment.serving.parquet_parts import personalized_format
+    from fedrecon.experiment.serving.shares import WHOLE, Share
     from fedrecon.experiment.settings.sections import SettingError
 
     if top is None:
@@ -53,12 +62,16 @@ def command(
             if given:
                 raise SettingError(f"{name} says which items are recommended, and needs --top K")
     personalized_format(Path(out))
+    if share is not None and join:
+        raise SettingError("--share makes parts and --join joins those that are there: give one of them")
+    part = None if join else WHOLE if share is None else Share.parse(share)
     reading = runs.reading(overrides)
     runs.begin(invocation)
-    from fedrecon.experiment.serving.personalize import Wanted, personalize_run
+    from fedrecon.experiment.serving.personalize import personalize_run
+    from fedrecon.experiment.serving.wanted import Wanted
     from fedrecon.experiment.training.run_experiment import console
 
     config = runs.saved_config(run, code=code)
     place = str(runs.absolute(data, config))
     wanted = Wanted(top, field, seen)
-    personalize_run(Path(run), config, place, Path(out), console(), wanted, reading)
+    personalize_run(Path(run), config, place, Path(out), console(), wanted, reading, part)
