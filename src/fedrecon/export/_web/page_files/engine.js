@@ -29,7 +29,7 @@ export class Engine {
   static async load(folder) {
     const engine = new Engine();
     const text = await bytesOf(`${folder}model.json`);
-    engine.digest = (await sha256(text)) ?? "not checked: this page has no secure connection";
+    engine.digest = await sha256(text);
     engine.description = JSON.parse(new TextDecoder().decode(text));
     if (engine.description.format !== 1) {
       throw new Error(`${folder}model.json: must be of format 1, is of ${engine.description.format}`);
@@ -57,6 +57,9 @@ export class Engine {
   }
 
   get supportMax() { return this.description.support_max; }
+
+  /** How many numbers the local parameters are. */
+  get localSize() { return this.description.outputs.find((entry) => entry.name === "local").shape[0]; }
 
   input(name) { return this.description.inputs.find((entry) => entry.name === name); }
 

@@ -23,12 +23,12 @@ async function begin() {
   const facts = document.getElementById("facts");
   const show = () => facts.replaceChildren(
     element("li", {}, `In this browser's storage, for this page only: ${view.stored()}.`),
-    element("li", {}, "In the page's memory, gone when it is closed: the model and your part of it."),
+    element("li", {}, "In the page's memory, gone when it is closed: the model."),
     element("li", {}, "On a server: nothing. Since the model was loaded the browser refuses this page all connections."),
   );
   document.getElementById("notice").textContent = engines.map((e) => e.description.data_notice).filter(Boolean)[0] ?? "";
   document.getElementById("model").textContent = engines
-    .map((e) => `${e.description.run}, round ${e.description.round}, ${e.description.precision}, SHA-256 of model.json ${e.digest}`)
+    .map((e) => `${e.description.run}, round ${e.description.round}, ${e.description.precision}, SHA-256 of model.json ${e.digest ?? "not checked: this page has no secure connection"}`)
     .join("; ");
   document.getElementById("try").addEventListener("click", async () => {
     try {
