@@ -149,6 +149,12 @@ def test_rating_by_mouse_and_by_keyboard(chromium, films, plain):
         rows = np.array([ids.index(identity) for identity in chosen])
         wanted, _ = session.top({"item": rows, "rating": stars})
         assert opened.recommended() == [ids[row] for row in wanted] != before
+        page.wait_for_selector("html[data-optimised]")  # the session that the runtime has optimised
+        opened.rate(first, names[first], 1)
+        opened.rate(first, names[first], 5)
+        opened.settled(3)
+        page.wait_for_timeout(300)
+        assert opened.recommended() == [ids[row] for row in wanted]
         assert page.evaluate("fetch('page.json').then(() => 'sent', () => 'refused')") == "refused"
         page.click("#try")
         page.wait_for_function("() => document.getElementById('outcome').textContent.includes('refused')")

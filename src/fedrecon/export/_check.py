@@ -113,18 +113,21 @@ def pad_inputs(given: Given, inputs: Sequence[Input], round_up: bool = False) ->
     return arrays
 
 
-def session_of(model: bytes | str, threads: int = 1) -> Any:
+def session_of(model: bytes | str, threads: int = 1, optimised: bool = True) -> Any:
     """ONNX Runtime with a model, at its default optimisation level.
 
     Args:
         model: The serialised model, or the path of its file.
         threads: Number of threads that share one operation; 1 by default.
+        optimised: Whether the runtime optimises the graph, which is its default; True by default.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
