@@ -235,7 +235,7 @@ def test_a_part_is_kept_for_its_model_and_made_anew_for_another(chromium, tmp_pa
     assert main(["export", str(tmp_path / "first"), "--out", str(other), *seed]) == 0
     session, another = Session(folder), Session(other)
     ids = [str(x) for x in session.vocabularies["item"]]
-    low, high = next(x["range"] for x in session.description["inputs"] if x["name"] == "rating")
+    high = next(x["range"][1] for x in session.description["inputs"] if x["name"] == "rating")
 
     def support(*rows: int) -> dict[str, Any]:
         return {"item": sorted(rows, key=lambda row: int(ids[row])), "rating": [high] * len(rows)}

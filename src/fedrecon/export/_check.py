@@ -255,8 +255,17 @@ def refuse(
     outputs: Sequence[Output],
     weights: Sequence[Stored],
     worst: Difference,
+    optimised: bool = True,
 ) -> None:
     """Raises an error that names the first operation whose result differs.
+
+    Args:
+        program: The program that was written.
+        inputs: The descriptions of the file's inputs.
+        outputs: The descriptions of the file's outputs.
+        weights: How each parameter is stored.
+        worst: The arguments whose result differs most, and the difference.
+        optimised: Whether the runtime had optimised the graph that differs; True by default.
 
     Raises:
         ExportError: Always; its message names the operation and the difference.
@@ -268,7 +277,7 @@ def refuse(
         if all(isinstance(d, int) for d in value.shape) and value not in program.outputs
     ]
     model = model_of(program, inputs, outputs, weights, shown)
-    results = run(session_of(model.SerializeToString()), worst.given)
+    results = run(session_of(model.SerializeToString(), optimised=optimised), worst.given)
     arrays: dict[Any, Any] = dict(zip(program.inputs, pad_inputs(worst.given, inputs), strict=True))
 
     def read(value: Any) -> Any:
