@@ -18,7 +18,6 @@ from fedrecon.export._check import (
     Reference,
     compare,
     random_inputs,
-    refuse,
     run,
     session_of,
 )
@@ -42,6 +41,7 @@ from fedrecon.export._graph.precision import PRECISIONS, Stored, to_stored
 from fedrecon.export._graph.program import ExportError, program_of
 from fedrecon.export._graph.simplify import reduce_program
 from fedrecon.export._graph.writer import OPSET
+from fedrecon.export._refuse import refuse
 from fedrecon.export._training import Training, write_update
 from fedrecon.serving._personalization import TopK
 from fedrecon.simulation._trained_state import vocabularies_of
