@@ -1,5 +1,6 @@
 """The page in a browser: what it recommends is what Python recommends, and nothing leaves it."""
 
+import base64
 import functools
 import http.server
 import json
@@ -148,6 +149,12 @@ def test_rating_by_mouse_and_by_keyboard(chromium, films, plain):
         rows = np.array([ids.index(identity) for identity in chosen])
         wanted, _ = session.top({"item": rows, "rating": stars})
         assert opened.recommended() == [ids[row] for row in wanted] != before
+        page.wait_for_selector("html[data-optimised]")  # the session that the runtime has optimised
+        opened.rate(first, names[first], 1)
+        opened.rate(first, names[first], 5)
+        opened.settled(3)
+        page.wait_for_timeout(300)
+        assert opened.recommended() == [ids[row] for row in wanted]
         assert page.evaluate("fetch('page.json').then(() => 'sent', () => 'refused')") == "refused"
         page.click("#try")
         page.wait_for_function("() => document.getElementById('outcome').textContent.includes('refused')")
@@ -209,6 +216,79 @@ def test_more_ratings_than_the_model_takes(chromium, films):
         assert len(opened.recommended()) == 20
 
 
+def kept(page: Any) -> list[dict[str, Any]]:
+    """The user's parts of models in the browser's storage, with their vectors as arrays."""
+    parts = json.loads(page.evaluate("localStorage.getItem('fedrecon')"))["parts"]
+    for part in parts:
+        for name in ("start", "local"):
+            part[name] = np.frombuffer(base64.b64decode(part[name]), np.float32)
+    return parts
+
+
+def test_a_part_is_kept_for_its_model_and_made_anew_for_another(chromium, tmp_path):
+    """FedAlt goes on from what the user kept, so that a result shows from where it was computed."""
+    browser.browser_path()
+    changes = [*SMALL, "training.rounds=2", "algorithm.name=fedalt", "algorithm.reconstruct.kind=solver"]
+    folder = site(tmp_path, "first", changes)
+    other = tmp_path / "other"
+    seed = ["--seed", "7", "--static", "--runtime", browser.runtime()]
+    assert main(["export", str(tmp_path / "first"), "--out", str(other), *seed]) == 0
+    session, another = Session(folder), Session(other)
+    ids = [str(x) for x in session.vocabularies["item"]]
+    high = next(x["range"][1] for x in session.description["inputs"] if x["name"] == "rating")
+
+    def support(*rows: int) -> dict[str, Any]:
+        return {"item": sorted(rows, key=lambda row: int(ids[row])), "rating": [high] * len(rows)}
+
+    def visit(page: Any, count: int, begins: str) -> dict[str, Any]:
+        page.reload()
+        page.wait_for_selector(READY)
+        page.wait_for_function(
+            "words => document.getElementById('status').textContent.startsWith(words)", arg=begins
+        )
+        (part,) = kept(page)
+        assert len(part["examples"]) == count
+        return part
+
+    with Open(chromium, folder) as opened:
+        page = opened.page
+        names = titles(folder)
+        assert page.evaluate("localStorage.length") == 0  # nobody, whose part need not be kept
+        opened.rate(ids[3], names[ids[3]], 5)
+        opened.settled(1)
+        first = session(support(3))["local"]
+        for part in (kept(page)[0], visit(page, 1, "From 1")):  # the second time not a step further
+            assert part["model"] == session.digest and len(part["start"]) == 0
+            np.testing.assert_allclose(part["local"], first, atol=1e-5)
+        assert f"{len(first)} numbers of your part of model {session.digest[:8]}" in page.inner_text("#facts")
+        opened.rate(ids[7], names[ids[7]], 5)
+        opened.settled(2)
+        wanted = session(support(3, 7), start=first)["local"]
+        assert np.max(np.abs(session(support(3, 7))["local"] - wanted)) > 1e-3  # it goes on from the first
+        for part in (kept(page)[0], visit(page, 2, "From 2")):
+            np.testing.assert_allclose(part["start"], first, atol=1e-5)
+            np.testing.assert_allclose(part["local"], wanted, atol=1e-5)
+        page.locator(f'#own li[data-id="{ids[3]}"] button').click()  # what was learnt from it goes, too
+        opened.settled(1)
+        (part,) = kept(page)
+        assert len(part["start"]) == 0
+        np.testing.assert_allclose(part["local"], session(support(7))["local"], atol=1e-5)
+
+        for path in folder.iterdir():  # another model at the same address
+            if path.suffix in (".json", ".onnx", ".npz"):
+                shutil.copy(other / path.name, path)
+        part = visit(page, 1, "From 1")
+        assert "made anew" in page.inner_text("#status")
+        assert part["model"] == another.digest != session.digest and len(part["start"]) == 0
+        np.testing.assert_allclose(part["local"], another(support(7))["local"], atol=1e-5)
+
+        for nonsense in ("[]", '{"ratings": null, "parts": 3}', '{"parts": [null, {"model": 1}]}', "no JSON"):
+            page.evaluate("text => localStorage.setItem('fedrecon', text)", nonsense)
+            page.reload()
+            page.wait_for_selector(READY)
+            assert page.inner_text("#status").startswith("Without") and opened.errors == []
+
+
 def test_words(chromium, tmp_path, repository):
     browser.browser_path()
     folder = site(tmp_path, "words", WORDS, str(repository / "experiments" / "next_word.toml"))
@@ -229,6 +309,10 @@ def test_words(chromium, tmp_path, repository):
         page.reload()
         page.wait_for_selector(READY)
         assert page.input_value("#history").startswith("wug wug wug blick")
+        (part,) = kept(page)
+        session = Session(folder)
+        assert part["model"] == session.digest and len(part["examples"]) == 8
+        assert part["local"].size == session.description["outputs"][-1]["shape"][0]
 
 
 @pytest.mark.skipif("FEDRECON_PICTURES" not in os.environ, reason="makes the documentation's pictures")

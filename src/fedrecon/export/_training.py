@@ -9,12 +9,13 @@ import numpy as np
 
 from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.core._model import leaves_of
-from fedrecon.export._check import Difference, Reference, compare, random_inputs, refuse, run, session_of
+from fedrecon.export._check import Difference, Reference, compare, random_inputs, run, session_of
 from fedrecon.export._folder import FORMAT, UPDATE, UPDATE_DESCRIPTION, plain
 from fedrecon.export._functions import Exported
 from fedrecon.export._graph.model import Input, model_of, ranges_of
 from fedrecon.export._graph.program import program_of
 from fedrecon.export._graph.simplify import reduce_program
+from fedrecon.export._refuse import refuse
 from fedrecon.export._update import update
 
 _RANDOM = 20

@@ -26,7 +26,7 @@ from fedrecon.solvers._newton import Newton
 pytest.importorskip("onnx", reason="needs the extra export")
 pytest.importorskip("onnxruntime", reason="needs the extra export")
 
-from fedrecon.export import _check
+from fedrecon.export import _check, _export
 from fedrecon.export._cases import cases, fields_of, ranges_of
 from fedrecon.export._export import Subject, export
 from fedrecon.export._graph import elementwise, operations
@@ -215,6 +215,30 @@ def test_a_wrong_translation_is_refused_by_its_first_operation(folder, tmp_path,
         export(SUBJECT, copy, support_max=8)
     assert content(copy) == before
     np.testing.assert_array_equal(local_params(SUPPORT)["user"], params["user"])
+
+
+def test_a_file_that_differs_only_before_it_is_optimised_is_refused(tmp_path, monkeypatch):
+    """The page answers without the runtime's optimiser at first."""
+
+    class Wrong:
+        def __init__(self, session: Any):
+            self.get_inputs, self.get_outputs, self._run = (
+                session.get_inputs,
+                session.get_outputs,
+                session.run,
+            )
+
+        def run(self, *args: Any) -> Any:
+            return [x + (x.dtype.kind == "f") for x in self._run(*args)]
+
+    def opened(model: Any, threads: int = 1, optimised: bool = True) -> Any:
+        session = _check.session_of(model, threads, optimised)
+        return session if optimised else Wrong(session)
+
+    monkeypatch.setattr(_export, "session_of", opened)
+    with pytest.raises(ExportError, match="differs from JAX"):
+        export(SUBJECT, tmp_path / "out", support_max=8)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

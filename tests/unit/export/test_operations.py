@@ -137,6 +137,28 @@ def test_what_is_constant_is_folded_and_what_nothing_reads_is_left_out():
     np.testing.assert_allclose(found[0], fn(V)[0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(40, 40), (40, 30), (30, 40)])
+@pytest.mark.parametrize("offset", [-7, 0, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_large_diagonal_matrices_are_written_by_their_diagonals(shape, offset, dtype):
+    matrix = np.zeros(shape, dtype)
+    for row in range(shape[0]):
+        if 0 <= row + offset < shape[1]:
+            matrix[row, row + offset] = row + 2
+    scale = np.asarray(2, dtype)
+
+    def fn(x: Any) -> Any:
+        return x * matrix
+
+    program, _ = program_of(fn, [], [jax.ShapeDtypeStruct((), dtype)])
+    reduce_program(program, {})
+    model = model_of(program, [Input("x", np.dtype(dtype), ())], [Output("y", shape)], [])
+    assert model.ByteSize() < 800 < matrix.nbytes
+    for optimised in (True, False):
+        (y,) = session_of(model.SerializeToString(), optimised=optimised).run(["y"], {"x": scale})
+        np.testing.assert_array_equal(y, 2 * matrix)
+
+
 def test_loops_are_not_unrolled():
     def fn(x: Any, length: int) -> Any:
         return jax.lax.scan(lambda c, y: (jnp.tanh(c) + y, None), x, jnp.ones((length, 4)) * x)[0]

@@ -155,13 +155,18 @@ class Writer:
             return self.op("Reshape", self.known(np.squeeze(array)), self.ints(*array.shape))
         diagonal = _diagonal(array)
         if diagonal is not None:
-            where, value = diagonal
+            where, numbers = diagonal
             shape = top.op("Expand", self.scalar(0, np.float32), self.ints(*array.shape))
             ones = top.op("EyeLike", shape, k=where, dtype=1)
-            if array.dtype == np.float32 and value == 1:
+            if array.dtype == np.float32 and np.all(numbers == 1):
                 return ones
             cast = top.op("Cast", ones, to=onnx_type(array.dtype))
-            return cast if value == 1 else top.op("Mul", cast, self.scalar(value, array.dtype))
+            if np.all(numbers == 1):
+                return cast
+            same = np.all(numbers == numbers[0])
+            # A vector of one number for each column scales the columns.
+            scale = self.scalar(numbers[0], array.dtype) if same else top.constant(_columns(array, where))
+            return top.op("Mul", cast, scale)
         return self.constant(array)
 
     def shape(self, dims: Sequence[Any], like: dict[Any, str]) -> str:
@@ -196,16 +201,33 @@ def _holds_graph(attributes: dict[str, Any]) -> bool:
     return any(name in ("body", "then_branch", "else_branch") for name in attributes)
 
 
-def _diagonal(array: np.ndarray) -> tuple[int, Any] | None:
-    """The diagonal's offset and number, for a matrix that is constant on one diagonal and 0 elsewhere."""
+def _diagonal(array: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """The offset and the numbers of the diagonal outside of which a matrix is 0; None for another matrix.
+
+    None as well where the numbers take as much room as the matrix.
+    """
     if array.ndim != 2 or array.dtype.kind not in "fib" or not array.any():
         return None
     row, column = np.unravel_index(int(np.argmax(array != 0)), array.shape)
-    k, value = int(column - row), array[row, column]
+    k = int(column - row)
     rows, columns = array.shape
     wanted = np.eye(rows, columns, k=k, dtype=bool)
-    same = np.array_equal(array, np.where(wanted, value, 0).astype(array.dtype))
-    return (k, value) if same else None
+    numbers = array[wanted]
+    if np.any(array[~wanted]) or not np.all(np.isfinite(numbers)):
+        return None
+    if np.all(numbers == numbers[0]):
+        return k, numbers
+    small = 2 * columns * array.itemsize <= array.nbytes and array.dtype.kind != "b"
+    return (k, numbers) if small else None
+
+
+def _columns(array: np.ndarray, k: int) -> np.ndarray:
+    """The numbers on a diagonal by their columns, with zeros for columns that the diagonal does not meet."""
+    numbers = np.diagonal(array, k)
+    first = max(k, 0)
+    vector = np.zeros(array.shape[1], array.dtype)
+    vector[first : first + len(numbers)] = numbers
+    return vector
 
 
 def onnx_type(dtype: Any) -> int:

@@ -19,6 +19,7 @@ PAGE_FILES = (
     "engine.js",
     "elements.js",
     "store.js",
+    "part.js",
     "ratings.js",
     "words.js",
     "blake2b.js",

@@ -2,6 +2,7 @@
 
 import * as ort from "./runtime/ort.wasm.bundle.min.mjs";
 
+const USED = ["model.onnx", "model.onnx.data", "vocabularies.json"];
 const TYPES = {float32: Float32Array, int32: Int32Array, bool: Uint8Array};
 
 /** The SHA-256 of bytes in hexadecimal; null where the browser has no cryptography (pages without TLS). */
@@ -17,6 +18,18 @@ async function bytesOf(path) {
   return answer.arrayBuffer();
 }
 
+async function checked(folder, entry) {
+  const content = await bytesOf(folder + entry.name);
+  if (content.byteLength !== entry.bytes) {
+    throw new Error(`${entry.name}: must have ${entry.bytes} bytes, has ${content.byteLength}: it is cut off`);
+  }
+  const digest = await sha256(content);
+  if (digest !== null && digest !== entry.sha256) {
+    throw new Error(`${entry.name}: is not the file that model.json names: it was changed`);
+  }
+  return content;
+}
+
 /** Loads the runtime itself; no other file of it is needed. */
 export async function start() {
   ort.env.wasm.numThreads = 1;
@@ -25,38 +38,58 @@ export async function start() {
 }
 
 export class Engine {
-  /** Loads the export in a folder and checks every file that it uses against the description. */
-  static async load(folder) {
+  /** Reads the export in a folder and checks every file that it uses against the description. */
+  static async read(folder) {
     const engine = new Engine();
     const text = await bytesOf(`${folder}model.json`);
-    engine.digest = (await sha256(text)) ?? "not checked: this page has no secure connection";
+    engine.digest = await sha256(text);
     engine.description = JSON.parse(new TextDecoder().decode(text));
     if (engine.description.format !== 1) {
       throw new Error(`${folder}model.json: must be of format 1, is of ${engine.description.format}`);
     }
-    const files = {};
-    for (const entry of engine.description.files) {
-      if (!["model.onnx", "model.onnx.data", "vocabularies.json"].includes(entry.name)) continue;
-      const content = await bytesOf(folder + entry.name);
-      if (content.byteLength !== entry.bytes) {
-        throw new Error(`${entry.name}: must have ${entry.bytes} bytes, has ${content.byteLength}: it is cut off`);
-      }
-      const digest = await sha256(content);
-      if (digest !== null && digest !== entry.sha256) {
-        throw new Error(`${entry.name}: is not the file that model.json names: it was changed`);
-      }
-      files[entry.name] = content;
-    }
-    const data = files["model.onnx.data"];
-    engine.vocabularies = JSON.parse(new TextDecoder().decode(files["vocabularies.json"] ?? new Uint8Array([123, 125])));
-    engine.session = await ort.InferenceSession.create(new Uint8Array(files["model.onnx"]), {
-      executionProviders: ["wasm"],
-      ...(data ? {externalData: [{path: "model.onnx.data", data: new Uint8Array(data)}]} : {}),
-    });
+    const used = engine.description.files.filter((entry) => USED.includes(entry.name));
+    const contents = await Promise.all(used.map((entry) => checked(folder, entry)));
+    engine.files = Object.fromEntries(used.map((entry, i) => [entry.name, contents[i]]));
+    const names = engine.files["vocabularies.json"];
+    engine.vocabularies = names ? JSON.parse(new TextDecoder().decode(names)) : {};
     return engine;
   }
 
+  /**
+   * Opens the model, after `start`; one at a time, since the runtime cannot begin twice. The runtime's optimiser takes
+   * longer than the rest, so that a model answers without it first; a large one, of which a second copy for a while
+   * would be too much, is optimised at once.
+   */
+  async open() {
+    const large = this.files["model.onnx.data"] !== undefined;
+    this.session = await this.create(large ? "all" : "disabled");
+    if (large) this.files = null; // the session has its own copy
+    return this;
+  }
+
+  /** Replaces the session by one that the runtime has optimised, if this was not done yet. */
+  async optimise() {
+    if (this.files === null) return;
+    const earlier = this.session;
+    this.session = await this.create("all");
+    this.files = null;
+    await this.pending;
+    await earlier.release();
+  }
+
+  create(graphOptimizationLevel) {
+    const data = this.files["model.onnx.data"];
+    return ort.InferenceSession.create(new Uint8Array(this.files["model.onnx"]), {
+      executionProviders: ["wasm"],
+      graphOptimizationLevel,
+      ...(data ? {externalData: [{path: "model.onnx.data", data: new Uint8Array(data)}]} : {}),
+    });
+  }
+
   get supportMax() { return this.description.support_max; }
+
+  /** How many numbers the local parameters are. */
+  get localSize() { return this.description.outputs.find((entry) => entry.name === "local").shape[0]; }
 
   input(name) { return this.description.inputs.find((entry) => entry.name === name); }
 
@@ -83,7 +116,9 @@ export class Engine {
     }
     if (size > this.supportMax) throw new Error(`at most ${this.supportMax} examples can be used, got ${size}`);
     const begun = performance.now();
-    const results = await this.session.run(feeds, wanted);
+    const running = this.session.run(feeds, wanted);
+    this.pending = Promise.allSettled([this.pending, running]);
+    const results = await running;
     const milliseconds = performance.now() - begun;
     return {milliseconds, ...Object.fromEntries(wanted.map((name) => [name, results[name].data]))};
   }

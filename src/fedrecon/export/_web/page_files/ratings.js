@@ -1,7 +1,8 @@
 // Rate films and see what is recommended. Ratings are kept by the films' ids: they outlive a model.
 
-import {remember} from "./store.js";
 import {element, say} from "./elements.js";
+import {Part} from "./part.js";
+import {remember} from "./store.js";
 
 const SHOWN = 12;
 
@@ -17,6 +18,8 @@ export function ratings(root, engines, page, user) {
   );
   const scale = engines[0].input("rating");
   const stars = scale ? [1, 2, 3, 4, 5].map((i) => scale.range[0] + ((i - 1) * (scale.range[1] - scale.range[0])) / 4) : [1];
+
+  const parts = engines.map((engine) => new Part(engine, user.parts));
 
   const search = element("input", {type: "search", id: "search", autocomplete: "off"});
   const found = element("ul", {id: "found"});
@@ -85,12 +88,14 @@ export function ratings(root, engines, page, user) {
   let asked = 0;
   async function recommend() {
     const now = ++asked;
-    const parts = [];
+    const times = [], rebuilt = [];
     for (let i = 0; i < engines.length; i++) {
       const engine = engines[i];
       const ids = Object.keys(user.ratings).filter((id) => rowOf[i].has(id));
       const rows = ids.map((id) => rowOf[i].get(id));
-      const given = {[engine.itemField]: rows, rating: ids.map(rated), exclude: rows, weight: ids.map(() => 1)};
+      const examples = ids.map((id) => `${id}:${rated(id)}`);
+      const start = parts[i].start(examples);
+      const given = {[engine.itemField]: rows, rating: ids.map(rated), exclude: rows, weight: ids.map(() => 1), start};
       const result = await engine.run(given, ids.length, ["top_item", "top_score", "local"]);
       if (now !== asked) return; // a newer rating is on its way
       const known = engine.vocabularies[engine.itemField];
@@ -100,12 +105,16 @@ export function ratings(root, engines, page, user) {
           element("li", {class: "item", "data-id": id},
             element("span", {}, names.get(id)), element("span", {class: "score"}, score.toFixed(2))))
       );
-      // What was made of the ratings belongs to this model alone, and is made anew for another one.
-      user.local = {...user.local, [i]: {model: engine.digest, size: result.local.length}};
-      parts.push(`${result.milliseconds.toFixed(1)} ms`);
+      parts[i].keep(examples, start, result.local);
+      if (parts[i].anew && ids.length) rebuilt.push(page.models[i].label);
+      times.push(`${result.milliseconds.toFixed(1)} ms`);
     }
+    user.parts = parts.flatMap((part) => part.stored());
+    const problem = remember(user);
+    if (problem) say("problem", problem);
     const count = Object.keys(user.ratings).length;
-    say("status", `${count ? `From ${count} ${count === 1 ? "rating" : "ratings"}` : "Without ratings yet"}: reconstructed and ranked ${names.size} items in ${parts.join(" and ")}.`);
+    const anew = rebuilt.length ? ` Your part of ${rebuilt.join(" and of ")} was made anew: the model is another one than at your last visit.` : "";
+    say("status", `${count ? `From ${count} ${count === 1 ? "rating" : "ratings"}` : "Without ratings yet"}: reconstructed and ranked ${names.size} items in ${times.join(" and ")}.${anew}`);
   }
 
   async function refresh() {
@@ -120,5 +129,6 @@ export function ratings(root, engines, page, user) {
 
   search.addEventListener("input", show);
   show();
-  return {refresh, stored: () => `${Object.keys(user.ratings).length} ratings, by item`};
+  const stored = () => [`${Object.keys(user.ratings).length} ratings, by item`, ...parts.map((part) => part.words)];
+  return {refresh, stored: () => stored().filter(Boolean).join("; ")};
 }

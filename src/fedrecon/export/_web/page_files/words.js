@@ -1,8 +1,9 @@
 // Write, and see which words may follow: by the model alone, and with what it learnt of your own words.
 
 import {bucketOf} from "./blake2b.js";
-import {remember} from "./store.js";
 import {element, say} from "./elements.js";
+import {Part} from "./part.js";
+import {remember} from "./store.js";
 
 const BEGIN = 1, END = 2, FIRST = 3, SHOWN = 6;
 const PIECES = /[\p{L}\p{N}_]+(?:['’][\p{L}\p{N}_]+)*|[^\p{L}\p{N}_\s]+/gu;
@@ -15,6 +16,8 @@ export function words(root, engine, page, user) {
   const rowOf = (word) => rows.get(word) ?? 0;
   const localOf = (word) => (rows.has(word) ? -1 : bucketOf(word, page.buckets));
   const idOf = (word) => rows.get(word) ?? names.length + bucketOf(word, page.outputs);
+
+  const part = new Part(engine, user.parts);
 
   const history = element("textarea", {id: "history", spellcheck: "false"}, user.text ?? "");
   const learn = element("button", {type: "button", class: "main", id: "learn"}, "Learn from it");
@@ -44,7 +47,8 @@ export function words(root, engine, page, user) {
         given.target.push(t < line.length ? idOf(line[t]) : t === line.length ? END : 0);
       }
     }
-    return {given, size: kept.length, left: lines.length - kept.length, said: lines.flat()};
+    const examples = kept.map((line) => line.join(" "));
+    return {given, examples, size: kept.length, left: lines.length - kept.length, said: lines.flat()};
   }
 
   function query() {
@@ -92,19 +96,27 @@ export function words(root, engine, page, user) {
   async function changed() {
     const now = ++asked;
     try {
-      const {given, size, left, said} = support();
+      const {given, examples, size, left, said} = support();
       const asking = query();
       const own = new Map();
       const counts = new Map();
       for (const word of said) if (!rows.has(word)) counts.set(word, (counts.get(word) ?? 0) + 1);
       for (const [word] of [...counts].sort((a, b) => a[1] - b[1])) own.set(idOf(word), word);
       const alone = await engine.run(asking.given, 0, ["prediction"]);
-      const mine = await engine.run({...given, ...asking.given}, size, ["prediction"]);
+      const start = part.start(examples);
+      const mine = await engine.run({...given, ...asking.given, start}, size, ["prediction", "local"]);
       if (now !== asked) return;
+      let problem = left > 0 ? `Only the first ${size} sentences are used: the model takes no more.` : "";
+      if (history.value === (user.text ?? "")) { // text that was not yet learnt from is not stored
+        part.keep(examples, start, mine.local);
+        user.parts = part.stored();
+        problem = remember(user) || problem;
+      }
       shown(general, likeliest(alone.prediction, asking.last, new Map()));
       shown(personal, likeliest(mine.prediction, asking.last, own));
-      say("status", `Reconstructed from ${size} ${size === 1 ? "sentence" : "sentences"} and predicted in ${mine.milliseconds.toFixed(0)} ms.`);
-      say("problem", left > 0 ? `Only the first ${size} sentences are used: the model takes no more.` : "");
+      const anew = part.anew && size ? " Your part was made anew: the model is another one than at your last visit." : "";
+      say("status", `Reconstructed from ${size} ${size === 1 ? "sentence" : "sentences"} and predicted in ${mine.milliseconds.toFixed(0)} ms.${anew}`);
+      say("problem", problem);
     } catch (error) {
       say("problem", error.message);
     }
@@ -112,9 +124,10 @@ export function words(root, engine, page, user) {
 
   learn.addEventListener("click", () => {
     user.text = history.value;
-    say("problem", remember(user));
+    say("problem", remember(user)); // before the model runs, so that no fault of it loses the text
     changed();
   });
   prompt.addEventListener("input", changed);
-  return {refresh: changed, stored: () => `${(user.text ?? "").length} characters of your text`};
+  const stored = () => [`${(user.text ?? "").length} characters of your text`, part.words];
+  return {refresh: changed, stored: () => stored().filter(Boolean).join("; ")};
 }
