@@ -1,7 +1,8 @@
-"""Ranking on MovieLens 1M from one private release: HR@10 and NDCG@10 of the latest item, a table of docs/results.md.
+"""HR@10 and NDCG@10 of the latest item on MovieLens 1M, from one private release: a table of docs/results.md.
 
-The release is the one of `private_ratings.py`, of clipped sums per item. Its noised counts and the public genres
-and years make an item's row; a user's vector is fitted on the user's own device, as for implicit feedback.
+The release is the one of `private_ratings.py`, of clipped sums per item. Its noised counts and the public
+genres and years make an item's row; a user's vector is fitted on the user's own device, as for implicit
+feedback.
 
     python -m experiments.private_ranking path/to/ml-1m
 """
@@ -14,9 +15,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from experiments.private_ratings import DELTA, MIDDLE, PUBLIC, SCALE, Split
 
 import fedrecon as fr
-from experiments.private_ratings import DELTA, MIDDLE, PUBLIC, SCALE, Split
 from fedrecon.datasets.ratings import Catalogue
 from fedrecon.evaluation import Ranking
 from fedrecon.models import implicit_factorization
