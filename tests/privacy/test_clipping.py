@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrecon.privacy._clipping import Clipping
-from fedrecon.privacy._user_level import dense
+from fedrecon.privacy._clipping import Clipping, dense
 
 FLOAT32, FLOAT16, BFLOAT16 = (np.dtype(x) for x in (np.float32, np.float16, ml_dtypes.bfloat16))
 # Few shapes, since each is compiled anew: among them scalars, empty arrays, and sums of several levels.

@@ -60,7 +60,8 @@ class Update(NamedTuple):
         rows: The row numbers of a table's delta by the table's path; their shape is the leading shape of the
             delta. Tables without an entry have a dense delta.
         metrics: Means over the client's examples by the metric's name, scalars.
-        statistics: Further values for the algorithm's aggregator; `()` by default.
+        statistics: Further values for the server; `()` by default. Simulations sum those that `row_counts`
+            of the algorithm names.
     """
 
     delta: Mean
@@ -227,6 +228,8 @@ class Algorithm:
             nothing more.
         unprotected_update: For simulations alone: as `client_update`, with metrics that no client sends under
             the protection; None, the default, where they are not asked for, or `client_update` has them.
+        row_counts: Paths of tables for whose rows updates have a number each, in `statistics` by the path and
+            in the order of the delta's rows; simulations sum them. Empty by default.
     """
 
     model: Model
@@ -243,6 +246,7 @@ class Algorithm:
     compression: Any = None
     announce: AnnounceFn | None = None
     unprotected_update: ClientUpdateFn | None = None
+    row_counts: tuple[str, ...] = ()
 
     @functools.cached_property
     def programs(self) -> "OrderedDict[Any, Any]":

@@ -121,6 +121,10 @@ class Server:
         self._num_examples = np.array([*counts], np.int64)
         self._sampling, self._min_answers = sampling, min_answers
         self._cohort_seed = seed
+        if algorithm.row_counts and not statistics:
+            raise ValueError(
+                f"algorithm must not count rows, which a deployment cannot yet, got {algorithm!r}"
+            )
         if algorithm.privacy is not None:
             check_noise(algorithm.privacy)
             algorithm.privacy.check(sampling=sampling, num_clients=len(self.clients))
@@ -334,7 +338,7 @@ def check_noise(privacy: UserLevelDP) -> None:
     """Refuses what a server of a deployment cannot do yet.
 
     Raises:
-        ValueError: The noise is correlated over rounds, or the clipping bound adapts.
+        ValueError: The noise is correlated over rounds, the clipping bound adapts, or rows are selected.
     """
     # Correlated noise needs the keys of earlier rounds, which no file of a deployment holds; an adaptive
     # bound needs weights that are summed as counts, and clients that are told the bound.
@@ -344,6 +348,11 @@ def check_noise(privacy: UserLevelDP) -> None:
             f"a deployment has neither correlated noise nor an adaptive clipping bound yet: set "
             f"privacy.noise_bands = 1 and privacy.clip_quantile = 'none', got {privacy.noise_bands} and "
             f"{quantile!r}"
+        )
+    if privacy.selection is not None:
+        raise ValueError(
+            f"a deployment cannot select rows yet: set privacy.row_selection = 'none', got "
+            f"{privacy.selection!r}"
         )
 
 

@@ -7,6 +7,7 @@ from ._guarantee import PrivacyState, UserLevelDP
 from ._item_biases import ItemBiases, item_biases, item_parameters, private_item_sums
 from ._item_sums import item_sums
 from ._ledger import Ledger
+from ._row_selection import RowSelection, with_min_contributors
 from ._user_level import user_level_dp
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ItemBiases",
     "Ledger",
     "PrivacyState",
+    "RowSelection",
     "UserLevelDP",
     "accounting",
     "attacks",
@@ -30,4 +32,5 @@ __all__ = [
     "poisson_rdp",
     "private_item_sums",
     "user_level_dp",
+    "with_min_contributors",
 ]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fedrecon._kernels.rows import add
 from fedrecon.core._model import leaves_of, path_of
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import Params
@@ -114,6 +115,28 @@ class Clipping:
             return jnp.where(finite, jnp.where(beyond, scaled, x), 0)
 
         return jax.tree_util.tree_map_with_path(clipped, wide)
+
+
+def dense(delta: Params, rows: Mapping[str, Any], like: Params) -> Params:
+    """A client's delta with whole tables, in which rows of the same number are summed.
+
+    Args:
+        delta: The delta of every leaf; for a table that `rows` names, the delta of these rows.
+        rows: The numbers of the rows of each table; numbers past the table's end are padding.
+        like: The global parameters.
+    """
+    if not rows:
+        return delta
+    shapes = leaves_of(like)
+
+    def whole(path: Any, x: Array) -> Array:
+        name = path_of(path)
+        if name not in rows:
+            return x
+        zeros = jnp.zeros(shapes[name].shape, jnp.promote_types(x.dtype, jnp.float32))
+        return add(zeros, rows[name], x.astype(zeros.dtype))
+
+    return jax.tree_util.tree_map_with_path(whole, delta)
 
 
 def sum_of_squares(leaves: list[Any]) -> Float[Array, ""]:

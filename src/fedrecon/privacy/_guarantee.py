@@ -23,6 +23,7 @@ from fedrecon.privacy._composition import composed
 from fedrecon.privacy._correlated import noising_coefficients
 from fedrecon.privacy._ledger import Ledger
 from fedrecon.privacy._noise import normals_like
+from fedrecon.privacy._row_selection import RowSelection
 
 KEY_WORDS = 8
 
@@ -43,7 +44,7 @@ class PrivacyState(NamedTuple):
     clip_factor: Any = ()
 
 
-@tagged("privacy/user_level_dp", later=("noise_bands", "earlier", "adaptive"))
+@tagged("privacy/user_level_dp", later=("noise_bands", "earlier", "adaptive", "selection"))
 @dataclass(frozen=True)
 class UserLevelDP:
     """What a private algorithm's guarantee rests on; the attribute `privacy` of what `user_level_dp` returns.
@@ -68,6 +69,7 @@ class UserLevelDP:
             None, the default, for one that starts from nothing private.
         adaptive: The rule by which the bounds follow the clients' norms; None, the default, for bounds that
             stay.
+        selection: The rule by which rows of tables are selected; None, the default, for all rows.
     """
 
     clipping: Clipping
@@ -82,6 +84,7 @@ class UserLevelDP:
     noise_bands: int = 1
     earlier: Ledger | None = None
     adaptive: AdaptiveClipping | None = None
+    selection: RowSelection | None = None
 
     @functools.cached_property
     def accounting(self) -> Accounting:
@@ -135,6 +138,12 @@ class UserLevelDP:
             name += (
                 f", and as many counts of deltas within the bound with noise of {deviation:.4g}, by which "
                 f"the bound follows their quantile {quantile:g} from {self.clipping.bound:g} on"
+            )
+        if self.selection is not None:
+            deviation = self.selection.count_deviation(self.noise_multiplier)
+            name += (
+                f", cut to rows whose count of contributors, with noise of {deviation:.4g}, is at least "
+                f"{self.selection.threshold:g} times that noise"
             )
         if self.earlier is None:
             return name
@@ -193,6 +202,8 @@ class UserLevelDP:
     @property
     def _delta_multiplier(self) -> float:
         """The standard deviation of the noise on deltas over the joint bound; counts may have some, too."""
+        if self.selection is not None:
+            return self.selection.delta_noise_multiplier(self.noise_multiplier)
         return self.noise_multiplier if self.adaptive is None else self.adaptive.delta_noise_multiplier
 
     def _correlated(self, noise: Params, earlier: UInt32[Array, "band 8"]) -> Params:

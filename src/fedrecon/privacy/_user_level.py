@@ -8,27 +8,32 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
-from fedrecon._kernels.rows import add
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
 from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import leaves_of, path_of
 from fedrecon.core._types import Params, PRNGKey
 from fedrecon.data._sampling import Passes, Sampling
 from fedrecon.errors import of_kind, plain, whole_number
 from fedrecon.privacy._accounting import Observer, accounting, calibrate
 from fedrecon.privacy._adaptive import AdaptiveClipping
-from fedrecon.privacy._clipping import Clipping
+from fedrecon.privacy._clipping import Clipping, dense
 from fedrecon.privacy._composition import composed
 from fedrecon.privacy._correlated import best_bands
 from fedrecon.privacy._guarantee import KEY_WORDS, PrivacyState, UserLevelDP
 from fedrecon.privacy._ledger import Ledger
 from fedrecon.privacy._noise import normals_like
+from fedrecon.privacy._row_selection import (
+    RowSelection,
+    bounded_contributions,
+    check_tables,
+    counted_tables,
+    cut_to,
+)
 
-_COUNT_NONCE = 1  # of the noise on counts; that on deltas has 0
+# Of the noise on counts of clients within the bound and on counts of rows; that on deltas has 0.
+_COUNT_NONCE, _ROWS_NONCE = 1, 2
 _LEAST_LEFT = 1e-6  # of an epsilon that was spent: what must be left of the one asked for
 
 
@@ -49,6 +54,7 @@ def user_level_dp(
     earlier: Ledger | None = None,
     clip_quantile: float | None = None,
     unprotected_metrics: bool = False,
+    select_rows: RowSelection | None = None,
 ) -> Algorithm:
     """An algorithm whose released parameters are (epsilon, delta)-differentially private for each client.
 
@@ -91,6 +97,9 @@ def user_level_dp(
         unprotected_metrics: Whether simulations record the clients' training metrics, which no client sends
             and epsilon does not cover: in a run folder in `metrics_unprotected.csv`, which must stay secret.
             False by default.
+        select_rows: How the rows of the model's tables are selected that a round changes, by noised counts
+            that the ledger covers: for tables of which a cohort touches few rows. None, the default, to
+            change all rows.
 
     Returns:
         The algorithm, whose `privacy` says what the guarantee rests on.
@@ -112,6 +121,11 @@ def user_level_dp(
         raise ValueError(
             f"algorithm must be one whose clients send deltas, but {algorithm.name} exchanges "
             f"{algorithm.exchanges}"
+        )
+    if "min_contributors" in algorithm.hyperparameters:
+        raise ValueError(
+            f"algorithm must not be one with min_contributors: a count without noise is no guarantee, and "
+            f"not in the ledger; give select_rows in its place, got {algorithm!r}"
         )
     weight = algorithm.hyperparameters.get("client_weight", uniform)
     if weight is not uniform:
@@ -148,12 +162,18 @@ def user_level_dp(
     if noise_multiplier is None:
         noise_multiplier = rule.sensitivity * calibrate(rule, float(epsilon or 0), delta, rounds)
     adaptive = None
-    if clip_quantile is not None:
-        if noise_bands > 1:
+    for name, value in (("clip_quantile", clip_quantile), ("select_rows", select_rows)):
+        if value is not None and noise_bands > 1:
             raise ValueError(
-                f"clip_quantile must be None under correlated noise, which is not drawn for counts, got "
-                f"{clip_quantile!r} with {noise_bands} bands"
+                f"{name} must be None under correlated noise, which is not drawn for counts, got "
+                f"{value!r} with {noise_bands} bands"
             )
+    if select_rows is not None:
+        of_kind(RowSelection, select_rows=select_rows)
+        check_tables("select_rows", algorithm)
+        if clip_quantile is not None:
+            raise ValueError(f"select_rows must be None beside clip_quantile, got {select_rows!r}")
+    if clip_quantile is not None:
         adaptive = AdaptiveClipping.of(clip_quantile, noise_multiplier, rule)
     privacy = UserLevelDP(
         clipping,
@@ -168,6 +188,7 @@ def user_level_dp(
         noise_bands,
         earlier,
         adaptive,
+        select_rows,
     )
     if privacy.affordable < 1:
         raise ValueError(
@@ -178,6 +199,8 @@ def user_level_dp(
 
 
 def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bool) -> Algorithm:
+    tables = algorithm.model.tables
+
     def init(key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
         shape = (KEY_WORDS,) if privacy.noise_bands == 1 else (privacy.noise_bands, KEY_WORDS)
         factor = () if privacy.adaptive is None else jnp.ones(())
@@ -199,7 +222,8 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
             mean = Mean(privacy.clipping(delta), jnp.ones(()))
         else:  # the weight, which is summed but divides nothing here, is the count
             mean = Mean(*privacy.adaptive.clip(privacy.clipping, delta, broadcast.extra))
-        return Update(mean, {}, update.metrics), client_state
+        counts = () if privacy.selection is None else bounded_contributions(tables, mean.total)
+        return Update(mean, {}, update.metrics, counts), client_state
 
     def client_update(
         broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
@@ -211,6 +235,12 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
         before = state.privacy
         factor: Any = before.clip_factor
         noised = privacy.noised(update.delta.total, before.noise_key, factor)
+        if privacy.selection is not None:
+            noise = normals_like(before.noise_key, _ROWS_NONCE, update.statistics)
+            armed = jnp.any(before.noise_key != 0)
+            noise = jax.tree.map(lambda z: jnp.where(armed, z, jnp.nan), noise)
+            multiplier = privacy.noise_multiplier
+            noised = cut_to(privacy.selection.selected(update.statistics, noise, multiplier), tables, noised)
         if privacy.adaptive is not None:
             noise = normals_like(before.noise_key, _COUNT_NONCE, factor)
             # Without a key there is no noise, and the bound must not follow the bare count.
@@ -231,30 +261,9 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
         privacy=privacy,
         announce=None if privacy.adaptive is None else lambda state: state.privacy.clip_factor,
         unprotected_update=unprotected_update if unprotected_metrics else None,
+        row_counts=() if privacy.selection is None else counted_tables(tables),
         hyperparameters={**algorithm.hyperparameters, "privacy": privacy},
     )
-
-
-def dense(delta: Params, rows: Mapping[str, Any], like: Params) -> Params:
-    """A client's delta with whole tables, in which rows of the same number are summed.
-
-    Args:
-        delta: The delta of every leaf; for a table that `rows` names, the delta of these rows.
-        rows: The numbers of the rows of each table; numbers past the table's end are padding.
-        like: The global parameters.
-    """
-    if not rows:
-        return delta
-    shapes = leaves_of(like)
-
-    def whole(path: Any, x: Array) -> Array:
-        name = path_of(path)
-        if name not in rows:
-            return x
-        zeros = jnp.zeros(shapes[name].shape, jnp.promote_types(x.dtype, jnp.float32))
-        return add(zeros, rows[name], x.astype(zeros.dtype))
-
-    return jax.tree_util.tree_map_with_path(whole, delta)
 
 
 def _check_numbers(num_clients: int, delta: Any, epsilon: Any, noise_multiplier: Any, budget: Any) -> None:

@@ -55,7 +55,9 @@ def cohort_update(
     # Deltas of bfloat16 or float16 parameters are summed in float32: after a few hundred addends a sum in
     # bfloat16, which has 8 significant bits, would round further addends away.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), global_params)
-    total, metrics_by_slot, client_state = Update(Mean(zeros, jnp.zeros(())), {}, {}), [], []
+    counts = {name: jnp.zeros(leaf_at(global_params, name).shape[0]) for name in algorithm.row_counts}
+    total = Update(Mean(zeros, jnp.zeros(())), {}, {}, counts or ())
+    metrics_by_slot, client_state = [], []
     for batch, view in zip(batches, views, strict=True):
         run = functools.partial(_block, algorithm, view, global_params, announced)
         total, (metrics, new) = jax.lax.scan(run, total, batch)
@@ -106,7 +108,8 @@ def _block(
             for name in group.leaves
         }
         broadcast = Broadcast(with_leaves(global_params, small), *announced)
-        collects = not view.cut and algorithm.privacy is None and algorithm.compression is None
+        changed = algorithm.privacy or algorithm.compression or algorithm.row_counts  # the solver's deltas
+        collects = not view.cut and not changed
         with contextlib.ExitStack() as stack:
             notes = stack.enter_context(summed_gradients.collecting()) if collects else {}
             update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
@@ -155,16 +158,22 @@ def _step_of(update: Update, global_params: Params) -> GradientStep | None:
 def _with_deltas(total: Update, update: Update, real: Bool[Array, "client"], much: bool) -> Update:
     """A sum of updates with those of the clients of a block added, `[client, ...]`."""
 
-    def add(path: KeyPath, total: Array, part: Array) -> Any:
-        rows = update.rows.get(path_of(path))
+    def add(name: str, total: Array, part: Array) -> Any:
+        rows = update.rows.get(name)
         if rows is None:
             return total + summed(part)
         count = len(rows)
         return add_rows(total, rows.reshape(count, -1), part.reshape(count, -1, *total.shape[1:]), much)
 
-    delta = jax.tree_util.tree_map_with_path(add, total.delta.total, update.delta.total)
+    def add_leaf(path: KeyPath, total: Array, part: Array) -> Any:
+        return add(path_of(path), total, part)
+
+    delta = jax.tree_util.tree_map_with_path(add_leaf, total.delta.total, update.delta.total)
     weight = total.delta.weight + _weight(update, real)
-    return Update(Mean(delta, weight), {}, {})
+    counts: Any = ()
+    if total.statistics:  # numbers for the rows of tables, see `Algorithm.row_counts`
+        counts = {name: add(name, sums, update.statistics[name]) for name, sums in total.statistics.items()}
+    return Update(Mean(delta, weight), {}, {}, counts)
 
 
 def _with_sum(

@@ -85,6 +85,8 @@ class Protection(NamedTuple):
         }
         if privacy.adaptive is not None:
             settings |= {"adaptive": repr(privacy.adaptive), "clip_factor": float(state.privacy.clip_factor)}
+        if privacy.selection is not None:
+            settings["selection"] = repr(privacy.selection)
         if privacy.noise_bands == 1:
             key = self.secret.noise_key(number, cohort, plan.to_json(), settings, state.global_params)
             return privacy.armed(state, key)

@@ -26,16 +26,23 @@ class Sizes:
         global_params: The parameters, or their shapes.
         groups: The tables of which a client's part is some rows.
         compression: The compression of what clients send; None, the default, for none.
+        row_counts: The tables for whose rows each client sends a number of four bytes beside its delta; none
+            by default.
     """
 
     def __init__(
-        self, global_params: Params, groups: tuple[Group, ...], compression: Compression | None = None
+        self,
+        global_params: Params,
+        groups: tuple[Group, ...],
+        compression: Compression | None = None,
+        row_counts: tuple[str, ...] = (),
     ):
         sizes = {
             path_of(p): (x.size * x.dtype.itemsize, x.shape)
             for p, x in jax.tree_util.tree_leaves_with_path(global_params)
         }
         self.dense = sum(size for size, _ in sizes.values())
+        self._counts = 4 * sum(sizes[name][1][0] for name in row_counts)
         self._row = {g.name: sum(sizes[n][0] // max(sizes[n][1][0], 1) for n in g.leaves) for g in groups}
         self.rest = self.dense - sum(sizes[n][0] for g in groups for n in g.leaves)
         self._compression = compression
@@ -55,9 +62,9 @@ class Sizes:
             rows = int(np.sum(counts))
             down += rows * self._row[name]
             up += rows * (self._row[name] + 4)
-        return down, up if self._compression is None else self._compressed(
-            clients, touched, self._compression
-        )
+        if self._compression is not None:
+            up = self._compressed(clients, touched, self._compression)
+        return down, up + clients * self._counts
 
     def _compressed(self, clients: int, touched: dict[str, Any], compression: Compression) -> int:
         """Bytes up of compressed deltas; row numbers still take four each."""

@@ -98,7 +98,7 @@ class Simulation:
         self._sizes = Sizes(shapes, self._layout.groups, algorithm.compression)
         self._sent = self._sizes if algorithm.exchanges == "parameters" else Sizes({}, ())
         if algorithm.privacy is not None:  # whole tables are sent: row numbers would tell a client's items
-            self._sent = Sizes(shapes, (), algorithm.compression)
+            self._sent = Sizes(shapes, (), algorithm.compression, algorithm.row_counts)
         large = heavy(shapes, algorithm.model.tables)
         self._shape = BlockShape.of(algorithm, shapes, clients_per_block, len(self._devices))
         # Both donate the sum of updates, whose memory the result takes over. The server's state is never

@@ -19,8 +19,8 @@ from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.errors import RunError
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.privacy import attacks
+from fedrecon.privacy._clipping import dense
 from fedrecon.privacy._guarantee import KEY_WORDS, UserLevelDP
-from fedrecon.privacy._user_level import dense
 from fedrecon.simulation._batches import key_of
 from fedrecon.simulation._client_state_store import ClientStateStore, current_client_state
 from fedrecon.solvers._gradient import Solver

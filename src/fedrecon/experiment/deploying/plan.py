@@ -111,6 +111,11 @@ class DeploymentPlan:
         from fedrecon.experiment.training.build import sampling_of
 
         config = self.config()
+        if config.privacy.min_contributors != "none":
+            raise SettingError(
+                f"privacy.min_contributors must be 'none' in a deployment, which does not count rows yet, "
+                f"got {config.privacy.min_contributors}"
+            )
         task = task_spec(config.task).build_without_data(config, self.vocabularies)
         algorithm = config.algorithm.build_for(task)
         if not config.privacy.on:

@@ -33,6 +33,17 @@ class PrivacySettings(Section):
     clip_quantile: Annotated[float, Field(gt=0, lt=1)] | Literal["none"] = setting(
         "none", "share of clients within the bound, which then follows their norms from clip on"
     )
+    row_selection: Annotated[float, Field(gt=0, lt=1)] | Literal["none"] = setting(
+        "none", "share of the privacy loss that is spent on selecting the rows that a round changes"
+    )
+    row_threshold: float = setting(
+        3.0,
+        "least noised count of contributors of a selected row, in deviations of its noise",
+        allow_inf_nan=False,
+    )
+    min_contributors: Annotated[int, Field(ge=1)] | Literal["none"] = setting(
+        "none", "without noise: least clients of a cohort that change a row; no guarantee, and no epsilon"
+    )
     unprotected_metrics: bool = setting(
         False,
         "record training metrics of the clients in metrics_unprotected.csv, which epsilon does not cover",
@@ -40,8 +51,26 @@ class PrivacySettings(Section):
 
     @property
     def on(self) -> bool:
-        """Whether clients are protected."""
-        return self != PrivacySettings()
+        """Whether clients are protected by noise; a least number of contributors is no such protection."""
+        return self.model_copy(update={"min_contributors": "none"}) != PrivacySettings()
+
+    def without_noise(self, algorithm: "Algorithm") -> "Algorithm":
+        """An algorithm with what these settings ask for where no noise is: the least number of contributors.
+
+        Args:
+            algorithm: The algorithm, which is returned as it is where nothing is asked for.
+
+        Raises:
+            SettingError: The algorithm has no rows to count.
+        """
+        from fedrecon.privacy._row_selection import with_min_contributors
+
+        if self.min_contributors == "none":
+            return algorithm
+        try:
+            return with_min_contributors(algorithm, self.min_contributors)
+        except ValueError as error:
+            raise SettingError(f"privacy.min_contributors: {error}") from None
 
     def protect(
         self,
@@ -66,14 +95,24 @@ class PrivacySettings(Section):
         Raises:
             SettingError: A setting is missing or cannot be accounted for; the message says why.
         """
+        from fedrecon.privacy._row_selection import RowSelection
         from fedrecon.privacy._user_level import user_level_dp
 
+        if self.min_contributors != "none":
+            raise SettingError(
+                f"privacy.min_contributors must be 'none' where epsilon or noise_multiplier is given, got "
+                f"{self.min_contributors}: a count without noise is no guarantee, and not in the ledger; set "
+                f"privacy.row_selection in its place"
+            )
         if self.clip == "none":
             raise SettingError("privacy.clip must be a number where clients are protected, got 'none'")
         epsilon, noise_multiplier, budget, delta = (
             None if value == "none" else value
             for value in (self.epsilon, self.noise_multiplier, self.budget, self.delta)
         )
+        select_rows = None
+        if self.row_selection != "none":
+            select_rows = RowSelection(self.row_selection, self.row_threshold)
         try:
             return user_level_dp(
                 algorithm,
@@ -91,6 +130,7 @@ class PrivacySettings(Section):
                 earlier=earlier,
                 clip_quantile=None if self.clip_quantile == "none" else self.clip_quantile,
                 unprotected_metrics=self.unprotected_metrics,
+                select_rows=select_rows,
             )
         except (ValueError, TypeError, ModuleNotFoundError) as error:
             raise SettingError(f"privacy: {error}") from None

@@ -13,6 +13,7 @@ from fedrecon.core._model import Model
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Sampling, Uniform, Weighted
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config
+from fedrecon.experiment.settings.privacy import PrivacySettings
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json
@@ -42,7 +43,13 @@ SAMPLINGS: dict[str, Callable[[int], Sampling]] = {
 }
 _GLOBAL_BIAS = "model.global_bias"
 # Settings of privacy that private runs of earlier versions did not have, with their defaults.
-_LATER_PRIVACY = {"noise_bands": "auto", "clip_quantile": "none"}
+_LATER_PRIVACY = {
+    "noise_bands": "auto",
+    "clip_quantile": "none",
+    "row_selection": "none",
+    "row_threshold": 3.0,
+    "min_contributors": "none",
+}
 
 
 def task_of(config: Config) -> Task:
@@ -117,6 +124,8 @@ def spec_of(config: Config, task: Task) -> RunSpec:
         algorithm = config.privacy.protect(
             algorithm, training.rounds, sampling, len(task.train), inputs, earlier
         )
+    else:
+        algorithm = config.privacy.without_noise(algorithm)
     measured = task.measured_sets()
     if algorithm.exchanges == "examples":
         # The training set is mini-batches, which do not tell whose examples they are.
@@ -170,7 +179,7 @@ def _settings(config: Config) -> dict[str, Any]:
     Folders of these versions can then go on.
     """
     settings = config.model_dump()
-    if not config.privacy.on:
+    if config.privacy == PrivacySettings():
         del settings["privacy"]
     else:
         for name, default in _LATER_PRIVACY.items():
