@@ -26,6 +26,7 @@ from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Objective, leaf_at, without_tables
 from fedrecon.core._random import fold_in
+from fedrecon.core._state import state_within, with_state
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import (
     AggregatorState,
@@ -37,6 +38,7 @@ from fedrecon.core._types import (
     Rows,
 )
 from fedrecon.solvers._local_solver import LocalSolver, as_solver
+from fedrecon.solvers._state import for_state
 
 
 @tagged("aggregator/weighted_mean")
@@ -85,6 +87,27 @@ def stateless(global_params: Params, key: PRNGKey) -> tuple[()]:
     return ()
 
 
+def solve_params(
+    solver: LocalSolver,
+    objective: Objective,
+    params: Params,
+    examples: Examples,
+    key: PRNGKey,
+    round: RoundNumber,
+) -> tuple[Params, Metrics]:
+    """The parameters that a solver fits and its metrics, with the model's state replaced along the way.
+
+    Args:
+        solver: The solver that fits the parameters.
+        objective: The objective to minimise.
+        params: The parameters before.
+        examples: The examples to fit the parameters to.
+        key: The random key of the solver's draws.
+        round: The number of rounds done before this one.
+    """
+    return for_state(solver, objective)(objective, params, examples, key, round)
+
+
 def solve_delta(
     solver: LocalSolver,
     objective: Objective,
@@ -107,7 +130,7 @@ def solve_delta(
         The change, new minus old; the row numbers of the tables that changed only in some rows, by their
         paths; and the solver's metrics, to which its costs are added.
     """
-    change, rows, metrics = as_solver(solver).solve_delta(objective, params, examples, key, round)
+    change, rows, metrics = for_state(solver, objective).solve_delta(objective, params, examples, key, round)
     return change, rows, metrics | cost_of(solver, examples, round)
 
 
@@ -202,8 +225,11 @@ def server(
 
     Returns:
         The functions `init` and `server_update` of the algorithm. A round whose sum has weight 0 changes
-        nothing but the number of rounds.
+        nothing but the number of rounds. State of the model, such as the statistics of batch normalisation,
+        takes the step that the aggregator gives, the weighted mean of the clients' changes, and no step of
+        the optimiser.
     """
+    averaged = state_within("0", model.state)
 
     def init(key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
         params = model.init_global(key) if global_params is None else global_params
@@ -212,7 +238,12 @@ def server(
     def server_update(state: ServerState, update: Update) -> ServerState:
         gradient, aggregator_state = aggregator(state.aggregator_state, update)
         gradient = jax.tree.map(lambda g, x: g.astype(x.dtype), gradient, state.global_params)
+        change = jax.tree.map(jnp.negative, gradient) if averaged else None
+        if averaged:  # a norm over all leaves must not count state
+            gradient = with_state(gradient, averaged, jax.tree.map(jnp.zeros_like, gradient))
         updates, opt_state = optimizer_step(optimizer, gradient, state.opt_state, state.global_params)
+        if averaged:
+            updates = with_state(updates, averaged, change)
         params = optax.apply_updates(state.global_params, updates)
         new = state._replace(global_params=params, opt_state=opt_state, aggregator_state=aggregator_state)
         some = update.delta.weight > 0

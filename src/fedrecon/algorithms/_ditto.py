@@ -12,6 +12,7 @@ from fedrecon.algorithms._building_blocks import (
     client_state_after,
     cost_of,
     solve_delta,
+    solve_params,
     subkeys,
     update_of,
 )
@@ -72,7 +73,7 @@ def ditto(
     def fitted(broadcast: Broadcast, client_state: Params, examples: Examples, key: PRNGKey) -> Params:
         (k_fit,) = subkeys(key, 1, first=3)
         objective = proximal(on_global(shared, ()), broadcast.global_params, strength)
-        return fit(objective, client_state, examples, k_fit, broadcast.round)[0]
+        return solve_params(fit, objective, client_state, examples, k_fit, broadcast.round)[0]
 
     def client_update(
         broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey

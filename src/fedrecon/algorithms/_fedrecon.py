@@ -12,6 +12,7 @@ from fedrecon.algorithms._building_blocks import (
     rows_below,
     server,
     solve_delta,
+    solve_params,
     stateless,
     subkeys,
     update_of,
@@ -69,9 +70,8 @@ def fedrecon(
     ) -> Params:
         k_init, k_solve = subkeys(key, 2, first=2)
         fresh = model.init_local(broadcast.global_params, k_init)
-        return reconstruct(
-            on_local(model, broadcast.global_params), fresh, support, k_solve, broadcast.round
-        )[0]
+        objective = on_local(model, broadcast.global_params)
+        return solve_params(reconstruct, objective, fresh, support, k_solve, broadcast.round)[0]
 
     def client_update(
         broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey

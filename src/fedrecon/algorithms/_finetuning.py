@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from fedrecon.algorithms._base import Algorithm, Broadcast
-from fedrecon.algorithms._building_blocks import subkeys
+from fedrecon.algorithms._building_blocks import solve_params, subkeys
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import on_local, personal_copy
 from fedrecon.core._types import ClientState, Params, PRNGKey
@@ -44,7 +44,7 @@ def finetuning(trained: Algorithm, tune: LocalSolver, part: tuple[str, ...] | No
         shared = broadcast.global_params
         copy, _ = view.init_local(shared, k_init)
         start = copy, trained.personalize(broadcast, client_state, support, key)
-        return tune(on_local(view, shared), start, support, k_solve, broadcast.round)[0]
+        return solve_params(tune, on_local(view, shared), start, support, k_solve, broadcast.round)[0]
 
     settings = {"trained": trained, "tune": tune, "part": part}
     return replace(

@@ -88,12 +88,14 @@ def full_gradient(
             return base.personalize(broadcast._replace(global_params=params), client_state, support, key)
 
         old = broadcast.global_params
-        before, both = local(old), model.loss_and_metrics
+        before, both, following = local(old), model.loss_and_metrics, model.next_state
         objective = replace(
             on_global(model, before),
             fn=lambda params, _, batch, key: model.loss(params, local(params), batch, key),
             metrics=lambda params, _, batch: model.metrics(params, local(params), batch),
             both=both and (lambda params, _, batch, key: both(params, local(params), batch, key)),
+            next_state=following
+            and (lambda params, _, batch, key: following(params, local(params), batch, key)[0]),
             # Steps are not cut to the batch's rows: l(g) reads the rows of the support set as well.
             tables=(),
             frozen_tables=(),

@@ -12,6 +12,7 @@ from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     cost_of,
     server,
+    solve_params,
     stateless,
     update_of,
     with_usable_tables,
@@ -44,7 +45,7 @@ def local_only(model: Model, fit: LocalSolver) -> Algorithm:
         broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
     ) -> tuple[Update, Any]:
         initial = broadcast.global_params
-        _, metrics = fit(on_global(model, ()), initial, examples, key, broadcast.round)
+        _, metrics = solve_params(fit, on_global(model, ()), initial, examples, key, broadcast.round)
         nothing = jax.tree.map(jnp.zeros_like, initial)
         metrics |= cost_of(fit, examples, broadcast.round)
         return update_of(nothing, {}, metrics, client_weight=lambda loss: jnp.zeros(())), client_state

@@ -12,6 +12,7 @@ from fedrecon.algorithms._building_blocks import (
     WeightedMean,
     cost_of,
     solve_delta,
+    solve_params,
     subkeys,
     uniform,
     update_of,
@@ -23,6 +24,7 @@ from fedrecon.algorithms._proximal import proximal, squared_distance
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Objective, on_global, personal_copy
+from fedrecon.core._state import without_state
 from fedrecon.core._types import Batch, ClientState, Metrics, Number, Params, PRNGKey, RoundNumber
 from fedrecon.solvers._local_solver import LocalSolver, as_solver
 
@@ -78,12 +80,16 @@ def pfedme(
     shared = with_usable_tables(base.model, solve)
     finding, changing = as_solver(solve).vectorized(), as_solver(update).vectorized()
 
+    changed = on_global(shared, ())
+
     def envelope(round: RoundNumber, count: Number) -> Objective:
         def nearest(params: Params, examples: Examples, key: PRNGKey) -> Params:
             # The penalty counts once for all of a client's examples, so that a batch has its share of it.
             share = jnp.sum(examples.mask) / jnp.maximum(count, 1)
             objective = replace(on_global(shared, ()), penalty=lambda p, _: share * shared.penalty(p, ()))
-            return finding(proximal(objective, params, strength), params, examples, key, round)[0]
+            return solve_params(finding, proximal(objective, params, strength), params, examples, key, round)[
+                0
+            ]
 
         def fn(params: Params, frozen: Params, batch: Batch, key: PRNGKey) -> Mean:
             data = _without_mask(batch)
@@ -92,12 +98,16 @@ def pfedme(
             start = jax.lax.stop_gradient(params)
             nearby = jax.lax.stop_gradient(nearest(start, Examples(data, batch[_VALID]), key))
             total, weight = shared.loss(nearby, (), data, key)
-            return Mean(total + weight * strength / 2 * squared_distance(params, nearby), weight)
+            near = without_state(nearby, changed.state)
+            distance = squared_distance(without_state(params, changed.state), near)
+            return Mean(total + weight * strength / 2 * distance, weight)
 
         return Objective(
             fn=fn,
             tables=shared.tables,
             metrics=lambda params, frozen, batch: shared.metrics(params, (), _without_mask(batch)),
+            state=changed.state,
+            next_state=changed.next_state,
         )
 
     def client_update(
@@ -114,7 +124,8 @@ def pfedme(
     ) -> Params:
         (k_solve,) = subkeys(key, 1, first=3)
         objective = proximal(on_global(shared, ()), broadcast.global_params, strength)
-        return finding(objective, broadcast.global_params, support, k_solve, broadcast.round)[0], ()
+        start = broadcast.global_params
+        return solve_params(finding, objective, start, support, k_solve, broadcast.round)[0], ()
 
     return replace(
         base,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Objective
+from fedrecon.core._state import without_state
 from fedrecon.core._types import Batch, Params, PRNGKey
 
 
@@ -16,16 +17,18 @@ def proximal(objective: Objective, near: Params, strength: float) -> Objective:
 
     The term is added to the mean over the examples of each step, as in the papers that use it, and not once
     to the sum over all examples, as `Model.penalty` is. It changes every row of a table, so that the
-    objective has no tables, and steps are not cut to the batch's rows.
+    objective has no tables, and steps are not cut to the batch's rows. State has no part in it.
 
     Args:
         objective: The objective to which the term is added.
         near: The parameters near which the others are held.
         strength: The factor of the term, at least 0.
     """
+    state = objective.state
 
     def pulled(loss: Mean, params: Params) -> Mean:
-        return Mean(loss.total + loss.weight * strength / 2 * squared_distance(params, near), loss.weight)
+        distance = squared_distance(without_state(params, state), without_state(near, state))
+        return Mean(loss.total + loss.weight * strength / 2 * distance, loss.weight)
 
     def fn(params: Params, frozen: Params, batch: Batch, key: PRNGKey) -> Mean:
         return pulled(objective.fn(params, frozen, batch, key), params)

@@ -1,7 +1,7 @@
 """Serving of clients that keep local parameters."""
 
 from fedrecon.algorithms._base import Broadcast, PersonalizeFn
-from fedrecon.algorithms._building_blocks import subkeys
+from fedrecon.algorithms._building_blocks import solve_params, subkeys
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, on_local
 from fedrecon.core._types import ClientState, Params, PRNGKey
@@ -23,6 +23,6 @@ def refit(model: Model, reconstruct: LocalSolver) -> PersonalizeFn:
     ) -> Params:
         (k_solve,) = subkeys(key, 1, first=3)
         objective = on_local(model, broadcast.global_params)
-        return reconstruct(objective, client_state, support, k_solve, broadcast.round)[0]
+        return solve_params(reconstruct, objective, client_state, support, k_solve, broadcast.round)[0]
 
     return personalize

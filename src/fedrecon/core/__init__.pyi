@@ -22,7 +22,6 @@ from ._model import (
     on_both,
     on_global,
     on_local,
-    path_of,
     personal_copy,
     with_leaves,
     without_tables,
@@ -33,9 +32,11 @@ from ._model_functions import (
     LossAndMetricsFn,
     LossFn,
     MetricsFn,
+    NextStateFn,
     ObjectiveLossAndMetricsFn,
     ObjectiveLossFn,
     ObjectiveMetricsFn,
+    ObjectiveNextStateFn,
     ObjectivePenaltyFn,
     PenaltyFn,
     PredictFn,
@@ -43,6 +44,7 @@ from ._model_functions import (
 from ._partition import is_local, merge, partition, split, with_local
 from ._pooled_view import pooled
 from ._random import fold_in, normal, uniform
+from ._state import path_of
 from ._tags import tagged
 from ._types import (
     AggregatorState,
@@ -80,6 +82,7 @@ __all__ = [
     "Metrics",
     "MetricsFn",
     "Model",
+    "NextStateFn",
     "NoSplit",
     "Number",
     "Numbers",
@@ -87,6 +90,7 @@ __all__ = [
     "ObjectiveLossAndMetricsFn",
     "ObjectiveLossFn",
     "ObjectiveMetricsFn",
+    "ObjectiveNextStateFn",
     "ObjectivePenaltyFn",
     "OptState",
     "PRNGKey",

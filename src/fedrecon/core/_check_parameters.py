@@ -1,7 +1,7 @@
-"""Whether a model's parameters are parameters: arrays of floating-point numbers, and no mutable state.
+"""Whether a model's parameters are parameters: arrays of floating-point numbers, and no undeclared state.
 
-State is what a forward pass changes, such as the statistics of batch normalisation. Functions that are pure
-leave it as it was, so that a model with state would be trained and served with that of its start.
+State is what a forward pass changes, such as the statistics of batch normalisation. A model that does not
+declare it in `Model.state` would be trained and served with that of its start.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +29,9 @@ _VARIABLE, _PARAMETER = ("flax", "Variable"), ("flax", "Param")
 _MUTABLE = ("batch_stats", "cache", "intermediates")
 _PARAMETERS = "params"
 _ADVICE = (
-    "only stateless models can be trained: replace such layers (batch by layer or group normalisation), "
-    "leave their state out of the parameters, or declare what shall stay as it starts with `frozen`"
+    "declare it with `state`, and with `next_state` what it becomes, as fedrecon.models.from_nnx, from_linen "
+    "and from_equinox do; leave it out of the parameters; or declare what shall stay as it starts with "
+    "`frozen`"
 )
 _CHECKED: WeakSet[Model] = WeakSet()  # models whose parameters were checked in this process
 
@@ -40,7 +41,7 @@ def check_model_parameters(model: Model) -> None:
 
     Raises:
         ValueError: A leaf is no floating-point array or there is mutable state, as for `check_parameters`; or
-            `frozen` names a path that no leaf has.
+            `frozen` or `state` names a path that no leaf has.
     """
     model = origin_of(model)
     if model in _CHECKED:
@@ -49,16 +50,18 @@ def check_model_parameters(model: Model) -> None:
     global_params = jax.eval_shape(model.init_global, key)
     local_params = jax.eval_shape(model.init_local, global_params, key)
     names = [f"{part}/{x}" for part in (0, 1) for x in leaves_of((global_params, local_params)[part])]
-    for path in model.frozen:
-        if not any(below(path, name) for name in names):
-            raise ValueError(
-                f"frozen names the path {path!r}, but the parameters, (global, local), have {sorted(names)}"
-                f"{did_you_mean(path, names)}"
-            )
-    frozen = [[x[2:] for x in model.frozen if x.startswith(f"{part}/")] for part in (0, 1)]
-    shared = [*frozen[0], *(table.leaf for table in model.tables)]
-    check_parameters(global_params, lambda leaf: any(below(path, leaf) for path in shared), frozen[0])
-    check_parameters(local_params, lambda leaf: True, frozen[1])
+    for what, paths in (("frozen", model.frozen), ("state", model.state)):
+        for path in paths:
+            if not any(below(path, name) for name in names):
+                raise ValueError(
+                    f"{what} names the path {path!r}, but the parameters, (global, local), have "
+                    f"{sorted(names)}{did_you_mean(path, names)}"
+                )
+    named = (*model.frozen, *model.state)
+    declared = [[x[2:] for x in named if x.startswith(f"{part}/")] for part in (0, 1)]
+    shared = [*declared[0], *(table.leaf for table in model.tables)]
+    check_parameters(global_params, lambda leaf: any(below(path, leaf) for path in shared), declared[0])
+    check_parameters(local_params, lambda leaf: True, declared[1])
     _CHECKED.add(model)
 
 
@@ -81,8 +84,8 @@ def check_parameters(
         params: Arrays, or their shapes, in the containers in which a library keeps them.
         declared: A predicate that says of a leaf's path whether the model names it as local, as frozen or as
             a table. A collection of Flax Linen beside `"params"` must have been named so.
-        frozen: Paths of leaves that stay as they start, or of nodes above such leaves; state among them is
-            constant. The default is none.
+        frozen: Paths of leaves that stay as they start or that the model declares as state, or of nodes above
+            such leaves; the default is none.
 
     Raises:
         ValueError: A leaf is no floating-point array; or there is a model's mutable state, of which the

@@ -13,13 +13,17 @@ from fedrecon.core._model_functions import (
     LossAndMetricsFn,
     LossFn,
     MetricsFn,
+    NextStateFn,
     ObjectiveLossAndMetricsFn,
     ObjectiveLossFn,
     ObjectiveMetricsFn,
+    ObjectiveNextStateFn,
     ObjectivePenaltyFn,
     PenaltyFn,
     PredictFn,
 )
+from fedrecon.core._state import path_of as path_of
+from fedrecon.core._state import state_leaves, state_within, with_state
 from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.errors import did_you_mean
 
@@ -78,6 +82,12 @@ class Model:
             parameters taken together, `(global_params, local_params)`: `"0/embedding"` is a global one. The
             functions must stop the gradient there, as those that `partition` makes do; a leaf without a
             gradient that is not declared so causes a warning. None by default.
+        state: Paths of leaves, or of what they lie below, that a forward pass changes, in the pair
+            `(global_params, local_params)`, such as the statistics of batch normalisation. They have no
+            gradient. State among the global leaves is averaged over the clients, and sent, clipped and noised
+            with them; state among the local ones stays on the client. None by default.
+        next_state: Computes the state after a forward pass, `(global_params, local_params, batch, key) ->
+            (global_params, local_params)`; None, the default, for a model without `state`.
         origin: The model that this one is a view of, set by `view_of`; None, the default, for a model that is
             no view. A copy that `dataclasses.replace` makes of a view has none: its functions may be other
             ones, which are checked as those of a model of its own.
@@ -93,7 +103,16 @@ class Model:
     local_tables: tuple[Table, ...] = ()
     loss_and_metrics: LossAndMetricsFn | None = None
     frozen: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
+    next_state: NextStateFn | None = None
     origin: "Model | None" = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.state, str):
+            raise TypeError(f"state must be a tuple of paths, such as ({self.state!r},), got {self.state!r}")
+        if bool(self.state) != (self.next_state is not None):
+            given, missing = ("state", "next_state") if self.state else ("next_state", "state")
+            raise ValueError(f"a model with {given} must have {missing} as well, got {missing} empty")
 
 
 def view_of(model: Model, view: Model) -> Model:
@@ -122,6 +141,11 @@ class Objective:
             by default there are none.
         both: Measures loss and metrics at once, `(params, frozen, batch, key) -> (Mean, dict of Mean)`; None,
             the default, for `fn` and `metrics`.
+        state: Paths of the leaves of `params` that are state, see `Model.state`, or of what they lie below;
+            none by default. A solver does not differentiate by them and replaces them by what `next_state`
+            returns.
+        next_state: Computes the state after a forward pass, `(params, frozen, batch, key) -> params`; None,
+            the default, without `state`.
     """
 
     fn: ObjectiveLossFn
@@ -131,6 +155,8 @@ class Objective:
     penalty: ObjectivePenaltyFn = _no_penalty
     metrics: ObjectiveMetricsFn = lambda params, frozen, batch: {}
     both: ObjectiveLossAndMetricsFn | None = None
+    state: tuple[str, ...] = ()
+    next_state: ObjectiveNextStateFn | None = None
 
     def measure(self, params: Params, frozen: Params, batch: Batch, key: PRNGKey) -> tuple[Any, Any]:
         """The loss and the metrics of a batch, each with one entry per example."""
@@ -141,7 +167,7 @@ class Objective:
 
 def on_local(model: Model, global_params: Params) -> Objective:
     """The loss as a function of the local parameters, the global ones frozen."""
-    both = model.loss_and_metrics
+    both, following = model.loss_and_metrics, model.next_state
     return Objective(
         fn=lambda local, frozen, batch, key: model.loss(frozen, local, batch, key),
         frozen=global_params,
@@ -150,11 +176,14 @@ def on_local(model: Model, global_params: Params) -> Objective:
         penalty=lambda local, frozen: model.penalty(frozen, local),
         metrics=lambda local, frozen, batch: model.metrics(frozen, local, batch),
         both=both and (lambda local, frozen, batch, key: both(frozen, local, batch, key)),
+        state=state_within("1", model.state),
+        next_state=following and (lambda local, frozen, batch, key: following(frozen, local, batch, key)[1]),
     )
 
 
 def on_global(model: Model, local_params: Params) -> Objective:
     """The loss as a function of the global parameters, the local ones frozen."""
+    following = model.next_state
     return Objective(
         fn=model.loss,
         frozen=local_params,
@@ -163,18 +192,22 @@ def on_global(model: Model, local_params: Params) -> Objective:
         penalty=model.penalty,
         metrics=model.metrics,
         both=model.loss_and_metrics,
+        state=state_within("0", model.state),
+        next_state=following and (lambda params, local, batch, key: following(params, local, batch, key)[0]),
     )
 
 
 def on_both(model: Model) -> Objective:
     """The loss as a function of `(global_params, local_params)`."""
-    both = model.loss_and_metrics
+    both, following = model.loss_and_metrics, model.next_state
     return Objective(
         fn=lambda params, _, batch, key: model.loss(params[0], params[1], batch, key),
         tables=_below("0", model.tables) + _below("1", model.local_tables),
         penalty=lambda params, _: model.penalty(params[0], params[1]),
         metrics=lambda params, _, batch: model.metrics(params[0], params[1], batch),
         both=both and (lambda params, _, batch, key: both(params[0], params[1], batch, key)),
+        state=model.state,
+        next_state=following and (lambda params, _, batch, key: following(params[0], params[1], batch, key)),
     )
 
 
@@ -189,6 +222,10 @@ def fully_global(model: Model) -> Model:
         global_params = model.init_global(k_global)
         return global_params, model.init_local(global_params, k_local)
 
+    def next_state(params: Params, _: Params, batch: Batch, key: PRNGKey) -> tuple[Params, Params]:
+        assert model.next_state is not None, "a model with state computes the next one"
+        return model.next_state(params[0], params[1], batch, key), ()
+
     predict, both = model.predict, model.loss_and_metrics
     view = Model(
         init_global=init_global,
@@ -199,6 +236,8 @@ def fully_global(model: Model) -> Model:
         penalty=lambda params, _: model.penalty(params[0], params[1]),
         tables=_below("0", model.tables) + _below("1", model.local_tables),
         loss_and_metrics=both and (lambda params, _, batch, key: both(params[0], params[1], batch, key)),
+        state=tuple(f"0/{path}" for path in model.state),
+        next_state=model.next_state and next_state,
     )
     return view_of(model, view)
 
@@ -228,7 +267,18 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
     def merged(params: Params, copy: Params) -> Params:
         return jax.tree.map(lambda x, c: x if c is None else c, params, copy, is_leaf=lambda x: x is None)
 
-    predict, both = model.predict, model.loss_and_metrics
+    predict, both, following = model.predict, model.loss_and_metrics, model.next_state
+    shared = state_leaves(
+        jax.eval_shape(model.init_global, jax.random.key(0)), state_within("0", model.state)
+    )
+
+    def next_state(g: Params, x: Params, batch: Batch, key: PRNGKey) -> tuple[Params, Params]:
+        assert following is not None, "a model with state computes the next one"
+        whole = merged(g, x[0])
+        new, local = following(whole, x[1], batch, key)
+        # The server's own state goes on from its own values, under the parameters of the copy.
+        return following(with_state(whole, shared, g), x[1], batch, key)[0], (copied(new), local)
+
     tables = tuple(t for t in model.tables if not own(t.leaf))
     copies = _below("1", model.local_tables) + _below("0", tuple(t for t in model.tables if own(t.leaf)))
     if {f for t in tables for f in t.fields} & {f for t in copies for f in t.fields}:
@@ -244,6 +294,12 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
         tables=tables,
         local_tables=copies,
         loss_and_metrics=both and (lambda g, x, batch, key: both(merged(g, x[0]), x[1], batch, key)),
+        state=(
+            *(f"0/{name}" for name in shared),
+            *(f"1/0/{name}" for name in shared if own(name)),
+            *(f"1/1/{path}" if path else "1/1" for path in state_within("1", model.state)),
+        ),
+        next_state=following and next_state,
     )
     return view_of(model, view)
 
@@ -277,11 +333,6 @@ def check_part(part: tuple[str, ...], model: Model) -> None:
                 f"part names the path {path!r}, but the global parameters have {sorted(names)}"
                 f"{did_you_mean(path, names)}"
             )
-
-
-def path_of(path: tuple[Any, ...]) -> str:
-    """A leaf's path as this library writes it: `"item/factors"`, `"layers/2/kernel"`."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def leaves_of(params: Params) -> dict[str, Any]:

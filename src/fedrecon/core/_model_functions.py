@@ -83,6 +83,26 @@ class LossAndMetricsFn(Protocol):
 
 
 @runtime_checkable
+class NextStateFn(Protocol):
+    """Computes a model's state after a forward pass, such as moving means of a batch's statistics."""
+
+    def __call__(
+        self, global_params: Params, local_params: Params, batch: Batch, key: PRNGKey, /
+    ) -> tuple[Params, Params]:
+        """The pair `(global_params, local_params)` with new values of the leaves in `Model.state`.
+
+        Values of other leaves are not read. Rows of padding, where `batch["example_mask"]` is false, must not
+        change the result, which may be anything for a batch without a valid row.
+
+        Args:
+            global_params: The global parameters; a table may have only the rows that the batch names.
+            local_params: The client's local parameters.
+            batch: The fields of the batch's examples, each `[example, ...]`.
+            key: The random key that the loss of the same step was given.
+        """
+
+
+@runtime_checkable
 class PredictFn(Protocol):
     """Predicts for one client, in serving and in exported files."""
 
@@ -141,6 +161,14 @@ class ObjectiveLossAndMetricsFn(Protocol):
 
     def __call__(self, params: Params, frozen: Params, batch: Batch, key: PRNGKey, /) -> tuple[Mean, Metrics]:
         """The results of `ObjectiveLossFn` and of `ObjectiveMetricsFn`, as a pair."""
+
+
+@runtime_checkable
+class ObjectiveNextStateFn(Protocol):
+    """Computes the state among the parameters that are fitted, after a forward pass."""
+
+    def __call__(self, params: Params, frozen: Params, batch: Batch, key: PRNGKey, /) -> Params:
+        """`params` with new values of the leaves in `Objective.state`, by the rules of `NextStateFn`."""
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ import jax
 from fedrecon.core._check_parameters import below, check_parameters, mark_checked
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table, check_part, fully_global, path_of, view_of
+from fedrecon.core._state import is_below
 from fedrecon.core._types import Batch, Params, PRNGKey
 
 
@@ -69,6 +70,8 @@ def partition(
     penalty: Callable[[Params], Any] | None = None,
     tables: tuple[Table, ...] = (),
     frozen: tuple[str, ...] = (),
+    state: tuple[str, ...] = (),
+    next_state: Callable[[Params, Batch, Any], Params] | None = None,
 ) -> Model:
     """Makes a `Model` from functions of one tree of parameters.
 
@@ -87,13 +90,19 @@ def partition(
         frozen: Paths of leaves, or of what they lie below, that get no gradient, such as `("embedding",)` for
             embeddings that were trained elsewhere; none by default. They stay as they start, unless an
             optimiser changes parameters without a gradient, as weight decay does.
+        state: Paths of leaves, or of what they lie below, that a forward pass changes, such as the statistics
+            of batch normalisation; none by default. They have no gradient. Those that are not local are
+            averaged over the clients as global parameters are; local ones stay on their client.
+        next_state: Computes the state after a forward pass, `(params, batch, key) -> params`, of which only
+            the leaves in `state` are read; rows where `batch["example_mask"]` is false must not change it.
+            None, the default, without `state`.
 
     Raises:
-        TypeError: `local` is not a function, or `tables` or `frozen` is not a tuple.
-        ValueError: `local` selects every leaf; `local` or `frozen` names a path that no leaf has; a leaf is
-            not a floating-point array; or the parameters hold mutable state, which pure functions cannot
-            have: a type of Flax NNX or Equinox for it, or a collection of Flax Linen beside `"params"` that
-            is neither local nor frozen nor a table.
+        TypeError: `local` is not a function, or `tables`, `frozen` or `state` is not a tuple.
+        ValueError: `local` selects every leaf; `local`, `frozen` or `state` names a path that no leaf has; a
+            leaf is not a floating-point array; the parameters hold mutable state that is not declared so: a
+            type of Flax NNX or Equinox for it, or a collection of Flax Linen beside `"params"` that is
+            neither local nor frozen nor state nor a table; or only one of `state` and `next_state` is given.
     """
     if not callable(local):
         raise TypeError(f"local must be is_local(...) or a function of a leaf's path, got {local!r}")
@@ -101,11 +110,14 @@ def partition(
         raise TypeError(f"tables must be a tuple, such as ({tables!r},), got a Table")
     if isinstance(frozen, str):
         raise TypeError(f"frozen must be a tuple of paths, such as ({frozen!r},), got {frozen!r}")
+    if isinstance(state, str):
+        raise TypeError(f"state must be a tuple of paths, such as ({state!r},), got {state!r}")
     shapes = jax.eval_shape(init, jax.random.key(0))
     names = [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(shapes)]
     _check_paths("frozen", frozen, names)
+    _check_paths("state", state, names)
     named = is_local(*frozen, *(table.leaf for table in tables))
-    check_parameters(shapes, lambda leaf: local(leaf) or named(leaf), frozen)
+    check_parameters(shapes, lambda leaf: local(leaf) or named(leaf), (*frozen, *state))
     _check_paths("local", local.paths if isinstance(local, is_local) else (), names)
     if all(local(name) for name in names):
         raise ValueError(f"local must leave a leaf to federate, but it selects all of {names}")
@@ -128,6 +140,11 @@ def partition(
     def whole_predict(g: Params, x: Params, features: Batch) -> Any:
         return None if predict is None else predict(merge(g, x), features)
 
+    def whole_next_state(g: Params, x: Params, batch: Batch, key: PRNGKey) -> tuple[Params, Params]:
+        assert next_state is not None, "a model with state computes the next one"
+        return split(next_state(merge(g, x), batch, key), local)
+
+    changing = is_local(*state)
     model = Model(
         init_global=lambda key: split(init(key), local)[0],
         init_local=lambda global_params, key: split(init(key), local)[1],
@@ -137,6 +154,8 @@ def partition(
         penalty=whole_penalty,
         tables=tables,
         frozen=tuple(f"{int(local(name))}/{name}" for name in names if is_frozen(name)),
+        state=tuple(f"{int(local(name))}/{name}" for name in names if changing(name)),
+        next_state=next_state and whole_next_state,
     )
     mark_checked(model)
     return model
@@ -192,7 +211,7 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
     if {f for t in tables for f in t.fields} & {f for t in copies for f in t.fields}:
         # A field cannot be renumbered for global and local tables at once, so that neither are declared.
         tables = copies = ()
-    predict, both = model.predict, model.loss_and_metrics
+    predict, both, following = model.predict, model.loss_and_metrics, model.next_state
     view = Model(
         init_global=lambda key: split(whole.init_global(key), own)[0],
         init_local=init_local,
@@ -203,6 +222,8 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
         tables=tables,
         local_tables=copies,
         loss_and_metrics=both and (lambda g, x, batch, key: both(*join(g, x), batch, key)),
+        state=tuple(f"{int(own(name))}/{name}" for name in names if is_below(model.state, name)),
+        next_state=following and (lambda g, x, batch, key: split(following(*join(g, x), batch, key), own)),
     )
     return view_of(model, view)
 

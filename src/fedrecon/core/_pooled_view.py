@@ -29,10 +29,15 @@ def pooled(model: Model, num_clients: int, field: str = ROW) -> Model:
         The view, whose tables are those of the model and one for each leaf of the local parameters.
 
     Raises:
-        ValueError: `num_clients` is not a whole number of at least 1, or the model has a penalty, which
-            belongs to a client and not to examples.
+        ValueError: `num_clients` is not a whole number of at least 1; or the model has a penalty, which
+            belongs to a client and not to examples, or state, which a batch of one client changes.
     """
     num_clients = whole_number("num_clients", num_clients, 1)
+    if model.state:
+        raise ValueError(
+            f"a pooled model must have no state, since its batches mix examples of several clients; got "
+            f"{model.state}"
+        )
     shapes = jax.eval_shape(model.init_global, jax.random.key(0))
     local_shapes = jax.eval_shape(model.init_local, shapes, jax.random.key(0))
     _check_no_penalty(model, shapes, local_shapes)

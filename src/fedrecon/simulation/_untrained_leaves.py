@@ -6,13 +6,13 @@ from typing import Any
 import jax
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from fedrecon.core._check_parameters import below
 from fedrecon.core._model import Model, leaves_of, origin_of
+from fedrecon.core._state import is_below
 from fedrecon.core._types import Batch, Params, PRNGKey
 
 
 def check_untrained(model: Model, batch: Batch, key: PRNGKey) -> None:
-    """Warns of leaves that have no gradient, whatever the numbers are, unless the model declares them frozen.
+    """Warns of leaves without a gradient, whatever the numbers, that are declared neither frozen nor state.
 
     Such are statistics of layers that a forward pass would have to change, and parts that the loss does not
     read. A leaf from which the local parameters start is none of them: algorithms that differentiate a
@@ -32,18 +32,19 @@ def check_untrained(model: Model, batch: Batch, key: PRNGKey) -> None:
     model = origin_of(model)
     of_loss, of_start = _with_gradient(model, batch, key)
     for name, has_gradient in of_loss.items():
-        if has_gradient and _is_frozen(model, name):
+        if has_gradient and is_below(model.frozen, name):
             raise ValueError(
                 f"{_words(name)} is declared frozen, but the loss has a gradient for it: stop it with "
                 "jax.lax.stop_gradient"
             )
     untrained = [name for name, has_gradient in of_loss.items() if not (has_gradient or of_start[name])]
-    if names := [_words(name) for name in untrained if not _is_frozen(model, name)]:
+    constant = (*model.frozen, *model.state)
+    if names := [_words(name) for name in untrained if not is_below(constant, name)]:
         more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
         warnings.warn(
             f"{', '.join(names[:3])}{more}: the loss has no gradient there, so that training leaves it as it "
             "starts. If that is meant, declare it with `frozen`; if it is state that a forward pass should "
-            "change, such as the statistics of a layer, it stays at its start, too",
+            "change, such as the statistics of a layer, it stays at its start, too: declare it with `state`",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -76,10 +77,6 @@ def _with_gradient(model: Model, batch: Batch, key: PRNGKey) -> tuple[dict[str, 
 
     is_loss = [i < 2 for i in range(len(graph.outvars))]  # the loss and the penalty, then the start's leaves
     return reached(is_loss), reached([not x for x in is_loss])
-
-
-def _is_frozen(model: Model, name: str) -> bool:
-    return any(below(path, name) for path in model.frozen)
 
 
 def _words(name: str) -> str:

@@ -21,6 +21,7 @@ from fedrecon.errors import did_you_mean
 from fedrecon.simulation._compilation import quickly
 from fedrecon.simulation._untrained_leaves import check_untrained
 from fedrecon.simulation._validate_padding import check_padding
+from fedrecon.simulation._validate_state import check_state
 from fedrecon.solvers._validate_tables import Found, Trial, check_lookups, check_no_look
 
 _EXAMPLES = 8
@@ -36,7 +37,7 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
     The loss and the metrics must have an entry per example and be finite at the start, and so must the
     gradient of the loss. A row of padding in the batch must change none of them. The fields of tables may
     index the tables' rows and be used for nothing else. The parameters must be floating-point arrays, without
-    state that a forward pass would change.
+    undeclared state; the next state must keep shapes and types and not depend on padding.
 
     Args:
         algorithm: The algorithm whose `model` is tried.
@@ -86,6 +87,7 @@ def check_model(algorithm: Algorithm, clients: Clients, global_params: Params, k
     if origin_of(model) not in _KNOWN_ROWWISE:
         check_padding(model, run, global_params, local, batch, start, name, key)
         _KNOWN_ROWWISE.add(origin_of(model))
+    check_state(model, global_params, local, batch, name, key)
     if tables:
         check_no_look(model.init_local, "init_local", global_params, tables, key)
         check_lookups(Trial(run, global_params, batch, tables, start))

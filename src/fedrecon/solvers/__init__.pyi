@@ -3,6 +3,7 @@ from ._implicit_diff import ImplicitDifferentiation
 from ._local_solver import AbstractSolver, LocalSolver, as_solver
 from ._newton import Newton
 from ._optimizers import NamedOptimizer, Schedule, describe, optimizer, schedule, yogi_zero
+from ._state import for_state
 
 __all__ = [
     "AbstractSolver",
@@ -14,6 +15,7 @@ __all__ = [
     "Solver",
     "as_solver",
     "describe",
+    "for_state",
     "optimizer",
     "schedule",
     "yogi_zero",

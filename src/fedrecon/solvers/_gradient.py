@@ -20,6 +20,7 @@ from fedrecon.core._costs import EXAMPLE_PASSES, GRADIENT_STEPS
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Objective, Table, check_loss, leaf_at, path_of, with_leaves
 from fedrecon.core._random import fold_in
+from fedrecon.core._state import stop_state_gradient, with_state
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import Batch, Metrics, Number, Numbers, OptState, Params, PRNGKey, RoundNumber
 from fedrecon.errors import store_whole_numbers
@@ -27,6 +28,7 @@ from fedrecon.solvers._local_solver import AbstractSolver
 from fedrecon.solvers._minibatches import Steps, plan_steps
 from fedrecon.solvers._optimizers import NamedOptimizer, describe
 from fedrecon.solvers._sequential import sequentially
+from fedrecon.solvers._state import state_change
 
 
 @tagged("solver/gradient_descent", names={"adaptive_epochs": "growing_epochs", "sequential": "one_by_one"})
@@ -36,7 +38,9 @@ class Solver(AbstractSolver):
 
     The optimiser's state starts afresh at each call. Examples are taken in their own order, the paper's,
     in batches of which the last may be short; its loss is the mean over itself. A batch without a valid
-    example changes nothing, the optimiser's state included.
+    example changes nothing, the optimiser's state included. State of the model, such as the statistics of
+    batch normalisation, has no gradient: after each step it is what a forward pass over the step's batch,
+    under the parameters before the step, makes of it.
 
     Attributes:
         optimizer: The Optax transformation that turns gradients into updates.
@@ -145,6 +149,10 @@ class Solver(AbstractSolver):
         delta = with_leaves(change, {leaf: updates for leaf, (_, updates) in touched.items()})
         return delta, {leaf: ids for leaf, (ids, _) in touched.items()}, metrics
 
+    def replaces_state(self) -> bool:
+        """True: every step replaces the state by what a forward pass over its batch makes of it."""
+        return True
+
     def vectorized(self) -> "Solver":
         """The same without `sequential`."""
         return replace(self, sequential=False)
@@ -211,6 +219,10 @@ class Solver(AbstractSolver):
             updates, new_state = optimizer_step(self.optimizer, grads, opt_state, params)
             taken = inputs[1].mask[0]  # valid rows come first
             updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0).astype(u.dtype), updates)
+            if objective.state:
+                frozen, batch, _, _, k_step = inputs
+                change = state_change(objective, params, frozen, batch, k_step)
+                updates = with_state(updates, objective.state, change)
             return updates, jax.tree.map(lambda a, b: jnp.where(taken, a, b), new_state, opt_state), metrics
 
         # What a mean over its examples multiplies each one with, of all steps at once.
@@ -221,7 +233,7 @@ class Solver(AbstractSolver):
             new, change, touched, metrics = _at_once(descend, params, opt_state, xs, cut)
         elif plan.valid.shape[0] == 1 and not cut:
             new, change, touched, metrics = _single(descend, params, opt_state, xs)
-            if summed_gradients.is_collecting() and self._is_plain:
+            if summed_gradients.is_collecting() and self._is_plain and not objective.state:
                 self._note(change, objective, params, given(jax.tree.map(lambda x: x[0], xs)), factor)
         else:
             new, change, touched, metrics = _in_turn(descend, params, opt_state, xs, cut)
@@ -270,6 +282,8 @@ class Solver(AbstractSolver):
         key: PRNGKey,
     ) -> Any:
         """A step's objective: the batch's loss, and its share, by examples, of the solver's penalty."""
+        if objective.state:
+            params = stop_state_gradient(params, objective.state)
         losses, metrics = fold_lookups(objective.measure)(params, frozen, batch.batch, key)
         check_loss(losses, batch.size)
         metrics = {"loss": losses, **metrics}

@@ -15,6 +15,7 @@ from fedrecon.core._model import Objective
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import Metrics, Params, PRNGKey, RoundNumber
 from fedrecon.solvers._local_solver import AbstractSolver, LocalSolver, as_solver
+from fedrecon.solvers._state import check_no_state
 
 
 @tagged("solver/implicit", names={"solver": "stage"})
@@ -50,6 +51,7 @@ class ImplicitDifferentiation(AbstractSolver):
         round: RoundNumber | None = None,
     ) -> tuple[Params, Metrics]:
         """The parameters and metrics of the solver, with the derivative of an optimum."""
+        check_no_state(objective, self)
         held = jax.lax.stop_gradient((objective.frozen, params))
         optimum, metrics = self.solver(replace(objective, frozen=held[0]), held[1], examples, key, round)
         flat, unravel = ravel_pytree(jax.lax.stop_gradient(optimum))

@@ -114,6 +114,12 @@ class AbstractSolver(abc.ABC):
         """
         return False
 
+    def replaces_state(self) -> bool:
+        """Whether a call with an objective that has state replaces it by the objective's `next_state`; by
+        default False: then `for_state` fits the other parameters with the solver.
+        """
+        return False
+
     def vectorized(self) -> "AbstractSolver":
         """The solver in a form that is vectorised over clients; by default the solver itself.
 

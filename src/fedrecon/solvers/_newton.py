@@ -21,6 +21,7 @@ from fedrecon.core._tags import tagged
 from fedrecon.core._types import Metrics, Params, PRNGKey, RoundNumber
 from fedrecon.errors import plain, store_whole_numbers
 from fedrecon.solvers._local_solver import AbstractSolver
+from fedrecon.solvers._state import check_no_state
 
 _MOST_PARAMETERS = 2000
 _PIECE = 128  # examples whose rows, and what is made of them, fit in a core's cache
@@ -71,6 +72,7 @@ class Newton(AbstractSolver):
         round: RoundNumber | None = None,
     ) -> tuple[Params, Metrics]:
         """Fits `params`; arguments and result as for `Solver`, metrics at the start."""
+        check_no_state(objective, self)
         start, unravel = ravel_pytree(params)
         if start.size > _MOST_PARAMETERS:
             raise ValueError(
