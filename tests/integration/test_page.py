@@ -3,6 +3,7 @@
 import base64
 import functools
 import http.server
+import io
 import json
 import os
 import shutil
@@ -13,9 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tests import browser
 
 from fedrecon.experiment.cli.main import main
+from fedrecon.experiment.cli.runs import saved_config
+from fedrecon.experiment.serving.demo import write_demo
+from fedrecon.experiment.serving.export import Wanted
 from fedrecon.export._session import Session
 from fedrecon.export._web.server import server_of
 
@@ -214,6 +219,49 @@ def test_more_ratings_than_the_model_takes(chromium, films):
         opened.page.wait_for_selector("#problem:not([hidden])")
         assert f"At most {most} ratings" in opened.page.inner_text("#problem")
         assert len(opened.recommended()) == 20
+
+
+def test_two_runs_side_by_side(chromium, films, tmp_path):
+    first, second = films.parent / "films", tmp_path / "films"
+    # The second run has other parameters, and knows fewer items.
+    assert (
+        main(["run", "--out", str(second), *settings([*SMALL, "data.items=390", "training.rounds=5"])]) == 0
+    )
+    screen = Console(file=io.StringIO())
+    wanted = Wanted(precision="float16", runtime=browser.runtime())
+    runs = [(run, saved_config(str(run))) for run in (first, second)]
+    site = tmp_path / "site"
+    site.mkdir()
+    files = write_demo(runs, site, screen, wanted)
+    assert set(files) == {str(p.relative_to(site)) for p in site.rglob("*") if p.is_file()}
+    sessions = [Session(site / name) for name in ("model0", "model1")]
+    with Open(chromium, site) as opened:
+        page, names = opened.page, titles(site)
+        ids = [str(x) for x in sessions[0].vocabularies["item"]]
+        alone = [x for x in ids if x not in {str(x) for x in sessions[1].vocabularies["item"]}]
+        assert len(alone) == 10
+        rated = {ids[3]: 5, ids[9]: 1, alone[0]: 4}  # the second model does not know the last one
+        for count, (identity, stars) in enumerate(rated.items(), 1):
+            opened.rate(identity, names[identity], stars)
+            opened.settled(count)
+        page.wait_for_timeout(300)
+        wanted_lists = []
+        for session in sessions:
+            rows = {str(x): row for row, x in enumerate(session.vocabularies["item"])}
+            low, high = next(x["range"] for x in session.description["inputs"] if x["name"] == "rating")
+            own = {identity: stars for identity, stars in rated.items() if identity in rows}
+            rating = [low + (stars - 1) * (high - low) / 4 for stars in own.values()]
+            top, _ = session.top({"item": np.array([rows[x] for x in own]), "rating": np.float32(rating)})
+            wanted_lists.append([str(session.vocabularies["item"][row]) for row in top])
+        shown = [[row.get_attribute("data-id") for row in page.locator(f"#top-{i} li").all()] for i in (0, 1)]
+        assert shown == wanted_lists and shown[0] != shown[1]
+        common = set(shown[0]) & set(shown[1])
+        marked = {row.get_attribute("data-id") for row in page.locator("li.alone").all()}
+        assert marked == set(shown[0]) ^ set(shown[1])
+        assert page.inner_text("#agreement") == f"{len(common)} of 20 items are on all lists."
+        # The folders have one name, so that their paths tell the runs apart.
+        assert f"Recommended by {second}" in page.inner_text("#content")
+        assert [part["model"] for part in kept(page)] == [session.digest for session in sessions]
 
 
 def kept(page: Any) -> list[dict[str, Any]]:

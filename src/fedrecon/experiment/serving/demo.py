@@ -1,20 +1,27 @@
 """Serves the page of one or two runs on this machine."""
 
+import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.serving.export import Wanted, export_run, page_of, subject_of
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.export._folder import DESCRIPTION, VOCABULARIES
 from fedrecon.export._graph.program import ExportError
+from fedrecon.export._session import read_description
 from fedrecon.export._web.page import write_page
+from fedrecon.export._web.runtime import runtime_files
 from fedrecon.export._web.server import server_of
 
+Runs = Sequence[tuple[Path, Config]]
 
-def serve_demo(runs: Sequence[tuple[Path, Config]], port: int, screen: Console, wanted: Wanted) -> None:
+
+def serve_demo(runs: Runs, port: int, screen: Console, wanted: Wanted) -> None:
     """Exports runs and serves their page until Ctrl-C.
 
     Args:
@@ -27,24 +34,9 @@ def serve_demo(runs: Sequence[tuple[Path, Config]], port: int, screen: Console, 
         SettingError: A run cannot be exported, the two do not go together, or the port is taken.
     """
     with tempfile.TemporaryDirectory(prefix="fedrecon-demo-") as folder:
-        root = Path(folder)
-        models, files = [], []
-        for number, (run, config) in enumerate(runs):
-            name = f"model{number}"
-            export_run(run, config, root / name, screen, wanted)
-            models.append({"folder": f"{name}/", "label": run.name})
-            files += [f"{name}/{path.name}" for path in (root / name).iterdir()]
-        if len({config.task for _, config in runs}) > 1:
-            raise SettingError("--other must be a run of the same task")
-        if len(runs) > 1 and runs[0][1].task == "next_word":
-            raise SettingError("--other takes runs that recommend items")
+        files = write_demo(runs, Path(folder), screen, wanted)
         try:
-            page = page_of(runs[0][1], subject_of(*runs[0]), models, wanted.titles)
-            files += write_page(page, root, wanted.runtime)
-        except ExportError as error:
-            raise SettingError(str(error)) from None
-        try:
-            server = server_of(root, files, port)
+            server = server_of(Path(folder), files, port)
         except OSError as error:
             raise SettingError(f"--port: {port} cannot be used: {error.strerror}") from None
         with server:
@@ -53,3 +45,84 @@ def serve_demo(runs: Sequence[tuple[Path, Config]], port: int, screen: Console, 
                 server.serve_forever()
             except KeyboardInterrupt:
                 screen.print("stopped")
+
+
+def write_demo(runs: Runs, root: Path, screen: Console, wanted: Wanted) -> list[str]:
+    """Writes the page of one or two runs, with an export of each in a folder of its own.
+
+    Args:
+        runs: One or two run folders, each with its configuration.
+        root: An empty folder for the page.
+        screen: The console that shows the exports.
+        wanted: The options of the exports.
+
+    Returns:
+        The paths of all files below `root`.
+
+    Raises:
+        SettingError: A run cannot be exported, or the two do not go together.
+    """
+    tasks = [config.task for _, config in runs]
+    if len(runs) > 1 and "next_word" in tasks:
+        raise SettingError(
+            "--other compares runs that recommend items; next-word runs are shown one at a time"
+        )
+    if len(set(tasks)) > 1:
+        raise SettingError(
+            f"--other must be a run of the task {tasks[0]!r}, as the first run is, got {tasks[1]!r}"
+        )
+    try:
+        runtime_files(wanted.runtime)  # it may be missing, and an export takes a while
+        models, files, exports = [], [], []
+        for number, ((run, config), label) in enumerate(zip(runs, _labels(runs), strict=True)):
+            name = f"model{number}"
+            export_run(run, config, root / name, screen, wanted)
+            exports.append(root / name)
+            models.append({"folder": f"{name}/", "label": label})
+            files += [f"{name}/{path.name}" for path in (root / name).iterdir()]
+        if len(runs) > 1:
+            _check_pair(*exports)
+        page = page_of(runs[0][1], [subject_of(*run) for run in runs], models, wanted.titles)
+        return files + write_page(page, root, wanted.runtime)
+    except ExportError as error:
+        raise SettingError(str(error)) from None
+
+
+def _labels(runs: Runs) -> list[str]:
+    """The names of the runs' folders, or their whole paths where the names are the same."""
+    names = [run.name for run, _ in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run, _ in runs]
+
+
+def _check_pair(one: Path, other: Path) -> None:
+    """Checks that two exports can be shown side by side: they take the same ratings of common items."""
+    first, second = (_inputs(folder) for folder in (one, other))
+    item = next(name for name, entry in first.items() if "items" in entry)
+    if "items" not in second.get(item, {}):
+        raise SettingError(f"--other must recommend items of the field {item!r}, as the first run does")
+    scales = [inputs.get("rating", {}).get("range") for inputs in (first, second)]
+    if scales[0] != scales[1]:
+        raise SettingError(
+            f"--other must take ratings of the same scale: the first run has {_scale(scales[0])}, "
+            f"the other {_scale(scales[1])}"
+        )
+    known, others = (set(map(str, _items(folder, item))) for folder in (one, other))
+    if not known & others:
+        raise SettingError(
+            f"--other must know items of the first run: none of its {len(others):,} ids is among the "
+            f"{len(known):,} of the first"
+        )
+
+
+def _inputs(folder: Path) -> dict[str, Mapping[str, Any]]:
+    description = read_description(folder / DESCRIPTION, (folder / DESCRIPTION).read_bytes())
+    return {entry["name"]: entry for entry in description["inputs"]}
+
+
+def _items(folder: Path, field: str) -> Sequence[Any]:
+    items: Sequence[Any] = json.loads((folder / VOCABULARIES).read_text(encoding="utf-8"))[field]
+    return items
+
+
+def _scale(ends: Sequence[float] | None) -> str:
+    return "none" if ends is None else f"{ends[0]:g} to {ends[1]:g}"

@@ -1,6 +1,7 @@
 """Exports a run's parameters as files for devices, and evaluates these files."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +102,7 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
         if wanted.page:
             # Everything that may be refused is checked before anything is written.
             models = [{"folder": "", "label": config.name}]
-            shown = page_of(config, loaded.subject, models, wanted.titles)
+            shown = page_of(config, [loaded.subject], models, wanted.titles)
             runtime_files(wanted.runtime)
         longest = max((len(next(iter(case.support.values()))) for case in loaded.cases), default=0)
         checks = export(
@@ -138,12 +139,14 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
     screen.print(f"Export: {out}")
 
 
-def page_of(config: Config, subject: Subject, models: list[dict[str, str]], titles: str = "") -> Page:
-    """The page of one or two runs with the same items.
+def page_of(
+    config: Config, subjects: Sequence[Subject], models: list[dict[str, str]], titles: str = ""
+) -> Page:
+    """The page of one or more runs of one task.
 
     Args:
         config: The configuration of the first run.
-        subject: The algorithm, parameters and fields of the first run's export.
+        subjects: The algorithm, parameters and fields of each run's export.
         models: The folder and the label of each run's export.
         titles: The path of a file with the titles of items; `""`, the default, shows ids alone, or invented
             titles of generated items.
@@ -160,13 +163,17 @@ def page_of(config: Config, subject: Subject, models: list[dict[str, str]], titl
         text = {"tokenizer": data.tokenizer, "length": data.length}
         text |= {"buckets": data.buckets, "outputs": data.outputs}
         return Page("words", "Next words on this device", models, {}, text)
-    if subject.top is None:
-        raise ExportError("the page shows items that are recommended, or next words; this run has neither")
+    known: dict[str, Any] = {}  # the items of all runs in their order, by their ids as text
+    for subject in subjects:
+        if subject.top is None:
+            raise ExportError(
+                "the page shows items that are recommended, or next words; this run has neither"
+            )
+        known |= {str(x): x for x in subject.vocabularies[subject.top.field]}
     named: dict[str, str] = read_titles(Path(titles)) if titles else {}
-    items = {str(x) for x in subject.vocabularies[subject.top.field]}
     if config.task == "synthetic_ratings" and not titles:
-        named = invented_titles(subject.vocabularies[subject.top.field])
-    shown = {identity: title for identity, title in named.items() if identity in items}
+        named = invented_titles(list(known.values()))
+    shown = {identity: title for identity, title in named.items() if identity in known}
     return Page("ratings", "Recommendations on this device", models, shown, {})
 
 

@@ -25,6 +25,7 @@ export function ratings(root, engines, page, user) {
   const found = element("ul", {id: "found"});
   const own = element("ul", {id: "own"});
   const ownTitle = element("h2", {}, "Your ratings");
+  const agreement = element("p", {id: "agreement", class: "soft"});
   const lists = engines.map((_, i) => element("ol", {class: "ranked", id: `top-${i}`}));
   root.replaceChildren(
     element("div", {class: "columns"},
@@ -33,7 +34,8 @@ export function ratings(root, engines, page, user) {
       ...engines.map((engine, i) =>
         element("section", {},
           element("h2", {}, engines.length > 1 ? `Recommended by ${page.models[i].label}` : "Recommended to you"),
-          lists[i])))
+          lists[i]))),
+    ...(engines.length > 1 ? [agreement] : [])
   );
 
   function rated(id) { return user.ratings[id]; }
@@ -85,10 +87,24 @@ export function ratings(root, engines, page, user) {
     ownTitle.textContent = `Your ratings (${Object.keys(user.ratings).length})`;
   }
 
+  /** Shows the lists of all models; beside another list, an item that is on no other is marked. */
+  function showLists(recommended) {
+    const on = new Map();
+    for (const {id} of recommended.flat()) on.set(id, (on.get(id) ?? 0) + 1);
+    recommended.forEach((items, i) => lists[i].replaceChildren(...items.map(({id, score}) => {
+      const alone = engines.length > 1 && on.get(id) === 1;
+      return element("li", {class: alone ? "item alone" : "item", "data-id": id},
+        element("span", {}, names.get(id), ...(alone ? [element("em", {class: "soft"}, " on this list only")] : [])),
+        element("span", {class: "score"}, score.toFixed(2)));
+    })));
+    const common = recommended[0].filter(({id}) => on.get(id) === engines.length).length;
+    agreement.textContent = `${common} of ${Math.max(...recommended.map((items) => items.length))} items are on all lists.`;
+  }
+
   let asked = 0;
   async function recommend() {
     const now = ++asked;
-    const times = [], rebuilt = [];
+    const results = [];
     for (let i = 0; i < engines.length; i++) {
       const engine = engines[i];
       const ids = Object.keys(user.ratings).filter((id) => rowOf[i].has(id));
@@ -99,16 +115,13 @@ export function ratings(root, engines, page, user) {
       const result = await engine.run(given, ids.length, ["top_item", "top_score", "local"]);
       if (now !== asked) return; // a newer rating is on its way
       const known = engine.vocabularies[engine.itemField];
-      const items = [...result.top_item].map((r, k) => [String(known[r]), result.top_score[k]]);
-      lists[i].replaceChildren(
-        ...items.filter(([, score]) => score > -Infinity).map(([id, score]) =>
-          element("li", {class: "item", "data-id": id},
-            element("span", {}, names.get(id)), element("span", {class: "score"}, score.toFixed(2))))
-      );
-      parts[i].keep(examples, start, result.local);
-      if (parts[i].anew && ids.length) rebuilt.push(page.models[i].label);
-      times.push(`${result.milliseconds.toFixed(1)} ms`);
+      const items = [...result.top_item].map((r, k) => ({id: String(known[r]), score: result.top_score[k]}));
+      results.push({...result, items: items.filter(({score}) => score > -Infinity), examples, start});
     }
+    showLists(results.map(({items}) => items));
+    results.forEach(({examples, start, local}, i) => parts[i].keep(examples, start, local));
+    const times = results.map(({milliseconds}) => `${milliseconds.toFixed(1)} ms`);
+    const rebuilt = results.flatMap(({examples}, i) => (parts[i].anew && examples.length ? [page.models[i].label] : []));
     user.parts = parts.flatMap((part) => part.stored());
     const problem = remember(user);
     if (problem) say("problem", problem);
