@@ -41,6 +41,7 @@ from ._maml import first_order_maml, maml
 from ._pfedme import pfedme
 from ._refitting import refit
 from ._reptile import reptile
+from ._robust import Krum, Median, NormBound, RobustRule, TrimmedMean, robust
 
 __all__ = [
     "Aggregator",
@@ -50,9 +51,14 @@ __all__ = [
     "ClientWeightFn",
     "InitClientStateFn",
     "InitFn",
+    "Krum",
+    "Median",
+    "NormBound",
     "PersonalizeFn",
+    "RobustRule",
     "ServerState",
     "ServerUpdateFn",
+    "TrimmedMean",
     "Update",
     "WeightedMean",
     "by_examples",
@@ -75,6 +81,7 @@ __all__ = [
     "pfedme",
     "refit",
     "reptile",
+    "robust",
     "server",
     "solve_delta",
     "solve_params",

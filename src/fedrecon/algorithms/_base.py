@@ -230,6 +230,8 @@ class Algorithm:
             the protection; None, the default, where they are not asked for, or `client_update` has them.
         row_counts: Paths of tables for whose rows updates have a number each, in `statistics` by the path and
             in the order of the delta's rows; simulations sum them. Empty by default.
+        takes_each: Whether `server_update` takes the cohort's updates side by side, with dense deltas and
+            weights `[client, ...]`, in place of their sum; False by default.
     """
 
     model: Model
@@ -247,6 +249,7 @@ class Algorithm:
     announce: AnnounceFn | None = None
     unprotected_update: ClientUpdateFn | None = None
     row_counts: tuple[str, ...] = ()
+    takes_each: bool = False
 
     @functools.cached_property
     def programs(self) -> "OrderedDict[Any, Any]":

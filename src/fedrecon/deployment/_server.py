@@ -121,6 +121,8 @@ class Server:
         self._num_examples = np.array([*counts], np.int64)
         self._sampling, self._min_answers = sampling, min_answers
         self._cohort_seed = seed
+        if algorithm.takes_each:
+            raise ValueError(f"algorithm must be one whose server takes the sum of deltas, got {algorithm!r}")
         if algorithm.row_counts and not statistics:
             raise ValueError(
                 f"algorithm must not count rows, which a deployment cannot yet, got {algorithm!r}"

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from pydantic import create_model
 
+from fedrecon.experiment.settings.aggregation import AggregationSettings, CompressionSettings
 from fedrecon.experiment.settings.algorithms import AnyAlgorithmSettings, FedReconSettings
 from fedrecon.experiment.settings.privacy import PrivacySettings
 from fedrecon.experiment.settings.sections import (
@@ -43,6 +44,8 @@ class Config(Section):
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     privacy: PrivacySettings = PrivacySettings()
+    compression: CompressionSettings = CompressionSettings()
+    aggregation: AggregationSettings = AggregationSettings()
     devices: DeviceSettings = DeviceSettings()
     tracking: TrackingSettings = setting(UntrackedSettings(), "where numbers go beside the run folder:")
 

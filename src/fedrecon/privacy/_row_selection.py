@@ -199,5 +199,9 @@ def check_tables(parameter: str, algorithm: Algorithm) -> None:
         )
     if not algorithm.model.tables:
         raise ValueError(f"{parameter} must be given for a model with tables, but {algorithm.name} has none")
+    if algorithm.takes_each:
+        raise ValueError(
+            f"{parameter} must be given for an algorithm whose server takes sums, got {algorithm!r}"
+        )
     if algorithm.row_counts:
         raise ValueError(f"{parameter} must be given once, but the rows of {algorithm.name} are counted")

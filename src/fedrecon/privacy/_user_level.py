@@ -122,6 +122,11 @@ def user_level_dp(
             f"algorithm must be one whose clients send deltas, but {algorithm.name} exchanges "
             f"{algorithm.exchanges}"
         )
+    if algorithm.takes_each:
+        raise ValueError(
+            f"algorithm must be one whose server takes the sum of deltas, since noise is calibrated for a "
+            f"sum; robust aggregation needs each delta, got {algorithm!r}"
+        )
     if "min_contributors" in algorithm.hyperparameters:
         raise ValueError(
             f"algorithm must not be one with min_contributors: a count without noise is no guarantee, and "

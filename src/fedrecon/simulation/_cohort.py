@@ -55,6 +55,8 @@ def cohort_update(
     # Deltas of bfloat16 or float16 parameters are summed in float32: after a few hundred addends a sum in
     # bfloat16, which has 8 significant bits, would round further addends away.
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), global_params)
+    if algorithm.takes_each:
+        return _side_by_side(algorithm, views, global_params, announced, batches)
     counts = {name: jnp.zeros(leaf_at(global_params, name).shape[0]) for name in algorithm.row_counts}
     total = Update(Mean(zeros, jnp.zeros(())), {}, {}, counts or ())
     metrics_by_slot, client_state = [], []
@@ -65,6 +67,49 @@ def cohort_update(
         client_state.append(new)
     # Packed into a vector for each type: each array that a program returns costs the host some microseconds.
     return total, Packed.of(metrics_by_slot), client_state
+
+
+def _side_by_side(
+    algorithm: Algorithm,
+    views: tuple[View, ...],
+    global_params: Params,
+    announced: Announced,
+    batches: tuple[Batch, ...],
+) -> tuple[Update, Packed, list[Any]]:
+    """As `cohort_update`, with the dense delta and the weight of every client, `[client, ...]`, for sums.
+
+    The weights of what fills up a block are 0.
+    """
+    updates, metrics_by_slot, client_state = [], [], []
+    for batch, view in zip(batches, views, strict=True):
+
+        def one(carry: None, block: Batch, view: View = view) -> tuple[None, Any]:
+            update, new, _ = _clients_of(algorithm, view, global_params, announced, block)
+            delta = jax.tree_util.tree_map_with_path(
+                functools.partial(_dense, global_params, update.rows), update.delta.total
+            )
+            weight = jnp.where(block.real, update.delta.weight, 0)
+            sums = {name: mean.sum() for name, mean in update.metrics.items()}
+            return carry, (Mean(delta, weight), sums, new)
+
+        _, (means, metrics, new) = jax.lax.scan(one, None, batch)
+        updates.append(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), means))
+        metrics_by_slot.append(metrics)
+        client_state.append(new)
+    each = jax.tree.map(lambda *parts: jnp.concatenate(parts), *updates)
+    return Update(each, {}, {}), Packed.of(metrics_by_slot), client_state
+
+
+def _dense(global_params: Params, rows: dict[str, Any], path: KeyPath, part: Array) -> Array:
+    """Deltas of a leaf with whole tables, `[client, ...]`; rows of the same number are summed."""
+    name = path_of(path)
+    if name not in rows:
+        return part
+    ids = rows[name].reshape(len(part), -1)
+    shape = leaf_at(global_params, name).shape
+    values = part.astype(jnp.promote_types(part.dtype, jnp.float32)).reshape(*ids.shape, *shape[1:])
+    whole = jnp.zeros((len(part), *shape), values.dtype)
+    return whole.at[jnp.arange(len(part))[:, None], ids].add(values, mode="drop")
 
 
 def one_pass(
@@ -100,6 +145,37 @@ def _block(
 ) -> tuple[Update, tuple[dict[str, Mean], Any]]:
     """Computes the updates of the clients of a block, vectorised, and adds them to `total`."""
     steps: list[GradientStep | None] = []
+    update, client_state, arrays = _clients_of(algorithm, view, global_params, announced, block, steps)
+    step, metrics = steps[-1], update.metrics
+    steps.clear()  # it is referred to by what was traced, which would wait for the garbage collector
+    if step is None:
+        sums = _with_deltas(total, update, block.real, heavy(global_params, algorithm.model.tables))
+    else:
+        # The clients' deltas, which are then read by nobody, are left out by the compiler.
+        delta, finite = summed_gradients.summed(step, *arrays)
+        sums = _with_sum(total, update, block.real, delta, finite)
+        metrics = _unless_dropped(metrics, block.real, finite)
+    return sums, ({name: mean.sum() for name, mean in metrics.items()}, client_state)
+
+
+def _clients_of(
+    algorithm: Algorithm,
+    view: View,
+    global_params: Params,
+    announced: Announced,
+    block: Batch,
+    steps: list[GradientStep | None] | None = None,
+) -> tuple[Update, Any, Any]:
+    """The updates of the clients of a block, vectorised, their states, and the arrays of their step.
+
+    Args:
+        algorithm: The algorithm whose `client_update` is called.
+        view: The view of the clients.
+        global_params: The global parameters before the round.
+        announced: What the server broadcasts beside the parameters.
+        block: The clients of the block.
+        steps: Gets the step by which the deltas were made, or None, at its end; by default nobody asks.
+    """
 
     def client(batch: Batch) -> tuple[Update, Any, Any]:
         small = {
@@ -109,7 +185,7 @@ def _block(
         }
         broadcast = Broadcast(with_leaves(global_params, small), *announced)
         changed = algorithm.privacy or algorithm.compression or algorithm.row_counts  # the solver's deltas
-        collects = not view.cut and not changed
+        collects = steps is not None and not view.cut and not changed
         with contextlib.ExitStack() as stack:
             notes = stack.enter_context(summed_gradients.collecting()) if collects else {}
             update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
@@ -117,7 +193,8 @@ def _block(
         if notes and step is None:
             # Without notes: deltas that are summed one by one are looked through one by one.
             update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
-        steps.append(step)
+        if steps is not None:
+            steps.append(step)
         metrics = {name: mean.where(batch.real) for name, mean in update.metrics.items()}
         rows = {name: batch.rows[group.name] for group in view.cut for name in group.leaves}
         rows |= {name: take(rows[name], ids) for name, ids in update.rows.items()}
@@ -128,16 +205,7 @@ def _block(
     # that a solver which reads them in slices gathers each slice itself and the table is never written.
     with remembering():
         update, client_state, arrays = jax.vmap(client)(block)
-    step, metrics = steps[-1], update.metrics
-    steps.clear()  # `client` refers to the list: what is traced would wait for the garbage collector
-    if step is None:
-        sums = _with_deltas(total, update, block.real, heavy(global_params, algorithm.model.tables))
-    else:
-        # The clients' deltas, which are then read by nobody, are left out by the compiler.
-        delta, finite = summed_gradients.summed(step, *arrays)
-        sums = _with_sum(total, update, block.real, delta, finite)
-        metrics = _unless_dropped(metrics, block.real, finite)
-    return sums, ({name: mean.sum() for name, mean in metrics.items()}, client_state)
+    return update, client_state, arrays
 
 
 def _step_of(update: Update, global_params: Params) -> GradientStep | None:

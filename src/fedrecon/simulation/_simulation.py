@@ -88,6 +88,10 @@ class Simulation:
             clients_per_block = whole_number("clients_per_block", clients_per_block, 1)
         sampling.check(len(clients))
         self._devices = Devices.first(devices)
+        if algorithm.takes_each and len(self._devices) > 1:
+            raise ValueError(
+                f"devices must be 1 for an algorithm whose server takes each delta, got {len(self._devices)}"
+            )
         self._protection = Protection.of(algorithm, clients, sampling, self._devices.processes, secret)
         self.algorithm, self.clients, self.sampling, self.seed = algorithm, clients, sampling, seed
         shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
@@ -105,6 +109,9 @@ class Simulation:
         # donated: the caller may hold the state of any round.
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
+        if algorithm.takes_each:  # what is not summed is larger than the result, which takes no memory over
+            self._finish = jax.jit(algorithm.server_update)
+            self._merge = jax.jit(lambda a, b: jax.tree.map(lambda *x: jnp.concatenate(x), a, b))
         # Nearly all cohorts take one pass, and with the server's step in its program a round is one dispatch.
         # The price is a superfluous step in each further pass, and the memory that `_finish` would take over,
         # which is much for large parameters.

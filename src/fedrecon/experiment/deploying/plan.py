@@ -116,6 +116,9 @@ class DeploymentPlan:
                 f"privacy.min_contributors must be 'none' in a deployment, which does not count rows yet, "
                 f"got {config.privacy.min_contributors}"
             )
+        for name in ("compression", "aggregation"):
+            if getattr(config, name) != type(getattr(config, name))():
+                raise SettingError(f"{name} must have its defaults in a deployment, which has none yet")
         task = task_spec(config.task).build_without_data(config, self.vocabularies)
         algorithm = config.algorithm.build_for(task)
         if not config.privacy.on:

@@ -108,7 +108,7 @@ def spec_of(config: Config, task: Task) -> RunSpec:
             f'evaluation.select must be "final" without validation clients, got "{evaluation.select}"'
         )
     _check_sets(config, task)
-    algorithm = config.algorithm.build_for(task)
+    algorithm = config.compression.apply(config.algorithm.build_for(task))
     initial = None
     if training.initial_global_params:
         start = Path(training.initial_global_params)
@@ -126,6 +126,7 @@ def spec_of(config: Config, task: Task) -> RunSpec:
         )
     else:
         algorithm = config.privacy.without_noise(algorithm)
+    algorithm = config.aggregation.apply(algorithm)
     measured = task.measured_sets()
     if algorithm.exchanges == "examples":
         # The training set is mini-batches, which do not tell whose examples they are.
@@ -185,6 +186,9 @@ def _settings(config: Config) -> dict[str, Any]:
         for name, default in _LATER_PRIVACY.items():
             if settings["privacy"][name] == default:
                 del settings["privacy"][name]
+    for name in ("compression", "aggregation"):  # which runs of earlier versions did not have
+        if getattr(config, name) == type(getattr(config, name))():
+            del settings[name]
     if config.training.sampling != "availability":
         del settings["devices"]
     if getattr(config.model, "accuracy_within", None) == "stars":

@@ -2,6 +2,7 @@ from ._canary import canary_scores
 from ._deltas import ItemDelta, RecoveredUser, recover_user, separable_users, touched_items, user_vector
 from ._epsilon import epsilon_lower_bound, gaussian_epsilon_lower_bound
 from ._findings import Findings, best_matches, findings, membership_auc, pure_share
+from ._hostile import with_hostile_clients
 
 __all__ = [
     "Findings",
@@ -18,4 +19,5 @@ __all__ = [
     "separable_users",
     "touched_items",
     "user_vector",
+    "with_hostile_clients",
 ]
