@@ -40,6 +40,7 @@ from .evaluation._evaluation import Evaluation
 from .experiment.reporting.result import Interrupted, Result
 from .experiment.training.train import train
 from .serving._personalization import Personalization, TopK
+from .simulation._describe import describe
 from .simulation._round import Round
 from .simulation._simulation import Simulation
 from .solvers._gradient import Solver
@@ -84,6 +85,7 @@ __all__ = [
     "data",
     "datasets",
     "deployment",
+    "describe",
     "evaluate",
     "evaluation",
     "export",
