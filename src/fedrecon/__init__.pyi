@@ -41,6 +41,7 @@ from .experiment.reporting.result import Interrupted, Result
 from .experiment.serving.batches import personalize_batches
 from .experiment.training.train import train
 from .serving._personalization import Personalization, TopK
+from .simulation._describe import describe
 from .simulation._round import Round
 from .simulation._simulation import Simulation
 from .solvers._gradient import Solver
@@ -85,6 +86,7 @@ __all__ = [
     "data",
     "datasets",
     "deployment",
+    "describe",
     "evaluate",
     "evaluation",
     "export",

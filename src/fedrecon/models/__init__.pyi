@@ -1,10 +1,12 @@
 from . import next_word
 from ._implicit_matrix_factorization import implicit_factorization
 from ._matrix_factorization import matrix_factorization
+from ._nnx import from_nnx
 from ._rating_sums import RatingStatistics, rating_statistics, rating_sums
 
 __all__ = [
     "RatingStatistics",
+    "from_nnx",
     "implicit_factorization",
     "matrix_factorization",
     "next_word",

@@ -1,0 +1,151 @@
+"""Modules of Flax NNX as models: statistics, random streams, and one round against plain JAX."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.batch_norm import EPSILON, FEATURES, HIDDEN, MOMENTUM, clients, model, start
+
+import fedrecon as fr
+from fedrecon.core import leaves_of
+
+nnx: Any = pytest.importorskip("flax.nnx", reason="Flax is not installed")
+
+
+class Net(nnx.Module):
+    """The network of `tests.batch_norm`."""
+
+    def __init__(self, rngs: Any, rate: float = 0.0):
+        self.body = nnx.Linear(FEATURES, HIDDEN, use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(
+            HIDDEN, momentum=MOMENTUM, epsilon=EPSILON, use_bias=False, use_scale=False, rngs=rngs
+        )
+        self.drop = nnx.Dropout(rate, rngs=rngs)
+        self.head = nnx.Linear(HIDDEN, 1, use_bias=False, rngs=rngs)
+
+    def __call__(self, x: Any, mask: Any) -> Any:
+        return self.head(self.drop(self.norm(self.body(x), mask=mask[:, None])))[..., 0]
+
+
+def loss(net: Any, batch: Any) -> fr.Mean:
+    return fr.Mean.of(jnp.square(net(batch["x"], batch["example_mask"]) - batch["y"]))
+
+
+def metrics(net: Any, batch: Any) -> Any:
+    return {"mse": loss(net, batch)}
+
+
+def net_at_start() -> Any:
+    net = Net(nnx.Rngs(0))
+    net.body.kernel.set_value(jnp.asarray(start()["w"], jnp.float32))
+    net.head.kernel.set_value(jnp.asarray(start()["head"], jnp.float32)[:, None])
+    return net
+
+
+def algorithm(made: Any) -> Any:
+    solver = fr.Solver(fr.optimizer("sgd", learning_rate=0.1), 3, epochs=2)
+    return fr.fedrecon(made, solver, solver, fr.optimizer("adam", learning_rate=0.1), fr.AlternateBatches(3))
+
+
+def trained(made: Any, rounds: int = 2) -> tuple[Any, Any]:
+    simulation = fr.Simulation(algorithm(made), clients(), fr.Everyone(), clients_per_block=3)
+    *_, round = simulation.rounds(simulation.init(), rounds)
+    return round.state, fr.evaluate(algorithm(made), round.state, clients())
+
+
+@pytest.mark.parametrize("local", [("head",), ("head", "norm")])
+def test_a_module_trains_as_the_same_network_in_plain_jax(local):
+    chosen = fr.is_local(*local) if len(local) == 1 else (fr.is_local("head"), nnx.BatchStat)
+    state, evaluation = trained(fr.models.from_nnx(net_at_start(), loss=loss, metrics=metrics, local=chosen))
+    plain, expected = trained(model(*local))
+    leaves, wanted = leaves_of(state.global_params), leaves_of(plain.global_params)
+    np.testing.assert_allclose(leaves["body/kernel"], wanted["w"], rtol=1e-4, atol=1e-5)
+    for name in ("norm/mean", "norm/var"):
+        assert (name in leaves) == (name in wanted) == (len(local) == 1)
+        if name in leaves:
+            np.testing.assert_allclose(leaves[name], wanted[name], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(evaluation.values()["mse"], expected.values()["mse"], rtol=1e-3)
+
+
+def test_the_types_of_variables_say_what_is_state():
+    made = fr.models.from_nnx(
+        lambda rngs: Net(rngs, 0.5), loss=loss, local=(nnx.BatchStat, lambda p: "head" in p)
+    )
+    assert set(made.state) == {"1/norm/mean", "1/norm/var"}
+    params = made.init_global(jax.random.key(3))
+    assert set(leaves_of(params)) == {"body/kernel"}
+    other = made.init_global(jax.random.key(4))
+    assert np.any(params["body"]["kernel"] != other["body"]["kernel"])
+    assert made.init_local(params, jax.random.key(0))["head"]["kernel"].shape == (HIDDEN, 1)
+    assert fr.models.from_nnx(net_at_start(), loss=loss, local=fr.is_local("head")).state == (
+        "0/norm/mean",
+        "0/norm/var",
+    )
+
+
+def test_dropout_follows_from_the_key_and_is_off_in_evaluation():
+    made = fr.models.from_nnx(
+        lambda rngs: Net(rngs, 0.5),
+        loss=loss,
+        metrics=metrics,
+        local=fr.is_local("head"),
+        predict=lambda net, features: net(features["x"], jnp.ones(2, bool)),
+    )
+    key = jax.random.key(0)
+    params = made.init_global(key), made.init_local(made.init_global(key), key)
+    batch = {"x": jnp.ones((2, 4)) * jnp.array([[1.0], [2.0]]), "y": jnp.zeros(2)}
+    batch["example_mask"] = jnp.ones(2, bool)
+    draws = {tuple(np.asarray(made.loss(*params, batch, k).total)) for k in jax.random.split(key, 20)}
+    assert len(draws) > 3
+    one = made.loss(*params, batch, key).total
+    np.testing.assert_array_equal(one, made.loss(*params, batch, key).total)
+    np.testing.assert_array_equal(one, made.loss(*params, batch, jax.random.key_data(key)).total)
+    measured = made.metrics(*params, batch)["mse"].total
+    np.testing.assert_allclose(measured, np.square(made.predict(*params, batch)), rtol=1e-6)
+
+
+def test_a_variance_that_noise_made_negative_is_no_nan():
+    made = fr.models.from_nnx(net_at_start(), loss=loss, metrics=metrics, local=fr.is_local("head"))
+    params = made.init_global(jax.random.key(0))
+    params["norm"]["var"] = jnp.full(HIDDEN, -1.0)
+    batch = {"x": jnp.ones((2, 4)), "y": jnp.zeros(2), "example_mask": jnp.ones(2, bool)}
+    assert np.all(
+        np.isfinite(made.metrics(params, made.init_local(params, jax.random.key(0)), batch)["mse"].total)
+    )
+
+
+def test_padding_that_a_module_does_not_leave_out_is_refused():
+    class Careless(Net):
+        def __call__(self, x: Any, mask: Any) -> Any:
+            return super().__call__(x, jnp.ones_like(mask))
+
+    made = fr.models.from_nnx(Careless, loss=loss, local=fr.is_local("head"))
+    with pytest.raises(ValueError, match=r"must not depend on rows of padding.*example_mask"):
+        fr.Simulation(algorithm(made), clients(), fr.Everyone()).init()
+
+
+class Counting(Net):
+    def __init__(self, rngs: Any):
+        super().__init__(rngs)
+        self.cache = nnx.Cache(jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (
+            {"module": 3},
+            TypeError,
+            "an nnx.Module or a function from an nnx.Rngs to one, got 3",
+        ),
+        ({"module": lambda rngs: 3}, TypeError, "module must return an nnx.Module, got int"),
+        ({"module": Counting}, ValueError, "nnx.RngState, got Cache at 'cache'"),
+        ({"local": "head"}, TypeError, "local must be is_local.*got 'head'"),
+        ({"local": fr.is_local("hed")}, ValueError, "local names the path 'hed'.*did you mean 'head/kernel'"),
+    ],
+)
+def test_what_makes_no_model_is_refused(given, error, message):
+    with pytest.raises(error, match=message):
+        fr.models.from_nnx(**{"module": Net, "loss": loss, "local": fr.is_local("head")} | given)
