@@ -98,9 +98,11 @@ def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
         for name, figure in ((PROGRESS, progress(runs)), (CLIENTS, clients(runs))):
             if figure is None:
                 continue
-            # This lays the figure out once, and not again for each format; the engine "none", a placeholder,
-            # would have every format drawn twice.
-            figure.draw_without_rendering()
+            # This lays the figure out once, and not again for each format, and does not draw it for that; the
+            # engine "none", a placeholder, would have every format drawn twice.
+            layout = figure.get_layout_engine()
+            if layout is not None:
+                layout.execute(figure)
             figure.set_layout_engine(None)
             for suffix in ("png", "svg"):
                 path = folder / f"{name}.{suffix}"
