@@ -96,9 +96,16 @@ class RunFolder:
         self._lock.release()
 
     def read(self, name: str) -> str | None:
-        """The content of a file of the folder; None if there is none."""
+        """The content of a file of the folder; None if there is none.
+
+        Raises:
+            RunError: The file is no UTF-8 text, so that it is not what was written.
+        """
         file = self.path / name
-        return file.read_text(encoding="utf-8") if file.exists() else None
+        try:
+            return file.read_text(encoding="utf-8") if file.exists() else None
+        except UnicodeDecodeError as error:
+            raise RunError(f"{file}: must be UTF-8 text, and is damaged at byte {error.start}") from None
 
     def write(self, name: str, content: str) -> None:
         """Writes a file of the folder atomically."""

@@ -107,6 +107,17 @@ def test_leftovers_of_a_kill_are_cleared(tmp_path):
     assert leftovers(tmp_path) == []
 
 
+def test_a_damaged_text_is_named(tmp_path):
+    folder = RunFolder(tmp_path / "run", {}, {})
+    try:
+        assert folder.read("environment.json") is None
+        (tmp_path / "run" / "environment.json").write_bytes(b'{"a"\xba 48}')
+        with pytest.raises(RunError, match="environment.json: must be UTF-8 text, and is damaged at byte 4"):
+            folder.read("environment.json")
+    finally:
+        folder.close()
+
+
 def test_the_environment_is_recorded(repository):
     found = environment(7)
     assert found["seed"] == 7
