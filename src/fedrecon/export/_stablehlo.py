@@ -16,7 +16,7 @@ from fedrecon.export._graph.program import ExportError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _GIVEN = "_given"  # added to an input's name, the name of the flag that says whether it was given
-_FEWEST = 64  # the smallest length to which a check pads, since JAX compiles anew for each length
+_FEWEST = 256  # the smallest length to which a check pads, since JAX compiles anew for each length
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -47,8 +47,12 @@ class Archive:
         return [SimpleNamespace(name=name) for name in self._outputs]
 
     def run(self, names: Sequence[str], given: Arrays) -> list[np.ndarray]:
-        """The named outputs for arguments of the graph."""
-        results = self._call(**self.arguments(given, _FEWEST))
+        """The named outputs for arguments of the graph, padded so that JAX compiles for few lengths."""
+        return self.call(names, given, _FEWEST)
+
+    def call(self, names: Sequence[str], given: Arrays, least: int = 1) -> list[np.ndarray]:
+        """The named outputs for arguments of the graph, padded as `arguments` pads them."""
+        results = self._call(**self.arguments(given, least))
         queries = [len(x) for name, x in given.items() if name.startswith("query_")]
         arrays = {name: np.asarray(results[name]) for name in names}
         if queries:
@@ -60,7 +64,8 @@ class Archive:
 
         Args:
             given: The arguments of the graph by their names.
-            least: The smallest length; longer arguments are padded to a power of two of it, if it is above 1.
+            least: The smallest length. Above 1, longer arguments are padded, too: to the most examples that
+                the archive takes, or to a power of two.
         """
         arrays: dict[str, np.ndarray] = {}
         for one in self._inputs:
@@ -69,9 +74,9 @@ class Archive:
                 arrays[one.name + _GIVEN] = np.asarray(len(x) > 0)
                 arrays[one.name] = x if len(x) else np.zeros(one.room or 0, one.dtype)
                 continue
-            length = max(len(x), least) if least == 1 else max(least, 1 << max(len(x) - 1, 0).bit_length())
-            if one.room is not None:
-                length = max(min(length, one.room), len(x))
+            length = max(len(x), 1)
+            if least > 1:
+                length = one.room or max(least, 1 << (length - 1).bit_length())
             fill = np.full((length - len(x), *x.shape[1:]), one.fill, one.dtype)
             arrays[one.name] = np.concatenate([x, fill])
         return arrays
