@@ -24,7 +24,7 @@ def test_the_claim_of_privacy_is_the_ledger_that_the_run_recorded(tmp_path):
 
 SMALL = [
     "task=movielens",
-    "model={factors = 2, global_bias = 3.0}",
+    "model={factors = 2, global_bias = 3.0, user_penalty = 1.0}",
     "algorithm.client_weight=uniform",
     "training.rounds=1",
     "evaluation.every=1",
