@@ -144,7 +144,9 @@ def _shapes(inputs: Sequence[Input]) -> dict[str, Any]:
     symbols = sorted({d for one in inputs if not one.given for d in one.shape if isinstance(d, str)})
     rooms = {one.shape[0]: one.room for one in inputs if one.room is not None and not one.given}
     bounds = [f"{name} <= {rooms[name]}" for name in symbols if name in rooms]
-    dims = dict(zip(symbols, jax.export.symbolic_shape(", ".join(symbols), constraints=bounds), strict=True))
+    dims: dict[int | str, Any] = dict(
+        zip(symbols, jax.export.symbolic_shape(", ".join(symbols), constraints=bounds), strict=True)
+    )
     shapes: dict[str, Any] = {}
     for one in inputs:
         shape = (one.room,) if one.given else tuple(dims.get(d, d) for d in one.shape)
