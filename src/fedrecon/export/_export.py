@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from fedrecon.export._check import (
 from fedrecon.export._compare import Checks, compare_clients
 from fedrecon.export._extra import require
 from fedrecon.export._folder import (
+    ARCHIVE,
     DESCRIPTION,
     FORMAT,
     MODEL,
@@ -38,14 +39,16 @@ from fedrecon.export._folder import (
 from fedrecon.export._functions import Exported, personal
 from fedrecon.export._graph.model import Input, model_of, ranges_of
 from fedrecon.export._graph.precision import PRECISIONS, Stored, to_stored
-from fedrecon.export._graph.program import ExportError, program_of
+from fedrecon.export._graph.program import Block, ExportError, program_of
 from fedrecon.export._graph.simplify import reduce_program
 from fedrecon.export._graph.writer import OPSET
 from fedrecon.export._refuse import refuse
+from fedrecon.export._stablehlo import Archive, archive_of, check_archive
 from fedrecon.export._training import Training, write_update
 from fedrecon.serving._personalization import TopK
 from fedrecon.simulation._trained_state import vocabularies_of
 
+FORMATS = ("onnx", "stablehlo")
 _RANDOM, _VECTORS = 200, 8
 
 
@@ -103,8 +106,9 @@ def export(
     seed: int = 0,
     clients: Sequence[Case] = (),
     training: Training | None = None,
+    format: str = "onnx",
 ) -> Checks:
-    """Writes `model.onnx`, `model.json` and `vectors.npz`, checked against JAX.
+    """Writes `model.onnx` or `model.stablehlo`, `model.json` and `vectors.npz`, checked against JAX.
 
     Args:
         subject: The trained algorithm to export.
@@ -116,6 +120,8 @@ def export(
         clients: Clients whose results are compared with JAX, in addition to random inputs; none by default.
         training: Describes the training clients, and makes the export hold `update.onnx`, a client's part of
             a round; None, the default, for a file that serves only.
+        format: `"onnx"`, the default, for a graph of ONNX, or `"stablehlo"` for an archive of `jax.export`
+            for CPUs, CUDA and TPUs, which needs no extra and takes no `training`.
 
     Returns:
         The results of the comparison with JAX.
@@ -124,7 +130,12 @@ def export(
         ExportError: An operation cannot be exported, the file differs from JAX, or the folder holds
             something else. The folder is then unchanged.
     """
-    require("onnx", "onnxruntime")
+    if format not in FORMATS:
+        raise ExportError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    if format == "onnx":
+        require("onnx", "onnxruntime")
+    elif training is not None:
+        raise ExportError("training must be None for StableHLO: a client's update is written in ONNX alone")
     if precision not in PRECISIONS:
         raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if support_max < 1:
@@ -133,39 +144,101 @@ def export(
     exported = personal(subject.algorithm, subject.state, subject.fields, support_max, subject.top, seed)
     weights = [to_stored(x, precision) for x in exported.weights]
     program, inputs = _program(exported, weights)
-    model = model_of(program, inputs, exported.outputs, weights)
     given = random_inputs(inputs, subject.ranges, _RANDOM, seed)
-    with tempfile.TemporaryDirectory(prefix="fedrecon-export-") as folder:
-        files = write_model(model, Path(folder))
-        session = session_of(str(Path(folder) / MODEL))
-        own = Reference(exported.fn, [w.array for w in weights], exported.inputs, exported.outputs)
-        checks, worst = compare_clients(session, own, exported, clients, given)
-        if worst.value:
-            refuse(program, inputs, exported.outputs, weights, worst)
-        # The page gives its first answers before the runtime has optimised the graph.
-        as_written, worst = session_of(str(Path(folder) / MODEL), optimised=False), Difference(0.0, {})
-        for one in given:
-            worst = worst.or_worse(compare(run(as_written, one), own(one)), one, own)
-        if worst.value:
-            refuse(program, inputs, exported.outputs, weights, worst, optimised=False)
+    own = Reference(exported.fn, [w.array for w in weights], exported.inputs, exported.outputs)
+    parts = _Parts(exported, weights, program, inputs, given, own)
+    with tempfile.TemporaryDirectory(prefix="fedrecon-export-") as name:
+        folder = Path(name)
+        write = _write_graph if format == "onnx" else _write_archive
+        session, checks, vectors, files = write(parts, folder, clients)
         if precision != "float32":  # the reported differences are those from the run's unrounded parameters
             reference = Reference(exported.fn, exported.weights, exported.inputs, exported.outputs)
             checks, _ = compare_clients(session, reference, exported, clients)
-        vectors = _vectors(session, given[:_VECTORS])
-        np.savez_compressed(Path(folder) / VECTORS, allow_pickle=False, **vectors)
+        np.savez_compressed(folder / VECTORS, allow_pickle=False, **vectors)
         files.append(VECTORS)
         if subject.vocabularies:
             content = {name: [plain(x) for x in ids] for name, ids in subject.vocabularies.items()}
-            (Path(folder) / VOCABULARIES).write_text(json.dumps(content), encoding="utf-8")
+            (folder / VOCABULARIES).write_text(json.dumps(content), encoding="utf-8")
             files.append(VOCABULARIES)
         if training is not None:
-            files += write_update(subject.algorithm, subject.state, training, Path(folder), seed)
+            files += write_update(subject.algorithm, subject.state, training, folder, seed)
         description = _description(subject, exported, inputs, precision, seed, support_max, checks)
-        description["files"] = [digest_of(Path(folder) / name) for name in files]
+        if isinstance(session, Archive):
+            description |= session.description(description["inputs"])
+        description["files"] = [digest_of(folder / name) for name in files]
         text = json.dumps(description, indent=1) + "\n"
-        (Path(folder) / DESCRIPTION).write_text(text, encoding="utf-8")
-        move(Path(folder), out, files)
+        (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+        move(folder, out, files)
     return checks
+
+
+class _Parts(NamedTuple):
+    """A function to write, with what its file is compared with.
+
+    Attributes:
+        exported: The function, with the inputs and outputs of its file.
+        weights: How each parameter is stored.
+        program: The simplified program of the function.
+        inputs: The inputs that the program reads.
+        given: Random arguments of the file.
+        reference: The function in JAX with the parameters as they are stored.
+    """
+
+    exported: Exported
+    weights: Sequence[Stored]
+    program: Block
+    inputs: Sequence[Input]
+    given: Sequence[Mapping[str, np.ndarray]]
+    reference: Reference
+
+
+class _Written(NamedTuple):
+    """A file that was written and compared with JAX.
+
+    Attributes:
+        session: Runs the file.
+        checks: The results of the comparison.
+        vectors: Some random arguments of the file with its results.
+        files: The names of the files that hold it.
+    """
+
+    session: Any
+    checks: Checks
+    vectors: dict[str, np.ndarray]
+    files: list[str]
+
+
+def _write_graph(parts: _Parts, folder: Path, clients: Sequence[Case]) -> _Written:
+    """Writes `model.onnx`, and runs it as it is written as well as optimised by the runtime."""
+    exported, weights, program, inputs, given, reference = parts
+    files = write_model(model_of(program, inputs, exported.outputs, weights), folder)
+    session = session_of(str(folder / MODEL))
+    checks, worst = compare_clients(session, reference, exported, clients, given)
+    if worst.value:
+        refuse(program, inputs, exported.outputs, weights, worst)
+    # The page gives its first answers before the runtime has optimised the graph.
+    as_written, worst = session_of(str(folder / MODEL), optimised=False), Difference(0.0, {})
+    for one in given:
+        worst = worst.or_worse(compare(run(as_written, one), reference(one)), one, reference)
+    if worst.value:
+        refuse(program, inputs, exported.outputs, weights, worst, optimised=False)
+    return _Written(session, checks, _vectors(session, given[:_VECTORS], given[:_VECTORS]), files)
+
+
+def _write_archive(parts: _Parts, folder: Path, clients: Sequence[Case]) -> _Written:
+    """Writes `model.stablehlo`."""
+    content = archive_of(parts.exported, parts.weights, parts.inputs)
+    (folder / ARCHIVE).write_bytes(content)
+    names = [output.name for output in parts.exported.outputs]
+    session = Archive(content, parts.inputs, names)
+    checks, worst = compare_clients(session, parts.reference, parts.exported, clients, parts.given)
+    for one in parts.given[:2]:  # no example and one, at these lengths
+        outputs = dict(zip(names, session.call(names, one), strict=True))
+        worst = worst.or_worse(compare(outputs, parts.reference(one)), one, parts.reference)
+    check_archive(worst)
+    some = parts.given[:_VECTORS]
+    vectors = _vectors(session, some, [session.arguments(one) for one in some])
+    return _Written(session, checks, vectors, [ARCHIVE])
 
 
 def _program(exported: Exported, weights: Sequence[Stored]) -> tuple[Any, list[Input]]:
@@ -183,11 +256,13 @@ def _program(exported: Exported, weights: Sequence[Stored]) -> tuple[Any, list[I
     return program, inputs
 
 
-def _vectors(session: Any, given: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Random inputs and the file's outputs for them, by which another runtime can be checked."""
+def _vectors(
+    session: Any, given: Sequence[Mapping[str, np.ndarray]], shown: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Random inputs, as the file takes them, and its outputs, by which another runtime can be checked."""
     arrays: dict[str, np.ndarray] = {}
     for i, one in enumerate(given):
-        arrays |= {f"{i}/in/{name}": x for name, x in one.items()}
+        arrays |= {f"{i}/in/{name}": x for name, x in shown[i].items()}
         arrays |= {f"{i}/out/{name}": x for name, x in run(session, one).items()}
     return arrays
 

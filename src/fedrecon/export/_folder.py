@@ -10,6 +10,7 @@ from fedrecon.export._graph.program import ExportError
 
 FORMAT = 1
 MODEL, DESCRIPTION, VECTORS, VOCABULARIES = "model.onnx", "model.json", "vectors.npz", "vocabularies.json"
+ARCHIVE = "model.stablehlo"
 UPDATE, UPDATE_DESCRIPTION = "update.onnx", "update.json"
 _EXTERNAL = 10_000_000  # a model with a larger table, in bytes, has its tables in a file of their own
 
@@ -61,5 +62,6 @@ def move(source: Path, out: Path, names: Sequence[str]) -> None:
     # the old description does not fit the new files, and a session refuses the folder instead of using a mix.
     for name in [*names, DESCRIPTION]:
         write_atomically(out / name, (source / name).read_bytes())
-    for name in {VOCABULARIES, UPDATE, UPDATE_DESCRIPTION, f"{MODEL}.data"} - set(names):
+    all_names = {MODEL, f"{MODEL}.data", ARCHIVE, VOCABULARIES, UPDATE, UPDATE_DESCRIPTION}
+    for name in all_names - set(names):
         (out / name).unlink(missing_ok=True)  # left by an earlier export; the new description omits it

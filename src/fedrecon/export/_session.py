@@ -42,6 +42,11 @@ class Session:
         text = _read(self.folder / DESCRIPTION)
         self.digest = hashlib.sha256(text).hexdigest()
         self.description: dict[str, Any] = read_description(self.folder / DESCRIPTION, text)
+        names = [entry["name"] for entry in self.description["files"]]
+        if MODEL not in names:
+            raise ExportError(
+                f"{self.folder}: must be an export with {MODEL}, it has {names[0]}, which jax.export reads"
+            )
         for entry in self.description["files"]:
             _check_file(self.folder / entry["name"], entry)
         path = self.folder / VOCABULARIES

@@ -284,6 +284,34 @@ def test_small_precisions(tmp_path):
     assert sizes["float16"] - sizes["int8"] == pytest.approx(6 * ITEMS, abs=200)
 
 
+def test_a_large_table_lies_beside_the_graph(tmp_path):
+    """Over 10 MB, as ONNX's own limit is not far, and a browser reads such data apart."""
+    items, out = 330_000, tmp_path / "out"
+    model = matrix_factorization(items, 8, user_penalty=1.0)
+    algorithm = fedrecon(model, Newton(), solver(), sgd(1.0))
+    state = algorithm.init(jax.random.key(0))
+    ranges = {"rating": (1.0, 5.0)}
+    subject = Subject(algorithm, state, fields_of(CLIENTS), ranges)  # no list of items: fast to check
+    export(subject, out, support_max=8)
+    table = 4 * 8 * items
+    assert (out / "model.onnx").stat().st_size < 20_000 < table <= (out / "model.onnx.data").stat().st_size
+    names = [entry["name"] for entry in json.loads((out / "model.json").read_text())["files"]]
+    assert names[:2] == ["model.onnx", "model.onnx.data"]
+    support = {"item": [0, items - 1, 7], "rating": [5.0, 1.0, 3.0]}
+    query = {"item": np.array([1, items - 1, 200_000], np.int32)}
+    examples = Examples({name: jnp.asarray(x) for name, x in support.items()}, np.ones(3, bool))
+    key = jax.random.key(0)
+    local = algorithm.personalize(Broadcast(state.global_params, jnp.int32(0)), (), examples, key)
+    wanted = algorithm.personal_model.predict(state.global_params, local, query)
+    np.testing.assert_allclose(Session(out).predict(support, query), wanted, atol=5e-6)
+    data = (out / "model.onnx.data").read_bytes()
+    (out / "model.onnx.data").write_bytes(data[:-4])
+    with pytest.raises(ExportError, match=r"model\.onnx\.data: must have .* bytes, .* it is cut off"):
+        Session(out)
+    export(SUBJECT, out, support_max=8)  # a small one in its place
+    assert not (out / "model.onnx.data").exists() and len(Session(out).top({})[0]) == 5
+
+
 def test_equal_zeros_of_both_signs_come_in_one_order():
     found = {"top_item": np.array([1, 0]), "prediction": np.array([0.0, -0.0])}
     wanted = {"top_item": np.array([0, 1]), "prediction": np.array([0.0, -0.0])}

@@ -1,7 +1,8 @@
 """Exports a run's parameters as files for devices, and evaluates these files."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,14 +20,16 @@ from fedrecon.experiment.serving.new_clients import served_fields
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import read_json
 from fedrecon.experiment.storage.run_folder import RESULT
+from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.export._cases import Case, cases, fields_of, ranges_of
 from fedrecon.export._export import Subject, export
+from fedrecon.export._folder import DESCRIPTION
 from fedrecon.export._graph.program import ExportError
-from fedrecon.export._session import Session
+from fedrecon.export._session import Session, read_description
 from fedrecon.export._training import Training
 from fedrecon.export._web.page import Page, invented_titles, read_titles, write_page
 from fedrecon.export._web.runtime import runtime_files
@@ -53,6 +56,7 @@ class Wanted(NamedTuple):
         page: Whether the page that shows the export is written as well; False by default.
         titles: The path of a file with the titles of items; `""`, the default, for none.
         runtime: The folder of the browser's runtime; None, the default, takes it from the cache or from npm.
+        format: `"onnx"`, the default, for a graph of ONNX, or `"stablehlo"` for an archive of `jax.export`.
     """
 
     support_max: int | None = None
@@ -63,6 +67,7 @@ class Wanted(NamedTuple):
     page: bool = False
     titles: str = ""
     runtime: str | None = None
+    format: str = "onnx"
 
 
 class Loaded(NamedTuple):
@@ -96,6 +101,9 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
     Raises:
         SettingError: Something of the run cannot be exported; `out` is then unchanged.
     """
+    if wanted.format != "onnx" and (wanted.update or wanted.page):
+        option = "--with update" if wanted.update else "--static"
+        raise SettingError(f"{option} needs --format onnx, got {wanted.format}")
     try:
         loaded = _load(run, config, wanted.top, wanted.seed)
         shown: Page | None = None
@@ -112,14 +120,15 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
             precision=wanted.precision,
             seed=wanted.seed,
             clients=_short(loaded.cases, wanted.support_max),
-            training=_training(loaded) if wanted.update else None,
+            training=_training(config, loaded) if wanted.update else None,
+            format=wanted.format,
         )
         if shown is not None:
             write_page(shown, out, wanted.runtime)
-        session = Session(out)
+        text = (out / DESCRIPTION).read_bytes()
+        description = read_description(out / DESCRIPTION, text)
     except ExportError as error:
         raise SettingError(str(error)) from None
-    description = session.description
     screen.print(f"{config.name}: parameters after round {description['round']}")
     if loaded.remark:
         screen.print(f"Note: {loaded.remark}.")
@@ -133,7 +142,7 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
         )
     if checks.rmse_jax is not None:
         screen.print(f"rmse {checks.rmse_export:.6f}, in JAX {checks.rmse_jax:.6f}")
-    screen.print(f"SHA-256 of model.json: {session.digest}")
+    screen.print(f"SHA-256 of model.json: {hashlib.sha256(text).hexdigest()}")
     if description["data_notice"]:
         screen.print(description["data_notice"])
     screen.print(f"Export: {out}")
@@ -244,12 +253,7 @@ def subject_of(run: Path, config: Config) -> Subject:
 def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, top: int) -> Subject:
     vocabularies = vocabularies_of(run)
     fields = set(served_fields(task))
-    sets = [clients for clients in (task.train, task.validation, task.test) if clients is not None]
-    every = [ranges_of(clients.select(*(f for f in clients.fields if f in fields))) for clients in sets]
-    ranges = {
-        name: (min(r[name][0] for r in every if name in r), max(r[name][1] for r in every if name in r))
-        for name in {name for r in every for name in r}
-    }
+    ranges = _ranges(config, task, fields)
     example = task.test if task.test is not None else task.train
     shapes = {name: x for name, x in fields_of(example).items() if name in fields}
     recommended = None
@@ -270,6 +274,21 @@ def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, t
     )
 
 
+def _ranges(
+    config: Config, task: Task, fields: Collection[str]
+) -> dict[str, tuple[float | int, float | int]]:
+    """The ends of each field's numbers over all clients, or of a private run the public ends."""
+    if config.privacy.on:
+        public = task_spec(config.task).public_ranges(config)
+        return {name: ends for name, ends in public.items() if name in fields}
+    sets = [clients for clients in (task.train, task.validation, task.test) if clients is not None]
+    every = [ranges_of(clients.select(*(f for f in clients.fields if f in fields))) for clients in sets]
+    return {
+        name: (min(r[name][0] for r in every if name in r), max(r[name][1] for r in every if name in r))
+        for name in {name for r in every for name in r}
+    }
+
+
 def privacy_of(run: Path) -> dict[str, Any]:
     """The section on privacy in `model.json`: the ledger in the run's `result.json`, where there is one.
 
@@ -280,8 +299,15 @@ def privacy_of(run: Path) -> dict[str, Any]:
     return {"differential_privacy": False} if ledger is None else {"differential_privacy": True, **ledger}
 
 
-def _training(loaded: Loaded) -> Training:
-    """The fields and sizes of the run's training clients, with some clients whose updates are compared."""
+def _training(config: Config, loaded: Loaded) -> Training:
+    """The fields and sizes of the run's training clients, with some clients whose updates are compared.
+
+    Of a private run both are those of the settings: the longest client and the ends of the clients' numbers
+    are not covered by the ledger.
+
+    Raises:
+        ExportError: The settings of a private run bound the examples of no client.
+    """
     clients, round = loaded.spec.clients, int(loaded.subject.state.round)
     some = clients.take(np.arange(min(len(clients), _COMPARED)))
     keys = round_keys(loaded.spec.seed, Purpose.TRAINING, round, some.keys)
@@ -290,7 +316,16 @@ def _training(loaded: Loaded) -> Training:
         {n: np.asarray(x).astype(fields[n].dtype) for n, x in some[i].items() if n in fields}
         for i in some.ids
     ]
-    return Training(fields, ranges_of(clients), int(clients.num_examples.max(initial=1)), own, keys)
+    if not config.privacy.on:
+        return Training(fields, ranges_of(clients), int(clients.num_examples.max(initial=1)), own, keys)
+    cap = getattr(config.data, "cap", "none")
+    if cap == "none":
+        raise ExportError(
+            "--with update: data.cap must bound the examples of a client of a private run, whose longest "
+            'client is no public number; it is "none"'
+        )
+    public = task_spec(config.task).public_ranges(config)
+    return Training(fields, {name: public[name] for name in fields if name in public}, int(cap), own, keys)
 
 
 def _is_movielens(config: Config) -> bool:

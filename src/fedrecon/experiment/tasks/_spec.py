@@ -120,6 +120,17 @@ class TaskSpec(ABC):
         """
         raise no_other_data(config.task, config.data.path)
 
+    def public_ranges(self, config: TaskConfig) -> Mapping[str, tuple[float, float]]:
+        """The lowest and the highest number of fields as the settings and the file's format tell them.
+
+        Exports of a private run describe fields by these alone, since the ends of the clients' own numbers
+        are not covered by the ledger. The default knows of no field.
+
+        Args:
+            config: Configuration of the run.
+        """
+        return {}
+
     def describe_source(self, config: TaskConfig) -> str:
         """How the data of `load_all_clients` are read, in a few words for a person: format and columns.
 

@@ -56,6 +56,16 @@ class MovieLens(TaskSpec):
         task = matrix_factorization_task(config, self.load_sets(config), config.data.notes())
         return replace(task, public_sources={"item": "movies.dat"}) if config.privacy.on else task
 
+    def public_ranges(self, config: TaskConfig) -> "Mapping[str, tuple[float, float]]":
+        """The scale of the ratings: that of the settings, or that to which the file's format is held.
+
+        That is 1 to 5 for MovieLens 1M where it is downloaded, and 0.5 to 5 for files with a list of items,
+        which private runs need.
+        """
+        data = config.data
+        low, high = data.scale or ((0.5, 5.0) if data.path else (1.0, 5.0))
+        return {"rating": (float(low), float(high))}
+
     def load_sets(self, config: TaskConfig) -> "dict[str, Clients]":
         """The clients of each set, split by user.
 

@@ -32,6 +32,13 @@ from fedrecon.experiment.cli import options
     type=click.Choice(("update",)),
     help="also a client's part of a round of training, update.onnx",
 )
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(("onnx", "stablehlo")),
+    default="onnx",
+    help="stablehlo: an archive of jax.export for CPUs, CUDA and TPUs; default: onnx",
+)
 @click.option("--static", is_flag=True, help="also the page that shows it, for any static web server")
 @click.option("--titles", default="", metavar="FILE", help="what items are called, for the page")
 @click.option("--runtime", metavar="PATH", help="the browser's runtime; default: the cache, or npm pack")
@@ -46,6 +53,7 @@ def command(
     precision: str,
     seed: int,
     extra: str | None,
+    file_format: str,
     static: bool,
     titles: str,
     runtime: str | None,
@@ -60,7 +68,9 @@ def command(
       fedrecon export runs/mine --out small --precision int8
       fedrecon export runs/mine --out site --static --titles films.csv
 
-    It needs an extra: pip install 'fedrecon[export]'.
+    With --format stablehlo it writes model.stablehlo instead of model.onnx, for servers with JAX.
+
+    It needs an extra, but for stablehlo: pip install 'fedrecon[export]'.
     """
     from fedrecon.experiment.cli import runs
 
@@ -68,5 +78,7 @@ def command(
     from fedrecon.experiment.serving.export import Wanted, export_run
     from fedrecon.experiment.training.run_experiment import console
 
-    wanted = Wanted(support_max, top, precision, seed, extra == "update", static, titles, runtime)
+    wanted = Wanted(
+        support_max, top, precision, seed, extra == "update", static, titles, runtime, file_format
+    )
     export_run(Path(run), runs.saved_config(run, code=code), Path(out), console(), wanted)
