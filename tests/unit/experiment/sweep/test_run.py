@@ -30,6 +30,7 @@ from fedrecon.experiment.sweep.trial import (
     run_trial,
     spec_without_test,
 )
+from fedrecon.experiment.training import build
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 
@@ -437,10 +438,16 @@ def test_a_sweep_that_is_killed_anywhere_tries_what_it_would_have_tried(
         assert search(f"killed-{last}") == whole, last
 
 
-def test_private_trials_on_the_same_clients_are_as_many_releases(config, tmp_path):
+def test_private_trials_on_the_same_clients_are_as_many_releases(config, tmp_path, monkeypatch):
     """The screen and the sweep's page say so, by the number of trials; a sweep without noise says nothing."""
+    # Generated ratings have no public list of items; no trial is run here.
+    monkeypatch.setattr(build, "_public_inputs", lambda *arguments: {})
     private = configs.with_overrides(
-        config, ["privacy.epsilon=4.0", "privacy.delta=1e-3", "privacy.clip=1.0"]
+        config,
+        [
+            *("privacy.epsilon=4.0", "privacy.delta=1e-3", "privacy.clip=1.0", "training.sampling=everyone"),
+            "algorithm.client_weight=uniform",
+        ],
     )
     sentence = "private trials on the same clients are"
     for number, (each, out) in enumerate(((private, tmp_path / "a"), (config, tmp_path / "b"))):
