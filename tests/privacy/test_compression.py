@@ -13,6 +13,7 @@ from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._model import leaves_of
 from fedrecon.data._sampling import Everyone
 from fedrecon.privacy import Compression, compressed, user_level_dp
+from fedrecon.privacy._clipping import dense
 from fedrecon.simulation._simulation import Simulation
 
 CLIENTS = federation()
@@ -131,3 +132,64 @@ def test_what_cannot_be_compressed_is_refused():
         compressed(fr.algorithms.local_only(rating_model(), solver()))
     with pytest.raises(ValueError, match="must not be compressed before"):
         compressed(compressed(base()))
+
+
+@pytest.mark.parametrize(("bits", "top"), [(4, 1.0), (32, 0.05)])
+def test_what_is_left_out_is_sent_the_next_time(bits, top):
+    """With parameters that stay: what was sent and what is kept are together all deltas so far."""
+    plain = base(client_weight=uniform)
+    algorithm = compressed(plain, bits, top, error_feedback=True)
+    params = algorithm.init(jax.random.key(0)).global_params
+    given = examples(CLIENTS, "c8", 13)
+    broadcast = Broadcast(params, jnp.int32(0))
+
+    @jax.jit
+    def step(state, key):
+        update, state = algorithm.client_update(broadcast, state, given, key)
+        wanted = plain.client_update(broadcast, (), given, key)[0]
+        return update, state, dense(wanted.delta.value(), wanted.rows, params)
+
+    state = algorithm.init_client_state(params, jax.random.key(1))
+    sent = total = jax.tree.map(jnp.zeros_like, params)
+    for number in range(6):
+        update, state, wanted = step(state, jax.random.key(number))
+        assert update.rows == {}
+        sent = jax.tree.map(jnp.add, sent, update.delta.value())
+        total = jax.tree.map(jnp.add, total, wanted)
+        if top < 1:
+            for x in jax.tree.leaves(update.delta.total):
+                assert np.count_nonzero(x) <= np.ceil(x.size * top)
+    for a, b, c in zip(*map(jax.tree.leaves, (sent, state[1], total)), strict=True):
+        np.testing.assert_allclose(a + b, c, atol=1e-5)
+        assert np.any(b != 0)
+
+
+def test_clients_that_send_nothing_keep_what_was_left_out():
+    algorithm = compressed(base(client_weight=uniform), 32, 0.05, error_feedback=True)
+    params = algorithm.init(jax.random.key(0)).global_params
+    left = jax.tree.map(lambda x: jnp.full(x.shape, 0.5), params)
+    update, (_, after) = algorithm.client_update(
+        Broadcast(params, jnp.int32(0)), ((), left), examples(CLIENTS, "c0", 13), jax.random.key(1)
+    )
+    assert update.delta.weight == 0
+    assert not any(np.any(x) for x in jax.tree.leaves(update.delta.total))
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(left), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_error_feedback_in_rounds_counts_whole_tables_and_is_clipped_with_the_rest():
+    algorithm = compressed(base(client_weight=uniform), 32, 0.1, error_feedback=True)
+    simulation = Simulation(algorithm, CLIENTS, Everyone())
+    *_, last = simulation.rounds(simulation.init(), 3)
+    assert last.bytes_up == len(CLIENTS) * sum(int(np.ceil(n * 0.1)) * 8 for n in (ITEMS * 2, ITEMS))
+    private = user_level_dp(
+        algorithm, clip=0.1, rounds=3, sampling=Everyone(), num_clients=len(CLIENTS), delta=1e-3, epsilon=1.0
+    )
+    params = private.init(jax.random.key(0)).global_params
+    state = private.init_client_state(params, jax.random.key(1))
+    state = (state[0], jax.tree.map(lambda x: jnp.full(x.shape, 100.0), params))
+    update, _ = private.client_update(
+        Broadcast(params, jnp.int32(0)), state, examples(CLIENTS, "c8", 13), jax.random.key(1)
+    )
+    assert np.sqrt(sum(float(np.sum(x**2)) for x in jax.tree.leaves(update.delta.total))) <= 0.1
+    assert fr.evaluate(algorithm, last.state, CLIENTS, client_states=simulation.client_states).per_client

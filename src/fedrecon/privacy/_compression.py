@@ -151,12 +151,11 @@ def compressed(
         delta = compression(update.delta.value(), key)
         return update._replace(delta=Mean.of(delta, update.delta.weight)), client_state
 
+    wrapped = replace(algorithm, client_update=client_update)
     if error_feedback:
-        algorithm = _with_error_feedback(algorithm, compression)
-        client_update = algorithm.client_update
+        wrapped = _with_error_feedback(algorithm, compression)
     return replace(
-        algorithm,
-        client_update=client_update,
+        wrapped,
         compression=compression,
         hyperparameters={**algorithm.hyperparameters, "compression": compression},
     )

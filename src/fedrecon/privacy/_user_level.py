@@ -167,11 +167,11 @@ def user_level_dp(
     if noise_multiplier is None:
         noise_multiplier = rule.sensitivity * calibrate(rule, float(epsilon or 0), delta, rounds)
     adaptive = None
-    for name, value in (("clip_quantile", clip_quantile), ("select_rows", select_rows)):
-        if value is not None and noise_bands > 1:
+    for name, counted in (("clip_quantile", clip_quantile), ("select_rows", select_rows)):
+        if counted is not None and noise_bands > 1:
             raise ValueError(
                 f"{name} must be None under correlated noise, which is not drawn for counts, got "
-                f"{value!r} with {noise_bands} bands"
+                f"{counted!r} with {noise_bands} bands"
             )
     if select_rows is not None:
         of_kind(RowSelection, select_rows=select_rows)

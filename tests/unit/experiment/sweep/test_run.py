@@ -19,7 +19,7 @@ from fedrecon.experiment.settings import extras
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.sweep import run as sweeping
 from fedrecon.experiment.sweep import trial
-from fedrecon.experiment.sweep.search import Sweep
+from fedrecon.experiment.sweep.search import PAGE, Sweep
 from fedrecon.experiment.sweep.space import parse
 from fedrecon.experiment.sweep.trial import (
     DONE,
@@ -30,6 +30,7 @@ from fedrecon.experiment.sweep.trial import (
     run_trial,
     spec_without_test,
 )
+from fedrecon.experiment.training import build
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.evaluation_rows import Evaluated
 
@@ -435,3 +436,26 @@ def test_a_sweep_that_is_killed_anywhere_tries_what_it_would_have_tried(
             search(f"killed-{last}")
         calls = last + 1
         assert search(f"killed-{last}") == whole, last
+
+
+def test_private_trials_on_the_same_clients_are_as_many_releases(config, tmp_path, monkeypatch):
+    """The screen and the sweep's page say so, by the number of trials; a sweep without noise says nothing."""
+    # Generated ratings have no public list of items; no trial is run here.
+    monkeypatch.setattr(build, "_public_inputs", lambda *arguments: {})
+    private = configs.with_overrides(
+        config,
+        [
+            *("privacy.epsilon=4.0", "privacy.delta=1e-3", "privacy.clip=1.0", "training.sampling=everyone"),
+            "algorithm.client_weight=uniform",
+        ],
+    )
+    sentence = "private trials on the same clients are"
+    for number, (each, out) in enumerate(((private, tmp_path / "a"), (config, tmp_path / "b"))):
+        space = parse(SPACE, each, "space")
+        _, shown = run(each, space, out, 2)
+        page = (out / PAGE).read_text(encoding="utf-8")
+        assert (f"2 {sentence} 2 releases: epsilons add up." in shown) == (number == 0)
+        assert ("together they are 2 releases, whose epsilons and deltas add up" in page) == (number == 0)
+    _, shown = run(private, parse(SPACE, private, "space"), tmp_path / "a", 3)  # the sweep goes on
+    assert f"3 {sentence} 3 releases" in shown
+    assert "together they are 3 releases" in (tmp_path / "a" / PAGE).read_text(encoding="utf-8")
