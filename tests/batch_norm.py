@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model
+from fedrecon.core._model import Model, leaves_of
 from fedrecon.core._partition import is_local, partition
 from fedrecon.data._clients import Clients
 
@@ -80,6 +81,34 @@ def model(*local: str, **others: Any) -> Model:
 
     given: dict[str, Any] = {"local": is_local(*local), "state": ("norm",), "next_state": next_state} | others
     return partition(init, loss, metrics, **given)
+
+
+def measured(made: Model) -> dict[str, np.ndarray]:
+    """Loss, metric, gradient and next state of a model at its start on a padded batch, by their last names.
+
+    Args:
+        made: A model of this network, however it is written.
+    """
+    key = jax.random.key(0)
+    params = made.init_global(key), made.init_local(made.init_global(key), key)
+    home = homes()[9]
+    batch: Any = {name: jnp.asarray(np.concatenate([x, x[:2]]), jnp.float32) for name, x in home.items()}
+    batch["example_mask"] = jnp.arange(len(batch["y"])) < len(home["y"])
+    assert made.next_state is not None, "the network has state"
+
+    def total(params: Any) -> Any:
+        return made.loss(params[0], params[1], batch, key).where(batch["example_mask"]).total.sum()
+
+    gradient = leaves_of(jax.grad(total)(params))
+    state = leaves_of(made.next_state(*params, batch, key))
+    results = {
+        "loss": made.loss(*params, batch, key).total,
+        "mse": made.metrics(*params, batch)["mse"].total,
+        "body": next(x for name, x in gradient.items() if "body" in name or name.endswith("/w")),
+        "head": next(x for name, x in gradient.items() if "head" in name),
+        **{name.rpartition("/")[2]: x for name, x in state.items() if name in made.state},
+    }
+    return {name: np.asarray(x).reshape(-1) for name, x in results.items()}
 
 
 class Network(NamedTuple):

@@ -115,7 +115,10 @@ def check_parameters(
                 )
     for tree_path, x in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_variable):
         path = path_of(tree_path)
-        if _is_variable(x) and not is_frozen(path) and (_is_state(x) or not declared(path)):
+        # What has no leaves holds nothing, such as the place of an array in Equinox' `State`.
+        if not (_is_variable(x) and _has_leaves(x)) or is_frozen(path):
+            continue
+        if _is_state(x) or not declared(path):
             changes = "state that a forward pass changes" if _is_state(x) else "which is no kind of nnx.Param"
             raise ValueError(
                 f"the parameters hold {path!r} of the type {type(x).__name__}, {changes}; {_ADVICE}"

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import Model, Table, path_of
+from fedrecon.core._model import Model, Table
 from fedrecon.core._partition import is_local, partition
 from fedrecon.core._random import fold_in
 from fedrecon.core._types import Batch, Metrics, Number, Params, PRNGKey
 from fedrecon.models._extra import needed
-
-_VARIANCE = "var"  # the name that NNX gives to the running variance of its layers
+from fedrecon.models._variances import with_usable_variances
 
 
 def from_nnx(
@@ -76,7 +75,7 @@ def from_nnx(
     def module_of(params: Params, key: PRNGKey | None) -> Any:
         """The module with some parameters: in training mode with a key, else in evaluation mode."""
         structure = parts.evaluation if key is None else parts.training
-        return nnx.merge(structure, _usable(params, parts.state), _streams(parts.streams, key))
+        return nnx.merge(structure, with_usable_variances(params, parts.state), _streams(parts.streams, key))
 
     def whole_loss(params: Params, batch: Batch, key: PRNGKey) -> Mean:
         return loss(module_of(params, key), batch)
@@ -147,16 +146,6 @@ def _parts(nnx: Any, module: Any) -> _Parts:
         )
     state = tuple(path for path, kind in flat.items() if issubclass(kind, nnx.BatchStat))
     return _Parts(structures[0], structures[1], kept, streams, flat, state)
-
-
-def _usable(params: Params, state: tuple[str, ...]) -> Params:
-    """The parameters, without variances below 0, to which the noise of a private round may move one."""
-
-    def leaf(path: Any, x: Any) -> Any:
-        name = path_of(path)
-        return jnp.maximum(x, 0) if name in state and name.rpartition("/")[2] == _VARIANCE else x
-
-    return jax.tree_util.tree_map_with_path(leaf, params) if state else params
 
 
 def _streams(streams: Any, key: PRNGKey | None) -> Any:
