@@ -110,7 +110,7 @@ PREFERRED = ("rmse", "accuracy", "perplexity")
 # averaged, and do not change its direction. Any other part of a name may change it (`error_reduction`), so
 # that such a name is unknown.
 _BEFORE = r"(?:(?:sampled|train|val|validation|test|mean|macro|micro|weighted|top|\d+)_)*"
-_AFTER = r"(?:_(?:no_oov|no_end|restricted|after_oov))*"
+_AFTER = r"(?:_(?:no_oov|no_end|restricted|after_oov|own_word))*"
 _NAME = re.compile(
     rf"({_BEFORE})({'|'.join(sorted((m.name for m in METRICS), key=len, reverse=True))})({_AFTER})(@\d+)?",
     re.IGNORECASE,

@@ -61,6 +61,11 @@ def personal(
             caller gives.
         seed: Seed of the client's random draws.
     """
+    if "own_words" in algorithm.hyperparameters:
+        raise ExportError(
+            "own words (with_own_words, model.own_words) must be off in an export, which has no sorting of a "
+            "client's text: export the run of the same parameters without them"
+        )
     model = algorithm.personal_model
     leaves, tree = jax.tree.flatten(state.global_params)
     leaves = [np.asarray(x) for x in leaves]

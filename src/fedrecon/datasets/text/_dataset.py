@@ -21,6 +21,7 @@ def arrange(
     fractions: Mapping[str, float | int] = FRACTIONS,
     vocabulary: str | os.PathLike[str] | Vocabulary | None = None,
     held_out: Mapping[str, float] | None = None,
+    own_words: bool = False,
 ) -> tuple[dict[str, Clients], Vocabulary]:
     """Splits clients, counts the words of those in the set `"train"`, and numbers all texts by them.
 
@@ -37,6 +38,8 @@ def arrange(
             have `words` words or fewer, and as many buckets. None by default.
         held_out: The shares of each training client's sentences that `hold_out` will keep from training:
             their words are not counted. None, the default, for none.
+        own_words: Whether each client's words outside the vocabulary are numbered, see `Vocabulary.encode`;
+            False by default.
 
     Returns:
         For each set its clients, with the fields of `Vocabulary.encode`; and the vocabulary.
@@ -69,4 +72,4 @@ def arrange(
         for name, (wanted, has) in given.items():
             if has != wanted:
                 raise DataError(f"the vocabulary must have {name} = {wanted:,}, it has {has:,}")
-    return {name: shared.encode(clients) for name, clients in sets.items()}, shared
+    return {name: shared.encode(clients, own_words) for name, clients in sets.items()}, shared

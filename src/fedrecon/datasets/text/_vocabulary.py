@@ -28,6 +28,7 @@ from fedrecon.errors import DataError, whole_number
 
 PADDING, BEGIN, END, FIRST_WORD = 0, 1, 2, 3
 SPECIAL = ("<padding>", "<begin>", "<end>")
+OWN_FIELDS = ("own_word", "own_target")
 FIELD = "word"  # of the clients, whose ids a vocabulary explains
 
 
@@ -162,25 +163,34 @@ class Vocabulary:
         order = sorted(seen.tolist(), key=lambda i: (-counts[i], lexicon[i]))
         return Vocabulary([lexicon[i] for i in order[:size]], buckets, output_buckets)
 
-    def encode(self, clients: Clients) -> Clients:
+    def encode(self, clients: Clients, own_words: bool = False) -> Clients:
         """Texts as a model takes them.
 
         Args:
             clients: The clients that `text.prepare` returned, with the field `token`.
+            own_words: Whether each client's words outside the vocabulary are numbered, too; False by default.
 
         Returns:
             The same clients with the fields, all int32 `[sentence, position]`: `word`, the row of the input
             in the global table, 0 where there is none; `bucket`, its local row, -1 where there is none;
-            `target`, the id of the word that follows, 0 where there is none.
+            `target`, the id of the word that follows, 0 where there is none. With `own_words` also
+            `own_word` and `own_target`: the number of the input and of the word that follows among the
+            client's own words outside the vocabulary, from 1; 0 where it is none of them. A client's own
+            words are numbered as its text first has them in the order of `vocabularies["token"]`.
         """
         lexicon = clients.vocabularies["token"]
         facts = [(self.row_of(word), self.local_row_of(word), self.id_of(word)) for word in lexicon]
         facts[0] = PADDING, -1, PADDING  # the lexicon's entry for "no word"
         by_token = np.array(facts, np.int32).T
         shape, start = (int(clients.num_examples.sum()), *clients.blank("token").shape), 0
-        columns = {name: disk_backed_array(shape, np.int32) for name in ("word", "bucket", "target")}
+        names = ("word", "bucket", "target", *(OWN_FIELDS if own_words else ()))
+        columns = {name: disk_backed_array(shape, np.int32) for name in names}
         for piece in clients.pieces():
-            made = self.columns(piece.column("token"), *by_token)
+            tokens = piece.column("token")
+            made = dict(self.columns(tokens, *by_token))
+            if own_words:
+                outside = (by_token[0][tokens] == PADDING) & (tokens != 0)
+                made |= _own_columns(tokens, outside, piece.num_examples)
             stop = start + int(piece.num_examples.sum())
             for name, column in columns.items():
                 column[start:stop] = made[name]
@@ -200,3 +210,22 @@ class Vocabulary:
         shorter = np.flatnonzero(length < tokens.shape[1])
         target[shorter, length[shorter]] = END
         return {"word": word, "bucket": bucket, "target": target}
+
+
+def _own_columns(tokens: Any, outside: Any, sentences: Any) -> dict[str, np.ndarray]:
+    """The fields of clients' own words.
+
+    Args:
+        tokens: The words' numbers in the lexicon, `[sentence, position]`.
+        outside: Whether a word is outside the vocabulary, `[sentence, position]`.
+        sentences: The number of sentences of each client, `[client]`.
+    """
+    client = np.repeat(np.arange(len(sentences)), sentences)
+    owner = np.broadcast_to(client[:, None], tokens.shape)[outside].astype(np.int64)
+    width = int(tokens.max(initial=0)) + 1
+    pairs, which = np.unique(owner * width + tokens[outside], return_inverse=True)
+    first = np.searchsorted(pairs, np.arange(len(sentences), dtype=np.int64) * width)
+    target, word = np.zeros_like(tokens), np.zeros_like(tokens)
+    target[outside] = which - first[owner] + 1
+    word[:, 1:] = target[:, :-1]
+    return {"own_word": word, "own_target": target}

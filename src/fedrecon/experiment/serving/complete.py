@@ -53,13 +53,16 @@ def complete_run(
     from fedrecon.datasets.text._load import read_user
     from fedrecon.datasets.text._tokenizers import tokenizer_of
     from fedrecon.datasets.text._vocabulary import FIELD, Vocabulary
-    from fedrecon.experiment.tasks.next_word import network
+    from fedrecon.experiment.tasks.next_word import network, serving_of
     from fedrecon.models.next_word._completion import complete
 
     data = config.data
     named = vocabularies_of(run).get(FIELD, [])
     vocabulary = Vocabulary.from_named(named, data.buckets, data.outputs, f"{run}: the vocabulary")
     algorithm = config.algorithm.build(network(config, len(vocabulary.words)))
+    serving = serving_of(config, len(vocabulary.words))
+    if serving is not None:
+        algorithm = serving(algorithm)
     latest = Checkpoints(run / CHECKPOINTS).latest()
     if latest is None:
         raise RunError(f"{run}: a run must have a checkpoint to complete a sentence, this one has none")

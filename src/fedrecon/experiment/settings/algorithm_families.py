@@ -41,7 +41,8 @@ class AlgorithmSettings(Section):
 
     def build_for(self, task: Any) -> "Algorithm":
         """The algorithm for a prepared task."""
-        return self.build(task.model)
+        algorithm: Algorithm = task.served(self.build(task.model))
+        return algorithm
 
     def parts(self) -> dict[str, Any]:
         """The arguments of the algorithm without the model, each built from its setting.

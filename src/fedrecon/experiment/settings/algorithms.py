@@ -156,7 +156,8 @@ class CentralizedSettings(AlgorithmSettings):
 
         parts = self.parts()
         del parts["batch_size"]
-        return centralized(task.model, task.num_clients, **parts)
+        algorithm: Algorithm = task.served(centralized(task.model, task.num_clients, **parts))
+        return algorithm
 
 
 class FedAltSettings(KeepingSettings):

@@ -1,8 +1,9 @@
 """The data and the model that a task builds for an experiment."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from fedrecon.algorithms._base import Algorithm
 from fedrecon.core._model import Model
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
@@ -36,6 +37,8 @@ class Task:
             `"training_mean/mse"`, see `evaluation.Scoring`; None, the default, for none.
         settings_from_data: Settings of the model whose values the training clients decided, by their names.
             Checkpoints hold them, so that clients can be served without the training data. By default none.
+        serving: Makes of the algorithm one that serves clients in another way and trains as it does; None,
+            the default, for the algorithm itself.
     """
 
     model: Model
@@ -50,6 +53,7 @@ class Task:
     public_sources: Mapping[str, str] = field(default_factory=dict)
     baselines: Scoring | None = None
     settings_from_data: Mapping[str, float | str] = field(default_factory=dict)
+    serving: Callable[[Algorithm], Algorithm] | None = None
 
     def __post_init__(self) -> None:
         self._number_alike()
@@ -70,6 +74,10 @@ class Task:
             for name, clients in self.held_out.items()
         }
         object.__setattr__(self, "held_out", held_out)
+
+    def served(self, algorithm: Algorithm) -> Algorithm:
+        """The algorithm as it serves this task's clients."""
+        return algorithm if self.serving is None else self.serving(algorithm)
 
     def sets(self) -> dict[str, Clients]:
         """The sets of clients that there are, by their names."""

@@ -1,6 +1,6 @@
 """Next-word prediction: a client is a writer, whose own words have local embeddings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -11,6 +11,7 @@ from fedrecon.experiment.tasks._ratings import Fractions, HeldOutShares, shares_
 from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
 
 if TYPE_CHECKING:
+    from fedrecon.algorithms._base import Algorithm
     from fedrecon.data._clients import Clients
     from fedrecon.datasets.text._vocabulary import Vocabulary
     from fedrecon.experiment.tasks._task import Task
@@ -112,6 +113,12 @@ class NextWordModel(Section):
     """The network."""
 
     precision: Precision = setting("float32", "of the factors of matrix products")
+    own_words: int = setting(
+        0,
+        "tokens of its own text that a served client remembers, the last ones, so that its own words can be "
+        "predicted, and mixes with the network; 0 for the network alone",
+        ge=0,
+    )
     network: Annotated[LSTMSettings | TransformerSettings, Field(discriminator="kind")] = setting(
         LSTMSettings(), "the network:"
     )
@@ -146,6 +153,7 @@ class NextWord(TaskSpec):
             fractions=shares_of(data.fractions),
             vocabulary=data.vocabulary or generated_vocabulary,
             held_out=shares,
+            own_words=config.model.own_words > 0,
         )
         held_out = hold_out(sets["train"], shares)
         train = held_out.pop("train")
@@ -156,7 +164,16 @@ class NextWord(TaskSpec):
         # The field `bucket` is left out: models may number buckets differently, and whether a word is in one
         # is seen from its `word`.
         scored = "word", "target"
-        return Task(model, train, sets.get("validation"), sets.get("test"), notes, held_out, scored=scored)
+        return Task(
+            model,
+            train,
+            sets.get("validation"),
+            sets.get("test"),
+            notes,
+            held_out,
+            scored=scored,
+            serving=serving_of(config, len(vocabulary.words)),
+        )
 
     def load_all_clients(self, config: TaskConfig) -> "Clients":
         """The texts of all clients, in words that are numbered as they come.
@@ -183,7 +200,14 @@ class NextWord(TaskSpec):
         nothing = {"token": np.zeros((0, data.length), np.int32)}
         nobody = Clients.from_columns(["nobody"], [0, 0], nothing, {"token": [""]})
         model = network(config, len(vocabulary.words))
-        return Task(model, vocabulary.encode(nobody), None, None, scored=("word", "target"))
+        return Task(
+            model,
+            vocabulary.encode(nobody, config.model.own_words > 0),
+            None,
+            None,
+            scored=("word", "target"),
+            serving=serving_of(config, len(vocabulary.words)),
+        )
 
     def load_in_vocabulary(
         self, config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]
@@ -198,7 +222,7 @@ class NextWord(TaskSpec):
         vocabulary = Vocabulary.from_named(
             list(vocabularies.get(FIELD, [])), config.data.buckets, config.data.outputs
         )
-        clients = vocabulary.encode(_texts(config)[0])
+        clients = vocabulary.encode(_texts(config)[0], config.model.own_words > 0)
         share = _outside(clients, vocabulary)
         return clients, f"{100 * share:.1f}% of their tokens are outside the run's vocabulary"
 
@@ -210,6 +234,21 @@ def network(config: TaskConfig, words: int) -> Any:
     """The model of an experiment with that many shared words."""
     data = config.data
     return config.model.network.build(words, data.buckets, data.outputs, config.model.precision)
+
+
+def serving_of(config: TaskConfig, words: int) -> "Callable[[Algorithm], Algorithm] | None":
+    """Makes of an algorithm one whose clients know their own words when they are served; None without them.
+
+    Args:
+        config: The configuration of the experiment.
+        words: The number of shared words.
+    """
+    remembered = config.model.own_words
+    if not remembered:
+        return None
+    from fedrecon.models.next_word._own_words import with_own_words
+
+    return lambda algorithm: with_own_words(algorithm, words, tokens=remembered)
 
 
 def _outside(clients: "Clients", vocabulary: "Vocabulary") -> float:

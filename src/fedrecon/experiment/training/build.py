@@ -193,6 +193,8 @@ def _settings(config: Config) -> dict[str, Any]:
         del settings["devices"]
     if getattr(config.model, "accuracy_within", None) == "stars":
         del settings["model"]["accuracy_within"]
+    if getattr(config.model, "own_words", None) == 0:
+        del settings["model"]["own_words"]
     return settings
 
 

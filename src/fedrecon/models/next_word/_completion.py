@@ -1,7 +1,7 @@
 """Completion of a prompt for a new user, with and without the user's local parameters."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from fedrecon.datasets.text._encode import Writer, to_clients
 from fedrecon.datasets.text._tokenizers import Tokenizer
 from fedrecon.datasets.text._vocabulary import BEGIN, END, PADDING, Vocabulary
 from fedrecon.errors import whole_number
+from fedrecon.models.next_word._client_cache import own_numbers
 
 STOP, OTHER = "(end of sentence)", "(another word)"
 
@@ -29,7 +30,8 @@ class Completion(NamedTuple):
             All buckets together are shown as "(another word)".
         personal: Words and their probabilities by the local parameters that were reconstructed from the
             user's text. A bucket is shown as the user's most frequent word in it, if there is one; all other
-            buckets together are shown as "(another word)".
+            buckets together are shown as "(another word)". An algorithm of `with_own_words` shows the user's
+            own words one by one, and all that is outside the vocabulary and none of them as "(another word)".
     """
 
     general: list[tuple[str, float]]
@@ -73,7 +75,9 @@ def complete(
     length, most = whole_number("length", length, 1), whole_number("most", most, 1)
     round, seed = whole_number("round", round, 0), whole_number("seed", seed)
     texts = to_clients([Writer("user", history, "the history")], tokenize, None, length, "the history")
-    encoded = vocabulary.encode(texts)["user"]
+    # Whether the user's own words are predicted one by one, and not by their buckets alone.
+    by_word = "own_words" in algorithm.hyperparameters
+    encoded = vocabulary.encode(texts, by_word)["user"]
     key = jax.random.key(seed)
     global_params = jax.tree.map(jnp.asarray, global_params)
     kept = algorithm.init_client_state(global_params, key)
@@ -87,6 +91,8 @@ def complete(
     def probabilities(local: Params, batch: Batch) -> Any:
         assert algorithm.personal_model.predict is not None
         scores = algorithm.personal_model.predict(global_params, local, batch)[0, -1]
+        if by_word:
+            return jnp.exp(scores)
         return jax.nn.softmax(scores.at[jnp.array([PADDING, BEGIN])].set(-jnp.inf))
 
     def likeliest(local: Params, batch: Batch, names: list[str]) -> list[tuple[str, float]]:
@@ -98,18 +104,47 @@ def complete(
             choices.append((OTHER, float(p[nobodys].sum())))
         return sorted(choices, key=lambda choice: -choice[1])[:most]
 
+    def likeliest_words(local: Params, batch: Batch) -> list[tuple[str, float]]:
+        p = np.asarray(probabilities(local, batch))
+        shared, outside, by_name = np.split(p, [vocabulary.rows, vocabulary.classes])
+        choices = [(names[i], float(shared[i])) for i in range(END, vocabulary.rows)]
+        for number, probability in zip(own_numbers(local[1], vocabulary.rows), by_name, strict=True):
+            if number:
+                choices.append((own_words[number - 1], float(probability)))
+        # The words of the user are among those that are outside the vocabulary.
+        choices.append((OTHER, max(float(outside.sum() - by_name.sum()), 0.0)))
+        return sorted(choices, key=lambda choice: -choice[1])[:most]
+
+    own_words = [word for word in texts.vocabularies["token"][1:] if not vocabulary.row_of(word)]
     names, count = _names(vocabulary), len(encoded["word"])
     named = _with_own(names, vocabulary, texts)
     # Without its text the user has the parameters of somebody of whom nothing is known.
     nobody, user = (reconstruct(np.arange(count) < support_size) for support_size in (0, count))
-    batches = [_prompt(vocabulary, tokenize(prompt), length) for prompt in prompts]
+    numbers = {word: number for number, word in enumerate(own_words, 1)}
+    batches = [_prompt(vocabulary, tokenize(prompt), length, numbers) for prompt in prompts]
+    if by_word:
+        return [Completion(likeliest_words(nobody, x), likeliest_words(user, x)) for x in batches]
     return [Completion(likeliest(nobody, x, names), likeliest(user, x, named)) for x in batches]
 
 
-def _prompt(vocabulary: Vocabulary, words: list[str], length: int) -> dict[str, Any]:
-    inputs = [(BEGIN, -1), *((vocabulary.row_of(word), vocabulary.local_row_of(word)) for word in words)]
-    rows, buckets = np.array(inputs[-length:], np.int32).T
-    return {"word": rows[None], "bucket": buckets[None]}
+def _prompt(
+    vocabulary: Vocabulary, words: list[str], length: int, numbers: Mapping[str, int]
+) -> dict[str, Any]:
+    """A prompt as a batch of one sentence.
+
+    Args:
+        vocabulary: The vocabulary of the run.
+        words: The words of the prompt.
+        length: The largest number of inputs, of which the last ones count.
+        numbers: The numbers of the user's own words.
+    """
+    inputs = [(BEGIN, -1, 0)]
+    for word in words:
+        # A word that the user never used has a number that none of its words has.
+        own = 0 if vocabulary.row_of(word) else numbers.get(word, len(numbers) + 1)
+        inputs.append((vocabulary.row_of(word), vocabulary.local_row_of(word), own))
+    rows, buckets, own_words = np.array(inputs[-length:], np.int32).T
+    return {"word": rows[None], "bucket": buckets[None], "own_word": own_words[None]}
 
 
 def _names(vocabulary: Vocabulary) -> list[str]:

@@ -60,7 +60,7 @@ def loss_and_hits(
     """
     losses, hits = scored(kernel, bias, x.reshape(-1, x.shape[-1]), target.reshape(-1))
     real = target > 0
-    return _tokens(losses.reshape(target.shape), real), _tokens(hits.reshape(target.shape), real)
+    return tokens(losses.reshape(target.shape), real), tokens(hits.reshape(target.shape), real)
 
 
 def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dict[str, Mean]:
@@ -92,17 +92,17 @@ def readings(logits: Logits, target: Targets, bucket: Targets, rows: int) -> dic
     log_sum = jnp.logaddexp(known_sum, jax.nn.logsumexp(others, -1))
     above = jnp.sum(~(logits <= picked[..., None]), -1)  # NaN counts as above the target
     return {
-        "cross_entropy": _tokens(log_sum - picked, real),
-        "accuracy": _tokens(hit, real),
-        "top_3_accuracy": _tokens(above < 3, real),
-        "accuracy_no_oov": _tokens(hit, shared),
-        "accuracy_no_oov_no_end": _tokens(hit, words),
-        "cross_entropy_restricted": _tokens(known_sum - picked, shared),
-        "accuracy_restricted": _tokens(picked >= known_most, shared),
-        "accuracy_restricted_no_end": _tokens(picked >= known_most, words),
-        "cross_entropy_restricted_after_oov": _tokens(known_sum - picked, shared & (bucket >= 0)),
-        "accuracy_restricted_after_oov": _tokens(picked >= known_most, shared & (bucket >= 0)),
-        "oov": _tokens(target >= rows, real),
+        "cross_entropy": tokens(log_sum - picked, real),
+        "accuracy": tokens(hit, real),
+        "top_3_accuracy": tokens(above < 3, real),
+        "accuracy_no_oov": tokens(hit, shared),
+        "accuracy_no_oov_no_end": tokens(hit, words),
+        "cross_entropy_restricted": tokens(known_sum - picked, shared),
+        "accuracy_restricted": tokens(picked >= known_most, shared),
+        "accuracy_restricted_no_end": tokens(picked >= known_most, words),
+        "cross_entropy_restricted_after_oov": tokens(known_sum - picked, shared & (bucket >= 0)),
+        "accuracy_restricted_after_oov": tokens(picked >= known_most, shared & (bucket >= 0)),
+        "oov": tokens(target >= rows, real),
     }
 
 
@@ -181,6 +181,7 @@ def _at(logits: Logits, target: Targets) -> Any:
     return jnp.take_along_axis(logits, target[..., None], -1)[..., 0]
 
 
-def _tokens(values: Shaped[Array, "sentence position"], count: Bool[Array, "sentence position"]) -> Mean:
+def tokens(values: Shaped[Array, "sentence position"], count: Bool[Array, "sentence position"]) -> Mean:
+    """The sums of some values over the tokens of each sentence that count, with the number of these."""
     weight = count.astype(jnp.float32)
     return Mean(jnp.sum(jnp.where(count, values, 0), -1).astype(jnp.float32), jnp.sum(weight, -1))

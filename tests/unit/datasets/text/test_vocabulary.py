@@ -175,3 +175,14 @@ def test_texts_too_large_for_memory_lie_in_files_without_a_name(tmp_path, monkey
     # Pieces of four sentences, all of them, and the three fields.
     assert mapped == [(4, 4)] * 7 + [(2, 4), (30, 4)] + [(30, 4)] * 3
     assert list((tmp_path / "fedrecon").iterdir()) == []
+
+
+def test_own_words_are_numbered_by_client():
+    vocabulary = Vocabulary(["the"], buckets=3)
+    texts = {"a": ["the owl the", "cat owl owl"], "quiet": [], "b": ["cat cat", "the", "owl dog"]}
+    clients = vocabulary.encode(clients_of(texts), own_words=True)
+    assert clients["a"]["own_target"].tolist() == [[0, 1, 0, 0], [2, 1, 1, 0]]
+    assert clients["a"]["own_word"].tolist() == [[0, 0, 1, 0], [0, 2, 1, 1]]
+    # In the order of the lexicon, which met the owl first.
+    assert clients["b"]["own_target"].tolist() == [[2, 2, 0, 0], [0, 0, 0, 0], [1, 3, 0, 0]]
+    assert clients["quiet"]["own_target"].shape == (0, 4)

@@ -42,10 +42,12 @@ NAMES = [
 ]
 
 
+@pytest.mark.parametrize("own_words", [0, 9])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_approach_trains_and_serves_the_model(name):
+def test_every_approach_trains_and_serves_the_model(name, own_words):
     """As far as shapes tell."""
     given = ["model.network.hidden=5", f"algorithm.name={name}", "training.clients_per_round=2"]
+    given.append(f"model.own_words={own_words}")
     config = configs.load(None, [*SMALL, *given])
     spec = spec_of(config, task_of(config))
 
@@ -63,7 +65,21 @@ def test_every_approach_trains_and_serves_the_model(name):
     update, state, measured = jax.eval_shape(round, jax.random.key(0), *given)
     assert type(update) is Update and "accuracy" in update.metrics
     assert "accuracy_restricted" in measured
+    assert ("accuracy_own_word" in measured) == (own_words > 0)
     assert all(np.issubdtype(x.dtype, np.floating) for x in jax.tree.leaves(state.global_params))
+
+
+def test_runs_without_own_words_are_those_of_earlier_versions():
+    def spec(*given):
+        config = configs.load(
+            None, [*SMALL, "model.network.hidden=5", "training.clients_per_round=2", *given]
+        )
+        return spec_of(config, task_of(config))
+
+    earlier, own = spec("model.own_words=0"), spec("model.own_words=9")
+    assert "own_words" not in earlier.settings["model"] and own.settings["model"]["own_words"] == 9
+    assert set(earlier.clients.fields) == {"word", "bucket", "target"}
+    assert earlier.examples() == own.examples()  # so that the two can be compared
 
 
 NOTE = "Least cross-entropy of shared words inside a sentence"
