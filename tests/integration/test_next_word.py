@@ -215,3 +215,23 @@ def test_a_users_text_in_any_form(tmp_path):
     (tmp_path / "me.txt").write_bytes(b"x\xff")
     with pytest.raises(DataError, match=r"me\.txt, line 1: must be UTF-8"):
         read_user(tmp_path / "me.txt")
+
+
+def test_a_run_whose_clients_know_their_own_words(trained, capsys):
+    folder, other = trained / "own", trained / "own.jsonl"
+    settings = {**SIZES, "data.output_buckets": 1, "model.own_words": 20}
+    assert run("run", EXPERIMENT, "--data", trained / "texts.jsonl", "--out", folder, **settings) == 0
+    (trained / "own.txt").write_text("the court heard motley\nmotley was so wild\n")
+    capsys.readouterr()
+    completion = ("complete", folder, "--history", trained / "own.txt", "--prompt", "motley was")
+    assert run(*completion, "--top", "20") == 0
+    shown = capsys.readouterr().out
+    assert "motley" in shown.split("with it")[1] and "wild" in shown and "(another word)" in shown
+    write(other, {"ann": ["the court heard xx"] * 4, "bob": ["yy zz"] * 4})
+    assert run("evaluate", folder, "--data", other) == 0
+    rows = pq.read_table(folder / "evaluated-clients-other.parquet").to_pylist()
+    assert all(0 <= row["accuracy_own_word"] <= 1 for row in rows)
+    assert run("personalize", folder, "--data", other, "--out", trained / "own.parquet") == 0
+    capsys.readouterr()
+    assert run("export", folder, "--out", trained / "exported") == 2
+    assert "an export cannot hold what a client remembers of its own text" in capsys.readouterr().err

@@ -63,8 +63,8 @@ def personal(
     """
     if "own_words" in algorithm.hyperparameters:
         raise ExportError(
-            "own words (with_own_words, model.own_words) must be off in an export, which has no sorting of a "
-            "client's text: export the run of the same parameters without them"
+            "an export cannot hold what a client remembers of its own text: export a run without "
+            "with_own_words, of model.own_words = 0"
         )
     model = algorithm.personal_model
     leaves, tree = jax.tree.flatten(state.global_params)
