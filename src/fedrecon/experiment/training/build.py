@@ -50,6 +50,8 @@ _LATER_PRIVACY = {
     "row_threshold": 3.0,
     "min_contributors": "none",
 }
+# The same of the simulated devices.
+_LATER_DEVICES = {"max_staleness": 0, "staleness_exponent": 0.5}
 
 
 def task_of(config: Config) -> Task:
@@ -191,6 +193,10 @@ def _settings(config: Config) -> dict[str, Any]:
             del settings[name]
     if config.training.sampling != "availability":
         del settings["devices"]
+    else:
+        for name, default in _LATER_DEVICES.items():
+            if settings["devices"][name] == default:
+                del settings["devices"][name]
     if getattr(config.model, "accuracy_within", None) == "stars":
         del settings["model"]["accuracy_within"]
     return settings
