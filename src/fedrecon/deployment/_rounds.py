@@ -24,8 +24,8 @@ class Transport(Protocol):
         """Sends each message to the node of its client, and yields the nodes' answers.
 
         Answers are yielded as they arrive, late answers to earlier messages included, until all messages are
-        answered or the time is over. The caller may stop earlier; the next call then yields what
-        has come by then and was not yielded. A node that cannot be reached is not an error: it does not answer.
+        answered or the time is over. The caller may stop earlier; the next call then yields what has come by
+        then and was not yielded. A node that cannot be reached is not an error: it does not answer.
 
         Args:
             messages: Pairs of a client's name and the bytes of its message.

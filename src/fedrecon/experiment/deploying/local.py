@@ -125,9 +125,8 @@ class LocalDeployment:
         # The server's plan comes last: it says that all other files are there, so that a kill in between is
         # repaired by the next call.
         spec = self._spec
-        here = {"nodes": self._nodes, "seconds": self._seconds}
         rounds = read_settings(self._app).model_dump(include=_OF_ROUNDS)
-        settings = DeploymentSettings(**here, **rounds)
+        settings = DeploymentSettings(nodes=self._nodes, seconds=self._seconds).model_copy(update=rounds)
         plan = plan_of(self.config, spec, self.out.name, settings)
         make_folder(self._work / SERVER)
         if (self._work / SERVER / FILE).exists():
