@@ -23,6 +23,15 @@ from fedrecon.experiment.training.run_experiment import console
 _NIGHTLY = ('devices.model.name="nightly"',)
 # Slow clients lie in the way of a round only where the spread of speeds is wide.
 _SLOW = ("devices.speed_spread=1.0",)
+_STALE = ("devices.max_staleness=10",)
+_FIGURES = (
+    "asked_clients",
+    "counted_clients",
+    "late_clients",
+    "stale_clients",
+    "lost_clients",
+    "round_seconds",
+)
 
 
 class Line(NamedTuple):
@@ -37,7 +46,17 @@ TABLE = (
     Line("all", "all answer, the round waits for the last"),
     Line("wide", "as before, speeds spread twice as widely", _SLOW),
     Line("deadline", "deadline of 30 s", (*_SLOW, "devices.deadline=30.0")),
+    Line(
+        "stale",
+        "as before, late answers counted later",
+        (*_SLOW, "devices.deadline=30.0", "devices.round_seconds=30.0", *_STALE),
+    ),
     Line("over", "130% asked, the fastest 100% counted", (*_SLOW, "devices.over_selection=1.3")),
+    Line(
+        "over-stale",
+        "as before, late answers counted later",
+        (*_SLOW, "devices.over_selection=1.3", "devices.round_seconds=47.0", *_STALE),
+    ),
     Line(
         "dropout",
         "20% never answer, 130% asked",
@@ -53,9 +72,10 @@ TABLE = (
 
 
 def mean_figure(out: Path, name: str) -> float:
-    """The mean over all rounds, and all seeds, of a number that the sampling records for a round."""
+    """The mean over all rounds, and all seeds, of a number that the sampling records; 0 where it does not."""
     files = [out / METRICS] if (out / METRICS).exists() else sorted(out.glob(f"*/{METRICS}"))
-    return fmean(row.value for path in files for row in read(path) if row.metric == name)
+    values = [row.value for path in files for row in read(path) if row.metric == name]
+    return fmean(values) if values else 0.0
 
 
 def main() -> int:
@@ -87,13 +107,10 @@ def main() -> int:
     failed = run_side_by_side(commands, options.jobs, screen)
     if failed:
         return failed
-    rows = [["devices", "test RMSE", "asked", "counted", "late", "lost", "seconds a round"]]
+    rows = [["devices", "test RMSE", "asked", "counted", "late", "counted later", "lost", "seconds a round"]]
     for line in TABLE:
         out = options.out / line.name
-        figures = [
-            mean_figure(out, name)
-            for name in ("asked_clients", "counted_clients", "late_clients", "lost_clients", "round_seconds")
-        ]
+        figures = [mean_figure(out, name) for name in _FIGURES]
         rmse = spread(measured(out, "test", "recon_eval", "rmse"), "{:.4f}".format)
         rows.append([line.label, rmse, *(f"{value:.0f}" for value in figures)])
     table = markdown(rows)

@@ -26,6 +26,8 @@ class ServerState(NamedTuple):
         aggregator_state: The state of the aggregator; `()` for an aggregator without one.
         round: The number of rounds done, int32.
         privacy: The state of the ledger of `fedrecon.privacy`; `()`, the default, without one.
+        late: In a simulation with late updates, their sums by the round that will count them; `()`, the
+            default, without them.
     """
 
     global_params: Params
@@ -33,6 +35,7 @@ class ServerState(NamedTuple):
     aggregator_state: Any
     round: Int[Array, ""]
     privacy: Any = ()
+    late: Any = ()
 
 
 class Broadcast(NamedTuple):

@@ -46,9 +46,15 @@ class AbstractSampling(abc.ABC):
     Attributes:
         even: Whether all clients are as likely to be drawn, as by default. Where they are not, blocks are
             planned for cohorts as they are drawn.
+        max_staleness: The largest number of rounds by which a client's update may be late and still be
+            counted; 0, as by default, where all are counted in their round.
+        staleness_exponent: The exponent of the discount `(1 + s) ** -staleness_exponent` of an update that is
+            s rounds late; 0.5 by default.
     """
 
     even: ClassVar[bool] = True
+    max_staleness: int = 0
+    staleness_exponent: float = 0.5
 
     @abc.abstractmethod
     def indices(
@@ -62,6 +68,15 @@ class AbstractSampling(abc.ABC):
         The arguments are those of `indices`.
         """
         return {}
+
+    def delays(
+        self, round: int, num_examples: Int[np.ndarray, "client"], seed: int
+    ) -> Int64[np.ndarray, "row"]:
+        """How many rounds later the update of each client of `indices` is counted, at most `max_staleness`.
+
+        It is only asked for where `max_staleness` is above 0. The arguments are those of `indices`.
+        """
+        return np.zeros(len(self.indices(round, num_examples, seed)), np.int64)
 
     @abc.abstractmethod
     def most(self, num_clients: int) -> int:

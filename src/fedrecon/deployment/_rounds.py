@@ -1,6 +1,7 @@
 """The rounds of a deployment, over any transport."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from fedrecon._files import make_folder, write_atomically
 from fedrecon.core._mean import Mean
 from fedrecon.deployment._endpoint import Endpoint
 from fedrecon.deployment._server import Outcome
-from fedrecon.errors import RunError
+from fedrecon.errors import RunError, whole_number
 
 STATE, LOG, ANSWERED = "server.state", "rounds.jsonl", "answered.jsonl"
 
@@ -23,7 +24,8 @@ class Transport(Protocol):
         """Sends each message to the node of its client, and yields the nodes' answers.
 
         Answers are yielded as they arrive, late answers to earlier messages included, until all messages are
-        answered or the time is over. A node that cannot be reached is not an error: it does not answer.
+        answered or the time is over. The caller may stop earlier; the next call then yields what has come by
+        then and was not yielded. A node that cannot be reached is not an error: it does not answer.
 
         Args:
             messages: Pairs of a client's name and the bytes of its message.
@@ -50,6 +52,7 @@ class RoundRecord(NamedTuple):
         """The record as JSON values, as a line of `rounds.jsonl` has them."""
         fields = ("round", "attempt", "released", "asked", "answered", "late")
         values = {name: getattr(self.outcome, name) for name in fields}
+        values["stale"] = len(self.outcome.stale)
         values["refused"] = dict(self.outcome.refused)
         sizes = {"bytes_down": self.bytes_down, "bytes_up": self.bytes_up}
         return {**values, **sizes, "seconds": round(self.seconds, 6)}
@@ -68,6 +71,7 @@ def run_rounds(
     seconds: float = 600.0,
     max_attempts: int = 10,
     note_clients: bool = False,
+    enough_answers: int | None = None,
 ) -> Iterator[RoundRecord]:
     """Runs rounds until a number of them is done; each is on the disk before the next one begins.
 
@@ -84,12 +88,17 @@ def run_rounds(
         max_attempts: The number of attempts that a round gets before this raises an error; 10 by default.
         note_clients: Whether the names of the clients that each round counted are written to
             `answered.jsonl`; False by default.
+        enough_answers: The number of counted updates of a round's own cohort at which the round ends before
+            its deadline; None, the default, to wait for the whole cohort. Answers that come afterwards are
+            late.
 
     Raises:
+        ValueError: `enough_answers` is below 1.
         DataError: The state in the folder is damaged, or of another run.
         OSError: The state cannot be written; the file then still holds the state after the round before.
         RunError: A round had `max_attempts` attempts without enough answers.
     """
+    enough = math.inf if enough_answers is None else whole_number("enough_answers", enough_answers, 1)
     make_folder(folder)
     server, state = endpoint.server, folder / STATE
     if state.exists():
@@ -115,13 +124,16 @@ def run_rounds(
         if sent:
             for data in transport.exchange(sent, end - time.monotonic()):
                 endpoint.receive(data)
+                if len(server.answered) >= enough:
+                    break
         outcome, down, up = endpoint.step()
         record = RoundRecord(outcome, down, up, time.monotonic() - started)
         # The line is written before the state. After a kill between the two, the round is computed again and
         # `_cut` removes its line; in the other order the line of a released round could be missing for good.
         _append(folder / LOG, record.line())
         if note_clients and outcome.released:
-            _append(folder / ANSWERED, {"round": outcome.round, "clients": list(outcome.clients)})
+            stale = {"stale": [list(pair) for pair in outcome.stale]} if outcome.stale else {}
+            _append(folder / ANSWERED, {"round": outcome.round, "clients": list(outcome.clients), **stale})
         if outcome.released:
             server.checkpoint(state)
             endpoint.checkpointed()

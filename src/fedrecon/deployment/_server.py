@@ -16,6 +16,7 @@ from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of, with_leaves
 from fedrecon.core._types import Params
 from fedrecon.data._sampling import Sampling
+from fedrecon.data._staleness import discounts
 from fedrecon.deployment._messages import Address, state_from, state_message
 from fedrecon.deployment._refusals import Refusal, RefusedError
 from fedrecon.deployment._sums import Sums
@@ -38,10 +39,12 @@ class Outcome(NamedTuple):
         released: Whether the sum of the updates was applied to the global parameters.
         asked: Number of clients in the cohort.
         answered: Number of clients whose updates were counted.
-        late: Number of answers to an earlier round or attempt.
+        late: Number of answers to an earlier round or attempt, those of `stale` included.
         refused: Number of updates that were not counted, by the name of the reason.
         metrics: Means of the training metrics over the clients that answered.
         clients: Names of the clients that answered, in the order of the cohort.
+        stale: Updates of earlier rounds that were counted, as pairs of a client's name and its round; none by
+            default.
     """
 
     round: int
@@ -53,6 +56,7 @@ class Outcome(NamedTuple):
     refused: Mapping[str, int]
     metrics: Mapping[str, Mean]
     clients: Sequence[Any]
+    stale: Sequence[tuple[Any, int]] = ()
 
 
 class Server:
@@ -89,11 +93,16 @@ class Server:
             if they are unknown.
         secret: Secret that draws the cohorts of a private algorithm in place of `seed`, since its accounting
             rests on cohorts that nobody knows; a new one by default.
+        max_staleness: The largest number of rounds by which an update may be late and still be counted, by
+            the round in which it arrives; 0, the default, to refuse late updates.
+        staleness_exponent: The weight of an update that is s rounds late is multiplied by
+            `(1 + s) ** -staleness_exponent`; 0.5 by default.
 
     Raises:
         TypeError: `algorithm` is not an `Algorithm`.
         ValueError: There are fewer clients than `sampling` draws, two have the same name, the clients or the
-            sampling are not those of the privacy accounting, or its noise is one that a deployment lacks.
+            sampling are not those of the privacy accounting, its noise is one that a deployment lacks, or
+            late updates are to be counted under it.
     """
 
     def __init__(
@@ -110,6 +119,8 @@ class Server:
         statistics: Any = (),
         vocabularies: Mapping[str, Any] | None = None,
         secret: Secret | None = None,
+        max_staleness: int = 0,
+        staleness_exponent: float = 0.5,
     ):
         of_kind(Algorithm, algorithm=algorithm)
         min_answers = whole_number("min_answers", min_answers, 0)
@@ -127,8 +138,13 @@ class Server:
             raise ValueError(
                 f"algorithm must not count rows, which a deployment cannot yet, got {algorithm!r}"
             )
+        self._discounts = discounts(max_staleness, staleness_exponent)
         if algorithm.privacy is not None:
             check_noise(algorithm.privacy)
+            if (
+                max_staleness
+            ):  # a round could hold two updates of a client, and more clients than a cohort has
+                raise ValueError(f"max_staleness must be 0 for a private algorithm, got {max_staleness}")
             algorithm.privacy.check(sampling=sampling, num_clients=len(self.clients))
             self._cohort_seed = (secret or Secret.fresh()).cohort_seed
         self._state: ServerState = first_state(algorithm, seed, global_params)[0]
@@ -218,6 +234,9 @@ class Server:
     ) -> Refusal | None:
         """Adds a client's update to the present round's sum.
 
+        An update of an earlier round is counted where `max_staleness` allows it, the client was in that
+        round's cohort, and no update of the client for that round or a later one has been applied.
+
         Args:
             client: Name of the client.
             update: The client's update.
@@ -230,11 +249,14 @@ class Server:
             refusals has changed.
         """
         try:
-            self._check_turn(client, round, attempt)
-            self._sums.add(update)
+            staleness = self._staleness(client, round, attempt)
+            self._sums.add(update, float(self._discounts[staleness]))
         except RefusedError as error:
             return self.refuse(error.reason)
-        self._answered.add(client)
+        if staleness:
+            self._stale[client, self._round - staleness] = None
+        else:
+            self._answered.add(client)
         return None
 
     def refuse(self, reason: Refusal) -> Refusal:
@@ -242,33 +264,50 @@ class Server:
         self._refused[reason.value] += 1
         return reason
 
-    def _check_turn(self, client: Any, round: int | None, attempt: int | None) -> None:
+    def _staleness(self, client: Any, round: int | None, attempt: int | None) -> int:
+        """By how many rounds an update is late, after a check that it may be counted.
+
+        Raises:
+            RefusedError: The update answers another round or attempt, the client was not asked, or it has
+                answered.
+        """
         round = self._round if round is None else round
         attempt = self.attempt if attempt is None else attempt
+        members, staleness = self._members, 0
         if (round, attempt) != (self._round, self.attempt):
             self._late += (round, attempt) < (self._round, self.attempt)
-            raise RefusedError(
-                Refusal.WRONG_ROUND,
-                f"this is round {self._round}, attempt {self.attempt}; got {round}, {attempt}",
-            )
-        if client not in self._members:
-            raise RefusedError(Refusal.NOT_ASKED, f"the client {client!r} is not in this round's cohort")
-        if client in self._answered:
+            staleness = self._round - round
+            if not 0 < staleness < len(self._discounts) or round < 0:
+                raise RefusedError(
+                    Refusal.WRONG_ROUND,
+                    f"this is round {self._round}, attempt {self.attempt}; got {round}, {attempt}",
+                )
+            members = set(self._cohort_of(round))
+        if client not in members:
+            raise RefusedError(Refusal.NOT_ASKED, f"the client {client!r} is not in the round's cohort")
+        if staleness and self._counted[self._places[client]] > round:
+            raise RefusedError(Refusal.WRONG_ROUND, f"a later update of {client!r} than {round} was counted")
+        answered = (client, round) in self._stale or self._counted[self._places[client]] == round
+        if answered if staleness else client in self._answered:
             raise RefusedError(Refusal.DUPLICATE, f"the client {client!r} has answered this round")
+        return staleness
 
     def step(self) -> Outcome:
         """Ends the attempt: applies the sum of the updates, or begins the round again after too few."""
-        enough = len(self._answered) >= min(self._min_answers, len(self._cohort))
+        answers = len(self._answered) + len(self._stale)
+        enough = answers >= min(self._min_answers, len(self._cohort))
         state = self._step(self._armed(), self._sums.update()) if enough else self._state
         # Each update is finite, but their sum may overflow float32, which would destroy the parameters.
         released = enough and _is_finite(state.global_params)
         metrics = {name: Mean(*pair) for name, pair in self._sums.metrics.items()}
         counts = len(self._cohort), len(self._answered), self._late, dict(self._refused)
         clients = [name for name in self._cohort if name in self._answered]
-        outcome = Outcome(self._round, self.attempt, released, *counts, metrics, clients)
+        outcome = Outcome(self._round, self.attempt, released, *counts, metrics, clients, list(self._stale))
         if released:
             self._state, self.attempt = state, 0
-            self._counted[[self._places[name] for name in self._answered]] = outcome.round
+            for name, number in [*self._stale, *((name, outcome.round) for name in self._answered)]:
+                place = self._places[name]
+                self._counted[place] = max(self._counted[place], number)
         else:
             self.attempt += 1
         self._begin()
@@ -294,11 +333,15 @@ class Server:
 
     def _begin(self) -> None:
         self._round = int(self._state.round)
-        positions = self._sampling.indices(self._round, self._num_examples, self._cohort_seed)
-        self._cohort = [self.clients[i] for i in positions]
+        self._cohort = self._cohort_of(self._round)
         self._members, self._answered = set(self._cohort), set[Any]()
         self._late, self._refused = 0, Counter[str]()
+        self._stale = dict[tuple[Any, int], None]()  # a dictionary keeps the order of arrival
         self._sums.clear()
+
+    def _cohort_of(self, round: int) -> list[Any]:
+        positions = self._sampling.indices(round, self._num_examples, self._cohort_seed)
+        return [self.clients[i] for i in positions]
 
     def checkpoint(self, path: Path) -> None:
         """Writes the state between rounds to a file atomically; answers of the present round are not in it.

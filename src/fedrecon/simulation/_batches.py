@@ -29,6 +29,8 @@ class Batch(NamedTuple):
         rows: For each group of tables the numbers of the rows that a client touches, `[block, client, row]`,
             padded with the number of rows of the table.
         client_state: The clients' states between rounds; `()`, the default, for stateless clients.
+        delay: How many rounds later each client's update is counted, `[block, client]`; `()`, the default,
+            where all are counted at once.
     """
 
     data: dict[str, Any]
@@ -37,6 +39,7 @@ class Batch(NamedTuple):
     key: Any
     rows: dict[str, Any]
     client_state: Any = ()
+    delay: Any = ()
 
 
 class Layout:
@@ -87,6 +90,7 @@ class Layout:
         positions: Int[np.ndarray, "row"],
         keys: UInt32[np.ndarray, "row 2"],
         cut: Sequence[Group] | None = None,
+        delays: Int[np.ndarray, "client"] | None = None,
     ) -> Batch:
         """The batch of the clients at `positions`, which may be at most the slot's capacity.
 
@@ -96,6 +100,8 @@ class Layout:
             keys: The data of these clients' random keys, uint32 `[client, 2]`.
             cut: The groups whose fields are renumbered, none where whole tables are used, as in evaluation;
                 by default those of which a client of the slot touches fewer rows than the tables have.
+            delays: How many rounds later each client's update is counted; None, the default, where all are
+                counted at once.
         """
         clients, shape = self.clients, (slot.blocks, slot.clients)
         free = slot.capacity - len(positions)
@@ -124,6 +130,7 @@ class Layout:
             shaped(np.ones(len(positions), bool)),
             shaped(keys),
             rows,
+            delay=() if delays is None else shaped(delays.astype(np.int32)),
         )
 
     def by_rows(self, group: Group, slot: Slot) -> bool:

@@ -22,6 +22,7 @@ from fedrecon.core._types import Params
 from fedrecon.simulation._batches import Batch
 from fedrecon.simulation._client_step import View, client_step
 from fedrecon.simulation._compilation import heavy
+from fedrecon.simulation._late_updates import add_by_stage, in_stages
 
 
 class Announced(NamedTuple):
@@ -42,6 +43,8 @@ def cohort_update(
     global_params: Params,
     announced: Announced,
     batches: tuple[Batch, ...],
+    *,
+    stages: int = 1,
 ) -> tuple[Update, Packed, list[Any]]:
     """The sum of a cohort's updates, the metrics of each block by slot, and the clients' new states.
 
@@ -51,6 +54,8 @@ def cohort_update(
         global_params: The global parameters before the round.
         announced: The number of rounds done, and what the server broadcasts beside the parameters.
         batches: The clients of each slot.
+        stages: The number of rounds in which the clients' updates are counted; the sums are by stage,
+            `[stage, ...]`, where it is above 1; 1 by default.
     """
     # Deltas of bfloat16 or float16 parameters are summed in float32: after a few hundred addends a sum in
     # bfloat16, which has 8 significant bits, would round further addends away.
@@ -58,7 +63,8 @@ def cohort_update(
     if algorithm.takes_each:
         return _side_by_side(algorithm, views, global_params, announced, batches)
     counts = {name: jnp.zeros(leaf_at(global_params, name).shape[0]) for name in algorithm.row_counts}
-    total = Update(Mean(zeros, jnp.zeros(())), {}, {}, counts or ())
+    nothing = Mean(*in_stages((zeros, jnp.zeros(())), stages))
+    total = Update(nothing, {}, {}, counts or ())
     metrics_by_slot, client_state = [], []
     for batch, view in zip(batches, views, strict=True):
         run = functools.partial(_block, algorithm, view, global_params, announced)
@@ -149,7 +155,7 @@ def _block(
     step, metrics = steps[-1], update.metrics
     steps.clear()  # it is referred to by what was traced, which would wait for the garbage collector
     if step is None:
-        sums = _with_deltas(total, update, block.real, heavy(global_params, algorithm.model.tables))
+        sums = _with_deltas(total, update, block, heavy(global_params, algorithm.model.tables))
     else:
         # The clients' deltas, which are then read by nobody, are left out by the compiler.
         delta, finite = summed_gradients.summed(step, *arrays)
@@ -184,8 +190,9 @@ def _clients_of(
             for name in group.leaves
         }
         broadcast = Broadcast(with_leaves(global_params, small), *announced)
+        at_once = isinstance(block.delay, tuple)  # late updates are summed one by one
         changed = algorithm.privacy or algorithm.compression or algorithm.row_counts  # the solver's deltas
-        collects = steps is not None and not view.cut and not changed
+        collects = steps is not None and not view.cut and at_once and not changed
         with contextlib.ExitStack() as stack:
             notes = stack.enter_context(summed_gradients.collecting()) if collects else {}
             update, client_state = client_step(algorithm, view, broadcast, batch, simulated=True)
@@ -223,11 +230,14 @@ def _step_of(update: Update, global_params: Params) -> GradientStep | None:
     return step if step.starts_at(global_params) else None
 
 
-def _with_deltas(total: Update, update: Update, real: Bool[Array, "client"], much: bool) -> Update:
+def _with_deltas(total: Update, update: Update, block: Batch, much: bool) -> Update:
     """A sum of updates with those of the clients of a block added, `[client, ...]`."""
+    at_once = isinstance(block.delay, tuple)
 
     def add(name: str, total: Array, part: Array) -> Any:
         rows = update.rows.get(name)
+        if not at_once:
+            return add_by_stage(total, part, block.delay, rows, much)
         if rows is None:
             return total + summed(part)
         count = len(rows)
@@ -237,7 +247,11 @@ def _with_deltas(total: Update, update: Update, real: Bool[Array, "client"], muc
         return add(path_of(path), total, part)
 
     delta = jax.tree_util.tree_map_with_path(add_leaf, total.delta.total, update.delta.total)
-    weight = total.delta.weight + _weight(update, real)
+    if at_once:
+        weight = total.delta.weight + _weight(update, block.real)
+    else:
+        weights = jnp.where(block.real, update.delta.weight, 0)
+        weight = add_by_stage(total.delta.weight, weights, block.delay)
     counts: Any = ()
     if total.statistics:  # numbers for the rows of tables, see `Algorithm.row_counts`
         counts = {name: add(name, sums, update.statistics[name]) for name, sums in total.statistics.items()}

@@ -27,6 +27,7 @@ from fedrecon.simulation._client_step import View, first_state
 from fedrecon.simulation._cohort import cohort_update, one_pass
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
+from fedrecon.simulation._late_updates import checked_delays, checked_late, counting_late, stages_of
 from fedrecon.simulation._protection import Protection
 from fedrecon.simulation._round import Round, Sizes
 from fedrecon.simulation._second_thread import SecondThread
@@ -108,9 +109,12 @@ class Simulation:
         # Both donate the sum of updates, whose memory the result takes over. The server's state is never
         # donated: the caller may hold the state of any round.
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
-        self._finish = jax.jit(algorithm.server_update, donate_argnums=1)
+        self._stages = stages_of(sampling)
+        self._step = counting_late(sampling, algorithm)
+        # Sums by stage have no result of their shape that could take their memory over.
+        self._finish = jax.jit(self._step, donate_argnums=1 if self._stages == 1 else ())
         if algorithm.takes_each:  # what is not summed is larger than the result, which takes no memory over
-            self._finish = jax.jit(algorithm.server_update)
+            self._finish = jax.jit(self._step)
             self._merge = jax.jit(lambda a, b: jax.tree.map(lambda *x: jnp.concatenate(x), a, b))
         # Nearly all cohorts take one pass, and with the server's step in its program a round is one dispatch.
         # The price is a superfluous step in each further pass, and the memory that `_finish` would take over,
@@ -160,8 +164,9 @@ class Simulation:
         )
         # One program for all slots of a pass: a program for each would be dispatched, and its results merged,
         # many times in a round that may take a few milliseconds.
-        update_of = self._devices.spread(functools.partial(cohort_update, self.algorithm, views))
-        steps = self.algorithm.server_update if self._joined and self._parts == 1 else None
+        sums = functools.partial(cohort_update, self.algorithm, views, stages=self._stages)
+        update_of = self._devices.spread(sums)
+        steps = self._step if self._joined and self._parts == 1 else None
         run = functools.partial(one_pass, self.algorithm, update_of, steps)
         self._pass = jax.jit(run, compiler_options=self._options)
 
@@ -184,7 +189,7 @@ class Simulation:
         """
         state, key = first_state(self.algorithm, self.seed, global_params)
         check_model(self.algorithm, self.clients, state.global_params, key)
-        return self._as_trained(state)
+        return self._as_trained(checked_late(state, self._stages))
 
     def rounds(self, state: ServerState, count: int) -> Iterator[Round]:
         """Runs rounds from `state` on; the host lays out a cohort while the device computes the one before.
@@ -199,9 +204,10 @@ class Simulation:
             self._protection.check(first + count)
         if self.client_states is not None:
             self.client_states.rewind(first)
-        state = self._devices.everywhere(plain_state(state))
+        state = self._devices.everywhere(checked_late(plain_state(state), self._stages))
         for number in range(first, first + count):
             cohort = self._cohort(number)
+            delays = self._delays(number, len(cohort))
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
             total, metrics, local_positions = None, [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
@@ -209,7 +215,7 @@ class Simulation:
             for index, slots in enumerate(passes):
                 del after  # the state of the pass before is not used: frees memory that this pass may need
                 parts = self._cut(slots)
-                laid_out = [self._laid_out(part, cohort, keys) for part in parts]
+                laid_out = [self._laid_out(part, cohort, keys, delays) for part in parts]
                 local_positions += [positions for mine, _ in laid_out for positions in mine]
                 if self._protection is not None and not index:
                     # As late as possible, since the key waits for the parameters of the round before.
@@ -238,11 +244,13 @@ class Simulation:
             repeats: How often each pass is timed, after a first run to compile it; the shortest time counts;
                 2 by default.
         """
-        number, total, state = int(state.round), 0.0, plain_state(state)
+        number, total = int(state.round), 0.0
+        state = checked_late(plain_state(state), self._stages)
         cohort = self._cohort(number)
+        delays = self._delays(number, len(cohort))
         keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
         for slots in self.plan.passes(self.clients.num_examples[cohort]):
-            batches = [self._laid_out(part, cohort, keys)[1] for part in self._cut(slots)]
+            batches = [self._laid_out(part, cohort, keys, delays)[1] for part in self._cut(slots)]
             times = []
             for _ in range(repeats + 1):
                 start = time.perf_counter()
@@ -274,18 +282,29 @@ class Simulation:
         seed = self.seed if self._protection is None else self._protection.secret.cohort_seed
         return cohort_of(self.sampling, number, self.clients.num_examples, seed)
 
+    def _delays(self, number: int, count: int) -> Int[np.ndarray, "client"] | None:
+        """How many rounds later the updates of a round's clients are counted; None if all are at once."""
+        if self._stages == 1:
+            return None
+        assert isinstance(self.sampling, AbstractSampling)
+        return checked_delays(self.sampling, number, self.clients.num_examples, self.seed, count)
+
     def _laid_out(
         self,
         slots: list[Int[np.ndarray, "..."]],
         cohort: Int[np.ndarray, "client"],
         keys: UInt32[np.ndarray, "client 2"],
+        delays: Int[np.ndarray, "client"] | None,
     ) -> tuple[list[Any], tuple[Batch, ...]]:
         """The positions in the cohort of a pass's clients that this process lays out, and their batches."""
         parts = [
             slot.part(positions, *self._devices.part)
             for slot, positions in zip(self._slots, slots, strict=True)
         ]
-        batches = tuple(self._layout.batch(slot, cohort[p], keys[p]) for slot, p in parts)
+        batches = tuple(
+            self._layout.batch(slot, cohort[p], keys[p], delays=None if delays is None else delays[p])
+            for slot, p in parts
+        )
         if self.client_states is not None:
             names = [self.clients.keys[cohort[positions]] for _, positions in parts]
             batches = tuple(map(functools.partial(_with_client_states, self.client_states), batches, names))

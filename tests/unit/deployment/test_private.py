@@ -105,3 +105,9 @@ def test_what_the_accounting_does_not_cover_is_refused(tmp_path):
             Server(other, NAMES, cohorts)
     with pytest.raises(ValueError, match="rounds must be at most the 3 that"):
         trained(algorithm, tmp_path, 4)
+
+
+def test_late_updates_are_refused():
+    algorithm = private()
+    with pytest.raises(ValueError, match="max_staleness must be 0 for a private algorithm, got 1"):
+        Server(algorithm, NAMES, algorithm.privacy.sampling, secret=SECRET, max_staleness=1)

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -12,11 +13,12 @@ from tests.small import Given, federation, rating_model, sgd, solver
 from fedrecon.algorithms._fedalt import fedalt
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import AlternateBatches
+from fedrecon.data._sampling import AbstractSampling
 from fedrecon.deployment._endpoint import Endpoint
 from fedrecon.deployment._messages import Address, ask_message, refusal_from
 from fedrecon.deployment._node import Node
 from fedrecon.deployment._refusals import Refusal
-from fedrecon.deployment._rounds import LOG, STATE, run_rounds
+from fedrecon.deployment._rounds import ANSWERED, LOG, STATE, run_rounds
 from fedrecon.deployment._server import Server
 from fedrecon.deployment._store import Store
 from fedrecon.deployment._wire import decode, encode
@@ -202,3 +204,72 @@ def joined(arrays):
         name: places.setdefault(x.__array_interface__["data"][0] if x.size else name, x)
         for name, x in arrays.items()
     }
+
+
+class Slow(Direct):
+    """Delivers the answers of some clients in the exchange after the one that asked, behind all others."""
+
+    def __init__(self, *nodes, slow):
+        super().__init__(*nodes)
+        self.slow, self.kept = slow, []
+
+    def exchange(self, messages, seconds):
+        kept, self.kept = self.kept, []
+        for client, data in messages:
+            answer = self.nodes[str(client)].handle(data)
+            if decode(answer).kind == "update" and str(client) in self.slow:
+                self.kept.append(answer)
+            else:
+                yield answer
+        yield from kept
+
+
+@dataclass(frozen=True)
+class Late(AbstractSampling):
+    """The cohorts above, in which the client c8 is one round late."""
+
+    max_staleness: int = 2
+
+    def indices(self, round, num_examples, seed):
+        return np.array(COHORTS.indices(round, num_examples, seed))
+
+    def delays(self, round, num_examples, seed):
+        return (self.indices(round, num_examples, seed) == 8).astype(int)
+
+    def most(self, num_clients):
+        return 3
+
+    def check(self, num_clients):
+        pass
+
+
+@pytest.mark.parametrize("algorithm", [STATELESS, STATEFUL], ids=["stateless", "stateful"])
+def test_late_updates_count_as_in_the_simulator(tmp_path, algorithm):
+    def trained(folder, counts):
+        transport = Slow(*halves(algorithm, folder), slow={"c8"})
+        for count in counts:
+            end = endpoint(algorithm, max_staleness=2)
+            list(run_rounds(end, transport, count, folder / "server", note_clients=True))
+        return end.server.state
+
+    simulation = Simulation(algorithm, CLIENTS, Late(), seed=3)
+    *_, last = simulation.rounds(simulation.init(), 4)
+    if algorithm is STATELESS:  # a stateful client of the simulator goes on at once from its own late round
+        same(trained(tmp_path / "whole", [4]), last.state._replace(late=()))
+    again = trained(tmp_path / "again", [2, 4])
+    jax.tree.map(np.testing.assert_array_equal, again, trained(tmp_path / "other", [4]))
+    lines = [json.loads(line) for line in (tmp_path / "again/server" / LOG).read_text().splitlines()]
+    assert [(x["answered"], x["stale"], x["refused"]) for x in lines] == [
+        (2, 0, {}), (2, 1, {}), (2, 1, {}), (2, 1, {}),
+    ]  # fmt: skip
+    noted = [json.loads(line) for line in (tmp_path / "again/server" / ANSWERED).read_text().splitlines()]
+    assert [x.get("stale") for x in noted] == [None, [["c8", 0]], [["c8", 1]], [["c8", 2]]]
+
+
+def test_a_round_ends_at_enough_answers(tmp_path):
+    end, transport = endpoint(STATELESS, max_staleness=1), Direct(*halves(STATELESS))
+    records = list(run_rounds(end, transport, 4, tmp_path, enough_answers=2))
+    assert [(r.outcome.asked, r.outcome.answered) for r in records] == [(3, 2)] * 4
+    assert [list(r.outcome.clients) for r in records][:2] == [["c3", "c5"], ["c8", "c1"]]
+    with pytest.raises(ValueError, match="enough_answers must be a whole number of at least 1, got 0"):
+        next(run_rounds(endpoint(STATELESS), transport, 4, tmp_path / "other", enough_answers=0))

@@ -14,6 +14,7 @@ from fedrecon.algorithms._base import Update
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._mean import Mean
+from fedrecon.core._model import leaves_of, with_leaves
 from fedrecon.data._sampling import Uniform
 from fedrecon.deployment._client import Client
 from fedrecon.deployment._refusals import Refusal, RefusedError
@@ -261,3 +262,87 @@ def test_statistics_are_summed_where_the_algorithm_has_them():
     update = answer(of, "c8")._replace(statistics=(np.array([1.0, 2.0], np.float32),))
     assert of.add("c8", update) is None
     assert of.add("c3", answer(of, "c3")) is Refusal.WRONG_LEAF
+
+
+STALE = Given([[3, 5, 8], [1, 2], [5, 8], [8, 10], [1], [2]])
+
+
+def stale_server(**others):
+    return server(STALE, **({"max_staleness": 2} | others))
+
+
+def test_late_update_counts_with_its_discount():
+    of, plain = stale_server(staleness_exponent=1.5), server(STALE)
+    late = answer(of, "c8")
+    for each in (of, plain):
+        assert each.add("c5", answer(each, "c5")) is None
+        each.step()
+    fresh = answer(of, "c1")
+    assert of.add("c8", late, round=0) is None and of.add("c1", fresh) is None
+    # By hand: the sums of both updates, the late one at 2 ** -1.5 of its weight, as one update.
+    factor = 2.0**-1.5
+    total = {name: np.zeros(np.shape(x)) for name, x in leaves_of(of.state.global_params).items()}
+    for update, weight in ((late, factor), (fresh, 1.0)):
+        for name, delta in leaves_of(update.delta.total).items():
+            at = update.rows.get(name, ...)
+            np.add.at(total[name], at, weight * np.asarray(delta, np.float64))
+    weight = factor * float(late.delta.weight) + float(fresh.delta.weight)
+    tree = with_leaves(of.state.global_params, {n: jnp.asarray(x, jnp.float32) for n, x in total.items()})
+    expected = ALGORITHM.server_update(plain.state, Update(Mean(tree, jnp.float32(weight)), {}, {}))
+    outcome = of.step()
+    assert outcome.stale == [("c8", 0)] and outcome.answered == 1 and outcome.late == 1 and outcome.released
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7),
+        of.state,
+        type(of.state)(*expected),
+    )
+
+
+def test_late_update_counts_once_and_not_behind_a_later_one(tmp_path):
+    of = stale_server()
+    late = answer(of, "c8")
+    assert of.add("c5", answer(of, "c5")) is None
+    of.step()
+    assert of.add("c2", late, round=0) is Refusal.NOT_ASKED
+    assert of.add("c5", late, round=0) is Refusal.DUPLICATE  # was counted in its own round
+    assert of.add("c8", late, round=0) is None
+    assert of.add("c8", late, round=0) is Refusal.DUPLICATE
+    assert of.step().released
+    of.checkpoint(tmp_path / "state")
+    other = stale_server()
+    other.restore(tmp_path / "state")
+    for each in (of, other):  # in the round after, and after a restart
+        assert each.last_counted("c8") == 0
+        assert each.add("c8", late, round=0) is Refusal.DUPLICATE
+        assert each.add("c3", late, round=0) is None, "two rounds late is allowed"
+        assert each.add("c3", late, round=-1) is Refusal.WRONG_ROUND
+        assert each.add("c8", answer(each, "c8")) is None
+        each.step()
+        assert each.add("c3", late, round=0) is Refusal.WRONG_ROUND, "three rounds late is too late"
+        assert each.add("c8", late, round=1) is Refusal.NOT_ASKED
+        assert each.add("c8", late, round=5) is Refusal.WRONG_ROUND, "a round that has not come"
+
+
+def test_updates_of_several_rounds_of_a_client_count_in_one():
+    of = server(Given([[8], [8], [8], [8]]), max_staleness=2, min_answers=0)
+    updates = []
+    for _ in range(2):
+        updates.append(answer(of, "c8"))
+        of.step()
+    updates.append(answer(of, "c8"))
+    assert [of.add("c8", x, round=n) for n, x in enumerate(updates)] == [None, None, None]
+    outcome = of.step()
+    assert outcome.stale == [("c8", 0), ("c8", 1)] and outcome.answered == 1
+    assert of.last_counted("c8") == 2
+    assert of.add("c8", updates[1], round=1) is Refusal.WRONG_ROUND, "round 2 was counted"
+
+
+def test_late_updates_count_towards_the_least_number():
+    of = stale_server(min_answers=2)
+    late = {name: answer(of, name) for name in ("c3", "c5", "c8")}
+    for name in ("c5", "c8"):
+        of.add(name, late[name])
+    assert of.step().released
+    assert of.add("c1", answer(of, "c1")) is None and of.add("c3", late["c3"], round=0) is None
+    outcome = of.step()
+    assert outcome.released and outcome.answered == 1 and outcome.stale == [("c3", 0)]

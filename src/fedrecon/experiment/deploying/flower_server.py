@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from fedrecon.deployment._server import Server
 from fedrecon.errors import RunError
 from fedrecon.experiment.deploying.flower_client import MESSAGES, NAMES, RECORD
 from fedrecon.experiment.deploying.plan import ENDED, PROCESS, DeploymentPlan
-from fedrecon.experiment.training.build import sampling_of
 from fedrecon.privacy._secret import SECRET_BYTES, Secret
 
 # Seconds between two queries which nodes are connected, and what they have answered.
@@ -25,7 +25,7 @@ _LOOK = 0.5
 _PATIENCE = 60.0
 # The least time in seconds for answers.
 _LEAST = 1.0
-# How many deadlines long an answer may be late and still be counted as late.
+# How many deadlines after its message an answer may come and still be counted as late.
 _KEPT = 3.0
 # The file of the secret that draws the cohorts of a private run.
 COHORTS = "cohorts.key"
@@ -36,10 +36,13 @@ class FlowerTransport:
 
     Args:
         grid: The grid that Flower passes to a server app.
+        max_staleness: The number of rounds by which an answer may be late and is still of use; 0 by default.
     """
 
-    def __init__(self, grid: Grid):
+    def __init__(self, grid: Grid, max_staleness: int = 0):
         self._grid, self._waiting = grid, set[str]()
+        self._deadlines = _KEPT + max_staleness
+        self._arrived = deque[bytes]()
         # The node of each client, and nodes that named a client of another node since `_settle` looked at it.
         self._node_of, self._claims = dict[str, int](), dict[str, int]()
         # When each node was last asked for its clients' names, and what it answered.
@@ -145,7 +148,7 @@ class FlowerTransport:
                 message_type=kind,
                 dst_node_id=node,
                 # Flower forgets an answer that comes later than this, so that late ones are not counted then.
-                ttl=_KEPT * seconds,
+                ttl=self._deadlines * seconds,
             )
             for node, values in sent.items()
         ]
@@ -158,24 +161,29 @@ class FlowerTransport:
     def _wait(self, numbers: set[str], seconds: float) -> Iterator[bytes]:
         """Yields what nodes answer, to earlier messages too, until all of these are answered; looks once."""
         end = time.monotonic() + seconds
+        while self._arrived:
+            yield self._arrived.popleft()
         while self._waiting:
             for reply in self._grid.pull_messages(sorted(self._waiting)):
                 self._waiting.discard(reply.metadata.reply_to_message_id)
                 # A reply without content tells of a failure.
                 if reply.has_content():
-                    yield from self._take(reply.metadata.src_node_id, reply.content[RECORD])
+                    self._take(reply.metadata.src_node_id, reply.content[RECORD])
+            # Whoever stops here gets the rest of a node's answers from the next call.
+            while self._arrived:
+                yield self._arrived.popleft()
             if numbers.isdisjoint(self._waiting) or time.monotonic() > end:
                 return
             time.sleep(_LOOK)
 
-    def _take(self, node: int, record: Any) -> Iterator[bytes]:
-        """Notes the clients' names in a node's answer, and yields the messages in it."""
+    def _take(self, node: int, record: Any) -> None:
+        """Notes the clients' names in a node's answer, and the messages in it."""
         if NAMES in record:
             self._names[node] = frozenset(map(str, record[NAMES]))
             for name in self._names[node]:
                 if self._node_of.setdefault(name, node) != node:
                     self._claims[name] = node
-        yield from record.get(MESSAGES, [])
+        self._arrived += record.get(MESSAGES, [])
 
 
 def server_app() -> ServerApp:
@@ -187,7 +195,8 @@ def server_app() -> ServerApp:
         folder = Path(str(context.run_config["folder"]))
         write_atomically(folder / PROCESS, str(os.getpid()))
         try:
-            run(DeploymentPlan.read(folder), FlowerTransport(grid), folder)
+            plan = DeploymentPlan.read(folder)
+            run(plan, FlowerTransport(grid, plan.max_staleness), folder)
         except Exception as error:
             write_atomically(folder / ENDED, f"{type(error).__name__}: {error}\n")
             raise
@@ -211,14 +220,17 @@ def run(plan: DeploymentPlan, transport: FlowerTransport, folder: Path) -> None:
     plan.check_protection(plan.address)
     names = transport.find(plan.nodes, plan.seconds)
     algorithm = plan.algorithm()
+    sampling, enough = plan.sampling(len(names))
     server = Server(
         algorithm,
         names,
-        sampling_of(config, plan.num_clients or len(names)),
+        sampling,
         seed=config.seed,
         run=plan.run,
         min_answers=plan.min_answers,
         secret=None if algorithm.privacy is None else _secret(folder / COHORTS),
+        max_staleness=plan.max_staleness,
+        staleness_exponent=plan.staleness_exponent,
     )
     rounds = run_rounds(
         Endpoint(server),
@@ -227,6 +239,7 @@ def run(plan: DeploymentPlan, transport: FlowerTransport, folder: Path) -> None:
         folder,
         seconds=plan.seconds,
         note_clients=True,
+        enough_answers=enough,
     )
     for _ in rounds:
         continue

@@ -3,8 +3,9 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import tomli_w
 
 from fedrecon._files import make_folder, write_atomically
+from fedrecon.data._sampling import AbstractSampling
 from fedrecon.deployment._messages import state_from
 from fedrecon.deployment._rounds import ANSWERED, LOG, STATE
 from fedrecon.deployment._wire import decode
@@ -31,7 +33,7 @@ from fedrecon.experiment.deploying.flower_processes import (
 from fedrecon.experiment.deploying.plan import FILE, DeploymentPlan
 from fedrecon.experiment.deploying.preparing import plan_of, with_numbers
 from fedrecon.experiment.deploying.processes import Processes, free_ports
-from fedrecon.experiment.deploying.settings import DeploymentSettings
+from fedrecon.experiment.deploying.settings import DeploymentSettings, read_settings
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json, seal
@@ -46,6 +48,8 @@ from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._simulation import Simulation
 
 SERVER, NODE, LOCAL = "server", "node-{}", "local.json"
+# Settings of the app's `deployment.toml` that a deployment on this machine takes over.
+_OF_ROUNDS = {"min_answers", "over_selection", "max_staleness", "staleness_exponent"}
 
 
 class LocalDeployment:
@@ -121,7 +125,8 @@ class LocalDeployment:
         # The server's plan comes last: it says that all other files are there, so that a kill in between is
         # repaired by the next call.
         spec = self._spec
-        settings = DeploymentSettings(nodes=self._nodes, seconds=self._seconds)
+        rounds = read_settings(self._app).model_dump(include=_OF_ROUNDS)
+        settings = DeploymentSettings(nodes=self._nodes, seconds=self._seconds).model_copy(update=rounds)
         plan = plan_of(self.config, spec, self.out.name, settings)
         make_folder(self._work / SERVER)
         if (self._work / SERVER / FILE).exists():
@@ -185,15 +190,18 @@ class LocalDeployment:
         """The largest absolute difference between the state and that of a simulation of the same cohorts."""
         place = {str(name): i for i, name in enumerate(self._spec.clients.ids.tolist())}
         lines = (self._work / SERVER / ANSWERED).read_text().splitlines()
-        counted = {x["round"]: x["clients"] for x in map(json.loads, lines)}
-        cohorts = [[place[name] for name in counted[number]] for number in range(self._spec.rounds)]
-        simulation = Simulation(
-            self._spec.algorithm, self._spec.clients, _Cohorts(cohorts), seed=self._spec.seed
-        )
+        plan = DeploymentPlan.read(self._work / SERVER)
+        delays: list[dict[int, int]] = [{} for _ in range(self._spec.rounds)]
+        for line in map(json.loads, lines):
+            for name, asked in [*line.get("stale", []), *((name, line["round"]) for name in line["clients"])]:
+                delays[asked][place[name]] = line["round"] - asked
+        cohorts = _Cohorts(tuple(delays), plan.max_staleness, plan.staleness_exponent)
+        simulation = Simulation(self._spec.algorithm, self._spec.clients, cohorts, seed=self._spec.seed)
         state = simulation.init()
         for done in simulation.rounds(state, self._spec.rounds):
             state = done.state
-        pairs = zip(jax.tree.leaves(state), jax.tree.leaves(self.state()), strict=True)
+        # What still waits at the end is no part of a deployment's state.
+        pairs = zip(jax.tree.leaves(state._replace(late=())), jax.tree.leaves(self.state()), strict=True)
         return max(
             float(np.max(np.abs(np.asarray(a, float) - np.asarray(b, float)), initial=0)) for a, b in pairs
         )
@@ -210,17 +218,29 @@ def work_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.deployment")
 
 
-class _Cohorts:
-    """A sampling that replays the cohorts of an earlier run."""
+@dataclass(frozen=True, eq=False)
+class _Cohorts(AbstractSampling):
+    """A sampling that replays the rounds of an earlier run.
 
-    def __init__(self, cohorts: list[list[int]]):
-        self._cohorts = cohorts
+    Attributes:
+        by_round: For each round, the positions of the clients whose updates were counted, with the numbers of
+            rounds by which they were late.
+        max_staleness: The largest of these numbers that was allowed.
+        staleness_exponent: The exponent of the discount of late updates.
+    """
+
+    by_round: tuple[Mapping[int, int], ...]
+    max_staleness: int
+    staleness_exponent: float
 
     def indices(self, round: int, num_examples: Any, seed: int) -> Any:
-        return np.asarray(self._cohorts[round], np.int64)
+        return np.fromiter(self.by_round[round], np.int64)
+
+    def delays(self, round: int, num_examples: Any, seed: int) -> Any:
+        return np.fromiter(self.by_round[round].values(), np.int64)
 
     def most(self, num_clients: int) -> int:
-        return max(map(len, self._cohorts))
+        return max(map(len, self.by_round))
 
     def check(self, num_clients: int) -> None:
         """Does nothing: the cohorts were drawn from the same clients."""

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedrecon.experiment.settings.sections import SettingError
 
 if TYPE_CHECKING:
     from fedrecon.algorithms._base import Algorithm
+    from fedrecon.data._sampling import Sampling
 
 FILE = "deployment.json"
 # Files that the server writes beside the plan: the id of its process; and at its end the reason why it ended
@@ -23,6 +25,8 @@ FILE = "deployment.json"
 PROCESS, ENDED = "process", "ended"
 # The port that Flower's SuperLink has by default.
 PORT = 8000
+# Entries that the first plans did not have, with their defaults.
+_LATER = {"over_selection": 1.0, "max_staleness": 0, "staleness_exponent": 0.5}
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,10 @@ class DeploymentPlan:
             depends; 0, the default, where there is no noise.
         public_inputs: The inputs other than its clients' deltas that a private run depends on, by the source
             of each; empty, the default, where there is no noise.
+        over_selection: Clients asked for each answer that a round wants; 1 by default.
+        max_staleness: The largest number of rounds by which an answer may be late and still be counted; 0,
+            the default, to refuse late answers.
+        staleness_exponent: The exponent of the discount of late answers; 0.5 by default.
     """
 
     run: str
@@ -64,10 +72,17 @@ class DeploymentPlan:
     accept_row_leak: bool = False
     num_clients: int = 0
     public_inputs: Mapping[str, str] = field(default_factory=dict)
+    over_selection: float = 1.0
+    max_staleness: int = 0
+    staleness_exponent: float = 0.5
 
     def write(self, folder: Path) -> None:
         """Writes the plan into a folder."""
-        write_atomically(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
+        values = asdict(self)
+        for name, default in _LATER.items():  # nodes of an earlier version know no such entry
+            if values[name] == default:
+                del values[name]
+        write_atomically(folder / FILE, json.dumps(values, indent=1) + "\n")
 
     @staticmethod
     def read(folder: Path) -> "DeploymentPlan":
@@ -103,6 +118,27 @@ class DeploymentPlan:
         """
         privacy = self._algorithm.privacy
         return self.rounds if privacy is None else privacy.affordable
+
+    def sampling(self, num_clients: int) -> tuple["Sampling", int | None]:
+        """The sampling that draws the clients to ask, and the number of answers at which a round ends.
+
+        Args:
+            num_clients: The number of clients of all nodes together.
+
+        Returns:
+            The sampling and the number; the number is None where a round waits for all clients that it asks.
+
+        Raises:
+            SettingError: There are fewer clients than a cohort asks for.
+        """
+        from fedrecon.data._sampling import Uniform
+        from fedrecon.experiment.training.build import sampling_of
+
+        sampling = sampling_of(self.config(), self.num_clients or num_clients)
+        if self.over_selection == 1 or not isinstance(sampling, Uniform):
+            return sampling, None
+        wanted = sampling.clients_per_round
+        return Uniform(min(math.ceil(wanted * self.over_selection), num_clients)), wanted
 
     @functools.cached_property
     def _algorithm(self) -> "Algorithm":

@@ -46,7 +46,8 @@ def plan_of(config: Config, spec: "RunSpec", run: str, settings: DeploymentSetti
 
     Raises:
         SettingError: The sampling simulates devices, which a deployment has, the parameters would start
-            from others, or clients are counted without need.
+            from others, clients are counted without need, or more clients are asked than the sampling or the
+            accounting of noise allows.
     """
     if config.training.sampling == "availability":
         raise SettingError(
@@ -59,6 +60,17 @@ def plan_of(config: Config, spec: "RunSpec", run: str, settings: DeploymentSetti
             f"that the model draws, got {config.training.initial_global_params!r}"
         )
     privacy, chosen = spec.algorithm.privacy, settings.model_dump()
+    if settings.over_selection > 1 and config.training.sampling not in ("uniform", "up_to"):
+        raise SettingError(
+            f"over_selection must be 1 unless training.sampling is 'uniform' or 'up_to', here "
+            f"{config.training.sampling!r}, got {settings.over_selection:g}"
+        )
+    for name, off in (("over_selection", 1), ("max_staleness", 0)):
+        if privacy is not None and chosen[name] != off:
+            raise SettingError(
+                f"{name} must be {off} under privacy, whose accounting knows each round's clients, got "
+                f"{chosen[name]:g}"
+            )
     if privacy is None and settings.num_clients:
         raise SettingError(
             f"num_clients must be 0 without privacy.epsilon or privacy.noise_multiplier, whose noise alone "

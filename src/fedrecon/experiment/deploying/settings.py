@@ -20,6 +20,21 @@ class DeploymentSettings(Section):
     nodes: int = setting(1, "nodes that must answer before the first round", ge=1)
     seconds: float = setting(600.0, "deadline of a round in seconds", gt=0, allow_inf_nan=False)
     min_answers: int = setting(1, "least number of answers: with fewer a round is begun again", ge=1)
+    over_selection: float = setting(
+        1.0,
+        "clients asked for each of training.clients_per_round answers, at which a round ends",
+        ge=1,
+        allow_inf_nan=False,
+    )
+    max_staleness: int = setting(
+        0, "rounds by which an answer may be late and still be counted; 0 refuses late answers", ge=0
+    )
+    staleness_exponent: float = setting(
+        0.5,
+        "exponent a of the discount (1 + s)^-a of an answer that is s rounds late",
+        ge=0,
+        allow_inf_nan=False,
+    )
     num_clients: int = setting(
         0,
         "clients of all nodes together, for the noise of a private run; 0 for as many as the data has",

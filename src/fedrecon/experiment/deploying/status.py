@@ -21,6 +21,8 @@ def describe_round(line: Mapping[str, Any]) -> str:
     state = "done" if line["released"] else "to be begun again"
     refused = "".join(f", {count} refused: {reason}" for reason, count in line["refused"].items())
     late = f", {line['late']} late" if line["late"] else ""
+    # Lines of earlier versions do not tell of late answers that were counted.
+    late += f", {line['stale']} of earlier rounds counted" if line.get("stale") else ""
     return (
         f"round {line['round'] + 1} {state}: {line['answered']} of {line['asked']} clients answered{late}"
         f"{refused}; {line['bytes_down']:,} bytes down, {line['bytes_up']:,} up; {line['seconds']:.1f} s"

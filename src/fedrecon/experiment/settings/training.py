@@ -57,6 +57,12 @@ class DeviceSettings(Section):
     speed_spread: float = setting(0.5, "standard deviation of the logarithm of a client's slowness", ge=0)
     jitter: float = setting(0.1, "the same, drawn for each client and round", ge=0)
     round_seconds: float = setting(300.0, "seconds between the beginnings of two rounds", ge=0)
+    max_staleness: int = setting(
+        0, "rounds by which an answer may be late and still be counted; 0 drops late answers", ge=0
+    )
+    staleness_exponent: float = setting(
+        0.5, "exponent a of the discount (1 + s)^-a of an answer that is s rounds late", ge=0
+    )
     model: Annotated[AlwaysSettings | NightlySettings, Field(discriminator="name")] = setting(
         AlwaysSettings(), "which clients are available:"
     )
@@ -68,7 +74,8 @@ class DeviceSettings(Section):
             clients_per_round: The number of answers at which a round ends.
 
         Raises:
-            ValueError: `min_answers` is above `clients_per_round`.
+            ValueError: `min_answers` is above `clients_per_round`, or there is `max_staleness` without
+                `round_seconds`.
         """
         from fedrecon.data._devices.availability import Availability
 

@@ -1,7 +1,7 @@
 """Builds the specification of a run from a configuration: data, model, algorithm and sampling."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +50,8 @@ _LATER_PRIVACY = {
     "row_threshold": 3.0,
     "min_contributors": "none",
 }
+# The same of the simulated devices.
+_LATER_DEVICES: dict[str, float] = {"max_staleness": 0, "staleness_exponent": 0.5}
 
 
 def task_of(config: Config) -> Task:
@@ -183,19 +185,25 @@ def _settings(config: Config) -> dict[str, Any]:
     if config.privacy == PrivacySettings():
         del settings["privacy"]
     else:
-        for name, default in _LATER_PRIVACY.items():
-            if settings["privacy"][name] == default:
-                del settings["privacy"][name]
+        _leave_out(settings["privacy"], _LATER_PRIVACY)
     for name in ("compression", "aggregation"):  # which runs of earlier versions did not have
         if getattr(config, name) == type(getattr(config, name))():
             del settings[name]
     if config.training.sampling != "availability":
         del settings["devices"]
+    else:
+        _leave_out(settings["devices"], _LATER_DEVICES)
     if getattr(config.model, "accuracy_within", None) == "stars":
         del settings["model"]["accuracy_within"]
     if getattr(config.model, "own_words", None) == 0:
         del settings["model"]["own_words"]
     return settings
+
+
+def _leave_out(section: dict[str, Any], defaults: Mapping[str, Any]) -> None:
+    for name, default in defaults.items():
+        if section[name] == default:
+            del section[name]
 
 
 def _public_inputs(config: Config, task: Task) -> dict[str, str]:

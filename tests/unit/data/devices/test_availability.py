@@ -60,6 +60,54 @@ def test_figures_add_up():
         assert figures["asked_clients"] == 60 == in_time + figures["late_clients"] + figures["lost_clients"]
 
 
+def test_late_answers_are_counted_by_the_first_round_that_begins_after_them():
+    plain = {
+        "over_selection": 1.2,
+        "deadline": 30.0,
+        "round_seconds": 40.0,
+        "speed_spread": 1.0,
+        "dropout": 0.1,
+    }
+    sampling = Availability(50, max_staleness=3, **plain)
+    outcomes = [outcome(sampling, round) for round in range(8)]
+    for round, result in enumerate(outcomes):
+        without = outcome(Availability(50, **plain), round)
+        np.testing.assert_array_equal(result.counted, without.counted)
+        late = ~result.counted
+        begun = np.maximum(np.ceil(result.seconds / 40.0), 1)
+        np.testing.assert_array_equal(result.delays[late], np.where(begun <= 3, begun, -1)[late])
+        assert (result.delays[result.counted] == 0).all()
+    for round in range(3, 8):
+        arrived = sum(int((outcomes[round - s].delays == s).sum()) for s in (1, 2, 3))
+        assert outcomes[round].stale == arrived > 0
+        assert sampling.figures(round, EXAMPLES, 0)["stale_clients"] == arrived
+    np.testing.assert_array_equal(
+        cohort_of(sampling, 0, EXAMPLES, 0), outcomes[0].asked[outcomes[0].delays >= 0]
+    )
+    np.testing.assert_array_equal(
+        sampling.delays(0, EXAMPLES, 0), outcomes[0].delays[outcomes[0].delays >= 0]
+    )
+    assert "stale_clients" not in Availability(50, **plain).figures(3, EXAMPLES, 0)
+
+
+def test_late_answers_count_towards_the_least_number():
+    plain = {"deadline": 15.0, "round_seconds": 30.0, "jitter": 1.0, "max_staleness": 4}
+    free = [outcome(Availability(50, **plain), round) for round in range(12)]
+    answers = [int(result.counted.sum()) + result.stale for result in free]
+    least = sorted(answers)[len(answers) // 2]
+    assert max(int(result.counted.sum()) for result in free) < least <= 50, "late answers decide nothing"
+    bound = [outcome(Availability(50, min_answers=least, **plain), round) for round in range(12)]
+    for round, (result, before) in enumerate(zip(bound, free, strict=True)):
+        assert result.abandoned == (answers[round] < least)
+        assert result.stale == (0 if result.abandoned else before.stale)
+        for delay in range(5):
+            lost = round + delay < 12 and answers[round + delay] < least
+            if not lost and round + delay < 12:
+                np.testing.assert_array_equal(result.delays == delay, before.delays == delay)
+            elif lost:
+                assert not (result.delays == delay).any()
+
+
 def test_dropout_is_the_share_that_never_answers():
     sampling = Availability(200, dropout=0.3)
     lost = np.concatenate([np.isinf(outcome(sampling, round).seconds) for round in range(100)])
@@ -171,6 +219,18 @@ def test_a_cohort_is_always_valid_and_the_same_again(count, over, deadline, drop
         (lambda: Availability(5, min_answers=6), "min_answers must be at most clients_per_round, 5, got 6"),
         (lambda: Availability(5, dropout=1.0), "dropout must be from 0 to below 1, got 1.0"),
         (lambda: Availability(5, latency=-1.0), "latency must be at least 0 and finite, got -1.0"),
+        (
+            lambda: Availability(5, max_staleness=-1),
+            "max_staleness must be a whole number of at least 0, got -1",
+        ),
+        (
+            lambda: Availability(5, staleness_exponent=-0.5),
+            "staleness_exponent must be at least 0 and finite, got -0.5",
+        ),
+        (
+            lambda: Availability(5, max_staleness=1, round_seconds=0.0),
+            "round_seconds must be above 0 with max_staleness, got 0",
+        ),
         (lambda: Nightly(hours=0.0), "hours must be above 0 and at most 24, got 0.0"),
         (lambda: Nightly(peak=24.0), "peak must be from 0 to below 24, got 24.0"),
         (lambda: Nightly(spread=math.nan), "spread must be at least 0 and finite, got nan"),

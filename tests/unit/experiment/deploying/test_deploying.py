@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fedrecon.data._clients import Clients
+from fedrecon.data._sampling import Uniform
 from fedrecon.deployment._messages import Address, ask_message, request_from
 from fedrecon.deployment._wire import decode, encode
 from fedrecon.errors import DataError, RunError
@@ -55,6 +56,38 @@ def test_plan_comes_back_from_its_file(tmp_path):
     assert DeploymentPlan.read(tmp_path) == plan()
     params = plan().algorithm().model.tables
     assert [table.leaf for table in params] == ["item/factors"]
+
+
+def test_plan_without_late_answers_is_one_of_earlier_versions(tmp_path):
+    plan().write(tmp_path)
+    entries = json.loads((tmp_path / "deployment.json").read_text())
+    assert not {"over_selection", "max_staleness", "staleness_exponent"} & entries.keys()
+    other = replace(plan(), over_selection=1.3, max_staleness=2)
+    other.write(tmp_path)
+    assert DeploymentPlan.read(tmp_path) == other
+
+
+def test_over_selection_asks_more_and_ends_at_those_wanted():
+    of = plan("training.clients_per_round=10")
+    assert of.sampling(30) == (Uniform(10), None)
+    assert replace(of, over_selection=1.25).sampling(30) == (Uniform(13), 10)
+    assert replace(of, over_selection=4.0).sampling(30) == (Uniform(30), 10)
+    every = replace(plan("training.clients_per_round=50", "training.sampling=up_to"), over_selection=2.0)
+    assert every.sampling(30) == (Uniform(30), 30)
+
+
+def test_over_selection_and_late_answers_are_refused_where_they_cannot_be():
+    changes = ["data.clients=20", "data.items=5", "training.sampling=everyone"]
+    config = configs.load(None, changes)
+    spec = spec_of(config, task_of(config))
+    with pytest.raises(SettingError, match=r"over_selection must be 1 unless .*, here 'everyone', got 1\.5"):
+        plan_of(config, spec, "spring", DeploymentSettings(over_selection=1.5))
+    settings = {"noise_multiplier": 1.0, "clip": 1.0, "delta": 1e-3}
+    algorithm = PrivacySettings(**settings).protect(
+        spec.algorithm, spec.rounds, spec.sampling, len(spec.clients), {}
+    )
+    with pytest.raises(SettingError, match=r"max_staleness must be 0 under privacy, .*, got 2"):
+        plan_of(config, replace(spec, algorithm=algorithm), "spring", DeploymentSettings(max_staleness=2))
 
 
 def test_simulated_devices_cannot_be_deployed():
@@ -273,6 +306,9 @@ def test_commands_tell_what_is_missing(tmp_path, capsys):
 def test_round_in_words():
     line = {"round": 0, "attempt": 0, "released": True, "asked": 5, "answered": 4, "late": 1}
     line |= {"refused": {"weight": 1}, "bytes_down": 1000, "bytes_up": 2000, "seconds": 1.25}
+    after = "1 refused: weight; 1,000 bytes down, 2,000 up; 1.2 s"
+    assert describe_round(line) == f"round 1 done: 4 of 5 clients answered, 1 late, {after}"
+    line["stale"] = 1
     assert describe_round(line) == (
-        "round 1 done: 4 of 5 clients answered, 1 late, 1 refused: weight; 1,000 bytes down, 2,000 up; 1.2 s"
+        f"round 1 done: 4 of 5 clients answered, 1 late, 1 of earlier rounds counted, {after}"
     )

@@ -89,6 +89,16 @@ def test_late_answers_arrive_in_a_later_round(grid):
     assert list(transport.exchange([("ann", b"2"), ("eve", b"2")], 5.0)) == [b"to 1", b"to 2", b"to 2"]
 
 
+def test_answers_that_a_round_no_longer_wants_arrive_in_the_next(grid):
+    transport = FlowerTransport(grid)
+    transport.find(2, 5.0)
+    messages = [("ann", b"1"), ("bob", b"1"), ("eve", b"1")]
+    first = transport.exchange(messages, 5.0)
+    next(first)
+    first.close()
+    assert list(transport.exchange([("eve", b"2")], 5.0)) == [b"to 1", b"to 1", b"to 2"]
+
+
 def test_node_that_was_started_again_takes_its_clients_with_it(grid):
     transport = FlowerTransport(grid)
     transport.find(2, 5.0)

@@ -8,6 +8,7 @@ from fedrecon.datasets.ratings._synthetic import synthetic
 from fedrecon.deployment._endpoint import Endpoint
 from fedrecon.deployment._rounds import run_rounds
 from fedrecon.deployment._server import Server
+from fedrecon.deployment._wire import decode
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.main import main
@@ -18,7 +19,6 @@ from fedrecon.experiment.deploying.status import status_of
 from fedrecon.experiment.deploying.worker import node_of
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import read_json
-from fedrecon.experiment.training.build import sampling_of
 from fedrecon.experiment.training.run_experiment import console, run_experiment
 
 SETTINGS = ["task=movielens", "training.rounds=2", "training.clients_per_round=6", "model.factors=3"]
@@ -34,6 +34,27 @@ class Direct:
             yield self._nodes[client].handle(data)
 
 
+class EveryThirdLate(Direct):
+    """Delivers every third update in the next exchange but one, which may be that of the next round."""
+
+    def __init__(self, nodes):
+        super().__init__(nodes)
+        self._count, self._kept = 0, [[], []]
+
+    def exchange(self, messages, seconds):
+        late = self._kept.pop(0)
+        self._kept.append([])
+        for data in super().exchange(messages, seconds):
+            self._count += 1
+            if self._count % 3 and decode(data).kind == "update":
+                yield data
+            else:
+                self._kept[-1].append(data)
+                if decode(data).kind != "update":
+                    yield self._kept[-1].pop()
+        yield from late
+
+
 @pytest.fixture
 def deployment(tmp_path):
     clients, _ = synthetic(20, 30, seed=1)
@@ -47,15 +68,25 @@ def deployment(tmp_path):
     return LocalDeployment(tmp_path / "app", experiment_of(tmp_path / "app"), tmp_path / "run", 2)
 
 
-def run_here(deployment):
+def run_here(deployment, transport=Direct):
     deployment.prepare()
     work = deployment.out.with_name("run.deployment")
     plan = DeploymentPlan.read(work / "server")
     nodes = [node_of(work / f"node-{i}") for i in range(2)]
     names = sorted(name for node in nodes for name in node.names)
-    config = plan.config()
-    server = Server(plan.algorithm(), names, sampling_of(config, len(names)), seed=config.seed, run=plan.run)
-    list(run_rounds(Endpoint(server), Direct(nodes), plan.rounds, work / "server", note_clients=True))
+    sampling, enough = plan.sampling(len(names))
+    server = Server(
+        plan.algorithm(),
+        names,
+        sampling,
+        seed=plan.config().seed,
+        run=plan.run,
+        max_staleness=plan.max_staleness,
+        staleness_exponent=plan.staleness_exponent,
+    )
+    end = Endpoint(server)
+    settings = {"note_clients": True, "enough_answers": enough}
+    return list(run_rounds(end, transport(nodes), plan.rounds, work / "server", **settings))
 
 
 def test_run_folder_is_that_of_a_simulation(deployment, tmp_path):
@@ -70,6 +101,21 @@ def test_run_folder_is_that_of_a_simulation(deployment, tmp_path):
     assert main(["evaluate", str(deployment.out)]) == 0
     assert "2 of 2 rounds done" in status_of(deployment.out)
     assert LocalDeployment.of_run(deployment.out).config == deployment.config
+
+
+def test_late_answers_are_those_of_a_simulation(deployment, tmp_path):
+    (tmp_path / "app" / "deployment.toml").write_text("max_staleness = 2\nstaleness_exponent = 1.0\n")
+    records = run_here(deployment, EveryThirdLate)
+    assert sum(len(record.outcome.stale) for record in records) > 0
+    assert deployment.largest_difference() <= 1e-5
+    assert f"{records[1].line()['stale']} of earlier rounds" in status_of(deployment.out)
+
+
+def test_rounds_with_over_selection_end_at_enough_answers(deployment, tmp_path):
+    (tmp_path / "app" / "deployment.toml").write_text("over_selection = 1.5\n")
+    records = run_here(deployment)
+    assert [(r.outcome.asked, r.outcome.answered) for r in records] == [(9, 6), (9, 6)]
+    assert deployment.largest_difference() <= 1e-5
 
 
 def test_deployment_of_another_experiment_is_refused(deployment, tmp_path):

@@ -1,5 +1,6 @@
 """A run whose rounds are those of devices: settings, records, resume."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -76,3 +77,34 @@ def test_settings_that_do_not_fit_are_refused():
 def test_a_folder_of_a_run_without_devices_does_not_name_them():
     config = configs.load(None, [x for x in SMALL if "sampling" not in x])
     assert "devices" not in spec_of(config, task_of(config)).settings
+
+
+STALE = ["devices.round_seconds=12.0", "devices.max_staleness=3", "devices.speed_spread=1.0"]
+
+
+def test_late_updates_wait_over_an_interruption(tmp_path):
+    settings = [*SMALL, *DEVICES, *STALE, "evaluation.every=2", "training.checkpoint_every=2"]
+    config = configs.load(None, settings)
+    spec = spec_of(config, task_of(config))
+    delays = [spec.sampling.outcome(n, spec.clients.num_examples, spec.seed).delays for n in range(6)]
+    assert any((delays[n] > 4 - n).any() for n in range(4)), "nothing waits after round 4: nothing is shown"
+    whole = run(spec, out=tmp_path / "whole")
+
+    def interrupt(evaluated):
+        if evaluated.round == 4:
+            raise KeyboardInterrupt
+
+    assert run(spec, out=tmp_path / "run", callbacks=[interrupt]).interrupted
+    again = run(spec, out=tmp_path / "run")
+    assert again.resumed_from == 4
+    jax.tree.map(np.testing.assert_array_equal, again.state, whole.state)
+    recorded = [row.value for row in read(tmp_path / "run" / METRICS) if row.metric == "stale_clients"]
+    arrivals = [sum(int((delays[n - s] == s).sum()) for s in range(1, min(n, 3) + 1)) for n in range(6)]
+    assert recorded == arrivals and sum(arrivals) > 0
+
+
+def test_a_folder_with_devices_names_late_updates_only_where_they_count():
+    settings = spec_of(config := configs.load(None, [*SMALL, *DEVICES]), task_of(config)).settings
+    assert "deadline" in settings["devices"] and "max_staleness" not in settings["devices"]
+    settings = spec_of(config := configs.load(None, [*SMALL, *DEVICES, *STALE]), task_of(config)).settings
+    assert settings["devices"]["max_staleness"] == 3 and "staleness_exponent" not in settings["devices"]
