@@ -113,7 +113,7 @@ def empty(entries: int) -> Cache:
     """
     nothing = jnp.zeros(entries)
     weights = jnp.append(_prior().at[0].set(0.0), 0.0)
-    return Cache(nothing + _NO_WORD, *[nothing] * 10, weights)
+    return Cache._make([nothing + _NO_WORD, *[nothing] * 10, weights])
 
 
 def _prior() -> Any:
@@ -175,18 +175,25 @@ def remember(tokens: Tokens, scores: TokenScores, rows: int) -> Cache:
     named = own & by_word.is_last
     by_use = index[::-1][jnp.argsort(jnp.where(named, -by_word.count, 1)[::-1], stable=True)]
     shared = real & ~own
-    return jax.tree.map(
-        lambda x: x.astype(jnp.float32),
-        Cache(
-            jnp.where(here, tokens.before[order], _NO_WORD)[tidy],
-            *(jnp.where(here, x, 0)[tidy] for x in (word, id, share, id_share, seen, frequency)),
-            jnp.where(named, tokens.word, 0)[by_use],
-            jnp.where(named, by_word.count, 0)[by_use] / own_total,
-            jnp.where(shared, tokens.word, 0),
-            shared / jnp.maximum(jnp.sum(shared), 1),
-            weights,
-        ),
+
+    def ordered(x: Num[Array, "entry"]) -> Any:
+        return jnp.where(here, x, 0)[tidy]
+
+    cache = Cache(
+        before=jnp.where(here, tokens.before[order], _NO_WORD)[tidy],
+        word=ordered(word),
+        id=ordered(id),
+        share=ordered(share),
+        id_share=ordered(id_share),
+        seen=ordered(seen),
+        frequency=ordered(frequency),
+        own_word=jnp.where(named, tokens.word, 0)[by_use],
+        own_share=jnp.where(named, by_word.count, 0)[by_use] / own_total,
+        shared_word=jnp.where(shared, tokens.word, 0),
+        shared_share=shared / jnp.maximum(jnp.sum(shared), 1),
+        weights=weights,
     )
+    return jax.tree.map(lambda x: x.astype(jnp.float32), cache)
 
 
 class _Groups(NamedTuple):

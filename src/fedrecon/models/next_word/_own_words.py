@@ -83,8 +83,8 @@ def with_own_words(algorithm: Algorithm, words: int, *, tokens: int = 512) -> Al
         every = _tokens_of(fields, support.mask, rows), in_chunks(scores, fields, CHUNK)
         text, said = jax.tree.map(lambda x: x.reshape(-1), every)
         places = last(text, tokens)
-        remembered = jax.tree.map(lambda x: jnp.take(x, places, mode="fill", fill_value=0), (text, said))
-        return local, remember(*remembered, rows)
+        text, said = jax.tree.map(lambda x: jnp.take(x, places, mode="fill", fill_value=0), (text, said))
+        return local, remember(text, said, rows)
 
     return replace(
         algorithm,
