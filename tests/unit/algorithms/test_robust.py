@@ -60,7 +60,7 @@ def trimmed(share):
 @pytest.mark.parametrize(
     ("rule", "mean"),
     [(Median(), np.median), (TrimmedMean(0.0), np.mean), (TrimmedMean(0.3), trimmed(0.3))],
-    ids=repr,
+    ids=["median", "mean", "trimmed mean"],
 )
 @pytest.mark.parametrize("seed", range(3))
 def test_rules_that_work_entry_by_entry(rule, mean, seed):

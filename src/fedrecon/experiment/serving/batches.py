@@ -39,7 +39,25 @@ if TYPE_CHECKING:
 
 # Each about half again as long as the one before: a third of the places is empty at most, and there are few
 # programs to compile.
-_LENGTHS = (10, 20, 30, 50, 80, 120, 180, 270, 400, 600, 900, 1350, 2000, 3000, 4500, 6800, 10_000)
+_LENGTHS: tuple[int, ...] = (
+    10,
+    20,
+    30,
+    50,
+    80,
+    120,
+    180,
+    270,
+    400,
+    600,
+    900,
+    1350,
+    2000,
+    3000,
+    4500,
+    6800,
+    10_000,
+)
 _LENGTHS += tuple(length * 1000 for length in (15, 22, 33, 50, 75, 110, 165, 250, 375, 560, 840, 1260))
 
 

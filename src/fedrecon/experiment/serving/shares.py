@@ -10,8 +10,9 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from fedrecon._files import lock, write_atomically
 from fedrecon.errors import RunError
@@ -25,7 +26,8 @@ _MANIFEST = "manifest.json"
 _POLL = 0.1  # seconds between two looks at a lock that is held
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """One of several shares of an output's parts.
 
     Attributes:

@@ -17,7 +17,7 @@ TUNED = {"finetuned_fedrecon": "finetuning"}
 @pytest.mark.parametrize("name", NAMES)
 def test_an_algorithm_by_its_name(name):
     model = replace(rating_model(), penalty=lambda global_params, local_params: 0.0)
-    task = SimpleNamespace(model=model, num_clients=3)
+    task = SimpleNamespace(model=model, num_clients=3, served=lambda algorithm: algorithm)
     algorithm = configs.load(None, [f"algorithm.name={name}"]).algorithm.build_for(task)
     assert algorithm.name == TUNED.get(name, name)
 

@@ -100,7 +100,7 @@ FULL = Solver(
 
 def made(name, *settings):
     """An algorithm as an experiment file makes it."""
-    task = SimpleNamespace(model=MODEL, num_clients=3)
+    task = SimpleNamespace(model=MODEL, num_clients=3, served=lambda algorithm: algorithm)
     overrides = [f"algorithm.{x}" for x in (f"name={name}", *settings)]
     return configs.load(None, overrides).algorithm.build_for(task)
 
