@@ -1,4 +1,5 @@
 from ._catalogue import Catalogue
+from ._convert import convert
 from ._dataset import arrange, load
 from ._interactions import each_once, interactions, leave_one_out, with_negatives, with_recency
 from ._movielens import Archive, download
@@ -14,6 +15,7 @@ __all__ = [
     "Planted",
     "Reading",
     "arrange",
+    "convert",
     "download",
     "each_once",
     "interactions",

@@ -88,14 +88,14 @@ def read(source: Source, reading: Reading) -> Ratings:
         table = _take_rows(table, rows)
     if not len(table.client):
         raise DataError(f"{source.where}: must hold ratings, has none")
-    places = _Places(source, form, rows)
+    places = Places(source, form, rows)
     try:
         return _ratings(table, form, reading, places)
     except FaultyRow as fault:
         raise DataError(f"{source.where}, {places.of([fault.row])[0]}: {fault.message}") from None
 
 
-class _Places(NamedTuple):
+class Places(NamedTuple):
     """What a person calls the rows of a source: lines of a text, rows of a table.
 
     Attributes:
@@ -139,13 +139,13 @@ def _take_rows(table: Table, rows: Int64[np.ndarray, "row"]) -> Table:
     return Table(ids(table.client), ids(table.item), rating, time)
 
 
-def _ratings(table: Table, form: Format, reading: Reading, places: _Places) -> Ratings:
+def _ratings(table: Table, form: Format, reading: Reading, places: Places) -> Ratings:
     integer = form.is_text and form.integer_ids
     clients = vocabulary("client", table.client, integer=integer)
     items = vocabulary("item", table.item, integer=integer)
     values = None
     if table.rating is not None:
-        _check_scale(table.rating, form.scale if reading.scale is None else reading.scale)
+        check_scale(table.rating, form.scale if reading.scale is None else reading.scale)
         values = table.rating.astype(np.float32)
     ratings = Ratings(clients.codes, items.codes, values, table.time, clients.ids, items.ids)
     return (
@@ -153,7 +153,12 @@ def _ratings(table: Table, form: Format, reading: Reading, places: _Places) -> R
     )
 
 
-def _check_scale(rating: Float64[np.ndarray, "rating"], scale: tuple[float, float] | None) -> None:
+def check_scale(rating: Float64[np.ndarray, "rating"], scale: tuple[float, float] | None) -> None:
+    """Checks that ratings are finite and within a scale.
+
+    Raises:
+        FaultyRow: Naming the first that is not.
+    """
     least, greatest = scale or (-GREATEST, GREATEST)
     good = (rating >= max(least, -GREATEST)) & (rating <= min(greatest, GREATEST))  # not where it is nan
     if not good.all():
@@ -161,7 +166,7 @@ def _check_scale(rating: Float64[np.ndarray, "rating"], scale: tuple[float, floa
         raise FaultyRow(row, str(scale_fault(float(rating[row]), scale)))
 
 
-def _without_duplicates(ratings: Ratings, duplicates: str, places: _Places) -> Ratings:
+def _without_duplicates(ratings: Ratings, duplicates: str, places: Places) -> Ratings:
     pairs = ratings.client.astype(np.int64) * len(ratings.item_ids) + ratings.item
     ordered = np.sort(pairs)
     if not (ordered[1:] == ordered[:-1]).any():

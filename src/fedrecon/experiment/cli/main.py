@@ -41,6 +41,7 @@ COMMANDS = {
     "deploy": "train over real processes, by Flower",
     "sweep": "tune settings on the validation clients",
     "describe": "what is in a data file: clients, examples, histograms",
+    "convert": "write rating files of any size as a client file",
     "generate": "write generated ratings, of any size",
     "settings": "list all settings, with meanings and defaults",
 }

@@ -1,5 +1,6 @@
 """Reads rating files that are lines of fields, fast."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from fedrecon.datasets.ratings._files.formats import Format, find_text_columns, 
 from fedrecon.datasets.ratings._files.source import Source, reason, translated
 from fedrecon.datasets.ratings._files.times import parse_times
 from fedrecon.datasets.ratings._reader_options import Columns
+from fedrecon.errors import DataError
 
 _BLOCK = 4 << 20
 
@@ -43,18 +45,66 @@ def read_text(source: Source, form: Format) -> Table:
 
 def _parsed(file: Any, source: Source, form: Format, columns: Columns, fields: int) -> pa.Table:
     """The columns, read in the usual way, or else with times as text and with a decimal comma."""
-    ways = [(pa.int64(), ".")]
-    if columns.time is not None:
-        ways.append((pa.string(), "."))
-    if columns.rating is not None and form.separator != ",":
-        ways.append((pa.string(), ","))
-    for time, decimal_point in ways:
+    for time, decimal_point in _ways(form, columns):
         try:
             file.seek(0)
             return pyarrow.csv.read_csv(file, *_options(form, columns, fields, time, decimal_point))
         except (pa.ArrowException, ValueError) as error:
             failure = error
     raise lines.first_fault(source, form, columns, reason(failure)) from failure
+
+
+def _ways(form: Format, columns: Columns) -> list[tuple[pa.DataType, str]]:
+    """The types of times and the decimal points to try, in this order."""
+    ways = [(pa.int64(), ".")]
+    if columns.time is not None:
+        ways.append((pa.string(), "."))
+    if columns.rating is not None and form.separator != ",":
+        ways.append((pa.string(), ","))
+    return ways
+
+
+def stream_text(source: Source, form: Format, way: int) -> Iterator[tuple[Columns, pa.Table, int]]:
+    """The columns of a text file, piece by piece, as `read_text` reads them at once.
+
+    Args:
+        source: The file.
+        form: How it is written.
+        way: Which of the ways to read it is tried, from 0.
+
+    Yields:
+        Which columns are read, some rows, and how many bytes of the file are read by then.
+
+    Raises:
+        OtherWay: The file is not written in that way, and the next one must be tried from the start.
+        DataError: The file is written in none, or its last line has no end.
+    """
+    columns, fields = find_text_columns(source.where, first_line(source.head()), form)
+    time, decimal_point = _ways(form, columns)[way]
+    with source.native() as file, translated(source.where):
+        size = file.size()
+        try:
+            with pyarrow.csv.open_csv(file, *_options(form, columns, fields, time, decimal_point)) as reader:
+                for batch in reader:
+                    table = pa.Table.from_batches([batch])
+                    if columns.rating is not None and table[str(columns.rating)].null_count:
+                        raise lines.first_fault(source, form, columns, "a number is missing")
+                    if columns.time is not None and table[str(columns.time)].null_count:
+                        raise pa.ArrowInvalid("a time is missing")
+                    yield columns, table, min(file.tell(), size)
+        except (pa.ArrowException, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            if way + 1 < len(_ways(form, columns)):
+                raise OtherWay from error
+            raise lines.first_fault(source, form, columns, reason(error)) from error
+        file.seek(size - 1)
+        if file.read() not in (b"\n", b"\r"):
+            raise lines.truncated(source)
+
+
+class OtherWay(Exception):  # noqa: N818
+    """A text file must be read in another way."""
 
 
 def _times(table: pa.Table, source: Source, form: Format, columns: Columns) -> Any:

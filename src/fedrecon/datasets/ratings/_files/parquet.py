@@ -1,6 +1,7 @@
 """Reads ratings from Parquet: a file, the parts of a table, or a data set that LensKit saved."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,36 @@ def read_parquet(source: Source, form: Format) -> Table:
             f"{source.where}: its parts must have columns of one type: {reason(error)}"
         ) from error
     return _as_ratings(source.where, columns, table, form.optional)
+
+
+def stream_parquet(source: Source, form: Format, rows: int) -> Iterator[tuple[Table, float]]:
+    """The ratings of a Parquet file, or of the parts of a table, piece by piece.
+
+    Args:
+        source: The file or the parts.
+        form: How they are written.
+        rows: The number of rows to read at a time.
+
+    Yields:
+        Some ratings, and which share of the source is read by then.
+
+    Raises:
+        DataError: As for `read_parquet`; of the rows in messages the first of a piece is 1.
+    """
+    paths = source.parts or (None,)
+    for number, path in enumerate(paths):
+        where = source.where if path is None else str(path)
+        try:
+            opened = pyarrow.parquet.ParquetFile(source.native() if path is None else _open(path))
+            columns = find_columns(where, opened.schema_arrow.names, form)
+            names = [str(name) for name in dict.fromkeys(columns) if name is not None]
+            total, done = max(opened.metadata.num_rows, 1), 0
+            for batch in opened.iter_batches(rows, columns=names):
+                done += len(batch)
+                ratings = _as_ratings(where, columns, pa.Table.from_batches([batch]), form.optional)
+                yield ratings, (number + done / total) / len(paths)
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise DataError(f"{where}: cannot be read as Parquet: {reason(error)}") from error
 
 
 def read_lenskit(source: Source, columns: Columns | None) -> Table:

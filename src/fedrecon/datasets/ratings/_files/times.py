@@ -19,6 +19,8 @@ _WITH_DAY_NAME = (
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _NUMBER = r"^-?[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?$"
 _MICROSECONDS = 1_000_000
+# The form of times that are numbers; those of dates are others.
+NUMBERS = "numbers"
 
 
 def parse_times(texts: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | Float64[np.ndarray, "row"] | None:
@@ -31,18 +33,25 @@ def parse_times(texts: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | Float64[np
         `[row]`: numbers as they are, whole ones of 64 bits where all are whole, and dates as seconds since
         1970 in UTC, which a date without a zone is taken to be in. None where one is neither.
     """
+    return parse_times_of_form(texts)[1]
+
+
+def parse_times_of_form(
+    texts: pa.ChunkedArray,
+) -> tuple[str, Int64[np.ndarray, "row"] | Float64[np.ndarray, "row"] | None]:
+    """As `parse_times`, with the form of the times before: all of a column must be of one."""
     texts = pc.utf8_trim(texts.cast(pa.string()), characters=" \t")
     if pc.all(pc.match_substring_regex(texts, _NUMBER), min_count=0).as_py():
         try:
-            return to_numpy(texts.cast(pa.int64()))
+            return NUMBERS, to_numpy(texts.cast(pa.int64()))
         except pa.ArrowInvalid:  # fractions, or beyond 64 bits
-            return convert_numeric_times(to_numpy(texts.cast(pa.float64())))
+            return NUMBERS, convert_numeric_times(to_numpy(texts.cast(pa.float64())))
     for form in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
         try:
-            return to_seconds(texts.cast(form))
+            return str(form), to_seconds(texts.cast(form))
         except pa.ArrowInvalid:
             continue
-    return _parse_times_with_day_names(texts)
+    return "dates with the name of the day", _parse_times_with_day_names(texts)
 
 
 def to_seconds(moments: pa.ChunkedArray) -> Int64[np.ndarray, "row"] | Float64[np.ndarray, "row"]:

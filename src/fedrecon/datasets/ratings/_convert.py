@@ -1,0 +1,349 @@
+"""Rating files of any size as a client file, by DuckDB: grouped, sorted and numbered in bounded memory.
+
+The files are read piece by piece by the readers' own rules into a database in a hidden folder beside the
+client file. DuckDB counts the ids and sorts the ratings, on the disk where they do not fit in memory, and the
+client file is written from what comes back in order. It is the same file, byte for byte, that `prepare` and
+`write` make in memory.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64, Shaped
+
+from fedrecon.data._arrow_bridge import decoded, one_chunk, to_arrow, to_numpy
+from fedrecon.data._scratch import scratch
+from fedrecon.data._unpacking import UNPACKED_GIB
+from fedrecon.datasets.ratings._files.find import find
+from fedrecon.datasets.ratings._files.formats import Format
+from fedrecon.datasets.ratings._files.layout import detect_format
+from fedrecon.datasets.ratings._files.source import Source, reason
+from fedrecon.datasets.ratings._files.stream import Piece, stream
+from fedrecon.datasets.ratings._grouped_writer import GroupedWriter
+from fedrecon.datasets.ratings._ids import FaultyRow, Vocabulary, vocabulary
+from fedrecon.datasets.ratings._load import Places, check_scale
+from fedrecon.datasets.ratings._reader_options import Column, Reading
+from fedrecon.datasets.ratings._validation import quoted
+from fedrecon.errors import DataError, whole_number
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+ORDERS = ("time", "file")
+MEMORY_MIB = 256
+_ROWS = 1 << 17  # of a batch that comes back
+
+# Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+def convert(
+    sources: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, Column] | None = None,
+    scale: Sequence[float | int] | None = None,
+    duplicates: str = "error",
+    separator: str = "",
+    encoding: str = "utf-8",
+    unrated: float | int | None = None,
+    unpacked_gib: float | int = UNPACKED_GIB,
+    order: str | None = None,
+    cap: int | None = None,
+    least_ratings: int = 0,
+    memory_mib: int = MEMORY_MIB,
+    progress: Progress | None = None,
+) -> None:
+    """Writes a client file of rating files that together may exceed the memory.
+
+    Of one file it writes what `prepare(file).write(out)` writes, with `sorted_by("time")` between where the
+    order is by time, and `cap`. Plain text and Parquet are read piece by piece; JSON Lines, packed files and
+    those of other encodings than UTF-8 one file after the other into memory.
+
+    Args:
+        sources: The files, folders or archives, each as for `prepare`. Of ratings that are otherwise equal
+            the order of the sources decides, and within one that of its rows.
+        out: The client file, which is written whole or not at all.
+        columns: The names of the columns, as for `prepare`; None, the default, for those of a format with
+            known columns.
+        scale: The lowest and highest rating, as for `prepare`; None, the default, for those of the format.
+        duplicates: The treatment of items that a client rates twice, also in two sources: `"error"`, the
+            default, `"last"` or `"all"`, as for `prepare`.
+        separator: The separator between the fields of a text, as for `prepare`; by default the first line
+            tells.
+        encoding: The encoding of a text, as for `prepare`; UTF-8 by default.
+        unrated: The rating that stands for none, whose rows are left out; None, the default, for no such.
+        unpacked_gib: The number of GiB that a packed file may unpack to; 2 by default.
+        order: A client's ratings in the order of `"time"` or of the `"file"`; None, the default, for that of
+            time where there are times.
+        cap: The number of ratings of a client that are kept, the first in their order; None, the default,
+            keeps all.
+        least_ratings: The number of ratings, before the cap, below which a client is left out; 0, the
+            default, leaves out nobody. Items keep their numbers.
+        memory_mib: The memory that DuckDB may use before it goes to the disk, in MiB, at least 64; 256 by
+            default. The whole process takes about 350 MiB more, and 100 bytes for each client.
+        progress: Is called with what is being done (`"bytes"` are read, `"ratings"` are written), how much of
+            it is done, and how much there is; None, the default, calls nothing.
+
+    Raises:
+        DataError: A source cannot be read or breaks a rule, sources do not go together, nobody is left, or
+            the package duckdb is missing.
+        OSError: The client file cannot be written.
+        ValueError: An argument is out of its range.
+    """
+    reading = Reading.of(columns, scale, duplicates, separator, encoding, unrated)
+    if not sources:
+        raise ValueError("sources must name a rating file at least, got none")
+    if order is not None and order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    cap = None if cap is None else whole_number("cap", cap, 1)
+    least_ratings = whole_number("least_ratings", least_ratings, 0)
+    memory_mib = whole_number("memory_mib", memory_mib, 64)
+    inputs = [_Input.of(find(path, reading, unpacked_gib), reading) for path in sources]
+    path = Path(out)
+    with scratch(path) as folder, _database(folder, memory_mib) as connection, _translated(path):
+        staged = _Staged(connection, reading, inputs, progress or (lambda *_: None))
+        staged.read()
+        staged.count_ids()
+        by_time = "time" in staged.kinds if order is None else order == "time"
+        if by_time and "time" not in staged.kinds:
+            raise DataError(f"{inputs[0].source.where}: must have times for the order 'time', has none")
+        writer = GroupedWriter(folder, [n for n in ("item", "rating", "time") if n in staged.kinds], cap)
+        writer.least, writer.duplicates = least_ratings, duplicates
+        done = 0
+        for columns_read in staged.in_order(by_time):
+            done += len(columns_read["client"])
+            if not writer.add(columns_read):
+                raise staged.first_duplicate()
+            staged.progress("ratings", done, staged.count)
+        if not writer.close():
+            raise staged.first_duplicate()
+        if not len(writer.clients):
+            raise DataError(f"least_ratings must leave a client, nobody has {least_ratings} ratings")
+        writer.write(path, staged.client_ids(writer.all_clients), staged.ids("item"))
+
+
+def _database(folder: Path, memory_mib: int) -> "DuckDBPyConnection":
+    try:
+        import duckdb
+    except ImportError:
+        raise DataError("conversion needs the package duckdb: pip install 'fedrecon[convert]'") from None
+    # Nothing is ever fetched: what is needed of DuckDB comes with the package.
+    settings: dict[str, Any] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "memory_limit": f"{memory_mib}MiB",
+        "temp_directory": str(folder / "spill"),
+    }
+    return duckdb.connect(str(folder / "ratings.duckdb"), config=settings)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turns errors of DuckDB, such as those of a full disk, into a `DataError` that names the client file."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise DataError(f"{path}: cannot be made: {reason(error)}") from error
+
+
+class _Input(NamedTuple):
+    """A source, and how it is written."""
+
+    source: Source
+    form: Format
+    size: int
+
+    @staticmethod
+    def of(source: Source, reading: Reading) -> "_Input":
+        if source.is_lenskit:
+            raise DataError(
+                f"{source.where}: must be text, JSON or Parquet; folders of LensKit are for `prepare`"
+            )
+        size = sum(path.stat().st_size for path in source.parts or (source.path,))
+        return _Input(source, detect_format(source, reading), size)
+
+
+class _Staged:
+    """The ratings of all sources in a database, with the place of each in the sources.
+
+    Attributes:
+        kinds: The types of the columns `client`, `item` and, where there are such, `rating` and `time`.
+        count: The number of ratings.
+    """
+
+    def __init__(
+        self, connection: "DuckDBPyConnection", reading: Reading, inputs: list[_Input], progress: Progress
+    ):
+        self._connection, self._reading, self._inputs = connection, reading, inputs
+        self.progress = progress
+        self.kinds: dict[str, str] = {}
+        self.count = 0
+        self._row = 0  # the number of rows that were read
+        self._form = ""  # in which times are written
+        self._starts: list[int] = []  # of each source, the place of its first row
+
+    def read(self) -> None:
+        """Reads all sources.
+
+        Raises:
+            DataError: One cannot be read, breaks a rule, or does not go with those before.
+        """
+        total, before = sum(x.size for x in self._inputs), 0
+        for source, form, size in self._inputs:
+            start, kept, times = self._row, self.count, self._form
+            self._starts.append(start)
+
+            def restart(start: int = start, kept: int = kept, times: str = times) -> None:
+                if self.kinds:
+                    self._connection.execute("DELETE FROM ratings WHERE row >= ?", [start])
+                self._row, self.count, self._form = start, kept, times
+
+            for piece in stream(source, form, restart):
+                try:
+                    self._add(piece, source, form)
+                except FaultyRow as fault:
+                    place = Places(source, form, None).of([self._row - start + fault.row])[0]
+                    raise DataError(f"{source.where}, {place}: {fault.message}") from None
+                self.progress("bytes", before + int(size * piece.share), total)
+            if self.count == kept:
+                raise DataError(f"{source.where}: must hold ratings, has none")
+            before += size
+
+    def _add(self, piece: Piece, source: Source, form: Format) -> None:
+        rows = np.arange(len(piece.client))
+        if self._reading.unrated is not None and piece.rating is not None:
+            rows = np.flatnonzero(piece.rating != self._reading.unrated)
+        is_whole = len(rows) == len(piece.client)
+        integer = form.is_text and form.integer_ids
+        columns: dict[str, Any] = {"row": self._row + rows}
+        try:
+            for role, words in (("client", piece.client), ("item", piece.item)):
+                # Encoded anew, since the ids of rows that are left out are no ids.
+                kept = words if is_whole else decoded(words).take(to_arrow(rows)).dictionary_encode()
+                columns[role] = vocabulary(role, kept, integer=integer)
+            if piece.rating is not None:
+                check_scale(piece.rating[rows], form.scale)
+                columns["rating"] = piece.rating[rows].astype(np.float32)
+        except FaultyRow as fault:
+            raise FaultyRow(int(rows[fault.row]), fault.message) from None
+        if piece.time is not None:
+            if self._form not in ("", piece.form):
+                raise DataError(
+                    f"{source.where}: times must be all {self._form}, as those before, got {piece.form}"
+                )
+            self._form = piece.form
+            columns["time"] = piece.time[rows]
+        self._insert(columns, source.where)
+        self._row += len(piece.client)
+        self.count += len(rows)
+
+    def _insert(self, columns: dict[str, Any], where: str) -> None:
+        kinds = {name: _sql_type(x.ids if isinstance(x, Vocabulary) else x) for name, x in columns.items()}
+        if not self.kinds:
+            self.kinds = kinds
+            fields = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+            self._connection.execute(f"CREATE TABLE ratings ({fields})")
+        if kinds.keys() != self.kinds.keys():
+            before, now = (", ".join(sorted(x.keys() - {"row"})) for x in (self.kinds, kinds))
+            raise DataError(f"{where}: must have the columns of what was read before, {before}, has {now}")
+        for name, kind in kinds.items():
+            if kind != self.kinds[name] and kind in ("VARCHAR", "DOUBLE"):
+                self._connection.execute(f"ALTER TABLE ratings ALTER {name} TYPE {kind}")
+                self.kinds[name] = kind
+        arrays = {}
+        for name, values in columns.items():
+            if isinstance(values, Vocabulary):
+                ids = values.ids
+                if self.kinds[name] == "VARCHAR" and ids.dtype.kind == "i":
+                    ids = np.array([str(x) for x in ids.tolist()], object)
+                arrays[name] = to_arrow(ids).take(to_arrow(values.codes))
+            else:
+                arrays[name] = to_arrow(values)
+        self._connection.register("piece", pa.table({name: arrays[name] for name in self.kinds}))
+        self._connection.execute("INSERT INTO ratings SELECT * FROM piece")
+        self._connection.unregister("piece")
+
+    def count_ids(self) -> None:
+        """Numbers the items, and clients that are texts: integers come first, ascending, then other texts."""
+        for role in ("client", "item"):
+            distinct = f"SELECT DISTINCT {role} AS id FROM ratings"
+            order = "id"
+            if self.kinds[role] == "VARCHAR":
+                number = "TRY_CAST(id AS BIGINT)"
+                order = f"CASE WHEN CAST({number} AS VARCHAR) = id THEN {number} END NULLS LAST, id"
+            elif role == "client":
+                continue  # known by their numbers
+            self._connection.execute(
+                f"CREATE TABLE {role}s AS SELECT id, row_number() OVER (ORDER BY {order}) - 1 AS code "
+                f"FROM ({distinct})"
+            )
+
+    def ids(self, role: str) -> Shaped[np.ndarray, " id"]:
+        """The ids of a role that were numbered, in their order."""
+        query = f"SELECT id FROM {role}s ORDER BY code"
+        table = self._connection.sql(query).to_arrow_table()
+        return to_numpy(one_chunk(table["id"]))
+
+    def client_ids(self, keys: Int64[np.ndarray, " client"]) -> Shaped[np.ndarray, " client"]:
+        """The ids of all clients, whose keys are those of `in_order`."""
+        return self.ids("client") if self.kinds["client"] == "VARCHAR" else keys
+
+    def in_order(self, by_time: bool) -> Iterator[dict[str, np.ndarray]]:
+        """The ratings by client, and each client's by time or as they were read, some at a time.
+
+        Yields:
+            Under `client` a number that ascends as the clients' ids do, under `item` its number; `rating` and
+            `time` where there are such; and `row`.
+        """
+        is_text = self.kinds["client"] == "VARCHAR"
+        client, join = ("r.client", "") if not is_text else ("c.code", "JOIN clients c ON r.client = c.id")
+        others = "".join(f", r.{name}" for name in ("rating", "time") if name in self.kinds)
+        order = "client, time, row" if by_time else "client, row"
+        # By `sql`: what `execute` gives to Arrow may be out of order.
+        relation = self._connection.sql(
+            f"SELECT {client} AS client, CAST(i.code AS INTEGER) AS item{others}, r.row AS row "
+            f"FROM ratings r JOIN items i ON r.item = i.id {join} ORDER BY {order}"
+        )
+        for batch in relation.to_arrow_reader(_ROWS):
+            yield {name: to_numpy(batch.column(name)) for name in batch.schema.names}
+
+    def first_duplicate(self) -> DataError:
+        """The error that names the first rating of an item that its client had rated before."""
+        query = (
+            "SELECT client, item, row FROM (SELECT client, item, row, "
+            "row_number() OVER (PARTITION BY client, item ORDER BY row) AS n FROM ratings) "
+            "WHERE n = 2 ORDER BY row LIMIT 1"
+        )
+        # Of its own, since the ratings in order may not be at their end.
+        connection = self._connection.cursor()
+        client, item, second = connection.sql(query).fetchall()[0]
+        query = "SELECT min(row) FROM ratings WHERE client = ? AND item = ?"
+        (first,) = connection.execute(query, [client, item]).fetchall()[0]
+        (where, one), (there, other) = self._place(first), self._place(second)
+        one = one if where == there else f"{where}, {one}"
+        return DataError(
+            f"{there}, {other}: client {quoted(client)} must rate item {quoted(item)} once, but did "
+            f'already on {one} (duplicates="last" keeps the last rating, "all" keeps both)'
+        )
+
+    def _place(self, row: int) -> tuple[str, str]:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        source, form, _ = self._inputs[number]
+        return source.where, Places(source, form, None).of([row - self._starts[number]])[0]
+
+
+def _sql_type(values: np.ndarray) -> str:
+    """The type of a column: the one of DuckDB that holds an array's values."""
+    if values.dtype.kind == "i":
+        return "BIGINT"
+    if values.dtype.kind == "f":
+        return "DOUBLE" if values.itemsize > 4 else "FLOAT"
+    return "VARCHAR"
