@@ -168,11 +168,13 @@ def test_a_finished_csv_file_is_recognised_as_a_parquet_file_is(tmp_path):
     make(out, listed)
     before = out.read_bytes()
     assert make(out, listed) == [] and out.read_bytes() == before
-    with pytest.raises(RunError, match=r"belongs to another request: round is 3 there and 4 here"):
+    with pytest.raises(RunError, match="belongs to another request: round is 3 there and 4 here"):
         make(out, listed, request={**REQUEST, "round": 4})
     # A file that somebody has changed, or put there, is neither reported as finished nor overwritten.
     out.write_bytes(before + b"\n")
-    with pytest.raises(RunError, match=r"top\.csv: there is a file already, and not as this command wrote it"):
+    with pytest.raises(
+        RunError, match=r"top\.csv: there is a file already, and not as this command wrote it"
+    ):
         make(out, listed)
     (tmp_path / ".top.csv.request.json").write_text("[]")
     with pytest.raises(RunError, match="there is a file already"):
