@@ -1,5 +1,6 @@
 """Writes a Parquet file in parts, so that a kill loses only the parts that are in progress."""
 
+import hashlib
 import io
 import json
 import shutil
@@ -44,6 +45,8 @@ class ResumableParquetWriter:
         self.share = share
         self.folder = out.with_name(f".{out.name}.parts")
         self.format = personalized_format(out)
+        # The file that says what a CSV file holds, which cannot say it itself.
+        self._note = out.with_name(f".{out.name}.{_REQUEST}")
         self._shared = SharedFolder(self.folder, out.exists)
         if share is None and not (out.exists() or self.folder.exists()):
             raise RunError(f"{out}: there are no parts to join; --share I/N makes them")
@@ -57,9 +60,7 @@ class ResumableParquetWriter:
             if is_unfinished:
                 self._begin(share)
         if self.complete:
-            # A CSV file cannot say of which request it is. After a kill just before the end the folder can.
-            about = self.folder / _REQUEST
-            saved = _request_of(out) if self.format == "parquet" else _request_beside(about, out)
+            saved = _request_of(out) if self.format == "parquet" else _request_beside(self._note, out)
             self._check(saved, f"{out}: the file that is there")
             self._clear()
 
@@ -167,6 +168,10 @@ class ResumableParquetWriter:
                 table = without_lists(pyarrow.parquet.ParquetFile(self._path(number)).read())
                 options = pyarrow.csv.WriteOptions(include_header=number == 0)
                 pyarrow.csv.write_csv(table, file, options)
+            file.flush()
+            # It is written before the file gets its name, so that no finished file lacks it after a kill.
+            note = {"request": self.request, "sha256": _digest(self.folder / "joined.writing")}
+            write_atomically(self._note, json.dumps(note, indent=2) + "\n")
 
     def _join_as_parquet(self) -> None:
         import pyarrow.parquet
@@ -203,11 +208,25 @@ def personalized_format(out: Path) -> Literal["parquet", "csv"]:
     return "csv" if suffix == ".csv" else "parquet"
 
 
-def _request_beside(about: Path, out: Path) -> Any:
-    """The request of a CSV file that is there, from the folder that a kill left beside it."""
-    if not about.exists():
-        raise RunError(f"{out}: there is a file already, and CSV does not say of what; remove it first")
-    return json.loads(about.read_text(encoding="utf-8"))
+def _request_beside(note: Path, out: Path) -> Any:
+    """The request of a CSV file that is there, from the file beside it that was written with it.
+
+    Raises:
+        RunError: The CSV file is not the one that was written.
+    """
+    try:
+        written = json.loads(note.read_text(encoding="utf-8"))
+        if written["sha256"] == _digest(out):
+            return written["request"]
+    except (OSError, ValueError, KeyError, TypeError):
+        # A CSV file without a note that can be read is treated as somebody else's.
+        pass
+    raise RunError(f"{out}: there is a file already, and not as this command wrote it; remove it first")
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _request_of(path: Path) -> Any:

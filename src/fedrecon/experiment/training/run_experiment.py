@@ -51,6 +51,10 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
     task = task_of(config)
     spec = spec_of(config, task)
     screen.print("  ".join(f"{name} {counted(len(x), 'client')}" for name, x in task.sets().items()))
+    if not spec.while_training() and spec.at_the_end():
+        # Else a reader would look for metrics of evaluations in the lines about rounds.
+        names = " and ".join(f"{name} clients" for name in spec.at_the_end())
+        screen.print(f"Nothing is evaluated while training; at the end {names} are")
     with ExitStack() as stack:
         if followed is not None:
             stack.enter_context(followed)

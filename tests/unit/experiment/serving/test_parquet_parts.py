@@ -156,13 +156,31 @@ def test_csv_goes_on_after_a_failure_and_is_not_overwritten(tmp_path):
     assert not broken.exists()
     assert 2 in make(broken, listed)
     assert broken.read_bytes() == whole.read_bytes()
-    with pytest.raises(RunError, match=r"broken\.csv: there is a file already, and CSV does not say of what"):
-        make(broken, listed)
     # After a kill between the last two steps the folder is there beside the file.
     parts = tmp_path / ".whole.csv.parts"
     parts.mkdir()
     (parts / "request.json").write_text(json.dumps(REQUEST))
     assert make(whole, listed) == [] and not parts.exists()
+
+
+def test_a_finished_csv_file_is_recognised_as_a_parquet_file_is(tmp_path):
+    out = tmp_path / "top.csv"
+    make(out, listed)
+    before = out.read_bytes()
+    assert make(out, listed) == [] and out.read_bytes() == before
+    with pytest.raises(RunError, match="belongs to another request: round is 3 there and 4 here"):
+        make(out, listed, request={**REQUEST, "round": 4})
+    # A file that somebody has changed, or put there, is neither reported as finished nor overwritten.
+    out.write_bytes(before + b"\n")
+    with pytest.raises(
+        RunError, match=r"top\.csv: there is a file already, and not as this command wrote it"
+    ):
+        make(out, listed)
+    (tmp_path / ".top.csv.request.json").write_text("[]")
+    with pytest.raises(RunError, match="there is a file already"):
+        make(out, listed)
+    out.unlink()
+    assert make(out, listed, request={**REQUEST, "round": 4}) == list(range(5)) and out.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["x.json", "x", "csv", ".parquet"])

@@ -138,7 +138,10 @@ def test_unseen_users_are_found_what_they_like(ratings, tmp_path, monkeypatch):
     )
     sets = [set(clients.ids.tolist()) for clients in task_of(config).sets().values()]
     assert len(sets) == 3 and len(set.union(*sets)) == sum(map(len, sets)) == USERS
-    result = run_experiment(config, tmp_path, Console(file=io.StringIO()))
+    shown = io.StringIO()
+    result = run_experiment(config, tmp_path, Console(file=shown))
+    assert "Nothing is evaluated" not in shown.getvalue()
+    assert "validation ndcg@5 " in shown.getvalue()
     for name in ("validation", "test"):
         found = result.evaluations[name].over_clients()
         assert set(found) == {"recall_min@2", "ndcg@5"}
@@ -163,7 +166,9 @@ def test_a_run_finds_the_held_out_items(ratings, tmp_path, monkeypatch):
         algorithm=NEWTON,
         training={"rounds": 40, "clients_per_round": 20},
     )
-    result = run_experiment(config, tmp_path, Console(file=io.StringIO()))
+    shown = io.StringIO()
+    result = run_experiment(config, tmp_path, Console(file=shown))
+    assert "Nothing is evaluated while training; at the end seen test clients are\n" in shown.getvalue()
     found = json.loads((tmp_path / "result.json").read_text())["test"]["standard_eval"]["clients"]
     assert set(found) == {"hr@3", "ndcg@3", "sampled_hr@3", "sampled_ndcg@3"}
     assert found["hr@3"] > 0.9  # by chance 3 of 13
