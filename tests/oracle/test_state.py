@@ -124,3 +124,23 @@ def check_global(params: Any, expected: Network, local: bool) -> None:
     if not local:
         np.testing.assert_allclose(leaves["norm/mean"], expected.mean, **CLOSE)
         np.testing.assert_allclose(leaves["norm/var"], expected.var, **CLOSE)
+
+
+def test_first_order_maml_averages_state_instead_of_adding_it_up():
+    """Statistics settle near those of the clients' batches, whatever support and query sets differ by."""
+    slow = fr.Solver(fr.optimizer("sgd", learning_rate=1e-6), 3, epochs=10)
+    rng = np.random.default_rng(0)
+    people = fr.Clients.from_arrays(
+        {
+            i: {"x": (5 * rng.normal(size=(12, 4)) + 3).astype("f"), "y": rng.normal(size=12).astype("f")}
+            for i in range(5)
+        }
+    )
+    algorithm = fr.algorithms.first_order_maml(
+        model("head"), slow, slow, fr.optimizer("sgd", learning_rate=1.0), fr.AlternateBatches(3)
+    )
+    simulation = fr.Simulation(algorithm, people, fr.Everyone())
+    after = {r.number: r.state.global_params for r in simulation.rounds(simulation.init(), 12)}
+    states = [{k: v for k, v in leaves_of(after[n]).items() if "norm" in k} for n in (4, 12)]
+    for name, early in states[0].items():
+        np.testing.assert_allclose(states[1][name], early, rtol=1e-2)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import jax
 import optax
 
 from fedrecon.algorithms._base import Aggregator, Algorithm, Broadcast, ClientWeightFn, Update
@@ -20,6 +21,7 @@ from fedrecon.algorithms._finetuning import finetuning
 from fedrecon.algorithms._full_gradient import full_gradient
 from fedrecon.core._examples import AlternateBatches, Examples, Split
 from fedrecon.core._model import Model, fully_global, on_global, personal_copy
+from fedrecon.core._state import only_state, state_within, with_state
 from fedrecon.core._types import ClientState, PRNGKey
 from fedrecon.solvers._local_solver import LocalSolver
 
@@ -104,6 +106,7 @@ def first_order_maml(
     base = fedavg(model, update, server_optimizer, client_weight, aggregator)
     model = with_usable_tables(base.model, tune)
     tuned = finetuning(replace(base, model=model, personal_model=model), tune)
+    state = state_within("0", model.state)
 
     def client_update(
         broadcast: Broadcast, client_state: ClientState, examples: Examples, key: PRNGKey
@@ -113,6 +116,9 @@ def first_order_maml(
         copy, _ = tuned.personalize(broadcast, client_state, support, key)
         objective = on_global(model, ())
         delta, rows, metrics = solve_delta(update, objective, copy, query, k_global, broadcast.round)
+        if state:  # is averaged, so that it changes from the server's and not from the tuned copy's
+            parts = (only_state(x, state) for x in (delta, copy, broadcast.global_params))
+            delta = with_state(delta, state, jax.tree.map(lambda d, new, old: d + new - old, *parts))
         more = cost_of(tune, support, broadcast.round)
         return update_of(delta, rows, metrics, client_weight, other_costs=more), client_state
 

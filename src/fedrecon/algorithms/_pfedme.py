@@ -102,12 +102,14 @@ def pfedme(
             distance = squared_distance(without_state(params, changed.state), near)
             return Mean(total + weight * strength / 2 * distance, weight)
 
+        following = changed.next_state
+
         return Objective(
             fn=fn,
             tables=shared.tables,
             metrics=lambda params, frozen, batch: shared.metrics(params, (), _without_mask(batch)),
             state=changed.state,
-            next_state=changed.next_state,
+            next_state=following and (lambda p, f, batch, key: following(p, f, _without_mask(batch), key)),
         )
 
     def client_update(

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from fedrecon.algorithms._base import Algorithm, ServerState, Update
 from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.core._mean import Mean
-from fedrecon.core._model import path_of
+from fedrecon.core._model import Model, leaves_of, origin_of, path_of
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import Params
 from fedrecon.errors import of_kind, plain, whole_number
@@ -38,6 +38,9 @@ class RobustRule(Protocol):
             valid: Whether each is a client's delta, and finite.
             tables: The paths of the embedding tables among the leaves.
         """
+
+
+_LARGEST_SQUARE = 1e36  # so that a sum of several distances is finite in float32
 
 
 @tagged("robust/norm_bound")
@@ -148,6 +151,8 @@ class Krum:
         flat = [_flat(x) for x in jax.tree.leaves(deltas)]
         products = sum(jnp.matmul(x, x.T, precision="highest") for x in flat)
         squares = jnp.diagonal(products)
+        # Where numbers are too large to be squared in float32, distances are not finite and tell nothing.
+        valid = valid & (squares < _LARGEST_SQUARE)
         distances = jnp.maximum(squares[:, None] + squares[None, :] - 2 * products, 0)
         clients = len(valid)
         usable = valid[:, None] & valid[None, :] & ~jnp.eye(clients, dtype=bool)
@@ -198,7 +203,7 @@ def robust(algorithm: Algorithm, rule: RobustRule) -> Algorithm:
             f"client_weight must be uniform under robust aggregation, got "
             f"{getattr(weight, '__name__', weight)!r}: a hostile client would choose its own weight"
         )
-    tables = frozenset(table.leaf for table in algorithm.model.tables)
+    tables = _tables_of(algorithm.model)
 
     def server_update(state: ServerState, update: Update) -> ServerState:
         weights = update.delta.weight
@@ -215,6 +220,16 @@ def robust(algorithm: Algorithm, rule: RobustRule) -> Algorithm:
         takes_each=True,
         hyperparameters={**algorithm.hyperparameters, "robust": rule},
     )
+
+
+def _tables_of(model: Model) -> frozenset[str]:
+    """The paths of the tables among the global parameters, also of those that a view no longer declares.
+
+    Error feedback and some optimisers work on whole tables; a row's clients are few all the same.
+    """
+    names = leaves_of(jax.eval_shape(model.init_global, jax.random.key(0)))
+    paths = [table.leaf for view in (model, origin_of(model)) for table in view.tables]
+    return frozenset(path for leaf in paths for path in (leaf, f"0/{leaf}") if path in names)
 
 
 def _flat(x: Float[Array, "client *rest"]) -> Float[Array, "client entry"]:

@@ -92,7 +92,8 @@ def partition(
             optimiser changes parameters without a gradient, as weight decay does.
         state: Paths of leaves, or of what they lie below, that a forward pass changes, such as the statistics
             of batch normalisation; none by default. They have no gradient. Those that are not local are
-            averaged over the clients as global parameters are; local ones stay on their client.
+            averaged over the clients as global parameters are; local ones stay on their client. Frozen ones
+            stay as they start.
         next_state: Computes the state after a forward pass, `(params, batch, key) -> params`, of which only
             the leaves in `state` are read; rows where `batch["example_mask"]` is false must not change it.
             None, the default, without `state`.
@@ -145,6 +146,9 @@ def partition(
         return split(next_state(merge(g, x), batch, key), local)
 
     changing = is_local(*state)
+    moving = tuple(name for name in names if changing(name) and not is_frozen(name))
+    if state and not moving:  # all of it is frozen
+        next_state = None
     model = Model(
         init_global=lambda key: split(init(key), local)[0],
         init_local=lambda global_params, key: split(init(key), local)[1],
@@ -154,7 +158,7 @@ def partition(
         penalty=whole_penalty,
         tables=tables,
         frozen=tuple(f"{int(local(name))}/{name}" for name in names if is_frozen(name)),
-        state=tuple(f"{int(local(name))}/{name}" for name in names if changing(name)),
+        state=tuple(f"{int(local(name))}/{name}" for name in moving),
         next_state=next_state and whole_next_state,
     )
     mark_checked(model)

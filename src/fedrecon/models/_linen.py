@@ -11,7 +11,7 @@ from fedrecon.core._partition import partition
 from fedrecon.core._random import fold_in
 from fedrecon.core._state import state_leaves
 from fedrecon.core._types import Batch, Metrics, Number, Params, PRNGKey
-from fedrecon.models._variances import with_usable_variances
+from fedrecon.models._batch_norm import with_some_valid, with_usable_variances
 
 _PARAMETERS, _PASSING = "params", "intermediates"
 
@@ -80,6 +80,9 @@ def from_linen(
     collections = tuple(name for name in shapes if name != _PARAMETERS)
     state = tuple(state_leaves(shapes, collections))
 
+    def usable(batch: Batch) -> Batch:
+        return with_some_valid(batch) if state else batch
+
     def passing(params: Params, key: PRNGKey | None) -> _Pass:
         variables = with_usable_variances(params, state)
         if key is None:
@@ -88,12 +91,12 @@ def from_linen(
 
     def next_state(params: Params, batch: Batch, key: PRNGKey) -> Params:
         one = passing(params, key)
-        loss(one, batch)
+        loss(one, usable(batch))
         return one.variables
 
     return partition(
         start,
-        lambda params, batch, key: loss(passing(params, key), batch),
+        lambda params, batch, key: loss(passing(params, key), usable(batch)),
         metrics and (lambda params, batch: metrics(passing(params, None), batch)),
         local=local,
         predict=predict and (lambda params, features: predict(passing(params, None), features)),

@@ -11,8 +11,8 @@ from fedrecon.core._model import Model, Table
 from fedrecon.core._partition import is_local, partition
 from fedrecon.core._random import fold_in
 from fedrecon.core._types import Batch, Metrics, Number, Params, PRNGKey
+from fedrecon.models._batch_norm import with_some_valid, with_usable_variances
 from fedrecon.models._extra import needed
-from fedrecon.models._variances import with_usable_variances
 
 
 def from_nnx(
@@ -68,6 +68,9 @@ def from_nnx(
     make = _maker(nnx, module)
     parts = _parts(nnx, make(nnx.Rngs(0)))
 
+    def usable(batch: Batch) -> Batch:
+        return with_some_valid(batch) if parts.state else batch
+
     def init(key: PRNGKey) -> Params:
         params: Params = nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)), parts.kept))
         return params
@@ -78,11 +81,11 @@ def from_nnx(
         return nnx.merge(structure, with_usable_variances(params, parts.state), _streams(parts.streams, key))
 
     def whole_loss(params: Params, batch: Batch, key: PRNGKey) -> Mean:
-        return loss(module_of(params, key), batch)
+        return loss(module_of(params, key), usable(batch))
 
     def next_state(params: Params, batch: Batch, key: PRNGKey) -> Params:
         changed = module_of(params, key)
-        loss(changed, batch)
+        loss(changed, usable(batch))
         new: Params = nnx.to_pure_dict(nnx.state(changed, parts.kept))
         return new
 

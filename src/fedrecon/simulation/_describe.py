@@ -124,7 +124,8 @@ def describe(model: Model | Algorithm) -> Description:
     whole = algorithm is not None and algorithm.privacy is not None  # row numbers would tell a client's items
     cut = groups(view.tables) if exchanged and not whole else ()
     compression = None if algorithm is None else algorithm.compression
-    sizes = Sizes(global_params if exchanged else {}, cut, compression)
+    counts = algorithm.row_counts if algorithm is not None and whole else ()
+    sizes = Sizes(global_params if exchanged else {}, cut, compression, counts)
     fields = {leaf: ", ".join(group.fields) for group in cut for leaf in group.leaves}
 
     def described(part: int, path: str, x: jax.ShapeDtypeStruct) -> LeafDescription:

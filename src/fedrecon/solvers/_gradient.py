@@ -28,7 +28,7 @@ from fedrecon.solvers._local_solver import AbstractSolver
 from fedrecon.solvers._minibatches import Steps, plan_steps
 from fedrecon.solvers._optimizers import NamedOptimizer, describe
 from fedrecon.solvers._sequential import sequentially
-from fedrecon.solvers._state import state_change
+from fedrecon.solvers._state import state_change, without_empty_mask
 
 
 @tagged("solver/gradient_descent", names={"adaptive_epochs": "growing_epochs", "sequential": "one_by_one"})
@@ -215,9 +215,14 @@ class Solver(AbstractSolver):
             """One step's updates; `params` holds the batch's rows where tables are cut."""
             inputs = given(step)
             value = functools.partial(self._value, objective)
-            grads, metrics = jax.grad(value, has_aux=True)(params, *inputs)
-            updates, new_state = optimizer_step(self.optimizer, grads, opt_state, params)
             taken = inputs[1].mask[0]  # valid rows come first
+            if objective.state:
+                filled = inputs[0], without_empty_mask(inputs[1]), *inputs[2:]
+                grads, metrics = jax.grad(value, has_aux=True)(params, *filled)
+                metrics = jax.tree.map(lambda x: jnp.where(taken, x, 0), metrics)
+            else:
+                grads, metrics = jax.grad(value, has_aux=True)(params, *inputs)
+            updates, new_state = optimizer_step(self.optimizer, grads, opt_state, params)
             updates = jax.tree.map(lambda u: jnp.where(taken, u * factor, 0).astype(u.dtype), updates)
             if objective.state:
                 frozen, batch, _, _, k_step = inputs

@@ -88,9 +88,19 @@ def state_change(
     """
     assert objective.next_state is not None, "an objective with state computes the next one"
     old = only_state(params, objective.state)
-    new = only_state(objective.next_state(params, frozen, examples.batch, key), objective.state)
+    batch = without_empty_mask(examples).batch
+    new = only_state(objective.next_state(params, frozen, batch, key), objective.state)
     some = examples.mask[0]  # valid rows come first
     return jax.tree.map(lambda a, b: jnp.where(some, a - b, 0).astype(b.dtype), new, old)
+
+
+def without_empty_mask(examples: Examples) -> Examples:
+    """The examples, all of which are taken to be valid where none is.
+
+    What is computed of padding alone is thrown away, but its derivative must be finite all the same, and a
+    layer that normalises a batch may divide by the number of its valid examples.
+    """
+    return replace(examples, mask=examples.mask | ~examples.mask[0])
 
 
 def _apart(objective: Objective, params: Params) -> tuple[Params, Params]:

@@ -192,3 +192,26 @@ def private(algorithm):
 def test_a_class_is_no_rule():
     with pytest.raises(TypeError, match="rule must be a rule such as Median"):
         robust(base(), Median)
+
+
+@pytest.mark.parametrize("selected", [None, 1])
+def test_krum_never_takes_numbers_whose_squares_are_too_large(selected):
+    rng = np.random.default_rng(0)
+    deltas = np.asarray(rng.normal(size=(10, 4)), np.float32)
+    deltas[0] = 1e20
+    result = Krum(0.2, selected)(jnp.asarray(deltas), jnp.ones(10, bool), frozenset())
+    assert np.abs(result).max() < 5
+
+
+def test_rows_are_those_of_their_clients_also_where_whole_tables_are_sent():
+    def changed(algorithm):
+        simulation = Simulation(robust(algorithm, Median()), CLIENTS, Everyone())
+        start = simulation.init()
+        (round,) = simulation.rounds(start, 1)
+        old, new = (np.asarray(s.global_params["item"]["factors"]) for s in (start, round.state))
+        return np.any(old != new, 1)
+
+    whole = fr.privacy.compressed(base(), 8, 1.0, error_feedback=True)
+    assert not whole.model.tables
+    np.testing.assert_array_equal(changed(whole), changed(base()))
+    assert changed(whole).sum() > 3

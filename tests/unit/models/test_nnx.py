@@ -9,7 +9,7 @@ import pytest
 from tests.batch_norm import EPSILON, FEATURES, HIDDEN, MOMENTUM, clients, measured, model, start
 
 import fedrecon as fr
-from fedrecon.core import leaves_of
+from fedrecon.core import Examples, leaves_of
 
 nnx: Any = pytest.importorskip("flax.nnx", reason="Flax is not installed")
 
@@ -151,3 +151,43 @@ class Counting(Net):
 def test_what_makes_no_model_is_refused(given, error, message):
     with pytest.raises(error, match=message):
         fr.models.from_nnx(**{"module": Net, "loss": loss, "local": fr.is_local("head")} | given)
+
+
+def test_padding_drops_no_client_where_somebody_differentiates_through_steps():
+    solver = fr.Solver(fr.optimizer("sgd", learning_rate=0.1), 3)
+    whole = fr.Solver(fr.optimizer("sgd", learning_rate=0.1), None)
+    maml = fr.algorithms.maml(
+        fr.models.from_nnx(Net, loss=loss, metrics=metrics, local=fr.is_local("head")),
+        *(solver, whole, fr.optimizer("sgd", learning_rate=1.0), fr.AlternateBatches(2)),
+    )
+    start = fr.algorithms.Broadcast(maml.init(jax.random.key(0)).global_params, jnp.int32(0))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(4, FEATURES)).astype("f"), rng.normal(size=4).astype("f")
+
+    def sent(padding: int) -> Any:
+        rows = {"x": np.pad(x, ((0, padding), (0, 0))), "y": np.pad(y, (0, padding))}
+        examples = Examples(rows, jnp.arange(4 + padding) < 4)
+        return maml.client_update(start, (), examples, jax.random.key(1))[0]
+
+    plain, padded = sent(0), sent(8)
+    assert float(padded.metrics["dropped"].total) == 0
+    for one, other in zip(jax.tree.leaves(plain.delta), jax.tree.leaves(padded.delta), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_frozen_statistics_stay_as_they_start():
+    frozen = fr.models.from_nnx(
+        Net, loss=loss, metrics=metrics, local=fr.is_local("head"), frozen=("norm", "body")
+    )
+    assert frozen.state == ()
+    fedavg = fr.fedavg(
+        fr.models.from_nnx(Net, loss=loss, metrics=metrics, local=fr.is_local("body"), frozen=("norm",)),
+        *(fr.Solver(fr.optimizer("sgd", learning_rate=0.1), 3), fr.optimizer("sgd", learning_rate=1.0)),
+    )
+    simulation = fr.Simulation(fedavg, clients(), fr.Everyone())
+    (round,) = simulation.rounds(simulation.init(), 1)
+    leaves = {path: x for path, x in leaves_of(round.state.global_params).items() if "norm" in path}
+    assert {path.rpartition("/")[2]: set(np.ravel(x).tolist()) for path, x in leaves.items()} == {
+        "mean": {0.0},
+        "var": {1.0},
+    }

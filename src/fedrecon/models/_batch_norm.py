@@ -1,12 +1,13 @@
-"""Running variances that stay usable under the noise of a private round."""
+"""What layers that normalise a batch need to stay finite in private rounds and on padding."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fedrecon.core._examples import EXAMPLE_MASK
 from fedrecon.core._model import path_of
-from fedrecon.core._types import Params
+from fedrecon.core._types import Batch, Params
 
 _VARIANCE = "var"  # the name that Flax gives to the running variance of its layers
 
@@ -24,3 +25,13 @@ def with_usable_variances(params: Params, state: tuple[str, ...]) -> Params:
         return jnp.maximum(x, 0) if name in state and name.rpartition("/")[2] == _VARIANCE else x
 
     return jax.tree_util.tree_map_with_path(leaf, params) if state else params
+
+
+def with_some_valid(batch: Batch) -> Batch:
+    """The batch, all of whose rows are marked as valid where none is.
+
+    A layer that normalises a batch divides by the number of its valid rows. What is computed of padding alone
+    is thrown away, but where somebody differentiates through it, not a number would spread.
+    """
+    mask = batch[EXAMPLE_MASK]
+    return {**batch, EXAMPLE_MASK: mask | ~jnp.any(mask)}
