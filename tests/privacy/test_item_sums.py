@@ -120,6 +120,38 @@ def test_biases_of_another_algorithm_are_refused():
         item_biases(item_sums(3, middle=3.0), {})
     with pytest.raises(ValueError, match="must be one of item_sums"):
         item_biases(fr.fedavg(rating_model(), solver(), sgd()), {})
+    with pytest.raises(ValueError, match="must not select rows"):
+        item_biases(protected(select_rows=fr.privacy.RowSelection()), {})
+
+
+def protected(**others):
+    return user_level_dp(
+        item_sums(60, middle=3.0),
+        clip=2.0,
+        delta=1e-3,
+        rounds=1,
+        sampling=Everyone(),
+        num_clients=50,
+        noise_multiplier=1.0,
+        **others,
+    )
+
+
+def test_noise_is_taken_for_what_it_is_where_counts_have_some_of_the_privacy_loss():
+    """The same release under a bound that follows the norms has more noise: counts are shrunk further."""
+    generator = np.random.default_rng(0)
+    counts = generator.exponential(0.2, 60).astype(np.float32)
+    params = {"item": {"sum": 0.1 * counts, "count": counts}}
+    spreads = []
+    for algorithm in (protected(), protected(clip_quantile=0.5)):
+        noise = algorithm.privacy.noise_deviation(0) / 0.8
+        estimated = counts.astype(np.float64) * algorithm.privacy.accounting.divisor / 0.8
+        share = 1 - noise**2 / estimated.var()
+        assert 0 < share < 1
+        shrunk = np.maximum(estimated.mean() + share * (estimated - estimated.mean()), 0)
+        np.testing.assert_allclose(item_biases(algorithm, params).counts, shrunk, rtol=1e-5)
+        spreads.append(share)
+    assert spreads[1] < spreads[0]
 
 
 def test_catalogue_knows_genres_and_periods(tmp_path):

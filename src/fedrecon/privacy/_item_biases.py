@@ -97,15 +97,20 @@ def item_biases(
         The biases, in units of ratings.
 
     Raises:
-        ValueError: The algorithm is no `item_sums`, or not private and without `num_clients`.
+        ValueError: The algorithm is no `item_sums`, selects rows, or is not private and without `num_clients`.
     """
     if algorithm.name != "item_sums":
         raise ValueError(f"algorithm must be one of item_sums, got {algorithm!r}")
     indicator, privacy = algorithm.hyperparameters["indicator"], algorithm.privacy
     if privacy is None and num_clients is None:
         raise ValueError("num_clients must be given for an algorithm that is not private, got None")
+    if privacy is not None and privacy.selection is not None:
+        raise ValueError(
+            f"algorithm must not select rows, whose sums of 0 would be taken for noised ones, got "
+            f"{privacy.selection!r}"
+        )
     clients = float(num_clients or 0) if privacy is None else privacy.accounting.divisor
-    noise = 0.0 if privacy is None else privacy.noise_multiplier * privacy.clipping.bound
+    noise = 0.0 if privacy is None else privacy.noise_deviation(0)
     sums, counts = (
         np.asarray(jax.device_get(params["item"][name]), np.float64) * clients for name in ("sum", "count")
     )
