@@ -97,7 +97,7 @@ def item_biases(
         The biases, in units of ratings.
 
     Raises:
-        ValueError: The algorithm is no `item_sums`, selects rows, or is not private and without `num_clients`.
+        ValueError: The algorithm is no `item_sums` or selects rows, or it has no noise and no `num_clients`.
     """
     if algorithm.name != "item_sums":
         raise ValueError(f"algorithm must be one of item_sums, got {algorithm!r}")
