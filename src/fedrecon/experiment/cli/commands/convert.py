@@ -60,7 +60,7 @@ def command(
       fedrecon run experiments/ranking.toml --data clients.arrow
 
     The memory is bounded: what does not fit is sorted on the disk, in a hidden folder beside the client file,
-    which takes three times the file's size. Killed, it leaves no file, and the same command begins anew.
+    which takes as much again as the file. Killed, it leaves no file, and the same command begins anew.
     """
     from fedrecon.data._clients import Clients
     from fedrecon.datasets.ratings._convert import convert
