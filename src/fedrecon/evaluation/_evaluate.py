@@ -235,6 +235,13 @@ def _evaluate_block(
         client_state = current_client_state(algorithm, global_params, batch.client_state, key)
         local = algorithm.personalize(Broadcast(global_params, round), client_state, support, key)
         metrics = scoring(algorithm.personal_model, global_params, local, support, query, key)
+        for name, mean in metrics.items():
+            for x in mean:
+                if jnp.shape(x) != ():
+                    raise ValueError(
+                        f"metric {name!r} of a scoring must be a scalar Mean for each client, got the shape "
+                        f"{jnp.shape(x)}: sum it over the client's examples"
+                    )
         return Packed.of(jax.tree.map(jnp.asarray, metrics))
 
     def clients(global_params: Params, round: Int[Array, ""], block: Batch) -> Packed:

@@ -180,3 +180,14 @@ def test_without_any_test_example_nothing_is_known():
     found = Evaluation(np.arange(2), {"mse": Mean(np.zeros(2), np.zeros(2))})
     assert all(np.isnan(x) for part in (found.over_examples(), found.over_clients()) for x in part.values())
     assert np.isnan(found.distribution()["rmse"]["p50"])
+
+
+def test_a_scoring_must_sum_over_a_clients_examples(state):
+    def scoring(model, global_params, local_params, support, query, key):
+        metrics = model.metrics(global_params, local_params, query.batch)
+        return {name: mean.where(query.mask) for name, mean in metrics.items()}
+
+    with pytest.raises(
+        ValueError, match=r"of a scoring must be a scalar Mean for each client, got the shape"
+    ):
+        evaluate(ALGORITHM, state, CLIENTS, split=PAIRS, scoring=scoring)

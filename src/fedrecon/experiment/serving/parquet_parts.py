@@ -66,10 +66,16 @@ class ResumableParquetWriter:
 
     def _begin(self, share: Share | None) -> None:
         """Compares the request with that of the parts and of other processes, or writes it; needs a lock."""
-        about, busy = self.folder / _REQUEST, self._shared.busy()
-        if about.exists() and (busy or share is None or any(self.folder.glob("[0-9]*.parquet"))):
+        about, busy, parts = self.folder / _REQUEST, self._shared.busy(), self._parts()
+        if about.exists() and (busy or share is None or parts):
             self._check(json.loads(about.read_text(encoding="utf-8")), f"{self.folder}: what is there")
+        elif parts and (busy or share is None):
+            raise RunError(
+                f"{self.folder}: must hold {_REQUEST}, which says what its parts are of; remove it"
+            )
         elif share is not None:
+            for part in parts:  # nobody knows of which request they are
+                part.unlink()
             write_atomically(about, json.dumps(self.request, indent=2) + "\n")
         if share is not None:
             self._shared.take(share, busy)
@@ -149,8 +155,14 @@ class ResumableParquetWriter:
 
     def _clear(self) -> None:
         self.close()
+        # The request goes last: parts without it might be taken for those of another request after a kill.
+        for part in self._parts():
+            part.unlink(missing_ok=True)
         # Whoever was waiting for the folder may remove it at the same time, since the file is there.
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _parts(self) -> list[Path]:
+        return list(self.folder.glob("[0-9]*.parquet"))
 
     def _missing(self, share: Share) -> list[int]:
         if self.complete:

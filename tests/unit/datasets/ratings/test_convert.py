@@ -237,3 +237,24 @@ def test_progress_is_told(tmp_path):
     assert told[-1] == ("ratings", 900, 900)
     assert [done for stage, done, _ in told if stage == "bytes"][-1] == source.stat().st_size
     assert len(Clients.open(tmp_path / "out.arrow")) == 60
+
+
+def test_times_of_different_units_are_not_mixed(tmp_path):
+    """Timestamps of Parquet are counted in their own unit: beside seconds they would be years apart."""
+    text = write(tmp_path / "a.csv", rows(5))
+
+    def parquet(name, when):
+        columns = {"user": [f"u{i}" for i in range(len(when))], "isbn": ["a"] * len(when)}
+        pq.write_table(pa.table({**columns, "stars": [1.0] * len(when), "when": when}), tmp_path / name)
+        return tmp_path / name
+
+    micro = parquet("micro.parquet", pa.array([978307200000000], pa.timestamp("us")))
+    milli = parquet("milli.parquet", pa.array([978307200000], pa.timestamp("ms")))
+    with pytest.raises(DataError, match=r"must be all numbers, .* got Parquet's timestamp\[us\]"):
+        convert([text, micro], tmp_path / "out.arrow", columns=COLUMNS)
+    with pytest.raises(DataError, match=r"must be all Parquet's timestamp\[ms\], .* got .*\[us\]"):
+        convert([milli, micro], tmp_path / "out.arrow", columns=COLUMNS)
+    mixed = parquet("mixed.parquet", pa.array(["2001-01-01"] * 70 + ["1700000000000"] * 70))
+    with pytest.raises(DataError, match=r"must be all timestamp\[us\], .* got numbers"):
+        convert([mixed], tmp_path / "out.arrow", columns=COLUMNS)
+    assert not (tmp_path / "out.arrow").exists()

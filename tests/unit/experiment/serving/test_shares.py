@@ -150,3 +150,14 @@ def test_a_damaged_manifest_is_named(tmp_path):
     (tmp_path / ".out.parquet.parts" / "manifest.json").write_text("[]")
     with pytest.raises(RunError, match=r"manifest\.json: must hold the number of shares, and is damaged"):
         fill(out, Share(2, 2))
+
+
+def test_parts_without_their_request_do_not_get_into_a_file(tmp_path):
+    """A kill while the folder is removed, or a hand, can leave parts alone."""
+    out, other = tmp_path / "out.parquet", {**REQUEST, "round": 4}
+    fill(out, Share(1, 2))
+    (tmp_path / ".out.parquet.parts" / "request.json").unlink()
+    with pytest.raises(RunError, match=r"must hold request\.json"):
+        ResumableParquetWriter(out, other, COUNT, None)
+    with ResumableParquetWriter(out, other, COUNT) as parts:
+        assert parts.missing() == list(range(COUNT))

@@ -28,7 +28,13 @@ from fedrecon.data._unpacking import check_parquet
 from fedrecon.datasets.ratings._columns import Table, Times
 from fedrecon.datasets.ratings._files.formats import Format, find_columns
 from fedrecon.datasets.ratings._files.source import Source, reason
-from fedrecon.datasets.ratings._files.times import RULE, convert_numeric_times, parse_times
+from fedrecon.datasets.ratings._files.times import (
+    NUMBERS,
+    RULE,
+    convert_numeric_times,
+    parse_times,
+    parse_times_of_form,
+)
 from fedrecon.datasets.ratings._reader_options import Columns
 from fedrecon.datasets.ratings._validation import quoted
 from fedrecon.errors import DataError
@@ -62,7 +68,7 @@ def read_parquet(source: Source, form: Format) -> Table:
     return _as_ratings(source.where, columns, table, form.optional)
 
 
-def stream_parquet(source: Source, form: Format, rows: int) -> Iterator[tuple[Table, float]]:
+def stream_parquet(source: Source, form: Format, rows: int) -> Iterator[tuple[Table, str, float]]:
     """The ratings of a Parquet file, or of the parts of a table, piece by piece.
 
     Args:
@@ -71,7 +77,7 @@ def stream_parquet(source: Source, form: Format, rows: int) -> Iterator[tuple[Ta
         rows: The number of rows to read at a time.
 
     Yields:
-        Some ratings, and which share of the source is read by then.
+        Some ratings, the form of their times, `""` without any, and which share of the source is read by then.
 
     Raises:
         DataError: As for `read_parquet`; of the rows in messages the first of a piece is 1.
@@ -86,8 +92,10 @@ def stream_parquet(source: Source, form: Format, rows: int) -> Iterator[tuple[Ta
             total, done = max(opened.metadata.num_rows, 1), 0
             for batch in opened.iter_batches(rows, columns=names):
                 done += len(batch)
-                ratings = _as_ratings(where, columns, pa.Table.from_batches([batch]), form.optional)
-                yield ratings, (number + done / total) / len(paths)
+                table = pa.Table.from_batches([batch])
+                ratings = _as_ratings(where, columns, table, form.optional)
+                written = "" if ratings.time is None else _form_of_times(where, columns, table)
+                yield ratings, written, (number + done / total) / len(paths)
         except (pa.ArrowException, OSError, MemoryError) as error:
             raise DataError(f"{where}: cannot be read as Parquet: {reason(error)}") from error
 
@@ -253,6 +261,15 @@ def _times(where: str, table: pa.Table, name: str, optional: bool) -> Times | No
         if not optional:
             raise
         return None
+
+
+def _form_of_times(where: str, columns: Columns, table: pa.Table) -> str:
+    """How the times of a table are written, which tells their unit."""
+    column = _explode(where, table, str(columns.client))[str(columns.time)]
+    if is_text(column.type):
+        return parse_times_of_form(decoded(column))[0]
+    # Dates and timestamps are counted in their own unit, in which numbers and those of other types are not.
+    return f"Parquet's {column.type}" if pa.types.is_temporal(value_type(column.type)) else NUMBERS
 
 
 def _required_times(where: str, table: pa.Table, name: str) -> Times:

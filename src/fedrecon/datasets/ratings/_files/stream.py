@@ -55,8 +55,8 @@ def stream(source: Source, form: Format, restart: Callable[[], None]) -> Iterato
         table = read_json(source, form)
         yield Piece(*table, _form_of(table.time), 1.0)
     elif not form.is_text:
-        for table, share in stream_parquet(source, form, _ROWS):
-            yield Piece(*table, _form_of(table.time), share)
+        for table, written, share in stream_parquet(source, form, _ROWS):
+            yield Piece(*table, written, share)
     else:
         yield from _stream_text(source, form, restart)
 
