@@ -77,7 +77,7 @@ def stream_parquet(source: Source, form: Format, rows: int) -> Iterator[tuple[Ta
         rows: The number of rows to read at a time.
 
     Yields:
-        Some ratings, the form of their times, `""` without any, and which share of the source is read by then.
+        Some ratings, the form of their times (`""` without any), and the share of the source read by then.
 
     Raises:
         DataError: As for `read_parquet`; of the rows in messages the first of a piece is 1.
