@@ -31,6 +31,7 @@ from fedrecon.simulation._late_updates import checked_delays, checked_late, coun
 from fedrecon.simulation._protection import Protection
 from fedrecon.simulation._round import Round, Sizes
 from fedrecon.simulation._second_thread import SecondThread
+from fedrecon.simulation._shared_programs import compiled
 from fedrecon.simulation._trained_state import TrainedState, plain_state
 from fedrecon.simulation._validate_model import check_model
 
@@ -168,7 +169,7 @@ class Simulation:
         update_of = self._devices.spread(sums)
         steps = self._step if self._joined and self._parts == 1 else None
         run = functools.partial(one_pass, self.algorithm, update_of, steps)
-        self._pass = jax.jit(run, compiler_options=self._options)
+        self._pass = compiled(run, self._options, alone=len(self._devices) > 1)
 
     @property
     def compilations(self) -> int:

@@ -48,11 +48,14 @@ def train(config: Config, out: Path, invocation: Invocation) -> int:
         The exit status.
     """
     begin(invocation)
+    from fedrecon.experiment.reporting.figure_process import FigureProcess
     from fedrecon.experiment.training.run_experiment import console, run_experiment, show
 
     screen = console()
-    result = run_experiment(config, out, screen, invocation.started)
-    show(result, screen)
+    # The table is on the screen before the figures are drawn.
+    with FigureProcess() as figures:
+        result = run_experiment(config, out, screen, invocation.started, figures)
+        show(result, screen)
     return status_of(result)
 
 

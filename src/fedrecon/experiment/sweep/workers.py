@@ -7,6 +7,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedrecon.experiment.reporting.figure_process import FigureProcess
+from fedrecon.experiment.sweep.shared_work import SharedWork
 from fedrecon.experiment.sweep.trial import FAILED, Outcome, run_trial
 
 
@@ -17,11 +19,13 @@ class Task(NamedTuple):
         values: The settings of the configuration as nested tables.
         out: The run folder of the trial.
         metric: The name of the metric to measure.
+        tuned: The values of the tuned settings, by their dotted names.
     """
 
     values: dict[str, Any]
     out: Path
     metric: str
+    tuned: dict[str, Any]
 
 
 class Workers:
@@ -89,6 +93,13 @@ class Workers:
                 worker.send(watch(self._busy[worker], *news))
         return ended
 
+    def finish(self) -> None:
+        """Ends the processes when they are idle and the figures of their trials are drawn."""
+        for worker in self._idle:
+            worker.send(None)
+        for process in self._processes:
+            process.join()
+
     def close(self) -> None:
         """Ends the processes. Trials that they were running can be resumed from their last checkpoints."""
         for process in self._processes:
@@ -112,13 +123,18 @@ def _work(boss: Connection) -> None:
         boss.send((round, value))
         return bool(boss.recv())
 
-    while True:
-        try:
-            task: Task = boss.recv()
-        except EOFError:
-            return
-        try:
-            outcome = run_trial(resolve(task.values, "sweep"), task.out, task.metric, watch)
-        except Exception as error:
-            outcome = Outcome(FAILED, message=f"{type(error).__name__}: {error}")
-        boss.send(outcome)
+    with FigureProcess() as figures:
+        shared = SharedWork(figures)
+        while True:
+            try:
+                task: Task | None = boss.recv()
+            except EOFError:
+                return
+            if task is None:
+                return
+            try:
+                values = resolve(task.values, "sweep")
+                outcome = run_trial(values, task.out, task.metric, watch, task.tuned, shared)
+            except Exception as error:
+                outcome = Outcome(FAILED, message=f"{type(error).__name__}: {error}")
+            boss.send(outcome)

@@ -61,8 +61,17 @@ def task_of(config: Config) -> Task:
         DataError: The data cannot be read.
         SettingError: The data lack what the settings ask for.
     """
-    task = task_spec(config.task).build(config)
-    return cast(Task, config.algorithm.prepare(task, config.seed))
+    return cast(Task, config.algorithm.prepare(built_task(config), config.seed))
+
+
+def built_task(config: Config) -> Task:
+    """The task as its specification builds it, before the algorithm prepares it for its training.
+
+    Raises:
+        DataError: The data cannot be read.
+        SettingError: The data lack what the settings ask for.
+    """
+    return task_spec(config.task).build(config)
 
 
 def sampling_of(config: Config, num_clients: int) -> Sampling:
