@@ -81,8 +81,8 @@ def works(benchmarks: Iterable[str]) -> dict[str, Work]:
             needs_ratings=True,
         ),
         "sweep": Work(
-            f"fedrecon sweep of two learning rates of experiments/movielens.toml at one reconstruction epoch: "
-            f"{TRIALS} trials of 100 rounds",
+            f"fedrecon sweep of two learning rates of experiments/movielens.toml at one reconstruction epoch:"
+            f" {TRIALS} trials of 100 rounds",
             _nothing,
             _sweep,
             needs_ratings=True,
@@ -167,7 +167,7 @@ def _run(
 
 
 def _sweep(checkout: Checkout, options: Options, ratings: Path | None) -> Sample:
-    """Tunes an experiment of this checkout, the same for both sides; nothing of a trial is compiled before."""
+    """Tunes an experiment of this checkout, the same for both sides; no trial was compiled before."""
     folder, space = checkout.scratch / "sweep", checkout.scratch / "space.toml"
     shutil.rmtree(folder, ignore_errors=True)  # a sweep that is there would go on
     space.write_text(
