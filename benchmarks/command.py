@@ -32,6 +32,7 @@ BENCHMARKS = {
     ),
     "personalize": ("inference", "clients reconstructed per second, over the matrix products alone"),
     "population": ("population", "a million clients on the disk: writing, opening, rounds (minutes)"),
+    "privacy": ("privacy_cost", "rounds with user-level differential privacy, and without"),
     "ranking": ("ranking", "how well peers that see all data rank; needs --data"),
     "run": ("whole_run", "fedrecon run from process start to end, cold and warm"),
 }

@@ -24,6 +24,7 @@ from fedrecon.models import matrix_factorization
 from fedrecon.privacy.attacks import with_hostile_clients
 
 CAP, FACTORS, ROUNDS, COHORT = 300, 8, 60, 100
+NOBODY = "none"
 ATTACKS = {"sign flip": -1.0, "scaled": -10.0, "promotion": 10.0}
 RULES: dict[str, Any] = {
     "mean": None,
@@ -95,7 +96,9 @@ def promoted(algorithm: fr.Algorithm, state: fr.ServerState, test: fr.Clients, i
     return found.over_clients()["hr@10"]
 
 
-def rows(path: Path, name: str, rounds: int, shares: list[float]) -> Iterator[dict[str, Any]]:
+def rows(
+    path: Path, name: str, rounds: int, shares: list[float], attacks: list[str]
+) -> Iterator[dict[str, Any]]:
     """One trained model after the other."""
     sets = load(path, seed=0, cap=CAP, fractions={"train": 0.8, "validation": 0.1, "test": 0.1})
     train, test = sets["train"], sets["test"].select("item", "rating")
@@ -105,8 +108,7 @@ def rows(path: Path, name: str, rounds: int, shares: list[float]) -> Iterator[di
     target = int(np.argmin(counts))
     held = (test.positions() == test.num_examples[test.owners()] - 1).astype(np.int8)
     ranked = test.with_columns(held_out=held)
-    cases: list[tuple[str, float]] = [("none", 0.0)]
-    cases += [(attack, share) for attack in ATTACKS for share in shares]
+    cases = [(attack, share) for attack in attacks for share in (shares if attack in ATTACKS else [0.0])]
     for attack, share in cases:
         praised = target if attack == "promotion" else None
         algorithm = algorithm_of(num_items, mean, ATTACKS.get(attack, 1.0), RULES[name])
@@ -133,9 +135,11 @@ def main() -> None:
     parser.add_argument("--rule", choices=list(RULES), action="append", help="may be given several times")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of {COHORT} clients each")
     parser.add_argument("--share", type=float, action="append", help="of hostile clients; several times")
+    parser.add_argument("--attack", choices=[NOBODY, *ATTACKS], action="append", help="several times")
     arguments = parser.parse_args()
     for name in arguments.rule or list(RULES):
-        for row in rows(arguments.path, name, arguments.rounds, arguments.share or [0.01, 0.05, 0.2]):
+        attacks, shares = arguments.attack or [NOBODY, *ATTACKS], arguments.share or [0.01, 0.05, 0.2]
+        for row in rows(arguments.path, name, arguments.rounds, shares, attacks):
             print(json.dumps(row), flush=True)
 
 

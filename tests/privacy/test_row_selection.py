@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Uniform
 from fedrecon.privacy._clipping import dense
 from fedrecon.privacy._gaussian import gaussian_delta
+from fedrecon.privacy._ledger import Ledger
 from fedrecon.privacy._row_selection import RowSelection, with_min_contributors
 from fedrecon.privacy._secret import Secret
 from fedrecon.privacy._user_level import user_level_dp
@@ -30,6 +32,7 @@ from fedrecon.simulation._trained_state import plain_state
 CLIENTS, N = federation(), len(LENGTHS)
 SECRET = Secret(bytes(range(32)))
 KEY = np.arange(1, 9, dtype=np.uint32)
+RULE = RowSelection(0.2, 1.0)
 COUNTED = "item/bias"  # the first of the two tables that share their rows
 
 
@@ -46,7 +49,7 @@ def private(algorithm=None, **changed):
         "sampling": Everyone(),
         "num_clients": N,
         "delta": 1e-3,
-        "select_rows": RowSelection(0.2, 1.0),
+        "select_rows": RULE,
         **changed,
     }
     return user_level_dp(algorithm or base(), **settings)
@@ -217,6 +220,27 @@ def test_rows_of_too_few_contributors_stay(clients_per_block):
         np.testing.assert_allclose(moved["item"][name][enough], whole["item"][name][enough], atol=1e-6)
         assert not moved["item"][name][~enough].any()
     np.testing.assert_allclose(moved["scale"], whole["scale"], atol=1e-6)
+
+
+def test_the_default_of_bands_fits_the_counts():
+    """Under a fixed order noise would be correlated, which is not drawn for counts."""
+    fixed = Passes(4, order="fixed")
+    assert private(sampling=fixed, select_rows=None, rounds=6).privacy.noise_bands > 1
+    assert private(sampling=fixed, rounds=6).privacy.noise_bands == 1
+    assert private(sampling=fixed, rounds=6, select_rows=None, clip_quantile=0.5).privacy.noise_bands == 1
+
+
+def test_ledger_tells_the_noise_on_deltas():
+    both, alone = private().privacy.ledger(2), private(select_rows=None).privacy.ledger(2)
+    on_deltas = RULE.delta_noise_multiplier(both.noise_multiplier)
+    assert both.delta_noise_multiplier == on_deltas > both.noise_multiplier
+    assert f"noise of {on_deltas:.4g} times the bound" in str(both)
+    assert f"as deltas alone with {both.noise_multiplier:.4g} times" in str(both)
+    assert str(alone).endswith(f"with noise of {alone.noise_multiplier:.4g} times the bound {alone.clip:g}")
+    earlier = {k: v for k, v in both.values().items() if k != "delta_noise_multiplier"}
+    assert str(Ledger.from_values(earlier)) == str(replace(both, delta_noise_multiplier=None))
+    # Fingerprints of runs that start from a private one hold its ledger's repr.
+    assert repr(Ledger.from_values(earlier)) == repr(both)
 
 
 def test_ledger_names_the_selection_and_the_noise_belongs_to_it():

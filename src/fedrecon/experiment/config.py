@@ -68,8 +68,17 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), packaged
         packaged: Which of these, one of `PACKAGED`; the default generates ratings.
 
     Raises:
-        SettingError: The file is missing or no TOML, or a setting is unknown or breaks a rule.
+        SettingError: The file is missing or no TOML, or a setting is unknown, breaks a rule or has no effect
+            beside the others.
     """
+    config = _load(path, overrides, packaged)
+    for section in (config.privacy, config.compression, config.aggregation):
+        section.check_effect()
+    return config
+
+
+def _load(path: str | Path | None, overrides: Sequence[str] = (), packaged: str = DEFAULT) -> Config:
+    """As `load`, with settings that have no effect, which folders of earlier versions may hold."""
     source, values = _read(path, packaged)
     # `RunSpec.configuration` writes the algorithm of a run made in Python as text.
     if isinstance(values.get("algorithm"), str):
@@ -116,7 +125,7 @@ def load_saved(run: Path, code: Sequence[str] = ()) -> Config:
                 f"{path}: {place} names code, {name!r}, which the run folder alone does not get run: "
                 f"if you trust it, name it again with --code {name}"
             )
-    return load(path)
+    return _load(path)
 
 
 def code_of(path: str | Path) -> list[tuple[str, str]]:

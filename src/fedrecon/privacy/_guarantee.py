@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from fedrecon.algorithms._base import ServerState
+from fedrecon.core._model import Table
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import Params
 from fedrecon.data._sampling import Sampling
@@ -23,9 +24,10 @@ from fedrecon.privacy._composition import composed
 from fedrecon.privacy._correlated import noising_coefficients
 from fedrecon.privacy._ledger import Ledger
 from fedrecon.privacy._noise import normals_like
-from fedrecon.privacy._row_selection import RowSelection
+from fedrecon.privacy._row_selection import RowSelection, cut_to
 
 KEY_WORDS = 8
+_ROWS_NONCE = 2  # of the noise on counts of rows; that on deltas has 0, that on clients within the bound 1
 
 
 class PrivacyState(NamedTuple):
@@ -125,6 +127,7 @@ class UserLevelDP:
             sampling=repr(self.sampling),
             releases=releases + (0 if self.earlier is None else self.earlier.releases),
             public_inputs=self.public_inputs,
+            delta_noise_multiplier=self._delta_multiplier,
         )
 
     @property
@@ -186,6 +189,28 @@ class UserLevelDP:
         if self.noise_bands > 1:
             noise = self._correlated(noise, noise_key[1:])
         return jax.tree.map(lambda x, z: x + (scale * z).astype(x.dtype), total, noise)
+
+    def cut_to_selected(
+        self,
+        noised: Params,
+        counts: Mapping[str, Float[Array, "row"]],
+        noise_key: UInt32[Array, "8"],
+        tables: tuple[Table, ...],
+    ) -> Params:
+        """A noised sum of deltas that is 0 in the rows that are not selected; as it is without a selection.
+
+        Args:
+            noised: The sum of deltas as `noised` returns it.
+            counts: The sums of the clients' contributions to rows, by the path of a table.
+            noise_key: The round's key; with a key of zeros all rows are selected.
+            tables: The tables of the model.
+        """
+        if self.selection is None:
+            return noised
+        noise = normals_like(noise_key, _ROWS_NONCE, counts)
+        armed = jnp.any(noise_key != 0)
+        noise = jax.tree.map(lambda z: jnp.where(armed, z, jnp.nan), noise)
+        return cut_to(self.selection.selected(counts, noise, self.noise_multiplier), tables, noised)
 
     def noise_deviation(self, releases: int, clip_factor: float = 1.0) -> float:
         """The standard deviation of the noise on every entry of the next sum.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from decimal import ROUND_UP, Context
 from typing import Any
 
@@ -44,6 +44,9 @@ class Ledger:
             public source.
         not_covered: The things that the guarantee says nothing about, a phrase for each; by default those of
             every run.
+        delta_noise_multiplier: The standard deviation of the noise on the sum of deltas, in units of the
+            clipping bound: more than `noise_multiplier` where counts take a part of the privacy loss. None,
+            the default, in ledgers of earlier versions, which did not note it.
     """
 
     epsilon: float
@@ -60,11 +63,13 @@ class Ledger:
     releases: int
     public_inputs: Mapping[str, str]
     not_covered: tuple[str, ...] = NOT_COVERED
+    # Not in the repr, by which fingerprints of runs that start from a private one know its ledger.
+    delta_noise_multiplier: float | None = field(default=None, repr=False)
 
     def values(self) -> dict[str, Any]:
         """The ledger as JSON values."""
         return {
-            **{field.name: getattr(self, field.name) for field in fields(self)},
+            **{part.name: getattr(self, part.name) for part in fields(self)},
             "public_inputs": dict(self.public_inputs),
             "not_covered": list(self.not_covered),
         }
@@ -77,7 +82,7 @@ class Ledger:
             values: The mapping that `values` returned; JSON has null in it for an infinite epsilon. Entries
                 that only a later version writes are ignored.
         """
-        present = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        present = {part.name: values[part.name] for part in fields(cls) if part.name in values}
         epsilon = math.inf if present["epsilon"] is None else present["epsilon"]
         return cls(**{**present, "epsilon": epsilon, "not_covered": tuple(present["not_covered"])})
 
@@ -86,8 +91,17 @@ class Ledger:
         seen = "the released parameters" if self.observer == "model" else "them and who takes part"
         return (
             f"epsilon {rounded_up(self.epsilon)} at delta {self.delta:g} for {_RELATIONS[self.relation]}, "
-            f"against whoever sees {seen}; {self.releases:,} releases with noise of "
-            f"{self.noise_multiplier:.4g} times the bound {self.clip:g}"
+            f"against whoever sees {seen}; {self.releases:,} releases with {self._noise}"
+        )
+
+    @property
+    def _noise(self) -> str:
+        on_deltas, together = self.delta_noise_multiplier, f"{self.noise_multiplier:.4g} times"
+        if on_deltas is None or math.isclose(on_deltas, self.noise_multiplier):
+            return f"noise of {together} the bound {self.clip:g}"
+        return (
+            f"noise of {on_deltas:.4g} times the bound {self.clip:g} on deltas, and with noised counts, "
+            f"together as private as deltas alone with {together}"
         )
 
 

@@ -31,12 +31,13 @@ _CONTRIBUTIONS = Clipping.of(1.0)
 @tagged("privacy/row_selection")
 @dataclass(frozen=True)
 class RowSelection:
-    """How the rows are selected that a round of a private algorithm changes.
+    """How the rows are selected that a round of a private algorithm has deltas of.
 
     A client contributes 1 to every row that its delta changes, over the root of the number of these rows, so
     that its contributions have a norm of at most 1. A row is selected where the noised sum of contributions
     reaches the threshold. Noise on all entries of the sum of deltas would else move also rows that nobody
-    touches, in every round.
+    touches, in every round. The other rows get a delta of 0: they stay under SGD, and may go on moving under
+    a server optimiser with momentum, such as Adam, by the deltas of rounds before.
 
     Deltas are clipped before the selection is known, in one exchange with the clients; the reference clips
     what is left of a gradient after it.

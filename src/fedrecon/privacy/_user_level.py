@@ -29,11 +29,9 @@ from fedrecon.privacy._row_selection import (
     bounded_contributions,
     check_tables,
     counted_tables,
-    cut_to,
 )
 
-# Of the noise on counts of clients within the bound and on counts of rows; that on deltas has 0.
-_COUNT_NONCE, _ROWS_NONCE = 1, 2
+_COUNT_NONCE = 1  # of the noise on counts of clients within the bound; that on deltas has 0, on rows' 2
 _LEAST_LEFT = 1e-6  # of an epsilon that was spent: what must be left of the one asked for
 
 
@@ -87,8 +85,9 @@ def user_level_dp(
             items, each with the public source that it comes from; by default none.
         noise_bands: Rounds over which noise is correlated, so that rounds take back noise of those before
             them; only under `Passes(..., order="fixed")`. None, the default, for the number of 1, 2, 4, 8 and
-            16 with the least noise in sums over rounds, and 1 under other samplings. A round draws its noise
-            as many times.
+            16 with the least noise in sums over rounds, and 1 under other samplings and beside
+            `clip_quantile` and `select_rows`, whose counts have no such noise. A round draws its noise as
+            many times.
         earlier: The ledger of the private run whose parameters this one starts from: epsilon, delta and
             budget are then of the releases of both. None, the default, for none.
         clip_quantile: The share of clients whose deltas are to be within the bounds, which then change by the
@@ -97,9 +96,10 @@ def user_level_dp(
         unprotected_metrics: Whether simulations record the clients' training metrics, which no client sends
             and epsilon does not cover: in a run folder in `metrics_unprotected.csv`, which must stay secret.
             False by default.
-        select_rows: How the rows of the model's tables are selected that a round changes, by noised counts
-            that the ledger covers: for tables of which a cohort touches few rows. None, the default, to
-            change all rows.
+        select_rows: How the rows of the model's tables are selected that a round has deltas of, by noised
+            counts that the ledger covers: for tables of which a cohort touches few rows. All other rows get
+            a delta of 0; a server optimiser with momentum may move them all the same. None, the default, for
+            all rows.
 
     Returns:
         The algorithm, whose `privacy` says what the guarantee rests on.
@@ -150,8 +150,8 @@ def user_level_dp(
     clipping.check(shapes)
     against = cast(Observer, observer)
     if noise_bands is None:
-        noise_bands = 1
-        if isinstance(sampling, Passes) and sampling.order == "fixed":
+        noise_bands, counts = 1, clip_quantile is not None or select_rows is not None
+        if isinstance(sampling, Passes) and sampling.order == "fixed" and not counts:
             noise_bands = best_bands(rounds, sampling.rounds_of_pass(num_clients))
     noise_bands = whole_number("noise_bands", noise_bands, 1)
     rule = accounting(sampling, num_clients, against, rounds, noise_bands)
@@ -240,12 +240,7 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
         before = state.privacy
         factor: Any = before.clip_factor
         noised = privacy.noised(update.delta.total, before.noise_key, factor)
-        if privacy.selection is not None:
-            noise = normals_like(before.noise_key, _ROWS_NONCE, update.statistics)
-            armed = jnp.any(before.noise_key != 0)
-            noise = jax.tree.map(lambda z: jnp.where(armed, z, jnp.nan), noise)
-            multiplier = privacy.noise_multiplier
-            noised = cut_to(privacy.selection.selected(update.statistics, noise, multiplier), tables, noised)
+        noised = privacy.cut_to_selected(noised, update.statistics, before.noise_key, tables)
         if privacy.adaptive is not None:
             noise = normals_like(before.noise_key, _COUNT_NONCE, factor)
             # Without a key there is no noise, and the bound must not follow the bare count.

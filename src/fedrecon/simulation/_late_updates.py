@@ -86,9 +86,11 @@ def counting_late(sampling: Sampling, algorithm: Algorithm) -> Callable[[ServerS
     if stages == 1 or not isinstance(sampling, AbstractSampling):
         return server_update
     if algorithm.takes_each or algorithm.row_counts or algorithm.privacy is not None:
+        needs = "each delta" if algorithm.takes_each else "counts of each row's clients"
+        needs = needs if algorithm.privacy is None else "noise that is accounted for"
         raise ValueError(
             f"max_staleness must be 0 for an algorithm that needs more than the sum of its clients' deltas, "
-            f"such as {algorithm.name}, got {stages - 1}"
+            f"here {needs}, got {stages - 1}"
         )
     factors = discounts(stages - 1, sampling.staleness_exponent)
 

@@ -67,7 +67,7 @@ class Simulation:
         client_states_folder: Folder of the clients' states, in which those of an earlier run are replaced;
             None, the default, for a temporary folder.
         devices: The number of devices of each process that share the clients of a block; None, the default,
-            for all.
+            for all, or for 1 where the algorithm's server takes each delta.
         secret: The secret of a private algorithm, from which its noise and cohorts are drawn; None, the
             default, for a new one.
     """
@@ -88,12 +88,7 @@ class Simulation:
         seed = whole_number("seed", seed)
         if clients_per_block is not None:
             clients_per_block = whole_number("clients_per_block", clients_per_block, 1)
-        sampling.check(len(clients))
-        self._devices = Devices.first(devices)
-        if algorithm.takes_each and len(self._devices) > 1:
-            raise ValueError(
-                f"devices must be 1 for an algorithm whose server takes each delta, got {len(self._devices)}"
-            )
+        self._devices = checked_devices(algorithm, clients, sampling, devices)
         self._protection = Protection.of(algorithm, clients, sampling, self._devices.processes, secret)
         self.algorithm, self.clients, self.sampling, self.seed = algorithm, clients, sampling, seed
         shapes = jax.eval_shape(algorithm.model.init_global, jax.random.key(0))
@@ -330,6 +325,37 @@ class Simulation:
         counts = self._layout.touched(own)
         sums = self._devices.total([int(np.sum(x)) for x in counts.values()])
         return {name: sums[i] for i, name in enumerate(counts)}
+
+
+def checked_devices(
+    algorithm: Algorithm, clients: Clients, sampling: Sampling, devices: int | None = None
+) -> Devices:
+    """The devices of a simulation, if its parts fit one another: so that nobody has to build it to find out.
+
+    Args:
+        algorithm: The algorithm to simulate.
+        clients: The training clients.
+        sampling: The sampling that draws the cohort of a round.
+        devices: The number of devices of each process; None, the default, for all, or for 1 where the
+            algorithm's server takes each delta.
+
+    Raises:
+        ValueError: There are fewer clients than a cohort asks for; the algorithm cannot be simulated on these
+            devices, or with late answers; or the clients or the sampling are not those of its privacy
+            accounting.
+    """
+    sampling.check(len(clients))
+    one = algorithm.takes_each
+    chosen = Devices.first(1 if one and devices is None else devices)
+    if one and len(chosen) > 1:
+        several = f"{len(chosen)} devices" if chosen.processes == 1 else f"{chosen.processes} processes"
+        raise ValueError(
+            f"devices must be 1, in one process, for an algorithm whose server takes each delta, "
+            f"got {several}"
+        )
+    Protection.of(algorithm, clients, sampling, chosen.processes, None)
+    counting_late(sampling, algorithm)
+    return chosen
 
 
 def _with_client_states(

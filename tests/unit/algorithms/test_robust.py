@@ -215,3 +215,43 @@ def test_rows_are_those_of_their_clients_also_where_whole_tables_are_sent():
     assert not whole.model.tables
     np.testing.assert_array_equal(changed(whole), changed(base()))
     assert changed(whole).sum() > 3
+
+
+def test_one_of_several_devices_computes_unless_several_are_asked_for(run_python):
+    code = """
+import jax
+from fedrecon.algorithms._robust import Median, robust
+from fedrecon.data._sampling import Everyone
+from fedrecon.experiment.console.progress import Progress
+from fedrecon.experiment.training.run import run
+from fedrecon.experiment.training.run_spec import RunSpec
+from fedrecon.evaluation._evaluate import evaluation_split_of
+from fedrecon.simulation._simulation import Simulation
+from tests.unit.algorithms.test_robust import CLIENTS, base
+
+assert jax.local_device_count() == 2
+algorithm = robust(base(), Median())
+simulation = Simulation(algorithm, CLIENTS, Everyone())
+(round,) = simulation.rounds(simulation.init(), 1)
+try:
+    Simulation(algorithm, CLIENTS, Everyone(), devices=2)
+except ValueError as error:
+    print(error)
+
+class Notes(Progress):
+    def note(self, text):
+        print(text)
+
+spec = RunSpec(algorithm, CLIENTS, 1, Everyone(), 0, {"all": CLIENTS}, None, evaluation_split_of(algorithm),
+               1, "final", 1)
+print(sorted(run(spec, progress=Notes()).evaluations))
+print(*round.state.global_params["item"]["bias"][:3])
+"""
+    refusal, note, evaluated, bias = run_python(code, devices=2).splitlines()
+    assert refusal.endswith("for an algorithm whose server takes each delta, got 2 devices")
+    assert note == "rounds use one of 2 devices, since the server takes each client's delta and no sum"
+    assert evaluated == "['all']"
+    simulation = Simulation(robust(base(), Median()), CLIENTS, Everyone(), devices=1)
+    (round,) = simulation.rounds(simulation.init(), 1)
+    expected = np.asarray(round.state.global_params["item"]["bias"][:3])
+    np.testing.assert_allclose([float(x) for x in bias.split()], expected, rtol=1e-5)

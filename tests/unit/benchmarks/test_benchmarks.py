@@ -24,6 +24,7 @@ from benchmarks import (
     next_word_recipe,
     next_word_torch,
     numba_round,
+    privacy_cost,
     recipe,
     torch_round,
 )
@@ -71,16 +72,32 @@ def test_one_that_fails_leaves_the_others_results(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["breakdown", "trace", "blocks", "cohort", "dense", "torch", "fedjax", "personalize", "population"],
+    [
+        "breakdown",
+        "trace",
+        "blocks",
+        "cohort",
+        "dense",
+        "torch",
+        "fedjax",
+        "personalize",
+        "population",
+        "privacy",
+    ],
 )
 def test_benchmark_gives_finite_numbers(name, monkeypatch):
     monkeypatch.setattr(inference_command, "rows", lambda *_: [])  # below
+    monkeypatch.setattr(privacy_cost, "_apart", lambda *_: 1e6)  # below, without a process for each
     rows = command.run(name, SMALL)
     assert all(isinstance(row, Row) for row in rows)
     optional = f"{name} is not installed" if name in ("torch", "fedjax") else None
     assert all(row.note == optional for row in rows if row.value is None)
     assert all(math.isfinite(row.value) for row in rows if row.value is not None)
     assert all(row.value > 0 for row in rows if row.unit in ("ms", "x") and row.value is not None)
+
+
+def test_memory_with_privacy_is_that_of_rounds_that_were_run():
+    assert privacy_cost._peak("newton", SMALL, True) > 1e6
 
 
 def test_ratios_are_of_the_times_in_the_same_table():

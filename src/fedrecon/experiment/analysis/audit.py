@@ -63,9 +63,15 @@ def audit_run(
             model's size.
 
     Raises:
-        RunError: The run has no checkpoint, its data changed, or its clients send no deltas.
+        RunError: The run has no checkpoint, its data changed, its clients send no deltas, or the sum is to be
+            attacked of a run that makes none.
         ValueError: A number is not a whole number of at least 1.
     """
+    if observer == "sum" and config.aggregation.rule != "mean":
+        raise RunError(
+            f"{run}: an audit by the observer 'sum' must be of a run whose server sums deltas, but with "
+            f"aggregation.rule {config.aggregation.rule!r} it reads each of them: audit 'update' or 'model'"
+        )
     task = task_of(config if data is None else override(config, {"data": {"path": data}}))
     hold_to_data(run, task, "an audit compares what it finds with them: give their place with --data PATH")
     spec = spec_of(config, task)

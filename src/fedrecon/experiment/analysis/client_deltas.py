@@ -1,7 +1,7 @@
 """What the training clients of a run would send in its next round, and the truth about them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.algorithms._building_blocks import subkeys
 from fedrecon.core._examples import Examples, NoSplit
-from fedrecon.core._model import leaves_of
+from fedrecon.core._model import Table, leaves_of, origin_of
 from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
@@ -50,7 +50,10 @@ class ItemTables:
             RunError: The model has no table of vectors of items.
         """
         leaves = leaves_of(params)
-        paths = [table.leaf for table in algorithm.model.tables if table.fields == (ITEM,)]
+        # Error feedback works on whole tables, which its view of the model no longer declares.
+        views = (algorithm.model, origin_of(algorithm.model))
+        names = [table.leaf for view in views for table in view.tables if table.fields == (ITEM,)]
+        paths = [*dict.fromkeys(x for name in names for x in (name, f"0/{name}") if x in leaves)]
         factors = [path for path in paths if np.ndim(leaves[path]) == 2]
         biases = [path for path in paths if np.ndim(leaves[path]) == 1]
         if not factors:
@@ -90,6 +93,9 @@ class ClientDeltas:
         releases: The number of noised sums of a private run so far; 0 for others.
         clip_factor: The clipping bounds of a private run's next round over those of its first; 1 for bounds
             that stay, and for other runs.
+        counts: The sums of the clients' contributions to rows, by which a private run selects them; empty,
+            the default, for other runs.
+        declared: The tables that the model declares; none by default.
     """
 
     tables: ItemTables
@@ -107,6 +113,8 @@ class ClientDeltas:
     seed: int
     releases: int
     clip_factor: float
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    declared: tuple[Table, ...] = ()
 
     @staticmethod
     def of(
@@ -135,14 +143,18 @@ class ClientDeltas:
         length = int(clients.num_examples.max())
         keys = round_keys(spec.seed, Purpose.TRAINING, int(state.round), clients.keys[positions])
         total = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params)
+        selects = algorithm.privacy is not None and algorithm.privacy.selection is not None
         deltas, items, ratings, vectors = [], [], [], []
+        counts: Any = {}
         for position, key in zip(positions, keys, strict=True):
             stored: Any = ()
             if client_states is not None:
                 stored = jax.tree.map(lambda x: x[0], client_states.get(clients.keys[[position]], 1))
             given = _padded(clients, int(position), length)
-            delta, query, vector = sent(given, stored, key_of(key))
+            delta, query, vector, contributions = sent(given, stored, key_of(key))
             total = jax.tree.map(jnp.add, total, delta)
+            if selects:
+                counts = jax.tree.map(jnp.add, counts, contributions) if counts else contributions
             if not summed:
                 deltas.append(tables.delta(jax.device_get(delta)))
             mask = np.asarray(query.mask)
@@ -171,6 +183,8 @@ class ClientDeltas:
             seed=spec.seed,
             releases=0 if algorithm.privacy is None else int(state.privacy.releases),
             clip_factor=float(state.privacy.clip_factor) if adaptive else 1.0,
+            counts=counts,
+            declared=algorithm.model.tables,
         )
 
     @property
@@ -200,7 +214,8 @@ class ClientDeltas:
     def noised_sum(self, privacy: UserLevelDP | None) -> attacks.ItemDelta:
         """The item tables of the sum of all deltas, with the run's noise if it adds any.
 
-        The noise is drawn with a key of its own, which is not secret.
+        Rows that a private run does not select are 0. The noise is drawn with a key of its own, which is not
+        secret.
         """
         total = self.total
         if privacy is not None:
@@ -211,15 +226,16 @@ class ClientDeltas:
             keys[self.releases + 1 :] = 0
             key = keys[0] if privacy.noise_bands == 1 else keys
             total = privacy.noised(total, jnp.asarray(key), self.clip_factor)
+            total = privacy.cut_to_selected(total, self.counts, jnp.asarray(key), self.declared)
         return self.tables.delta(jax.device_get(total))
 
 
 def _program(algorithm: Algorithm, state: ServerState) -> Any:
-    """The compiled computation of a client: its dense delta, its query set, and its vector or None."""
+    """The compiled computation of a client: its dense delta, query set, vector or None, and statistics."""
     split = algorithm.hyperparameters.get("split", NoSplit())
 
     @jax.jit
-    def sent(given: Examples, stored: Any, key: Any) -> tuple[Params, Examples, Any]:
+    def sent(given: Examples, stored: Any, key: Any) -> tuple[Params, Examples, Any, Any]:
         broadcast = algorithm.broadcast(state)
         client_state = current_client_state(algorithm, state.global_params, stored, key)
         update = algorithm.client_update(broadcast, client_state, given, key)[0]
@@ -230,7 +246,7 @@ def _program(algorithm: Algorithm, state: ServerState) -> Any:
         # As algorithms with a split draw it; that of the others has all examples in both parts.
         support, query = split(given, subkeys(key, 1)[0])
         local = algorithm.personalize(broadcast, client_state, support, key)
-        return delta, query, leaves_of(local).get(USER_VECTOR)
+        return delta, query, leaves_of(local).get(USER_VECTOR), update.statistics
 
     return sent
 

@@ -25,7 +25,7 @@ from fedrecon.experiment.serving.evaluate import hold_to_data, restore_parameter
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.metrics_log import SEEN
 from fedrecon.experiment.tasks._task import Task
-from fedrecon.experiment.training.build import spec_of, task_of
+from fedrecon.experiment.training.build import algorithm_of, spec_of, task_of
 from fedrecon.experiment.training.run_spec import RunSpec
 
 STEPS = (1, 2, 5, 10, 20, 50, 100)
@@ -102,7 +102,7 @@ def _evaluations(
     for steps in STEPS if solver else ():
         # With as many epochs as steps even a client with a single batch takes all steps.
         limited = override(config, {"algorithm": {solver: {"epochs": steps, "max_steps": steps}}})
-        yield "steps", float(steps), score(limited.algorithm.build_for(task), spec.split_of(split))
+        yield "steps", float(steps), score(algorithm_of(limited, task), spec.split_of(split))
     # The other examples of seen clients were trained on: only held-out ones can be their query set.
     cut = spec.split_of(split) if split.startswith(SEEN) else Fraction(1 - HELD, query=HELD)
     for share in SHARES:

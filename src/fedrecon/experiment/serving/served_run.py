@@ -14,7 +14,7 @@ from fedrecon.experiment.serving.new_clients import served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS
 from fedrecon.experiment.tasks._spec import task_spec
-from fedrecon.experiment.training.build import global_params_at
+from fedrecon.experiment.training.build import global_params_at, served_algorithm_of
 from fedrecon.experiment.training.vocabularies import settings_from_data_of, vocabularies_of
 from fedrecon.simulation._client_state_store import ClientStateStore
 from fedrecon.simulation._trained_state import TrainedState
@@ -69,7 +69,7 @@ def from_folder(run: Path, config: Config) -> ServedRun | None:
     task = task_spec(config.task).build_to_serve(settled, vocabularies)
     if task is None:
         return None
-    algorithm = config.algorithm.build_for(task)
+    algorithm = served_algorithm_of(config, task)
     key = jax.random.key(0)
     kept = jax.eval_shape(lambda k: algorithm.init_client_state(algorithm.model.init_global(k), k), key)
     if jax.tree.leaves(kept) or algorithm.exchanges == "examples":

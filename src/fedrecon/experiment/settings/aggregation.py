@@ -29,6 +29,20 @@ class AggregationSettings(Section):
         "auto", "of rule krum: clients whose deltas are averaged; auto for all but the hostile ones"
     )
 
+    def check_effect(self) -> None:
+        """Refuses the setting of a rule that is not chosen, which would have no effect.
+
+        Raises:
+            SettingError: Naming the setting.
+        """
+        for name, rule in _RULE_OF.items():
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default and self.rule != rule:
+                raise SettingError(
+                    f"aggregation.{name} must be {default!r}, its default, where aggregation.rule is not "
+                    f"{rule!r}, whose setting it is; the rule is {self.rule!r}, got {value!r}"
+                )
+
     def apply(self, algorithm: "Algorithm") -> "Algorithm":
         """An algorithm whose server aggregates by the rule.
 
@@ -51,6 +65,10 @@ class AggregationSettings(Section):
             raise SettingError(f"aggregation.rule: {error}") from None
 
 
+# The rule to which each setting belongs.
+_RULE_OF = {"bound": "norm_bound", "trimmed": "trimmed_mean", "hostile": "krum", "selected": "krum"}
+
+
 class CompressionSettings(Section):
     """Fewer bytes in what clients send; it protects nobody."""
 
@@ -61,6 +79,18 @@ class CompressionSettings(Section):
     error_feedback: bool = setting(
         False, "whether clients keep what was not sent and add it the next time; they keep whole tables then"
     )
+
+    def check_effect(self) -> None:
+        """Refuses error feedback where nothing is left out.
+
+        Raises:
+            SettingError: Naming the setting.
+        """
+        if self.error_feedback and (self.bits, self.top) == (32, 1.0):
+            raise SettingError(
+                "compression.error_feedback must be false where all is sent, with compression.bits 32 and "
+                "compression.top 1, got true: nothing is left out that clients could keep"
+            )
 
     def apply(self, algorithm: "Algorithm") -> "Algorithm":
         """An algorithm whose clients send as few bytes as these settings say.

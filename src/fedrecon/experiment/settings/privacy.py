@@ -28,13 +28,15 @@ class PrivacySettings(Section):
 
     noise_bands: Annotated[int, Field(ge=1)] | Literal["auto"] = setting(
         "auto",
-        "rounds over which noise is correlated, with fixed_passes; auto for what is best there, else 1",
+        "rounds over which noise is correlated, with fixed_passes; auto for what is best there, and for 1 "
+        "elsewhere and with clip_quantile or row_selection",
     )
     clip_quantile: Annotated[float, Field(gt=0, lt=1)] | Literal["none"] = setting(
         "none", "share of clients within the bound, which then follows their norms from clip on"
     )
     row_selection: Annotated[float, Field(gt=0, lt=1)] | Literal["none"] = setting(
-        "none", "share of the privacy loss that is spent on selecting the rows that a round changes"
+        "none",
+        "share of the privacy loss that is spent on selecting rows; the deltas of the others become 0",
     )
     row_threshold: float = setting(
         3.0,
@@ -53,6 +55,19 @@ class PrivacySettings(Section):
     def on(self) -> bool:
         """Whether clients are protected by noise; a least number of contributors is no such protection."""
         return self.model_copy(update={"min_contributors": "none"}) != PrivacySettings()
+
+    def check_effect(self) -> None:
+        """Refuses a setting of the selection of rows where no rows are selected.
+
+        Raises:
+            SettingError: Naming the setting.
+        """
+        default = type(self).model_fields["row_threshold"].default
+        if self.row_selection == "none" and self.row_threshold != default:
+            raise SettingError(
+                f"privacy.row_threshold must be {default!r}, its default, where privacy.row_selection is "
+                f"'none', got {self.row_threshold!r}: it is a threshold on the counts that select rows"
+            )
 
     def without_noise(self, algorithm: "Algorithm") -> "Algorithm":
         """An algorithm with what these settings ask for where no noise is: the least number of contributors.

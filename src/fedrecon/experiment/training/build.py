@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fedrecon._safe_text import counted
+from fedrecon.algorithms._base import Algorithm
 from fedrecon.core._model import Model
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Sampling, Uniform, Weighted
 from fedrecon.errors import RunError
@@ -107,6 +108,26 @@ def sampling_of(config: Config, num_clients: int) -> Sampling:
     return sampling
 
 
+def served_algorithm_of(config: Config, task: Task) -> Algorithm:
+    """The algorithm as it serves clients, whose `personalize` is that of the trained one.
+
+    Compression, noise and rules of aggregation concern what clients send: nothing of them is read when a
+    client is served. What compression makes clients keep is therefore not needed, either.
+    """
+    return config.algorithm.build_for(task)
+
+
+def algorithm_of(config: Config, task: Task) -> Algorithm:
+    """The algorithm as clients run it, without what the server adds: noise, and rules of aggregation.
+
+    The states that it has of clients are those that the run keeps.
+
+    Raises:
+        SettingError: The compression does not fit the algorithm.
+    """
+    return config.compression.apply(served_algorithm_of(config, task))
+
+
 def spec_of(config: Config, task: Task) -> RunSpec:
     """The training run that a configuration describes.
 
@@ -119,7 +140,7 @@ def spec_of(config: Config, task: Task) -> RunSpec:
             f'evaluation.select must be "final" without validation clients, got "{evaluation.select}"'
         )
     _check_sets(config, task)
-    algorithm = config.compression.apply(config.algorithm.build_for(task))
+    algorithm = algorithm_of(config, task)
     initial = None
     if training.initial_global_params:
         start = Path(training.initial_global_params)

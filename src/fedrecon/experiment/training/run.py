@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import jax
 import numpy as np
 
 from fedrecon.algorithms._base import ServerState
@@ -43,7 +44,7 @@ from fedrecon.experiment.training.run_report import require_files, write_report
 from fedrecon.experiment.training.run_spec import RunSpec
 from fedrecon.simulation._block_plan import Plan
 from fedrecon.simulation._client_state_store import ClientStateStore
-from fedrecon.simulation._simulation import Simulation
+from fedrecon.simulation._simulation import Simulation, checked_devices
 from fedrecon.simulation._trained_state import TrainedState
 
 
@@ -76,12 +77,13 @@ def run(
         figures: Draws the figures, which a `FigureProcess` may still do when this returns; None, the default,
             to draw them in this process at the end.
     """
-    # An unknown metric is refused here, before there is a run folder.
+    # An unknown metric, and what cannot be simulated, are refused here, before there is a run folder.
     spec.criterion  # noqa: B018
     figures = figures or FigureDrawer()
     with ExitStack() as stack:
         processes = ProcessGroup.present()
         stack.enter_context(processes.together())
+        devices = checked_devices(spec.algorithm, spec.clients, spec.sampling)
         if processes.count > 1:
             processes.agree(_values_to_agree_on(spec))
         if not processes.first:
@@ -95,6 +97,11 @@ def run(
         stack.callback(stopwatch.close)
         shown = stack.enter_context(progress or Progress())
         ledger = RunLedger.of(spec, folder)
+        if len(devices) < jax.local_device_count():
+            shown.note(
+                f"rounds use one of {jax.local_device_count()} devices, since the server takes each client's "
+                f"delta and no sum"
+            )
         # The plan of an earlier process of the run comes first: it decides the order of all sums, and with it
         # the last bits of the results, which a resumed run must repeat.
         simulation = _simulation(spec, folder, saved_plan(folder, processes) or plan, ledger)

@@ -159,6 +159,40 @@ def test_a_sum_under_correlated_noise_is_attacked(tmp_path, data):
     assert audit.epsilon_lower < audit.epsilon == pytest.approx(8, abs=0.01)
 
 
+def test_updates_with_error_feedback_are_attacked(tmp_path, data):
+    """Clients work on whole tables then, which their view of the model does not declare."""
+    feedback = [*PLAIN, "compression.bits=8", "compression.error_feedback=true"]
+    run = trained(tmp_path / "run", data, feedback)
+    audit = audited(run, "update", clients=20, trials=5)
+    assert audit.item_precision > 0.9 and audit.item_recall > 0.9 and audit.vector_cosine > 0.9
+    assert audited(run, "sum", trials=5).clients_summed == 10
+
+
+def test_robust_runs_are_attacked_by_who_sees_an_update_and_have_no_sum(tmp_path, data):
+    run = trained(tmp_path / "run", data, [*PLAIN, "aggregation.rule=median"])
+    assert audited(run, "update", clients=20, trials=5).item_precision == 1.0
+    assert 0 < audited(run, "model", trials=5).membership_auc < 1
+    (data / "ratings.dat").rename(data / "hidden.dat")  # it is refused before the data are read
+    try:
+        with pytest.raises(RunError, match=r"'sum' .* with aggregation\.rule 'median' it reads each"):
+            audited(run, "sum")
+    finally:
+        (data / "hidden.dat").rename(data / "ratings.dat")
+
+
+def test_the_sum_of_a_run_that_selects_rows_is_cut_to_them(tmp_path, data):
+    settings = [*PRIVATE, "privacy.epsilon=8.0", "privacy.row_selection=0.4", "privacy.row_threshold=2.0"]
+    run = trained(tmp_path / "run", data, settings)
+    spec = spec_of(run[1], task_of(run[1]))
+    _, state, client_states = restore_parameters(run[0], spec)
+    sent = ClientDeltas.of(spec, state, client_states, np.arange(64), summed=True)
+    total = sent.noised_sum(spec.algorithm.privacy)
+    selected = np.any(total.factors != 0, 1)
+    assert 0 < selected.sum() < ITEMS / 2
+    np.testing.assert_array_equal(selected, total.bias != 0)
+    assert audited(run, "sum", trials=5).epsilon == pytest.approx(8, abs=0.01)
+
+
 def test_the_model_tells_little_of_who_was_trained_on(private, plain):
     for run in (private, plain):
         audit = audited(run, "model")

@@ -34,6 +34,11 @@ TASKS = {
         "model": {"network": {"kind": "lstm", "embedding": 3, "hidden": 4}},
     },
     "fedalt": {"task": "movielens", "model": {"factors": 2}, "algorithm": {"name": "fedalt"}},
+    "feedback": {
+        "task": "movielens",
+        "model": {"factors": 2, "global_bias": 3.0},
+        "compression": {"bits": 8, "error_feedback": True},
+    },
     "centralized": {"task": "movielens", "model": {"factors": 2}, "algorithm": {"name": "centralized"}},
 }
 
@@ -83,6 +88,26 @@ def test_the_folder_alone_gives_what_the_data_give(home, trained, name):
     key = jax.random.key(0)
     fresh = [x.personal_model.init_local(state.global_params, key) for x in (alone.algorithm, spec.algorithm)]
     jax.tree.map(np.testing.assert_array_equal, *fresh)
+
+
+def test_what_clients_did_not_send_is_not_needed_to_serve_them(home, trained):
+    """What error feedback keeps is read by training alone, so that the folder is enough."""
+    config = trained("feedback")
+    whole = restore_parameters(home / "feedback", spec_of(config, task_of(config)))
+    assert whole[2] is not None, "the run keeps nothing: the test shows nothing"
+    lines = (home / "ratings.csv").read_text().splitlines()
+    (home / "others.csv").write_text("\n".join(lines[:41]) + "\n")
+    (home / "ratings.csv").rename(home / "hidden.csv")
+    try:
+        alone = serve(home / "feedback", config)
+        evaluations = evaluate_run(
+            home / "feedback", config, str(home / "others.csv"), Console(file=io.StringIO())
+        )
+    finally:
+        (home / "hidden.csv").rename(home / "ratings.csv")
+    assert alone.client_states is None
+    jax.tree.map(np.testing.assert_array_equal, alone.state.global_params, whole[1].global_params)
+    assert evaluations["other"].evaluated_clients == 5
 
 
 @pytest.mark.parametrize("name", ["fedalt", "centralized"])

@@ -7,9 +7,9 @@ from fedrecon.algorithms import Krum, Median, NormBound, TrimmedMean
 from fedrecon.algorithms._building_blocks import by_examples, uniform
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._local_only import local_only
-from fedrecon.experiment.config import load
+from fedrecon.experiment.config import load, load_saved, override, text
 from fedrecon.experiment.settings.aggregation import AggregationSettings, CompressionSettings
-from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.settings.sections import SettingError, parse_override
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.privacy import Compression
 
@@ -94,3 +94,26 @@ def private(overrides):
     config = load(overrides=[*epsilon, *overrides])
     algorithm = config.privacy.protect(base(), 5, Everyone(), 11, {})
     return config.aggregation.apply(algorithm)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("aggregation.bound=2.0", "aggregation.bound must be 'median', its default, where aggregation.rule"),
+        ("aggregation.trimmed=0.1", "aggregation.trimmed must be 0.2, .* the rule is 'mean', got 0.1"),
+        ("aggregation.hostile=0.1", "aggregation.hostile must be 0.2, .* whose setting it is"),
+        ("aggregation.selected=2", "aggregation.selected must be 'auto'"),
+        ("compression.error_feedback=true", "compression.error_feedback must be false where all is sent"),
+        ("privacy.row_threshold=2.0", "privacy.row_threshold must be 3.0, .* row_selection is 'none'"),
+    ],
+)
+def test_a_setting_without_effect_is_refused_where_it_is_read(tmp_path, setting, message):
+    with pytest.raises(SettingError, match=message):
+        load(overrides=[setting])
+    if "error_feedback" in setting:
+        return
+    # A folder of an earlier version, which took it, can still be read.
+    config = override(load(), parse_override(setting))
+    (tmp_path / "config.toml").write_text(text(config))
+    section, name = setting.partition("=")[0].split(".")
+    assert getattr(getattr(load_saved(tmp_path), section), name) == getattr(getattr(config, section), name)

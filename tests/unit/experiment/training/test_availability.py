@@ -1,5 +1,7 @@
 """A run whose rounds are those of devices: settings, records, resume."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -108,3 +110,25 @@ def test_a_folder_with_devices_names_late_updates_only_where_they_count():
     assert "deadline" in settings["devices"] and "max_staleness" not in settings["devices"]
     settings = spec_of(config := configs.load(None, [*SMALL, *DEVICES, *STALE]), task_of(config)).settings
     assert settings["devices"]["max_staleness"] == 3 and "staleness_exponent" not in settings["devices"]
+
+
+@pytest.mark.parametrize(
+    ("more", "needs"),
+    [
+        (["aggregation.rule=median"], "each delta"),
+        (["privacy.min_contributors=2"], "counts of each row's clients"),
+    ],
+)
+def test_late_updates_are_refused_before_there_is_a_folder(tmp_path, more, needs):
+    config = configs.load(None, [*SMALL, *STALE, "algorithm.client_weight=uniform", *more])
+    with pytest.raises(ValueError, match=f"max_staleness must be 0 .* here {needs}, got 3"):
+        run(spec_of(config, task_of(config)), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_cohorts_that_are_too_large_are_refused_before_there_is_a_folder(tmp_path):
+    config = configs.load(None, SMALL)
+    spec = spec_of(config, task_of(config))
+    with pytest.raises(ValueError, match="clients_per_round must be at most"):
+        run(replace(spec, sampling=fr.sampling.Uniform(1000)), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
