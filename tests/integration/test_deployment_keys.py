@@ -16,8 +16,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from tests.integration.apps import COHORT, write_app, write_ratings
 
-from fedrecon.datasets.ratings._synthetic import synthetic
 from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.deploying.flower_app import experiment_of
 from fedrecon.experiment.deploying.flower_processes import (
@@ -177,20 +177,11 @@ def is_open(port):
 @pytest.fixture
 def server(tmp_path, repository):
     """The folder of a server, with two nodes that have their data."""
-    clients, _ = synthetic(60, 150, seed=1)
-    lines = ["userId,movieId,rating,timestamp"]
-    for user in clients.ids.tolist():
-        pairs = zip(clients[user]["item"], clients[user]["rating"], strict=True)
-        lines += [f"{user},{item},{rating},{time}" for time, (item, rating) in enumerate(pairs)]
-    (tmp_path / "ratings.csv").write_text("\n".join(lines) + "\n")
-    app, folder = tmp_path / "app", tmp_path / "spring"
-    settings = ["training.rounds=2", "training.clients_per_round=20", "evaluation.every=2"]
-    changes = [word for text in settings for word in ("--set", text)]
-    recipe = str(repository / "experiments" / "movielens.toml")
-    assert main(["deploy", "init", str(app), "--experiment", recipe, *changes]) == 0
+    data = str(write_ratings(tmp_path / "ratings.csv"))
+    folder = tmp_path / "spring"
+    app = write_app(tmp_path / "app", repository / "experiments" / "movielens.toml", 2)
     port = free_ports(1)[0]
     (app / "deployment.toml").write_text(f'address = "127.0.0.1:{port}"\nnodes = 2\n')
-    data = str(tmp_path / "ratings.csv")
     assert main(["deploy", "prepare", str(app), "--data", data, "--out", str(folder)]) == 0
     assert main(["deploy", "keys", "create", str(folder), "north", "south"]) == 0
     train = task_of(experiment_of(app, (f"data.path='{data}'",))).train
@@ -210,7 +201,7 @@ def test_server_and_nodes_are_commands_of_their_own(server, tmp_path):
         assert processes.status("server") == 0, processes.log("server").read_text()
         assert processes.status("north") is None and processes.status("south") is None
     lines = [json.loads(line) for line in (server / "rounds.jsonl").read_text().splitlines()]
-    assert [line["answered"] for line in lines] == [20, 20]
+    assert [line["answered"] for line in lines] == [COHORT] * 2
     with np.load(server / "global_params.npz") as params:
         assert {name.split("/")[0] for name in params} >= {"item"}
         assert all(np.all(np.isfinite(params[name])) for name in params)
