@@ -33,6 +33,10 @@ BENCHMARKS = {
     "personalize": ("inference", "clients reconstructed per second, over the matrix products alone"),
     "population": ("population", "a million clients on the disk: writing, opening, rounds (minutes)"),
     "ranking": ("ranking", "how well peers that see all data rank; needs --data"),
+    "wire": (
+        "wire",
+        "a deployment's messages: encoding and decoding over Arrow's, bytes over a simulation's",
+    ),
     "run": ("whole_run", "fedrecon run from process start to end, cold and warm"),
 }
 

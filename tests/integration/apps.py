@@ -9,9 +9,9 @@ from fedrecon.experiment.cli.main import main
 USERS, ITEMS, COHORT = 60, 150, 20
 
 
-def write_ratings(path: Path) -> Path:
+def write_ratings(path: Path, users: int = USERS, items: int = ITEMS) -> Path:
     """Generated ratings in a file as MovieLens has them."""
-    clients, _ = synthetic(USERS, ITEMS, seed=1)
+    clients, _ = synthetic(users, items, seed=1)
     lines = ["userId,movieId,rating,timestamp"]
     for user in clients.ids.tolist():
         pairs = zip(clients[user]["item"], clients[user]["rating"], strict=True)
