@@ -1,6 +1,8 @@
 """What a local deployment prepares and leaves, its rounds run in this process instead of an engine's."""
 
 import json
+import os
+import subprocess
 
 import pytest
 from tests.integration.apps import write_ratings
@@ -10,7 +12,7 @@ from fedrecon.deployment._wire import decode
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.main import main
-from fedrecon.experiment.deploying.local import LocalDeployment
+from fedrecon.experiment.deploying.local import LocalDeployment, work_folder
 from fedrecon.experiment.deploying.status import status_of
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import read_json
@@ -95,3 +97,31 @@ def test_private_experiments_are_refused(deployment, tmp_path):
     config = configs.override(deployment.config, {"privacy": {"noise_multiplier": 1.0, "clip": 1.0}})
     with pytest.raises(SettingError, match=r"privacy\.epsilon and privacy\.noise_multiplier must be 'none'"):
         LocalDeployment(tmp_path / "app", config, tmp_path / "run", 2)
+
+
+def test_status_counts_the_rounds_of_the_saved_state(deployment):
+    """Lines of `rounds.jsonl` are written before the state, and may be cut short by a kill."""
+    run_here(deployment)
+    server = work_folder(deployment.out) / "server"
+    whole = status_of(deployment.out)
+    assert whole.splitlines()[0] == "2 of 2 rounds done, 0 begun again"
+    assert status_of(server) == whole
+    lines = (server / "rounds.jsonl").read_text().splitlines()
+    unsaved = json.dumps(json.loads(lines[-1]) | {"round": 2})
+    again = json.dumps(json.loads(lines[-1]) | {"released": False})
+    (server / "rounds.jsonl").write_text("\n".join([*lines, again, unsaved, '{"round": 3, "att']))
+    assert status_of(server).splitlines()[0] == "2 of 2 rounds done, 1 begun again"
+
+
+def test_status_tells_whether_an_unfinished_server_runs(deployment):
+    deployment.prepare()
+    server = work_folder(deployment.out) / "server"
+    assert status_of(server) == "0 of 2 rounds done, 0 begun again"
+    (server / "process").write_text(str(os.getpid()))
+    assert status_of(server).splitlines()[1:] == ["the server runs"]
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    (server / "process").write_text(str(ended.pid))
+    assert "the server has ended; go on with `deploy resume`" in status_of(server)
+    (server / "ended").write_text("RunError: no answers\n")
+    assert "the server has ended: RunError: no answers" in status_of(server)
