@@ -184,7 +184,7 @@ def test_no_byte_that_nodes_send_is_a_local_parameter_an_example_or_the_text_of_
         rows = np.unique(np.concatenate([examples["item"], examples["previous"]])).astype(np.int32)
         assert rows.tobytes() in sent
         for field, values in examples.items():
-            # Few different values would be found by chance, and rows in ascending order are the request itself.
+            # Few different values would be found by chance; rows in ascending order are the request itself.
             if len(np.unique(values)) < 3 or (field != "rating" and np.all(np.diff(values) > 0)):
                 continue
             for kind in (np.float32, np.float64, np.int32, np.int64):

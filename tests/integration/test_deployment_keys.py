@@ -4,19 +4,16 @@ import http.client
 import importlib.util
 import json
 import os
-import shutil
-import socket
 import ssl
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from tests.integration.apps import COHORT, write_app, write_ratings
+from tests.integration.proxies import CONTROL, DISGUISES, FLEET, post, proxy
 
 from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.deploying.flower_app import experiment_of
@@ -39,16 +36,6 @@ pytestmark = [
     ),
 ]
 PATIENCE = 600.0
-CONTROL, FLEET = "/v1/control/start-run", "/v1/fleet/get-run"
-# Other ways to write the path of the operator's interface, some of which a careless proxy would pass on.
-DISGUISES = [
-    "/v1/fleet/../control/start-run",
-    "/v1/fleet/%2e%2e/control/start-run",
-    "//v1/control/start-run",
-    "/v1/fleet/get-run/../../control/start-run",
-    "/v1/runtime/pull-task-input",
-    "/",
-]
 
 
 def wait_for(there):
@@ -56,17 +43,6 @@ def wait_for(there):
     while not there():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.2)
-
-
-def post(port, path, authority=None):
-    """The status that a server answers to an empty message."""
-    context = ssl.create_default_context(cafile=authority)
-    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
-    try:
-        connection.request("POST", path, b"", {"Content-Type": "application/octet-stream"})
-        return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -129,31 +105,13 @@ def test_plain_http_and_other_authorities_are_refused(federation):
     assert post(port, FLEET, keys.certificates.authority) in (400, 401, 403, 415, 422)
 
 
-@contextmanager
-def nginx(folder, text):
-    program = shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
-    if program is None:
-        pytest.skip("needs nginx: apt-get install nginx")
-    folder.mkdir()
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    places = "".join(f'  {kind}_temp_path "{folder / kind}";\n' for kind in kinds) + "  access_log off;\n"
-    (folder / "nginx.conf").write_text(text.replace("http {\n", "http {\n" + places))
-    settings = f'daemon off; pid "{folder / "pid"}"; error_log stderr;'
-    process = subprocess.Popen([program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", settings])
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def test_proxy_passes_on_what_nodes_need_and_nothing_else(federation):
     folder, port, keys, _, processes = federation
     listen, authority = free_ports(1)[0], keys.certificates.authority
     direct = post(port, FLEET, authority)
     assert post(port, CONTROL, authority) not in (403, 404)  # the SuperLink itself would take a run
-    with nginx(folder / "nginx", nginx_config(listen, "localhost", port, keys.certificates)) as process:
-        wait_for(lambda: process.poll() is not None or is_open(listen))
+    text = nginx_config(listen, "localhost", port, keys.certificates)
+    with proxy("nginx", folder / "nginx", text, listen):
         for path in (CONTROL, *DISGUISES):
             assert post(listen, path, authority) in (400, 403), path
         assert post(listen, FLEET, authority) == direct
@@ -167,11 +125,6 @@ def test_proxy_passes_on_what_nodes_need_and_nothing_else(federation):
         at = f"127.0.0.1:{listen}"
         start_supernode(processes, "proxied", at, free_ports(1)[0], folder / "socket", access)
         wait_for(lambda: "SuperNode ID" in processes.log("proxied").read_text())
-
-
-def is_open(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture

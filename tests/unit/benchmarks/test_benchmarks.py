@@ -71,7 +71,18 @@ def test_one_that_fails_leaves_the_others_results(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["breakdown", "trace", "blocks", "cohort", "dense", "torch", "fedjax", "personalize", "population"],
+    [
+        "breakdown",
+        "trace",
+        "blocks",
+        "cohort",
+        "dense",
+        "torch",
+        "fedjax",
+        "personalize",
+        "population",
+        "wire",
+    ],
 )
 def test_benchmark_gives_finite_numbers(name, monkeypatch):
     monkeypatch.setattr(inference_command, "rows", lambda *_: [])  # below
