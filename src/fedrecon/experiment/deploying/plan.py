@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fedrecon.data._sampling import Sampling
 
 FILE = "deployment.json"
+# The file, beside the server's plan, of the parameters with which the rounds start where no model draws them.
+INITIAL = "initial_global_params.npz"
 # Files that the server writes beside the plan: the id of its process; and at its end the reason why it ended
 # too early, or an empty file.
 PROCESS, ENDED = "process", "ended"
@@ -105,8 +107,8 @@ class DeploymentPlan:
         """The algorithm, which is the same on the server and on all nodes, built without any data.
 
         Raises:
-            SettingError: The task cannot be deployed, a setting would be read from data, or the noise of a
-                private run cannot be accounted for, or is one that a deployment lacks.
+            SettingError: The task or the algorithm cannot be deployed, a setting would be read from data, or
+                the noise of a private run cannot be accounted for, or is one that a deployment lacks.
         """
         return self._algorithm
 
@@ -157,6 +159,11 @@ class DeploymentPlan:
                 raise SettingError(f"{name} must have its defaults in a deployment, which has none yet")
         task = task_spec(config.task).build_without_data(config, self.vocabularies)
         algorithm = config.algorithm.build_for(task)
+        if algorithm.exchanges != "parameters":
+            raise SettingError(
+                f"algorithm.name must be that of an algorithm whose clients send deltas in a deployment, got "
+                f"{algorithm.name!r}, which exchanges {algorithm.exchanges}"
+            )
         if not config.privacy.on:
             return algorithm
         sampling = sampling_of(config, self.num_clients)

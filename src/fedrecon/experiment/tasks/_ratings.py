@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveFloat, model_validator
 
-from fedrecon.experiment.settings.sections import Section, setting
+from fedrecon.experiment.settings.sections import Section, SettingError, setting
 from fedrecon.experiment.settings.splits import ByTimeSettings
 from fedrecon.experiment.tasks._spec import TaskConfig
 
@@ -186,3 +186,14 @@ def nobody(vocabularies: Mapping[str, Sequence[Any]]) -> "Clients":
     columns = {"item": np.zeros(0, np.int32), "rating": np.zeros(0, np.float32)}
     columns["time"] = columns["rating"]
     return Clients.from_columns(["nobody"], [0, 0], columns, vocabularies)
+
+
+def without_data(config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]) -> "Task":
+    """The task of matrix factorisation of a number of items; its clients are one without a rating.
+
+    Raises:
+        SettingError: `model.global_bias` would be read from data.
+    """
+    if config.model.global_bias == "mean":
+        raise SettingError('model.global_bias must be a number or "none" in a deployment, got "mean"')
+    return matrix_factorization_task(config, {"train": nobody(vocabularies)}, {})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from fedrecon.experiment.settings.sections import Section, SettingError, setting
+from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.solvers import Limit
 from fedrecon.experiment.settings.splits import ByTimeSettings
 from fedrecon.experiment.tasks._rating_files import RatingFileSettings
@@ -16,8 +16,8 @@ from fedrecon.experiment.tasks._ratings import (
     HeldOutShares,
     MatrixFactorizationSettings,
     matrix_factorization_task,
-    nobody,
     shares_of,
+    without_data,
 )
 from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
 
@@ -80,9 +80,7 @@ class MovieLens(TaskSpec):
         Raises:
             SettingError: `model.global_bias` would be read from data.
         """
-        if config.model.global_bias == "mean":
-            raise SettingError('model.global_bias must be a number or "none" in a deployment, got "mean"')
-        return matrix_factorization_task(config, {"train": nobody(vocabularies)}, {})
+        return without_data(config, vocabularies)
 
     def build_to_serve(
         self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]"
