@@ -1,5 +1,6 @@
 """Generated ratings, shaped like MovieLens 1M, whose planted factors are known: the task needs no data."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fedrecon.experiment.settings.sections import Section, setting
@@ -72,6 +73,12 @@ class SyntheticRatings(TaskSpec):
                 f" that knows the items and reconstructs the users from alternate batches of {batch}"
             )
         return matrix_factorization_task(config, sets, notes)
+
+    def public_ranges(self, config: TaskConfig) -> "Mapping[str, tuple[float, float]]":
+        """The ratings that are generated: 1 to 5 stars."""
+        from fedrecon.datasets.ratings._synthetic import STARS
+
+        return {"rating": STARS}
 
 
 TASK = SyntheticRatings()
