@@ -460,8 +460,8 @@ def test_leaf(tmp_path):
         ),
         ({"y": [1]}, r"user 'ann': must have a list of examples \"x\", it lacks it"),
         (
-            {"x": ["abcd", "bcde", "efgh"], "y": ["e", "f", "i"]},
-            r"user 'ann', example 2: must begin a character after the one before it; .* -s niid",
+            {"x": ["abcd", "bcde", "cdef", "fghi"], "y": ["e", "f", "g", "j"]},
+            r"user 'ann', example 3: must begin a character after the one before it; .* -s niid",
         ),
         ({"x": ["abcd", "bcde"], "y": ["e"]}, "user 'ann': must have a list of labels \"y\""),
         (
