@@ -33,7 +33,7 @@ def id_fault(role: str, text: str, integer: bool) -> str | None:
     if any("\udc80" <= letter <= "\udcff" for letter in text):  # how surrogateescape writes a stray byte
         return f"{role} id must be UTF-8, got {quoted(text)}; data.encoding sets another, such as latin-1"
     if not integer:
-        return None if text else f"{role} id must not be empty"
+        return None if text else f"{role} id must not be empty; another column may have one in every row"
     if not re.fullmatch(WHOLE, text):
         return (
             f"{role} id must be a whole number, got {quoted(text)}; where ids are text, columns says which "

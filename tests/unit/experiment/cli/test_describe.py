@@ -1,5 +1,6 @@
 """Which files a description is made of."""
 
+import gzip
 import json
 
 import numpy as np
@@ -27,8 +28,11 @@ def test_ratings_with_columns_of_ones_own(tmp_path):
         DataError, match=r"own\.csv, line 1: must have a column 'userId' .*data\.columns\.client"
     ):
         describe_data(str(path))
-    with pytest.raises(DataError, match=r"own\.csv: ratings with columns of your own need --item"):
-        describe_table(str(path), "person")
+    packed = tmp_path / "own.csv.gz"
+    packed.write_bytes(gzip.compress(OWN.encode()))
+    for file in (path, packed):
+        with pytest.raises(DataError, match=rf"{file.name}: is not Parquet; .* --item must be given, too"):
+            describe_table(str(file), "person")
 
 
 def test_texts_by_client(tmp_path):

@@ -55,6 +55,7 @@ _POSITIONS = Columns(1, 2, 3, 4)
 # RecBole's names of columns, which its headers follow by the kinds of their values.
 _RECBOLE = {"client": "user_id", "item": "item_id", "rating": "rating", "time": "timestamp"}
 _WORD = re.compile(r"[A-Za-z_]{2}")  # in names of columns, and seldom in ids and numbers
+_MATRIX = 20  # fields of a line that has no names, of which a rating has no more
 _KIND = re.compile(r":(?:token|float|token_seq|float_seq)$")
 
 # Half stars came with MovieLens 10M, which is written like 1M; 100K and 1M have whole stars from 1 on.
@@ -271,6 +272,10 @@ def find_columns(where: str, names: Sequence[str], form: Format) -> Columns:
             )
             is_row = form.is_text and not any(_WORD.search(name) for name in names)
             positions = "; in a file without a header they are positions, such as data.columns.client = 1"
+            if len(names) > _MATRIX:
+                positions += (
+                    "; a matrix with a row for each client must be written with a row for each rating first"
+                )
             raise DataError(
                 f"{where}: must have a column {quoted(column)} (the {role}){nearest(str(column), names)}; "
                 f"it has {', '.join(map(quoted, names[:20]))}{named}{positions if is_row else ''}"
