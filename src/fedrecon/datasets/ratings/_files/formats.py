@@ -272,9 +272,10 @@ def find_columns(where: str, names: Sequence[str], form: Format) -> Columns:
             )
             is_row = form.is_text and not any(_WORD.search(name) for name in names)
             positions = "; in a file without a header they are positions, such as data.columns.client = 1"
-            if len(names) > _MATRIX:
-                positions += (
-                    "; a matrix with a row for each client must be written with a row for each rating first"
+            if is_row and len(names) > _MATRIX:
+                raise DataError(
+                    f"{where}: must have a column {quoted(column)} (the {role}), has {len(names)} fields without "
+                    "names: a matrix with a row for each client must be written with a row for each rating first"
                 )
             raise DataError(
                 f"{where}: must have a column {quoted(column)} (the {role}){nearest(str(column), names)}; "
