@@ -265,25 +265,28 @@ def find_columns(where: str, names: Sequence[str], form: Format) -> Columns:
             continue
         count = names.count(str(column))
         if count == 0:
-            named = (
-                "; one's own are named by columns, the settings data.columns.client, .item and .rating"
-                if form.integer_ids
-                else ""
-            )
-            is_row = form.is_text and not any(_WORD.search(name) for name in names)
-            positions = "; in a file without a header they are positions, such as data.columns.client = 1"
-            if is_row and len(names) > _MATRIX:
-                raise DataError(
-                    f"{where}: must have a column {quoted(column)} (the {role}), has {len(names)} fields without "
-                    "names: a matrix with a row for each client must be written with a row for each rating first"
-                )
             raise DataError(
-                f"{where}: must have a column {quoted(column)} (the {role}){nearest(str(column), names)}; "
-                f"it has {', '.join(map(quoted, names[:20]))}{named}{positions if is_row else ''}"
+                f"{where}: must have a column {quoted(column)} (the {role}){_names(column, names, form)}"
             )
         if count > 1:
             raise DataError(f"{where}: must have one column {quoted(column)} (the {role}), has {count}")
     return columns
+
+
+def _names(column: str | int, names: Sequence[str], form: Format) -> str:
+    """The end of a message about a column that is not among `names`: what there is, and what to do."""
+    is_row = form.is_text and not any(_WORD.search(name) for name in names)
+    if is_row and len(names) > _MATRIX:
+        return (
+            f", has {len(names)} fields without names: a matrix with a row for each client must be written "
+            "with a row for each rating first"
+        )
+    end = f"{nearest(str(column), names)}; it has {', '.join(map(quoted, names[:20]))}"
+    if form.integer_ids:
+        end += "; one's own are named by columns, the settings data.columns.client, .item and .rating"
+    return end + (
+        "; in a file without a header they are positions, such as data.columns.client = 1" if is_row else ""
+    )
 
 
 def _given(columns: Columns) -> Mapping[str, str | int]:
