@@ -463,10 +463,10 @@ def test_leaf(tmp_path):
             {"x": ["abcd", "bcde", "cdef", "fghi"], "y": ["e", "f", "g", "j"]},
             r"user 'ann', example 3: must begin a character after the one before it; .* -s niid",
         ),
-        ({"x": ["abcd", "bcde"], "y": ["e"]}, "user 'ann': must have a list of labels \"y\""),
+        ({"x": ["abcd", "bcde", "cdef"], "y": ["e", "f"]}, "user 'ann': must have a list of labels \"y\""),
         (
-            {"x": ["abcd", "bcde", 3], "y": ["e", "f", "g"]},
-            r"example 2: must be a window .*, got \[3, \"g\"\]",
+            {"x": ["abcd", "bcde", "cdef", 3], "y": ["e", "f", "g", "h"]},
+            r"example 3: must be a window .*, got \[3, \"h\"\]",
         ),
     ],
 )

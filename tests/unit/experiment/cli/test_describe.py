@@ -63,6 +63,17 @@ def test_the_command_takes_settings_and_the_short_options(tmp_path, capsys):
     assert capsys.readouterr().out == by_settings
 
 
+def test_interactions_without_ratings(tmp_path):
+    path = tmp_path / "plays.tsv"
+    path.write_text("ann\tx\nann\ty\nann\tx\nbob\ty\n")
+    shown = describe_data(str(path), ["data.columns.client=1", "data.columns.item=2"])
+    assert "examples              4" in shown and "2 known, 2 used; 1 duplicate: the client" in shown
+    assert "read as a tab-separated table with client = field 1, item = field 2" in shown
+    path = tmp_path / "own.inter"
+    path.write_text("user_id:token\titem_id:token\na\tx\nb\ty\n")
+    assert "clients               2" in describe_data(str(path))
+
+
 def test_duplicates_are_counted(tmp_path):
     path = tmp_path / "ratings.csv"
     path.write_text("userId,movieId,rating\n1,2,3.5\n1,2,4\n1,2,4\n2,2,1\n2,3,1\n")

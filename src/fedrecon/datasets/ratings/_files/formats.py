@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from fedrecon.datasets.ratings._files.source import JSON_SUFFIXES, PARQUET_SUFFIXES
 from fedrecon.datasets.ratings._reader_options import Columns, Reading
-from fedrecon.datasets.ratings._validation import nearest, quoted
+from fedrecon.datasets.ratings._validation import NAMING, nearest, quoted
 from fedrecon.errors import DataError
 
 
@@ -283,7 +283,7 @@ def _names(column: str | int, names: Sequence[str], form: Format) -> str:
         )
     end = f"{nearest(str(column), names)}; it has {', '.join(map(quoted, names[:20]))}"
     if form.integer_ids:
-        end += "; one's own are named by columns, the settings data.columns.client, .item and .rating"
+        end += f"; one's own are named by columns, {NAMING}"
     return end + (
         "; in a file without a header they are positions, such as data.columns.client = 1" if is_row else ""
     )

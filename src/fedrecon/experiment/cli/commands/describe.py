@@ -89,6 +89,8 @@ def describe_data(path: str, settings: Sequence[str] = ()) -> str:
     """
     from fedrecon.data._arrow import is_client_file
     from fedrecon.data._clients import Clients
+    from fedrecon.datasets.ratings._dataset import NoRatingsError
+    from fedrecon.datasets.ratings._prepare import prepare
     from fedrecon.experiment import config as configs
     from fedrecon.experiment.tasks._spec import task_spec
 
@@ -100,7 +102,12 @@ def describe_data(path: str, settings: Sequence[str] = ()) -> str:
     config = configs.load(None, [f"task={task}", *_UNCHANGED.get(task, ()), *settings])
     config = configs.override(config, {"data": {"path": path}}, "DATA")
     spec = task_spec(task)
-    clients, form = spec.load_all_clients(config), spec.describe_source(config)
+    try:
+        clients = spec.load_all_clients(config)
+    except NoRatingsError:
+        # Interactions without ratings; the task that takes them refuses items that a user has twice.
+        clients = prepare(path, duplicates="all", **config.data.reading())
+    form = spec.describe_source(config)
     text = page(f"{path}\nread as {form}" if form else path, clients)
     return text + _unrated_hint(clients) if getattr(config.data, "unrated", "") == "none" else text
 
