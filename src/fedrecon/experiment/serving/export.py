@@ -37,6 +37,7 @@ from fedrecon.serving._personalization import TopK
 
 # The number of training clients whose updates are compared with those in JAX.
 _COMPARED = 100
+NOTHING_TO_SHOW = "the page shows items that are recommended, or next words; this run has neither"
 _MOVIELENS = (
     "Trained on MovieLens data of GroupLens, University of Minnesota: their ids and titles may not be "
     "redistributed without permission, and results need the citation that their README asks for."
@@ -175,9 +176,7 @@ def page_of(
     known: dict[str, Any] = {}  # the items of all runs in their order, by their ids as text
     for subject in subjects:
         if subject.top is None:
-            raise ExportError(
-                "the page shows items that are recommended, or next words; this run has neither"
-            )
+            raise ExportError(NOTHING_TO_SHOW)
         known |= {str(x): x for x in subject.vocabularies[subject.top.field]}
     named: dict[str, str] = read_titles(Path(titles)) if titles else {}
     if config.task == "synthetic_ratings" and not titles:

@@ -133,7 +133,7 @@ def personalize_run(
         start, peak = f"{started - begun:.1f} s to start", size(peak_memory() or 0)
         screen.print(f"{speed}, compilation included; {start}; peak memory {peak}")
     if not parts.complete:
-        screen.print(f"Share {share} is made. {_describe_unfinished(parts)}.")
+        screen.print(f"Share {share} is made. {parts.describe_unfinished()}.")
         return False
     screen.print(f"Clients: {out}")
     return True
@@ -146,14 +146,8 @@ def _join(parts: ResumableParquetWriter, screen: Console) -> None:
         RunError: Some are missing; the message names the shares.
     """
     if not parts.join():
-        raise RunError(f"{parts.out}: all shares must be made to be joined. {_describe_unfinished(parts)}")
+        raise RunError(f"{parts.out}: all shares must be made to be joined. {parts.describe_unfinished()}")
     screen.print(f"Clients: {parts.out}")
-
-
-def _describe_unfinished(parts: ResumableParquetWriter) -> str:
-    missing = parts.unfinished()
-    texts = [f"--share {share} lacks {counted(count, 'part')}" for share, count in missing.items()]
-    return f"Missing: {', '.join(texts)}" if texts else "Another process joins the parts now"
 
 
 def _per_part(size: int) -> int:

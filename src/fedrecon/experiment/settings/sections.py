@@ -14,6 +14,18 @@ class SettingError(ValueError):
     """A setting that is unknown, missing or out of its range."""
 
 
+class FaultySettingError(ValueError):
+    """Raised by a validator of a section as a whole, to name the setting of the section that breaks a rule.
+
+    Attributes:
+        name: The name of the setting in its section.
+    """
+
+    def __init__(self, name: str, message: str):
+        super().__init__(message)
+        self.name = name
+
+
 class Section(BaseModel):
     """A table of settings. Unknown names, and values of another type, are errors."""
 
@@ -246,6 +258,8 @@ def _explain(section: type[Section], values: Mapping[str, Any], errors: Sequence
         value = error["input"].get(tag) if isinstance(error["input"], Mapping) else error["input"]
         return f"{path}.{tag} must be one of {expected}, got {value!r}"
     if error["type"] == "value_error":
+        if isinstance(fault := error["ctx"]["error"], FaultySettingError):
+            return f"{path}.{fault.name} {fault}" if path else f"{fault.name} {fault}"
         return f"{path}: {error['ctx']['error']}" if path else str(error["ctx"]["error"])
     # A setting of a union type has an error for each of the types.
     same = [e["msg"] for e in errors if _path(values, e["loc"], names) == path]

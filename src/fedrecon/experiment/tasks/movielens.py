@@ -60,9 +60,12 @@ class MovieLens(TaskSpec):
         """The scale of the ratings: that of the settings, or that to which the file's format is held.
 
         That is 1 to 5 for MovieLens 1M where it is downloaded, and 0.5 to 5 for files with a list of items,
-        which private runs need.
+        which private runs need. A file with columns of one's own is held to no scale unless the settings name
+        one.
         """
         data = config.data
+        if data.columns.client and not data.scale:
+            return {}
         low, high = data.scale or ((0.5, 5.0) if data.path else (1.0, 5.0))
         return {"rating": (float(low), float(high))}
 

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.solvers import Limit
 from fedrecon.experiment.tasks._ratings import (
@@ -82,6 +85,12 @@ class SyntheticRatings(TaskSpec):
             SettingError: `model.global_bias` would be read from data.
         """
         return without_data(config, vocabularies)
+
+    def public_ranges(self, config: TaskConfig) -> "Mapping[str, tuple[float, float]]":
+        """The ratings that are generated: 1 to 5 stars."""
+        from fedrecon.datasets.ratings._synthetic import STARS
+
+        return {"rating": STARS}
 
 
 TASK = SyntheticRatings()

@@ -6,6 +6,13 @@ import {remember} from "./store.js";
 
 const SHOWN = 12;
 
+/** Five ratings that every model takes: a model refuses what is beyond its range. */
+function starsWithin(ranges) {
+  const low = ranges.length ? Math.max(...ranges.map(([least]) => least)) : 1;
+  const high = ranges.length ? Math.min(...ranges.map(([, most]) => most)) : 5;
+  return [0, 1, 2, 3, 4].map((i) => low + (i * (high - low)) / 4);
+}
+
 export function ratings(root, engines, page, user) {
   const names = new Map(); // from an id to what it is shown as
   for (const engine of engines) {
@@ -16,8 +23,9 @@ export function ratings(root, engines, page, user) {
   const rowOf = engines.map(
     (engine) => new Map((engine.vocabularies[engine.itemField] ?? []).map((id, row) => [String(id), row]))
   );
-  const scale = engines[0].input("rating");
-  const stars = scale ? [1, 2, 3, 4, 5].map((i) => scale.range[0] + ((i - 1) * (scale.range[1] - scale.range[0])) / 4) : [1];
+  const inputs = engines.map((engine) => engine.input("rating")).filter(Boolean);
+  const scale = inputs.length > 0; // else an item is rated by having it
+  const stars = scale ? starsWithin(inputs.map((input) => input.range).filter(Boolean)) : [1];
 
   const parts = engines.map((engine) => new Part(engine, user.parts));
 
