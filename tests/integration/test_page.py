@@ -200,9 +200,30 @@ def test_a_changed_model_is_refused_and_nothing_is_lost(chromium, films, tmp_pat
             opened.page.wait_for_selector("#problem:not([hidden])")
             assert message in opened.page.inner_text("#problem")
         (copy / "model.onnx").write_bytes(model)
+        description = (copy / "model.json").read_text()
+        (copy / "model.json").write_text(description.replace('"format": 1', '"format": 2'))
+        opened.page.reload()
+        opened.page.wait_for_selector("#problem:not([hidden])")
+        assert "must be of format 1, is of 2" in opened.page.inner_text("#problem")
+        (copy / "model.json").write_text(description)
         opened.page.reload()
         opened.page.wait_for_selector(READY)
         opened.settled(1)
+
+
+def test_a_stored_rating_that_is_not_on_the_scale_is_named_and_kept(chromium, films):
+    (identity, title), *_ = titles(films).items()
+    stored = {"ratings": {identity: 9}, "text": ""}
+    with Open(chromium, films) as opened:
+        page = opened.page
+        page.evaluate("user => localStorage.setItem('fedrecon', JSON.stringify(user))", stored)
+        page.reload()
+        page.wait_for_selector(READY)
+        assert f"Your rating of {title}, 9, is outside of the model's scale" in page.inner_text("#problem")
+        assert page.inner_text("#status") == "" and page.locator("#own li").count() == 1
+        page.locator("#own input").nth(4).check(force=True)
+        opened.settled(1)
+        assert page.locator("#problem").is_hidden() and len(opened.recommended()) == 20
 
 
 def test_more_ratings_than_the_model_takes(chromium, films):

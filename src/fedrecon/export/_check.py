@@ -1,5 +1,6 @@
 """Runs an exported graph in ONNX Runtime at its default settings and compares it with JAX."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,6 +44,12 @@ class Reference:
         self._weights = [jnp.asarray(w) for w in weights]
         self._inputs, self._outputs = inputs, outputs
         self._fn = jax.jit(fn)
+
+    def with_weights(self, weights: Sequence[Any]) -> "Reference":
+        """The function with other parameters of the same shapes, without a new compilation."""
+        other = copy.copy(self)
+        other._weights = [jnp.asarray(w) for w in weights]
+        return other
 
     def __call__(self, given: Given) -> dict[str, np.ndarray]:
         """The outputs of the function in JAX by their names."""

@@ -3,9 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.solvers import Limit
 from fedrecon.experiment.tasks._ratings import (

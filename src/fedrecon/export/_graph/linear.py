@@ -20,6 +20,9 @@ from fedrecon.export._graph.writer import Writer, onnx_type
 # the rounding of float32 (6e-8), so that stopping adds no error to speak of. In exact arithmetic they take
 # one step for each unknown; rounding can make them take more, hence a limit of several.
 _TOLERANCE, _STEPS = 2e-8, 4
+# One turn of the loop takes this many steps: a turn costs more than the operations of a step, above all in
+# WebAssembly, and steps after convergence change nothing.
+_UNROLLED = 4
 
 
 def _dot_general(w: Writer, node: Node, x: list[str]) -> str:
@@ -106,31 +109,31 @@ def _spd_solve(w: Writer, node: Node, x: list[str]) -> str:
     scaled = w.op("Mul", w.op("Mul", x[0], scale), reshape_to(w, scale, (size, 1)))
     residual = w.op("Mul", b, scale)
     axis = w.ints(1)
+    zero, tiny = w.scalar(0, np.float32), w.scalar(np.finfo(np.float32).tiny, np.float32)
 
     def squares(w: Writer, name: str) -> str:
         return w.op("ReduceSumSquare", name, axis, keepdims=1)
 
+    def unfinished(w: Writer, now: str) -> str:
+        return w.op("Greater", w.op("ReduceMax", w.op("Sub", now, bound), keepdims=0), zero)
+
     first = squares(w, residual)
     bound = w.op("Mul", first, w.scalar(_TOLERANCE**2, np.float32))
-
-    def unfinished(w: Writer, now: str) -> str:
-        more = w.op("Greater", w.op("ReduceMax", w.op("Sub", now, bound), keepdims=0), zero)
-        return more
-
-    zero = w.scalar(0, np.float32)
     inner = Writer(w)
-    solution, r, p, rr = (inner.fresh() for _ in range(4))
+    state = [inner.fresh() for _ in range(4)]
     step, going = inner.fresh(), inner.fresh()
-    product = inner.op("MatMul", p, scaled)
-    curvature = inner.op("ReduceSum", inner.op("Mul", p, product), axis, keepdims=1)
-    # A row that has converged early has residual 0: the smallest number keeps 0 / 0 from becoming NaN.
-    tiny = inner.scalar(np.finfo(np.float32).tiny, np.float32)
-    length = inner.op("Div", rr, inner.op("Max", curvature, tiny))
-    new = inner.op("Add", solution, inner.op("Mul", length, p))
-    new_r = inner.op("Sub", r, inner.op("Mul", length, product))
-    new_rr = squares(inner, new_r)
-    turn = inner.op("Div", new_rr, inner.op("Max", rr, tiny))
-    new_p = inner.op("Add", new_r, inner.op("Mul", turn, p))
+    new, new_r, new_p, new_rr = state
+    for _ in range(_UNROLLED):
+        solution, r, p, rr = new, new_r, new_p, new_rr
+        product = inner.op("MatMul", p, scaled)
+        curvature = inner.op("ReduceSum", inner.op("Mul", p, product), axis, keepdims=1)
+        # A row that has converged early has residual 0: the smallest number keeps 0 / 0 from becoming NaN.
+        length = inner.op("Div", rr, inner.op("Max", curvature, tiny))
+        new = inner.op("Add", solution, inner.op("Mul", length, p))
+        new_r = inner.op("Sub", r, inner.op("Mul", length, product))
+        new_rr = squares(inner, new_r)
+        turn = inner.op("Div", new_rr, inner.op("Max", rr, tiny))
+        new_p = inner.op("Add", new_r, inner.op("Mul", turn, p))
     on = unfinished(inner, new_rr)
 
     def info(name: str, kind: int = TensorProto.FLOAT, shape: Any = None) -> Any:
@@ -140,11 +143,11 @@ def _spd_solve(w: Writer, node: Node, x: list[str]) -> str:
         inner.nodes,
         "b",
         [info(step, TensorProto.INT64, []), info(going, TensorProto.BOOL, [])]
-        + [info(name) for name in (solution, r, p, rr)],
+        + [info(name) for name in state],
         [info(on, TensorProto.BOOL, [])] + [info(name) for name in (new, new_r, new_p, new_rr)],
     )
     start = w.op("Expand", zero, w.op("Shape", residual))
-    limit = w.scalar(_STEPS * size, np.int64)
+    limit = w.scalar(-(-_STEPS * size // _UNROLLED), np.int64)
     carried = [limit, unfinished(w, first), start, residual, residual, first]
     solved = w.op("Mul", w.ops("Loop", carried, 4, body=body)[0], scale)
     return solved if rows else w.op("Transpose", solved, perm=[1, 0])

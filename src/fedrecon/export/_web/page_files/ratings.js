@@ -109,10 +109,23 @@ export function ratings(root, engines, page, user) {
     agreement.textContent = `${common} of ${Math.max(...recommended.map((items) => items.length))} items are on all lists.`;
   }
 
+  /** Refuses a stored rating that is not on a model's scale, as after a new version with another one. */
+  function checkScale() {
+    engines.forEach((engine, i) => {
+      const [low, high] = engine.input("rating")?.range ?? [-Infinity, Infinity];
+      for (const id of Object.keys(user.ratings)) {
+        if (rowOf[i].has(id) && !(rated(id) >= low && rated(id) <= high)) {
+          throw new Error(`Your rating of ${names.get(id)}, ${rated(id)}, is outside of the model's scale from ${low} to ${high}: rate it again or remove it.`);
+        }
+      }
+    });
+  }
+
   let asked = 0;
   async function recommend() {
     const now = ++asked;
     const results = [];
+    checkScale();
     for (let i = 0; i < engines.length; i++) {
       const engine = engines[i];
       const ids = Object.keys(user.ratings).filter((id) => rowOf[i].has(id));
@@ -140,7 +153,10 @@ export function ratings(root, engines, page, user) {
 
   async function refresh() {
     show();
-    try { await recommend(); } catch (error) { say("problem", error.message); }
+    try { await recommend(); } catch (error) {
+      say("status", ""); // what it says is of earlier ratings
+      say("problem", error.message);
+    }
   }
 
   function changed() {
