@@ -33,7 +33,7 @@ from fedrecon.simulation._round import Round, Sizes
 from fedrecon.simulation._second_thread import SecondThread
 from fedrecon.simulation._shared_programs import compiled
 from fedrecon.simulation._trained_state import TrainedState, plain_state
-from fedrecon.simulation._validate_model import check_model
+from fedrecon.simulation._validation.model import check_model
 
 # With more bytes of global parameters, the server's step is a program of its own: the arrays that a joint
 # program would need beside them cost more than a second dispatch.
