@@ -66,6 +66,9 @@ class Subject:
         vocabularies: The ids that the row numbers of a field stand for, for the fields that have ids; by
             default what `state` knows of them, as that of `train` does.
         run: Name of the run, for the description; `""` by default.
+        round: The round that the parameters are of, for the description: earlier than that of `state` where a
+            run selects its best ones, which clients are served with as in the last round. None, the default,
+            for the round of `state`.
         privacy: The protection of the people in the training data, for the description; by default none.
         data_notice: The notice that the data's owners ask users to pass on, for the description; `""`, the
             default, for none.
@@ -81,6 +84,7 @@ class Subject:
     top: TopK | None = None
     vocabularies: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     run: str = ""
+    round: int | None = None
     privacy: Mapping[str, Any] = field(default_factory=lambda: {"differential_privacy": False})
     data_notice: str = ""
 
@@ -298,7 +302,7 @@ def _description(
     return {
         "format": FORMAT,
         "run": subject.run,
-        "round": int(subject.state.round),
+        "round": int(subject.state.round) if subject.round is None else subject.round,
         "algorithm": subject.algorithm.name,
         "precision": precision,
         "opset": OPSET,

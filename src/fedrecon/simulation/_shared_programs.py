@@ -9,6 +9,7 @@ so a trial has the same bits whichever trials its process ran before it.
 """
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from fedrecon.core._types import Leaf
 # The largest number of programs that are kept. A trial has three to five.
 _MOST = 32
 # Constants that stay: programs are full of them, and XLA simplifies what they take part in.
-_PLAIN = (0.0, 0.5, 1.0, 2.0)
+_PLAIN = frozenset({0.0, 0.5, 1.0, 2.0, math.inf})
 # What libraries compute of a setting before it enters a program: an optimizer scales by the negative of its
 # learning rate, and by 1 less a decay.
 _DERIVED: tuple[Callable[[float], float], ...] = (
@@ -73,7 +74,7 @@ class SharedPrograms:
             lowered: The program, from the method `lower` of a jitted function.
             options: Options of the compiler.
         """
-        text = f"{sorted(options.items())}\n{lowered.as_text()}"
+        text = f"{sorted(options.items())}\n{lowered.in_tree}\n{lowered.as_text()}"
         key = hashlib.sha256(text.encode()).digest()
         with self._lock:
             if key not in self._programs:
@@ -133,7 +134,8 @@ class _SharedProgram:
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
-        key = structure, tuple(map(jax.typeof, leaves))
+        # As `jax.jit`, whose programs are for one placement of their arguments.
+        key = structure, tuple((jax.typeof(x), getattr(x, "sharding", None)) for x in leaves)
         with self._lock:
             if key not in self._ready:
                 self._ready[key] = self._prepare(args, leaves)
@@ -159,7 +161,8 @@ class _SharedProgram:
             return lifted.evaluate(closed.jaxpr, consts, leaves, numbers)
 
         given = [np.asarray(value, dtype) for dtype, value in lifted.places]
-        lowered = jax.jit(flat).lower(given, closed.consts, leaves)
+        # Without arguments that are not used, the texts of programs that use different ones could be equal.
+        lowered = jax.jit(flat, keep_unused=True).lower(given, closed.consts, leaves)
         program = self._pool.compiled(lowered, self._options)
         return _Ready(program, given, closed.consts, structure)
 
@@ -167,7 +170,7 @@ class _SharedProgram:
 def _constants(numbers: Sequence[float]) -> frozenset[float]:
     """The constants that settings give rise to, without their signs."""
     settings = {abs(float(x)) for x in numbers} - {0.0}
-    return frozenset({abs(derive(x)) for x in settings for derive in _DERIVED} - set(_PLAIN))
+    return frozenset({abs(derive(x)) for x in settings for derive in _DERIVED}) - _PLAIN
 
 
 class _Lifted:
@@ -180,6 +183,7 @@ class _Lifted:
     def __init__(self, constants: frozenset[float]):
         self.places: dict[tuple[np.dtype[Any], float], int] = {}
         self._constants = constants
+        self._of_type: dict[np.dtype[Any], frozenset[float]] = {}
         self._bodies: dict[int, bool] = {}  # whether a nested jaxpr has such a constant, by its identity
 
     def search(self, jaxpr: core.Jaxpr) -> bool:
@@ -189,9 +193,9 @@ class _Lifted:
             return known
         has = [self._number(atom) for atom in jaxpr.outvars]
         for eqn in jaxpr.eqns:
-            if _is_plain(eqn) or eqn.primitive.name in _NESTED:
+            if _is_plain(eqn) or _is_nested(eqn):
                 has += [self._number(atom) for atom in eqn.invars]
-            if eqn.primitive.name in _NESTED:
+            if _is_nested(eqn):
                 has += [self.search(body.jaxpr) for body in _bodies(eqn)]
         self._bodies[id(jaxpr)] = any(has)
         return any(has)
@@ -209,9 +213,16 @@ class _Lifted:
         if not jax.numpy.issubdtype(dtype, np.floating):
             return None
         value = float(np.asarray(atom.val, dtype))
-        # Settings are rounded as the program rounds them.
-        rounded = {float(np.asarray(x, dtype)) for x in self._constants}
-        return (np.dtype(dtype), value) if abs(value) in rounded else None
+        return (np.dtype(dtype), value) if abs(value) in self._rounded(np.dtype(dtype)) else None
+
+    def _rounded(self, dtype: np.dtype[Any]) -> frozenset[float]:
+        """The constants as a program of this type has them."""
+        if dtype not in self._of_type:
+            with np.errstate(over="ignore"):
+                self._of_type[dtype] = (
+                    frozenset(float(np.asarray(x, dtype)) for x in self._constants) - _PLAIN
+                )
+        return self._of_type[dtype]
 
     def evaluate(
         self, jaxpr: core.Jaxpr, consts: Sequence[Leaf], args: Sequence[Leaf], numbers: Sequence[Leaf]
@@ -229,16 +240,16 @@ class _Lifted:
 
         def read(atom: core.Var | core.Literal) -> Any:
             place = self._place(atom)
-            if place is not None:
+            if place in self.places:
                 return numbers[self.places[place]]
             return atom.val if isinstance(atom, core.Literal) else values[atom]
 
         for eqn in jaxpr.eqns:
             inputs = [read(atom) for atom in eqn.invars]
-            name, given = eqn.primitive.name, any(self._place(atom) for atom in eqn.invars)
-            if name in _NESTED and (given or any(self._bodies[id(body.jaxpr)] for body in _bodies(eqn))):
+            given = any(self._place(atom) for atom in eqn.invars)
+            if _is_nested(eqn) and (given or any(self._bodies[id(body.jaxpr)] for body in _bodies(eqn))):
                 run = [self._body(body, numbers) for body in _bodies(eqn)]
-                out = _NESTED[name](eqn, run, inputs)
+                out = _NESTED[eqn.primitive.name](eqn, run, inputs)
             elif given and _is_plain(eqn):
                 result = eqn.primitive.bind(*inputs, **eqn.params)
                 out = list(result) if eqn.primitive.multiple_results else [result]
@@ -258,6 +269,15 @@ def _is_plain(eqn: core.JaxprEqn) -> bool:
         callable(x) or (isinstance(x, (core.Jaxpr, core.ClosedJaxpr, tuple)) and _holds_jaxpr(x))
         for x in eqn.params.values()
     )
+
+
+def _is_nested(eqn: core.JaxprEqn) -> bool:
+    """Whether numbers can be handed on into the functions that an equation runs."""
+    if eqn.primitive.name == "while":
+        # Of a loop that is vectorised each element ends by itself, which `jax.lax.while_loop` does not take.
+        (ends,) = eqn.params["cond_jaxpr"].out_avals
+        return ends.shape == ()
+    return eqn.primitive.name in _NESTED
 
 
 def _holds_jaxpr(param: Any) -> bool:

@@ -59,11 +59,22 @@ def an_optimizer(rate):
     return step
 
 
+def in_a_vectorised_while(rate):
+    # Its elements end one by one.
+    return jax.vmap(lambda y: jax.lax.while_loop(lambda c: c < 1.5, lambda c: c + 0.4 + rate, y))
+
+
+def as_an_input(rate):
+    # The number goes into functions with rules of their own, and into an addition to a part of an array.
+    held = jax.checkpoint(lambda x, y: jnp.sin(x) * y)
+    return lambda x: jnp.logaddexp(x, rate) + held(x, rate) + x.at[0].add(rate)
+
+
 SHARED = [straight, in_a_scan, in_a_while, in_a_branch, in_a_call, a_gradient, an_optimizer]
 X = np.linspace(-1, 2, 7, dtype=np.float32)
 
 
-@pytest.mark.parametrize("make", [*SHARED, in_a_rule])
+@pytest.mark.parametrize("make", [*SHARED, in_a_rule, in_a_vectorised_while, as_an_input])
 def test_the_results_are_those_of_a_program_of_its_own(make):
     pool = SharedPrograms()
     for rate in (0.3, 0.17, 0.61):
@@ -153,6 +164,46 @@ def test_keys_and_whole_numbers_pass():
         np.testing.assert_allclose(got, jax.random.normal(key, (2,)) * np.float32(rate), rtol=1e-6)
         assert int(count) == 5
     assert pool.compilations == 1
+
+
+def test_programs_that_use_other_arguments_are_others():
+    pool, data = SharedPrograms(), {"likes": X, "stars": 5 * X}
+    for field in data:
+        with pool.used([0.3]):
+            got = compiled(lambda data, field=field: 0.3 * data[field], {})(data)
+        np.testing.assert_allclose(got, np.float32(0.3) * data[field], rtol=1e-6)
+    assert pool.compilations == 2
+
+
+def test_programs_that_leave_out_other_numbers_are_others():
+    def make(unused, used):
+        def fn(x):
+            x * unused
+            return x * used
+
+        return fn
+
+    pool = SharedPrograms()
+    for unused, used in ((0.3, 0.7), (0.7, 0.3)):
+        with pool.used([0.3, 0.7]):
+            np.testing.assert_allclose(compiled(make(unused, used), {})(X), X * np.float32(used), rtol=1e-6)
+
+
+def test_programs_with_another_structure_of_arguments_are_others():
+    pool = SharedPrograms()
+    for given in ((X, X), {"a": X, "b": X}, (X, (X, X))):
+        with pool.used([0.3]):
+            np.testing.assert_allclose(compiled(lambda x, given: x * 0.3, {})(X, given), X * np.float32(0.3))
+
+
+@pytest.mark.parametrize("tiny", [1e-8, 1e-30])
+def test_numbers_near_nothing_leave_one_and_zero_in_programs(tiny):
+    pool = SharedPrograms()
+    with pool.used([tiny]):
+        program = compiled(lambda x: jnp.where(x > 0.0, 1.0, -0.0) + tiny, {})
+        np.testing.assert_array_equal(program(X), (X > 0) + np.float32(tiny))
+        (ready,) = program._ready.values()
+        assert [float(x) for x in ready.numbers] == [float(np.float32(tiny))]
 
 
 def test_a_program_is_called_by_several_threads():

@@ -1,6 +1,7 @@
 """LEAF's JSON: one object with the texts of all users, as its Reddit, Sent140 and Shakespeare are."""
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +22,7 @@ def read_leaf(path: Path, limit: int) -> Iterator[Writer]:
 
     An example is a text; lists of words (Reddit); the fields of a tweet (Sent140); or, in Shakespeare, a
     window of characters whose label is the next one. Windows are put together to the text that they were cut
-    from, of which every line is a sentence.
+    from. LEAF writes all lines of a user one after the other, so that sentences end where their marks tell.
 
     Args:
         path: The file, which may be packed.
@@ -48,7 +49,7 @@ def read_leaf(path: Path, limit: int) -> Iterator[Writer]:
         if not is_unicode(user):
             raise DataError(f"{where}: the name must be Unicode text")
         if overlap:
-            yield Writer(user, _join_windows(examples, data.get("y"), where).splitlines(), where)
+            yield Writer(user, _sentences(_join_windows(examples, data.get("y"), where)), where)
             continue
         sentences = [_sentence(x, f"{where}, example {i}") for i, x in enumerate(examples)]
         yield Writer(user, sentences, where)
@@ -61,9 +62,11 @@ def _has_examples(data: Any) -> bool:
 def _join_windows(windows: list[Any], labels: Any, where: str) -> str:
     """The text from which windows of characters were cut, each with the next character as its label.
 
+    The first version of LEAF begins every line with a window of blanks.
+
     Raises:
-        DataError: A window or a label is no text, there are not as many labels as windows, or a window does
-            not go on where the one before it ends.
+        DataError: A window or a label is no text, there are not as many labels as windows, or a window
+            neither goes on where the one before it ends nor begins a line.
     """
     if not isinstance(labels, list) or len(labels) != len(windows):
         raise DataError(
@@ -73,13 +76,24 @@ def _join_windows(windows: list[Any], labels: Any, where: str) -> str:
         if not all(isinstance(x, str) for x in pair):
             shown = json.dumps(pair)[:40]
             raise DataError(f"{where}, example {number}: must be a window of characters, got {shown}")
-    for number, window in enumerate(windows[1:]):
-        if window != windows[number][1:] + labels[number]:
-            raise DataError(
-                f"{where}, example {number + 1}: must begin a character after the one before it; no text can "
-                "be made of a random sample of windows: let LEAF sample whole users (preprocess.sh -s niid)"
-            )
-    return "".join([*windows[:1], *labels])
+    parts = list(windows[:1])
+    for number, window in enumerate(windows):
+        if number and window != windows[number - 1][1:] + labels[number - 1]:
+            if window.strip():
+                raise DataError(
+                    f"{where}, example {number}: must begin a character after the one before it; no text can "
+                    "be made of a random sample of windows: let LEAF sample whole users (preprocess.sh -s "
+                    "niid)"
+                )
+            parts += ["\n", window]
+        parts.append(labels[number])
+    return "".join(parts)
+
+
+def _sentences(text: str) -> list[str]:
+    """The sentences of a text, which end with a line or with a full stop, a question or exclamation mark."""
+    parts = (part.strip() for part in re.split(r"(?<=[.?!])\s+|\n+", text))
+    return [part for part in parts if part]
 
 
 def _overlap(data: dict[str, Any]) -> bool:

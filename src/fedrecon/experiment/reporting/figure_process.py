@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -45,25 +47,29 @@ class FigureProcess(FigureDrawer):
     """Draws the figures of runs in a process of its own, in turn, while this one goes on.
 
     The process starts with the first use. It ends with this one, however that ends: it reads from a pipe that
-    is closed then. Where this process has loaded Matplotlib already, or no other can be started, figures are
-    drawn here.
+    is closed then. Where this process has loaded Matplotlib already, no other can be started, or the other
+    ends early, figures are drawn here.
 
-    Used as a context, it waits for the figures at the end, unless an exception leaves it.
+    Used as a context, it waits for the figures at the end. Ctrl-C leaves out those that are not drawn then.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._here = "matplotlib" in sys.modules
-        self._left = 0
+        self._waiting: deque[tuple[Path, Curves]] = deque()
         self._lock = threading.Lock()
+        self._failures: list[str] = []
 
     def __enter__(self) -> "FigureProcess":
         return self
 
-    def __exit__(self, kind: object, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
             if kind is None:
                 self.wait()
+            elif issubclass(kind, Exception):  # which says more than that a figure is missing
+                with suppress(RunError):
+                    self.wait()
         finally:
             self.close()
 
@@ -73,7 +79,8 @@ class FigureProcess(FigureDrawer):
             if self._here or self._process is not None:
                 return
             # The other process must import the same library, wherever this one found it.
-            program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+            paths = [path for path in sys.path if isinstance(path, str)]
+            program = f"import sys; sys.path[:] = {paths!r}; from {__name__} import serve; serve()"
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", program],
@@ -87,40 +94,39 @@ class FigureProcess(FigureDrawer):
     def draw(self, folder: Path, curves: Curves) -> None:
         """Asks the process for the figures of a run; `wait` tells whether they could be drawn."""
         self.prepare()
+        self._waiting.append((folder.absolute(), curves))
         if self._process is None:
-            super().draw(folder, curves)
+            self._draw_here()
             return
         assert self._process.stdin is not None
         try:
-            pickle.dump((folder.absolute(), curves), self._process.stdin)
+            pickle.dump(self._waiting[-1], self._process.stdin)
             self._process.stdin.flush()
         except OSError:  # the process has ended, for instance by a kill
-            self.close()
-            self._here = True
-            super().draw(folder, curves)
-            return
-        self._left += 1
+            self._draw_here()
 
     def wait(self) -> None:
         """Waits until all figures are on the disk.
 
         Raises:
-            RunError: The process ended before it had drawn them.
-            OSError: They cannot be written, or whatever else drawing raised.
+            RunError: Some could not be drawn; all others are there.
         """
-        while self._left:
-            assert self._process is not None
+        while self._waiting:
+            if self._process is None:
+                self._draw_here()
+                break
             assert self._process.stdout is not None
-            self._left -= 1
             try:
-                error = pickle.load(self._process.stdout)
-            except EOFError:
-                self._left = 0
-                raise RunError(
-                    "the process that draws the figures ended early; `fedrecon plot RUN` draws them"
-                ) from None
-            if error is not None:
-                raise error
+                failure = pickle.load(self._process.stdout)
+            except Exception:  # it has ended, or somebody else writes into the pipe
+                self._draw_here()
+                break
+            folder, _ = self._waiting.popleft()
+            self._note(folder, failure)
+        failures, self._failures = self._failures, []
+        if failures:
+            more = f" (and those of {len(failures) - 1:,} more runs)" if len(failures) > 1 else ""
+            raise RunError(f"{failures[0]}{more}; all numbers are saved, `fedrecon plot RUN` draws figures")
 
     def close(self) -> None:
         """Ends the process; figures that are not drawn then are left out."""
@@ -131,7 +137,22 @@ class FigureProcess(FigureDrawer):
                 assert pipe is not None
                 with suppress(OSError):  # what is left in the buffer has nobody to read it
                     pipe.close()
-            self._process, self._left = None, 0
+            self._process = None
+
+    def _draw_here(self) -> None:
+        """Draws in this process what is waiting, and all that follows."""
+        self.close()
+        self._here = True
+        while self._waiting:
+            folder, curves = self._waiting.popleft()
+            try:
+                super().draw(folder, curves)
+            except Exception as error:
+                self._note(folder, _described(error))
+
+    def _note(self, folder: Path, failure: str | None) -> None:
+        if failure is not None:
+            self._failures.append(f"{folder}: the figures cannot be drawn: {failure}")
 
 
 def serve() -> None:
@@ -140,36 +161,31 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, waiting.put), daemon=True).start()
-    answers = sys.stdout.buffer
     from fedrecon.experiment.reporting import plots
 
+    answers = sys.stdout.buffer
     while True:
         folder, curves = waiting.get()
-        error = None
+        failure = None
         try:
             plots.write(folder, [curves])
-        except Exception as raised:
-            error = _portable(raised)
-        pickle.dump(error, answers)
+        except Exception as error:
+            failure = _described(error)
+        pickle.dump(failure, answers)
         answers.flush()
 
 
-def _read(requests: IO[bytes], put: Any) -> None:
+def _read(requests: IO[bytes], put: Callable[[Any], None]) -> None:
     """Reads requests, and ends the process at once when the other end of the pipe is closed.
 
     A thread does that, so that a process which draws does not outlive the one that asked for it.
     """
-    while True:
-        try:
-            put(pickle.load(requests))
-        except (EOFError, pickle.UnpicklingError):
-            os._exit(0)
-
-
-def _portable(error: Exception) -> Exception:
-    """An error that can be sent to another process: itself, or else one with its text."""
     try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RunError(f"the figures cannot be drawn: {type(error).__name__}: {error}")
-    return error
+        while True:
+            put(pickle.load(requests))
+    finally:
+        os._exit(0)
+
+
+def _described(error: Exception) -> str:
+    return f"{error.strerror}" if isinstance(error, OSError) and error.strerror else f"{error}"

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 
-from fedrecon.data._arrow import is_client_file
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.serving.export import (
     NOTHING_TO_SHOW,
@@ -18,7 +17,6 @@ from fedrecon.experiment.serving.export import (
     subject_of,
 )
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.tasks._rating_files import RatingFileSettings
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.export._folder import DESCRIPTION, VOCABULARIES
 from fedrecon.export._graph.program import ExportError
@@ -112,14 +110,7 @@ def _have_one_scale(first: Config, second: Config) -> bool:
 
 def _scale_by_settings(config: Config) -> object:
     """What a run's settings say of the scale of its ratings; None where they say nothing."""
-    data = config.data
-    if not isinstance(data, RatingFileSettings):
-        return task_spec(config.task).public_ranges(config).get("rating")
-    if data.path and is_client_file(data.path):
-        return None
-    if scale := getattr(data, "scale", None):
-        return tuple(scale)
-    return None if data.columns.client else "MovieLens' stars"
+    return task_spec(config.task).public_ranges(config).get("rating")
 
 
 def _check_pair(one: Path, other: Path, one_scale: bool) -> None:
@@ -141,7 +132,8 @@ def _check_pair(one: Path, other: Path, one_scale: bool) -> None:
     if "items" not in second.get(item, {}):
         raise SettingError(f"--other must recommend items of the field {item!r}, as the first run does")
     ends = [inputs["rating"].get("range", ()) if "rating" in inputs else None for inputs in (first, second)]
-    same = (ends[0] is None) == (ends[1] is None) and (one_scale or ends[0] == ends[1])
+    # Ends that an export does not tell are equal to no others.
+    same = (ends[0] is None) == (ends[1] is None) and (one_scale or (ends[0] == ends[1] != ()))
     if not same or not _overlap([x for x in ends if x]):
         raise SettingError(
             f"--other must take ratings of the same scale: the first run has {_scale(ends[0])}, "

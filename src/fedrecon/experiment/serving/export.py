@@ -145,6 +145,11 @@ def page_of(
     for subject in subjects:
         if subject.top is None:
             raise ExportError(NOTHING_TO_SHOW)
+        if "rating" in subject.fields and "rating" not in subject.ranges:
+            raise ExportError(
+                "the page must know the ends of the ratings, which neither data nor settings tell: put the "
+                "run's data back where it found them, or train with data.scale, such as [1, 10]"
+            )
         known |= {str(x): x for x in subject.vocabularies[subject.top.field]}
     named: dict[str, str] = read_titles(Path(titles)) if titles else {}
     if config.task == "synthetic_ratings" and not titles:
@@ -172,6 +177,8 @@ def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen:
         session = Session(folder)
         description = session.description
         loaded = load_run(run, config, description["top_k"] or 1, description["seed"])
+        if loaded.spec is None:
+            raise ExportError(f"{run}: its test clients must be there to be evaluated; {loaded.remarks[-1]}")
         if not loaded.cases:
             raise ExportError(f"{run}: there must be test clients to evaluate, there are none")
         result = through(session, loaded.subject, loaded.cases)

@@ -4,8 +4,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from fedrecon.algorithms._base import Algorithm
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
@@ -81,7 +79,7 @@ def load_run(run: Path, config: Config, top: int, seed: int) -> Loaded:
     clients = spec.test if spec.test is not None else spec.validation.get("validation")
     of_clients = [] if clients is None else list(cases(clients, spec.split, seed))
     ranges = _public_ranges(config) if config.privacy.on else _ranges(task)
-    subject = _subject(run, config, task, spec.algorithm, _at(state, round), ranges, top)
+    subject = _subject(run, config, task, spec.algorithm, state, round, ranges, top)
     return Loaded(spec, subject, clients, of_clients, [remark] if remark else [])
 
 
@@ -91,19 +89,21 @@ def _load_folder(run: Path, config: Config, top: int, error: DataError) -> Loade
     if alone is None or task is None:
         raise error
     remark = hold_to_use(run, alone.state.global_params)
-    state = _at(alone.state, alone.round)
-    subject = _subject(run, config, task, alone.algorithm, state, _public_ranges(config), top)
+    ranges = _public_ranges(config)
+    subject = _subject(run, config, task, alone.algorithm, alone.state, alone.round, ranges, top)
     missing = f"the run's data cannot be read ({error}), so that random inputs alone are checked"
     return Loaded(None, subject, None, [], [x for x in (remark, missing) if x])
 
 
-def _at(state: Any, round: int) -> Any:
-    """The state at the round of its parameters, which are earlier than the last ones where a run selects."""
-    return state._replace(round=jnp.asarray(round, jnp.int32))
-
-
 def _subject(
-    run: Path, config: Config, task: Task, algorithm: Algorithm, state: Any, ranges: Ranges, top: int
+    run: Path,
+    config: Config,
+    task: Task,
+    algorithm: Algorithm,
+    state: Any,
+    round: int,
+    ranges: Ranges,
+    top: int,
 ) -> Subject:
     vocabularies = vocabularies_of(run)
     fields: Collection[str] = set(served_fields(task))
@@ -121,6 +121,7 @@ def _subject(
         top=recommended,
         vocabularies=vocabularies,
         run=config.name,
+        round=round,
         privacy=privacy_of(run),
         data_notice=_MOVIELENS if movielens else "",
     )

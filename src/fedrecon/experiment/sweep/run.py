@@ -15,7 +15,7 @@ from fedrecon.experiment.sweep.search import BEST, PAGE, Sweep, number_of
 from fedrecon.experiment.sweep.shared_work import SharedWork
 from fedrecon.experiment.sweep.space import Dimension
 from fedrecon.experiment.sweep.trial import FAILED, INTERRUPTED, STOPPED, Outcome, run_trial
-from fedrecon.experiment.sweep.workers import Task, Workers
+from fedrecon.experiment.sweep.workers import Task, Workers, figures_drawn
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -98,6 +98,9 @@ def _in_turn(opened: Sweep, count: int, screen: Console) -> bool:
             if outcome.state == INTERRUPTED:
                 return False
             _say(opened, trial, outcome, screen)
+        note = figures_drawn(figures)
+        if note:
+            screen.print(f"Note: {note}", markup=False)
     return True
 
 
@@ -122,7 +125,8 @@ def _in_processes(opened: Sweep, count: int, screen: Console, jobs: int) -> bool
                 trial = running.pop(number)
                 opened.tell(trial, outcome)
                 _say(opened, trial, outcome, screen)
-        workers.finish()
+        for note in workers.finish():
+            screen.print(f"Note: {note}", markup=False)
     finally:
         workers.close()
         for trial in running.values():

@@ -3,10 +3,12 @@
 import multiprocessing
 import multiprocessing.connection
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedrecon.errors import RunError
 from fedrecon.experiment.reporting.figure_process import FigureProcess
 from fedrecon.experiment.sweep.shared_work import SharedWork
 from fedrecon.experiment.sweep.trial import FAILED, Outcome, run_trial
@@ -93,12 +95,22 @@ class Workers:
                 worker.send(watch(self._busy[worker], *news))
         return ended
 
-    def finish(self) -> None:
-        """Ends the processes when they are idle and the figures of their trials are drawn."""
+    def finish(self) -> list[str]:
+        """Ends the processes when they are idle and the figures of their trials are drawn.
+
+        Returns:
+            Sentences about figures that could not be drawn.
+        """
+        notes = []
         for worker in self._idle:
-            worker.send(None)
+            with suppress(OSError):  # the process may have been killed since its last trial
+                worker.send(None)
+        for worker in self._idle:
+            with suppress(EOFError, OSError):
+                notes.append(worker.recv())
         for process in self._processes:
             process.join()
+        return [note for note in notes if note]
 
     def close(self) -> None:
         """Ends the processes. Trials that they were running can be resumed from their last checkpoints."""
@@ -106,6 +118,15 @@ class Workers:
             process.terminate()
         for process in self._processes:
             process.join()
+
+
+def figures_drawn(figures: FigureProcess) -> str:
+    """Waits for figures; returns a sentence about those that could not be drawn, `""` for none."""
+    try:
+        figures.wait()
+    except RunError as error:
+        return str(error)
+    return ""
 
 
 def _work(boss: Connection) -> None:
@@ -131,6 +152,7 @@ def _work(boss: Connection) -> None:
             except EOFError:
                 return
             if task is None:
+                boss.send(figures_drawn(figures))
                 return
             try:
                 values = resolve(task.values, "sweep")

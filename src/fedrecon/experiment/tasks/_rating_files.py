@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from fedrecon.datasets.ratings._reader_options import Reading
 from fedrecon.experiment.settings.sections import FaultySettingError, Section, setting
 
+_CLIENT_FILE = ".arrow"
+
 ColumnSetting = str | Annotated[int, Field(ge=1)]
 
 
@@ -19,16 +21,6 @@ class ColumnSettings(Section):
         "", 'column of the rating; "" if the file is MovieLens\' own, or has items alone'
     )
     time: ColumnSetting = setting("", 'column of the time; "" for none')
-
-    @model_validator(mode="after")
-    def _client_and_item(self) -> "ColumnSettings":
-        given = self.given()
-        for role in ("client", "item"):
-            if given and role not in given:
-                raise FaultySettingError(
-                    role, f"must name the column of the {role} where others are named, got {given}"
-                )
-        return self
 
     def given(self) -> dict[str, str | int]:
         """The columns that are named, by their roles."""
@@ -55,6 +47,13 @@ class RatingFileSettings(Section):
 
     @model_validator(mode="after")
     def _as_the_reader_takes_them(self) -> "RatingFileSettings":
+        if self.path.endswith(_CLIENT_FILE):
+            return self  # client files have their own columns, for whatever these settings say
+        given = self.columns.given()
+        for role in ("client", "item"):
+            if given and role not in given:
+                rule = f"must name the column of the {role} where others are named, got {given}"
+                raise FaultySettingError(f"columns.{role}", rule)
         options = self.reading()
         del options["unpacked_gib"]
         try:

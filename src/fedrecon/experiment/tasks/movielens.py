@@ -1,5 +1,6 @@
 """MovieLens and other files of ratings: a client is a user."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,10 @@ class MovieLensData(RatingFileSettings):
     held_out: HeldOutShares = HeldOutShares()
 
 
+# Names of MovieLens' archives and folders, and of the rating files in them.
+_MOVIELENS_NAME = re.compile(r"ml-\w+|ratings\.(csv|dat)\b|u\.data$")
+
+
 class MovieLens(TaskSpec):
     """Explicit ratings, predicted by matrix factorisation."""
 
@@ -57,16 +62,21 @@ class MovieLens(TaskSpec):
         return replace(task, public_sources={"item": "movies.dat"}) if config.privacy.on else task
 
     def public_ranges(self, config: TaskConfig) -> "Mapping[str, tuple[float, float]]":
-        """The scale of the ratings: that of the settings, or that to which the file's format is held.
+        """The scale of the ratings: that of the settings, or that to which MovieLens' own files are held.
 
-        That is 1 to 5 for MovieLens 1M where it is downloaded, and 0.5 to 5 for files with a list of items,
-        which private runs need. A file with columns of one's own is held to no scale unless the settings name
-        one.
+        That is 1 to 5 for MovieLens 1M where it is downloaded, and 0.5 to 5 for files of MovieLens' names and
+        for private runs, which need its list of items. Other files, such as client files, may have any scale
+        unless the settings name it.
         """
         data = config.data
-        if data.columns.client and not data.scale:
+        if data.scale:
+            low, high = data.scale
+        elif not data.path:
+            low, high = 1.0, 5.0
+        elif not data.columns.client and (config.privacy.on or _MOVIELENS_NAME.match(Path(data.path).name)):
+            low, high = 0.5, 5.0
+        else:
             return {}
-        low, high = data.scale or ((0.5, 5.0) if data.path else (1.0, 5.0))
         return {"rating": (float(low), float(high))}
 
     def load_sets(self, config: TaskConfig) -> "dict[str, Clients]":

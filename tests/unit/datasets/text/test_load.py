@@ -482,7 +482,7 @@ def windows(text, length=8):
 
 
 def test_leafs_windows_of_characters_are_put_together(tmp_path):
-    lines = ["What, ho! My liege", "I come anon."]
+    lines = ["What, ho, my liege", "I come anon."]
     path = leaf(tmp_path / "all_data.json", HENRY=windows("\n".join(lines)), PAGE=windows("Aye, sir."))
     assert texts_of(prepare(path, cache=tmp_path / "c", tokenizer="whitespace")) == {
         "HENRY": lines,
@@ -491,6 +491,21 @@ def test_leafs_windows_of_characters_are_put_together(tmp_path):
     # Of other texts none is taken for a window, though one may go on where another ends.
     leaf(path, ann={"x": ["no", "oh"], "y": [0, 4]}, bob={"x": ["no", "oh", "ho"], "y": ["h", "x", "y"]})
     assert texts_of(prepare(path, cache=tmp_path / "c"))["bob"] == ["no", "oh", "ho"]
+
+
+def test_leafs_windows_as_its_versions_write_them(tmp_path):
+    lines = ["Once more unto the breach, friends;", "Or close the wall. In peace there is nothing"]
+    # The present one replaces line breaks by blanks before it cuts windows.
+    today = leaf(tmp_path / "today.json", HENRY=windows(" ".join(lines)))
+    # The first one cut each line by itself, after as many blanks as a window has characters.
+    parts = [windows(" " * 8 + line) for line in lines]
+    first = leaf(tmp_path / "first.json", HENRY={key: [x for p in parts for x in p[key]] for key in "xy"})
+    start, end = lines[1].split(" In ")
+    for path, expected in (
+        (today, [f"{lines[0]} {start}", f"In {end}"]),
+        (first, [lines[0], start, f"In {end}"]),
+    ):
+        assert texts_of(prepare(path, cache=tmp_path / "c", tokenizer="whitespace")) == {"HENRY": expected}
 
 
 def test_a_folder_of_leafs_parts(tmp_path):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -55,20 +56,47 @@ def test_files_are_told_for_runs_without_evaluations(tmp_path, curves):
     assert [file.as_posix() for file in only] == ["plots/progress.png", "plots/progress.svg"]
 
 
-def test_an_error_of_the_process_is_raised_here(tmp_path, curves, process):
-    (tmp_path / "plots").write_text("a file, where a folder must be made")
+def test_figures_that_cannot_be_drawn_are_told_after_all_others(tmp_path, curves, process):
+    (tmp_path / "first").write_text("a file, where a folder must be made")
+    process.draw(tmp_path / "first", curves)
     process.draw(tmp_path / "plots", curves)
-    with pytest.raises(OSError, match="plots"):
+    with pytest.raises(RunError, match=r"first: the figures cannot be drawn: .*; all numbers are saved"):
         process.wait()
+    assert (tmp_path / "plots" / "progress.svg").exists()
+    process.wait()  # it is told once
 
 
-def test_a_process_that_was_killed_is_told(tmp_path, curves, process):
+def test_figures_of_a_process_that_was_killed_are_drawn_here(tmp_path, curves, process):
     process.prepare()
     os.kill(process._process.pid, signal.SIGSTOP)
-    process.draw(tmp_path / "plots", curves)
+    for name in ("one", "two"):
+        process.draw(tmp_path / name, curves)
     os.kill(process._process.pid, signal.SIGKILL)
-    with pytest.raises(RunError, match="fedrecon plot"):
-        process.wait()
+    process.wait()
+    assert all((tmp_path / name / "progress.svg").exists() for name in ("one", "two"))
+
+
+def test_a_process_that_cannot_start_leaves_the_figures_to_this_one(tmp_path, curves, process, monkeypatch):
+    monkeypatch.setattr(figure_process, "__name__", "fedrecon.no_such_module")
+    with process:
+        process.draw(tmp_path / "plots", curves)
+    assert (tmp_path / "plots" / "progress.svg").exists()
+
+
+def test_an_error_of_the_command_leaves_the_figures_of_earlier_runs(tmp_path, curves, process):
+    with suppress(ValueError), process:
+        process.draw(tmp_path / "plots", curves)
+        raise ValueError("of the second run")
+    assert (tmp_path / "plots" / "progress.svg").exists()
+
+
+def test_ctrl_c_waits_for_no_figure(tmp_path, curves, process):
+    with suppress(KeyboardInterrupt), process:
+        process.prepare()
+        os.kill(process._process.pid, signal.SIGSTOP)
+        process.draw(tmp_path / "plots", curves)
+        raise KeyboardInterrupt
+    assert process._process is None
 
 
 def test_a_process_that_was_killed_before_leaves_the_figures_to_this_one(tmp_path, curves, process):

@@ -86,7 +86,11 @@ def test_an_update_of_a_private_run_needs_a_public_bound_on_examples(ratings, tm
 def test_public_ranges_come_from_settings():
     for settings, wanted in (
         (["task=movielens"], {"rating": (1.0, 5.0)}),
-        (["task=movielens", "data.path=somewhere"], {"rating": (0.5, 5.0)}),
+        (["task=movielens", "data.path=somewhere/ml-25m.zip"], {"rating": (0.5, 5.0)}),
+        (["task=movielens", "data.path=somewhere/ratings.csv"], {"rating": (0.5, 5.0)}),
+        (["task=ratings", "data.path=ml-100k/u.data"], {"rating": (0.5, 5.0)}),
+        (["task=movielens", "data.path=books.arrow"], {}),  # of any scale, as RecBole's files are
+        (["task=ratings", "data.path=book-crossing.inter"], {}),
         (["task=movielens", "data.scale=[0, 10]"], {"rating": (0.0, 10.0)}),
         (["task=next_word"], {}),
     ):
@@ -97,7 +101,7 @@ def test_public_ranges_come_from_settings():
 def test_a_run_whose_data_are_gone_is_exported_from_its_folder(ratings, tmp_path):
     """Random inputs alone are checked then, and what needs the training clients is refused."""
     pytest.importorskip("onnxruntime", reason="needs the extra export")
-    data = shutil.copytree(ratings, tmp_path / "data")
+    data = shutil.copytree(ratings, tmp_path / "ml-tiny")
     settings = [x.replace("global_bias = 3.0", 'global_bias = "mean"') for x in SMALL]
     config, silent = load(overrides=[f"data.path={data}", *settings]), Console(quiet=True)
     run = tmp_path / "run"

@@ -496,6 +496,22 @@ def test_a_trial_is_the_same_with_what_others_left(trials, tmp_path, monkeypatch
     assert own.evaluations["validation"].over_examples()["rmse"] == pytest.approx(after, abs=1e-6)
 
 
+def test_trials_with_other_optimizers_have_other_programs(tmp_path):
+    """The exact recipe's rounds take the server's state and do not use it: its structure tells them apart."""
+    shared, optimizer = SharedWork(), "algorithm.server_optimizer"
+    for number, name in enumerate(("sgd", "adam", "sgd")):
+        tuned = {f"{optimizer}.name": name, f"{optimizer}.learning_rate": 0.11}
+        config = configs.load(None, [*SMALL, *(f"{setting}={value}" for setting, value in tuned.items())])
+        assert config.algorithm.reconstruct.kind == "newton"
+        outcome = run_trial(config, tmp_path / f"{number}", "rmse", lambda *_: False, tuned, shared)
+        assert outcome.state == DONE, outcome.message
+
+
+def test_a_setting_of_a_rule_is_tuned_under_the_rule_alone(config):
+    space = {"aggregation": {"rule": ["mean", "krum"], "hostile": {"low": 0.1, "high": 0.3}}}
+    assert dict(parse(space, config, "space")[-1].needs) == {"aggregation.rule": ("krum",)}
+
+
 def test_data_are_read_anew_where_their_settings_differ(trials):
     shared, (config, tuned) = SharedWork(), trials[0]
     first = shared.task_of(config, tuned)
