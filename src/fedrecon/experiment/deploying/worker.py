@@ -73,7 +73,7 @@ def _clients(
     if path.suffix != CLIENT_FILE and "path" in spec.Data.model_fields:
         # Texts become numbers by a vocabulary, which only their task can do.
         moved = override(config, {"data": {"path": str(path)}})
-        read = spec.load_in_vocabulary(moved, vocabularies)
+        read = spec.load_in_vocabulary(moved, {n: ids.tolist() for n, ids in vocabularies.items()})
     if read is None:
         clients = read_clients(path, vocabularies=vocabularies, **columns)
     elif columns:
