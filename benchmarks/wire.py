@@ -75,9 +75,8 @@ def _ways(count: int) -> tuple[Callable[[], None], Callable[[], None]]:
     draw = np.random.default_rng(recipe.SEED)
     ids = np.sort(draw.choice(2 * count, count, replace=False)).astype(np.int32)
     params = {"item": {"factors": draw.normal(size=(count, recipe.FACTORS)).astype(np.float32)}}
-    two, three, weight = jnp.float32(2), jnp.float32(3), jnp.float32(80)
-    metrics: dict[str, Mean] = {name: Mean(two, three) for name in ("loss", "mse", "accuracy")}
-    update = Update(Mean(params, weight), {"item/factors": ids}, metrics)
+    metrics = {name: Mean(jnp.float32(2), jnp.float32(3)) for name in ("loss", "mse", "accuracy")}
+    update = Update(Mean(params, jnp.float32(80)), {"item/factors": ids}, metrics)
     address = Address("benchmark", 3, 0, "a client")
     arrays = update_message(address, update).arrays
 

@@ -57,5 +57,12 @@ def run_here(deployment: LocalDeployment, transport: Any = Direct) -> list[Round
         max_staleness=plan.max_staleness,
         staleness_exponent=plan.staleness_exponent,
     )
-    settings: Any = {"note_clients": True, "enough_answers": enough}
-    return list(run_rounds(Endpoint(server), transport(nodes), plan.rounds, server_folder, **settings))
+    rounds = run_rounds(
+        Endpoint(server),
+        transport(nodes),
+        plan.rounds,
+        server_folder,
+        note_clients=True,
+        enough_answers=enough,
+    )
+    return list(rounds)

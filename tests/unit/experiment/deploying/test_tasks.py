@@ -22,18 +22,15 @@ ROUNDS = ["training.rounds=2", "training.clients_per_round=6", "evaluation.every
 RANKING = ["task=ranking", "model.factors=3", "data.least_items=2", "data.protocol.sampled=5"]
 WORDS = ["task=next_word", "data.generated.clients=12", "data.generated.sentences=4", "data.length=6"]
 LSTM = ["model.network.embedding=4", "model.network.hidden=5"]
-TRANSFORMER = ["model.network.kind=transformer", "model.network.embedding=4", "model.network.heads=2"]
 TASKS = {
     "movielens": ["task=movielens", "model.factors=3", "model.global_bias=mean"],
     "ratings": ["task=ratings", "model.factors=3"],
     "synthetic_ratings": ["task=synthetic_ratings", "data.clients=20", "data.items=30", "model.factors=3"],
     "ranking": [*RANKING, "data.recency.extra=1.0", "data.recency.training=true"],
     "ranking of drawn items": [*RANKING, "model.loss=bpr", "data.negatives=2"],
-    "ranking of unseen users": [*RANKING[:-1], "data.protocol.name=unseen"],
     "next_word": [*WORDS, *LSTM],
-    "next_word with a Transformer": [*WORDS, *TRANSFORMER, "model.network.layers=1", "model.network.rank=1"],
 }
-OWN_DATA = ("synthetic_ratings", "next_word", "next_word with a Transformer")
+OWN_DATA = ("synthetic_ratings", "next_word")
 
 
 def settings(folder, name, *more):
@@ -59,7 +56,7 @@ def test_every_task_is_deployed_with_the_numbers_of_the_simulator(tmp_path, name
     assert main(["evaluate", str(deployment.out)]) == 0
 
 
-@pytest.mark.parametrize("algorithm", ["fedalt", "fedper", "ditto", "lg_fedavg"])
+@pytest.mark.parametrize("algorithm", ["fedalt", "ditto"])
 def test_states_of_clients_are_in_the_run_folder(tmp_path, algorithm):
     """The held-out examples of training clients are predicted from what these clients kept on their nodes."""
     more = [f"algorithm.name={algorithm}", "data.held_out.test=0.3", "training.sampling=everyone"]
