@@ -19,7 +19,7 @@ from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.export._cases import Case, fields_of, ranges_of
 from fedrecon.export._export import Subject, export
-from fedrecon.export._folder import DESCRIPTION
+from fedrecon.export._folder import DESCRIPTION, UPDATE_DESCRIPTION
 from fedrecon.export._graph.program import ExportError
 from fedrecon.export._session import Session, read_description
 from fedrecon.export._training import Training
@@ -111,6 +111,12 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
         )
     if checks.rmse_jax is not None:
         screen.print(f"rmse {checks.rmse_export:.6f}, in JAX {checks.rmse_jax:.6f}")
+    if wanted.update:
+        of_update = json.loads((out / UPDATE_DESCRIPTION).read_text(encoding="utf-8"))["checks"]
+        screen.print(
+            f"update.onnx: {of_update['clients']:,} training clients, "
+            f"largest difference of a delta {of_update['max_abs_diff']:.2g}"
+        )
     screen.print(f"SHA-256 of model.json: {hashlib.sha256(text).hexdigest()}")
     if description["data_notice"]:
         screen.print(description["data_notice"])

@@ -139,6 +139,6 @@ def test_the_round_of_an_export_is_that_of_its_parameters(ratings, tmp_path):
     settings += ["evaluation.select=best", "algorithm.update.optimizer.learning_rate=50.0"]
     config, silent = load(overrides=[f"data.path={ratings}", *settings]), Console(quiet=True)
     run_experiment(config, tmp_path / "run", silent)
-    best = json.loads((tmp_path / "run" / "result.json").read_text())["round"]
+    best = json.loads((tmp_path / "run" / "result.json").read_text())["selected_round"]
     export_run(tmp_path / "run", config, tmp_path / "out", silent, Wanted())
     assert json.loads((tmp_path / "out" / "model.json").read_text())["round"] == best < 3
