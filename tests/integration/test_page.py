@@ -127,6 +127,22 @@ def titles(folder: Path) -> dict[str, str]:
     return content
 
 
+def test_a_model_that_names_no_range_of_ratings_takes_one_to_five_stars(chromium, films, tmp_path):
+    out = tmp_path / "site"
+    shutil.copytree(films, out)
+    description = json.loads((out / "model.json").read_text())
+    (rating,) = [entry for entry in description["inputs"] if entry["name"] == "rating"]
+    del rating["range"]
+    (out / "model.json").write_text(json.dumps(description))
+    with Open(chromium, out) as opened:
+        identity = str(Session(films).vocabularies["item"][3])
+        opened.rate(identity, titles(out)[identity], 4)
+        opened.settled(1)
+        values = opened.page.locator(f'#own li[data-id="{identity}"] input').all()
+        assert [value.get_attribute("value") for value in values] == ["1", "2", "3", "4", "5"]
+        assert opened.errors == [] and len(opened.recommended()) == 20
+
+
 @pytest.mark.parametrize("plain", [False, True], ids=["the command's server", "any static server"])
 def test_rating_by_mouse_and_by_keyboard(chromium, films, plain):
     session, names = Session(films), titles(films)

@@ -21,6 +21,9 @@ def checked(
         DataError: They do not fit together.
     """
     ids, offsets, narrow = _ids(ids), _whole("offsets", offsets), stored(columns)
+    for name, column in narrow.items():
+        if not column.ndim:
+            raise DataError(f"field {name!r} must have a row for each example, got the number {column}")
     if not narrow:
         raise DataError("clients must have at least one field, got none")
     rows = {name: len(column) for name, column in narrow.items()}
@@ -95,11 +98,14 @@ def as_array(name: str, values: object) -> np.ndarray:
         values: In any container that NumPy reads, or a list of such.
 
     Raises:
-        DataError: A value is missing.
+        DataError: A value is missing, or lists differ in length.
     """
     if missing := _missing(values):
         raise DataError(f"{name} must have a value in every place, {missing:,} are missing")
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError:  # lists that differ in length, of which NumPy names nothing
+        raise DataError(f"{name} must be an array, its lists differ in length") from None
 
 
 def check_codes(columns: Mapping[str, np.ndarray], vocabularies: Mapping[str, np.ndarray]) -> None:
@@ -180,6 +186,7 @@ def _ids(ids: Any) -> Any:
         array = array.astype(np.int64)
     elif array.ndim == 1 and all(isinstance(x, str) for x in array.tolist()):
         array = array.astype(object)
+        _check_unicode("client ids", array)
     elif array.size == 0:
         array = np.zeros(0, np.int64)
     else:
@@ -190,6 +197,14 @@ def _ids(ids: Any) -> Any:
             f"client ids must be unique, {plain(unique[counts > 1][0])} comes {counts.max()} times"
         )
     return array
+
+
+def _check_unicode(name: str, texts: np.ndarray) -> None:
+    """Raises a DataError where a text has half of a surrogate pair, which no file can hold."""
+    try:
+        "".join(texts.tolist()).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name} must be Unicode text, got {error.object[error.start]!r} in one") from None
 
 
 def vocabulary(name: str, values: ArrayLike) -> np.ndarray:
@@ -210,6 +225,7 @@ def vocabulary(name: str, values: ArrayLike) -> np.ndarray:
             raise DataError(
                 f"the vocabulary of {name!r} must be all strings or all 64-bit integers, it holds {x!r}"
             )
+    _check_unicode(f"the vocabulary of {name!r}", array)
     return array
 
 

@@ -47,6 +47,8 @@ COMMANDS = {
 }
 
 
+# How NumPy begins a message about an array that no memory could hold.
+_TOO_LARGE = ("array is too big", "Maximum allowed dimension exceeded")
 # The name of the error handler of the output's encodings.
 _UNENCODABLE = "fedrecon.ascii_only"
 
@@ -199,6 +201,8 @@ def _discard() -> None:
 
 def explain(error: Exception) -> str:
     """The message about an error for the user of the command line."""
+    if isinstance(error, ValueError) and str(error).startswith(_TOO_LARGE):
+        return "there is not enough memory: a number that was asked for makes an array larger than any memory"
     if isinstance(error, ValueError) and str(error):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

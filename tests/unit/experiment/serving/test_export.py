@@ -92,6 +92,8 @@ def test_public_ranges_come_from_settings():
         (["task=movielens", "data.path=books.arrow"], {}),  # of any scale, as RecBole's files are
         (["task=ratings", "data.path=book-crossing.inter"], {}),
         (["task=movielens", "data.scale=[0, 10]"], {"rating": (0.0, 10.0)}),
+        (["task=movielens", "data.columns.client=user", "data.columns.item=film"], {}),
+        (["task=synthetic_ratings"], {"rating": (1.0, 5.0)}),
         (["task=next_word"], {}),
     ):
         config = load(overrides=settings)
