@@ -45,7 +45,7 @@ def test_curves_of_seen_clients_that_keep_what_compression_left_out(tmp_path, mo
     """The algorithm with fewer steps has the states that the run kept, the residual among them."""
     random = np.random.default_rng(0)
     lines = [f"{u},{i},{random.integers(1, 6)}" for u in range(12) for i in random.permutation(9)[:8]]
-    (tmp_path / "ratings.csv").write_text("user,item,rating\n" + "\n".join(lines) + "\n")
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating\n" + "\n".join(lines) + "\n")
     monkeypatch.setattr(curves, "STEPS", (1, 3))
     monkeypatch.setattr(curves, "SHARES", (0.5, 1.0))
     monkeypatch.setattr("fedrecon.experiment.reporting.plots.write", lambda *_: [])
