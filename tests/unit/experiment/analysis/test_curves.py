@@ -9,6 +9,7 @@ from rich.console import Console
 from fedrecon.experiment.analysis import curves
 from fedrecon.experiment.analysis.curves import GROUPS, groups_by_size
 from fedrecon.experiment.config import resolve
+from fedrecon.experiment.storage.metrics_log import SEEN
 from fedrecon.experiment.training.run_experiment import run_experiment
 
 
@@ -59,7 +60,7 @@ def test_curves_of_seen_clients_that_keep_what_compression_left_out(tmp_path, mo
     }
     config, screen = resolve(given, "test"), Console(quiet=True)
     run_experiment(config, tmp_path / "run", screen)
-    points = curves.draw(tmp_path / "run", config, None, "seen_validation", screen)
+    points = curves.draw(tmp_path / "run", config, None, SEEN + "validation", screen)
     assert [(p.curve, p.x) for p in points][:4] == [
         ("steps", 1),
         ("steps", 3),
