@@ -197,7 +197,7 @@ class UserLevelDP:
         noise_key: UInt32[Array, "8"],
         tables: tuple[Table, ...],
     ) -> Params:
-        """A noised sum of deltas that is 0 in the rows that are not selected; as it is without a selection.
+        """A noised sum of deltas that is 0 in the rows that are not selected, where there is a selection.
 
         Args:
             noised: The sum of deltas as `noised` returns it.
@@ -205,8 +205,7 @@ class UserLevelDP:
             noise_key: The round's key; with a key of zeros all rows are selected.
             tables: The tables of the model.
         """
-        if self.selection is None:
-            return noised
+        assert self.selection is not None
         noise = normals_like(noise_key, _ROWS_NONCE, counts)
         armed = jnp.any(noise_key != 0)
         noise = jax.tree.map(lambda z: jnp.where(armed, z, jnp.nan), noise)

@@ -240,7 +240,8 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
         before = state.privacy
         factor: Any = before.clip_factor
         noised = privacy.noised(update.delta.total, before.noise_key, factor)
-        noised = privacy.cut_to_selected(noised, update.statistics, before.noise_key, tables)
+        if privacy.selection is not None:
+            noised = privacy.cut_to_selected(noised, update.statistics, before.noise_key, tables)
         if privacy.adaptive is not None:
             noise = normals_like(before.noise_key, _COUNT_NONCE, factor)
             # Without a key there is no noise, and the bound must not follow the bare count.

@@ -107,10 +107,13 @@ class Simulation:
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._stages = stages_of(sampling)
         self._step = counting_late(sampling, algorithm)
-        # Sums by stage have no result of their shape that could take their memory over.
-        self._finish = jax.jit(self._step, donate_argnums=1 if self._stages == 1 else ())
-        if algorithm.takes_each:  # what is not summed is larger than the result, which takes no memory over
-            self._finish = jax.jit(self._step)
+        # Sums by stage, and what is not summed, have no result of their shape that could take their memory
+        # over, nor have the counts of rows beside the sums.
+        self._finish = jax.jit(
+            lambda state, sums, beside: self._step(state, beside._replace(delta=sums)),
+            donate_argnums=1 if self._stages == 1 and not algorithm.takes_each else (),
+        )
+        if algorithm.takes_each:
             self._merge = jax.jit(lambda a, b: jax.tree.map(lambda *x: jnp.concatenate(x), a, b))
         # Nearly all cohorts take one pass, and with the server's step in its program a round is one dispatch.
         # The price is a superfluous step in each further pass, and the memory that `_finish` would take over,
@@ -227,7 +230,9 @@ class Simulation:
                             self.client_states.put(number, self.clients.keys[cohort[positions]], value)
                     metrics.append(sums)
                 del sent, update, client_states
-            state = self._finish(state, total) if after is None or len(passes) > 1 else after
+            if after is None or len(passes) > 1:
+                after = self._finish(state, total.delta, total._replace(delta=()))
+            state = after
             del after, total  # the generator's frame would keep them while the caller works on the round
             rows = self._touched(cohort, cohort[np.concatenate(local_positions)])
             yield Round(number + 1, self._as_trained(state), len(cohort), rows, self._sent, metrics)

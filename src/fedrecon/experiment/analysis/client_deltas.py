@@ -226,7 +226,8 @@ class ClientDeltas:
             keys[self.releases + 1 :] = 0
             key = keys[0] if privacy.noise_bands == 1 else keys
             total = privacy.noised(total, jnp.asarray(key), self.clip_factor)
-            total = privacy.cut_to_selected(total, self.counts, jnp.asarray(key), self.declared)
+            if privacy.selection is not None:
+                total = privacy.cut_to_selected(total, self.counts, jnp.asarray(key), self.declared)
         return self.tables.delta(jax.device_get(total))
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from fedrecon.experiment.analysis import curves
 from fedrecon.experiment.analysis.curves import GROUPS, groups_by_size
 from fedrecon.experiment.config import resolve
+from fedrecon.experiment.storage.metrics_log import SEEN
 from fedrecon.experiment.training.run_experiment import run_experiment
 
 
@@ -45,7 +46,7 @@ def test_curves_of_seen_clients_that_keep_what_compression_left_out(tmp_path, mo
     """The algorithm with fewer steps has the states that the run kept, the residual among them."""
     random = np.random.default_rng(0)
     lines = [f"{u},{i},{random.integers(1, 6)}" for u in range(12) for i in random.permutation(9)[:8]]
-    (tmp_path / "ratings.csv").write_text("user,item,rating\n" + "\n".join(lines) + "\n")
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating\n" + "\n".join(lines) + "\n")
     monkeypatch.setattr(curves, "STEPS", (1, 3))
     monkeypatch.setattr(curves, "SHARES", (0.5, 1.0))
     monkeypatch.setattr("fedrecon.experiment.reporting.plots.write", lambda *_: [])
@@ -59,7 +60,7 @@ def test_curves_of_seen_clients_that_keep_what_compression_left_out(tmp_path, mo
     }
     config, screen = resolve(given, "test"), Console(quiet=True)
     run_experiment(config, tmp_path / "run", screen)
-    points = curves.draw(tmp_path / "run", config, None, "seen_validation", screen)
+    points = curves.draw(tmp_path / "run", config, None, SEEN + "validation", screen)
     assert [(p.curve, p.x) for p in points][:4] == [
         ("steps", 1),
         ("steps", 3),

@@ -104,7 +104,7 @@ def private(overrides):
         ("aggregation.hostile=0.1", "aggregation.hostile must be 0.2, .* whose setting it is"),
         ("aggregation.selected=2", "aggregation.selected must be 'auto'"),
         ("compression.error_feedback=true", "compression.error_feedback must be false where all is sent"),
-        ("privacy.row_threshold=2.0", "privacy.row_threshold must be 3.0, .* row_selection is 'none'"),
+        ("privacy.row_threshold=2.0", "privacy.row_threshold must be 3.0, .*row_selection is 'none'"),
     ],
 )
 def test_a_setting_without_effect_is_refused_where_it_is_read(tmp_path, setting, message):
