@@ -208,7 +208,8 @@ class Simulation:
             cohort = self._cohort(number)
             delays = self._delays(number, len(cohort))
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
-            total, metrics, local_positions = None, [], []
+            total: Any = None
+            metrics, local_positions = [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
             after = None
             for index, slots in enumerate(passes):
