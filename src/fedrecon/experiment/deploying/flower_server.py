@@ -16,8 +16,7 @@ from fedrecon.deployment._rounds import run_rounds
 from fedrecon.deployment._server import Server
 from fedrecon.errors import RunError
 from fedrecon.experiment.deploying.flower_client import MESSAGES, NAMES, RECORD
-from fedrecon.experiment.deploying.plan import ENDED, INITIAL, PROCESS, DeploymentPlan
-from fedrecon.experiment.training.build import global_params_at
+from fedrecon.experiment.deploying.plan import ENDED, PROCESS, DeploymentPlan
 from fedrecon.privacy._secret import SECRET_BYTES, Secret
 
 # Seconds between two queries which nodes are connected, and what they have answered.
@@ -222,14 +221,13 @@ def run(plan: DeploymentPlan, transport: FlowerTransport, folder: Path) -> None:
     names = transport.find(plan.nodes, plan.seconds)
     algorithm = plan.algorithm()
     sampling, enough = plan.sampling(len(names))
-    start = folder / INITIAL
     server = Server(
         algorithm,
         names,
         sampling,
         seed=config.seed,
         run=plan.run,
-        global_params=global_params_at(start, algorithm.model) if start.exists() else None,
+        global_params=plan.start_at(folder),
         min_answers=plan.min_answers,
         secret=None if algorithm.privacy is None else _secret(folder / COHORTS),
         max_staleness=plan.max_staleness,

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,8 @@ class LocalDeployment:
         plan = plan_of(self.config, spec, self.out.name, settings)
         make_folder(self._work / SERVER)
         if (self._work / SERVER / FILE).exists():
-            if DeploymentPlan.read(self._work / SERVER) != plan:
+            written = DeploymentPlan.read(self._work / SERVER)
+            if written != replace(plan, initial_params=written.initial_params):
                 raise RunError(f"{self._work}: this deployment is of another experiment")
             return
         for number in range(self._nodes):
@@ -140,7 +141,7 @@ class LocalDeployment:
             spec.clients.take(range(number, len(spec.clients), self._nodes)).write(folder / "clients.arrow")
             write_atomically(folder / "node.toml", tomli_w.dumps({"data": "clients.arrow"}))
             plan.write(folder)
-        write_start(start_of(plan, spec), self._work / SERVER)
+        plan = replace(plan, initial_params=write_start(start_of(plan, spec), self._work / SERVER))
         write_atomically(self._work / LOCAL, json.dumps({"app": str(self._app)}) + "\n")
         plan.write(self._work / SERVER)
 

@@ -2,21 +2,23 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
 
-from fedrecon._files import atomic_file, make_folder, write_atomically
+from fedrecon._files import make_folder, write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.deploying.addresses import is_loopback, split_address
 from fedrecon.experiment.deploying.keys import CA_CERTIFICATE, NODE_KEY, SERVER, Keys
 from fedrecon.experiment.deploying.node import CONFIG
-from fedrecon.experiment.deploying.plan import INITIAL, DeploymentPlan
+from fedrecon.experiment.deploying.plan import INITIAL, DeploymentPlan, digest_of_file
 from fedrecon.experiment.deploying.settings import DeploymentSettings
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.array_files import write_arrays
 
 if TYPE_CHECKING:
     from fedrecon.experiment.training.run_spec import RunSpec
@@ -118,12 +120,16 @@ def start_of(plan: DeploymentPlan, spec: "RunSpec") -> dict[str, np.ndarray]:
     return {name: np.asarray(x) for name, x in wanted.items()}
 
 
-def write_start(start: Mapping[str, Any], folder: Path) -> None:
-    """Writes the parameters that `start_of` returns into the folder of a server; without any, no file is left."""
+def write_start(start: Mapping[str, Any], folder: Path) -> str:
+    """Writes the parameters that `start_of` returns into a server's folder; without any, no file is left.
+
+    Returns:
+        The digest of the file, for the plan; `""` without one.
+    """
     (folder / INITIAL).unlink(missing_ok=True)
     if start:
-        with atomic_file(folder / INITIAL) as file:
-            np.savez(file, **start)
+        write_arrays(folder / INITIAL, start)
+    return digest_of_file(folder / INITIAL)
 
 
 def prepare_server(app: Path, config: Config, settings: DeploymentSettings, folder: Path) -> None:
@@ -155,7 +161,7 @@ def prepare_server(app: Path, config: Config, settings: DeploymentSettings, fold
     plan.check_protection(settings.address)
     start = start_of(plan, spec)
     make_folder(folder)
-    write_start(start, folder)
+    plan = replace(plan, initial_params=write_start(start, folder))
     shutil.copytree(app, folder / APP, ignore=shutil.ignore_patterns("__pycache__"))
     plan.write(folder)
 

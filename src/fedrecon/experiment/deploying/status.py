@@ -9,6 +9,7 @@ from fedrecon.deployment._rounds import LOG, STATE, read_log, rounds_done
 from fedrecon.errors import RunError
 from fedrecon.experiment.deploying.flower_processes import GO_ON
 from fedrecon.experiment.deploying.local import SERVER, work_folder
+from fedrecon.experiment.deploying.node import CONFIG as NODE_CONFIG
 from fedrecon.experiment.deploying.plan import ENDED, FILE, PROCESS, DeploymentPlan
 from fedrecon.experiment.deploying.processes import lives
 
@@ -41,6 +42,8 @@ def status_of(run: Path) -> str:
         RunError: The folder has no deployment.
     """
     folder = run.absolute() if (run / FILE).exists() else work_folder(run.absolute()) / SERVER
+    if (folder / NODE_CONFIG).exists():
+        raise RunError(f"{run}: is the folder of a node, which does not know the rounds: ask the server's")
     if not folder.is_dir():
         raise RunError(f"{run}: no deployment on this machine was begun for this run folder")
     plan = DeploymentPlan.read(folder)

@@ -351,6 +351,9 @@ def global_params_at(path: Path, model: Model) -> Any:
             raise RunError(f"{path}: {what} must hold the array {name!r}, it has {sorted(arrays)}")
         if arrays[name].shape != wanted.shape:
             raise RunError(f"{path}: {name} must be of shape {wanted.shape}, got {arrays[name].shape}")
+        if arrays[name].dtype == np.dtype(f"V{wanted.dtype.itemsize}"):
+            # NumPy's files keep the bytes of types that it does not know, such as bfloat16, but no name.
+            arrays[name] = arrays[name].view(wanted.dtype)
         if jax.dtypes.canonicalize_dtype(arrays[name].dtype) != wanted.dtype:
             raise RunError(f"{path}: {name} must be of type {wanted.dtype}, got {arrays[name].dtype}")
         leaves.append(arrays[name].astype(wanted.dtype))

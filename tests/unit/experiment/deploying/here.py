@@ -10,9 +10,8 @@ from fedrecon.deployment._server import Server
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.deploying.flower_app import experiment_of, write_app
 from fedrecon.experiment.deploying.local import LocalDeployment, work_folder
-from fedrecon.experiment.deploying.plan import INITIAL, DeploymentPlan
+from fedrecon.experiment.deploying.plan import DeploymentPlan
 from fedrecon.experiment.deploying.worker import node_of
-from fedrecon.experiment.training.build import global_params_at
 
 NODES = 2
 
@@ -46,14 +45,14 @@ def run_here(deployment: LocalDeployment, transport: Any = Direct) -> list[Round
     server_folder = work_folder(deployment.out) / "server"
     plan, nodes = DeploymentPlan.read(server_folder), nodes_of(deployment)
     names = sorted(name for node in nodes for name in node.names)
-    (sampling, enough), start = plan.sampling(len(names)), server_folder / INITIAL
+    sampling, enough = plan.sampling(len(names))
     server = Server(
         plan.algorithm(),
         names,
         sampling,
         seed=plan.config().seed,
         run=plan.run,
-        global_params=global_params_at(start, plan.algorithm().model) if start.exists() else None,
+        global_params=plan.start_at(server_folder),
         max_staleness=plan.max_staleness,
         staleness_exponent=plan.staleness_exponent,
     )

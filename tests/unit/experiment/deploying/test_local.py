@@ -113,6 +113,12 @@ def test_status_counts_the_rounds_of_the_saved_state(deployment):
     assert status_of(server).splitlines()[0] == "2 of 2 rounds done, 1 begun again"
 
 
+def test_status_of_a_node_is_refused(deployment):
+    deployment.prepare()
+    with pytest.raises(RunError, match="is the folder of a node, which does not know the rounds"):
+        status_of(work_folder(deployment.out) / "node-0")
+
+
 def test_status_tells_whether_an_unfinished_server_runs(deployment):
     deployment.prepare()
     server = work_folder(deployment.out) / "server"

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,11 +11,11 @@ from tests.integration.apps import write_ratings
 from tests.unit.experiment.deploying.here import deployment_of, nodes_of, run_here
 
 from fedrecon.deployment._client import client_state_like
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.deploying.local import NODE, work_folder
-from fedrecon.experiment.deploying.plan import INITIAL
+from fedrecon.experiment.deploying.plan import INITIAL, DeploymentPlan
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.training.run_experiment import console, run_experiment
 
@@ -84,6 +85,13 @@ def test_start_of_another_run_is_taken_over(tmp_path):
         np.testing.assert_array_equal(written["item/factors"], start["item/factors"])
     assert second.largest_difference() <= 1e-5
     assert not (work_folder(first.out) / "server" / INITIAL).exists()
+    # A server's folder that was copied without the start, or with another one, is not trained from.
+    server = work_folder(second.out) / "server"
+    plan = DeploymentPlan.read(server)
+    for change, there in ((lambda path: path.write_bytes(b"PK"), "another one"), (Path.unlink, "missing")):
+        change(server / INITIAL)
+        with pytest.raises(RunError, match=f"parameters that deployment.json is for, but is {there}"):
+            plan.start_at(server)
 
 
 def raw(deployment, number, file, text):
