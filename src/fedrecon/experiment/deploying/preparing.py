@@ -119,7 +119,7 @@ def start_of(plan: DeploymentPlan, spec: "RunSpec") -> dict[str, np.ndarray]:
 
 
 def write_start(start: Mapping[str, Any], folder: Path) -> None:
-    """Writes the parameters that `start_of` returns into the folder of a server; without any, no file is left."""
+    """Writes the parameters that `start_of` returns into the folder of a server; none leave no file."""
     (folder / INITIAL).unlink(missing_ok=True)
     if start:
         with atomic_file(folder / INITIAL) as file:
