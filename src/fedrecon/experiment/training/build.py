@@ -29,6 +29,7 @@ from fedrecon.experiment.storage.run_folder import (
 )
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.tasks._task import Task
+from fedrecon.experiment.training.npz import read_npz
 from fedrecon.experiment.training.run_spec import START, RunSpec, digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.privacy._ledger import Ledger
@@ -337,18 +338,14 @@ def global_params_at(path: Path, model: Model) -> Any:
         best = any(name.startswith("['best']") for name in arrays)
         prefix = "['best']" if best else "['state'].global_params"
         names = [prefix + jax.tree_util.keystr(p) for p in paths]
+        there = sorted(arrays)
     else:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no .npz file"
-            raise RunError(f"{path}: {what} cannot be read: {reason}") from None
         names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+        arrays, there = read_npz(path, dict(zip(names, jax.tree.leaves(like), strict=True)), what)
     leaves = []
     for name, wanted in zip(names, jax.tree.leaves(like), strict=True):
         if name not in arrays:
-            raise RunError(f"{path}: {what} must hold the array {name!r}, it has {sorted(arrays)}")
+            raise RunError(f"{path}: {what} must hold the array {name!r}, it has {there}")
         if arrays[name].shape != wanted.shape:
             raise RunError(f"{path}: {name} must be of shape {wanted.shape}, got {arrays[name].shape}")
         if arrays[name].dtype == np.dtype(f"V{wanted.dtype.itemsize}"):
