@@ -54,6 +54,7 @@ ALGORITHMS: dict[str, Callable[[Any], fr.Algorithm]] = {
 }
 KEEP = ("fedalt",)  # algorithms whose clients keep local parameters
 CASES = [("fedrecon", "averaged"), ("fedrecon", "local"), ("fedalt", "averaged"), ("fedalt", "mixed")]
+CLIP = 0.02  # below the norm of every delta that is sent here
 SECRET = Secret(bytes(range(32)))
 
 
@@ -223,7 +224,7 @@ def test_an_exported_file_does_what_jax_does(name, state, tmp_path, monkeypatch)
     assert last_of([leaf["path"] for leaf in local["leaves"]]) == STATISTICS - averaged_of(state)
 
 
-def private(name: str, state: str, noise: float, clip: Any = 0.05, clients: int = len(NAMES)) -> fr.Algorithm:
+def private(name: str, state: str, noise: float, clip: Any = CLIP, clients: int = len(NAMES)) -> fr.Algorithm:
     return user_level_dp(
         algorithm_of(name, state),
         clip=clip,
@@ -260,9 +261,9 @@ def test_a_private_update_holds_averaged_state_within_the_bound_and_no_local_sta
     assert last_of(delta) == averaged_of(state)
     assert update.rows == {} and update.metrics == {} and update.statistics == ()
     # One factor clips parameters and state alike, so that the bound is on all that is sent.
-    assert norm(whole) > 0.05 and 0.04999 < norm(delta) <= 0.05
+    assert norm(whole) > CLIP and 0.9999 * CLIP < norm(delta) <= CLIP
     for leaf, x in delta.items():
-        np.testing.assert_allclose(x, whole[leaf] * 0.05 / norm(whole), rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(x, whole[leaf] * CLIP / norm(whole), rtol=1e-4, atol=1e-7)
     assert all(np.any(x) for leaf, x in delta.items() if last_of([leaf])), "the statistics moved"
 
 
@@ -276,7 +277,7 @@ def test_averaged_state_is_noised_and_the_ledger_counts_its_release(state):
         (round,) = simulation.rounds(simulation.init(), 1)
         rounds[noise] = leaves_of(round.state.global_params)
         assert int(round.state.privacy.releases) == 1
-    deviation = 1000.0 * 0.05 / len(NAMES)
+    deviation = 1000.0 * CLIP / len(NAMES)
     for leaf, x in rounds[1000.0].items():
         rate = 1.0 if last_of([leaf]) else 0.5  # the server's optimiser does not scale the step of state
         apart = np.abs(x - rounds[1e-9][leaf]) / (rate * deviation)

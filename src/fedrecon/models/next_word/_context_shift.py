@@ -3,15 +3,16 @@
 A network reads the words outside the vocabulary by few embeddings, so that it knows little of what follows
 one of a client's own, and counts of what followed learn slowly: they say nothing of words that are alike.
 Here each own word p has a vector v_p, which is added to the input of the output layer where p came before. It
-is a step of Newton's method, with a ridge, on the likelihood of what followed p in the client's text:
+is made by two steps, from 0, towards the maximum of the likelihood of what followed p in the client's text,
+less a ridge κ h |v_p|² / 2; each step is
 
-    v_p = (n_p H + κ h I)^-1 Σ_j (e(y_j) - Σ_y q_j(y) e(y)),
+    (n_p H + κ h I)^-1 (Σ_j g_j - κ h v_p),     g_j = e(y_j) - Σ_y q_j(y) e(y),
 
-with j the n_p places after p, y_j the word there, q_j the network's distribution there, e(y) the column of
-the output layer's matrix that belongs to y, H the covariance of e under the mean of all q_j, and h the mean
-of H's diagonal. Words that are alike have columns that are alike, so that what followed raises them, too. The
-ridge κ is the client's, as the weights of its cache are: of a few, and of v = 0, the one under which the
-words after its own words are likeliest, each under the vectors of all other places.
+with j the n_p places after p, y_j the word there, q_j the distribution there with v_p, e(y) the column of the
+output layer's matrix that belongs to y, H the covariance of e under the mean of all q_j without vectors, and
+h the mean of H's diagonal. Words that are alike have columns that are alike, so that what followed raises
+them, too. The ridge κ is the client's, as the weights of its cache are: of a few, and of v = 0, the one under
+which the words after its own words are likeliest after one step, each under the vectors of all other places.
 """
 
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from fedrecon.models.next_word._client_cache import TINY, Tokens, TokenScores, l
 from fedrecon.models.next_word._output_layer import affine
 
 PLACES = 128  # the number of places after own words that are remembered, the last ones
-_RIDGES = 1.0, 4.0, 16.0  # κ, in places that count as much as the belief that v is 0
+_RIDGES = 1.0, 8.0  # κ, in places that count as much as the belief that v is 0
 _MARGIN = 1.0  # by how much the logarithm of a likelihood must be above that of v = 0
 _STEPS = 8  # of conjugate gradients
 _NO_WORD = 2**30
@@ -117,8 +118,15 @@ def fit_shift(
     x = jnp.take(layer.inputs, places, axis=0, mode="fill", fill_value=0).astype(jnp.float32)
     real = here.word > 0
     columns = layer.kernel[:, END:].T.astype(jnp.float32)
-    q = jax.nn.softmax(affine(layer.kernel, layer.bias, x)[..., END:], -1)
-    gradient = jnp.where(real[:, None], columns[jnp.maximum(here.id - END, 0)] - q @ columns, 0)
+
+    def distribution(inputs: Float[Array, "place width"]) -> Any:
+        return jax.nn.softmax(affine(layer.kernel, layer.bias, inputs)[..., END:], -1)
+
+    def gradients(inputs: Float[Array, "place width"]) -> Any:
+        expected = distribution(inputs) @ columns
+        return jnp.where(real[:, None], columns[jnp.maximum(here.id - END, 0)] - expected, 0)
+
+    q, gradient = distribution(x), gradients(x)
     mean = jnp.sum(jnp.where(real[:, None], q, 0), 0) / jnp.maximum(jnp.sum(real), 1)
     center = mean @ columns
     covariance = (columns * mean[:, None]).T @ columns - jnp.outer(center, center)
@@ -134,9 +142,16 @@ def fit_shift(
     tried = jax.vmap(without_itself)(ridges)
     likelihood = _likelihood(tried.target, real) - _likelihood(plain.target, real) - _MARGIN
     best = jnp.argmax(likelihood)
-    helps = likelihood[best] > 0
-    vector = jnp.where(helps, _solve(covariance, count, ridges[best] * unit, total), 0)
-    better = jax.tree.map(lambda a, b: jnp.where(helps, a[best], b), tried, plain)
+    helps, ridge = likelihood[best] > 0, ridges[best] * unit
+    vector = _solve(covariance, count, ridge, total)
+    moved = gradients(x + vector)
+    vector += _solve(covariance, count, ridge, same.astype(jnp.float32) @ moved - ridge * vector)
+    # Near the maximum, leaving out a place moves the vector by a step along the place's gradient.
+    others = vector - _solve(covariance, jnp.maximum(count - 1, 0), ridge, moved)
+    others = jnp.where(count[:, None] > 1, others, 0)
+    left_out = token_scores(affine(layer.kernel, layer.bias, x + others), here.id, rows)
+    vector = jnp.where(helps, vector, 0)
+    better = jax.tree.map(lambda a, b: jnp.where(helps, a, b), left_out, plain)
     known = jnp.where(real, here.before, _NO_WORD).astype(jnp.float32)
     everywhere = jax.tree.map(lambda a, b: a.at[places].set(b, mode="drop"), scores, better)
     return ContextShift(known, vector), everywhere
