@@ -25,8 +25,11 @@ PUBLIC = {"items": "their number", "scale": "1 to 5 stars", "clients": "their nu
 def federation(users: int, seed: int) -> tuple[fr.Clients, fr.Clients]:
     """Training users and test users, at most 300 ratings of each."""
     everybody, _ = synthetic(users + TEST, ITEMS, seed=seed)
-    capped = arrange(everybody, seed=seed, cap=CAP, fractions={"all": 1.0})["all"].select("item", "rating")
-    return capped.take(range(users)), capped.take(range(users, users + TEST))
+    capped = arrange(everybody, seed=seed, cap=CAP, fractions={"all": 1.0})["all"]
+    columns = {name: np.array(capped.column(name)) for name in ("item", "rating")}
+    # Without original ids: the numbers of the items are the rows of the tables.
+    numbered = fr.Clients.from_columns(capped.ids, capped.offsets, columns)
+    return numbered.take(range(users)), numbered.take(range(users, users + TEST))
 
 
 def measured(algorithm: fr.Algorithm, train: fr.Clients, test: fr.Clients) -> dict[str, Any]:
