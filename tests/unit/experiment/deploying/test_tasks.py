@@ -13,7 +13,6 @@ from tests.unit.experiment.deploying.here import deployment_of, nodes_of, run_he
 from fedrecon.deployment._client import client_state_like
 from fedrecon.errors import DataError, RunError
 from fedrecon.experiment import config as configs
-from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.deploying.local import NODE, work_folder
 from fedrecon.experiment.deploying.plan import INITIAL, DeploymentPlan
 from fedrecon.experiment.settings.sections import SettingError
@@ -58,7 +57,6 @@ def test_every_task_is_deployed_with_the_numbers_of_the_simulator(tmp_path, name
     assert [record.outcome.answered for record in records] == [6, 6]
     assert deployment.largest_difference() <= 1e-5
     assert finish(deployment).evaluations
-    assert main(["evaluate", str(deployment.out)]) == 0
 
 
 @pytest.mark.parametrize("algorithm", ["fedalt", "ditto"])
