@@ -57,7 +57,8 @@ def from_keras(
         frozen: Paths of leaves that get no gradient, or of what they lie below; none by default.
 
     Returns:
-        The model. Paths are those of the variables, such as `"head/kernel"` and `"norm/moving_mean"`.
+        The model. Paths are those of the variables below the model, such as `"head/kernel"` and
+        `"norm/moving_mean"`. Layers should have names: Keras numbers others by how many the process has made.
 
     Raises:
         ModuleNotFoundError: Keras is not installed.
@@ -128,19 +129,25 @@ class _Parts(NamedTuple):
 
 
 def _parts(model: Any) -> _Parts:
-    trainable = tuple(x.path for x in model.trainable_variables)
-    others = tuple(x.path for x in model.non_trainable_variables)
+
+    def path_of(x: Any) -> str:
+        # A Sequential has its own name before those of its layers, which Keras numbers by the process.
+        path: str = x.path
+        return path.removeprefix(f"{model.name}/")
+
+    trainable = tuple(path_of(x) for x in model.trainable_variables)
+    others = tuple(path_of(x) for x in model.non_trainable_variables)
     for path in (*trainable, *others):
         if (*trainable, *others).count(path) > 1:
             raise ValueError(
                 f"the variables of model must have different paths, two have {path!r}: name layers"
             )
     # A layer keeps its weights apart from its state, whether or not it is trainable now.
-    weights = {x.path for layer in model._flatten_layers() for x in layer._trainable_variables}
+    weights = {path_of(x) for layer in model._flatten_layers() for x in layer._trainable_variables}
     kept = [x for x in (*model.trainable_variables, *model.non_trainable_variables) if not _is_stream(x.path)]
     start: dict[str, Any] = {}
     for x in kept:
-        *above, last = x.path.split("/")
+        *above, last = path_of(x).split("/")
         at = start
         for name in above:
             at = at.setdefault(name, {})

@@ -3,16 +3,16 @@
 A network reads the words outside the vocabulary by few embeddings, so that it knows little of what follows
 one of a client's own, and counts of what followed learn slowly: they say nothing of words that are alike.
 Here each own word p has a vector v_p, which is added to the input of the output layer where p came before. It
-is made by two steps, from 0, towards the maximum of the likelihood of what followed p in the client's text,
-less a ridge κ h |v_p|² / 2; each step is
+is the step of Newton's method from 0 towards the largest probability of what followed p in the client's text:
 
-    (n_p H + κ h I)^-1 (Σ_j g_j - κ h v_p),     g_j = e(y_j) - Σ_y q_j(y) e(y),
+    v_p = (n_p H + κ S^-1)^-1 Σ_j (e(y_j) - Σ_y q_j(y) e(y)),
 
-with j the n_p places after p, y_j the word there, q_j the distribution there with v_p, e(y) the column of the
-output layer's matrix that belongs to y, H the covariance of e under the mean of all q_j without vectors, and
-h the mean of H's diagonal. Words that are alike have columns that are alike, so that what followed raises
-them, too. The ridge κ is the client's, as the weights of its cache are: of a few, and of v = 0, the one under
-which the words after its own words are likeliest after one step, each under the vectors of all other places.
+with j the n_p places after p, y_j the word there, q_j the network's distribution there, e(y) the column of
+the output layer's matrix that belongs to y, and H the covariance of e under the mean of all q_j. The belief
+before the text is seen is that v_p is normal with covariance S/κ, where S is that of the layer's inputs after
+shared words: what follows an own word differs from what follows others as these do among themselves. So words
+that are alike rise together. κ is the client's, as the weights of its cache are: of a few, and of v = 0, the
+one under which the words after its own words are likeliest, each under the vectors of all other places.
 """
 
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from fedrecon.models.next_word._client_cache import TINY, Tokens, TokenScores, l
 from fedrecon.models.next_word._output_layer import affine
 
 PLACES = 128  # the number of places after own words that are remembered, the last ones
-_RIDGES = 1.0, 8.0  # κ, in places that count as much as the belief that v is 0
+_STRENGTHS = 1.0, 4.0, 16.0  # of the belief, κ
 _MARGIN = 1.0  # by how much the logarithm of a likelihood must be above that of v = 0
 _STEPS = 8  # of conjugate gradients
 _NO_WORD = 2**30
@@ -119,39 +119,27 @@ def fit_shift(
     real = here.word > 0
     columns = layer.kernel[:, END:].T.astype(jnp.float32)
 
-    def distribution(inputs: Float[Array, "place width"]) -> Any:
-        return jax.nn.softmax(affine(layer.kernel, layer.bias, inputs)[..., END:], -1)
-
-    def gradients(inputs: Float[Array, "place width"]) -> Any:
-        expected = distribution(inputs) @ columns
-        return jnp.where(real[:, None], columns[jnp.maximum(here.id - END, 0)] - expected, 0)
-
-    q, gradient = distribution(x), gradients(x)
+    q = jax.nn.softmax(affine(layer.kernel, layer.bias, x)[..., END:], -1)
+    gradient = jnp.where(real[:, None], columns[jnp.maximum(here.id - END, 0)] - q @ columns, 0)
     mean = jnp.sum(jnp.where(real[:, None], q, 0), 0) / jnp.maximum(jnp.sum(real), 1)
-    center = mean @ columns
-    covariance = (columns * mean[:, None]).T @ columns - jnp.outer(center, center)
-    unit = jnp.maximum(jnp.trace(covariance) / center.size, TINY)
-    same = (here.before[:, None] == here.before) & real[:, None] & real
-    total, count = same.astype(jnp.float32) @ gradient, jnp.sum(same, 1).astype(jnp.float32)
+    curvature = _covariance(columns, mean)
+    after_shared = (tokens.word > 0) & (tokens.before < rows)
+    share = after_shared / jnp.maximum(jnp.sum(after_shared), 1)
+    belief = _covariance(layer.inputs.astype(jnp.float32), share)
+    same = ((here.before[:, None] == here.before) & real[:, None] & real).astype(jnp.float32)
+    total, count = same @ gradient, jnp.sum(same, 1)
 
-    def without_itself(ridge: Float[Array, ""]) -> TokenScores:
-        vector = _solve(covariance, jnp.maximum(count - 1, 0), ridge * unit, total - gradient)
+    def without_itself(strength: Float[Array, ""]) -> TokenScores:
+        vector = _solve(curvature, belief, jnp.maximum(count - 1, 0), strength, total - gradient)
         return token_scores(affine(layer.kernel, layer.bias, x + vector), here.id, rows)
 
-    ridges = jnp.array(_RIDGES)
-    tried = jax.vmap(without_itself)(ridges)
+    strengths = jnp.array(_STRENGTHS)
+    tried = jax.vmap(without_itself)(strengths)
     likelihood = _likelihood(tried.target, real) - _likelihood(plain.target, real) - _MARGIN
     best = jnp.argmax(likelihood)
-    helps, ridge = likelihood[best] > 0, ridges[best] * unit
-    vector = _solve(covariance, count, ridge, total)
-    moved = gradients(x + vector)
-    vector += _solve(covariance, count, ridge, same.astype(jnp.float32) @ moved - ridge * vector)
-    # Near the maximum, leaving out a place moves the vector by a step along the place's gradient.
-    others = vector - _solve(covariance, jnp.maximum(count - 1, 0), ridge, moved)
-    others = jnp.where(count[:, None] > 1, others, 0)
-    left_out = token_scores(affine(layer.kernel, layer.bias, x + others), here.id, rows)
-    vector = jnp.where(helps, vector, 0)
-    better = jax.tree.map(lambda a, b: jnp.where(helps, a, b), left_out, plain)
+    helps = likelihood[best] > 0
+    vector = jnp.where(helps, _solve(curvature, belief, count, strengths[best], total), 0)
+    better = jax.tree.map(lambda a, b: jnp.where(helps, a[best], b), tried, plain)
     known = jnp.where(real, here.before, _NO_WORD).astype(jnp.float32)
     everywhere = jax.tree.map(lambda a, b: a.at[places].set(b, mode="drop"), scores, better)
     return ContextShift(known, vector), everywhere
@@ -161,24 +149,37 @@ def _likelihood(target: Float[Array, "*ridge place"], real: Bool[Array, "place"]
     return jnp.sum(jnp.where(real, jnp.log(jnp.maximum(target, TINY)), 0), -1)
 
 
+def _covariance(x: Float[Array, "row width"], weight: Float[Array, " row"]) -> Any:
+    """The covariance of rows whose weights add up to 1."""
+    mean = weight @ x
+    return (x * weight[:, None]).T @ x - jnp.outer(mean, mean)
+
+
 def _solve(
-    covariance: Float[Array, "width width"],
-    count: Float[Array, "place"],
-    ridge: Float[Array, ""],
+    curvature: Float[Array, "width width"],
+    belief: Float[Array, "width width"],
+    count: Float[Array, " place"],
+    strength: Float[Array, ""],
     right: Float[Array, "place width"],
 ) -> Any:
-    """The solutions v of (count · covariance + ridge · I) v = right, by some steps of conjugate gradients.
+    """The solutions v of (count · curvature + strength · belief^-1) v = right, by some conjugate gradients.
 
-    Too few steps leave v shorter than it would be, as a larger ridge does.
+    They are found as v = belief · w, so that nothing is inverted; w solves (count · curvature · belief +
+    strength) w = right, a matrix that is symmetric under the inner product by the belief. Too few steps leave
+    v shorter than it would be, as a stronger belief does.
     """
+
+    def product(a: Float[Array, "place width"], b: Float[Array, "place width"]) -> Any:
+        return jnp.sum(a * b, -1, keepdims=True)
 
     def step(_: Number, carry: tuple[Any, Any, Any, Any]) -> tuple[Any, Any, Any, Any]:
         v, rest, way, square = carry
-        image = count[:, None] * (way @ covariance) + ridge * way
-        length = square / jnp.maximum(jnp.sum(way * image, -1), TINY)
-        v, rest = v + length[:, None] * way, rest - length[:, None] * image
-        new = jnp.sum(rest * rest, -1)
-        return v, rest, rest + (new / jnp.maximum(square, TINY))[:, None] * way, new
+        ahead = way @ belief
+        image = count[:, None] * (ahead @ curvature) + strength * way
+        length = square / jnp.maximum(product(ahead, image), TINY)
+        v, rest = v + length * ahead, rest - length * image
+        new = product(rest, rest @ belief)
+        return v, rest, rest + new / jnp.maximum(square, TINY) * way, new
 
-    start = jnp.zeros_like(right), right, right, jnp.sum(right * right, -1)
+    start = jnp.zeros_like(right), right, right, product(right, right @ belief)
     return jax.lax.fori_loop(0, _STEPS, step, start)[0]

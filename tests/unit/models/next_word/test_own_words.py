@@ -84,11 +84,11 @@ def probabilities_of(inputs, kernel, bias):
 
 
 def shifts_by_hand(count):
-    """The vector of each own word by every ridge, with solves in double precision and loops in Python.
+    """The vector of each own word, with solves in double precision and loops in Python.
 
     Returns:
-        The vectors by own word of the likeliest ridge, None for no vectors; and the gain in likelihood
-        of each ridge, where no place counts for itself.
+        The vectors by own word under the likeliest strength of the belief, None for no vectors; and the gain
+        in likelihood of each strength, where no place counts for itself.
     """
     support, _ = encoded()
     local = reconstructed(PLAIN, support, count)
@@ -97,41 +97,32 @@ def shifts_by_hand(count):
     columns = kernel[:, 2:].T
     before, word, id = (x[:count].reshape(-1) for x in numbered(support))
     places = np.flatnonzero((word > 0) & (before >= ROWS))
-    x, before, id = inputs[:count].reshape(-1, columns.shape[1])[places], before[places], id[places] - 2
+    flat = inputs[:count].reshape(-1, columns.shape[1])
+    belief = np.cov(flat[(word > 0) & (before < ROWS)].T, bias=True)
+    x, before, id = flat[places], before[places], id[places] - 2
     q = probabilities_of(x, kernel, bias)
     gradient = columns[id] - q @ columns
-    mean = q.mean(0)
-    covariance = (columns.T * mean) @ columns - np.outer(mean @ columns, mean @ columns)
-    width = len(covariance)
-    unit = np.trace(covariance) / width
+    curvature = np.cov(columns.T, aweights=q.mean(0), ddof=0)
 
-    def step(others, ridge, gradients, vector):
-        total = gradients[others].sum(0) - ridge * unit * vector
-        return vector + np.linalg.solve(len(others) * covariance + ridge * unit * np.eye(width), total)
-
-    def vector(others, ridge, steps=1):
-        result = step(others, ridge, gradient, np.zeros(width))
-        if steps == 2:
-            moved = columns[id] - probabilities_of(x + result, kernel, bias) @ columns
-            result = step(others, ridge, moved, result)
-        return result
+    def vector(others, strength):
+        matrix = len(others) * curvature + strength * np.linalg.inv(belief)
+        return np.linalg.solve(matrix, gradient[others].sum(0))
 
     gains, found = [], []
-    for ridge in (1.0, 8.0):
+    for strength in (1.0, 4.0, 16.0):
         gain = 0.0
         for i in range(len(places)):
             others = [j for j in range(len(places)) if before[j] == before[i] and j != i]
-            moved = probabilities_of(x[i] + vector(others, ridge), kernel, bias)
+            moved = probabilities_of(x[i] + vector(others, strength), kernel, bias)
             gain += np.log(moved[id[i]]) - np.log(q[i, id[i]])
         gains.append(gain)
-        words = set(before.tolist())
-        found.append({p: vector(np.flatnonzero(before == p), ridge, steps=2) for p in words})
+        found.append({p: vector(np.flatnonzero(before == p), strength) for p in set(before.tolist())})
     best = int(np.argmax(gains)) if gains else 0
     return (found[best] if gains[best] > 1 else None), gains
 
 
 @pytest.mark.parametrize("count", [6, 5, 3])
-def test_vectors_of_own_words_are_two_ridge_steps_by_hand(count):
+def test_vectors_of_own_words_are_steps_of_newtons_method_by_hand(count):
     support, _ = encoded()
     _, _, shift = reconstructed(OWN, support, count)
     expected, gains = shifts_by_hand(count)
@@ -148,15 +139,16 @@ def test_what_is_like_the_words_that_followed_becomes_likelier():
     rng = np.random.default_rng(0)
     kernel = np.zeros((3, 5 + 9), np.float32)
     kernel[:, 3:7], kernel[:, 7:11] = np.array([[3.0], [0], [0]]), np.array([[0], [3.0], [0]])  # two kinds
-    layer = OutputLayer(0.1 * rng.normal(size=(12, 3)).astype("f"), jnp.asarray(kernel), jnp.zeros(14))
-    tokens = Tokens(jnp.full(12, 13), jnp.array([3, 4, 5] * 4), jnp.array([3, 4, 5] * 4))
+    inputs = jnp.asarray(rng.normal(size=(24, 3)), jnp.float32).at[:12].multiply(0.1)
+    layer = OutputLayer(inputs, jnp.asarray(kernel), jnp.zeros(14))
+    tokens = Tokens(jnp.array([13] * 12 + [4] * 12), *[jnp.array([3, 4, 5] * 8)] * 2)
     shift, _ = fit_shift(tokens, layer, token_scores(layer.scores(), tokens.id, 13), 13)
     new = shifted_inputs(layer._replace(inputs=jnp.zeros((1, 2, 3))), shift, jnp.array([[13, 3]]))
     after_own, after_shared = np.asarray(jax.nn.softmax(new.scores()[0, :, 2:], -1))
     assert after_own[6 - 2] > 1.5 * after_shared[6 - 2] and after_own[7 - 2] < after_shared[7 - 2]
 
 
-def by_hand(batch, cache, shift, count):
+def by_hand(batch, cache, vectors, count):
     """The probabilities of all ids and of the client's own words after each input, with counts in Python."""
     support, _ = encoded()
     words = numbered
@@ -165,7 +157,7 @@ def by_hand(batch, cache, shift, count):
     layer = quickly(PLAIN.personal_model.output_layer)(global_params(), local, batch)
     inputs, kernel, bias = (np.array(x, float) for x in layer)
     for place in np.ndindex(*inputs.shape[:2]):
-        for word, vector in zip(shift.before.tolist(), np.asarray(shift.vector, float), strict=True):
+        for word, vector in zip(vectors.before.tolist(), np.asarray(vectors.vector, float), strict=True):
             if word == words(batch)[0][place]:
                 inputs[place] = np.asarray(layer[0][place], float) + vector
     model = inputs @ kernel + bias
