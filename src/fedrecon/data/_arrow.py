@@ -197,7 +197,9 @@ def write_within(
 
 
 def is_client_file(path: FilePath) -> bool:
-    """Whether a file looks like one that `write_clients` made."""
+    """Whether a file looks like one that `write_clients` made, or a folder holds such files."""
+    if Path(path).is_dir():
+        return any(is_client_file(file) for file in Path(path).glob("*.arrow") if file.is_file())
     try:
         with open(path, "rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
@@ -220,7 +222,7 @@ def open_clients(
     if not Path(path).is_file():
         raise DataError(f"{path}: there is no such client file")
     try:
-        is_checked = check_frame(Path(path))
+        is_checked = bool(check_frame(Path(path)))
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
     except (pa.ArrowException, OSError) as error:

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, Union
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt32
@@ -32,8 +32,24 @@ _MARK = b"fedrecon-frame:"
 # the CRC-32 of the rest, in hexadecimal digits.
 FRAME, UNSEALED = "frame", _MARK.decode() + "0" * 40
 
-# A column in memory, or one that is checked while it is read.
-Column: TypeAlias = Union[np.ndarray, "CheckedColumn"]
+
+class LazyColumn(Protocol):
+    """A column on the disk, which is read like an array `[example, ...]`."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    ndim: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Some of the examples, by a slice or an array of positions."""
+
+    def take(self, rows: Any, axis: int = 0, mode: Any = "clip") -> np.ndarray:
+        """As `numpy.ndarray.take`, of clipped positions `[client, place]` that ascend at each client."""
+
+
+Column: TypeAlias = np.ndarray | LazyColumn
 
 
 def chunk_checksums(column: np.ndarray) -> UInt32[np.ndarray, "chunk"]:
@@ -91,11 +107,12 @@ def seal(path: Path) -> list[tuple[int, bytes]]:
     return [(at + len(_MARK), text) for at in places]
 
 
-def check_frame(path: Path) -> bool:
+def check_frame(path: Path) -> str:
     """Checks the frame of a client file before Arrow reads it.
 
     Returns:
-        Whether the file has such a checksum; those of earlier versions have none.
+        The checksum, with the place of the numbers, in hexadecimal digits; `""` for a file of an earlier
+        version, which has none.
 
     Raises:
         DataError: The frame is not what was written.
@@ -106,7 +123,7 @@ def check_frame(path: Path) -> bool:
     with _map_file(path) as data:
         texts = [text for text in map(bytes, _seals(data)) if text]
         if not texts:
-            return False
+            return ""
         try:
             start, end, value = (int(texts[0][a:b], 16) for a, b in ((0, 16), (16, 32), (32, 40)))
         except ValueError:
@@ -119,7 +136,7 @@ def check_frame(path: Path) -> bool:
             part[at : at + len(UNSEALED)] = UNSEALED.encode()
     if zlib.crc32(tail, zlib.crc32(head)) != value:
         raise damaged
-    return True
+    return texts[0].decode()
 
 
 @contextmanager
