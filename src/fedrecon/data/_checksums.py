@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt32
@@ -33,6 +33,7 @@ _MARK = b"fedrecon-frame:"
 FRAME, UNSEALED = "frame", _MARK.decode() + "0" * 40
 
 
+@runtime_checkable
 class LazyColumn(Protocol):
     """A column on the disk, which is read like an array `[example, ...]`."""
 

@@ -90,6 +90,7 @@ def _read(clients: Clients, advance: Callable[[int], None]) -> Clients:
 def _all_digests(index: Index) -> None:
     for name in index.fields:
         index.digests(name)
+        index.halves(name)
 
 
 def _rows_in_files(index: Index) -> np.ndarray:

@@ -16,6 +16,7 @@ from fedrecon.data._field_stats import FieldStats, merged
 from fedrecon.data._scratch import scratch
 from fedrecon.data._shards.digests import digests_of
 from fedrecon.data._shards.index import INDEX, Field, Shard, write_index
+from fedrecon.data._shards.sums import halves_of
 from fedrecon.data._table_ids import table_ids
 from fedrecon.data._vocabulary_mapper import same_ids
 from fedrecon.data._writer import ClientWriter
@@ -101,10 +102,11 @@ class _Read(NamedTuple):
     clients: Clients
     kinds: dict[str, tuple[np.dtype, tuple[int, ...]]]
     digests: dict[str, UInt64[np.ndarray, " client"]]
+    halves: dict[str, Int64[np.ndarray, " client"]]
 
 
 def _write_index(
-    folder: Path, files: Sequence[Path], positions: Sequence[Int64[np.ndarray, " client"]] | None
+    folder: Path, files: Sequence[Path], positions: Sequence[Int64[np.ndarray, " _"]] | None
 ) -> None:
     """Writes the index of client files.
 
@@ -131,8 +133,10 @@ def _write_index(
         "count": count[order],
     }
     digests = {name: np.concatenate([x.digests[name] for x in read])[order] for name in first.kinds}
+    sums = set(first.halves).intersection(*(x.halves for x in read))
+    halves = {name: np.concatenate([x.halves[name] for x in read])[order] for name in sorted(sums)}
     fields = {name: Field(*kind, stats[name]) for name, kind in first.kinds.items()}
-    write_index(folder, [x.shard for x in read], fields, first.clients.vocabularies, places, digests)
+    write_index(folder, [x.shard for x in read], fields, first.clients.vocabularies, places, digests, halves)
 
 
 def _read(path: Path) -> _Read:
@@ -141,14 +145,25 @@ def _read(path: Path) -> _Read:
     if not frame:
         raise DataError(f"{path}: has no checksums, as an earlier version made it: write it again")
     clients = Clients.open(path)
-    fields: dict[str, list[np.ndarray]] = {name: [np.zeros(0, np.uint64)] for name in clients.fields}
+    kinds = {name: (x.dtype, x.shape[1:]) for name in clients.fields for x in [clients.blank(name, 0)]}
+    parts: dict[str, list[np.ndarray]] = {name: [np.zeros(0, np.uint64)] for name in kinds}
+    sums: dict[str, list[np.ndarray]] = {
+        name: [np.zeros(0, np.int64)]
+        for name, (kind, shape) in kinds.items()
+        if kind.kind == "f" and not shape
+    }
     for piece in clients.pieces(_PIECE):
-        for name, parts in fields.items():
-            parts.append(digests_of(piece.column(name), piece.offsets))
-    digests = {name: np.concatenate(parts) for name, parts in fields.items()}
-    kinds = {name: (x.dtype, x.shape[1:]) for name in fields for x in [clients.blank(name, 0)]}
+        for name, own in parts.items():
+            column = piece.column(name)
+            own.append(digests_of(column, piece.offsets))
+            halves = halves_of(column, piece.offsets) if name in sums else None
+            if halves is not None:
+                sums[name].append(halves)
+            else:
+                sums.pop(name, None)
+    digests, halved = ({name: np.concatenate(x) for name, x in of.items()} for of in (parts, sums))
     shard = Shard(path.name, frame, len(clients), int(clients.offsets[-1]))
-    return _Read(shard, clients, kinds, digests)
+    return _Read(shard, clients, kinds, digests, halved)
 
 
 def _check_alike(folder: Path, first: _Read, other: _Read) -> None:
@@ -171,7 +186,7 @@ def _check_alike(folder: Path, first: _Read, other: _Read) -> None:
 
 
 def _in_order(
-    read: Sequence[_Read], positions: Sequence[Int64[np.ndarray, " client"]] | None
+    read: Sequence[_Read], positions: Sequence[Int64[np.ndarray, " _"]] | None
 ) -> tuple[np.ndarray, Int64[np.ndarray, " client"]]:
     """The ids of all clients in their order, and the place of each among those of the files in turn."""
     lists = [x.clients.ids for x in read]

@@ -26,6 +26,7 @@ from fedrecon.errors import DataError
 INDEX = "index.arrow"
 _FORMAT = "fedrecon-shards-1"
 _DIGEST = "digest:"
+_HALVES = "halves:"
 # The columns that are checked when the folder is opened.
 _PLACES = ("client", "key", "start", "count")
 
@@ -96,7 +97,7 @@ class Index:
         self._sums: dict[str, int] = json.loads(metadata["sums"])
         for name in _PLACES:
             self._check(name)
-        self._unchecked = {name for name in self._columns if name.startswith(_DIGEST)}
+        self._unchecked = set(self._columns) - set(_PLACES)
         self.shards = [Shard(*values) for values in json.loads(metadata["shards"])]
         self.fields = {
             name: Field(np.dtype(kind), tuple(shape), FieldStats(*stats))
@@ -121,7 +122,17 @@ class Index:
         Raises:
             DataError: They are not what was written.
         """
-        name = _DIGEST + field
+        return self._checked(_DIGEST + field)
+
+    def halves(self, field: str) -> Int[np.ndarray, " client"] | None:
+        """Twice the sum of a field of each client, where all of its numbers are multiples of a half.
+
+        Raises:
+            DataError: It is not what was written.
+        """
+        return self._checked(_HALVES + field) if _HALVES + field in self._columns else None
+
+    def _checked(self, name: str) -> np.ndarray:
         if name in self._unchecked:
             self._check(name)
             self._unchecked.discard(name)
@@ -142,6 +153,7 @@ def write_index(
     vocabularies: Mapping[str, np.ndarray],
     places: Mapping[str, np.ndarray],
     digests: Mapping[str, UInt64[np.ndarray, " client"]],
+    halves: Mapping[str, Int[np.ndarray, " client"]],
 ) -> None:
     """Writes the index of a folder.
 
@@ -152,12 +164,14 @@ def write_index(
         vocabularies: For fields that hold dense ids, the original id of each.
         places: The columns `client`, `key`, `start` and `count`, each `[client]`.
         digests: The digests of each client's examples, by the name of the field.
+        halves: Twice the sum of each client's numbers, by the names of fields of multiples of a half.
     """
     import pyarrow as pa
 
     columns = {name: places[name] for name in _PLACES}
     columns["count"] = _narrow(columns["count"])
     columns |= {_DIGEST + name: digests[name] for name in fields}
+    columns |= {_HALVES + name: sums for name, sums in halves.items()}
     arrays = {name: bridge.to_arrow(values) for name, values in columns.items()}
     metadata = {
         FRAME: UNSEALED,  # the first, so that no word of a vocabulary is taken for it

@@ -1,7 +1,7 @@
 """Columns of many clients that are read where they are asked for, and not kept in memory."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, Union
+from typing import Any, Protocol, TypeAlias, Union, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -12,6 +12,7 @@ from fedrecon.data._arrow_bridge import to_arrow, to_numpy
 ClientColumn: TypeAlias = Union[np.ndarray, "IndexedColumn"]
 
 
+@runtime_checkable
 class ClientIndex(Protocol):
     """What is known of many clients by their rows; see `Index`."""
 
@@ -24,6 +25,9 @@ class ClientIndex(Protocol):
 
     def digests(self, field: str) -> UInt64[np.ndarray, " client"]:
         """The digests of each client's examples of a field."""
+
+    def halves(self, field: str) -> Int[np.ndarray, " client"] | None:
+        """Twice the sum of a field of each client, where that is known."""
 
 
 class Texts:

@@ -167,14 +167,24 @@ def resolve_accuracy_width(width: float | str, train: "Clients | None") -> float
         return None
     if width != "stars":
         return float(width)
+    from fedrecon.data._shards.sums import known_sum
+
     if train is None:
         return _HALF_STAR
+    if known_sum(train, "rating") is not None:  # all of a folder are multiples of half a star
+        known = train.field_stats("rating")
+        if known.least >= _STARS[0] and known.most <= _STARS[1]:
+            return _HALF_STAR
     return _HALF_STAR if all(_are_stars(piece.column("rating")) for piece in train.pieces()) else None
 
 
 def mean_rating(clients: "Clients") -> float:
     """The mean of all ratings, summed in doubles and in pieces; NaN where there is none."""
-    total = sum(float(piece.column("rating").sum(dtype="float64")) for piece in clients.pieces())
+    from fedrecon.data._shards.sums import known_sum
+
+    total = known_sum(clients, "rating")
+    if total is None:
+        total = sum(float(piece.column("rating").sum(dtype="float64")) for piece in clients.pieces())
     count = int(clients.num_examples.sum(dtype="int64"))
     return total / count if count else float("nan")
 

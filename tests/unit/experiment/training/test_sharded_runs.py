@@ -70,9 +70,10 @@ def configuration(home, data, task):
     return resolve(
         {
             "task": "movielens",
-            "training": {"rounds": 4, "clients_per_round": 6, "checkpoint_every": 1, "evaluate_every": 2},
+            "training": {"rounds": 4, "clients_per_round": 6, "checkpoint_every": 1},
             **own,
             "model": {"factors": 2},
+            "evaluation": {"every": 2},
             "data": {**own["data"], "path": str(home / data)},
         },
         "test",
@@ -163,10 +164,17 @@ def test_evaluation_and_personalisation_take_either(home, runs):
     assert tables[0]["client"].to_pylist() == list(range(40))
     for path in runs.values():
         found = [
-            evaluate_run(path, configuration(home, data, "movielens"), screen)
+            evaluate_run(path, configuration(home, data, "movielens"), None, screen)
             for data in ("one.arrow", "four")
         ]
-        assert found[0] == found[1]
+        assert found[0].keys() == found[1].keys() and found[0]
+        for one, four in zip(found[0].values(), found[1].values(), strict=True):
+            assert one.ids.tolist() == four.ids.tolist()
+            assert bits(one.per_client) == bits(four.per_client)
+    kinds = comparability.warnings([Method(p.name, p, (Run(p),)) for p in runs.values()])
+    assert any(
+        "clients of a folder of shards and others, whose digests cannot be compared" in x for x in kinds
+    )
 
 
 def test_a_damaged_shard_ends_a_run_where_it_is_read(home, tmp_path, capsys):
