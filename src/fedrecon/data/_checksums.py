@@ -27,6 +27,7 @@ from jaxtyping import UInt32
 from fedrecon.errors import DataError
 
 CHUNK = 1 << 16  # bytes
+_CHUNKS_KEPT = 256  # of a column that is mapped, until they are let go
 _MARK = b"fedrecon-frame:"
 # What a file's metadata hold under `FRAME` until the checksum is known: where the numbers begin and end, and
 # the CRC-32 of the rest, in hexadecimal digits.
@@ -53,11 +54,22 @@ class LazyColumn(Protocol):
 Column: TypeAlias = np.ndarray | LazyColumn
 
 
-def chunk_checksums(column: np.ndarray) -> UInt32[np.ndarray, "chunk"]:
-    """CRC-32 of each chunk of a column `[example, ...]`, the last of which may be shorter."""
+def chunk_checksums(
+    column: np.ndarray, release: Callable[[], None] = lambda: None
+) -> UInt32[np.ndarray, "chunk"]:
+    """CRC-32 of each chunk of a column `[example, ...]`, the last of which may be shorter.
+
+    Args:
+        column: The column.
+        release: Is called every now and then, when what was read before is not needed any more.
+    """
     data = _bytes(column)
-    sums = (zlib.crc32(data[start : start + CHUNK]) for start in range(0, len(data), CHUNK))
-    return np.fromiter(sums, np.uint32)
+    sums = np.empty(-(-len(data) // CHUNK), np.uint32)
+    for number in range(len(sums)):
+        sums[number] = zlib.crc32(data[number * CHUNK : (number + 1) * CHUNK])
+        if number % _CHUNKS_KEPT == 0:
+            release()
+    return sums
 
 
 def packed(sums: Mapping[str, UInt32[np.ndarray, "chunk"]]) -> str:
