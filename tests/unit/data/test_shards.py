@@ -93,9 +93,9 @@ def test_cohorts_are_laid_out_alike(both):
         four["nobody"]
 
 
+@pytest.mark.parametrize("clients", [made(), made().take([])], ids=["some", "nobody"])
 @pytest.mark.parametrize("count", [1, 50])
-def test_shards_may_be_more_than_clients(tmp_path, count):
-    clients = made()
+def test_shards_may_be_more_than_clients(tmp_path, clients, count):
     write_shards(tmp_path / "many", clients, count)
     assert content(Clients.open(tmp_path / "many")) == content(clients)
     assert len(list((tmp_path / "many").iterdir())) == count + 1

@@ -9,6 +9,7 @@ client file is written from what comes back in order. It is the same file, byte 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -97,7 +98,8 @@ def convert(
             default, for one file.
         memory_mib: The memory that DuckDB may use before it goes to the disk, in MiB, at least 64; 256 by
             default. The whole process takes about 350 MiB more, and 100 bytes for each client.
-        progress: Is called with what is being done (`"bytes"` are read, `"ratings"` are written), how much of
+        progress: Is called with what is being done (`"bytes"` are read, `"ratings"` and then
+            `"ratings in shards"` are written), how much of
             it is done, and how much there is; None, the default, calls nothing.
 
     Raises:
@@ -139,7 +141,8 @@ def convert(
             raise staged.first_duplicate()
         if not len(writer.clients):
             raise DataError(f"least_ratings must leave a client, nobody has {least_ratings} ratings")
-        writer.write(path, staged.client_ids(writer.all_clients), staged.ids("item"), shards)
+        ids, in_shards = staged.client_ids(writer.all_clients), partial(staged.progress, "ratings in shards")
+        writer.write(path, ids, staged.ids("item"), shards, in_shards)
 
 
 def _database(folder: Path, memory_mib: int) -> "DuckDBPyConnection":
@@ -218,8 +221,11 @@ class _Staged:
             self._starts.append(start)
 
             def restart(start: int = start, kept: int = kept, times: str = times) -> None:
-                if self.kinds:
+                if kept:
                     self._connection.execute("DELETE FROM ratings WHERE row >= ?", [start])
+                else:  # whose columns may be others than those that are read next
+                    self._connection.execute("DROP TABLE IF EXISTS ratings")
+                    self.kinds = {}
                 self._row, self.count, self._form = start, kept, times
 
             for piece in stream(source, form, restart):

@@ -10,7 +10,7 @@ from fedrecon.data._arrow import write_within
 from fedrecon.data._clients import Clients
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import in_order, offsets_of, stored
-from fedrecon.data._shards.folder import write_shards
+from fedrecon.data._shards.folder import Progress, write_shards
 from fedrecon.data._table_ids import table_keys
 
 _PIECE = 1 << 19  # ratings that are looked at together
@@ -75,6 +75,7 @@ class GroupedWriter:
         ids: Shaped[np.ndarray, " client"],
         items: Shaped[np.ndarray, " item"],
         shards: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Writes the client file, or a folder of shards.
 
@@ -83,6 +84,7 @@ class GroupedWriter:
             ids: The ids of all clients.
             items: The ids of the items.
             shards: The number of client files of a folder; None, the default, for one file.
+            progress: Is called while shards are written; None, the default, calls nothing.
         """
         total = int(self._num_examples.sum())
         columns, stats = {}, {}
@@ -99,7 +101,8 @@ class GroupedWriter:
             write_within(self._folder, path, ids, keys, counts, columns, {"item": items}, stats)
         else:
             starts = offsets_of(counts)[:-1]
-            write_shards(path, Clients(ids, keys, starts, counts, columns, {"item": items}, stats), shards)
+            clients = Clients(ids, keys, starts, counts, columns, {"item": items}, stats)
+            write_shards(path, clients, shards, progress)
 
     def _flush(self, last: bool) -> bool:
         if not self._size:
