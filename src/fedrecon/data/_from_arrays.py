@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from fedrecon.core._array_like import ArrayLike
 from fedrecon.errors import DataError, plain
@@ -108,6 +108,31 @@ def as_array(name: str, values: object) -> np.ndarray:
         raise DataError(f"{name} must be an array, its lists differ in length") from None
 
 
+def check_rows(columns: Mapping[str, Any], total: int) -> None:
+    """Raises a DataError where a column has not one row for each of so many examples."""
+    for name, column in columns.items():
+        shape = as_array(f"field {name!r}", column).shape
+        if shape[:1] != (total,):
+            raise DataError(
+                f"field {name!r} must have one row for each of the {total:,} examples, got the shape {shape}"
+            )
+
+
+def checked_mask(mask: ArrayLike, total: int) -> Bool[np.ndarray, "example"]:
+    """A mask as an array.
+
+    Raises:
+        DataError: It does not hold one truth value for each of so many examples.
+    """
+    values = as_array("mask", mask)
+    if values.dtype != bool or values.shape != (total,):
+        raise DataError(
+            f"mask must hold one truth value for each of the {total:,} examples, "
+            f"got {values.dtype} of the shape {values.shape}"
+        )
+    return values
+
+
 def check_codes(columns: Mapping[str, np.ndarray], vocabularies: Mapping[str, np.ndarray]) -> None:
     """Raises a DataError where a field with original ids holds anything but places in these."""
     for name, ids in vocabularies.items():
@@ -119,6 +144,21 @@ def check_codes(columns: Mapping[str, np.ndarray], vocabularies: Mapping[str, np
         least, most = column.min(), column.max()
         if least < 0 or most >= len(ids):
             raise DataError(f"{rule} from 0 to {len(ids) - 1:,}, got {least if least < 0 else most}")
+
+
+def checked_vocabularies(
+    vocabularies: Mapping[str, Any], columns: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Vocabularies as arrays, each id once, in which the fields of these names hold places.
+
+    Raises:
+        DataError: One is no list of ids, has one twice, or a field holds anything but places in it.
+    """
+    known = {name: vocabulary(name, values) for name, values in vocabularies.items()}
+    for name, original in known.items():
+        check_repeats(name, original)
+    check_codes(columns, known)
+    return known
 
 
 def check_repeats(name: str, ids: np.ndarray) -> None:

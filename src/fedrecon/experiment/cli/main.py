@@ -42,6 +42,7 @@ COMMANDS = {
     "sweep": "tune settings on the validation clients",
     "describe": "what is in a data file: clients, examples, histograms",
     "convert": "write rating files of any size as a client file",
+    "check": "whether client files hold what was written",
     "generate": "write generated ratings, of any size",
     "settings": "list all settings, with meanings and defaults",
 }

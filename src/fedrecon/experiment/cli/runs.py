@@ -110,7 +110,7 @@ def holds_ratings(path: Path) -> bool:
     if not path.exists():
         # Only the name can tell which experiment's message about the missing file helps more.
         return not strip_packing(path.name.lower()).endswith((*LINES, *SQLITE))
-    if path.is_file() and is_client_file(path):
+    if is_client_file(path):
         return {"item", "rating"} <= set(Clients.open(path).fields)
     return not holds_texts(path)
 

@@ -22,10 +22,9 @@ from fedrecon.experiment.storage.metrics_log import SEEN
 from fedrecon.experiment.storage.noise_keys import RELEASES
 from fedrecon.experiment.storage.run_folder import (
     CHECKPOINTS,
-    FINGERPRINT,
     RESULT,
     VOCABULARIES,
-    read_fingerprint,
+    saved_digests,
 )
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.tasks._task import Task
@@ -291,7 +290,8 @@ def earlier_ledger(start: Path, task: Task) -> Ledger | None:
                 f"resume it"
             )
         return Ledger.from_values(result["privacy"])
-    if (start / FINGERPRINT).is_file() and read_fingerprint(start)["clients"]["train"] == digest(task.train):
+    there = saved_digests(start).get("train")
+    if there is not None and there == digest(task.train, there):
         raise SettingError(
             f"training.initial_global_params must not come from a run without privacy on the same clients, "
             f"got {start}: its parameters hold what noise is to hide"

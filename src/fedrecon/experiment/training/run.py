@@ -34,7 +34,7 @@ from fedrecon.experiment.storage.metrics_log import (
     rows,
 )
 from fedrecon.experiment.storage.resource_usage import Stopwatch, device_memory, peak_memory
-from fedrecon.experiment.storage.run_folder import RunFolder
+from fedrecon.experiment.storage.run_folder import RunFolder, saved_digests
 from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
 from fedrecon.experiment.training.divergence import divergence, last_evaluations
 from fedrecon.experiment.training.evaluation_rows import Evaluated
@@ -90,6 +90,7 @@ def run(
             out, progress, listener = None, None, None
         folder = None
         if out is not None:
+            spec.compare_with(saved_digests(Path(out)))
             folder = RunFolder(Path(out), spec.configuration(), spec.fingerprint(), spec.counts())
             stack.callback(folder.close)
             require_files(folder)
