@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class ReleasingFile:
 
     closed = False  # for Arrow, which asks
 
-    def __init__(self, file: IO[bytes], arrays: Iterable[np.ndarray]):
+    def __init__(self, file: Any, arrays: Iterable[np.ndarray]):
         self._file = file
         # NumPy hands out the map under no other name.
         self._maps: list[Any] = [vars(array)["_mmap"] for array in arrays if isinstance(array, np.memmap)]
