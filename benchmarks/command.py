@@ -34,6 +34,10 @@ BENCHMARKS = {
     "population": ("population", "a million clients on the disk: writing, opening, rounds (minutes)"),
     "privacy": ("privacy_cost", "rounds with user-level differential privacy, and without"),
     "ranking": ("ranking", "how well peers that see all data rank; needs --data"),
+    "wire": (
+        "wire",
+        "a deployment's messages: encoding and decoding over Arrow's, bytes over a simulation's",
+    ),
     "run": ("whole_run", "fedrecon run from process start to end, cold and warm"),
 }
 

@@ -3,8 +3,8 @@
     python benchmarks/on_device.py --export DIR
 
 The export is one of `experiments/movielens-newton.toml`, made with `--static` for the part in the browser.
-Each pair is measured in turn, on one thread; what is shown is the median of chunks and, for machines with
-neighbours, the least.
+Chunks of each pair are measured in turn, on one thread, after a warm-up. What is shown is the median of the
+chunks, the median of the ratios of neighbouring chunks, and, for machines with neighbours, the least.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 from fedrecon.export import Session
 
 CHUNKS, CALLS = 41, 25
+WARM_UP = 3  # seconds of calls before the first chunk that counts: the browser compiles while it runs
 
 
 def main() -> None:
@@ -36,14 +38,27 @@ def main() -> None:
     native: Callable[[], Any] = lambda: session.runtime.run(["top_item", "top_score"], given)  # noqa: E731
     numpy = by_hand(session, given, size)
     assert set(native()[0].tolist()) == set(numpy().tolist())
-    (a, least_a), (b, least_b) = in_turn(native, numpy)
-    print(f"ONNX Runtime {a:.3f} ms, NumPy {b:.3f} ms: {a / b:.2f} times; ", end="")
-    print(f"at least {least_a:.3f} and {least_b:.3f} ms: {least_a / least_b:.2f} times")
+    print(f"load {os.getloadavg()[0]:.1f}")
+    show("ONNX Runtime", "NumPy", in_turn(chunks_of(native), chunks_of(numpy)))
     if (options.export / "index.html").exists() and shutil.which("chromium"):
-        c, least, loaded = in_browser(options.export, given)
-        print(f"Chromium {c:.3f} ms, native {a:.3f} ms: {c / a:.2f} times; ", end="")
-        print(f"at least {least:.3f} and {least_a:.3f} ms: {least / least_a:.2f} times")
-        print(f"first recommendation after navigation, cold cache: {loaded:.2f} s")
+        with browser(options.export) as (page, loads):
+            load = sorted(loads)
+            print(f"first recommendation after navigation, cold cache: {np.median(load):.2f} s, ", end="")
+            print(f"{load[0]:.2f} to {load[-1]:.2f} s")
+            prepare(page, given)
+            show("Chromium", "native", in_turn(lambda: float(page.evaluate("chunk()")), chunks_of(native)))
+
+
+Pairs = list[tuple[float, float]]
+
+
+def show(one: str, other: str, pairs: Pairs) -> None:
+    """Prints what chunks of two ways took in turn."""
+    a, b = np.array(pairs).T
+    print(
+        f"{one} {np.median(a):.3f} ms, {other} {np.median(b):.3f} ms: {np.median(a / b):.2f} times; "
+        f"at least {a.min():.3f} and {b.min():.3f} ms: {a.min() / b.min():.2f} times"
+    )
 
 
 def arguments(session: Session, count: int) -> Mapping[str, np.ndarray]:
@@ -87,62 +102,73 @@ def fitted(session: Session, bias: np.ndarray, factors: np.ndarray) -> tuple[np.
     return penalties, np.float32(np.mean(none - bias))
 
 
-def in_turn(one: Callable[[], Any], other: Callable[[], Any]) -> Any:
-    """Milliseconds a call of each: the median of chunks, and the least."""
-    times: tuple[list[float], list[float]] = [], []
-    for chunk in range(CHUNKS + 2):
-        for run, found in zip((one, other), times, strict=True):
-            begun = time.perf_counter()
-            for _ in range(CALLS):
-                run()
-            if chunk >= 2:
-                found.append((time.perf_counter() - begun) / CALLS * 1000)
-    return tuple((float(np.median(x)), float(np.min(x))) for x in times)
+def chunks_of(run: Callable[[], Any]) -> Callable[[], float]:
+    """A function that makes a chunk of calls and returns the milliseconds of one."""
+
+    def chunk() -> float:
+        begun = time.perf_counter()
+        for _ in range(CALLS):
+            run()
+        return (time.perf_counter() - begun) / CALLS * 1000
+
+    return chunk
 
 
-def in_browser(folder: Path, given: Mapping[str, np.ndarray]) -> tuple[float, float, float]:
-    """Milliseconds a run in Chromium, the least, and seconds from navigation to the first recommendation."""
+def in_turn(one: Callable[[], float], other: Callable[[], float]) -> Pairs:
+    """Milliseconds a call of each, chunk by chunk in turn."""
+    for chunk in (one, other):
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < WARM_UP:
+            chunk()
+    return [(one(), other()) for _ in range(CHUNKS)]
+
+
+@contextmanager
+def browser(folder: Path) -> Iterator[tuple[Any, list[float]]]:
+    """A page of an export in Chromium, and seconds from navigation to its first recommendation, ten times."""
     from playwright.sync_api import sync_playwright
 
     from fedrecon.export._web.server import server_of
 
     files = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
-    numbers = {name: x.astype(float).tolist() for name, x in given.items() if name != "mask"}
-    script = """async ([given, size, count]) => {
-        const {Engine, start} = await import("./engine.js");
-        await start();
-        const engine = await (await Engine.read("")).open();
-        await engine.optimise();
-        const times = [];
-        for (let chunk = 0; chunk < count + 5; chunk++) {  // the browser's clock is coarse
-            const begun = performance.now();
-            for (let i = 0; i < 25; i++) await engine.run(given, size, ["top_item", "top_score"]);
-            times.push((performance.now() - begun) / 25);
-        }
-        return times.slice(5);
-    }"""
-    with server_of(folder, [*files, "bare.html"]) as server, sync_playwright() as playwright:
+    with server_of(folder, files) as server, sync_playwright() as playwright:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         url = f"http://127.0.0.1:{server.server_address[1]}/"
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         loads = []
         for _ in range(10):
-            context = browser.new_context()
+            context = chromium.new_context()
             page = context.new_page()
             begun = time.perf_counter()
             page.goto(url, wait_until="commit")
             page.wait_for_selector("#top-0 li")
             loads.append(time.perf_counter() - begun)
             context.close()
-        page = browser.new_page()
+        page = chromium.new_page()
         page.route("**/page.js", lambda route: route.fulfill(body="", content_type="text/javascript"))
         page.goto(url)
-        times = page.evaluate(script, [numbers, len(given["item"]), CHUNKS])
-        browser.close()
+        yield page, loads
+        chromium.close()
         server.shutdown()
         thread.join()
-    return float(np.median(times)), float(np.min(times)), float(np.median(loads))
+
+
+def prepare(page: Any, given: Mapping[str, np.ndarray]) -> None:
+    """Opens the model in the page, which gets a function `chunk()` like that of `chunks_of`."""
+    numbers = {name: x.astype(float).tolist() for name, x in given.items() if name != "mask"}
+    script = """async ([given, size, calls]) => {
+        const {Engine, start} = await import("./engine.js");
+        await start();
+        const engine = await (await Engine.read("")).open();
+        await engine.optimise();
+        globalThis.chunk = async () => {
+            const begun = performance.now();
+            for (let i = 0; i < calls; i++) await engine.run(given, size, ["top_item", "top_score"]);
+            return (performance.now() - begun) / calls;
+        };
+    }"""
+    page.evaluate(script, [numbers, len(given["item"]), CALLS])
 
 
 if __name__ == "__main__":

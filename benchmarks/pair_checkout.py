@@ -36,6 +36,9 @@ class Usage(NamedTuple):
 class Checkout:
     """A checkout of this repository whose commands run on its own code and with caches of their own.
 
+    Attributes:
+        commands: The number of commands that were run so far.
+
     Args:
         root: The checkout's folder, which holds `src/fedrecon` and `benchmarks`.
         scratch: A folder for its caches and for what its commands write; it is made where it is missing.
@@ -46,6 +49,7 @@ class Checkout:
 
     def __init__(self, root: Path, scratch: Path):
         self.root, self.scratch = root.resolve(), scratch
+        self.commands = 0
         for part in ("src/fedrecon/__init__.py", "benchmarks/__main__.py"):
             if not (self.root / part).is_file():
                 raise NotACheckoutError(
@@ -66,6 +70,7 @@ class Checkout:
         Raises:
             RuntimeError: The command failed; the message holds the end of what it printed.
         """
+        self.commands += 1
         # Programs that the user has compiled before must not spare one side its work.
         environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
         environment["PYTHONPATH"] = os.pathsep.join([str(self.root / "src"), str(self.root)])

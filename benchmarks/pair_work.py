@@ -18,6 +18,7 @@ FACTORS = 50
 SERVED = 50_000  # clients, so that serving them takes longer than starting
 RATINGS = 80  # of a client, on average
 TOP = "20"
+TRIALS = 20
 _WITHOUT_RATIO = ("", "x", "%")  # units of counts and of what is a ratio already
 _SERVED_IN = re.compile(r"clients in ([\d.]+) s")
 
@@ -77,6 +78,13 @@ def works(benchmarks: Iterable[str]) -> dict[str, Work]:
             "fedrecon run experiments/ranking.toml, 20 rounds and an evaluation of all clients",
             _nothing,
             partial(_run, "ranking", 20, ()),
+            needs_ratings=True,
+        ),
+        "sweep": Work(
+            f"fedrecon sweep of two learning rates of experiments/movielens.toml at one reconstruction epoch:"
+            f" {TRIALS} trials of 100 rounds",
+            _nothing,
+            _sweep,
             needs_ratings=True,
         ),
         "personalize": Work(
@@ -156,6 +164,23 @@ def _run(
         Measure("tracing and compiling", "s"): seconds["compilation"],
         Measure("after the first round", "s"): seconds["total"] - seconds["to_first_round"],
     }
+
+
+def _sweep(checkout: Checkout, options: Options, ratings: Path | None) -> Sample:
+    """Tunes an experiment of this checkout, the same for both sides; no trial was compiled before."""
+    folder, space = checkout.scratch / "sweep", checkout.scratch / "space.toml"
+    shutil.rmtree(folder, ignore_errors=True)  # a sweep that is there would go on
+    space.write_text(
+        "algorithm.update.optimizer.learning_rate = { low = 0.1, high = 1.0, log = true }\n"
+        "algorithm.reconstruct.optimizer.learning_rate = { low = 0.05, high = 0.5, log = true }\n",
+        encoding="utf-8",
+    )
+    command = ["-m", "fedrecon", "sweep", str(HERE / "experiments" / "movielens.toml"), str(space)]
+    command += ["--data", str(ratings), "--out", str(folder), "--trials", str(TRIALS)]
+    # Another seed in every run, so that no program of a trial is in the cache of compiled programs.
+    command += ["--seed", str(checkout.commands), "--set=algorithm.reconstruct.epochs=1"]
+    sample, _ = _measured(checkout, [*command, f"--set=training.rounds={options.rounds or 100}"])
+    return sample
 
 
 def _prepare_serving(checkout: Checkout, options: Options, ratings: Path | None) -> None:

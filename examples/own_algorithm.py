@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon import Algorithm, AlternateBatches, Solver, fedavg, fedrecon, optimizer, train
-from fedrecon.algorithms import subkeys, update_of
+from fedrecon.algorithms import solve_params, subkeys, update_of
 from fedrecon.core import on_global, on_local
 from fedrecon.datasets.ratings import synthetic
 from fedrecon.models import matrix_factorization
@@ -19,13 +19,13 @@ def learned_start(model: Any, reconstruct: Any, update: Any, server_optimizer: A
 
     def fit(broadcast: Any, client_state: Any, support: Any, key: Any) -> Any:
         g, start = broadcast.global_params
-        return reconstruct(on_local(model, g), start, support, key, broadcast.round)[0]
+        return solve_params(reconstruct, on_local(model, g), start, support, key, broadcast.round)[0]
 
     def client_update(broadcast: Any, client_state: Any, examples: Any, key: Any) -> Any:
         (g, start), (k_split, k_local, k_global) = broadcast.global_params, subkeys(key, 3)
         support, query = split(examples, k_split)
         local = fit(broadcast, client_state, support, k_local)
-        new, metrics = update(on_global(model, local), g, query, k_global, broadcast.round)
+        new, metrics = solve_params(update, on_global(model, local), g, query, k_global, broadcast.round)
         return update_of(jax.tree.map(jnp.subtract, (new, local), (g, start)), {}, metrics), client_state
 
     served = replace(model, metrics=lambda params, local, x: model.metrics(params[0], local, x), tables=())

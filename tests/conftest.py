@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+# Where Matplotlib is loaded, commands draw figures in their own process: so tests do not pay for another one.
+import matplotlib.figure  # noqa: F401
 import pytest
 from hypothesis import settings
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tests.small import ITEMS, federation, rating_model, sgd, solver
 
-from fedrecon.algorithms._base import Algorithm
+from fedrecon.algorithms._base import Algorithm, Broadcast
 from fedrecon.algorithms._ditto import ditto
 from fedrecon.algorithms._fedalt import fedalt
 from fedrecon.algorithms._fedavg import fedavg
@@ -34,6 +34,8 @@ from fedrecon.export._check import TOLERANCE
 from fedrecon.export._compare import Checks
 from fedrecon.export._export import Subject, export
 from fedrecon.export._session import Session
+from fedrecon.export._training import Training, write_update
+from fedrecon.export._updates import Updates
 from fedrecon.models._implicit_matrix_factorization import implicit_factorization
 from fedrecon.models.next_word._model import next_word_lstm
 from fedrecon.models.next_word._transformer import next_word_transformer
@@ -124,6 +126,22 @@ def test_algorithms(name, kind, tmp_path, few):
         )
     )
     assert any(entry["name"] == "start" for entry in session.description["inputs"]) == stateful
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_updates(name, tmp_path):
+    """`write_update` compares the deltas of clients and of random examples with those in JAX."""
+    algorithm = PERSONAL[name](rating_model(scale=True), SOLVERS["momentum"])
+    state = algorithm.init(jax.random.key(1))
+    keys = np.arange(2 * len(RATINGS), dtype=np.uint32).reshape(-1, 2)
+    own = [RATINGS[client] for client in RATINGS.ids]
+    training = Training(fields_of(RATINGS), ranges_of(RATINGS), 12, own, keys)
+    write_update(algorithm, state, training, tmp_path, 0)
+    longest = int(np.argmax(RATINGS.num_examples))
+    broadcast = Broadcast(state.global_params, state.round)
+    update = Updates(tmp_path)(broadcast, own[longest], keys[longest])
+    moved = max(float(np.abs(x).max()) for x in jax.tree.leaves(update.delta.total))
+    assert np.isfinite(moved) and (moved > 1e-3) == (name != "local_only") and update.delta.weight > 0
 
 
 def sentences(words: int, buckets: int) -> Clients:

@@ -1,7 +1,8 @@
 """A transport for tests: a server and nodes as processes that talk over the loopback interface.
 
 Started as `python -m tests.integration.loopback server FOLDER` and `… node FOLDER NUMBER`. Files of the
-folder say what goes wrong.
+folder say what goes wrong. All bytes that nodes send are kept in `received.bin`, and what must not be among
+them in files of each node, see `Secrets`.
 """
 
 import json
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tests.small import Given, federation, rating_model, sgd, solver
 
@@ -43,10 +45,15 @@ def server_of(sampling: Any = EVERYBODY) -> Server:
 
 
 class Connection:
-    """Messages over a socket, each after its length."""
+    """Messages over a socket, each after its length.
 
-    def __init__(self, socket: Any):
-        self.socket, self._read = socket, b""
+    Args:
+        socket: The socket.
+        kept: The file to which all bytes that arrive are appended; None, the default, for none.
+    """
+
+    def __init__(self, socket: Any, kept: Path | None = None):
+        self.socket, self._read, self._kept = socket, b"", kept
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(_LENGTH.pack(len(data)) + data)
@@ -59,6 +66,9 @@ class Connection:
             return None
         if not data:
             return None
+        if self._kept is not None:
+            with open(self._kept, "ab") as file:
+                file.write(data)
         self._read += data
         found = []
         while len(self._read) >= 4:
@@ -112,7 +122,8 @@ class Sockets:
         sockets = {node.socket: node for node in self._nodes}
         for ready in select.select([self._listener, *sockets], [], [], seconds)[0]:
             if ready is self._listener:
-                self._nodes[Connection(self._listener.accept()[0])] = None
+                kept = self._folder / "received.bin"
+                self._nodes[Connection(self._listener.accept()[0], kept)] = None
                 continue
             node = sockets[ready]
             messages = node.arrived()
@@ -133,8 +144,8 @@ class Noting(Endpoint):
 
     def receive(self, data: bytes) -> Refusal | None:
         found = super().receive(data)
-        if self.server.answered and self.faults.get("kill") == self.server.round:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.server.answered:
+            self._perhaps_die("kill", self.server.round)
         return found
 
     def step(self) -> Any:
@@ -142,17 +153,51 @@ class Noting(Endpoint):
         found = super().step()
         with open(self.folder / "counted.jsonl", "a") as file:
             file.write(json.dumps([found[0].round, answered]) + "\n")
+        self._perhaps_die("kill before the state is saved", found[0].round)
         if self.faults.get("full") == found[0].round:
-            # As on a full disk, the next file does not get all of its bytes.
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
+            disk_is_full(True)
         return found
+
+    def checkpointed(self) -> None:
+        super().checkpointed()
+        self._perhaps_die("kill after the state was saved", self.server.round - 1)
+
+    def _perhaps_die(self, when: str, round: int) -> None:
+        if self.faults.get(when) == round:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def disk_is_full(full: bool) -> None:
+    """As on a full disk, the next file does not get all of its bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = 64 if full else resource.RLIM_INFINITY
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+class Secrets:
+    """Keeps what must not leave a node: the states of its clients, which are local parameters, byte by byte.
+
+    Args:
+        path: The file to which each state is appended, as a line of hexadecimal digits.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def keep(self, node: Node) -> None:
+        """Keeps the present states of all clients that the node has prepared."""
+        with open(self._path, "a") as file:
+            for client in node._prepared.values():
+                for leaf in jax.tree.leaves(client.state):
+                    file.write(np.asarray(leaf).tobytes().hex() + "\n")
 
 
 def serve(folder: Path) -> None:
+    # The faults of this start and of later ones.
+    faults, *later = json.loads((folder / "server.json").read_text()) or [{}]
+    (folder / "server.json").write_text(json.dumps(later))
     end = Noting(server_of())
-    end.folder, end.faults = folder, json.loads((folder / "server.json").read_text())
-    (folder / "server.json").write_text("{}")  # a server that is started again does not fail again
+    end.folder, end.faults = folder, faults
     sockets = Sockets(folder)
     sockets.wait_for(NODES)
     for done in range(1, ROUNDS + 1):
@@ -183,7 +228,16 @@ def answer(folder: Path, number: int) -> None:
     plan = folder / f"node-{number}.json"
     faults = json.loads(plan.read_text()) if plan.exists() else {}
     clients = CLIENTS.take(range(number, len(NAMES), NODES))
-    node = Node(ALGORITHM, Store(clients, folder / f"node-{number}"), seed=SEED, run="loopback")
+    raising: set[str] = set()
+
+    def may(name: Any, round: int) -> bool:
+        if str(round) in raising:
+            raise ZeroDivisionError(f"the secret of {name}")
+        return True
+
+    store = Store(clients, folder / f"node-{number}")
+    node = Node(ALGORITHM, store, seed=SEED, run="loopback", may_take_part=may)
+    secrets = Secrets(folder / f"node-{number}.secrets")
     end = time.monotonic() + 2 * PATIENCE
     while not (folder / "done").exists() and time.monotonic() < end:
         try:
@@ -199,7 +253,11 @@ def answer(folder: Path, number: int) -> None:
                 message = decode(data)
                 kind = faults.pop(str(message.round), "") if message.kind == "broadcast" else ""
                 plan.write_text(json.dumps(faults))  # a node that is started again does not fail again
+                if kind == "raise":
+                    raising.add(str(message.round))
                 _respond(connection, node, data, kind)
+                raising.clear()
+                secrets.keep(node)
 
 
 def _waited(connection: Connection) -> list[bytes] | None:
@@ -211,7 +269,11 @@ def _waited(connection: Connection) -> list[bytes] | None:
 def _respond(connection: Connection, node: Node, data: bytes, kind: str) -> None:
     if kind == "die before":
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "full":
+        disk_is_full(True)
     found = node.handle(data)
+    if kind == "full":
+        disk_is_full(False)
     if kind == "die during":  # half of the update is on its way
         connection.socket.sendall(_LENGTH.pack(len(found)) + found[: len(found) // 2])
         os.kill(os.getpid(), signal.SIGKILL)

@@ -275,7 +275,7 @@ def test_a_killed_inference_goes_on_to_the_same_file(run, fedrecon, process, hom
     assert table.schema.field("user/factors").type.list_size == 4
     assert "7 of 7 parts are there already" in fedrecon(*asked, "killed.parquet").stdout
     other = fedrecon(*asked, "killed.parquet", "--top", 3, check=False)
-    assert "belongs to another request: wanted.top is None there and 3 here" in other.stderr
+    assert "belongs to another request: it was made without --top and not with --top 3" in other.stderr
 
 
 KILLED_SHARE = """
@@ -316,7 +316,7 @@ def test_shares_fill_one_file_whatever_is_killed(run, fedrecon, process, home, m
     asked = (*asked, "shared.parquet")
     for options, message in (
         (["--join"], "all shares must be made to be joined. Missing: --share 1/2 lacks 3 parts"),
-        (["--share", "1/2", "--top", 3], "wanted.top is None there and 3 here"),
+        (["--share", "1/2", "--top", 3], "it was made without --top and not with --top 3"),
         (["--share", "1/2", "--join"], "--share makes parts and --join joins those that are there"),
         (["--share", "3/2"], "--share must be I/N with I from 1 to N, such as 1/4 for the first of four"),
     ):

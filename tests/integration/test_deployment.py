@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from tests.integration.apps import write_ratings
 
-from fedrecon.datasets.ratings._synthetic import synthetic
 from fedrecon.deployment._client import Client
 from fedrecon.deployment._messages import (
     broadcast_from,
@@ -73,17 +73,7 @@ def check(state, deployed, predicted, counted, lengths):
 
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory):
-    """Generated ratings in a file as MovieLens has them."""
-    clients, _ = synthetic(60, 150, seed=1)
-    path = tmp_path_factory.mktemp("ratings") / "ratings.csv"
-    lines = ["userId,movieId,rating,timestamp"]
-    for user in clients.ids.tolist():
-        data = clients[user]
-        lines += [
-            f"{user},{i},{r},{t}" for t, (i, r) in enumerate(zip(data["item"], data["rating"], strict=True))
-        ]
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return write_ratings(tmp_path_factory.mktemp("ratings") / "ratings.csv")
 
 
 def test_generated_ratings(repository, recipe, ratings):

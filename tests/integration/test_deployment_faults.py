@@ -105,7 +105,7 @@ def check(folder):
 def test_nodes_that_die_and_nodes_that_answer_wrongly(tmp_path, repository):
     wrong = {"1": "garbage", "2": "nan", "3": "shape", "4": "round", "5": "twice", "6": "late"}
     dying = {1: {"1": "die before"}, 2: {"2": "die during"}, 3: {"3": "die after"}}
-    with federation(tmp_path, repository, {"hurry": 6}, {0: wrong, **dying}) as processes:
+    with federation(tmp_path, repository, [{"hurry": 6}], {0: wrong, **dying}) as processes:
         counted, records = check(tmp_path)
     assert sorted(processes.statuses) == sorted([("node", -9)] * 3 + [("node", 0)] * NODES + [("server", 0)])
     everybody = len(NAMES)
@@ -122,18 +122,72 @@ def test_nodes_that_die_and_nodes_that_answer_wrongly(tmp_path, repository):
     assert 0 in counted[5] and not any(0 in counted[round] for round in (1, 2, 3, 4))
 
 
-def test_server_that_dies_in_a_round(tmp_path, repository):
-    with federation(tmp_path, repository, {"kill": 1}, {2: {"3": "die during"}}) as processes:
+def test_server_that_dies_in_a_round_and_around_its_checkpoints(tmp_path, repository):
+    kills = [
+        {"kill": 1},
+        {"kill before the state is saved": 3},
+        {"kill after the state was saved": 5},
+    ]
+    with federation(tmp_path, repository, kills, {2: {"4": "die during"}}) as processes:
         counted, _ = check(tmp_path)
-    assert processes.statuses.count(("server", -9)) == 1
+    assert processes.statuses.count(("server", -9)) == 3
     assert processes.statuses.count(("node", -9)) == 1
     assert len(counted[1]) == len(NAMES)
+    tried = [json.loads(line)[0] for line in (tmp_path / "counted.jsonl").read_text().splitlines()]
+    assert tried.count(3) == 2  # computed, lost before it was saved, and computed again
+    assert tried.count(5) == 1  # saved, and not applied a second time
 
 
 def test_disk_that_is_full_at_the_checkpoint(tmp_path, repository):
-    with federation(tmp_path, repository, {"full": 2}, {}) as processes:
+    with federation(tmp_path, repository, [{"full": 2}], {}) as processes:
         counted, _ = check(tmp_path)
     assert processes.statuses.count(("server", 1)) == 1
     assert len(counted[2]) == len(NAMES)
     tried = [json.loads(line)[0] for line in (tmp_path / "counted.jsonl").read_text().splitlines()]
     assert tried.count(2) == 2  # computed, lost with its checkpoint, and computed again
+
+
+def test_node_whose_disk_is_full_answers_that_it_failed(tmp_path, repository):
+    with federation(tmp_path, repository, [], {1: {"2": "full"}}) as processes:
+        counted, records = check(tmp_path)
+    assert all(status == 0 for _, status in processes.statuses)
+    refused = {r["round"]: r["refused"] for r in records}
+    assert refused == {round: {"failed": 1} if round == 2 else {} for round in range(ROUNDS)}
+    assert len(counted[2]) == len(NAMES) - 1 and len(counted[3]) == len(NAMES)
+
+
+def test_no_byte_that_nodes_send_is_a_local_parameter_an_example_or_the_text_of_an_error(
+    tmp_path, repository
+):
+    with federation(tmp_path, repository, [], {0: {"2": "raise"}, 3: {"5": "die during"}}):
+        _, records = check(tmp_path)
+    sent = (tmp_path / "received.bin").read_bytes()
+    assert {r["round"]: r["refused"] for r in records if r["refused"]} == {2: {"failed": 1}}
+    for needle in (b"secret", b"ZeroDivision", b"Error", b"Traceback", b"File "):
+        assert needle not in sent
+    states = {
+        bytes.fromhex(line)
+        for path in tmp_path.glob("node-*.secrets")
+        for line in path.read_text().splitlines()
+        if line
+    }
+    # A state of fewer bytes, such as a counter, would be found by chance.
+    states = {state for state in states if len(state) >= 8 and any(state)}
+    assert len(states) > len(NAMES)
+    assert not [state.hex() for state in states if state in sent]
+    looked_for = set()
+    for name in NAMES:
+        examples = CLIENTS[name]
+        if len(examples["rating"]) < 3:
+            continue
+        # What is looked for is found where it is: the rows of the client's request, in their own order.
+        rows = np.unique(np.concatenate([examples["item"], examples["previous"]])).astype(np.int32)
+        assert rows.tobytes() in sent
+        for field, values in examples.items():
+            # Few different values would be found by chance; rows in ascending order are the request itself.
+            if len(np.unique(values)) < 3 or (field != "rating" and np.all(np.diff(values) > 0)):
+                continue
+            for kind in (np.float32, np.float64, np.int32, np.int64):
+                assert values.astype(kind).tobytes() not in sent, (name, field)
+                looked_for.add((field, kind))
+    assert len(looked_for) == 12

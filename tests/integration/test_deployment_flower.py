@@ -6,8 +6,8 @@ import os
 import signal
 
 import pytest
+from tests.integration.apps import COHORT, write_app, write_ratings
 
-from fedrecon.datasets.ratings._synthetic import synthetic
 from fedrecon.errors import RunError
 from fedrecon.experiment.cli.main import main
 
@@ -20,23 +20,11 @@ ROUNDS = 4
 
 @pytest.fixture(scope="module")
 def ratings(tmp_path_factory):
-    clients, _ = synthetic(60, 150, seed=1)
-    path = tmp_path_factory.mktemp("ratings") / "ratings.csv"
-    lines = ["userId,movieId,rating,timestamp"]
-    for user in clients.ids.tolist():
-        data = clients[user]
-        pairs = zip(data["item"], data["rating"], strict=True)
-        lines += [f"{user},{item},{rating},{time}" for time, (item, rating) in enumerate(pairs)]
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return write_ratings(tmp_path_factory.mktemp("ratings") / "ratings.csv")
 
 
 def app(folder, repository, recipe):
-    experiment = str(repository / "experiments" / f"{recipe}.toml")
-    settings = [f"training.rounds={ROUNDS}", "training.clients_per_round=20", f"evaluation.every={ROUNDS}"]
-    changes = [word for text in settings for word in ("--set", text)]
-    assert main(["deploy", "init", str(folder), "--experiment", experiment, *changes]) == 0
-    return folder
+    return write_app(folder, repository / "experiments" / f"{recipe}.toml", ROUNDS)
 
 
 @pytest.mark.parametrize("recipe", ["movielens", "movielens-newton"])
@@ -47,7 +35,7 @@ def test_four_processes_give_the_numbers_of_the_simulator(tmp_path, repository, 
     result = json.loads((run / "result.json").read_text())
     assert result["deployment"]["largest_difference"] <= 1e-5
     lines = [json.loads(line) for line in (run / "rounds.jsonl").read_text().splitlines()]
-    assert [line["answered"] for line in lines] == [20] * ROUNDS
+    assert [line["answered"] for line in lines] == [COHORT] * ROUNDS
     assert main(["evaluate", str(run)]) == 0
     assert main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 0
 

@@ -4,20 +4,17 @@ import http.client
 import importlib.util
 import json
 import os
-import shutil
-import socket
 import ssl
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from tests.integration.apps import COHORT, write_app, write_ratings
+from tests.integration.proxies import CONTROL, DISGUISES, FLEET, post, proxy
 
-from fedrecon.datasets.ratings._synthetic import synthetic
 from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.deploying.flower_app import experiment_of
 from fedrecon.experiment.deploying.flower_processes import (
@@ -39,16 +36,6 @@ pytestmark = [
     ),
 ]
 PATIENCE = 600.0
-CONTROL, FLEET = "/v1/control/start-run", "/v1/fleet/get-run"
-# Other ways to write the path of the operator's interface, some of which a careless proxy would pass on.
-DISGUISES = [
-    "/v1/fleet/../control/start-run",
-    "/v1/fleet/%2e%2e/control/start-run",
-    "//v1/control/start-run",
-    "/v1/fleet/get-run/../../control/start-run",
-    "/v1/runtime/pull-task-input",
-    "/",
-]
 
 
 def wait_for(there):
@@ -56,17 +43,6 @@ def wait_for(there):
     while not there():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.2)
-
-
-def post(port, path, authority=None):
-    """The status that a server answers to an empty message."""
-    context = ssl.create_default_context(cafile=authority)
-    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
-    try:
-        connection.request("POST", path, b"", {"Content-Type": "application/octet-stream"})
-        return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -129,31 +105,13 @@ def test_plain_http_and_other_authorities_are_refused(federation):
     assert post(port, FLEET, keys.certificates.authority) in (400, 401, 403, 415, 422)
 
 
-@contextmanager
-def nginx(folder, text):
-    program = shutil.which("nginx", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
-    if program is None:
-        pytest.skip("needs nginx: apt-get install nginx")
-    folder.mkdir()
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    places = "".join(f'  {kind}_temp_path "{folder / kind}";\n' for kind in kinds) + "  access_log off;\n"
-    (folder / "nginx.conf").write_text(text.replace("http {\n", "http {\n" + places))
-    settings = f'daemon off; pid "{folder / "pid"}"; error_log stderr;'
-    process = subprocess.Popen([program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", settings])
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def test_proxy_passes_on_what_nodes_need_and_nothing_else(federation):
     folder, port, keys, _, processes = federation
     listen, authority = free_ports(1)[0], keys.certificates.authority
     direct = post(port, FLEET, authority)
     assert post(port, CONTROL, authority) not in (403, 404)  # the SuperLink itself would take a run
-    with nginx(folder / "nginx", nginx_config(listen, "localhost", port, keys.certificates)) as process:
-        wait_for(lambda: process.poll() is not None or is_open(listen))
+    text = nginx_config(listen, "localhost", port, keys.certificates)
+    with proxy("nginx", folder / "nginx", text, listen):
         for path in (CONTROL, *DISGUISES):
             assert post(listen, path, authority) in (400, 403), path
         assert post(listen, FLEET, authority) == direct
@@ -169,28 +127,14 @@ def test_proxy_passes_on_what_nodes_need_and_nothing_else(federation):
         wait_for(lambda: "SuperNode ID" in processes.log("proxied").read_text())
 
 
-def is_open(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture
 def server(tmp_path, repository):
     """The folder of a server, with two nodes that have their data."""
-    clients, _ = synthetic(60, 150, seed=1)
-    lines = ["userId,movieId,rating,timestamp"]
-    for user in clients.ids.tolist():
-        pairs = zip(clients[user]["item"], clients[user]["rating"], strict=True)
-        lines += [f"{user},{item},{rating},{time}" for time, (item, rating) in enumerate(pairs)]
-    (tmp_path / "ratings.csv").write_text("\n".join(lines) + "\n")
-    app, folder = tmp_path / "app", tmp_path / "spring"
-    settings = ["training.rounds=2", "training.clients_per_round=20", "evaluation.every=2"]
-    changes = [word for text in settings for word in ("--set", text)]
-    recipe = str(repository / "experiments" / "movielens.toml")
-    assert main(["deploy", "init", str(app), "--experiment", recipe, *changes]) == 0
+    data = str(write_ratings(tmp_path / "ratings.csv"))
+    folder = tmp_path / "spring"
+    app = write_app(tmp_path / "app", repository / "experiments" / "movielens.toml", 2)
     port = free_ports(1)[0]
     (app / "deployment.toml").write_text(f'address = "127.0.0.1:{port}"\nnodes = 2\n')
-    data = str(tmp_path / "ratings.csv")
     assert main(["deploy", "prepare", str(app), "--data", data, "--out", str(folder)]) == 0
     assert main(["deploy", "keys", "create", str(folder), "north", "south"]) == 0
     train = task_of(experiment_of(app, (f"data.path='{data}'",))).train
@@ -210,7 +154,7 @@ def test_server_and_nodes_are_commands_of_their_own(server, tmp_path):
         assert processes.status("server") == 0, processes.log("server").read_text()
         assert processes.status("north") is None and processes.status("south") is None
     lines = [json.loads(line) for line in (server / "rounds.jsonl").read_text().splitlines()]
-    assert [line["answered"] for line in lines] == [20, 20]
+    assert [line["answered"] for line in lines] == [COHORT] * 2
     with np.load(server / "global_params.npz") as params:
         assert {name.split("/")[0] for name in params} >= {"item"}
         assert all(np.all(np.isfinite(params[name])) for name in params)

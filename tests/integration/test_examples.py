@@ -49,6 +49,13 @@ def number(text, pattern):
     return float(found[1])
 
 
+def test_keras_batch_norm(repository, run):
+    pytest.importorskip("keras", reason="Keras is not installed")
+    described, result = run(repository / "examples/keras_batch_norm.py").rsplit("\n", 2)[:2]
+    assert "norm/moving_variance  global state" in described and "head/kernel" in described
+    assert number(result, "test rmse=") < 1.5
+
+
 def test_own_algorithm(repository, run):
     path = repository / "examples/own_algorithm.py"
     assert len(path.read_text().splitlines()) <= 40

@@ -127,6 +127,22 @@ def titles(folder: Path) -> dict[str, str]:
     return content
 
 
+def test_a_model_that_names_no_range_of_ratings_takes_one_to_five_stars(chromium, films, tmp_path):
+    out = tmp_path / "site"
+    shutil.copytree(films, out)
+    description = json.loads((out / "model.json").read_text())
+    (rating,) = [entry for entry in description["inputs"] if entry["name"] == "rating"]
+    del rating["range"]
+    (out / "model.json").write_text(json.dumps(description))
+    with Open(chromium, out) as opened:
+        identity = str(Session(films).vocabularies["item"][3])
+        opened.rate(identity, titles(out)[identity], 4)
+        opened.settled(1)
+        values = opened.page.locator(f'#own li[data-id="{identity}"] input').all()
+        assert [value.get_attribute("value") for value in values] == ["1", "2", "3", "4", "5"]
+        assert opened.errors == [] and len(opened.recommended()) == 20
+
+
 @pytest.mark.parametrize("plain", [False, True], ids=["the command's server", "any static server"])
 def test_rating_by_mouse_and_by_keyboard(chromium, films, plain):
     session, names = Session(films), titles(films)
@@ -200,9 +216,30 @@ def test_a_changed_model_is_refused_and_nothing_is_lost(chromium, films, tmp_pat
             opened.page.wait_for_selector("#problem:not([hidden])")
             assert message in opened.page.inner_text("#problem")
         (copy / "model.onnx").write_bytes(model)
+        description = (copy / "model.json").read_text()
+        (copy / "model.json").write_text(description.replace('"format": 1', '"format": 2'))
+        opened.page.reload()
+        opened.page.wait_for_selector("#problem:not([hidden])")
+        assert "must be of format 1, is of 2" in opened.page.inner_text("#problem")
+        (copy / "model.json").write_text(description)
         opened.page.reload()
         opened.page.wait_for_selector(READY)
         opened.settled(1)
+
+
+def test_a_stored_rating_that_is_not_on_the_scale_is_named_and_kept(chromium, films):
+    (identity, title), *_ = titles(films).items()
+    stored = {"ratings": {identity: 9}, "text": ""}
+    with Open(chromium, films) as opened:
+        page = opened.page
+        page.evaluate("user => localStorage.setItem('fedrecon', JSON.stringify(user))", stored)
+        page.reload()
+        page.wait_for_selector(READY)
+        assert f"Your rating of {title}, 9, is outside of the model's scale" in page.inner_text("#problem")
+        assert page.inner_text("#status") == "" and page.locator("#own li").count() == 1
+        page.locator("#own input").nth(4).check(force=True)
+        opened.settled(1)
+        assert page.locator("#problem").is_hidden() and len(opened.recommended()) == 20
 
 
 def test_more_ratings_than_the_model_takes(chromium, films):

@@ -13,7 +13,8 @@ from fedrecon import _safe_text as safe_text
 from fedrecon.experiment.cli.runs import fresh_folder
 from fedrecon.experiment.console.screen import Screen
 from fedrecon.experiment.reporting.client_files import clients_file, clients_of
-from fedrecon.experiment.reporting.plots import Curves, write
+from fedrecon.experiment.reporting.figure_data import Curves
+from fedrecon.experiment.reporting.plots import write
 from fedrecon.experiment.reporting.tables import Column, ReportTable, latex, section, to_csv
 from fedrecon.experiment.storage.metrics_log import Records, Row, read
 

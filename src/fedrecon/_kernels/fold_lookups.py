@@ -96,7 +96,7 @@ def _evaluate(jaxpr: core.Jaxpr, consts: list[Any], args: list[Any]) -> list[Any
         elif name == "dot_general" and (selection := _selection(eqn, inputs)) is not None:
             out = [selection]
         else:
-            out = _apply(jaxpr, eqn, inputs)
+            out = apply_equation(jaxpr, eqn, inputs)
         values.update(zip(eqn.outvars, out, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
@@ -108,8 +108,17 @@ def _broadcast(x: np.ndarray, shape: tuple[int, ...], dimensions: tuple[int, ...
     return np.broadcast_to(spread, shape)
 
 
-def _apply(whole: core.Jaxpr, eqn: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
-    """Evaluates one equation as a jaxpr of its own, so that JAX handles all kinds of primitives."""
+def apply_equation(whole: core.Jaxpr, eqn: core.JaxprEqn, inputs: list[Any]) -> list[Any]:
+    """Evaluates one equation as a jaxpr of its own, so that JAX handles all kinds of primitives.
+
+    Args:
+        whole: The jaxpr that the equation is from.
+        eqn: The equation.
+        inputs: The values of its inputs; those of literals are not used.
+
+    Returns:
+        The values of its outputs.
+    """
     given = {v: x for v, x in zip(eqn.invars, inputs, strict=True) if not isinstance(v, core.Literal)}
     alone = core.Jaxpr((), list(given), eqn.outvars, [eqn], debug_info=whole.debug_info)
     return core.jaxpr_as_fun(core.ClosedJaxpr(alone, []))(*given.values())

@@ -37,7 +37,8 @@ def centralized(
     unseen one reconstructs its local parameters, the global ones frozen.
 
     Args:
-        model: Any model without a penalty; it is trained through `pooled`.
+        model: Any model without a penalty and without state; it is trained through `pooled`, which refuses
+            others.
         num_clients: The number of clients whose examples are pooled.
         reconstruct: Fits the local parameters of an unseen client to its support set.
         server_optimizer: The Optax optimiser of the pooled parameters.
@@ -46,6 +47,9 @@ def centralized(
 
     Returns:
         The algorithm. Its updates have the same form as federated ones, but are made of pooled examples.
+
+    Raises:
+        ValueError: The model has a penalty or state.
     """
     view = pooled(model, num_clients, field)
     init, server_update = server(view, server_optimizer, WeightedMean())

@@ -17,12 +17,12 @@ from fedrecon.algorithms._building_blocks import (
     update_of,
 )
 from fedrecon.algorithms._fedavg import fedavg
-from fedrecon.algorithms._proximal import proximal
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, on_global, personal_copy, without_tables
 from fedrecon.core._types import ClientState, Params, PRNGKey
 from fedrecon.errors import plain
 from fedrecon.solvers._local_solver import LocalSolver
+from fedrecon.solvers._proximal import proximal
 
 
 def ditto(

@@ -20,13 +20,13 @@ from fedrecon.algorithms._building_blocks import (
 )
 from fedrecon.algorithms._ditto import check_strength
 from fedrecon.algorithms._fedavg import fedavg
-from fedrecon.algorithms._proximal import proximal, squared_distance
 from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Objective, on_global, personal_copy
 from fedrecon.core._state import without_state
 from fedrecon.core._types import Batch, ClientState, Metrics, Number, Params, PRNGKey, RoundNumber
 from fedrecon.solvers._local_solver import LocalSolver, as_solver
+from fedrecon.solvers._proximal import proximal, squared_distance
 
 _VALID = "_valid"  # name of the batch field that is true on examples and false on padding
 

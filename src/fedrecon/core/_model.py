@@ -19,6 +19,7 @@ from fedrecon.core._model_functions import (
     ObjectiveMetricsFn,
     ObjectiveNextStateFn,
     ObjectivePenaltyFn,
+    OutputLayerFn,
     PenaltyFn,
     PredictFn,
 )
@@ -88,6 +89,9 @@ class Model:
             with them; state among the local ones stays on the client. None by default.
         next_state: Computes the state after a forward pass, `(global_params, local_params, batch, key) ->
             (global_params, local_params)`; None, the default, for a model without `state`.
+        output_layer: Computes the inputs, the matrix and the bias of a linear output layer, whose product
+            `predict` returns, `(global_params, local_params, features) -> (inputs, kernel, bias)`, for what a
+            client learns of its scores when it is served; None, the default, for a model without one.
         origin: The model that this one is a view of, set by `view_of`; None, the default, for a model that is
             no view. A copy that `dataclasses.replace` makes of a view has none: its functions may be other
             ones, which are checked as those of a model of its own.
@@ -105,6 +109,7 @@ class Model:
     frozen: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     next_state: NextStateFn | None = None
+    output_layer: OutputLayerFn | None = None
     origin: "Model | None" = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -226,7 +231,7 @@ def fully_global(model: Model) -> Model:
         assert model.next_state is not None, "a model with state computes the next one"
         return model.next_state(params[0], params[1], batch, key), ()
 
-    predict, both = model.predict, model.loss_and_metrics
+    predict, both, layer = model.predict, model.loss_and_metrics, model.output_layer
     view = Model(
         init_global=init_global,
         init_local=lambda params, key: (),
@@ -238,6 +243,7 @@ def fully_global(model: Model) -> Model:
         loss_and_metrics=both and (lambda params, _, batch, key: both(params[0], params[1], batch, key)),
         state=tuple(f"0/{path}" for path in model.state),
         next_state=model.next_state and next_state,
+        output_layer=layer and (lambda params, _, features: layer(params[0], params[1], features)),
     )
     return view_of(model, view)
 
@@ -268,6 +274,7 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
         return jax.tree.map(lambda x, c: x if c is None else c, params, copy, is_leaf=lambda x: x is None)
 
     predict, both, following = model.predict, model.loss_and_metrics, model.next_state
+    layer = model.output_layer
     shared = state_leaves(
         jax.eval_shape(model.init_global, jax.random.key(0)), state_within("0", model.state)
     )
@@ -300,6 +307,7 @@ def personal_copy(model: Model, part: tuple[str, ...] | None = None) -> Model:
             *(f"1/1/{path}" if path else "1/1" for path in state_within("1", model.state)),
         ),
         next_state=following and next_state,
+        output_layer=layer and (lambda g, x, features: layer(merged(g, x[0]), x[1], features)),
     )
     return view_of(model, view)
 

@@ -117,6 +117,22 @@ class PredictFn(Protocol):
 
 
 @runtime_checkable
+class OutputLayerFn(Protocol):
+    """Computes what a linear output layer is given: `PredictFn` returns the product with its matrix."""
+
+    def __call__(
+        self, global_params: Params, local_params: Params, features: Batch, /
+    ) -> tuple[Any, Any, Any]:
+        """The layer's inputs `[example, ..., width]`, its matrix `[width, id]` and its bias `[id]`.
+
+        Args:
+            global_params: All global parameters, with whole tables.
+            local_params: The client's local parameters.
+            features: Fields of examples, each `[example, ...]`; the fields to be predicted may be missing.
+        """
+
+
+@runtime_checkable
 class PenaltyFn(Protocol):
     """Measures a client's penalty on parameters, such as the weight of an L2 term."""
 

@@ -216,6 +216,7 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
         # A field cannot be renumbered for global and local tables at once, so that neither are declared.
         tables = copies = ()
     predict, both, following = model.predict, model.loss_and_metrics, model.next_state
+    layer = model.output_layer
     view = Model(
         init_global=lambda key: split(whole.init_global(key), own)[0],
         init_local=init_local,
@@ -228,6 +229,7 @@ def with_local(model: Model, part: tuple[str, ...] | None) -> Model:
         loss_and_metrics=both and (lambda g, x, batch, key: both(*join(g, x), batch, key)),
         state=tuple(f"{int(own(name))}/{name}" for name in names if is_below(model.state, name)),
         next_state=following and (lambda g, x, batch, key: split(following(*join(g, x), batch, key), own)),
+        output_layer=layer and (lambda g, x, features: layer(*join(g, x), features)),
     )
     return view_of(model, view)
 

@@ -3,6 +3,7 @@ from ._clients import Clients
 from ._holdout import hold_out
 from ._pooling import in_batches, numbered, raw_bytes
 from ._sampling import AbstractSampling, Everyone, Passes, Poisson, Sampling, Uniform, Weighted
+from ._shards.folder import index_shards, write_shards
 from ._writer import ClientWriter
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "Weighted",
     "hold_out",
     "in_batches",
+    "index_shards",
     "is_client_file",
     "numbered",
     "raw_bytes",
+    "write_shards",
 ]

@@ -1,5 +1,6 @@
 """Clients from and to Arrow: the client file, Parquet, and data frames."""
 
+import io
 import json
 import re
 import warnings
@@ -27,7 +28,7 @@ from fedrecon.data._checksums import (
 )
 from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import offsets_of, vocabulary
-from fedrecon.data._scratch import scratch
+from fedrecon.data._scratch import ReleasingFile, scratch
 from fedrecon.data._table_ids import TableIds, table_ids, table_keys
 from fedrecon.errors import DataError, UncheckedWarning
 
@@ -176,6 +177,7 @@ def write_within(
     }
     for name, column in columns.items():
         arrays[name] = bridge.to_lists(column, offsets)
+    release = ReleasingFile(io.BytesIO(), columns.values()).release
     kept = {name: {"values": v.tolist(), "strings": v.dtype == object} for name, v in vocabularies.items()}
     metadata = {
         FRAME: UNSEALED,  # the first, so that no word of a vocabulary is taken for it
@@ -183,12 +185,13 @@ def write_within(
         "vocabularies": json.dumps(kept),
         "facts": json.dumps(field_stats),
         "clients": str(checksum_of_clients(ids, keys, offsets)),
-        "columns": packed({name: chunk_checksums(column) for name, column in columns.items()}),
+        "columns": packed({name: chunk_checksums(column, release) for name, column in columns.items()}),
     }
     table = pa.table(arrays).replace_schema_metadata(metadata)
     temporary = folder / "clients"  # not by `tempfile`, whose files are for their owner alone
     with atomic_file(path, temporary) as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
+        mapped = ReleasingFile(file, columns.values())
+        with pa.ipc.new_file(pa.PythonFile(mapped, mode="w"), table.schema) as writer:
             writer.write_table(table, max_chunksize=len(ids) or None)
         file.flush()
         for at, content in seal(temporary):
@@ -197,7 +200,9 @@ def write_within(
 
 
 def is_client_file(path: FilePath) -> bool:
-    """Whether a file looks like one that `write_clients` made."""
+    """Whether a file looks like one that `write_clients` made, or a folder holds such files."""
+    if Path(path).is_dir():
+        return any(is_client_file(file) for file in Path(path).glob("*.arrow") if file.is_file())
     try:
         with open(path, "rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
@@ -220,7 +225,7 @@ def open_clients(
     if not Path(path).is_file():
         raise DataError(f"{path}: there is no such client file")
     try:
-        is_checked = check_frame(Path(path))
+        is_checked = bool(check_frame(Path(path)))
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
     except (pa.ArrowException, OSError) as error:

@@ -118,8 +118,8 @@ def encoded(column: ArrowColumn) -> tuple[Integer[np.ndarray, "row"], Any]:
             those that no row has; `decoded` leaves these out.
 
     Returns:
-        The places `[row]`, and an Arrow array of the values: in the order of the dictionary, else in that of
-        their first rows.
+        The places `[row]`, and an Arrow array of the values: in the order of the dictionary, without its
+        nulls, else in that of their first rows.
     """
     import pyarrow as pa
 
@@ -127,7 +127,11 @@ def encoded(column: ArrowColumn) -> tuple[Integer[np.ndarray, "row"], Any]:
         # Before chunks are joined: then only the places are, and texts of 2 GiB do not break their offsets.
         column = column.dictionary_encode()
     array = one_chunk(column)
-    return to_numpy(array.indices), array.dictionary
+    places, words = to_numpy(array.indices), array.dictionary
+    if words.null_count:  # which no row has, as the column lacks no value
+        is_word = ~_bits(words.is_null())
+        return (np.cumsum(is_word) - 1)[places], words.filter(to_arrow(is_word))
+    return places, words
 
 
 def decoded(column: ArrowColumn) -> Any:

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, Union
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt32
@@ -27,20 +27,49 @@ from jaxtyping import UInt32
 from fedrecon.errors import DataError
 
 CHUNK = 1 << 16  # bytes
+_CHUNKS_KEPT = 256  # of a column that is mapped, until they are let go
 _MARK = b"fedrecon-frame:"
 # What a file's metadata hold under `FRAME` until the checksum is known: where the numbers begin and end, and
 # the CRC-32 of the rest, in hexadecimal digits.
 FRAME, UNSEALED = "frame", _MARK.decode() + "0" * 40
 
-# A column in memory, or one that is checked while it is read.
-Column: TypeAlias = Union[np.ndarray, "CheckedColumn"]
+
+@runtime_checkable
+class LazyColumn(Protocol):
+    """A column on the disk, which is read like an array `[example, ...]`."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    ndim: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Some of the examples, by a slice or an array of positions."""
+
+    def take(self, rows: Any, axis: int = 0, mode: Any = "clip") -> np.ndarray:
+        """As `numpy.ndarray.take`, of clipped positions `[client, place]` that ascend at each client."""
 
 
-def chunk_checksums(column: np.ndarray) -> UInt32[np.ndarray, "chunk"]:
-    """CRC-32 of each chunk of a column `[example, ...]`, the last of which may be shorter."""
+Column: TypeAlias = np.ndarray | LazyColumn
+
+
+def chunk_checksums(
+    column: np.ndarray, release: Callable[[], None] = lambda: None
+) -> UInt32[np.ndarray, "chunk"]:
+    """CRC-32 of each chunk of a column `[example, ...]`, the last of which may be shorter.
+
+    Args:
+        column: The column.
+        release: Is called every now and then, when what was read before is not needed any more.
+    """
     data = _bytes(column)
-    sums = (zlib.crc32(data[start : start + CHUNK]) for start in range(0, len(data), CHUNK))
-    return np.fromiter(sums, np.uint32)
+    sums = np.empty(-(-len(data) // CHUNK), np.uint32)
+    for number in range(len(sums)):
+        sums[number] = zlib.crc32(data[number * CHUNK : (number + 1) * CHUNK])
+        if number % _CHUNKS_KEPT == 0:
+            release()
+    return sums
 
 
 def packed(sums: Mapping[str, UInt32[np.ndarray, "chunk"]]) -> str:
@@ -91,11 +120,12 @@ def seal(path: Path) -> list[tuple[int, bytes]]:
     return [(at + len(_MARK), text) for at in places]
 
 
-def check_frame(path: Path) -> bool:
+def check_frame(path: Path) -> str:
     """Checks the frame of a client file before Arrow reads it.
 
     Returns:
-        Whether the file has such a checksum; those of earlier versions have none.
+        The checksum, with the place of the numbers, in hexadecimal digits; `""` for a file of an earlier
+        version, which has none.
 
     Raises:
         DataError: The frame is not what was written.
@@ -106,7 +136,7 @@ def check_frame(path: Path) -> bool:
     with _map_file(path) as data:
         texts = [text for text in map(bytes, _seals(data)) if text]
         if not texts:
-            return False
+            return ""
         try:
             start, end, value = (int(texts[0][a:b], 16) for a, b in ((0, 16), (16, 32), (32, 40)))
         except ValueError:
@@ -119,7 +149,7 @@ def check_frame(path: Path) -> bool:
             part[at : at + len(UNSEALED)] = UNSEALED.encode()
     if zlib.crc32(tail, zlib.crc32(head)) != value:
         raise damaged
-    return True
+    return texts[0].decode()
 
 
 @contextmanager

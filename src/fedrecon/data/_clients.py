@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,23 @@ from fedrecon.core._array_like import ArrayLike, FilePath
 from fedrecon.data._checksums import Column
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import (
-    as_array,
     check_codes,
-    check_repeats,
+    check_rows,
     checked,
+    checked_mask,
+    checked_vocabularies,
     gathered,
     in_order,
     offsets_of,
     stored,
-    vocabulary,
 )
-from fedrecon.data._hashing import client_keys
+from fedrecon.data._hashing import checked_keys
 from fedrecon.data._padding import PaddedGather
 from fedrecon.data._positions import client_positions
 from fedrecon.data._random_split import cut, shuffle
-from fedrecon.data._table_ids import number_of
-from fedrecon.errors import DataError, plain, whole_number
+from fedrecon.data._shards.rows import ClientColumn, columns_at, whole
+from fedrecon.data._table_ids import place_of
+from fedrecon.errors import DataError, whole_number
 
 _PIECE = 1 << 22  # examples that are looked at together: what bounds the memory that it takes
 
@@ -39,8 +41,6 @@ class Clients:
     reorders or cuts them returns another `Clients`.
 
     Attributes:
-        ids: The clients' names, 64-bit integers or strings, `[client]`.
-        keys: Stable hashes of the clients' names, uint64 `[client]`.
         num_examples: The number of examples of each client, `[client]`.
         vocabularies: For fields that were mapped to dense ids, the original id of each.
 
@@ -52,15 +52,15 @@ class Clients:
 
     def __init__(
         self,
-        ids: np.ndarray,
-        keys: UInt64[np.ndarray, "client"],
-        starts: Int[np.ndarray, "client"],
+        ids: ClientColumn,
+        keys: ClientColumn,
+        starts: ClientColumn,
         num_examples: Int[np.ndarray, "client"],
         columns: Mapping[str, Column],
         vocabularies: Mapping[str, np.ndarray],
         field_stats: Mapping[str, FieldStats] | None = None,
     ):
-        self.ids, self.keys = ids, keys
+        self._ids, self._keys = ids, keys  # of a folder of shards they are in memory once they are asked for
         self.num_examples = num_examples
         self.vocabularies = dict(vocabularies)
         self._starts, self._columns = starts, dict(columns)
@@ -95,13 +95,8 @@ class Clients:
             DataError: The parts do not fit together.
         """
         names, ends, narrow = checked(ids, offsets, columns)
-        known = {name: vocabulary(name, values) for name, values in (vocabularies or {}).items()}
-        for name, original in known.items():
-            check_repeats(name, original)
-        check_codes(narrow, known)
-        hashes = client_keys(names) if keys is None else np.asarray(keys, np.uint64)
-        if len(hashes) != len(names):
-            raise DataError(f"keys must be one for each of the {len(names):,} clients, got {len(hashes):,}")
+        known = checked_vocabularies(vocabularies or {}, narrow)
+        hashes = checked_keys(names, keys)
         return Clients(names, hashes, ends[:-1], np.diff(ends), narrow, known)
 
     @staticmethod
@@ -161,17 +156,22 @@ class Clients:
 
     @staticmethod
     def open(path: FilePath) -> "Clients":
-        """Maps a file that `write` made; its examples stay on the disk until they are used.
+        """Maps a file that `write` made, or a folder of `write_shards`; examples stay on the disk.
 
-        The file holds checksums. What is small is checked here; examples are checked when they are first
+        The files hold checksums. What is small is checked here; examples are checked when they are first
         used, which then raises a DataError where they are not what was written.
 
         Warns:
             UncheckedWarning: The file has no checksums, as an earlier version made it.
 
         Raises:
-            DataError: There is no such file, or it is damaged or of another kind.
+            DataError: There is no such file, or it is damaged or of another kind; a shard is missing or of
+                another folder.
         """
+        if Path(path).is_dir():
+            from fedrecon.data._shards.opened import open_folder
+
+            return Clients(*open_folder(path))
         from fedrecon.data._arrow import open_clients
 
         return Clients(*open_clients(path))
@@ -185,6 +185,18 @@ class Clients:
         write_clients(path, self.ids, self.keys, self.num_examples, columns, self.vocabularies, field_stats)
 
     # ---- read ----------------------------------------------------------------------------------------
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The clients' names, 64-bit integers or strings, `[client]`."""
+        self._ids = whole(self._ids)
+        return self._ids
+
+    @property
+    def keys(self) -> UInt64[np.ndarray, "client"]:
+        """Stable hashes of the clients' names, uint64 `[client]`."""
+        self._keys = whole(self._keys)
+        return self._keys
 
     def __len__(self) -> int:
         return len(self.num_examples)
@@ -221,14 +233,7 @@ class Clients:
         """The examples of one client, by its id; 7 and "7" name the same client."""
         if self._index is None:
             self._index = {x: i for i, x in enumerate(self.ids.tolist())}
-        place = self._index.get(client)
-        if place is None:  # one more row of a table may have turned its integers into strings
-            whole = isinstance(client, int | np.integer)
-            other = str(client) if whole else number_of(client) if isinstance(client, str) else None
-            place = self._index.get(other)
-        if place is None:
-            raise KeyError(f"no client has the id {plain(client)}")
-        i = place
+        i = place_of(client, self._index)
         start, stop = self._starts[i], self._starts[i] + self.num_examples[i]
         return {name: column[start:stop] for name, column in self._columns.items()}
 
@@ -301,8 +306,9 @@ class Clients:
         return self._at(client_positions("the clients to take", clients, len(self)))
 
     def _at(self, clients: slice | Int[np.ndarray, "row"]) -> "Clients":
-        parts = self.ids[clients], self.keys[clients], self._starts[clients], self.num_examples[clients]
-        return Clients(*parts, self._columns, self.vocabularies, self._field_stats)
+        ids, keys, starts = columns_at((self._ids, self._keys, self._starts), clients)
+        same = self._columns, self.vocabularies, self._field_stats
+        return Clients(ids, keys, starts, self.num_examples[clients], *same)
 
     def select(self, *fields: str) -> "Clients":
         """The same clients with these fields only."""
@@ -333,13 +339,7 @@ class Clients:
             [True, True]
         """
         total = int(self.offsets[-1])
-        for name, column in columns.items():
-            shape = as_array(f"field {name!r}", column).shape
-            if shape[:1] != (total,):
-                raise DataError(
-                    f"field {name!r} must have one row for each of the {total:,} examples, "
-                    f"got the shape {shape}"
-                )
+        check_rows(columns, total)
         check_codes(
             stored(columns), {name: ids for name, ids in self.vocabularies.items() if name in columns}
         )
@@ -359,12 +359,7 @@ class Clients:
             >>> clients.filter_examples(clients.column("rating") > 4).num_examples.tolist()
             [1, 0]
         """
-        mask, total = as_array("mask", mask), int(self.offsets[-1])
-        if mask.dtype != bool or mask.shape != (total,):
-            raise DataError(
-                f"mask must hold one truth value for each of the {total:,} examples, "
-                f"got {mask.dtype} of the shape {mask.shape}"
-            )
+        mask = checked_mask(mask, int(self.offsets[-1]))
         counts = np.diff(offsets_of(mask)[self.offsets])
         if self._contiguous():
             return self._of_rows(counts, {name: self.column(name)[mask] for name in self.fields})
@@ -415,8 +410,8 @@ class Clients:
         return {name: self._at(chosen) for name, chosen in cut(self.keys, fractions, seed).items()}
 
     def _with(self, **other: Any) -> "Clients":
-        same = ("ids", "keys", "num_examples", "vocabularies")
-        parts = {name: getattr(self, name) for name in same}
+        parts: dict[str, Any] = {"ids": self._ids, "keys": self._keys, "num_examples": self.num_examples}
+        parts["vocabularies"] = self.vocabularies
         inner = {"starts": self._starts, "columns": self._columns, "field_stats": self._field_stats}
         return Clients(**{**parts, **inner, **other})
 
@@ -425,11 +420,11 @@ class Clients:
             raise DataError(f"the clients have the fields {list(self.fields)}, not {field!r}")
 
     def _contiguous(self) -> bool:
-        ends = self._starts + self.num_examples
-        return bool(np.array_equal(self._starts[1:], ends[:-1]))
+        starts = whole(self._starts)
+        return bool(np.array_equal(starts[1:], (starts + self.num_examples)[:-1]))
 
     def _rows(self) -> np.ndarray:
-        return np.repeat(self._starts, self.num_examples) + self.positions()
+        return np.repeat(whole(self._starts), self.num_examples) + self.positions()
 
     def _reordered(self, order: Callable[["Clients"], np.ndarray]) -> "Clients":
         """The examples, seen one client after the other, in an order for each piece; copies them."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from fedrecon.core._array_like import ArrayLike
 from fedrecon.errors import DataError, plain
@@ -21,6 +21,9 @@ def checked(
         DataError: They do not fit together.
     """
     ids, offsets, narrow = _ids(ids), _whole("offsets", offsets), stored(columns)
+    for name, column in narrow.items():
+        if not column.ndim:
+            raise DataError(f"field {name!r} must have a row for each example, got the number {column}")
     if not narrow:
         raise DataError("clients must have at least one field, got none")
     rows = {name: len(column) for name, column in narrow.items()}
@@ -95,11 +98,39 @@ def as_array(name: str, values: object) -> np.ndarray:
         values: In any container that NumPy reads, or a list of such.
 
     Raises:
-        DataError: A value is missing.
+        DataError: A value is missing, or lists differ in length.
     """
     if missing := _missing(values):
         raise DataError(f"{name} must have a value in every place, {missing:,} are missing")
-    return np.asarray(values)
+    try:
+        return np.asarray(values)
+    except ValueError:  # lists that differ in length, of which NumPy names nothing
+        raise DataError(f"{name} must be an array, its lists differ in length") from None
+
+
+def check_rows(columns: Mapping[str, Any], total: int) -> None:
+    """Raises a DataError where a column has not one row for each of so many examples."""
+    for name, column in columns.items():
+        shape = as_array(f"field {name!r}", column).shape
+        if shape[:1] != (total,):
+            raise DataError(
+                f"field {name!r} must have one row for each of the {total:,} examples, got the shape {shape}"
+            )
+
+
+def checked_mask(mask: ArrayLike, total: int) -> Bool[np.ndarray, "example"]:
+    """A mask as an array.
+
+    Raises:
+        DataError: It does not hold one truth value for each of so many examples.
+    """
+    values = as_array("mask", mask)
+    if values.dtype != bool or values.shape != (total,):
+        raise DataError(
+            f"mask must hold one truth value for each of the {total:,} examples, "
+            f"got {values.dtype} of the shape {values.shape}"
+        )
+    return values
 
 
 def check_codes(columns: Mapping[str, np.ndarray], vocabularies: Mapping[str, np.ndarray]) -> None:
@@ -113,6 +144,21 @@ def check_codes(columns: Mapping[str, np.ndarray], vocabularies: Mapping[str, np
         least, most = column.min(), column.max()
         if least < 0 or most >= len(ids):
             raise DataError(f"{rule} from 0 to {len(ids) - 1:,}, got {least if least < 0 else most}")
+
+
+def checked_vocabularies(
+    vocabularies: Mapping[str, Any], columns: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Vocabularies as arrays, each id once, in which the fields of these names hold places.
+
+    Raises:
+        DataError: One is no list of ids, has one twice, or a field holds anything but places in it.
+    """
+    known = {name: vocabulary(name, values) for name, values in vocabularies.items()}
+    for name, original in known.items():
+        check_repeats(name, original)
+    check_codes(columns, known)
+    return known
 
 
 def check_repeats(name: str, ids: np.ndarray) -> None:
@@ -180,6 +226,7 @@ def _ids(ids: Any) -> Any:
         array = array.astype(np.int64)
     elif array.ndim == 1 and all(isinstance(x, str) for x in array.tolist()):
         array = array.astype(object)
+        _check_unicode("client ids", array)
     elif array.size == 0:
         array = np.zeros(0, np.int64)
     else:
@@ -190,6 +237,14 @@ def _ids(ids: Any) -> Any:
             f"client ids must be unique, {plain(unique[counts > 1][0])} comes {counts.max()} times"
         )
     return array
+
+
+def _check_unicode(name: str, texts: np.ndarray) -> None:
+    """Raises a DataError where a text has half of a surrogate pair, which no file can hold."""
+    try:
+        "".join(texts.tolist()).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{name} must be Unicode text, got {error.object[error.start]!r} in one") from None
 
 
 def vocabulary(name: str, values: ArrayLike) -> np.ndarray:
@@ -210,6 +265,7 @@ def vocabulary(name: str, values: ArrayLike) -> np.ndarray:
             raise DataError(
                 f"the vocabulary of {name!r} must be all strings or all 64-bit integers, it holds {x!r}"
             )
+    _check_unicode(f"the vocabulary of {name!r}", array)
     return array
 
 

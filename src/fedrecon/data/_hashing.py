@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Integer, UInt32, UInt64
 
 from fedrecon.core._array_like import ArrayLike
+from fedrecon.errors import DataError
 
 ClientId: TypeAlias = int | str | np.integer
 """The name of a client."""
@@ -67,6 +68,18 @@ def client_keys(ids: ArrayLike) -> UInt64[np.ndarray, "client"]:
         names = array if isinstance(ids, np.ndarray) or array.dtype.kind != "U" else ids
         digests = (hashlib.blake2b(str(name).encode(), digest_size=8).digest() for name in names)
         return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def checked_keys(names: np.ndarray, keys: ArrayLike | None) -> UInt64[np.ndarray, "client"]:
+    """The keys of clients: those given, one for each, or by default those of their names.
+
+    Raises:
+        DataError: There are more or fewer than clients.
+    """
+    hashes = client_keys(names) if keys is None else np.asarray(keys, np.uint64)
+    if len(hashes) != len(names):
+        raise DataError(f"keys must be one for each of the {len(names):,} clients, got {len(hashes):,}")
+    return hashes
 
 
 def keyed(seed: int, purpose: Purpose, keys: Integer[Any, "..."]) -> UInt64[np.ndarray, "*shape"]:

@@ -1,17 +1,22 @@
 """Hidden folders for files that are being written, removed by whoever comes after a kill."""
 
 import hashlib
+import mmap
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from fedrecon._files import lock
 
 _LOCK = "lock"
+_PIECE = 1 << 24  # bytes that are written from a mapped array before they are let go
 _NEW, _LOCKED = ".new", ".unfinished"
 
 
@@ -46,6 +51,46 @@ def remove_leftovers(path: Path) -> None:
         with suppress(OSError):  # in use, or gone by now, or another's: none of these is in the way
             lock(folder / _LOCK).release()
             shutil.rmtree(folder)
+
+
+class ReleasingFile:
+    """A file that is written from mapped arrays, whose pages are let go as soon as they are written.
+
+    They count as memory of the process while it has them, though the operating system could have them back.
+
+    Args:
+        file: The file, open for writing.
+        arrays: What is written; only those that are mapped by NumPy are let go.
+    """
+
+    closed = False  # for Arrow, which asks
+
+    def __init__(self, file: Any, arrays: Iterable[np.ndarray]):
+        self._file = file
+        # NumPy hands out the map under no other name.
+        self._maps: list[Any] = [vars(array)["_mmap"] for array in arrays if isinstance(array, np.memmap)]
+
+    def release(self) -> None:
+        """Lets the pages go, which are read again where somebody asks for them."""
+        for mapped in self._maps:
+            if hasattr(mapped, "madvise"):  # not on Windows
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+    def write(self, data: Any) -> int:
+        """Writes bytes in pieces."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _PIECE):
+            self._file.write(view[start : start + _PIECE])
+            self.release()
+        return len(view)
+
+    def tell(self) -> int:
+        """The place in the file."""
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Hands all to the operating system."""
+        self._file.flush()
 
 
 def _own(path: Path) -> str:

@@ -8,6 +8,7 @@ the order, before all strings, and its key: so a client's draws and stored state
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from jaxtyping import Bool, Int64, Shaped, UInt64
 
 from fedrecon.data._arrow_bridge import is_text, to_arrow, to_numpy
 from fedrecon.data._hashing import client_keys
+from fedrecon.errors import plain
 
 _DECIMAL = "0|-?[1-9][0-9]{0,18}"  # up to 19 digits, of which the longest may still exceed 64 bits
 _INT64 = range(-(2**63), 2**63)
@@ -73,6 +75,22 @@ def number_of(text: str) -> int | None:
         return None
     number = int(text)
     return number if number in _INT64 else None
+
+
+def place_of(client: object, places: Mapping[Any, int]) -> int:
+    """The place of a client by its id, where 7 and "7" name the same client.
+
+    Raises:
+        KeyError: There is no such client.
+    """
+    place = places.get(client)
+    if place is None:  # one more row of a table may have turned its integers into strings
+        is_whole = isinstance(client, int | np.integer)
+        other = str(client) if is_whole else number_of(client) if isinstance(client, str) else None
+        place = places.get(other)
+    if place is None:
+        raise KeyError(f"no client has the id {plain(client)}")
+    return place
 
 
 def alike(one: Any, other: Any) -> tuple[list[Any], list[Any]]:

@@ -26,7 +26,7 @@ from fedrecon.errors import of_kind
 from fedrecon.serving._personalization import block_lengths
 from fedrecon.simulation._batches import key_of
 from fedrecon.simulation._trained_state import in_run_vocabularies
-from fedrecon.simulation._validate_model import check_model
+from fedrecon.simulation._validation.model import check_model
 
 LOG = logging.getLogger("fedrecon.deployment")
 _PREPARED = 1024  # number of clients whose prepared examples stay in memory

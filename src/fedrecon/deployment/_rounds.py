@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from fedrecon._files import make_folder, write_atomically
 from fedrecon.core._mean import Mean
 from fedrecon.deployment._endpoint import Endpoint
+from fedrecon.deployment._refusals import RefusedError
 from fedrecon.deployment._server import Outcome
-from fedrecon.errors import RunError, whole_number
+from fedrecon.deployment._wire import decode
+from fedrecon.errors import DataError, RunError, whole_number
 
 STATE, LOG, ANSWERED = "server.state", "rounds.jsonl", "answered.jsonl"
 
@@ -144,6 +146,29 @@ def run_rounds(
                 f"round {server.round} was begun {begun} times, and never had the answers that it needs; "
                 f"the last time {outcome.answered} of {outcome.asked} clients answered"
             )
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The values of the whole lines of `rounds.jsonl`; none without the file.
+
+    A last line that another process is writing, or that its end cut short, is left out.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def rounds_done(state: Path) -> int:
+    """The number of rounds that a saved state of a server has; 0 without the file.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    if not state.exists():
+        return 0
+    try:
+        return decode(state.read_bytes(), max_bytes=2**63).round
+    except RefusedError as error:
+        raise DataError(f"{state}: this checkpoint cannot be used: {error}") from None
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:

@@ -15,8 +15,8 @@ from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of, with_leaves
 from fedrecon.core._types import Params
+from fedrecon.data._devices.staleness import discounts
 from fedrecon.data._sampling import Sampling
-from fedrecon.data._staleness import discounts
 from fedrecon.deployment._messages import Address, state_from, state_message
 from fedrecon.deployment._refusals import Refusal, RefusedError
 from fedrecon.deployment._sums import Sums

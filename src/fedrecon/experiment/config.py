@@ -72,9 +72,18 @@ def load(path: str | Path | None = None, overrides: Sequence[str] = (), packaged
             beside the others.
     """
     config = _load(path, overrides, packaged)
+    check_effects(config)
+    return config
+
+
+def check_effects(config: Config) -> None:
+    """Refuses settings that have no effect beside the others.
+
+    Raises:
+        SettingError: Naming one of them.
+    """
     for section in (config.privacy, config.compression, config.aggregation):
         section.check_effect()
-    return config
 
 
 def _load(path: str | Path | None, overrides: Sequence[str] = (), packaged: str = DEFAULT) -> Config:

@@ -1,5 +1,7 @@
 """Runs an exported graph in ONNX Runtime at its default settings and compares it with JAX."""
 
+import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +20,8 @@ TIE = 1e-5
 _JOLTS = 8
 # That change is the largest of several draws: one can happen to move an ill-conditioned system little.
 _DRAWS = 8
-_FEWEST = 64  # the smallest length to which arguments are padded
+# Arguments are padded to this many rows, or to this many numbers where rows are short.
+_FEWEST, _NUMBERS = 64, 512
 
 Given = Mapping[str, np.ndarray]
 
@@ -43,6 +46,12 @@ class Reference:
         self._weights = [jnp.asarray(w) for w in weights]
         self._inputs, self._outputs = inputs, outputs
         self._fn = jax.jit(fn)
+
+    def with_weights(self, weights: Sequence[Any]) -> "Reference":
+        """The function with other parameters of the same shapes, without a new compilation."""
+        other = copy.copy(self)
+        other._weights = [jnp.asarray(w) for w in weights]
+        return other
 
     def __call__(self, given: Given) -> dict[str, np.ndarray]:
         """The outputs of the function in JAX by their names."""
@@ -89,8 +98,8 @@ def pad_inputs(given: Given, inputs: Sequence[Input], round_up: bool = False) ->
     Args:
         given: The file's arguments by their names.
         inputs: The file's inputs, in the order of the function's arguments.
-        round_up: Whether lengths that the caller chooses are padded to powers of two, at least 64, since JAX
-            compiles the function anew for each length; False by default.
+        round_up: Whether lengths that the caller chooses are padded to powers of two, at least 64 rows or 512
+            numbers, since JAX compiles the function anew for each length; False by default.
     """
     arrays: list[np.ndarray] = []
     for one in inputs:
@@ -103,7 +112,8 @@ def pad_inputs(given: Given, inputs: Sequence[Input], round_up: bool = False) ->
             arrays.append(x)
             continue
         if room is None:
-            room = len(x) if not round_up else max(_FEWEST, 1 << max(len(x) - 1, 0).bit_length())
+            least = max(_FEWEST, _NUMBERS // max(math.prod(x.shape[1:]), 1))
+            room = len(x) if not round_up else 1 << (max(len(x), least) - 1).bit_length()
         free = np.full((room - len(x), *x.shape[1:]), one.fill, one.dtype)
         arrays.append(np.concatenate([x, free]))
         if one.given:

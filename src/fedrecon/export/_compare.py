@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedrecon.export._cases import Case
-from fedrecon.export._check import Difference, Reference, compare, run, same_list
+from fedrecon.export._check import Difference, Given, Reference, compare, run, same_list
 from fedrecon.export._functions import Exported
 from fedrecon.export._graph.model import Input
 
@@ -30,11 +30,27 @@ class Checks(NamedTuple):
     rmse_export: float | None
 
 
-def _given(exported: Exported, case: Case | Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """The inputs of the file for a client, or the inputs themselves."""
-    if isinstance(case, Case):
-        return arguments(exported.inputs, case)
-    return case
+def compare_inputs(
+    sessions: Sequence[Any], reference: Reference, given: Sequence[Given]
+) -> tuple[float, list[Difference]]:
+    """Compares files with JAX over arguments.
+
+    Args:
+        sessions: Each runs a file of the function.
+        reference: The function in JAX, which is computed once for all files.
+        given: The files' arguments.
+
+    Returns:
+        The largest absolute difference of a score or prediction, and the worst result of each file.
+    """
+    apart, worst = 0.0, [Difference(0.0, {})] * len(sessions)
+    for one in given:
+        wanted = reference(one)
+        for i, session in enumerate(sessions):
+            outputs = run(session, one)
+            apart = max(apart, _apart(outputs, wanted))
+            worst[i] = worst[i].or_worse(compare(outputs, wanted), one, reference)
+    return apart, worst
 
 
 def compare_clients(
@@ -42,19 +58,17 @@ def compare_clients(
     reference: Reference,
     exported: Exported,
     clients: Sequence[Case],
-    more: Sequence[Mapping[str, np.ndarray]] = (),
 ) -> tuple[Checks, Difference]:
-    """Compares a file with JAX over clients and other arguments, and returns the worst result beside it."""
+    """Compares a file with JAX over clients, and returns the worst result beside it."""
     apart, same = 0.0, 0
     worst = Difference(0.0, {})
     errors: list[tuple[float, float, int]] = []
-    cases: list[Case | Mapping[str, np.ndarray]] = [*more, *clients]
-    for case in cases:
-        given = _given(exported, case)
+    for case in clients:
+        given = arguments(exported.inputs, case)
         outputs, wanted = run(session, given), reference(given)
         apart = max(apart, _apart(outputs, wanted))
         worst = worst.or_worse(compare(outputs, wanted), given, reference)
-        if exported.top is not None and isinstance(case, Case):
+        if exported.top is not None:
             same += same_list(outputs, wanted)
             if "rating" in case.query:
                 errors.append(_errors(case, exported.top.field, outputs, wanted))

@@ -13,15 +13,8 @@ from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.data._from_arrays import vocabulary
 from fedrecon.data._vocabulary_mapper import same_ids
 from fedrecon.export._cases import Case
-from fedrecon.export._check import (
-    Difference,
-    Reference,
-    compare,
-    random_inputs,
-    run,
-    session_of,
-)
-from fedrecon.export._compare import Checks, compare_clients
+from fedrecon.export._check import Reference, compare, random_inputs, run, session_of
+from fedrecon.export._compare import Checks, compare_clients, compare_inputs
 from fedrecon.export._extra import require
 from fedrecon.export._folder import (
     ARCHIVE,
@@ -66,6 +59,9 @@ class Subject:
         vocabularies: The ids that the row numbers of a field stand for, for the fields that have ids; by
             default what `state` knows of them, as that of `train` does.
         run: Name of the run, for the description; `""` by default.
+        round: The round that the parameters are of, for the description: earlier than that of `state` where a
+            run selects its best ones, which clients are served with as in the last round. None, the default,
+            for the round of `state`.
         privacy: The protection of the people in the training data, for the description; by default none.
         data_notice: The notice that the data's owners ask users to pass on, for the description; `""`, the
             default, for none.
@@ -81,6 +77,7 @@ class Subject:
     top: TopK | None = None
     vocabularies: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     run: str = ""
+    round: int | None = None
     privacy: Mapping[str, Any] = field(default_factory=lambda: {"differential_privacy": False})
     data_notice: str = ""
 
@@ -152,8 +149,7 @@ def export(
         write = _write_graph if format == "onnx" else _write_archive
         session, checks, vectors, files = write(parts, folder, clients)
         if precision != "float32":  # the reported differences are those from the run's unrounded parameters
-            reference = Reference(exported.fn, exported.weights, exported.inputs, exported.outputs)
-            checks, _ = compare_clients(session, reference, exported, clients)
+            checks, _ = compare_clients(session, own.with_weights(exported.weights), exported, clients)
         np.savez_compressed(folder / VECTORS, allow_pickle=False, **vectors)
         files.append(VECTORS)
         if subject.vocabularies:
@@ -213,15 +209,16 @@ def _write_graph(parts: _Parts, folder: Path, clients: Sequence[Case]) -> _Writt
     exported, weights, program, inputs, given, reference = parts
     files = write_model(model_of(program, inputs, exported.outputs, weights), folder)
     session = session_of(str(folder / MODEL))
-    checks, worst = compare_clients(session, reference, exported, clients, given)
-    if worst.value:
-        refuse(program, inputs, exported.outputs, weights, worst)
     # The page gives its first answers before the runtime has optimised the graph.
-    as_written, worst = session_of(str(folder / MODEL), optimised=False), Difference(0.0, {})
-    for one in given:
-        worst = worst.or_worse(compare(run(as_written, one), reference(one)), one, reference)
-    if worst.value:
-        refuse(program, inputs, exported.outputs, weights, worst, optimised=False)
+    as_written = session_of(str(folder / MODEL), optimised=False)
+    apart, (worst, worst_as_written) = compare_inputs([session, as_written], reference, given)
+    checks, worst_of_clients = compare_clients(session, reference, exported, clients)
+    for one in (worst, worst_of_clients):
+        if one.value:
+            refuse(program, inputs, exported.outputs, weights, one)
+    if worst_as_written.value:
+        refuse(program, inputs, exported.outputs, weights, worst_as_written, optimised=False)
+    checks = checks._replace(max_abs_diff=max(apart, checks.max_abs_diff))
     return _Written(session, checks, _vectors(session, given[:_VECTORS], given[:_VECTORS]), files)
 
 
@@ -231,7 +228,10 @@ def _write_archive(parts: _Parts, folder: Path, clients: Sequence[Case]) -> _Wri
     (folder / ARCHIVE).write_bytes(content)
     names = [output.name for output in parts.exported.outputs]
     session = Archive(content, parts.inputs, names)
-    checks, worst = compare_clients(session, parts.reference, parts.exported, clients, parts.given)
+    apart, (worst,) = compare_inputs([session], parts.reference, parts.given)
+    checks, worst_of_clients = compare_clients(session, parts.reference, parts.exported, clients)
+    checks = checks._replace(max_abs_diff=max(apart, checks.max_abs_diff))
+    check_archive(worst_of_clients)
     for one in parts.given[:2]:  # no example and one, at these lengths
         outputs = dict(zip(names, session.call(names, one), strict=True))
         worst = worst.or_worse(compare(outputs, parts.reference(one)), one, parts.reference)
@@ -299,7 +299,7 @@ def _description(
     return {
         "format": FORMAT,
         "run": subject.run,
-        "round": int(subject.state.round),
+        "round": int(subject.state.round) if subject.round is None else subject.round,
         "algorithm": subject.algorithm.name,
         "precision": precision,
         "opset": OPSET,

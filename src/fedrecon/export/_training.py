@@ -16,7 +16,7 @@ from fedrecon.export._graph.model import Input, model_of, ranges_of
 from fedrecon.export._graph.program import program_of
 from fedrecon.export._graph.simplify import reduce_program
 from fedrecon.export._refuse import refuse
-from fedrecon.export._update import update
+from fedrecon.export._update import DELTA, update
 
 _RANDOM = 20
 
@@ -56,12 +56,13 @@ def write_update(
     (folder / UPDATE).write_bytes(model.SerializeToString())
     session = session_of(str(folder / UPDATE))
     reference = Reference(exported.fn, [], exported.inputs, exported.outputs)
-    worst = Difference(0.0, {})
+    worst, apart = Difference(0.0, {}), 0.0
     for given in _cases(exported, state, training, seed):
         # A delta is a sum over the examples, whose rounding grows with the root of their number.
         count = max(len(given["mask"]), 1)
-        value = compare(run(session, given), reference(given)) / float(np.sqrt(count))
-        worst = worst.or_worse(value, given, reference)
+        found, wanted = run(session, given), reference(given)
+        worst = worst.or_worse(compare(found, wanted) / float(np.sqrt(count)), given, reference)
+        apart = max(apart, _apart(found, wanted))
     if worst.value:
         refuse(program, exported.inputs, exported.outputs, [], worst)
     description = {
@@ -69,9 +70,17 @@ def write_update(
         "examples_max": training.examples_max,
         "inputs": [_entry(one, training, exported.inputs) for one in exported.inputs],
         "outputs": [{"name": x.name, "shape": list(x.shape)} for x in exported.outputs],
+        "checks": {"max_abs_diff": apart, "clients": len(training.clients)},
     }
     (folder / UPDATE_DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return [UPDATE, UPDATE_DESCRIPTION]
+
+
+def _apart(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+    """The largest absolute difference of a delta, which the file gives times the client's weight."""
+    weight = float(wanted["weight"]) or 1.0
+    deltas = [name for name in wanted if name.startswith(DELTA)]
+    return max(float(np.max(np.abs(found[name] - wanted[name]), initial=0)) / weight for name in deltas)
 
 
 def _entry(one: Input, training: Training, inputs: Sequence[Input]) -> dict[str, Any]:

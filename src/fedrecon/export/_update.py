@@ -14,7 +14,7 @@ from fedrecon.export._functions import Exported, Fields, flat_of, flat_size, sta
 from fedrecon.export._graph.model import Input, Output
 from fedrecon.simulation._batches import key_of
 
-_GLOBAL, _DELTA = "global/", "delta/"
+_GLOBAL, DELTA = "global/", "delta/"
 
 
 def update(algorithm: Algorithm, state: ServerState, fields: Fields, examples_max: int) -> Exported:
@@ -53,7 +53,7 @@ def update(algorithm: Algorithm, state: ServerState, fields: Fields, examples_ma
         name, count = sizes.get(path, ("", 0))
         shape = (name, *leaf.shape[1:]) if name else leaf.shape
         inputs.append(Input(_GLOBAL + path, leaf.dtype, shape, count if name else None))
-        outputs.append(Output(_DELTA + path, shape, cut=name or None))
+        outputs.append(Output(DELTA + path, shape, cut=name or None))
     outputs.append(Output("weight", ()))
     if start_size:
         outputs.append(Output("state", (start_size,)))

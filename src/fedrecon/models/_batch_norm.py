@@ -9,7 +9,8 @@ from fedrecon.core._examples import EXAMPLE_MASK
 from fedrecon.core._model import path_of
 from fedrecon.core._types import Batch, Params
 
-_VARIANCE = "var"  # the name that Flax gives to the running variance of its layers
+# The names that Flax and Keras give to the running variance of their layers.
+_VARIANCES = ("var", "moving_variance")
 
 
 def with_usable_variances(params: Params, state: tuple[str, ...]) -> Params:
@@ -22,7 +23,7 @@ def with_usable_variances(params: Params, state: tuple[str, ...]) -> Params:
 
     def leaf(path: Any, x: Any) -> Any:
         name = path_of(path)
-        return jnp.maximum(x, 0) if name in state and name.rpartition("/")[2] == _VARIANCE else x
+        return jnp.maximum(x, 0) if name in state and name.rpartition("/")[2] in _VARIANCES else x
 
     return jax.tree_util.tree_map_with_path(leaf, params) if state else params
 

@@ -4,7 +4,7 @@ from ._describe import Description, LeafDescription, RowBytes, describe
 from ._round import Round
 from ._simulation import Simulation
 from ._trained_state import TrainedState
-from ._validate_model import check_model
+from ._validation.model import check_model
 
 __all__ = [
     "ClientStateStore",

@@ -13,8 +13,8 @@ from fedrecon._kernels.rows import add_rows
 from fedrecon.algorithms._base import Algorithm, ServerState, Update
 from fedrecon.core._mean import Mean
 from fedrecon.core._types import Params
+from fedrecon.data._devices.staleness import discounts
 from fedrecon.data._sampling import AbstractSampling, Sampling
-from fedrecon.data._staleness import discounts
 from fedrecon.errors import DataError
 
 

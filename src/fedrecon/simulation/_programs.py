@@ -6,9 +6,8 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
-import jax
-
 from fedrecon.algorithms._base import Algorithm
+from fedrecon.simulation._shared_programs import compiled
 
 _MOST = 32  # the largest number of programs of one algorithm
 _LOCK = Lock()
@@ -37,7 +36,7 @@ def program_of(
     with _LOCK:
         programs: OrderedDict[Any, Any] = algorithm.programs
         if key not in programs:
-            programs[key] = jax.jit(functools.partial(fn, algorithm, *static), compiler_options=options)
+            programs[key] = compiled(functools.partial(fn, algorithm, *static), options)
         programs.move_to_end(key)
         while len(programs) > _MOST:
             programs.popitem(last=False)

@@ -31,8 +31,9 @@ from fedrecon.simulation._late_updates import checked_delays, checked_late, coun
 from fedrecon.simulation._protection import Protection
 from fedrecon.simulation._round import Round, Sizes
 from fedrecon.simulation._second_thread import SecondThread
+from fedrecon.simulation._shared_programs import compiled
 from fedrecon.simulation._trained_state import TrainedState, plain_state
-from fedrecon.simulation._validate_model import check_model
+from fedrecon.simulation._validation.model import check_model
 
 # With more bytes of global parameters, the server's step is a program of its own: the arrays that a joint
 # program would need beside them cost more than a second dispatch.
@@ -166,7 +167,7 @@ class Simulation:
         update_of = self._devices.spread(sums)
         steps = self._step if self._joined and self._parts == 1 else None
         run = functools.partial(one_pass, self.algorithm, update_of, steps)
-        self._pass = jax.jit(run, compiler_options=self._options)
+        self._pass = compiled(run, self._options, alone=len(self._devices) > 1)
 
     @property
     def compilations(self) -> int:
@@ -207,7 +208,8 @@ class Simulation:
             cohort = self._cohort(number)
             delays = self._delays(number, len(cohort))
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
-            total, metrics, local_positions = None, [], []
+            total: Any = None
+            metrics, local_positions = [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
             after = None
             for index, slots in enumerate(passes):

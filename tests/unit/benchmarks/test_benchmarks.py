@@ -83,6 +83,7 @@ def test_one_that_fails_leaves_the_others_results(tmp_path, capsys):
         "personalize",
         "population",
         "privacy",
+        "wire",
     ],
 )
 def test_benchmark_gives_finite_numbers(name, monkeypatch):

@@ -215,3 +215,10 @@ def test_parquet_with_list_views(tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "views.parquet")
     clients = Clients.from_parquet(tmp_path / "views.parquet")
     assert clients["a"]["x"].tolist() == [1, 2] and clients["b"]["x"].tolist() == [3]
+
+
+def test_a_null_in_a_dictionary_that_no_row_has_is_no_word():
+    words, places = pa.array(["b", None, "a"]), pa.array([2, 0, 2], pa.int32())
+    column = pa.DictionaryArray.from_arrays(places, words)
+    places, words = bridge.encoded(column)
+    assert places.tolist() == [1, 0, 1] and words.to_pylist() == ["b", "a"]

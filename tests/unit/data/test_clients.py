@@ -245,6 +245,7 @@ def test_fields_may_have_axes():
         ({"a": {}}, "at least one field, got none"),
         ({"a": {"x": [1]}, 2: {"x": [1]}}, "client ids must be all strings or all 64-bit integers"),
         ({1.5: {"x": [1]}}, "client ids must be all strings or all 64-bit integers"),
+        ({"a": {"x": [[1], [1, 2]]}}, "field 'x' of client 'a' must be an array, its lists differ in length"),
     ],
 )
 def test_arrays_that_are_refused(arrays, message):
@@ -266,6 +267,14 @@ def test_arrays_that_are_refused(arrays, message):
         (["a", "b"], [0, 3, 2], {"x": [1, 2]}, "that do not decrease"),
         (["a", "b"], [1, 1, 2], {"x": [1, 2]}, "offsets must run from 0"),
         (["a"], [0, 2], {"x": [1, 2], "y": [1]}, "all fields must have as many rows, got {'x': 2, 'y': 1}"),
+        (
+            ["a"],
+            [0, 1],
+            {"x": np.float64(3)},
+            "field 'x' must have a row for each example, got the number 3.0",
+        ),
+        (["a"], [0, 2], {"x": [[1], [1, 2]]}, "field 'x' must be an array, its lists differ in length"),
+        (["a", "\ud800"], [0, 1, 2], {"x": [1, 2]}, r"client ids must be Unicode text, got '\\ud800' in one"),
     ],
 )
 def test_columns_that_do_not_fit(ids, offsets, columns, message):
@@ -327,6 +336,7 @@ def test_vocabularies_of_any_kind_are_written_and_opened(tmp_path, ids):
     [
         ([1.5], "must be all strings or all 64-bit integers, it holds 1.5"),
         (["a", 1], "it holds 1"),
+        (["a", "b\ud800"], "the vocabulary of 'item' must be Unicode text"),
         ([["a"]], r"must be a flat list, got the shape \(1, 1\)"),
     ],
     ids=str,

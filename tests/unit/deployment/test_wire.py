@@ -2,13 +2,11 @@
 
 import json
 import struct
-import time
 import zlib
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -202,34 +200,3 @@ def test_node_one_version_behind_works(monkeypatch):
     assert reason(forged(header(), version=_wire.VERSION - 2)) is Refusal.WRONG_VERSION
     with pytest.raises(ValueError, match="version must be one of"):
         encode(message(), _wire.VERSION - 2)
-
-
-def arrow(arrays):
-    """The same arrays by Arrow IPC and CRC-32, there and back."""
-    columns = {
-        name: pa.array([np.ascontiguousarray(x).reshape(-1).view(np.uint8)], pa.list_(pa.uint8()))
-        for name, x in arrays.items()
-    }
-    batch = pa.record_batch(columns)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    data = sink.getvalue().to_pybytes()
-    check = zlib.crc32(data)
-    table = pa.ipc.open_stream(data).read_all()
-    return check == zlib.crc32(data), [table.column(name)[0].values.to_numpy() for name in table.column_names]
-
-
-@pytest.mark.parametrize("rows", [120, 20_000])
-def test_encode_and_decode_take_at_most_three_times_as_long_as_arrow(rows):
-    sent = message(arrays=arrays() | {"delta/item/factors": np.ones((rows, 50), np.float32)})
-
-    def best(run):
-        times = []
-        for _ in range(30):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    assert best(lambda: decode(encode(sent))) <= 3 * best(lambda: arrow(sent.arrays))

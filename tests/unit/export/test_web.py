@@ -2,11 +2,14 @@
 
 import http.client
 import json
+import shutil
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
+from fedrecon.datasets.text._tokenizers import pieces, whitespace
 from fedrecon.errors import DataError
 from fedrecon.export._graph.program import ExportError
 from fedrecon.export._web import runtime
@@ -25,6 +28,31 @@ def test_the_page_is_small_and_loads_nothing_from_elsewhere():
         assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "")
         assert not any(word in text for word in ("innerHTML", "eval(", "document.write", "XMLHttpRequest"))
     assert f'content="{POLICY}"' in (PAGE / "index.html").read_text()
+
+
+SENTENCES = [
+    "हिन्दी में लिखना। தமிழ் எழுத்து ภาษาไทย بِكُم",
+    "İstanbul'da IŞIK, cafe\u0301 l’été rock'n'roll ''quoted'' a_b",
+    "soft\u00adhyphen zero\u200dwidth a\u200bb 👩‍👩‍👧 ❤️! 1,234.5 ½ Ⅷ",
+    "white\u00a0space\u2003of\u3000kinds \x1c\x1d\x85 and\ufeffnone \u0301alone ـ\u0600",
+]
+
+
+def test_the_page_parts_words_as_training_did(tmp_path):
+    """It is run by Node.js, since the scripts are modules that need no browser until they show something."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node.js")
+    shutil.copytree(PAGE, tmp_path / "page")
+    (tmp_path / "page" / "package.json").write_text('{"type": "module"}')
+    code = f"""
+        import {{tokensOf}} from {json.dumps(str(tmp_path / "page" / "words.js"))};
+        const parted = {json.dumps(SENTENCES)}.map((x) => [tokensOf(x, "pieces"), tokensOf(x, "whitespace")]);
+        console.log(JSON.stringify(parted));
+    """
+    command = [node, "--no-warnings", "--input-type=module", "--eval", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == [[pieces(text), whitespace(text)] for text in SENTENCES]
 
 
 def test_titles(tmp_path):

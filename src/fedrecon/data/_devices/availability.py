@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int, Int64
 from fedrecon.core._tags import tagged
 from fedrecon.data._devices.availability_models import Always, AvailabilityModel
 from fedrecon.data._devices.draws import JITTER, LOSS, SPEED, normal_of, uniform_of
+from fedrecon.data._devices.staleness import discounts
 from fedrecon.data._sampling import AbstractSampling
-from fedrecon.data._staleness import discounts
 from fedrecon.errors import plain, store_whole_numbers
 
 

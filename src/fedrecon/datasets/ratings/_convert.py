@@ -9,7 +9,10 @@ client file is written from what comes back in order. It is the same file, byte 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +22,7 @@ from jaxtyping import Int64, Shaped
 from fedrecon.data._arrow_bridge import decoded, one_chunk, to_arrow, to_numpy
 from fedrecon.data._scratch import scratch
 from fedrecon.data._unpacking import UNPACKED_GIB
+from fedrecon.datasets.ratings._core import keep_core
 from fedrecon.datasets.ratings._files.find import find
 from fedrecon.datasets.ratings._files.formats import Format
 from fedrecon.datasets.ratings._files.layout import detect_format
@@ -56,6 +60,8 @@ def convert(
     order: str | None = None,
     cap: int | None = None,
     least_ratings: int = 0,
+    core: int = 0,
+    shards: int | None = None,
     memory_mib: int = MEMORY_MIB,
     progress: Progress | None = None,
 ) -> None:
@@ -68,7 +74,7 @@ def convert(
     Args:
         sources: The files, folders or archives, each as for `prepare`. Of ratings that are otherwise equal
             the order of the sources decides, and within one that of its rows.
-        out: The client file, which is written whole or not at all.
+        out: The client file, or the folder of shards, which is written whole or not at all.
         columns: The names of the columns, as for `prepare`; None, the default, for those of a format with
             known columns.
         scale: The lowest and highest rating, as for `prepare`; None, the default, for those of the format.
@@ -85,9 +91,15 @@ def convert(
             keeps all.
         least_ratings: The number of ratings, before the cap, below which a client is left out; 0, the
             default, leaves out nobody. Items keep their numbers.
+        core: The number of ratings that each client and each item must have of those that are left, before
+            `cap` and `least_ratings` (the k-core); an item that is left out gets no number. 0, the default,
+            leaves out nothing.
+        shards: The number of client files of a folder `out`, see `fedrecon.data.write_shards`; None, the
+            default, for one file.
         memory_mib: The memory that DuckDB may use before it goes to the disk, in MiB, at least 64; 256 by
             default. The whole process takes about 350 MiB more, and 100 bytes for each client.
-        progress: Is called with what is being done (`"bytes"` are read, `"ratings"` are written), how much of
+        progress: Is called with what is being done (`"bytes"` are read, `"ratings"` and then
+            `"ratings in shards"` are written), how much of
             it is done, and how much there is; None, the default, calls nothing.
 
     Raises:
@@ -103,12 +115,16 @@ def convert(
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     cap = None if cap is None else whole_number("cap", cap, 1)
     least_ratings = whole_number("least_ratings", least_ratings, 0)
+    core = whole_number("core", core, 0)
+    shards = None if shards is None else whole_number("shards", shards, 1)
     memory_mib = whole_number("memory_mib", memory_mib, 64)
     inputs = [_Input.of(find(path, reading, unpacked_gib), reading) for path in sources]
     path = Path(out)
-    with scratch(path) as folder, _database(folder, memory_mib) as connection, _translated(path):
+    # Around the database, too: a full disk shows where it is opened or closed as well.
+    with scratch(path) as folder, _translated(path), _database(folder, memory_mib) as connection:
         staged = _Staged(connection, reading, inputs, progress or (lambda *_: None))
         staged.read()
+        staged.keep_core(core)
         staged.count_ids()
         by_time = "time" in staged.kinds if order is None else order == "time"
         if by_time and "time" not in staged.kinds:
@@ -125,14 +141,11 @@ def convert(
             raise staged.first_duplicate()
         if not len(writer.clients):
             raise DataError(f"least_ratings must leave a client, nobody has {least_ratings} ratings")
-        writer.write(path, staged.client_ids(writer.all_clients), staged.ids("item"))
+        ids, in_shards = staged.client_ids(writer.all_clients), partial(staged.progress, "ratings in shards")
+        writer.write(path, ids, staged.ids("item"), shards, in_shards)
 
 
 def _database(folder: Path, memory_mib: int) -> "DuckDBPyConnection":
-    try:
-        import duckdb
-    except ImportError:
-        raise DataError("conversion needs the package duckdb: pip install 'fedrecon[convert]'") from None
     # Nothing is ever fetched: what is needed of DuckDB comes with the package.
     settings: dict[str, Any] = {
         "autoinstall_known_extensions": False,
@@ -140,18 +153,24 @@ def _database(folder: Path, memory_mib: int) -> "DuckDBPyConnection":
         "memory_limit": f"{memory_mib}MiB",
         "temp_directory": str(folder / "spill"),
     }
-    return duckdb.connect(str(folder / "ratings.duckdb"), config=settings)
+    return _duckdb().connect(str(folder / "ratings.duckdb"), config=settings)
 
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     """Turns errors of DuckDB, such as those of a full disk, into a `DataError` that names the client file."""
-    import duckdb
-
+    duckdb = _duckdb()
     try:
         yield
     except duckdb.Error as error:
         raise DataError(f"{path}: cannot be made: {reason(error)}") from error
+
+
+def _duckdb() -> ModuleType:
+    try:
+        return import_module("duckdb")
+    except ImportError:
+        raise DataError("conversion needs the package duckdb: pip install 'fedrecon[convert]'") from None
 
 
 class _Input(NamedTuple):
@@ -202,8 +221,11 @@ class _Staged:
             self._starts.append(start)
 
             def restart(start: int = start, kept: int = kept, times: str = times) -> None:
-                if self.kinds:
+                if kept:
                     self._connection.execute("DELETE FROM ratings WHERE row >= ?", [start])
+                else:  # whose columns may be others than those that are read next
+                    self._connection.execute("DROP TABLE IF EXISTS ratings")
+                    self.kinds = {}
                 self._row, self.count, self._form = start, kept, times
 
             for piece in stream(source, form, restart):
@@ -271,6 +293,18 @@ class _Staged:
         self._connection.execute("INSERT INTO ratings SELECT * FROM piece")
         self._connection.unregister("piece")
 
+    def keep_core(self, least: int) -> None:
+        """Leaves out clients and items with fewer ratings; 0 leaves out nothing.
+
+        Raises:
+            DataError: Nothing is left; or a client rates an item twice and must not.
+        """
+        if not least:
+            return
+        if self._reading.duplicates == "error" and self._find_duplicate():
+            raise self.first_duplicate()
+        self.count = keep_core(self._connection, least, repeats=self._reading.duplicates == "all")
+
     def count_ids(self) -> None:
         """Numbers the items, and clients that are texts: integers come first, ascending, then other texts."""
         for role in ("client", "item"):
@@ -317,14 +351,9 @@ class _Staged:
 
     def first_duplicate(self) -> DataError:
         """The error that names the first rating of an item that its client had rated before."""
-        query = (
-            "SELECT client, item, row FROM (SELECT client, item, row, "
-            "row_number() OVER (PARTITION BY client, item ORDER BY row) AS n FROM ratings) "
-            "WHERE n = 2 ORDER BY row LIMIT 1"
-        )
         # Of its own, since the ratings in order may not be at their end.
         connection = self._connection.cursor()
-        client, item, second = connection.sql(query).fetchall()[0]
+        client, item, second = self._find_duplicate()[0]
         query = "SELECT min(row) FROM ratings WHERE client = ? AND item = ?"
         (first,) = connection.execute(query, [client, item]).fetchall()[0]
         (where, one), (there, other) = self._place(first), self._place(second)
@@ -333,6 +362,15 @@ class _Staged:
             f"{there}, {other}: client {quoted(client)} must rate item {quoted(item)} once, but did "
             f'already on {one} (duplicates="last" keeps the last rating, "all" keeps both)'
         )
+
+    def _find_duplicate(self) -> list[Any]:
+        """Client, item and row of the first rating of an item that its client had rated before, if any."""
+        query = (
+            "SELECT client, item, row FROM (SELECT client, item, row, "
+            "row_number() OVER (PARTITION BY client, item ORDER BY row) AS n FROM ratings) "
+            "WHERE n = 2 ORDER BY row LIMIT 1"
+        )
+        return self._connection.cursor().sql(query).fetchall()
 
     def _place(self, row: int) -> tuple[str, str]:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -15,6 +15,10 @@ ORDERS = ("shuffled", "time", "file")
 FRACTIONS: Mapping[str, float | int] = {"train": 0.8, "validation": 0.1, "test": 0.1}
 
 
+class NoRatingsError(DataError):
+    """Interactions without ratings, where ratings are needed."""
+
+
 def load(
     path: str | os.PathLike[str] | None = None,
     *,
@@ -90,9 +94,9 @@ def load(
         cache=cache,
     )
     if "rating" not in clients.fields:
-        raise DataError(
+        raise NoRatingsError(
             f"{path}: ratings must have a column of the rating, named by columns, the setting "
-            "data.columns.rating; items without ratings are for the task ranking"
+            "data.columns.rating; items without ratings are for the task ranking (--set task=ranking)"
         )
     return arrange(clients, seed=seed, cap=cap, order=order, fractions=fractions)
 

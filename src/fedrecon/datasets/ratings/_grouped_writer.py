@@ -7,8 +7,10 @@ import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
 from fedrecon.data._arrow import write_within
+from fedrecon.data._clients import Clients
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import in_order, offsets_of, stored
+from fedrecon.data._shards.folder import Progress, write_shards
 from fedrecon.data._table_ids import table_keys
 
 _PIECE = 1 << 19  # ratings that are looked at together
@@ -68,14 +70,21 @@ class GroupedWriter:
         return is_right
 
     def write(
-        self, path: Path, ids: Shaped[np.ndarray, " client"], items: Shaped[np.ndarray, " item"]
+        self,
+        path: Path,
+        ids: Shaped[np.ndarray, " client"],
+        items: Shaped[np.ndarray, " item"],
+        shards: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """Writes the client file.
+        """Writes the client file, or a folder of shards.
 
         Args:
-            path: The file.
+            path: The file, or the folder.
             ids: The ids of all clients.
             items: The ids of the items.
+            shards: The number of client files of a folder; None, the default, for one file.
+            progress: Is called while shards are written; None, the default, calls nothing.
         """
         total = int(self._num_examples.sum())
         columns, stats = {}, {}
@@ -87,10 +96,13 @@ class GroupedWriter:
                 self._convert(name, kind, narrow)
             place = self._folder / name
             columns[name] = np.memmap(place, narrow, "r", shape=(total,)) if total else np.zeros(0, narrow)
-        keys = table_keys(ids)[self.clients]
-        write_within(
-            self._folder, path, ids[self.clients], keys, self._num_examples, columns, {"item": items}, stats
-        )
+        ids, keys, counts = ids[self.clients], table_keys(ids)[self.clients], self._num_examples
+        if shards is None:
+            write_within(self._folder, path, ids, keys, counts, columns, {"item": items}, stats)
+        else:
+            starts = offsets_of(counts)[:-1]
+            clients = Clients(ids, keys, starts, counts, columns, {"item": items}, stats)
+            write_shards(path, clients, shards, progress)
 
     def _flush(self, last: bool) -> bool:
         if not self._size:

@@ -16,7 +16,7 @@ from fedrecon.errors import whole_number
 _LEAST, _MEDIAN, _SPREAD, _MOST = 20, 96, 1.14, 0.62
 _POPULARITY_RANGE, _POPULARITY_SPREAD = 4.5, 0.9
 _MEAN = 3.6
-_STARS = (1.0, 5.0)
+STARS = (1.0, 5.0)
 
 
 class Planted(NamedTuple):
@@ -103,9 +103,9 @@ def synthetic(
     user_biases = random.normal(0, bias_deviation, num_clients).astype(np.float32)
     score = _MEAN + user_biases[owners] + item_biases[items]
     score += np.einsum("rk,rk->r", user_factors[owners], item_factors[items])
-    stars = np.clip(np.rint(score + random.normal(0, noise, len(score))), *_STARS).astype(np.float32)
+    stars = np.clip(np.rint(score + random.normal(0, noise, len(score))), *STARS).astype(np.float32)
 
-    off = stars - np.clip(score, *_STARS)
+    off = stars - np.clip(score, *STARS)
     planted = Planted(
         item_factors,
         item_biases,

@@ -4,6 +4,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
+# What a message about columns that nobody named says, for the command line and for an experiment file.
+NAMING = "the settings data.columns.client, .item and .rating: --set data.columns.client=NAME"
 WHOLE = "0|-?[1-9][0-9]*"  # written in the one usual way
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _INT64 = range(-(2**63), 2**63)
@@ -33,11 +35,11 @@ def id_fault(role: str, text: str, integer: bool) -> str | None:
     if any("\udc80" <= letter <= "\udcff" for letter in text):  # how surrogateescape writes a stray byte
         return f"{role} id must be UTF-8, got {quoted(text)}; data.encoding sets another, such as latin-1"
     if not integer:
-        return None if text else f"{role} id must not be empty"
+        return None if text else f"{role} id must not be empty; another column may have one in every row"
     if not re.fullmatch(WHOLE, text):
         return (
             f"{role} id must be a whole number, got {quoted(text)}; where ids are text, columns says which "
-            "they are, the settings data.columns.client, .item and .rating"
+            f"they are, {NAMING}"
         )
     # Python refuses to convert thousands of digits; 21 are too many already.
     if len(text) > 20 or int(text) not in _INT64:

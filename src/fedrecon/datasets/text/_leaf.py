@@ -1,6 +1,7 @@
-"""LEAF's JSON: one object with the texts of all users, as its Reddit and Sent140 are."""
+"""LEAF's JSON: one object with the texts of all users, as its Reddit, Sent140 and Shakespeare are."""
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,9 @@ _TWEET_FIELDS = (5, 6)
 def read_leaf(path: Path, limit: int) -> Iterator[Writer]:
     """The users of a file, each one's examples in their order.
 
-    An example is a text; lists of words (Reddit); or the fields of a tweet (Sent140).
+    An example is a text; lists of words (Reddit); the fields of a tweet (Sent140); or, in Shakespeare, a
+    window of characters whose label is the next one. Windows are put together to the text that they were cut
+    from. LEAF writes all lines of a user one after the other, so that sentences end where their marks tell.
 
     Args:
         path: The file, which may be packed.
@@ -37,27 +40,71 @@ def read_leaf(path: Path, limit: int) -> Iterator[Writer]:
     users = users.get("user_data") if isinstance(users, dict) else None
     if not isinstance(users, dict):
         raise DataError(f'{path}: must be LEAF\'s JSON, an object with "user_data" of each user, it lacks it')
+    overlap = any(_overlap(data) for data in users.values() if _has_examples(data))
     for user, data in users.items():
         where = f"{path}, user {user!r}"
-        examples = data.get("x") if isinstance(data, dict) else None
-        if not isinstance(examples, list):
+        if not _has_examples(data):
             raise DataError(f'{where}: must have a list of examples "x", it lacks it')
+        examples = data["x"]
         if not is_unicode(user):
             raise DataError(f"{where}: the name must be Unicode text")
-        if _overlap(examples):
-            raise DataError(
-                f"{where}: holds windows of characters that overlap, as LEAF cuts Shakespeare; whole lines "
-                "are in TensorFlow Federated's shakespeare.sqlite.lzma, or can be given as a folder of "
-                "text files"
-            )
+        if overlap:
+            yield Writer(user, _sentences(_join_windows(examples, data.get("y"), where)), where)
+            continue
         sentences = [_sentence(x, f"{where}, example {i}") for i, x in enumerate(examples)]
         yield Writer(user, sentences, where)
 
 
-def _overlap(examples: list[Any]) -> bool:
-    """Whether each text is the one before it, moved by a character."""
-    texts = [x for x in examples[:3] if isinstance(x, str)]
-    return len(texts) > 1 and all(len(a) > 1 and b[:-1] == a[1:] for a, b in pairwise(texts))
+def _has_examples(data: Any) -> bool:
+    return isinstance(data, dict) and isinstance(data.get("x"), list)
+
+
+def _join_windows(windows: list[Any], labels: Any, where: str) -> str:
+    """The text from which windows of characters were cut, each with the next character as its label.
+
+    The first version of LEAF begins every line with a window of blanks.
+
+    Raises:
+        DataError: A window or a label is no text, there are not as many labels as windows, or a window
+            neither goes on where the one before it ends nor begins a line.
+    """
+    if not isinstance(labels, list) or len(labels) != len(windows):
+        raise DataError(
+            f'{where}: must have a list of labels "y" with the character after each window of characters "x"'
+        )
+    for number, pair in enumerate(zip(windows, labels, strict=True)):
+        if not all(isinstance(x, str) for x in pair):
+            shown = json.dumps(pair)[:40]
+            raise DataError(f"{where}, example {number}: must be a window of characters, got {shown}")
+    parts = list(windows[:1])
+    for number, window in enumerate(windows):
+        if number and window != windows[number - 1][1:] + labels[number - 1]:
+            if window.strip():
+                raise DataError(
+                    f"{where}, example {number}: must begin a character after the one before it; no text can "
+                    "be made of a random sample of windows: let LEAF sample whole users (preprocess.sh -s "
+                    "niid)"
+                )
+            parts += ["\n", window]
+        parts.append(labels[number])
+    return "".join(parts)
+
+
+def _sentences(text: str) -> list[str]:
+    """The sentences of a text, which end with a line or with a full stop, a question or exclamation mark."""
+    parts = (part.strip() for part in re.split(r"(?<=[.?!])\s+|\n+", text))
+    return [part for part in parts if part]
+
+
+def _overlap(data: dict[str, Any]) -> bool:
+    """Whether each example is the one before it with its label, moved by a character."""
+    labels = data.get("y")
+    rows = list(zip(data["x"][:3], labels if isinstance(labels, list) else [], strict=False))
+    if len(rows) < 2 or not all(isinstance(x, str) for row in rows for x in row):
+        return False
+    return all(
+        len(label) == 1 and window == before[1:] + label for (before, label), (window, _) in pairwise(rows)
+    )
 
 
 def _sentence(example: Any, where: str) -> str:

@@ -4,6 +4,7 @@ import codecs
 import hashlib
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from fedrecon.data._unpacking import (
@@ -32,7 +33,8 @@ FORMS = (
 
 
 def find(path: str | os.PathLike[str]) -> Path:
-    """The file at `path`, or the one file in that folder; the folder itself if it has a text file per client.
+    """The file at `path`, or the one file in that folder; the folder itself if it has a text file per client
+    or is divided into several files of LEAF's JSON, each with some of the users.
 
     Hidden files are passed over, such as those that a Mac leaves beside every file.
 
@@ -47,13 +49,9 @@ def find(path: str | os.PathLike[str]) -> Path:
             packed = path.suffix.lower() in (*PACKED_SUFFIXES, ".zip")
             raise DataError(f"{path}: must be {FORMS}{'; unpack it first' if packed else ''}")
         return path
-    # Any tool leaves files of JSON beside its data: only their content tells whether they are LEAF's.
-    files = sorted(
-        p
-        for p in _visible(path)
-        if is_file_of_texts(p) and (not strip_packing(p.name.lower()).endswith(LEAF) or holds_texts(p))
-    )
-    texts = _texts(path)
+    files, texts = _sources(path), _texts(path)
+    if len(files) > 1 and not texts and files == _leaf_parts(path):
+        return path
     if len(files) + bool(texts) != 1:
         names = [p.name for p in (*files, *texts[:1])]
         raise DataError(f"{path}: must hold one source, {FORMS}; it holds {names or 'none'}")
@@ -75,8 +73,11 @@ def holds_texts(path: Path) -> bool:
     if path.is_dir():
         names = [strip_packing(file.name.lower()) for file in _visible(path)]
         tables = (".csv", ".tsv", ".dat", ".data", ".inter", *PARQUET)
-        has_texts = any(name.endswith(".txt") for name in names)
-        return has_texts and not any(name.endswith(tables) for name in names)
+        if any(name.endswith(tables) for name in names):
+            return False
+        return any(name.endswith(".txt") for name in names) or any(
+            holds_texts(file) for file in _visible(path) if file.is_file()
+        )
     name = strip_packing(path.name.lower())
     if name.endswith(SQLITE):
         return True
@@ -95,7 +96,7 @@ def holds_texts(path: Path) -> bool:
 def fingerprint(path: Path) -> str:
     """A digest that changes whenever the files do: of their names, sizes, and times of change."""
     facts = []
-    for file in _texts(path) if path.is_dir() else [path]:
+    for file in (_texts(path) or _leaf_parts(path)) if path.is_dir() else [path]:
         status = file.stat()
         facts.append(
             (str(file.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
@@ -116,7 +117,8 @@ def writers(path: Path, part: str | None, limit: int = limit_of(UNPACKED_GIB)) -
     """
     name = strip_packing(path.name.lower())
     if path.is_dir():
-        return _folder(path)
+        parts = [] if _texts(path) else _leaf_parts(path)
+        return chain.from_iterable(writers(p, part, limit) for p in parts) if parts else _folder(path)
     if name.endswith(LINES):
         return read_lines(path, limit)
     if name.endswith(LEAF):
@@ -164,6 +166,20 @@ def read_user(path: Path, unpacked_gib: float | int = UNPACKED_GIB) -> list[str]
 
 def _texts(folder: Path) -> list[Path]:
     return sorted(p for p in _visible(folder) if p.suffix.lower() == ".txt" and p.is_file())
+
+
+def _sources(folder: Path) -> list[Path]:
+    """The files of a folder that hold the texts of several clients."""
+    # Any tool leaves files of JSON beside its data: only their content tells whether they are LEAF's.
+    return sorted(p for p in _visible(folder) if is_file_of_texts(p) and (not _is_json(p) or holds_texts(p)))
+
+
+def _leaf_parts(folder: Path) -> list[Path]:
+    return [p for p in _sources(folder) if _is_json(p)]
+
+
+def _is_json(path: Path) -> bool:
+    return strip_packing(path.name.lower()).endswith(LEAF)
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -3,9 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from fedrecon.data._shards.digests import PREFIX
 from fedrecon.experiment.analysis.runs import Method, Run
 from fedrecon.experiment.storage.fingerprint import as_text
 from fedrecon.experiment.storage.metrics_log import RECON_EVAL, name_of
+
+# Digests do not tell whether a run of a file and one of a folder of shards had the same clients.
+_TWO_KINDS = "clients of a folder of shards and others, whose digests cannot be compared"
 
 
 def comparable(a: Run, b: Run, split: str, protocol: str) -> bool:
@@ -76,6 +80,8 @@ def _warnings_of_two(first: Method, method: Method) -> Iterator[str]:
         if None in [run.examples.get("train") for run in (a, b)]:
             # Pooled training examples have no digest: only the settings tell where they come from.
             yield from _of_data(names, a, b)
+        elif _of_two_kinds(a, b, "train"):
+            yield f"{names} were trained on {_TWO_KINDS}."
         else:
             yield f"{names} were trained on different clients or examples."
 
@@ -85,7 +91,7 @@ def _reasons(a: Run, b: Run, split: str, protocol: str) -> list[str]:
     reasons = []
     name = name_of(split, protocol)
     if not _same(a, b, name):
-        reasons.append("other clients or examples")
+        reasons.append(_TWO_KINDS if _of_two_kinds(a, b, name) else "other clients or examples")
     one, two = (_evaluated_by(run, "scoring") for run in (a, b))
     if one != two and None not in (one, two):
         reasons.append(f"other measures ({one} against {two})")
@@ -109,6 +115,12 @@ def _same(a: Run, b: Run, name: str) -> bool:
     old = not (a.tells_examples and b.tells_examples)
     full = [run.fingerprint.get("clients", {}).get(name) for run in (a, b)]
     return old and full[0] == full[1] is not None
+
+
+def _of_two_kinds(a: Run, b: Run, name: str) -> bool:
+    """Whether one run has the digest of clients in a folder of shards, and the other one that of others."""
+    digests = [run.examples.get(name) for run in (a, b)]
+    return None not in digests and len({str(digest).startswith(PREFIX) for digest in digests}) == 2
 
 
 def _of_data(names: str, a: Run, b: Run) -> Iterator[str]:

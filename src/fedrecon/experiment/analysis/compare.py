@@ -134,7 +134,7 @@ def plot_runs(runs: Sequence[Path], out: Path | None = None) -> list[Path]:
 
 
 def _curves(path: Path, label: str) -> Any:
-    from fedrecon.experiment.reporting.plots import Curves
+    from fedrecon.experiment.reporting.figure_data import Curves
 
     run = Run(path)
     records = run.records

@@ -13,6 +13,7 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.console.screen import rich_table
 from fedrecon.experiment.reporting import summary
 from fedrecon.experiment.reporting.baselines import BASELINES
+from fedrecon.experiment.reporting.figure_process import FigureProcess
 from fedrecon.experiment.reporting.tables import Spread, markdown
 from fedrecon.experiment.storage.metrics_log import WEIGHTINGS, place
 from fedrecon.experiment.storage.run_folder import PLOTS, RESULT, SUMMARY
@@ -45,15 +46,16 @@ def train_seeds(config: Config, out: Path, count: int, screen: Console) -> Ended
     """
     screen.print(f"{config.name}: {count} seeds, folder {out}")
     results, folders, diverged = [], [], []
-    for seed in range(config.seed, config.seed + count):
-        folders.append(out / f"seed-{seed}")
-        result = run_experiment(override(config, {"seed": seed}), folders[-1], screen)
-        if result.interrupted:
-            screen.print(f"Interrupted at seed {seed}; all of it is saved.")
-            screen.print(f"To go on: the same command, with --seeds {count} --out {out}")
-            return Ended(interrupted=True, diverged=False)
-        diverged += [seed] if result.diverged else []
-        results.append(summary.result_values(result))
+    with FigureProcess() as drawing:
+        for seed in range(config.seed, config.seed + count):
+            folders.append(out / f"seed-{seed}")
+            result = run_experiment(override(config, {"seed": seed}), folders[-1], screen, figures=drawing)
+            if result.interrupted:
+                screen.print(f"Interrupted at seed {seed}; all of it is saved.")
+                screen.print(f"To go on: the same command, with --seeds {count} --out {out}")
+                return Ended(interrupted=True, diverged=False)
+            diverged += [seed] if result.diverged else []
+            results.append(summary.result_values(result))
     values = {
         "seeds": [config.seed + i for i in range(count)],
         "diverged": bool(diverged),

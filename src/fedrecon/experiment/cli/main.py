@@ -42,11 +42,14 @@ COMMANDS = {
     "sweep": "tune settings on the validation clients",
     "describe": "what is in a data file: clients, examples, histograms",
     "convert": "write rating files of any size as a client file",
+    "check": "whether client files hold what was written",
     "generate": "write generated ratings, of any size",
     "settings": "list all settings, with meanings and defaults",
 }
 
 
+# How NumPy begins a message about an array that no memory could hold.
+_TOO_LARGE = ("array is too big", "Maximum allowed dimension exceeded")
 # The name of the error handler of the output's encodings.
 _UNENCODABLE = "fedrecon.ascii_only"
 
@@ -199,6 +202,8 @@ def _discard() -> None:
 
 def explain(error: Exception) -> str:
     """The message about an error for the user of the command line."""
+    if isinstance(error, ValueError) and str(error).startswith(_TOO_LARGE):
+        return "there is not enough memory: a number that was asked for makes an array larger than any memory"
     if isinstance(error, ValueError) and str(error):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

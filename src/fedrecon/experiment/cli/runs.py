@@ -48,11 +48,14 @@ def train(config: Config, out: Path, invocation: Invocation) -> int:
         The exit status.
     """
     begin(invocation)
+    from fedrecon.experiment.reporting.figure_process import FigureProcess
     from fedrecon.experiment.training.run_experiment import console, run_experiment, show
 
     screen = console()
-    result = run_experiment(config, out, screen, invocation.started)
-    show(result, screen)
+    # The table is on the screen before the figures are drawn.
+    with FigureProcess() as figures:
+        result = run_experiment(config, out, screen, invocation.started, figures)
+        show(result, screen)
     return status_of(result)
 
 
@@ -107,7 +110,7 @@ def holds_ratings(path: Path) -> bool:
     if not path.exists():
         # Only the name can tell which experiment's message about the missing file helps more.
         return not strip_packing(path.name.lower()).endswith((*LINES, *SQLITE))
-    if path.is_file() and is_client_file(path):
+    if is_client_file(path):
         return {"item", "rating"} <= set(Clients.open(path).fields)
     return not holds_texts(path)
 

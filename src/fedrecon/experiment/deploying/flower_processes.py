@@ -16,7 +16,7 @@ from typing import Any
 import tomli_w
 
 from fedrecon._files import make_folder, write_atomically
-from fedrecon.deployment._rounds import LOG
+from fedrecon.deployment._rounds import LOG, read_log
 from fedrecon.errors import RunError
 from fedrecon.experiment.deploying.keys import Certificates
 from fedrecon.experiment.deploying.plan import ENDED, PROCESS
@@ -28,7 +28,7 @@ _CONNECTION = "local"
 # The longest time in seconds in which each of the processes must start, and a command must end.
 _START = 300.0
 _LOOK = 0.1
-_GO_ON = "go on with `deploy resume`, or start the server again"
+GO_ON = "go on with `deploy resume`, or start the server again"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 """Environment variables with which Flower's programs call home neither for telemetry nor for updates."""
 
@@ -196,17 +196,17 @@ def follow_run(
         RunError: The SuperLink or the server ended before the rounds were done.
     """
     path, read = folder / LOG, 0
-    while not (ended := (folder / ENDED).exists()) or read < len(_lines(path)):
-        lines = _lines(path)
+    while not (ended := (folder / ENDED).exists()) or read < len(read_log(path)):
+        lines = read_log(path)
         for line in lines[read:]:
-            progress(json.loads(line))
+            progress(line)
         read = len(lines)
         if not ended:
             _check_server(processes, folder)
             look()
             time.sleep(_LOOK)
     reason = (folder / ENDED).read_text()
-    done = sum(json.loads(line)["released"] for line in _lines(path))
+    done = sum(line["released"] for line in read_log(path))
     if reason or done < rounds:
         raise RunError(f"{folder}: the server ended after {done} of {rounds} rounds: {reason}")
 
@@ -234,16 +234,10 @@ def _check_server(processes: Processes, folder: Path) -> None:
         status = processes.status(name)
         # The process that asked for the run ends as soon as it is begun.
         if status is not None and (name == SUPERLINK or status != 0):
-            raise RunError(f"{processes.log(name)}: the process {name!r} has ended; {_GO_ON}")
+            raise RunError(f"{processes.log(name)}: the process {name!r} has ended; {GO_ON}")
     path = folder / PROCESS
     if path.exists() and not lives(int(path.read_text())) and not (folder / ENDED).exists():
-        raise RunError(f"{folder}: the server's process has ended; {_GO_ON}")
-
-
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file to which another process appends."""
-    text = path.read_text() if path.exists() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
+        raise RunError(f"{folder}: the server's process has ended; {GO_ON}")
 
 
 def _command(home: Path, *words: str) -> str:

@@ -227,6 +227,7 @@ def run(plan: DeploymentPlan, transport: FlowerTransport, folder: Path) -> None:
         sampling,
         seed=config.seed,
         run=plan.run,
+        global_params=plan.start_at(folder),
         min_answers=plan.min_answers,
         secret=None if algorithm.privacy is None else _secret(folder / COHORTS),
         max_staleness=plan.max_staleness,

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ import tomli_w
 from fedrecon._files import make_folder, write_atomically
 from fedrecon.data._sampling import AbstractSampling
 from fedrecon.deployment._messages import state_from
-from fedrecon.deployment._rounds import ANSWERED, LOG, STATE
+from fedrecon.deployment._rounds import ANSWERED, LOG, STATE, read_log
 from fedrecon.deployment._wire import decode
 from fedrecon.errors import RunError, whole_number
 from fedrecon.experiment.config import Config
+from fedrecon.experiment.deploying.client_states import gather_client_states
 from fedrecon.experiment.deploying.flower_processes import (
     environment_for,
     follow_run,
@@ -31,19 +32,19 @@ from fedrecon.experiment.deploying.flower_processes import (
     wait_until,
 )
 from fedrecon.experiment.deploying.plan import FILE, DeploymentPlan
-from fedrecon.experiment.deploying.preparing import plan_of, with_numbers
+from fedrecon.experiment.deploying.preparing import plan_of, start_of, with_numbers, write_start
 from fedrecon.experiment.deploying.processes import Processes, free_ports
 from fedrecon.experiment.deploying.settings import DeploymentSettings, read_settings
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json, seal
 from fedrecon.experiment.storage.metrics_log import METRICS, Records
-from fedrecon.experiment.storage.run_folder import CHECKPOINTS, RESULT, RunFolder
+from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES, RESULT, RunFolder
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.checkpointer import RECORDS
 from fedrecon.experiment.training.run import describe_run
 from fedrecon.experiment.training.run_spec import RunSpec
-from fedrecon.experiment.training.vocabularies import DIGEST
+from fedrecon.experiment.training.vocabularies import DIGEST, SETTINGS_FROM_DATA
 from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._simulation import Simulation
 
@@ -130,7 +131,8 @@ class LocalDeployment:
         plan = plan_of(self.config, spec, self.out.name, settings)
         make_folder(self._work / SERVER)
         if (self._work / SERVER / FILE).exists():
-            if DeploymentPlan.read(self._work / SERVER) != plan:
+            written = DeploymentPlan.read(self._work / SERVER)
+            if written != replace(plan, initial_params=written.initial_params):
                 raise RunError(f"{self._work}: this deployment is of another experiment")
             return
         for number in range(self._nodes):
@@ -139,6 +141,7 @@ class LocalDeployment:
             spec.clients.take(range(number, len(spec.clients), self._nodes)).write(folder / "clients.arrow")
             write_atomically(folder / "node.toml", tomli_w.dumps({"data": "clients.arrow"}))
             plan.write(folder)
+        plan = replace(plan, initial_params=write_start(start_of(plan, spec), self._work / SERVER))
         write_atomically(self._work / LOCAL, json.dumps({"app": str(self._app)}) + "\n")
         plan.write(self._work / SERVER)
 
@@ -156,35 +159,57 @@ class LocalDeployment:
 
     def records(self) -> list[dict[str, Any]]:
         """The values of the lines of `rounds.jsonl`, one line for each attempt at a round."""
-        return [json.loads(line) for line in (self._work / SERVER / LOG).read_text().splitlines()]
+        return read_log(self._work / SERVER / LOG)
 
     def state(self) -> Any:
         """The server's state after its last round."""
+        return self._saved()[0]
+
+    def _saved(self) -> tuple[Any, np.ndarray]:
+        """The server's state after its last round, and for each client the last round that counted it."""
         like, _ = first_state(self._spec.algorithm, self._spec.seed)
         message = decode((self._work / SERVER / STATE).read_bytes())
         counted = np.zeros(len(self._spec.clients), np.int32)
-        return state_from(message, (like, counted))[0]
+        state, counted = state_from(message, (like, counted))
+        return state, np.asarray(counted)
 
     def leave_run_folder(self) -> None:
         """Writes the run folder that a simulation of the experiment would leave, without its evaluation."""
-        spec, state = self._spec, self.state()
+        spec, (state, counted) = self._spec, self._saved()
         simulation = Simulation(spec.algorithm, spec.clients, spec.sampling, seed=spec.seed)
         folder = RunFolder(self.out, spec.configuration(), spec.fingerprint(), spec.counts())
         try:
             describe_run(folder, simulation.plan, spec)
             records = Records(self.out / METRICS)
             records.commit()
+            kept = gather_client_states(
+                spec,
+                DeploymentPlan.read(self._work / SERVER).run,
+                int(state.round),
+                counted,
+                self._node_folders(),
+                self.out / CLIENT_STATES,
+            )
         finally:
             folder.close()
-        info = {
+        info: dict[str, Any] = {
             "seconds": sum(r["seconds"] for r in self.records()),
             "best": None,
             DIGEST: self._spec.vocabularies,
             RECORDS: records.mark,
         }
+        if kept is not None:
+            info["kept"] = kept
+        if spec.settings_from_data:
+            info[SETTINGS_FROM_DATA] = dict(spec.settings_from_data)
         tree = {"state": state} | ({"best": state.global_params} if self._spec.selects_best else {})
         Checkpoints(self.out / CHECKPOINTS).save(int(state.round), tree, info)
         write_atomically(self.out / LOG, (self._work / SERVER / LOG).read_text())
+
+    def _node_folders(self) -> dict[str, Path]:
+        """The folder of each client's node, by the client's name as a string."""
+        names = map(str, self._spec.clients.ids.tolist())
+        return {name: self._work / NODE.format(i % self._nodes) for i, name in enumerate(names)}
 
     def largest_difference(self) -> float:
         """The largest absolute difference between the state and that of a simulation of the same cohorts."""
@@ -197,7 +222,7 @@ class LocalDeployment:
                 delays[asked][place[name]] = line["round"] - asked
         cohorts = _Cohorts(tuple(delays), plan.max_staleness, plan.staleness_exponent)
         simulation = Simulation(self._spec.algorithm, self._spec.clients, cohorts, seed=self._spec.seed)
-        state = simulation.init()
+        state = simulation.init(self._spec.initial_global_params)
         for done in simulation.rounds(state, self._spec.rounds):
             state = done.state
         # What still waits at the end is no part of a deployment's state.

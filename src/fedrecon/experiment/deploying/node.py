@@ -126,7 +126,10 @@ def run_node(folder: Path) -> None:
         # In the system's temporary folder: the path of a socket may have only about a hundred characters.
         sockets = Path(tempfile.mkdtemp(prefix="fedrecon-"))
         stack.callback(shutil.rmtree, sockets, True)
-        environment = environment_for(folder / "flower")
+        # What a node derives from its data stays in its folder, which may be all that it can write to.
+        cache = folder / "cache"
+        cache.mkdir(mode=0o700, exist_ok=True)
+        environment = {**environment_for(folder / "flower"), "XDG_CACHE_HOME": str(cache)}
         processes = stack.enter_context(Processes(folder / "logs", environment))
         start_worker(processes, "worker", folder, sockets / "worker")
         wait_until((sockets / "worker").exists, "the worker", processes)

@@ -1,6 +1,7 @@
 """The plan of a deployment, on which all of its processes must agree: a file that each of them reads."""
 
 import functools
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -17,16 +18,24 @@ from fedrecon.experiment.settings.sections import SettingError
 
 if TYPE_CHECKING:
     from fedrecon.algorithms._base import Algorithm
+    from fedrecon.core._types import Params
     from fedrecon.data._sampling import Sampling
 
 FILE = "deployment.json"
+# The file, beside the server's plan, of the parameters with which the rounds start where no model draws them.
+INITIAL = "initial_global_params.npz"
 # Files that the server writes beside the plan: the id of its process; and at its end the reason why it ended
 # too early, or an empty file.
 PROCESS, ENDED = "process", "ended"
 # The port that Flower's SuperLink has by default.
 PORT = 8000
 # Entries that the first plans did not have, with their defaults.
-_LATER = {"over_selection": 1.0, "max_staleness": 0, "staleness_exponent": 0.5}
+_LATER = {"over_selection": 1.0, "max_staleness": 0, "staleness_exponent": 0.5, "initial_params": ""}
+
+
+def digest_of_file(path: Path) -> str:
+    """A digest of a file, 32 hexadecimal digits; `""` where there is none."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if path.exists() else ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class DeploymentPlan:
         max_staleness: The largest number of rounds by which an answer may be late and still be counted; 0,
             the default, to refuse late answers.
         staleness_exponent: The exponent of the discount of late answers; 0.5 by default.
+        initial_params: The digest of the server's file of the parameters with which the rounds start; `""`,
+            the default, where the model draws them.
     """
 
     run: str
@@ -75,6 +86,7 @@ class DeploymentPlan:
     over_selection: float = 1.0
     max_staleness: int = 0
     staleness_exponent: float = 0.5
+    initial_params: str = ""
 
     def write(self, folder: Path) -> None:
         """Writes the plan into a folder."""
@@ -97,6 +109,26 @@ class DeploymentPlan:
         except (OSError, ValueError, TypeError):
             raise RunError(f"{path}: a deployment needs this file, as `deploy init` writes it") from None
 
+    def start_at(self, folder: Path) -> "Params | None":
+        """The global parameters with which the rounds start; None where the model draws them.
+
+        Args:
+            folder: The folder of the server.
+
+        Raises:
+            RunError: The file of the parameters is missing, or is not the one that the plan is for.
+        """
+        from fedrecon.experiment.training.build import global_params_at
+
+        path = folder / INITIAL
+        if digest_of_file(path) != self.initial_params:
+            there = "is another one" if path.exists() else "is missing"
+            raise RunError(
+                f"{path}: must be the parameters that {FILE} is for, but {there}: copy the whole folder of a "
+                f"server"
+            )
+        return global_params_at(path, self.algorithm().model) if self.initial_params else None
+
     def config(self) -> Config:
         """The configuration of the experiment."""
         return configs.resolve(self.settings, FILE)
@@ -105,8 +137,8 @@ class DeploymentPlan:
         """The algorithm, which is the same on the server and on all nodes, built without any data.
 
         Raises:
-            SettingError: The task cannot be deployed, a setting would be read from data, or the noise of a
-                private run cannot be accounted for, or is one that a deployment lacks.
+            SettingError: The task or the algorithm cannot be deployed, a setting would be read from data, or
+                the noise of a private run cannot be accounted for, or is one that a deployment lacks.
         """
         return self._algorithm
 
@@ -157,6 +189,11 @@ class DeploymentPlan:
                 raise SettingError(f"{name} must have its defaults in a deployment, which has none yet")
         task = task_spec(config.task).build_without_data(config, self.vocabularies)
         algorithm = config.algorithm.build_for(task)
+        if algorithm.exchanges != "parameters":
+            raise SettingError(
+                f"algorithm.name must be that of an algorithm whose clients send deltas in a deployment, got "
+                f"{algorithm.name!r}, which exchanges {algorithm.exchanges}"
+            )
         if not config.privacy.on:
             return algorithm
         sampling = sampling_of(config, self.num_clients)

@@ -1,8 +1,10 @@
 """The files of a deployment on several machines, before any of its processes starts."""
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tomli_w
@@ -13,9 +15,10 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.deploying.addresses import is_loopback, split_address
 from fedrecon.experiment.deploying.keys import CA_CERTIFICATE, NODE_KEY, SERVER, Keys
 from fedrecon.experiment.deploying.node import CONFIG
-from fedrecon.experiment.deploying.plan import DeploymentPlan
+from fedrecon.experiment.deploying.plan import INITIAL, DeploymentPlan, digest_of_file
 from fedrecon.experiment.deploying.settings import DeploymentSettings
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.array_files import write_arrays
 
 if TYPE_CHECKING:
     from fedrecon.experiment.training.run_spec import RunSpec
@@ -45,19 +48,13 @@ def plan_of(config: Config, spec: "RunSpec", run: str, settings: DeploymentSetti
         settings: The settings of the deployment.
 
     Raises:
-        SettingError: The sampling simulates devices, which a deployment has, the parameters would start
-            from others, clients are counted without need, or more clients are asked than the sampling or the
-            accounting of noise allows.
+        SettingError: The sampling simulates devices, which a deployment has, clients are counted without
+            need, or more clients are asked than the sampling or the accounting of noise allows.
     """
     if config.training.sampling == "availability":
         raise SettingError(
             'training.sampling must not be "availability" in a deployment, whose devices are away, slow or '
             'lost by themselves; take "uniform" and a deadline'
-        )
-    if config.training.initial_global_params:
-        raise SettingError(
-            f"training.initial_global_params must be '' in a deployment, which starts with the parameters "
-            f"that the model draws, got {config.training.initial_global_params!r}"
         )
     privacy, chosen = spec.algorithm.privacy, settings.model_dump()
     if settings.over_selection > 1 and config.training.sampling not in ("uniform", "up_to"):
@@ -88,6 +85,53 @@ def plan_of(config: Config, spec: "RunSpec", run: str, settings: DeploymentSetti
     )
 
 
+def start_of(plan: DeploymentPlan, spec: "RunSpec") -> dict[str, np.ndarray]:
+    """The parameters with which the rounds start, by their paths; none if the model without data draws them.
+
+    Args:
+        plan: The plan of the deployment.
+        spec: The training run that the plan deploys, whose model and start may depend on data.
+
+    Raises:
+        SettingError: The model without data has other parameters, or those of a private run would start from
+            others than drawn ones.
+    """
+    from fedrecon.core._model import leaves_of
+    from fedrecon.simulation._client_step import first_state
+
+    task = plan.config().task
+    wanted, drawn = (
+        leaves_of(first_state(algorithm, spec.seed, start)[0].global_params)
+        for algorithm, start in ((spec.algorithm, spec.initial_global_params), (plan.algorithm(), None))
+    )
+    shapes = [{name: (x.shape, str(x.dtype)) for name, x in leaves.items()} for leaves in (wanted, drawn)]
+    if shapes[0] != shapes[1]:
+        raise SettingError(
+            f"task: the model that {task} builds without data must have the parameters of the one with data, "
+            f"{shapes[0]}, got {shapes[1]}"
+        )
+    if all(np.array_equal(x, drawn[name]) for name, x in wanted.items()):
+        return {}
+    if spec.algorithm.privacy is not None:
+        raise SettingError(
+            "training.initial_global_params must be '' in a private deployment, and its model must draw its "
+            "start without data: no ledger would cover another start"
+        )
+    return {name: np.asarray(x) for name, x in wanted.items()}
+
+
+def write_start(start: Mapping[str, Any], folder: Path) -> str:
+    """Writes the parameters that `start_of` returns into a server's folder; without any, no file is left.
+
+    Returns:
+        The digest of the file, for the plan; `""` without one.
+    """
+    (folder / INITIAL).unlink(missing_ok=True)
+    if start:
+        write_arrays(folder / INITIAL, start)
+    return digest_of_file(folder / INITIAL)
+
+
 def prepare_server(app: Path, config: Config, settings: DeploymentSettings, folder: Path) -> None:
     """Writes the folder of a server's machine: the plan and the app.
 
@@ -112,10 +156,12 @@ def prepare_server(app: Path, config: Config, settings: DeploymentSettings, fold
             f"machine, got {settings.superlink_port}"
         )
     config = with_numbers(config)
-    plan = plan_of(config, spec_of(config, task_of(config)), folder.absolute().name, settings)
+    spec = spec_of(config, task_of(config))
+    plan = plan_of(config, spec, folder.absolute().name, settings)
     plan.check_protection(settings.address)
-    plan.algorithm()
+    start = start_of(plan, spec)
     make_folder(folder)
+    plan = replace(plan, initial_params=write_start(start, folder))
     shutil.copytree(app, folder / APP, ignore=shutil.ignore_patterns("__pycache__"))
     plan.write(folder)
 

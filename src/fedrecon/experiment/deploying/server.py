@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fedrecon._files import atomic_file, write_atomically
+from fedrecon._files import write_atomically
 from fedrecon.core._model import leaves_of
 from fedrecon.deployment._messages import state_from
 from fedrecon.deployment._rounds import STATE
@@ -30,6 +30,7 @@ from fedrecon.experiment.deploying.plan import DeploymentPlan
 from fedrecon.experiment.deploying.preparing import APP, keys_of
 from fedrecon.experiment.deploying.processes import Processes, ending_on_request
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.array_files import write_arrays
 from fedrecon.experiment.storage.digests import finite, seal
 from fedrecon.experiment.training.build import LEDGER
 from fedrecon.simulation._client_step import first_state
@@ -126,8 +127,7 @@ def write_parameters(plan: DeploymentPlan, folder: Path) -> None:
         values = finite(algorithm.privacy.ledger(int(state.privacy.releases)).values())
         write_atomically(folder / LEDGER, json.dumps(seal(values), indent=2) + "\n")
     arrays: Any = {name: np.asarray(x) for name, x in leaves_of(state.global_params).items()}
-    with atomic_file(folder / PARAMETERS) as file:
-        np.savez(file, **arrays)
+    write_arrays(folder / PARAMETERS, arrays)
 
 
 def _nothing() -> None:

@@ -1,15 +1,17 @@
 """Texts about the progress of a deployment."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedrecon.deployment._rounds import LOG
+from fedrecon.deployment._rounds import LOG, STATE, read_log, rounds_done
 from fedrecon.errors import RunError
+from fedrecon.experiment.deploying.flower_processes import GO_ON
 from fedrecon.experiment.deploying.local import SERVER, work_folder
-from fedrecon.experiment.deploying.plan import DeploymentPlan
+from fedrecon.experiment.deploying.node import CONFIG as NODE_CONFIG
+from fedrecon.experiment.deploying.plan import ENDED, FILE, PROCESS, DeploymentPlan
+from fedrecon.experiment.deploying.processes import lives
 
 
 def describe_round(line: Mapping[str, Any]) -> str:
@@ -30,18 +32,38 @@ def describe_round(line: Mapping[str, Any]) -> str:
 
 
 def status_of(run: Path) -> str:
-    """A text about the progress of the deployment of a run folder.
+    """A text about the progress of a deployment.
+
+    Args:
+        run: The run folder of a deployment on this machine, or the folder of a server.
 
     Raises:
-        RunError: The run folder has no deployment.
+        DataError: The server's state is damaged.
+        RunError: The folder has no deployment.
     """
-    folder = work_folder(run.absolute()) / SERVER
+    folder = run.absolute() if (run / FILE).exists() else work_folder(run.absolute()) / SERVER
+    if (folder / NODE_CONFIG).exists():
+        raise RunError(f"{run}: is the folder of a node, which does not know the rounds: ask the server's")
     if not folder.is_dir():
         raise RunError(f"{run}: no deployment on this machine was begun for this run folder")
-    plan, path = DeploymentPlan.read(folder), folder / LOG
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = sum(line["released"] for line in lines)
+    plan = DeploymentPlan.read(folder)
+    # A private run ends with its budget.
+    rounds = plan.affordable_rounds() if plan.config().privacy.on else plan.rounds
+    lines, done = read_log(folder / LOG), rounds_done(folder / STATE)
+    again = sum(not line["released"] for line in lines)
     refused = sum((Counter(line["refused"]) for line in lines), Counter[str]())
-    texts = [f"{done} of {plan.rounds} rounds done, {len(lines) - done} begun again"]
+    texts = [f"{done} of {rounds} rounds done, {again} begun again", *_at_work(folder, done < rounds)]
     texts += [f"{count} refused: {reason}" for reason, count in sorted(refused.items())]
     return "\n".join([*texts, *(describe_round(line) for line in lines[-1:])])
+
+
+def _at_work(folder: Path, unfinished: bool) -> list[str]:
+    """Whether the server of an unfinished deployment runs, or why it has ended."""
+    process, ended = folder / PROCESS, folder / ENDED
+    if not unfinished or not process.exists():
+        return []
+    reason = ended.read_text().strip() if ended.exists() else ""
+    if reason:
+        return [f"the server has ended: {reason}"]
+    runs = not ended.exists() and lives(int(process.read_text()))
+    return ["the server runs" if runs else f"the server has ended; {GO_ON}"]

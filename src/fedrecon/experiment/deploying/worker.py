@@ -9,20 +9,26 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedrecon.data._clients import Clients
 from fedrecon.deployment._node import Node
 from fedrecon.deployment._store import Store, read_clients
+from fedrecon.errors import DataError
+from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.deploying.framing import receive, send
-from fedrecon.experiment.deploying.node import NodeSettings
+from fedrecon.experiment.deploying.node import CONFIG, NodeSettings
 from fedrecon.experiment.deploying.plan import DeploymentPlan
+from fedrecon.experiment.tasks._spec import task_spec
 
 SOCKET = "worker.sock"
+# The ending of client files, whose fields are numbers already.
+CLIENT_FILE = ".arrow"
 # The timeout of a connection in seconds.
 _PATIENCE = 600.0
 # Seconds between two checks that the process that started this one still lives.
@@ -42,10 +48,7 @@ def node_of(folder: Path) -> Node:
     config = plan.config()
     settings = NodeSettings.read(folder)
     vocabularies = {name: np.asarray(ids) for name, ids in plan.vocabularies.items()}
-    # Settings that are not given keep the defaults of `read_clients`.
-    given = {"client": settings.client, "name": settings.name, "query": settings.query}
-    columns = {name: value for name, value in given.items() if value}
-    clients = read_clients(folder / settings.data, vocabularies=vocabularies, **columns)
+    clients = _clients(folder, settings, config, vocabularies)
     store, hook = Store(clients, folder / "states"), settings.may_take_part
     may = _function(hook) if hook else None
     return Node(
@@ -56,6 +59,32 @@ def node_of(folder: Path) -> Node:
         vocabularies=vocabularies,
         may_take_part=may,
     )
+
+
+def _clients(
+    folder: Path, settings: NodeSettings, config: Config, vocabularies: Mapping[str, np.ndarray]
+) -> Clients:
+    """The clients of a node's file, numbered as the run numbers them, with all fields that they train by."""
+    spec, path = task_spec(config.task), folder / settings.data
+    # Settings that are not given keep the defaults of `read_clients`.
+    given = {"client": settings.client, "name": settings.name, "query": settings.query}
+    columns = {name: value for name, value in given.items() if value}
+    read = None
+    if path.suffix != CLIENT_FILE and "path" in spec.Data.model_fields:
+        # Texts become numbers by a vocabulary, which only their task can do.
+        moved = override(config, {"data": {"path": str(path)}})
+        read = spec.load_in_vocabulary(moved, {n: ids.tolist() for n, ids in vocabularies.items()})
+    if read is None:
+        clients = read_clients(path, vocabularies=vocabularies, **columns)
+    elif columns:
+        raise DataError(
+            f"{folder / CONFIG}: {sorted(columns)} must be left out with the task {config.task}, which reads "
+            f"its own files, such as {path}"
+        )
+    else:
+        clients = read[0]
+    clients = spec.accept_clients(config, clients, str(path))
+    return spec.add_training_fields(config, spec.narrow_fields(config, clients))
 
 
 def _function(dotted: str) -> Callable[[Any, int], bool]:

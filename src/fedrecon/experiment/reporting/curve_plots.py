@@ -9,7 +9,8 @@ from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
 from fedrecon.evaluation._metric_names import label_of
 from fedrecon.experiment.reporting.curve_points import Point
-from fedrecon.experiment.reporting.plots import COLORS, metrics_to_plot, new_figure, render, style
+from fedrecon.experiment.reporting.figure_data import metrics_to_plot
+from fedrecon.experiment.reporting.plots import COLORS, new_figure, render, style
 from fedrecon.experiment.storage.run_folder import PLOTS
 
 _LABELS = {

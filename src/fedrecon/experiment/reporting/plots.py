@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,10 +15,18 @@ from matplotlib.ticker import MaxNLocator
 
 from fedrecon import _safe_text as safe_text
 from fedrecon._files import write_atomically
-from fedrecon.evaluation._metric_names import PREFERRED, label_of, shown_first
-from fedrecon.experiment.storage.metrics_log import PROTOCOLS, Records, name_of, place
-
-PROGRESS, CLIENTS = "progress", "clients"
+from fedrecon.evaluation._metric_names import label_of
+from fedrecon.experiment.reporting.figure_data import (
+    CLIENTS,
+    PROGRESS,
+    SUFFIXES,
+    Curves,
+    clients_metrics,
+    clients_to_plot,
+    progress_metrics,
+    split_to_plot,
+)
+from fedrecon.experiment.storage.metrics_log import Records
 
 COLORS = ("#1f5a92", "#c8702a", "#3c8a5b", "#8a4f9e", "#a83c46", "#5d6b74", "#b29a24", "#2b8c9c")
 STYLE: Any = {
@@ -68,20 +76,6 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-class Curves(NamedTuple):
-    """A run to draw.
-
-    Attributes:
-        label: The name of the run in the figure; runs of one name, such as several seeds, share a colour.
-        records: The numbers of the run by round.
-        clients: The values of each metric, one per client, by the name of the set of clients.
-    """
-
-    label: str
-    records: Records
-    clients: Mapping[str, Mapping[str, Any]]
-
-
 def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
     """Draws runs, and writes each figure as PNG and SVG.
 
@@ -104,7 +98,7 @@ def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
             if layout is not None:
                 layout.execute(figure)
             figure.set_layout_engine(None)
-            for suffix in ("png", "svg"):
+            for suffix in SUFFIXES:
                 path = folder / f"{name}.{suffix}"
                 write_atomically(path, render(figure, suffix))
                 paths.append(Path(folder.name) / path.name)
@@ -113,15 +107,7 @@ def write(folder: Path, runs: Sequence[Curves]) -> list[Path]:
 
 def progress(runs: Sequence[Curves]) -> Figure | None:
     """The evaluated metrics by round, by bytes sent and by wall time; None before the first evaluation."""
-    split = _split(runs)
-    metrics = metrics_to_plot(
-        {
-            r.metric
-            for run in runs
-            for r in run.records
-            if (r.split, r.protocol) == place(split) and r.weighting == "examples"
-        }
-    )
+    split, metrics = split_to_plot(runs), progress_metrics(runs)
     if not metrics:
         return None
     figure = new_figure(10.5, 2.9 * len(metrics) + 0.7)
@@ -159,10 +145,8 @@ def progress(runs: Sequence[Curves]) -> Figure | None:
 
 def clients(runs: Sequence[Curves]) -> Figure | None:
     """How the metrics are distributed over the clients; None if no client was evaluated."""
-    tested = (name for name in ("test", "seen test") if any(name in run.clients for run in runs))
-    name = next(tested, None) or _split(runs)
+    name, metrics = clients_to_plot(runs), clients_metrics(runs)
     runs = [run for run in runs if name in run.clients]
-    metrics = metrics_to_plot({m for run in runs for m in run.clients[name]})
     if not metrics:
         return None
     figure = new_figure(10.5, 3.6)
@@ -214,20 +198,6 @@ def _head(figure: Figure, axis: Axes, runs: Sequence[Curves]) -> None:
         legend = figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", ncols=columns)
         for text, number in zip(legend.get_texts(), drawn, strict=True):
             text.set_text(safe_text.figure(list(names)[int(number)]))
-
-
-def _split(runs: Sequence[Curves]) -> str:
-    """The clients that are evaluated while training: `"validation"`, or what the runs call them."""
-    names = dict.fromkeys(
-        name_of(r.split, r.protocol) for run in runs for r in run.records if r.protocol in PROTOCOLS
-    )
-    return next((n for n in ("validation", *names) if n in names), "validation")
-
-
-def metrics_to_plot(names: set[str]) -> list[str]:
-    """At most two of the metrics: those that the table of metrics prefers, else the first in its order."""
-    ordered = shown_first(sorted(names))
-    return ([m for m in ordered if m in PREFERRED] or ordered)[:2]
 
 
 def _sent(records: Records) -> dict[int, float]:

@@ -9,8 +9,15 @@ from typing import Any
 from rich.console import Console
 
 from fedrecon.experiment.config import Config
-from fedrecon.experiment.serving.export import Wanted, export_run, page_of, subject_of
+from fedrecon.experiment.serving.export import (
+    NOTHING_TO_SHOW,
+    Wanted,
+    export_run,
+    page_of,
+    subject_of,
+)
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.export._folder import DESCRIPTION, VOCABULARIES
 from fedrecon.export._graph.program import ExportError
 from fedrecon.export._session import read_description
@@ -81,7 +88,8 @@ def write_demo(runs: Runs, root: Path, screen: Console, wanted: Wanted) -> list[
             models.append({"folder": f"{name}/", "label": label})
             files += [f"{name}/{path.name}" for path in (root / name).iterdir()]
         if len(runs) > 1:
-            _check_pair(*exports)
+            first, second = (config for _, config in runs)
+            _check_pair(exports[0], exports[1], _have_one_scale(first, second))
         page = page_of(runs[0][1], [subject_of(*run) for run in runs], models, wanted.titles)
         return files + write_page(page, root, wanted.runtime)
     except ExportError as error:
@@ -94,17 +102,42 @@ def _labels(runs: Runs) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run) for run, _ in runs]
 
 
-def _check_pair(one: Path, other: Path) -> None:
-    """Checks that two exports can be shown side by side: they take the same ratings of common items."""
+def _have_one_scale(first: Config, second: Config) -> bool:
+    """Whether the settings and the formats of the files say that two runs rate on one scale."""
+    scale = _scale_by_settings(first)
+    return first.data == second.data or (scale is not None and scale == _scale_by_settings(second))
+
+
+def _scale_by_settings(config: Config) -> object:
+    """What a run's settings say of the scale of its ratings; None where they say nothing."""
+    return task_spec(config.task).public_ranges(config).get("rating")
+
+
+def _check_pair(one: Path, other: Path, one_scale: bool) -> None:
+    """Checks that two exports can be shown side by side: they take the same ratings of common items.
+
+    The ends that an export names may differ although the scale is one: those of a private run are the ends of
+    the scale, those of another run the ends of the ratings that its clients happened to give.
+
+    Args:
+        one: The folder of the first export.
+        other: The folder of the second export.
+        one_scale: Whether both are known to rate on one scale; otherwise the ends of their ratings must be
+            the same.
+    """
     first, second = (_inputs(folder) for folder in (one, other))
-    item = next(name for name, entry in first.items() if "items" in entry)
+    item = next((name for name, entry in first.items() if "items" in entry), None)
+    if item is None:
+        raise ExportError(NOTHING_TO_SHOW)
     if "items" not in second.get(item, {}):
         raise SettingError(f"--other must recommend items of the field {item!r}, as the first run does")
-    scales = [inputs.get("rating", {}).get("range") for inputs in (first, second)]
-    if scales[0] != scales[1]:
+    ends = [inputs["rating"].get("range", ()) if "rating" in inputs else None for inputs in (first, second)]
+    # Ends that an export does not tell are equal to no others.
+    same = (ends[0] is None) == (ends[1] is None) and (one_scale or (ends[0] == ends[1] != ()))
+    if not same or not _overlap([x for x in ends if x]):
         raise SettingError(
-            f"--other must take ratings of the same scale: the first run has {_scale(scales[0])}, "
-            f"the other {_scale(scales[1])}"
+            f"--other must take ratings of the same scale: the first run has {_scale(ends[0])}, "
+            f"the other {_scale(ends[1])}"
         )
     known, others = (set(map(str, _items(folder, item))) for folder in (one, other))
     if not known & others:
@@ -112,6 +145,11 @@ def _check_pair(one: Path, other: Path) -> None:
             f"--other must know items of the first run: none of its {len(others):,} ids is among the "
             f"{len(known):,} of the first"
         )
+
+
+def _overlap(ends: Sequence[Sequence[float]]) -> bool:
+    """Whether some ratings are within all ends that are known; the page offers those."""
+    return len(ends) < 2 or max(low for low, _ in ends) < min(high for _, high in ends)
 
 
 def _inputs(folder: Path) -> dict[str, Mapping[str, Any]]:
@@ -125,4 +163,4 @@ def _items(folder: Path, field: str) -> Sequence[Any]:
 
 
 def _scale(ends: Sequence[float] | None) -> str:
-    return "none" if ends is None else f"{ends[0]:g} to {ends[1]:g}"
+    return "none" if ends is None else f"{ends[0]:g} to {ends[1]:g}" if ends else "one that it does not tell"

@@ -180,7 +180,7 @@ def same_data(run: Path, task: Task) -> bool:
 def _differing_sets(run: Path, task: Task) -> list[str]:
     """The names of the sets of clients that a run and a task do not have in common."""
     there: dict[str, str] = read_fingerprint(run)["clients"]
-    here = {name: digest(clients) for name, clients in task.sets().items()}
+    here = {name: digest(clients, there.get(name)) for name, clients in task.sets().items()}
     return [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
 
 

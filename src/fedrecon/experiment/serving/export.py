@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,37 +10,25 @@ import numpy as np
 from rich.console import Console
 
 from fedrecon._files import write_atomically
-from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.reporting.tables import size
-from fedrecon.experiment.serving.evaluate import hold_to_data, hold_to_use, restore_parameters
-from fedrecon.experiment.serving.new_clients import served_fields
+from fedrecon.experiment.serving.exported_run import Loaded, load_run
 from fedrecon.experiment.settings.sections import SettingError
-from fedrecon.experiment.storage.digests import read_json
-from fedrecon.experiment.storage.run_folder import RESULT
 from fedrecon.experiment.tasks._spec import task_spec
-from fedrecon.experiment.tasks._task import Task
-from fedrecon.experiment.training.build import spec_of, task_of
-from fedrecon.experiment.training.run_spec import RunSpec
-from fedrecon.experiment.training.vocabularies import vocabularies_of
-from fedrecon.export._cases import Case, cases, fields_of, ranges_of
+from fedrecon.export._cases import Case, fields_of, ranges_of
 from fedrecon.export._export import Subject, export
-from fedrecon.export._folder import DESCRIPTION
+from fedrecon.export._folder import DESCRIPTION, UPDATE_DESCRIPTION
 from fedrecon.export._graph.program import ExportError
 from fedrecon.export._session import Session, read_description
 from fedrecon.export._training import Training
 from fedrecon.export._web.page import Page, invented_titles, read_titles, write_page
 from fedrecon.export._web.runtime import runtime_files
-from fedrecon.serving._personalization import TopK
 
 # The number of training clients whose updates are compared with those in JAX.
 _COMPARED = 100
-_MOVIELENS = (
-    "Trained on MovieLens data of GroupLens, University of Minnesota: their ids and titles may not be "
-    "redistributed without permission, and results need the citation that their README asks for."
-)
+NOTHING_TO_SHOW = "the page shows items that are recommended, or next words; this run has neither"
 
 
 class Wanted(NamedTuple):
@@ -48,7 +36,7 @@ class Wanted(NamedTuple):
 
     Attributes:
         support_max: The most support examples that the file takes; None, the default, for the longest support
-            set of the run's evaluation.
+            set of the run's evaluation, or where it has none for `data.cap` or the longest training client.
         top: The number of items to recommend, if the run has items; 20 by default.
         precision: The type of stored tables: `"float32"` (the default), `"float16"` or `"int8"`.
         seed: The seed of all draws of a client; 0 by default.
@@ -70,24 +58,6 @@ class Wanted(NamedTuple):
     format: str = "onnx"
 
 
-class Loaded(NamedTuple):
-    """A run that was loaded for its export.
-
-    Attributes:
-        spec: The specification of the run.
-        subject: The algorithm, parameters and fields that are exported.
-        clients: The run's test clients, in its vocabularies; None if it has none.
-        cases: The support and query sets of these clients under the export's key.
-        remark: A remark for the user on the parameters; `""` for none.
-    """
-
-    spec: RunSpec
-    subject: Subject
-    clients: Clients | None
-    cases: list[Case]
-    remark: str
-
-
 def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wanted) -> None:
     """Writes the last parameters of a run, or its best ones if it selects these, as a folder for devices.
 
@@ -105,18 +75,17 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
         option = "--with update" if wanted.update else "--static"
         raise SettingError(f"{option} needs --format onnx, got {wanted.format}")
     try:
-        loaded = _load(run, config, wanted.top, wanted.seed)
+        loaded = load_run(run, config, wanted.top, wanted.seed)
         shown: Page | None = None
         if wanted.page:
             # Everything that may be refused is checked before anything is written.
             models = [{"folder": "", "label": config.name}]
             shown = page_of(config, [loaded.subject], models, wanted.titles)
             runtime_files(wanted.runtime)
-        longest = max((len(next(iter(case.support.values()))) for case in loaded.cases), default=0)
         checks = export(
             loaded.subject,
             out,
-            support_max=max(longest, 1) if wanted.support_max is None else wanted.support_max,
+            support_max=_support_max(config, loaded, wanted.support_max),
             precision=wanted.precision,
             seed=wanted.seed,
             clients=_short(loaded.cases, wanted.support_max),
@@ -130,8 +99,8 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
     except ExportError as error:
         raise SettingError(str(error)) from None
     screen.print(f"{config.name}: parameters after round {description['round']}")
-    if loaded.remark:
-        screen.print(f"Note: {loaded.remark}.")
+    for remark in loaded.remarks:
+        screen.print(f"Note: {remark}.", markup=False)
     for entry in description["files"]:
         screen.print(f"  {entry['name']}  {size(entry['bytes'])}")
     users = f"random inputs and {checks.users:,} clients" if checks.users else "random inputs"
@@ -142,6 +111,12 @@ def export_run(run: Path, config: Config, out: Path, screen: Console, wanted: Wa
         )
     if checks.rmse_jax is not None:
         screen.print(f"rmse {checks.rmse_export:.6f}, in JAX {checks.rmse_jax:.6f}")
+    if wanted.update:
+        of_update = json.loads((out / UPDATE_DESCRIPTION).read_text(encoding="utf-8"))["checks"]
+        screen.print(
+            f"update.onnx: {of_update['clients']:,} training clients, "
+            f"largest difference of a delta {of_update['max_abs_diff']:.2g}"
+        )
     screen.print(f"SHA-256 of model.json: {hashlib.sha256(text).hexdigest()}")
     if description["data_notice"]:
         screen.print(description["data_notice"])
@@ -175,8 +150,11 @@ def page_of(
     known: dict[str, Any] = {}  # the items of all runs in their order, by their ids as text
     for subject in subjects:
         if subject.top is None:
+            raise ExportError(NOTHING_TO_SHOW)
+        if "rating" in subject.fields and "rating" not in subject.ranges:
             raise ExportError(
-                "the page shows items that are recommended, or next words; this run has neither"
+                "the page must know the ends of the ratings, which neither data nor settings tell: put the "
+                "run's data back where it found them, or train with data.scale, such as [1, 10]"
             )
         known |= {str(x): x for x in subject.vocabularies[subject.top.field]}
     named: dict[str, str] = read_titles(Path(titles)) if titles else {}
@@ -204,14 +182,17 @@ def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen:
     try:
         session = Session(folder)
         description = session.description
-        loaded = _load(run, config, description["top_k"] or 1, description["seed"])
+        loaded = load_run(run, config, description["top_k"] or 1, description["seed"])
+        if loaded.spec is None:
+            raise ExportError(f"{run}: its test clients must be there to be evaluated; {loaded.remarks[-1]}")
         if not loaded.cases:
-            raise ExportError(f"{run}: there must be test clients to evaluate, there are none")
+            why = "there are none" if loaded.spec is not None else loaded.remarks[-1]
+            raise ExportError(f"{run}: there must be test clients to evaluate, {why}")
         result = through(session, loaded.subject, loaded.cases)
     except ExportError as error:
         raise SettingError(str(error)) from None
     spec, clients = loaded.spec, loaded.clients
-    assert clients is not None
+    assert spec is not None and clients is not None  # since there are cases
     in_jax = measure(
         spec.algorithm, loaded.subject.state, clients, split=spec.split, seed=spec.seed, scoring=spec.scoring
     )
@@ -224,22 +205,6 @@ def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen:
     return result
 
 
-def _load(run: Path, config: Config, top: int, seed: int) -> Loaded:
-    task = task_of(config)
-    hold_to_data(run, task, "its model is made for them: put them back where it found them")
-    spec = spec_of(config, task)
-    _, state, _ = restore_parameters(run, spec)
-    remark = hold_to_use(run, state.global_params)
-    if spec.algorithm.exchanges == "examples":
-        raise ExportError(
-            f"{run}: a centralised run has a row for each of its own clients, and reconstructs nobody"
-        )
-    # Those of the specification are numbered as the training clients are.
-    clients = spec.test if spec.test is not None else spec.validation.get("validation")
-    of_clients = [] if clients is None else list(cases(clients, spec.split, seed))
-    return Loaded(spec, _subject(run, config, task, spec, state, top), clients, of_clients, remark)
-
-
 def subject_of(run: Path, config: Config) -> Subject:
     """The algorithm, parameters and fields of a run's export.
 
@@ -247,56 +212,7 @@ def subject_of(run: Path, config: Config) -> Subject:
         run: The run folder, from which the parameters are read.
         config: The configuration of the run.
     """
-    return _load(run, config, 1, 0).subject
-
-
-def _subject(run: Path, config: Config, task: Task, spec: RunSpec, state: Any, top: int) -> Subject:
-    vocabularies = vocabularies_of(run)
-    fields = set(served_fields(task))
-    ranges = _ranges(config, task, fields)
-    example = task.test if task.test is not None else task.train
-    shapes = {name: x for name, x in fields_of(example).items() if name in fields}
-    recommended = None
-    if len(vocabularies) == 1 and config.task != "next_word":
-        ((field, ids),) = vocabularies.items()
-        recommended = TopK(min(top, len(ids)), field, len(ids))
-    movielens = config.task in ("movielens", "ratings", "ranking") and _is_movielens(config)
-    return Subject(
-        algorithm=spec.algorithm,
-        state=state,
-        fields=shapes,
-        ranges=ranges,
-        top=recommended,
-        vocabularies=vocabularies,
-        run=config.name,
-        privacy=privacy_of(run),
-        data_notice=_MOVIELENS if movielens else "",
-    )
-
-
-def _ranges(
-    config: Config, task: Task, fields: Collection[str]
-) -> dict[str, tuple[float | int, float | int]]:
-    """The ends of each field's numbers over all clients, or of a private run the public ends."""
-    if config.privacy.on:
-        public = task_spec(config.task).public_ranges(config)
-        return {name: ends for name, ends in public.items() if name in fields}
-    sets = [clients for clients in (task.train, task.validation, task.test) if clients is not None]
-    every = [ranges_of(clients.select(*(f for f in clients.fields if f in fields))) for clients in sets]
-    return {
-        name: (min(r[name][0] for r in every if name in r), max(r[name][1] for r in every if name in r))
-        for name in {name for r in every for name in r}
-    }
-
-
-def privacy_of(run: Path) -> dict[str, Any]:
-    """The section on privacy in `model.json`: the ledger in the run's `result.json`, where there is one.
-
-    A run without a recorded ledger makes no claim, whatever its settings.
-    """
-    saved = read_json(run / RESULT) if (run / RESULT).is_file() else {}
-    ledger = saved.get("privacy")
-    return {"differential_privacy": False} if ledger is None else {"differential_privacy": True, **ledger}
+    return load_run(run, config, 1, 0).subject
 
 
 def _training(config: Config, loaded: Loaded) -> Training:
@@ -306,8 +222,11 @@ def _training(config: Config, loaded: Loaded) -> Training:
     are not covered by the ledger.
 
     Raises:
-        ExportError: The settings of a private run bound the examples of no client.
+        ExportError: The run's data cannot be read, or the settings of a private run bound the examples of no
+            client.
     """
+    if loaded.spec is None:
+        raise ExportError(f"--with update: the run's training clients must be there; {loaded.remarks[-1]}")
     clients, round = loaded.spec.clients, int(loaded.subject.state.round)
     some = clients.take(np.arange(min(len(clients), _COMPARED)))
     keys = round_keys(loaded.spec.seed, Purpose.TRAINING, round, some.keys)
@@ -328,10 +247,24 @@ def _training(config: Config, loaded: Loaded) -> Training:
     return Training(fields, {name: public[name] for name in fields if name in public}, int(cap), own, keys)
 
 
-def _is_movielens(config: Config) -> bool:
-    """Whether the ratings may be those of MovieLens: no other column names are set."""
-    columns = getattr(config.data, "columns", None)
-    return columns is None or not any(columns.model_dump().values())
+def _support_max(config: Config, loaded: Loaded, asked: int | None) -> int:
+    """The most support examples that the file takes; `Wanted.support_max` says what it is by default.
+
+    Raises:
+        ExportError: Nothing tells a default: the longest client of a private run is no public number.
+    """
+    if asked is not None:
+        return asked
+    if loaded.cases:
+        return max(1, *(len(next(iter(case.support.values()))) for case in loaded.cases))
+    cap = getattr(config.data, "cap", "none")
+    if cap != "none":
+        return int(cap)
+    if loaded.spec is not None and not config.privacy.on:
+        return int(loaded.spec.clients.num_examples.max(initial=1))
+    raise ExportError(
+        "--support-max must be given where there are no test clients, whose longest history is its default"
+    )
 
 
 def _short(all_cases: list[Case], most: int | None) -> list[Case]:

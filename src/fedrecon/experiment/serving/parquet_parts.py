@@ -11,10 +11,12 @@ from types import TracebackType
 from typing import Any, Literal
 
 from fedrecon._files import atomic_file, make_folder, write_atomically
+from fedrecon._safe_text import counted
 from fedrecon.errors import RunError
 from fedrecon.experiment.serving.part_tables import repeating_columns, without_lists
+from fedrecon.experiment.serving.requests import describe_difference
 from fedrecon.experiment.serving.shares import WHOLE, Share, SharedFolder
-from fedrecon.experiment.settings.sections import SettingError, flat
+from fedrecon.experiment.settings.sections import SettingError
 
 _REQUEST = "request.json"
 # The key of the request in the metadata of the finished file.
@@ -96,13 +98,23 @@ class ResumableParquetWriter:
         """The numbers of the parts of the share that are not on the disk yet."""
         return [] if self.share is None else self._missing(self.share)
 
-    def unfinished(self) -> dict[str, int]:
-        """The shares whose parts are not all on the disk, such as `"2/4"`, and how many each lacks."""
+    def describe_unfinished(self) -> str:
+        """A sentence on which shares lack how many parts, or why nobody joins the parts that are there."""
         count = self._shared.count_of_shares() if self.folder.exists() else 0
-        shares = [Share(number, count) for number in range(1, count + 1)]
+        # Without the number of shares it can only be told how many parts are missing.
+        shares = [Share(number, count) for number in range(1, count + 1)] or [WHOLE]
         missing = {str(share): len(self._missing(share)) for share in shares}
+        texts = [f"--share {share} lacks {counted(n, 'part')}" for share, n in missing.items() if n]
         # The file may have come while the parts were looked for.
-        return {} if self.out.exists() else {share: n for share, n in missing.items() if n}
+        if not texts or self.out.exists():
+            return "Another process joins the parts now"
+        if count:
+            return f"Missing: {', '.join(texts)}"
+        lacking = counted(missing[str(WHOLE)], "part")
+        return (
+            f"Missing: {lacking} of {self.count}, and the file that says into how many shares they were "
+            f"divided ({self._shared.manifest}): give the command of each share again"
+        )
 
     def make(self, part: Callable[[int], Any], threads: int) -> Iterator[int]:
         """Makes the missing parts of the share, several at a time, and joins all parts if they are there.
@@ -199,13 +211,10 @@ class ResumableParquetWriter:
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
 
     def _check(self, there: Any, what: str) -> None:
-        saved, asked = flat(there), flat(self.request)
-        for name in [*saved, *asked]:
-            if saved.get(name) != asked.get(name):
-                raise RunError(
-                    f"{what} belongs to another request: {name} is {saved.get(name)!r} there and "
-                    f"{asked.get(name)!r} here; remove it, or give another --out"
-                )
+        if difference := describe_difference(there, self.request):
+            raise RunError(
+                f"{what} belongs to another request: {difference}; remove it, or give another --out"
+            )
 
 
 def personalized_format(out: Path) -> Literal["parquet", "csv"]:

@@ -44,6 +44,7 @@ def personalize_run(
     wanted: Wanted,
     reading: Sequence[str] = (),
     share: Share | None = WHOLE,
+    at_a_time: int | None = None,
 ) -> bool:
     """Personalises all clients of some data with the last parameters of a run, or its best ones.
 
@@ -61,6 +62,7 @@ def personalize_run(
             from the run's; none by default.
         share: The share of the parts to make; all of them by default. None makes none, and joins those that
             are there.
+        at_a_time: The number of parts that are made at a time; None, the default, for one for each core.
 
     Returns:
         Whether `out` is there. It is not before all shares are made.
@@ -123,7 +125,7 @@ def personalize_run(
             screen.print(f"{len(own) - len(missing)} of {len(own)} parts are there already")
         wanted_here, left, started = (*(_size(x, per_part, total) for x in (own, missing)), time.monotonic())
         with show_progress(screen, "clients", wanted_here, wanted_here - left) as advance:
-            for number in parts.make(part, threads()):
+            for number in parts.make(part, at_a_time or threads()):
                 advance(_size([number], per_part, total))
         seconds = time.monotonic() - started
     if sum(unknown):
@@ -133,7 +135,7 @@ def personalize_run(
         start, peak = f"{started - begun:.1f} s to start", size(peak_memory() or 0)
         screen.print(f"{speed}, compilation included; {start}; peak memory {peak}")
     if not parts.complete:
-        screen.print(f"Share {share} is made. {_describe_unfinished(parts)}.")
+        screen.print(f"Share {share} is made. {parts.describe_unfinished()}.")
         return False
     screen.print(f"Clients: {out}")
     return True
@@ -146,14 +148,8 @@ def _join(parts: ResumableParquetWriter, screen: Console) -> None:
         RunError: Some are missing; the message names the shares.
     """
     if not parts.join():
-        raise RunError(f"{parts.out}: all shares must be made to be joined. {_describe_unfinished(parts)}")
+        raise RunError(f"{parts.out}: all shares must be made to be joined. {parts.describe_unfinished()}")
     screen.print(f"Clients: {parts.out}")
-
-
-def _describe_unfinished(parts: ResumableParquetWriter) -> str:
-    missing = parts.unfinished()
-    texts = [f"--share {share} lacks {counted(count, 'part')}" for share, count in missing.items()]
-    return f"Missing: {', '.join(texts)}" if texts else "Another process joins the parts now"
 
 
 def _per_part(size: int) -> int:

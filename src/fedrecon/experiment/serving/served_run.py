@@ -14,6 +14,7 @@ from fedrecon.experiment.serving.new_clients import served_fields
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS
 from fedrecon.experiment.tasks._spec import task_spec
+from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import global_params_at, served_algorithm_of
 from fedrecon.experiment.training.vocabularies import settings_from_data_of, vocabularies_of
 from fedrecon.simulation._client_state_store import ClientStateStore
@@ -63,10 +64,7 @@ def from_folder(run: Path, config: Config) -> ServedRun | None:
     latest = checkpoints.latest()
     if latest is None:
         return None
-    from_data = settings_from_data_of(run)
-    settled = override(config, {"model": from_data}) if from_data else config
-    vocabularies = vocabularies_of(run)
-    task = task_spec(config.task).build_to_serve(settled, vocabularies)
+    task = task_from_folder(run, config)
     if task is None:
         return None
     algorithm = served_algorithm_of(config, task)
@@ -78,7 +76,7 @@ def from_folder(run: Path, config: Config) -> ServedRun | None:
     best = checkpoints.describe_info(latest)["best"]
     round = latest if best is None else best["round"]
     state = algorithm.init(key, params)._replace(round=jnp.asarray(latest, jnp.int32))
-    ids = vocabularies or task.train.vocabularies
+    ids = vocabularies_of(run) or task.train.vocabularies
     return ServedRun(
         algorithm,
         TrainedState.of(state, ids),
@@ -88,3 +86,18 @@ def from_folder(run: Path, config: Config) -> ServedRun | None:
         task.scoring,
         config.seed,
     )
+
+
+def task_from_folder(run: Path, config: Config) -> Task | None:
+    """The task of a run without its data: its model, and a client without examples.
+
+    Args:
+        run: The run folder, whose vocabularies and settings that came from the data are read.
+        config: The configuration of the run.
+
+    Returns:
+        None where the task needs its data, or a checkpoint of an earlier version lacks a setting.
+    """
+    from_data = settings_from_data_of(run)
+    settled = override(config, {"model": from_data}) if from_data else config
+    return task_spec(config.task).build_to_serve(settled, vocabularies_of(run))

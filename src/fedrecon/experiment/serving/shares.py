@@ -127,12 +127,12 @@ class SharedFolder:
             asked = "" if share == WHOLE else f" (--share {share})"
             raise RunError(f"{self.path}: another process is using this output{now}{asked}")
         if others != share.count:
-            write_atomically(self.path / _MANIFEST, json.dumps({"shares": share.count}) + "\n")
+            write_atomically(self.manifest, json.dumps({"shares": share.count}) + "\n")
         self._held = lock(self.path / f"share-{share.number}-of-{share.count}.lock")
 
     def count_of_shares(self) -> int:
         """The number of shares in which the parts are made now, or were made last; 0 before."""
-        path = self.path / _MANIFEST
+        path = self.manifest
         if not path.exists():
             return 0
         try:
@@ -142,6 +142,11 @@ class SharedFolder:
         if not isinstance(count, int) or count < 1:
             raise RunError(f"{path}: must hold the number of shares, and is damaged; remove it")
         return count
+
+    @property
+    def manifest(self) -> Path:
+        """The file that holds the number of shares."""
+        return self.path / _MANIFEST
 
     def release(self) -> None:
         """Frees the share, so that other processes can take it."""

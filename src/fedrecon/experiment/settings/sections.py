@@ -14,6 +14,21 @@ class SettingError(ValueError):
     """A setting that is unknown, missing or out of its range."""
 
 
+_INT64 = range(-(2**63), 2**63)
+
+
+class FaultySettingError(ValueError):
+    """Raised by a validator of a section as a whole, to name the setting of the section that breaks a rule.
+
+    Attributes:
+        name: The name of the setting in its section.
+    """
+
+    def __init__(self, name: str, message: str):
+        super().__init__(message)
+        self.name = name
+
+
 class Section(BaseModel):
     """A table of settings. Unknown names, and values of another type, are errors."""
 
@@ -163,11 +178,13 @@ def parse_toml(text: str) -> dict[str, Any]:
     """The content of a TOML file.
 
     Raises:
-        ValueError: The text is no TOML, is nested too deeply, or has a number of more digits than Python
-            converts. The message says which.
+        ValueError: The text is no TOML, is nested too deeply, or has a whole number that does not fit in 64
+            bits. The message says which.
     """
     try:
-        return tomllib.loads(text)
+        content = tomllib.loads(text)
+        _check_whole_numbers(content)
+        return content
     except tomllib.TOMLDecodeError:
         raise
     except RecursionError:
@@ -177,6 +194,19 @@ def parse_toml(text: str) -> dict[str, Any]:
         if "digits" not in str(error):
             raise
         raise ValueError(f"a number must have at most {sys.get_int_max_str_digits():,} digits") from None
+
+
+def _check_whole_numbers(content: dict[str, Any]) -> None:
+    """Refuses whole numbers that TOML does not have; NumPy's messages about them would name nothing."""
+    waiting: list[Any] = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, int) and value not in _INT64:
+            raise ValueError(f"a whole number must fit in 64 bits, got {str(value)[:30]}")
 
 
 def validate(section: type[Section], values: Mapping[str, Any], source: str) -> Any:
@@ -246,6 +276,8 @@ def _explain(section: type[Section], values: Mapping[str, Any], errors: Sequence
         value = error["input"].get(tag) if isinstance(error["input"], Mapping) else error["input"]
         return f"{path}.{tag} must be one of {expected}, got {value!r}"
     if error["type"] == "value_error":
+        if isinstance(fault := error["ctx"]["error"], FaultySettingError):
+            return f"{path}.{fault.name} {fault}" if path else f"{fault.name} {fault}"
         return f"{path}: {error['ctx']['error']}" if path else str(error["ctx"]["error"])
     # A setting of a union type has an error for each of the types.
     same = [e["msg"] for e in errors if _path(values, e["loc"], names) == path]

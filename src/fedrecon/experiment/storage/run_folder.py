@@ -169,6 +169,11 @@ class RunFolder:
             compare_clients(self.path, there.get("clients", {}), here.get("clients", {}), self._counts or {})
 
 
+def saved_digests(run: Path) -> dict[str, str]:
+    """The digests of a run's clients, by the name of their set; none where there is no run yet."""
+    return dict(read_fingerprint(run).get("clients", {})) if (run / FINGERPRINT).is_file() else {}
+
+
 def read_fingerprint(run: Path) -> dict[str, Any]:
     """The content of a run's `fingerprint.json`, without the digest of the settings.
 

@@ -10,10 +10,12 @@ from fedrecon.errors import RunError
 from fedrecon.evaluation._metric_names import label_of
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.console.progress import duration
+from fedrecon.experiment.reporting.figure_process import FigureProcess
 from fedrecon.experiment.sweep.search import BEST, PAGE, Sweep, number_of
+from fedrecon.experiment.sweep.shared_work import SharedWork
 from fedrecon.experiment.sweep.space import Dimension
 from fedrecon.experiment.sweep.trial import FAILED, INTERRUPTED, STOPPED, Outcome, run_trial
-from fedrecon.experiment.sweep.workers import Task, Workers
+from fedrecon.experiment.sweep.workers import Task, Workers, figures_drawn
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -80,20 +82,25 @@ def sweep(
 
 def _in_turn(opened: Sweep, count: int, screen: Console) -> bool:
     """Runs trials in this process, one after the other; returns False after Ctrl-C."""
-    for _ in range(count):
-        trial, config, folder = opened.ask()
+    with FigureProcess() as figures:
+        shared = SharedWork(figures)
+        for _ in range(count):
+            trial, config, folder = opened.ask()
 
-        def watch(round: int, value: float, trial: "Trial" = trial) -> bool:
-            return opened.watch(trial, round, value)
+            def watch(round: int, value: float, trial: "Trial" = trial) -> bool:
+                return opened.watch(trial, round, value)
 
-        try:
-            outcome = run_trial(config, folder, opened.metric, watch)
-        except KeyboardInterrupt:
-            outcome = Outcome(INTERRUPTED)
-        opened.tell(trial, outcome)
-        if outcome.state == INTERRUPTED:
-            return False
-        _say(opened, trial, outcome, screen)
+            try:
+                outcome = run_trial(config, folder, opened.metric, watch, trial.params, shared)
+            except KeyboardInterrupt:
+                outcome = Outcome(INTERRUPTED)
+            opened.tell(trial, outcome)
+            if outcome.state == INTERRUPTED:
+                return False
+            _say(opened, trial, outcome, screen)
+        note = figures_drawn(figures)
+        if note:
+            screen.print(f"Note: {note}", markup=False)
     return True
 
 
@@ -109,7 +116,8 @@ def _in_processes(opened: Sweep, count: int, screen: Console, jobs: int) -> bool
             while started < count and workers.free():
                 trial, config, folder = opened.ask()
                 running[trial.number] = trial
-                workers.start(trial.number, Task(config.model_dump(), folder, opened.metric))
+                task = Task(config.model_dump(), folder, opened.metric, trial.params)
+                workers.start(trial.number, task)
                 started += 1
             if not workers.busy():
                 raise RunError(f"{opened.out}: all processes of the sweep died")
@@ -117,6 +125,8 @@ def _in_processes(opened: Sweep, count: int, screen: Console, jobs: int) -> bool
                 trial = running.pop(number)
                 opened.tell(trial, outcome)
                 _say(opened, trial, outcome, screen)
+        for note in workers.finish():
+            screen.print(f"Note: {note}", markup=False)
     finally:
         workers.close()
         for trial in running.values():

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from fedrecon.experiment.config import Config, override
+from fedrecon.experiment.config import Config, check_effects, override
 from fedrecon.experiment.settings.sections import SettingError, flat, parse_toml
 
 if TYPE_CHECKING:
@@ -186,7 +186,9 @@ def _needs(
     def wrong(chosen: Mapping[str, Any]) -> str:
         for end in dimension.ends():
             try:
-                override(config, nest({**chosen, dimension.path: end})).algorithm.parts()
+                tried = override(config, nest({**chosen, dimension.path: end}))
+                tried.algorithm.parts()
+                check_effects(tried)  # else the experiment of the best trial could be refused
             except SettingError as error:
                 return str(error).removeprefix("--set: ")
         return ""

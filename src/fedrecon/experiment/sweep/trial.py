@@ -13,6 +13,7 @@ from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.settings.sections import SettingError, flat
 from fedrecon.experiment.storage.metrics_log import Row, place
 from fedrecon.experiment.storage.run_folder import CHECKPOINTS, CLIENT_STATES
+from fedrecon.experiment.sweep.shared_work import SharedWork
 from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.evaluation_rows import Evaluated
@@ -58,14 +59,18 @@ def without_test(config: Config) -> Config:
     return config
 
 
-def spec_without_test(config: Config) -> tuple[Task, RunSpec]:
+def spec_without_test(config: Config, build: Callable[[Config], Task] | None = None) -> tuple[Task, RunSpec]:
     """The task and the run of a configuration, without test clients.
+
+    Args:
+        config: The configuration.
+        build: Builds the task; None, the default, to build it from its data.
 
     Raises:
         SettingError: There are no validation clients.
     """
     config = without_test(config)
-    task = task_of(config)
+    task = (build or task_of)(config)
     held_out = {name: clients for name, clients in task.held_out.items() if name != "test"}
     task = replace(task, test=None, held_out=held_out, notes={})
     spec = spec_of(config, task)
@@ -74,7 +79,14 @@ def spec_without_test(config: Config) -> tuple[Task, RunSpec]:
     return task, spec
 
 
-def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
+def run_trial(
+    config: Config,
+    out: Path,
+    metric: str,
+    watch: Watch,
+    tuned: Mapping[str, Any] | None = None,
+    shared: SharedWork | None = None,
+) -> Outcome:
     """Trains a configuration, or goes on with it, and measures it.
 
     Args:
@@ -82,7 +94,10 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
         out: The run folder; its checkpoints are removed when the trial is done.
         metric: The name of the metric, which is a mean over the examples of the first validation clients.
         watch: Is called after every evaluation, and decides whether the trial is stopped.
+        tuned: The values of the tuned settings, by their dotted names; None, the default, for none.
+        shared: What earlier trials left, which this one uses and adds to; None, the default, for nothing.
     """
+    shared, tuned = shared or SharedWork(), tuned or {}
     values: dict[int, float] = {}
     first_time = True
 
@@ -114,9 +129,17 @@ def run_trial(config: Config, out: Path, metric: str, watch: Watch) -> Outcome:
 
     state, started, diverged = DONE, time.monotonic(), None
     try:
-        _, spec = spec_without_test(config)
+        _, spec = spec_without_test(config, lambda config: shared.task_of(config, tuned))
         decided_by = spec.while_training()[0]
-        result = run(spec, out=out, callbacks=[watch_evaluation], listener=judge_earlier, title=config.name)
+        with shared.used(tuned):
+            result = run(
+                spec,
+                out=out,
+                callbacks=[watch_evaluation],
+                listener=judge_earlier,
+                title=config.name,
+                figures=shared.figures,
+            )
         if result.interrupted:
             return Outcome(INTERRUPTED)
         rounds, diverged = result.rounds, result.divergence

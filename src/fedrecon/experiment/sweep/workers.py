@@ -3,10 +3,14 @@
 import multiprocessing
 import multiprocessing.connection
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedrecon.errors import RunError
+from fedrecon.experiment.reporting.figure_process import FigureProcess
+from fedrecon.experiment.sweep.shared_work import SharedWork
 from fedrecon.experiment.sweep.trial import FAILED, Outcome, run_trial
 
 
@@ -17,11 +21,13 @@ class Task(NamedTuple):
         values: The settings of the configuration as nested tables.
         out: The run folder of the trial.
         metric: The name of the metric to measure.
+        tuned: The values of the tuned settings, by their dotted names.
     """
 
     values: dict[str, Any]
     out: Path
     metric: str
+    tuned: dict[str, Any]
 
 
 class Workers:
@@ -89,12 +95,38 @@ class Workers:
                 worker.send(watch(self._busy[worker], *news))
         return ended
 
+    def finish(self) -> list[str]:
+        """Ends the processes when they are idle and the figures of their trials are drawn.
+
+        Returns:
+            Sentences about figures that could not be drawn.
+        """
+        notes = []
+        for worker in self._idle:
+            with suppress(OSError):  # the process may have been killed since its last trial
+                worker.send(None)
+        for worker in self._idle:
+            with suppress(EOFError, OSError):
+                notes.append(worker.recv())
+        for process in self._processes:
+            process.join()
+        return [note for note in notes if note]
+
     def close(self) -> None:
         """Ends the processes. Trials that they were running can be resumed from their last checkpoints."""
         for process in self._processes:
             process.terminate()
         for process in self._processes:
             process.join()
+
+
+def figures_drawn(figures: FigureProcess) -> str:
+    """Waits for figures; returns a sentence about those that could not be drawn, `""` for none."""
+    try:
+        figures.wait()
+    except RunError as error:
+        return str(error)
+    return ""
 
 
 def _work(boss: Connection) -> None:
@@ -112,13 +144,19 @@ def _work(boss: Connection) -> None:
         boss.send((round, value))
         return bool(boss.recv())
 
-    while True:
-        try:
-            task: Task = boss.recv()
-        except EOFError:
-            return
-        try:
-            outcome = run_trial(resolve(task.values, "sweep"), task.out, task.metric, watch)
-        except Exception as error:
-            outcome = Outcome(FAILED, message=f"{type(error).__name__}: {error}")
-        boss.send(outcome)
+    with FigureProcess() as figures:
+        shared = SharedWork(figures)
+        while True:
+            try:
+                task: Task | None = boss.recv()
+            except EOFError:
+                return
+            if task is None:
+                boss.send(figures_drawn(figures))
+                return
+            try:
+                values = resolve(task.values, "sweep")
+                outcome = run_trial(values, task.out, task.metric, watch, task.tuned, shared)
+            except Exception as error:
+                outcome = Outcome(FAILED, message=f"{type(error).__name__}: {error}")
+            boss.send(outcome)

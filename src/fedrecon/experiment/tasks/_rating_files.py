@@ -2,9 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from fedrecon.experiment.settings.sections import Section, setting
+from fedrecon.datasets.ratings._reader_options import Reading
+from fedrecon.experiment.settings.sections import FaultySettingError, Section, setting
+
+_CLIENT_FILE = ".arrow"
 
 ColumnSetting = str | Annotated[int, Field(ge=1)]
 
@@ -18,6 +21,10 @@ class ColumnSettings(Section):
         "", 'column of the rating; "" if the file is MovieLens\' own, or has items alone'
     )
     time: ColumnSetting = setting("", 'column of the time; "" for none')
+
+    def given(self) -> dict[str, str | int]:
+        """The columns that are named, by their roles."""
+        return {role: column for role, column in self.model_dump().items() if column}
 
 
 class RatingFileSettings(Section):
@@ -38,11 +45,29 @@ class RatingFileSettings(Section):
     )
     columns: ColumnSettings = ColumnSettings()
 
+    @model_validator(mode="after")
+    def _as_the_reader_takes_them(self) -> "RatingFileSettings":
+        if self.path.endswith(_CLIENT_FILE):
+            return self  # client files have their own columns, for whatever these settings say
+        given = self.columns.given()
+        for role in ("client", "item"):
+            if given and role not in given:
+                rule = f"must name the column of the {role} where others are named, got {given}"
+                raise FaultySettingError(f"columns.{role}", rule)
+        options = self.reading()
+        del options["unpacked_gib"]
+        try:
+            Reading.of(scale=getattr(self, "scale", None) or None, duplicates="all", **options)
+        except ValueError as error:
+            # The reader's messages begin with the name of the argument, which is that of the setting.
+            name, _, rule = str(error).partition(" ")
+            raise FaultySettingError(name, rule) from None
+        return self
+
     def reading(self) -> dict[str, Any]:
         """The arguments of `fedrecon.datasets.ratings.prepare` and `load` that say how the file is read."""
-        columns = {role: column for role, column in self.columns.model_dump().items() if column}
         return {
-            "columns": columns or None,
+            "columns": self.columns.given() or None,
             "separator": self.separator,
             "encoding": self.encoding,
             "unrated": None if self.unrated == "none" else self.unrated,

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveFloat, model_validator
 
-from fedrecon.experiment.settings.sections import Section, setting
+from fedrecon.experiment.settings.sections import Section, SettingError, setting
 from fedrecon.experiment.settings.splits import ByTimeSettings
 from fedrecon.experiment.tasks._spec import TaskConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fedrecon.core._model import Model
     from fedrecon.data._clients import Clients
     from fedrecon.experiment.tasks._task import Task
@@ -94,7 +96,7 @@ def matrix_factorization_task(
         from_data: dict[str, float | str] = {}
         given = None if bias in ("none", "mean") else float(bias)
         if bias == "mean":
-            given = from_data["global_bias"] = float(train.column("rating").mean(dtype="float64"))
+            given = from_data["global_bias"] = mean_rating(train)
         within = resolve_accuracy_width(width, None if config.privacy.on else train)
         if width == "stars":
             from_data["accuracy_within"] = "none" if within is None else within
@@ -137,9 +139,9 @@ def ratings_task(
     scored = ("item", "rating", *([cut.field] if isinstance(cut, ByTimeSettings) else []))
     baselines = None
     # The mean of the training ratings is no number that a private run may tell.
-    if not config.privacy.on and len(train.column("rating")):
+    if not config.privacy.on and train.num_examples.any():
         within = resolve_accuracy_width(config.model.accuracy_within, train)
-        baselines = RatingBaselines(float(train.column("rating").mean(dtype="float64")), within)
+        baselines = RatingBaselines(mean_rating(train), within)
     return Task(
         model,
         train,
@@ -165,11 +167,31 @@ def resolve_accuracy_width(width: float | str, train: "Clients | None") -> float
         return None
     if width != "stars":
         return float(width)
+    from fedrecon.data._shards.sums import known_sum
+
     if train is None:
         return _HALF_STAR
-    ratings = train.column("rating")
+    if known_sum(train, "rating") is not None:  # all of a folder are multiples of half a star
+        known = train.field_stats("rating")
+        if known.least >= _STARS[0] and known.most <= _STARS[1]:
+            return _HALF_STAR
+    return _HALF_STAR if all(_are_stars(piece.column("rating")) for piece in train.pieces()) else None
+
+
+def mean_rating(clients: "Clients") -> float:
+    """The mean of all ratings, summed in doubles and in pieces; NaN where there is none."""
+    from fedrecon.data._shards.sums import known_sum
+
+    total = known_sum(clients, "rating")
+    if total is None:
+        total = sum(float(piece.column("rating").sum(dtype="float64")) for piece in clients.pieces())
+    count = int(clients.num_examples.sum(dtype="int64"))
+    return total / count if count else float("nan")
+
+
+def _are_stars(ratings: "np.ndarray") -> bool:
     is_star = (ratings >= _STARS[0]) & (ratings <= _STARS[1]) & (ratings % _HALF_STAR == 0)
-    return _HALF_STAR if is_star.all() else None
+    return bool(is_star.all())
 
 
 def shares_of(settings: Fractions | HeldOutShares) -> dict[str, float]:
@@ -186,3 +208,14 @@ def nobody(vocabularies: Mapping[str, Sequence[Any]]) -> "Clients":
     columns = {"item": np.zeros(0, np.int32), "rating": np.zeros(0, np.float32)}
     columns["time"] = columns["rating"]
     return Clients.from_columns(["nobody"], [0, 0], columns, vocabularies)
+
+
+def without_data(config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]) -> "Task":
+    """The task of matrix factorisation of a number of items; its clients are one without a rating.
+
+    Raises:
+        SettingError: `model.global_bias` would be read from data.
+    """
+    if config.model.global_bias == "mean":
+        raise SettingError('model.global_bias must be a number or "none" in a deployment, got "mean"')
+    return matrix_factorization_task(config, {"train": nobody(vocabularies)}, {})

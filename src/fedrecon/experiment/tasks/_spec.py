@@ -84,7 +84,8 @@ class TaskSpec(ABC):
     def build_without_data(self, config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]) -> "Task":
         """The task of a server, or of a node, that has not the data: its model is all that is used of it.
 
-        The default refuses.
+        The default is that of `build_to_serve`, and refuses where there is none. The parameters with which
+        the model starts may depend on the data: a deployment takes them from the task with its data.
 
         Args:
             config: Configuration of the run, without a setting that would be read from data.
@@ -93,9 +94,13 @@ class TaskSpec(ABC):
         Raises:
             SettingError: The task cannot be deployed, or a setting would be read from data.
         """
-        raise SettingError(
-            f"task: a deployment needs a task that is built without data, {config.task} is not"
-        )
+        task = self.build_to_serve(config, vocabularies)
+        if task is None:
+            raise SettingError(
+                f"task: a deployment needs a task that is built without data, {config.task} is not: its "
+                f"TaskSpec must have build_without_data or build_to_serve"
+            )
+        return task
 
     def build_to_serve(self, config: TaskConfig, vocabularies: Mapping[str, Sequence[Any]]) -> "Task | None":
         """The task of a run without its data, to serve clients; it has one client, without examples.
@@ -195,6 +200,21 @@ class TaskSpec(ABC):
         """The clients with numbers of 64 bits, of which a run needs the order alone, in 32 bits.
 
         The default changes nothing.
+        """
+        return clients
+
+    def add_training_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
+        """The clients of a node with all fields that they train by, some of which they may not come with.
+
+        A node's file holds raw data, or some of the clients that `build` makes, which must come out as they
+        are. The default adds nothing.
+
+        Args:
+            config: Configuration of the run.
+            clients: Clients in the run's vocabularies.
+
+        Raises:
+            DataError: The clients lack what the fields are made of.
         """
         return clients
 

@@ -1,5 +1,6 @@
 """MovieLens and other files of ratings: a client is a user."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from fedrecon.experiment.settings.sections import Section, SettingError, setting
+from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.solvers import Limit
 from fedrecon.experiment.settings.splits import ByTimeSettings
 from fedrecon.experiment.tasks._rating_files import RatingFileSettings
@@ -16,8 +17,8 @@ from fedrecon.experiment.tasks._ratings import (
     HeldOutShares,
     MatrixFactorizationSettings,
     matrix_factorization_task,
-    nobody,
     shares_of,
+    without_data,
 )
 from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
 
@@ -41,6 +42,10 @@ class MovieLensData(RatingFileSettings):
     held_out: HeldOutShares = HeldOutShares()
 
 
+# Names of MovieLens' archives and folders, and of the rating files in them.
+_MOVIELENS_NAME = re.compile(r"ml-\w+|ratings\.(csv|dat)\b|u\.data$")
+
+
 class MovieLens(TaskSpec):
     """Explicit ratings, predicted by matrix factorisation."""
 
@@ -57,13 +62,21 @@ class MovieLens(TaskSpec):
         return replace(task, public_sources={"item": "movies.dat"}) if config.privacy.on else task
 
     def public_ranges(self, config: TaskConfig) -> "Mapping[str, tuple[float, float]]":
-        """The scale of the ratings: that of the settings, or that to which the file's format is held.
+        """The scale of the ratings: that of the settings, or that to which MovieLens' own files are held.
 
-        That is 1 to 5 for MovieLens 1M where it is downloaded, and 0.5 to 5 for files with a list of items,
-        which private runs need.
+        That is 1 to 5 for MovieLens 1M where it is downloaded, and 0.5 to 5 for files of MovieLens' names and
+        for private runs, which need its list of items. Other files, such as client files, may have any scale
+        unless the settings name it.
         """
         data = config.data
-        low, high = data.scale or ((0.5, 5.0) if data.path else (1.0, 5.0))
+        if data.scale:
+            low, high = data.scale
+        elif not data.path:
+            low, high = 1.0, 5.0
+        elif not data.columns.client and (config.privacy.on or _MOVIELENS_NAME.match(Path(data.path).name)):
+            low, high = 0.5, 5.0
+        else:
+            return {}
         return {"rating": (float(low), float(high))}
 
     def load_sets(self, config: TaskConfig) -> "dict[str, Clients]":
@@ -80,9 +93,7 @@ class MovieLens(TaskSpec):
         Raises:
             SettingError: `model.global_bias` would be read from data.
         """
-        if config.model.global_bias == "mean":
-            raise SettingError('model.global_bias must be a number or "none" in a deployment, got "mean"')
-        return matrix_factorization_task(config, {"train": nobody(vocabularies)}, {})
+        return without_data(config, vocabularies)
 
     def build_to_serve(
         self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]"

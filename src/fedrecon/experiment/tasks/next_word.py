@@ -226,6 +226,22 @@ class NextWord(TaskSpec):
         share = _outside(clients, vocabulary)
         return clients, f"{100 * share:.1f}% of their tokens are outside the run's vocabulary"
 
+    def add_training_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
+        """The clients as they are, since only a vocabulary can make numbers of texts.
+
+        Raises:
+            DataError: The clients are not in a vocabulary, as those of `load_in_vocabulary` are.
+        """
+        from fedrecon.datasets.text._vocabulary import FIELD
+        from fedrecon.errors import DataError
+
+        if FIELD not in clients.fields:
+            raise DataError(
+                f"clients of the task {config.task} must have the field {FIELD!r}, they have "
+                f"{list(clients.fields)}; texts are read from the files that data.path can name"
+            )
+        return clients
+
 
 TASK = NextWord()
 

@@ -174,6 +174,13 @@ class RankingTask(TaskSpec):
     def fields_to_load(self, fields: tuple[str, ...]) -> None:
         """None, for all fields: interactions and their weights are made of ratings and times."""
 
+    def add_training_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
+        """Users of a node as they are trained on: interactions by time, with the fields of the settings.
+
+        No interaction is held out: a node's data are those to train on.
+        """
+        return _add_fields(config, _interactions(config, clients, 0), served=False)
+
     def add_serving_fields(self, config: TaskConfig, clients: "Clients") -> "Clients":
         """Users as they are evaluated: interactions by time, with the fields that the settings ask for.
 

@@ -75,11 +75,16 @@ class Ratings(movielens.MovieLens):
         )
 
     def build_without_data(self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]") -> "Task":
-        """Refuses: the number of each item's ratings is known only after a round of sums.
+        """The model in units that the settings say; the counts of its items are among its parameters.
 
         Raises:
-            SettingError: Always.
+            SettingError: Mean, deviation or penalty would be measured.
         """
+        if measured := [name for name in _MEASURED if getattr(config.model, name) == "measured"]:
+            raise SettingError(
+                f'model.{measured[0]} must be a number in a deployment, got "measured": its nodes cannot '
+                f"measure ratings"
+            )
         return TaskSpec.build_without_data(self, config, vocabularies)
 
     def build_to_serve(

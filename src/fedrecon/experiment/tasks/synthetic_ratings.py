@@ -1,6 +1,7 @@
 """Generated ratings, shaped like MovieLens 1M, whose planted factors are known: the task needs no data."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fedrecon.experiment.settings.sections import Section, setting
 from fedrecon.experiment.settings.solvers import Limit
@@ -10,6 +11,7 @@ from fedrecon.experiment.tasks._ratings import (
     MatrixFactorizationSettings,
     matrix_factorization_task,
     shares_of,
+    without_data,
 )
 from fedrecon.experiment.tasks._spec import TaskConfig, TaskSpec
 
@@ -72,6 +74,20 @@ class SyntheticRatings(TaskSpec):
                 f" that knows the items and reconstructs the users from alternate batches of {batch}"
             )
         return matrix_factorization_task(config, sets, notes)
+
+    def build_without_data(self, config: TaskConfig, vocabularies: "Mapping[str, Sequence[Any]]") -> "Task":
+        """The model of a number of items; its clients are one without a rating.
+
+        Raises:
+            SettingError: `model.global_bias` would be read from data.
+        """
+        return without_data(config, vocabularies)
+
+    def public_ranges(self, config: TaskConfig) -> "Mapping[str, tuple[float, float]]":
+        """The ratings that are generated: 1 to 5 stars."""
+        from fedrecon.datasets.ratings._synthetic import STARS
+
+        return {"rating": STARS}
 
 
 TASK = SyntheticRatings()

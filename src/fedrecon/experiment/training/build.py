@@ -22,13 +22,13 @@ from fedrecon.experiment.storage.metrics_log import SEEN
 from fedrecon.experiment.storage.noise_keys import RELEASES
 from fedrecon.experiment.storage.run_folder import (
     CHECKPOINTS,
-    FINGERPRINT,
     RESULT,
     VOCABULARIES,
-    read_fingerprint,
+    saved_digests,
 )
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.tasks._task import Task
+from fedrecon.experiment.training.npz import read_npz
 from fedrecon.experiment.training.run_spec import START, RunSpec, digest
 from fedrecon.experiment.training.vocabularies import vocabularies_of
 from fedrecon.privacy._ledger import Ledger
@@ -62,8 +62,17 @@ def task_of(config: Config) -> Task:
         DataError: The data cannot be read.
         SettingError: The data lack what the settings ask for.
     """
-    task = task_spec(config.task).build(config)
-    return cast(Task, config.algorithm.prepare(task, config.seed))
+    return cast(Task, config.algorithm.prepare(built_task(config), config.seed))
+
+
+def built_task(config: Config) -> Task:
+    """The task as its specification builds it, before the algorithm prepares it for its training.
+
+    Raises:
+        DataError: The data cannot be read.
+        SettingError: The data lack what the settings ask for.
+    """
+    return task_spec(config.task).build(config)
 
 
 def sampling_of(config: Config, num_clients: int) -> Sampling:
@@ -281,7 +290,8 @@ def earlier_ledger(start: Path, task: Task) -> Ledger | None:
                 f"resume it"
             )
         return Ledger.from_values(result["privacy"])
-    if (start / FINGERPRINT).is_file() and read_fingerprint(start)["clients"]["train"] == digest(task.train):
+    there = saved_digests(start).get("train")
+    if there is not None and there == digest(task.train, there):
         raise SettingError(
             f"training.initial_global_params must not come from a run without privacy on the same clients, "
             f"got {start}: its parameters hold what noise is to hide"
@@ -328,20 +338,19 @@ def global_params_at(path: Path, model: Model) -> Any:
         best = any(name.startswith("['best']") for name in arrays)
         prefix = "['best']" if best else "['state'].global_params"
         names = [prefix + jax.tree_util.keystr(p) for p in paths]
+        there = sorted(arrays)
     else:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no .npz file"
-            raise RunError(f"{path}: {what} cannot be read: {reason}") from None
         names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+        arrays, there = read_npz(path, dict(zip(names, jax.tree.leaves(like), strict=True)), what)
     leaves = []
     for name, wanted in zip(names, jax.tree.leaves(like), strict=True):
         if name not in arrays:
-            raise RunError(f"{path}: {what} must hold the array {name!r}, it has {sorted(arrays)}")
+            raise RunError(f"{path}: {what} must hold the array {name!r}, it has {there}")
         if arrays[name].shape != wanted.shape:
             raise RunError(f"{path}: {name} must be of shape {wanted.shape}, got {arrays[name].shape}")
+        if arrays[name].dtype == np.dtype(f"V{wanted.dtype.itemsize}"):
+            # NumPy's files keep the bytes of types that it does not know, such as bfloat16, but no name.
+            arrays[name] = arrays[name].view(wanted.dtype)
         if jax.dtypes.canonicalize_dtype(arrays[name].dtype) != wanted.dtype:
             raise RunError(f"{path}: {name} must be of type {wanted.dtype}, got {arrays[name].dtype}")
         leaves.append(arrays[name].astype(wanted.dtype))

@@ -18,6 +18,7 @@ from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.console.progress import Progress
 from fedrecon.experiment.distributed.broadcast import saved_plan
 from fedrecon.experiment.distributed.processes import ProcessGroup
+from fedrecon.experiment.reporting.figure_process import FigureDrawer
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.settings.sections import flat
 from fedrecon.experiment.storage import run_folder as folders
@@ -33,7 +34,7 @@ from fedrecon.experiment.storage.metrics_log import (
     rows,
 )
 from fedrecon.experiment.storage.resource_usage import Stopwatch, device_memory, peak_memory
-from fedrecon.experiment.storage.run_folder import RunFolder
+from fedrecon.experiment.storage.run_folder import RunFolder, saved_digests
 from fedrecon.experiment.training.block_plan_tuning import BlockPlanTuner
 from fedrecon.experiment.training.divergence import divergence, last_evaluations
 from fedrecon.experiment.training.evaluation_rows import Evaluated
@@ -58,6 +59,7 @@ def run(
     started: float | None = None,
     title: str = "Run",
     notes: Mapping[str, str] | None = None,
+    figures: FigureDrawer | None = None,
 ) -> Result:
     """Runs a training run from its specification; `train` describes what it does.
 
@@ -72,9 +74,12 @@ def run(
         started: When the run began, in seconds of `time.monotonic`; None, the default, for now.
         title: The title of the summary and of the figures; `"Run"` by default.
         notes: Further facts for the summary, by their names; none by default.
+        figures: Draws the figures, which a `FigureProcess` may still do when this returns; None, the default,
+            to draw them in this process at the end.
     """
     # An unknown metric, and what cannot be simulated, are refused here, before there is a run folder.
     spec.criterion  # noqa: B018
+    figures = figures or FigureDrawer()
     with ExitStack() as stack:
         processes = ProcessGroup.present()
         stack.enter_context(processes.together())
@@ -85,6 +90,7 @@ def run(
             out, progress, listener = None, None, None
         folder = None
         if out is not None:
+            spec.compare_with(saved_digests(Path(out)))
             folder = RunFolder(Path(out), spec.configuration(), spec.fingerprint(), spec.counts())
             stack.callback(folder.close)
             require_files(folder)
@@ -119,7 +125,7 @@ def run(
             None if ledger is None else _unprotected_records(spec, folder),
         )
         if folder is not None:
-            _load_beside_rounds(loop.evaluator.begun, stack)
+            _load_beside_rounds(loop.evaluator.begun, figures, stack)
         loop.restore()
         if loop.resumed_from is not None or loop.recomputed:
             shown.note(loop.resumption())
@@ -128,7 +134,7 @@ def run(
         if ledger is not None and loop.done == loop.last:
             ledger.finish()
         if folder is not None:
-            write_report(folder, result, title, over=loop.resumed_from == loop.last)
+            write_report(folder, result, title, figures, over=loop.resumed_from == loop.last)
     return result
 
 
@@ -176,16 +182,17 @@ def describe_run(folder: RunFolder, plan: Plan, spec: RunSpec) -> None:
         folder.write(folders.VOCABULARIES, json.dumps(vocabularies) + "\n")
 
 
-def _load_beside_rounds(begun: Event, stack: ExitStack) -> None:
-    """Starts a thread that imports what writes checkpoints and figures, which takes a second.
+def _load_beside_rounds(begun: Event, figures: FigureDrawer, stack: ExitStack) -> None:
+    """Starts a thread that imports what writes checkpoints and figures, which takes seconds.
 
     It waits until the first round is done, so that it does not delay that round. The stack joins it.
     """
 
     def load() -> None:
         begun.wait()
-        for name in ("orbax.checkpoint", "pyarrow.parquet", "fedrecon.experiment.reporting.plots"):
+        for name in ("orbax.checkpoint", "pyarrow.parquet"):
             import_module(name)
+        figures.prepare()
 
     thread = Thread(target=load)
     thread.start()

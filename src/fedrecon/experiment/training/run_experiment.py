@@ -12,6 +12,7 @@ from fedrecon.experiment.console.progress import progress_for
 from fedrecon.experiment.console.screen import Screen, rich_table, screen_of_output
 from fedrecon.experiment.distributed.processes import ProcessGroup
 from fedrecon.experiment.reporting import summary
+from fedrecon.experiment.reporting.figure_process import FigureDrawer
 from fedrecon.experiment.reporting.result import Result
 from fedrecon.experiment.reporting.tables import size
 from fedrecon.experiment.reporting.training_warnings import all_warnings
@@ -29,7 +30,13 @@ def console() -> Console:
     return screen_of_output()
 
 
-def run_experiment(config: Config, out: Path, screen: Console, started: float | None = None) -> Result:
+def run_experiment(
+    config: Config,
+    out: Path,
+    screen: Console,
+    started: float | None = None,
+    figures: FigureDrawer | None = None,
+) -> Result:
     """Runs an experiment, or resumes it from its last checkpoint.
 
     Args:
@@ -37,6 +44,7 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
         out: The run folder, which is created where it does not exist.
         screen: The console that shows the progress.
         started: When the command began, in seconds of `time.monotonic`; None, the default, for now.
+        figures: Draws the figures, see `run`; None, the default, to draw them in this process at the end.
 
     Raises:
         ValueError: The data, a setting or the run folder cannot be used.
@@ -66,6 +74,7 @@ def run_experiment(config: Config, out: Path, screen: Console, started: float | 
             started=started,
             title=config.name,
             notes=task.notes,
+            figures=figures,
         )
         if followed is not None:
             followed.finished = not result.interrupted and not result.diverged

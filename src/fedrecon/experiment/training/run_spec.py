@@ -13,6 +13,7 @@ import numpy as np
 from fedrecon.algorithms._base import Algorithm
 from fedrecon.core._examples import Examples, HeldOut
 from fedrecon.data._clients import Clients
+from fedrecon.data._shards.digests import PREFIX, digest_of_set, has_digests
 from fedrecon.errors import of_kind, store_whole_numbers, whole_number
 from fedrecon.evaluation._evaluate import Scoring, model_metrics
 from fedrecon.evaluation._metric_names import DERIVED
@@ -169,9 +170,19 @@ class RunSpec:
     def _sets(self) -> dict[str, Clients]:
         return {"train": self.clients, **self.evaluated}
 
+    def compare_with(self, digests: Mapping[str, str]) -> None:
+        """Makes the digests of its clients of the kinds of earlier ones, with which they are compared.
+
+        Args:
+            digests: What an earlier call noted, by the name of the set.
+        """
+        self.__dict__["_kinds"] = dict(digests)
+        self.__dict__.pop("_digests", None)
+
     @functools.cached_property
     def _digests(self) -> dict[str, str]:
-        return {name: digest(clients) for name, clients in self._sets.items()}
+        kinds = self.__dict__.get("_kinds", {})
+        return {name: digest(clients, kinds.get(name)) for name, clients in self._sets.items()}
 
     @functools.cached_property
     def vocabularies(self) -> str:
@@ -253,7 +264,7 @@ class RunSpec:
         """A digest of each set of clients, equal in runs of any algorithm that measure the same examples."""
         digests, sets = self._digests, self._sets
         return {
-            name: digests[name] if set(x.fields) == set(sets[name].fields) else digest(x)
+            name: digests[name] if set(x.fields) == set(sets[name].fields) else digest(x, digests[name])
             for name, x in (self.measured or sets).items()
         }
 
@@ -277,16 +288,26 @@ def counts_of(sets: Mapping[str, Clients]) -> dict[str, dict[str, int]]:
     }
 
 
-def digest(clients: Clients) -> str:
-    """A digest of clients' keys and examples, 16 hexadecimal digits."""
+def digest(clients: Clients, like: str | None = None) -> str:
+    """A digest of clients' keys and examples: 16 hexadecimal digits.
+
+    For clients of a folder of shards, whose index has digests of each client's examples, it is made of those
+    without a look at the examples, and begins with `"by-client:"`.
+
+    Args:
+        clients: The clients.
+        like: A digest to compare with, whose kind is made; None, the default, for the kind of the clients.
+    """
+    if has_digests(clients) if like is None else like.startswith(PREFIX):
+        return digest_of_set(clients)
     state = hashlib.blake2b(digest_size=8)
     state.update(np.ascontiguousarray(clients.keys).tobytes())
     state.update(np.asarray(clients.num_examples, np.int64).tobytes())
     for name in sorted(clients.fields):
-        like = clients.blank(name, 0)
+        blank = clients.blank(name, 0)
         # Doubles as programs get them: their further digits decide the examples' order, and are seen in it.
-        dtype = np.dtype(np.float32) if like.dtype == np.float64 else like.dtype
-        shape = (int(clients.num_examples.sum()), *like.shape[1:])
+        dtype = np.dtype(np.float32) if blank.dtype == np.float64 else blank.dtype
+        shape = (int(clients.num_examples.sum()), *blank.shape[1:])
         state.update(f"{name} {dtype} {shape}".encode())
         for piece in clients.pieces():
             state.update(np.ascontiguousarray(piece.column(name), dtype).data)

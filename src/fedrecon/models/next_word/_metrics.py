@@ -121,8 +121,12 @@ def predicts_words(init_global: InitGlobalFn, init_local: InitLocalFn, inner: In
         A model with the metrics of `readings`; training reports `accuracy` only.
     """
 
+    def output_layer(g: Params, x: Params, batch: Batch) -> tuple[Any, Any, Any]:
+        return inner(g, x, batch), g["output"]["kernel"], g["output"]["bias"]
+
     def predict(g: Params, x: Params, batch: Batch) -> Logits:
-        return affine(g["output"]["kernel"], g["output"]["bias"], inner(g, x, batch))
+        inputs, kernel, bias = output_layer(g, x, batch)
+        return affine(kernel, bias, inputs)
 
     def loss_and_metrics(
         g: Params, x: Params, batch: Batch, key: PRNGKey | None
@@ -155,6 +159,7 @@ def predicts_words(init_global: InitGlobalFn, init_local: InitLocalFn, inner: In
         predict=predict,
         tables=(Table("embedding", ("word",)),),
         loss_and_metrics=loss_and_metrics,
+        output_layer=output_layer,
     )
 
 

@@ -11,9 +11,16 @@ from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, view_of
 from fedrecon.core._types import Batch, ClientState, Params, PRNGKey
-from fedrecon.datasets.text._vocabulary import END, FIRST_WORD, OWN_FIELDS
+from fedrecon.datasets.text._vocabulary import FIRST_WORD, OWN_FIELDS
 from fedrecon.errors import whole_number
 from fedrecon.models.next_word._client_cache import Tokens, TokenScores, empty, last, remember
+from fedrecon.models.next_word._context_shift import (
+    OutputLayer,
+    fit_shift,
+    no_shift,
+    shifted_inputs,
+    token_scores,
+)
 from fedrecon.models.next_word._metrics import CHUNK, in_chunks
 from fedrecon.models.next_word._mixture import (
     before_of,
@@ -38,8 +45,12 @@ def with_own_words(algorithm: Algorithm, words: int, *, tokens: int = 512) -> Al
     its tokens is likely by the others. Nothing of it leaves the client or is kept between rounds, and
     training is the same to the bit.
 
-    The clients must have the fields of `Vocabulary.encode(clients, own_words=True)`. Local parameters are a
-    pair of the algorithm's own and of the memory. `predict` returns the logarithms of the probabilities of
+    Where the model has an `output_layer`, each of the client's own words also changes the layer's inputs
+    after it, by a vector that is fitted to what followed the word; so what is like that becomes likelier,
+    too.
+
+    The clients must have the fields of `Vocabulary.encode(clients, own_words=True)`. Local parameters are the
+    algorithm's own, the memory, and these vectors. `predict` returns the logarithms of the probabilities of
     all ids and then of the client's own words, `[sentence, position, id + tokens]`; those of a bucket's words
     are also in the bucket's. There is one more metric, `accuracy_own_word`, over tokens outside the
     vocabulary: whether such words together are likelier than every shared word and the end, and the token's
@@ -74,17 +85,24 @@ def with_own_words(algorithm: Algorithm, words: int, *, tokens: int = 512) -> Al
         local = algorithm.personalize(broadcast, client_state, support, key)
         fields = {name: support.data[name] for name in _FIELDS}
 
-        def scores(part: Batch) -> TokenScores:
-            p = jax.nn.softmax(predict(broadcast.global_params, local, part)[..., END:], -1)
-            at = jnp.maximum(part["target"] - END, 0)[..., None]
-            shared = jnp.sum(p[..., : rows - END], -1)
-            return TokenScores(jnp.take_along_axis(p, at, -1)[..., 0], shared, 1 - shared)
-
-        every = _tokens_of(fields, support.mask, rows), in_chunks(scores, fields, CHUNK)
-        text, said = jax.tree.map(lambda x: x.reshape(-1), every)
+        text = jax.tree.map(lambda x: x.reshape(-1), _tokens_of(fields, support.mask, rows))
         places = last(text, tokens)
-        text, said = jax.tree.map(lambda x: jnp.take(x, places, mode="fill", fill_value=0), (text, said))
-        return local, remember(text, said, rows)
+
+        def there(x: Any) -> Any:
+            return jnp.take(x, places, axis=0, mode="fill", fill_value=0)
+
+        text = jax.tree.map(there, text)
+        if model.output_layer is None:
+
+            def scores(part: Batch) -> TokenScores:
+                return token_scores(predict(broadcast.global_params, local, part), part["target"], rows)
+
+            said = jax.tree.map(lambda x: there(x.reshape(-1)), in_chunks(scores, fields, CHUNK))
+            return local, remember(text, said, rows), ()
+        layer = _inputs(model, broadcast.global_params, local, fields)
+        layer = layer._replace(inputs=there(layer.inputs.reshape(-1, layer.inputs.shape[-1])))
+        shift, said = fit_shift(text, layer, token_scores(layer.scores(), text.id, rows), rows)
+        return local, remember(text, said, rows), shift
 
     return replace(
         algorithm,
@@ -92,6 +110,16 @@ def with_own_words(algorithm: Algorithm, words: int, *, tokens: int = 512) -> Al
         personalize=personalize,
         hyperparameters={**algorithm.hyperparameters, "own_words": tokens},
     )
+
+
+def _inputs(model: Model, g: Params, local: Params, fields: Batch) -> OutputLayer:
+    """The output layer, with its inputs made for a few sentences at a time."""
+    assert model.output_layer is not None
+    output_layer = model.output_layer
+    inputs = in_chunks(lambda part: output_layer(g, local, part)[0], fields, CHUNK)
+    blank = {name: x[:1] for name, x in fields.items()}
+    _, kernel, bias = output_layer(g, local, blank)  # the compiler drops what makes this one's inputs
+    return OutputLayer(inputs, kernel, bias)
 
 
 def _tokens_of(fields: Batch, mask: Any, rows: int) -> Tokens:
@@ -102,30 +130,46 @@ def _tokens_of(fields: Batch, mask: Any, rows: int) -> Tokens:
 def _view(model: Model, rows: int, tokens: int) -> Model:
     predict: Any = model.predict
 
+    def scores(g: Params, x: Params, features: Batch) -> Any:
+        local, _, shift = x
+        if model.output_layer is None:
+            return predict(g, local, features)
+        layer = OutputLayer(*model.output_layer(g, local, features))
+        return shifted_inputs(layer, shift, before_of(features, rows)).scores()
+
+    def init_local(g: Params, key: PRNGKey) -> Params:
+        local = model.init_local(g, key)
+        if model.output_layer is None:
+            return local, empty(tokens), ()
+        blank = {name: jnp.zeros((1, 1), jnp.int32) for name in _FIELDS}
+        kernel = jax.eval_shape(model.output_layer, g, local, blank)[1]
+        return local, empty(tokens), no_shift(kernel.shape[0])
+
     def mixed_predict(g: Params, x: Params, features: Batch) -> Any:
-        local, cache = x
-        mixed = mixture(predict(g, local, features), cache, before_of(features, rows), rows)
+        cache = x[1]
+        mixed = mixture(scores(g, x, features), cache, before_of(features, rows), rows)
         ids = log_probabilities(mixed, frequencies(cache, rows))
         return jnp.concatenate([ids, own_log_probabilities(mixed, cache)], -1)
 
     def metrics(g: Params, x: Params, batch: Batch) -> dict[str, Mean]:
-        local, cache = x
+        cache = x[1]
         frequency = frequencies(cache, rows)
 
         def scored(part: Batch) -> dict[str, Mean]:
-            mixed = mixture(predict(g, local, part), cache, before_of(part, rows), rows)
+            mixed = mixture(scores(g, x, part), cache, before_of(part, rows), rows)
             return mixed_readings(mixed, cache, frequency, part, rows)
 
         return in_chunks(scored, {name: batch[name] for name in _FIELDS}, CHUNK)
 
     view = replace(
         model,
-        init_local=lambda g, key: (model.init_local(g, key), empty(tokens)),
+        init_local=init_local,
         loss=lambda g, x, batch, key: model.loss(g, x[0], batch, key),
         metrics=metrics,
         predict=mixed_predict,
         penalty=lambda g, x: model.penalty(g, x[0]),
         local_tables=tuple(replace(table, leaf=f"0/{table.leaf}") for table in model.local_tables),
         loss_and_metrics=None,
+        output_layer=None,
     )
     return view_of(model, view)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -126,6 +127,128 @@ def test_repeated_items_follow_the_rules_of_the_reader(tmp_path):
     first, second = write(tmp_path / "a.csv", table[:500]), write(tmp_path / "b.csv", table[500:])
     with pytest.raises(DataError, match=r"b\.csv, line 2: client .* already on .*a\.csv, line 102 "):
         by_duckdb(tmp_path, first, second)
+
+
+@pytest.mark.parametrize("duplicates", ["error", "last", "all"])
+def test_a_core_is_the_largest_set_in_which_all_have_enough(tmp_path, duplicates):
+    table = [row for row in rows(900) if int(row[1]) % 5 or not int(row[0]) % 4]
+    if duplicates != "error":
+        table += [(user, item, "4.5", "7") for user, item, _, _ in table[:150]]
+    once = list({row[:2]: row for row in table}.values()) if duplicates == "last" else table
+    left, before = once, []
+    while left != before:
+        before = left
+        for place in (0, 1):
+            counts = Counter(row[place] for row in left)
+            left = [row for row in left if counts[row[place]] >= 10]
+    assert 0 < len(left) < len(once) and len({row[1] for row in left}) < 40
+    pairs = {row[:2] for row in left}
+    expected = write(tmp_path / "left.csv", [row for row in table if row[:2] in pairs])
+    source = write(tmp_path / "ratings.csv", table)
+    found = by_duckdb(tmp_path, source, core=10, duplicates=duplicates)
+    assert found == by_reader(tmp_path, expected, duplicates=duplicates)
+    with pytest.raises(DataError, match="core must leave a rating, no clients and items have 99 of each"):
+        by_duckdb(tmp_path, source, core=99, duplicates=duplicates)
+    if duplicates == "error":
+        again = write(tmp_path / "again.csv", [*table, table[0]])
+        with pytest.raises(DataError, match=r"again\.csv, line \d+: client .* must rate item .* once"):
+            by_duckdb(tmp_path, again, core=10)
+
+
+TIMELESS = {
+    "no number": {150: "soon"},
+    "an empty cell": {150: ""},
+    "two forms": {150: "2009-05-04"},
+    "no column": None,
+}
+
+
+@pytest.mark.parametrize("written", ["csv", "parquet"])
+@pytest.mark.parametrize("times", TIMELESS)
+def test_times_that_nobody_asked_for_may_be_unreadable(tmp_path, times, written):
+    """In MovieLens' own tables they are optional: all of them are taken, or none."""
+    names = ["userId", "movieId", "rating", "timestamp"][: 3 if TIMELESS[times] is None else 4]
+    odd = TIMELESS[times] or {}
+    table = [(str(i // 40), str(i % 40), "3.5", odd.get(i, "2"))[: len(names)] for i in range(300)]
+    source = tmp_path / f"ratings.{written}"
+    if written == "csv":
+        source.write_text("\n".join(",".join(row) for row in [names, *table]) + "\n")
+    else:
+        kinds = (int, int, float, lambda x: x or None)
+        columns = [
+            [kind(x) for x in column] for kind, column in zip(kinds, zip(*table, strict=True), strict=False)
+        ]
+        pq.write_table(pa.table(columns, names), source)
+    assert "time" not in prepare(source, cache=tmp_path / "cache").fields
+    assert by_duckdb(tmp_path, source, columns=None) == by_reader(tmp_path, source, "file", columns=None)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_a_fault_of_parquet_is_named_by_its_row_in_the_file(tmp_path, lists):
+    values = {"user": list(range(300)), "isbn": [1] * 300, "stars": [3.0] * 300, "when": [4] * 300}
+    if lists:
+        values |= {name: [[x, x] for x in values[name]] for name in ("isbn", "stars", "when")}
+    for name in ("isbn", "when", "stars"):
+        spoilt = {**values, name: [*values[name][:250], None, *values[name][251:]]}
+        pq.write_table(pa.table(spoilt), tmp_path / "r.parquet")
+        with pytest.raises(DataError) as expected:
+            by_reader(tmp_path, tmp_path / "r.parquet")
+        with pytest.raises(DataError) as error:
+            by_duckdb(tmp_path, tmp_path / "r.parquet")
+        assert str(error.value) == str(expected.value) and "r.parquet, row 251: " in str(error.value)
+    if lists:
+        values["isbn"] = [*values["isbn"][:250], [5, None], *values["isbn"][251:]]
+        pq.write_table(pa.table(values), tmp_path / "r.parquet")
+        with pytest.raises(DataError, match=r"r\.parquet, row \d+: column 'isbn'"):
+            by_duckdb(tmp_path, tmp_path / "r.parquet")
+
+
+def test_errors_of_duckdb_name_the_client_file_wherever_they_come(tmp_path, monkeypatch):
+    duckdb = pytest.importorskip("duckdb")
+    source = write(tmp_path / "ratings.csv", rows(50))
+
+    class Closing:
+        def __init__(self, connection):
+            self._connection = connection
+
+        def __getattr__(self, name):
+            return getattr(self._connection, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self._connection.close()
+            raise duckdb.IOException("no space left")
+
+    connect = duckdb.connect
+    monkeypatch.setattr(duckdb, "connect", lambda *a, **k: Closing(connect(*a, **k)))
+    with pytest.raises(DataError, match=r"duckdb\.arrow: cannot be made: .*no space left"):
+        by_duckdb(tmp_path, source)
+
+    def fail(*_, **__):
+        raise duckdb.IOException("read-only")
+
+    monkeypatch.setattr(duckdb, "connect", fail)
+    with pytest.raises(DataError, match=r"other\.arrow: cannot be made: .*read-only"):
+        convert([source], tmp_path / "other.arrow", columns=COLUMNS)
+
+
+@pytest.mark.parametrize("ids", IDS)
+def test_shards_are_the_clients_of_one_file(tmp_path, ids):
+    user, item = IDS[ids]
+    source = write(tmp_path / "ratings.csv", rows(900, user=user, item=item))
+    convert([source], tmp_path / "one.arrow", columns=COLUMNS)
+    convert([source], tmp_path / "four", columns=COLUMNS, shards=4)
+    one, four = (Clients.open(tmp_path / name) for name in ("one.arrow", "four"))
+    assert one.ids.tolist() == four.ids.tolist() and one.fields == four.fields
+    for name in one.fields:
+        assert one.column(name).tolist() == four.column(name).tolist()
+        assert one.field_stats(name) == four.field_stats(name)
+    with pytest.raises(DataError, match="is there already"):
+        convert([source], tmp_path / "four", columns=COLUMNS, shards=4)
+    with pytest.raises(ValueError, match="shards must be a whole number of at least 1"):
+        convert([source], tmp_path / "none", columns=COLUMNS, shards=0)
 
 
 def test_other_formats_are_read_by_the_same_rules(tmp_path):

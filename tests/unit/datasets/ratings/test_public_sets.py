@@ -171,15 +171,16 @@ SETS = {
     ),
     "Last.fm 360K": PublicSet(
         "usersha1-artmbid-artname-plays.tsv",
-        '0a1b2c3d\t1111111a\tthe "example\t512\n0a1b2c3d\t2222222b\t"die Beispiele\t48\n',
-        positions(1, 2, 4), [("0a1b2c3d", "1111111a", 512, None), ("0a1b2c3d", "2222222b", 48, None)],
+        '0a1b2c3d\t1111111a\tthe "example\t512\n0a1b2c3d\t\t"die Beispiele\t48\n',
+        positions(1, 3, 4),
+        [("0a1b2c3d", 'the "example', 512, None), ("0a1b2c3d", '"die Beispiele', 48, None)],
     ),
     "Last.fm 1K": PublicSet(
         "userid-timestamp-artid-artname-traid-traname.tsv",
         "user_000001\t2009-05-04T23:08:57Z\t3333333c\tSome Artist\t\tSome Track\n"
-        "user_000001\t2009-05-04T13:54:10Z\t4444444d\t作曲家\t\tTrack 2\n",
-        positions(1, 3, time=2),
-        [("user_000001", "3333333c", None, 1241478537), ("user_000001", "4444444d", None, 1241445250)],
+        "user_000001\t2009-05-04T13:54:10Z\t\t作曲家\t\tTrack 2\n",
+        positions(1, 4, time=2),
+        [("user_000001", "Some Artist", None, 1241478537), ("user_000001", "作曲家", None, 1241445250)],
     ),
     "Million Song": PublicSet(
         "train_triplets.txt", "5c6d7e8f\tSOEXAMPL000000001\t1\n5c6d7e8f\tSOEXAMPL000000002\t3\n",
@@ -424,6 +425,8 @@ REFUSED = {
         "must be written as client,item"),
     "Jester 1": ("jester-data-1.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, {},
         "must be saved as CSV"),
+    "Jester 1, saved as CSV": ("jester-data-1.csv", b"74" + b",-7.82,8.79,99" * 10 + b"\n", {},
+        "a matrix with a row for each client must be written with a row for each rating first"),
     "a workbook": ("ratings.xlsx", b"PK\x03\x04" + b"\0" * 600, {}, "must be saved as CSV"),
     "HetRec as RAR": ("ratings.rar", b"Rar!\x1a\x07\x00" + b"\0" * 9, {}, "must be unpacked first"),
     "Steam reviews": ("steam_reviews.json", b"{'username': 'Someone', 'product_id': u'100'}\n",
@@ -457,6 +460,8 @@ REFUSED = {
                            "times must be all numbers, or all dates of one form"),
     "no JSON": ("own.jsonl", b'{"u": 1, "i": 2}\n{"u": 1, "i"\n', named("u", "i"),
         "line 2: must be an object of JSON"),
+    "an empty id": ("own.tsv", b"ann\t\tsomebody\t3\n", positions(1, 2, 4),
+        "line 1: item id must not be empty; another column"),
     "duplicate": ("own.jsonl", b'{"u": 1, "i": 2}\n\n{"u": 1, "i": 2}\n', named("u", "i"),
                   "line 3: client 1 must rate item 2 once, but did already on line 1"),
 }  # fmt: skip

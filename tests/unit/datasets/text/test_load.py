@@ -460,14 +460,68 @@ def test_leaf(tmp_path):
         ),
         ({"y": [1]}, r"user 'ann': must have a list of examples \"x\", it lacks it"),
         (
-            {"x": ["abcd", "bcde"], "y": ["e", "f"]},
-            "user 'ann': holds windows of characters that overlap, as LEAF",
+            {"x": ["abcd", "bcde", "cdef", "fghi"], "y": ["e", "f", "g", "j"]},
+            r"user 'ann', example 3: must begin a character after the one before it; .* -s niid",
+        ),
+        ({"x": ["abcd", "bcde", "cdef"], "y": ["e", "f"]}, "user 'ann': must have a list of labels \"y\""),
+        (
+            {"x": ["abcd", "bcde", "cdef", 3], "y": ["e", "f", "g", "h"]},
+            r"example 3: must be a window .*, got \[3, \"h\"\]",
         ),
     ],
 )
 def test_leaf_that_holds_no_texts(tmp_path, user, message):
     with pytest.raises(DataError, match=message):
         prepare(leaf(tmp_path / "all_data.json", ann=user), cache=tmp_path / "c")
+
+
+def windows(text, length=8):
+    """A text as LEAF cuts Shakespeare."""
+    starts = range(len(text) - length)
+    return {"x": [text[i : i + length] for i in starts], "y": [text[i + length] for i in starts]}
+
+
+def test_leafs_windows_of_characters_are_put_together(tmp_path):
+    lines = ["What, ho, my liege", "I come anon."]
+    path = leaf(tmp_path / "all_data.json", HENRY=windows("\n".join(lines)), PAGE=windows("Aye, sir."))
+    assert texts_of(prepare(path, cache=tmp_path / "c", tokenizer="whitespace")) == {
+        "HENRY": lines,
+        "PAGE": ["Aye, sir."],
+    }
+    # Of other texts none is taken for a window, though one may go on where another ends.
+    leaf(path, ann={"x": ["no", "oh"], "y": [0, 4]}, bob={"x": ["no", "oh", "ho"], "y": ["h", "x", "y"]})
+    assert texts_of(prepare(path, cache=tmp_path / "c"))["bob"] == ["no", "oh", "ho"]
+
+
+def test_leafs_windows_as_its_versions_write_them(tmp_path):
+    lines = ["Once more unto the breach, friends;", "Or close the wall. In peace there is nothing"]
+    # The present one replaces line breaks by blanks before it cuts windows.
+    today = leaf(tmp_path / "today.json", HENRY=windows(" ".join(lines)))
+    # The first one cut each line by itself, after as many blanks as a window has characters.
+    parts = [windows(" " * 8 + line) for line in lines]
+    first = leaf(tmp_path / "first.json", HENRY={key: [x for p in parts for x in p[key]] for key in "xy"})
+    start, end = lines[1].split(" In ")
+    for path, expected in (
+        (today, [f"{lines[0]} {start}", f"In {end}"]),
+        (first, [lines[0], start, f"In {end}"]),
+    ):
+        assert texts_of(prepare(path, cache=tmp_path / "c", tokenizer="whitespace")) == {"HENRY": expected}
+
+
+def test_a_folder_of_leafs_parts(tmp_path):
+    folder = tmp_path / "train"
+    folder.mkdir()
+    leaf(folder / "reddit_0_train.json", ann=REDDIT)
+    leaf(folder / "reddit_1_train.json", bob=TWEETS)
+    (folder / "notes.json").write_text("[]")
+    wanted = {"ann": ["the court sat", "so"], "bob": ["so it was"]}
+    assert holds_texts(folder)
+    assert texts_of(prepare(folder, cache=tmp_path / "c")) == wanted
+    leaf(folder / "reddit_1_train.json", cy=TWEETS)
+    assert list(texts_of(prepare(folder, cache=tmp_path / "c"))) == ["ann", "cy"]
+    write_lines(folder / "more.jsonl", TEXTS)
+    with pytest.raises(DataError, match=r"must hold one source, .* it holds \['more\.jsonl', 'reddit_0"):
+        prepare(folder, cache=tmp_path / "c")
 
 
 def test_json_that_is_not_leafs(tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedrecon.errors import RunError
@@ -190,6 +191,8 @@ def test_experiments_that_cannot_be_read_are_told_why(here, capsys):
     for content, message in (
         ("seed = " + 6000 * "1", "my.toml: no TOML: a number must have at most 4,300 digits"),
         ("data = " + 9999 * "[" + 9999 * "]", "my.toml: no TOML: its tables or lists are nested too deeply"),
+        ("[data]\nclients = " + 20 * "9", "my.toml: no TOML: a whole number must fit in 64 bits, got 9999"),
+        ("data = [[-9223372036854775809]]", "a whole number must fit in 64 bits, got -9223372036854775809"),
         ("seed = ", "my.toml: no TOML: "),
     ):
         (here / "my.toml").write_text(content)
@@ -205,6 +208,9 @@ def test_experiments_that_cannot_be_read_are_told_why(here, capsys):
 def test_too_little_memory_and_too_many_clients_are_told(capsys):
     message = explain(MemoryError("Unable to allocate 7.28 TiB for an array"))
     assert message == "there is not enough memory: Unable to allocate 7.28 TiB for an array"
+    with pytest.raises(ValueError, match=r"dimension|too big") as too_large:
+        np.zeros(2**62)
+    assert "larger than any memory" in explain(too_large.value)
     assert main(["generate", "--clients", "1000000000000", "--out", "x.arrow"]) == 2
     assert "1000000000000 is not in the range" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """Which files a description is made of."""
 
+import gzip
 import json
 
 import numpy as np
@@ -27,8 +28,11 @@ def test_ratings_with_columns_of_ones_own(tmp_path):
         DataError, match=r"own\.csv, line 1: must have a column 'userId' .*data\.columns\.client"
     ):
         describe_data(str(path))
-    with pytest.raises(DataError, match=r"own\.csv: ratings with columns of your own need --item"):
-        describe_table(str(path), "person")
+    packed = tmp_path / "own.csv.gz"
+    packed.write_bytes(gzip.compress(OWN.encode()))
+    for file in (path, packed):
+        with pytest.raises(DataError, match=rf"{file.name}: is not Parquet; .* --item must be given, too"):
+            describe_table(str(file), "person")
 
 
 def test_texts_by_client(tmp_path):
@@ -57,6 +61,17 @@ def test_the_command_takes_settings_and_the_short_options(tmp_path, capsys):
     assert "item                  2 known, 2 used" in by_settings and "time" not in by_settings
     assert main(["describe", str(path), "--client", "person", "--item", "film", "--rating", "stars"]) == 0
     assert capsys.readouterr().out == by_settings
+
+
+def test_interactions_without_ratings(tmp_path):
+    path = tmp_path / "plays.tsv"
+    path.write_text("ann\tx\nann\ty\nann\tx\nbob\ty\n")
+    shown = describe_data(str(path), ["data.columns.client=1", "data.columns.item=2"])
+    assert "examples              4" in shown and "2 known, 2 used; 1 duplicate: the client" in shown
+    assert "read as a tab-separated table with client = field 1, item = field 2" in shown
+    path = tmp_path / "own.inter"
+    path.write_text("user_id:token\titem_id:token\na\tx\nb\ty\n")
+    assert "clients               2" in describe_data(str(path))
 
 
 def test_duplicates_are_counted(tmp_path):

@@ -98,16 +98,6 @@ def test_simulated_devices_cannot_be_deployed():
         plan_of(config, spec, "spring", DeploymentSettings())
 
 
-def test_start_that_a_deployment_would_ignore_is_refused():
-    config = configs.load(None, ["data.clients=20", "data.items=5", "training.clients_per_round=2"])
-    spec = spec_of(config, task_of(config))
-    config = configs.override(config, {"training": {"initial_global_params": "start.npz"}})
-    with pytest.raises(
-        SettingError, match=r"training\.initial_global_params must be '' in a deployment.*start"
-    ):
-        plan_of(config, spec, "spring", DeploymentSettings())
-
-
 def test_clients_of_the_noise_are_those_of_the_data_or_of_the_setting():
     changes = ["data.clients=20", "data.items=5", "training.sampling=everyone"]
     config = configs.load(None, changes)
@@ -134,9 +124,12 @@ def test_unusable_plan_is_named(tmp_path, text):
 def test_what_would_be_read_from_data_is_refused():
     with pytest.raises(SettingError, match="global_bias must be a number"):
         plan("model.global_bias=mean").algorithm()
-    other = configs.load(None)
-    with pytest.raises(SettingError, match="built without data"):
-        DeploymentPlan("spring", other.model_dump(), {}, rounds=1).algorithm()
+
+
+@pytest.mark.parametrize("name", ["centralized", "local_only"])
+def test_algorithms_whose_clients_send_no_deltas_are_refused(name):
+    with pytest.raises(SettingError, match=rf"algorithm\.name must be .*, got '{name}', which exchanges"):
+        plan(f"algorithm.name={name}").algorithm()
 
 
 def test_node_reads_its_folder_in_the_vocabulary_of_the_run(tmp_path):

@@ -26,6 +26,7 @@ from fedrecon.experiment.deploying.preparing import create_keys
 from fedrecon.experiment.deploying.server import run_server, write_parameters
 from fedrecon.experiment.deploying.service_files import caddy_config, nginx_config, write_files
 from fedrecon.experiment.deploying.settings import DeploymentSettings, read_settings, write_settings
+from fedrecon.experiment.deploying.status import status_of
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import read_json
 from fedrecon.privacy._ledger import Ledger
@@ -129,11 +130,14 @@ def test_noise_that_a_deployment_lacks_is_refused(change, got):
         plan(*PRIVATE, *change, *bands, num_clients=40).algorithm()
 
 
-def test_rounds_are_those_that_the_budget_pays_for():
+def test_rounds_are_those_that_the_budget_pays_for(tmp_path):
     whole = plan(*PRIVATE, num_clients=100)
     budget = whole.algorithm().privacy.epsilon(2)
     assert whole.affordable_rounds() == 4 and plan().affordable_rounds() == 4
-    assert plan(*PRIVATE, f"privacy.budget={budget}", num_clients=100).affordable_rounds() == 2
+    short = plan(*PRIVATE, f"privacy.budget={budget}", num_clients=100)
+    assert short.affordable_rounds() == 2
+    short.write(tmp_path)
+    assert status_of(tmp_path) == "0 of 2 rounds done, 0 begun again"
 
 
 def test_parameters_of_a_private_deployment_come_with_their_ledger(tmp_path):

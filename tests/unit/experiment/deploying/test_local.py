@@ -1,37 +1,25 @@
 """What a local deployment prepares and leaves, its rounds run in this process instead of an engine's."""
 
 import json
+import os
+import subprocess
 
 import pytest
+from tests.integration.apps import write_ratings
+from tests.unit.experiment.deploying.here import Direct, deployment_of, run_here
 
-from fedrecon.datasets.ratings._synthetic import synthetic
-from fedrecon.deployment._endpoint import Endpoint
-from fedrecon.deployment._rounds import run_rounds
-from fedrecon.deployment._server import Server
 from fedrecon.deployment._wire import decode
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.main import main
-from fedrecon.experiment.deploying.flower_app import experiment_of, write_app
-from fedrecon.experiment.deploying.local import LocalDeployment
-from fedrecon.experiment.deploying.plan import DeploymentPlan
+from fedrecon.experiment.deploying.local import LocalDeployment, work_folder
 from fedrecon.experiment.deploying.status import status_of
-from fedrecon.experiment.deploying.worker import node_of
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import read_json
 from fedrecon.experiment.training.run_experiment import console, run_experiment
 
 SETTINGS = ["task=movielens", "training.rounds=2", "training.clients_per_round=6", "model.factors=3"]
 MEAN = ["model.global_bias=mean", "evaluation.every=2"]
-
-
-class Direct:
-    def __init__(self, nodes):
-        self._nodes = {name: node for node in nodes for name in node.names}
-
-    def exchange(self, messages, seconds):
-        for client, data in messages:
-            yield self._nodes[client].handle(data)
 
 
 class EveryThirdLate(Direct):
@@ -57,36 +45,9 @@ class EveryThirdLate(Direct):
 
 @pytest.fixture
 def deployment(tmp_path):
-    clients, _ = synthetic(20, 30, seed=1)
-    lines = ["userId,movieId,rating,timestamp"]
-    for user in clients.ids.tolist():
-        pairs = zip(clients[user]["item"], clients[user]["rating"], strict=True)
-        lines += [f"{user},{item},{rating},{time}" for time, (item, rating) in enumerate(pairs)]
-    (tmp_path / "ratings.csv").write_text("\n".join(lines) + "\n")
+    write_ratings(tmp_path / "ratings.csv", 20, 30)
     config = configs.load(None, [*SETTINGS, *MEAN, f"data.path='{tmp_path / 'ratings.csv'}'"])
-    write_app(tmp_path / "app", config)
-    return LocalDeployment(tmp_path / "app", experiment_of(tmp_path / "app"), tmp_path / "run", 2)
-
-
-def run_here(deployment, transport=Direct):
-    deployment.prepare()
-    work = deployment.out.with_name("run.deployment")
-    plan = DeploymentPlan.read(work / "server")
-    nodes = [node_of(work / f"node-{i}") for i in range(2)]
-    names = sorted(name for node in nodes for name in node.names)
-    sampling, enough = plan.sampling(len(names))
-    server = Server(
-        plan.algorithm(),
-        names,
-        sampling,
-        seed=plan.config().seed,
-        run=plan.run,
-        max_staleness=plan.max_staleness,
-        staleness_exponent=plan.staleness_exponent,
-    )
-    end = Endpoint(server)
-    settings = {"note_clients": True, "enough_answers": enough}
-    return list(run_rounds(end, transport(nodes), plan.rounds, work / "server", **settings))
+    return deployment_of(tmp_path, config)
 
 
 def test_run_folder_is_that_of_a_simulation(deployment, tmp_path):
@@ -136,3 +97,37 @@ def test_private_experiments_are_refused(deployment, tmp_path):
     config = configs.override(deployment.config, {"privacy": {"noise_multiplier": 1.0, "clip": 1.0}})
     with pytest.raises(SettingError, match=r"privacy\.epsilon and privacy\.noise_multiplier must be 'none'"):
         LocalDeployment(tmp_path / "app", config, tmp_path / "run", 2)
+
+
+def test_status_counts_the_rounds_of_the_saved_state(deployment):
+    """Lines of `rounds.jsonl` are written before the state, and may be cut short by a kill."""
+    run_here(deployment)
+    server = work_folder(deployment.out) / "server"
+    whole = status_of(deployment.out)
+    assert whole.splitlines()[0] == "2 of 2 rounds done, 0 begun again"
+    assert status_of(server) == whole
+    lines = (server / "rounds.jsonl").read_text().splitlines()
+    unsaved = json.dumps(json.loads(lines[-1]) | {"round": 2})
+    again = json.dumps(json.loads(lines[-1]) | {"released": False})
+    (server / "rounds.jsonl").write_text("\n".join([*lines, again, unsaved, '{"round": 3, "att']))
+    assert status_of(server).splitlines()[0] == "2 of 2 rounds done, 1 begun again"
+
+
+def test_status_of_a_node_is_refused(deployment):
+    deployment.prepare()
+    with pytest.raises(RunError, match="is the folder of a node, which does not know the rounds"):
+        status_of(work_folder(deployment.out) / "node-0")
+
+
+def test_status_tells_whether_an_unfinished_server_runs(deployment):
+    deployment.prepare()
+    server = work_folder(deployment.out) / "server"
+    assert status_of(server) == "0 of 2 rounds done, 0 begun again"
+    (server / "process").write_text(str(os.getpid()))
+    assert status_of(server).splitlines()[1:] == ["the server runs"]
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    (server / "process").write_text(str(ended.pid))
+    assert "the server has ended; go on with `deploy resume`" in status_of(server)
+    (server / "ended").write_text("RunError: no answers\n")
+    assert "the server has ended: RunError: no answers" in status_of(server)

@@ -8,7 +8,7 @@ import pytest
 from fedrecon.errors import RunError
 from fedrecon.experiment.analysis.compare import plot_runs
 from fedrecon.experiment.reporting import plots
-from fedrecon.experiment.reporting.plots import Curves
+from fedrecon.experiment.reporting.figure_data import Curves
 from fedrecon.experiment.storage.metrics_log import RECON_EVAL, TRAINING, Records, Row
 
 

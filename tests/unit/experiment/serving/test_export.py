@@ -1,16 +1,21 @@
 """What the description of an exported file says of the run."""
 
+import io
 import json
+import shutil
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from fedrecon.experiment.config import load
-from fedrecon.experiment.serving.export import Wanted, export_run, privacy_of
+from fedrecon.experiment.serving.export import Wanted, export_run
+from fedrecon.experiment.serving.exported_run import privacy_of
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import seal
 from fedrecon.experiment.tasks._spec import task_spec
 from fedrecon.experiment.training.run_experiment import run_experiment
+from fedrecon.export._session import Session
 
 
 def test_the_claim_of_privacy_is_the_ledger_that_the_run_recorded(tmp_path):
@@ -81,9 +86,61 @@ def test_an_update_of_a_private_run_needs_a_public_bound_on_examples(ratings, tm
 def test_public_ranges_come_from_settings():
     for settings, wanted in (
         (["task=movielens"], {"rating": (1.0, 5.0)}),
-        (["task=movielens", "data.path=somewhere"], {"rating": (0.5, 5.0)}),
+        (["task=movielens", "data.path=somewhere/ml-25m.zip"], {"rating": (0.5, 5.0)}),
+        (["task=movielens", "data.path=somewhere/ratings.csv"], {"rating": (0.5, 5.0)}),
+        (["task=ratings", "data.path=ml-100k/u.data"], {"rating": (0.5, 5.0)}),
+        (["task=movielens", "data.path=books.arrow"], {}),  # of any scale, as RecBole's files are
+        (["task=ratings", "data.path=book-crossing.inter"], {}),
         (["task=movielens", "data.scale=[0, 10]"], {"rating": (0.0, 10.0)}),
+        (["task=movielens", "data.columns.client=user", "data.columns.item=film"], {}),
+        (["task=synthetic_ratings"], {"rating": (1.0, 5.0)}),
         (["task=next_word"], {}),
     ):
         config = load(overrides=settings)
         assert task_spec(config.task).public_ranges(config) == wanted
+
+
+def test_a_run_whose_data_are_gone_is_exported_from_its_folder(ratings, tmp_path):
+    """Random inputs alone are checked then, and what needs the training clients is refused."""
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
+    data = shutil.copytree(ratings, tmp_path / "ml-tiny")
+    settings = [x.replace("global_bias = 3.0", 'global_bias = "mean"') for x in SMALL]
+    config, silent = load(overrides=[f"data.path={data}", *settings]), Console(quiet=True)
+    run = tmp_path / "run"
+    run_experiment(config, run, silent)
+    export_run(run, config, tmp_path / "with", silent, Wanted())
+    shutil.rmtree(data)
+    shown = io.StringIO()
+    export_run(run, config, tmp_path / "without", Console(file=shown, width=1000), Wanted())
+    assert "the run's data cannot be read" in shown.getvalue() and str(data) in shown.getvalue()
+    both = [json.loads((tmp_path / name / "model.json").read_text()) for name in ("with", "without")]
+    assert [one["checks"]["users"] for one in both] == [0, 0]  # the run has no test clients
+    # Ratings were all 3; without them the range is that of the format. The cap tells the longest history.
+    assert [one["inputs"][1]["range"] for one in both] == [[3, 3], [0.5, 5]]
+    assert both[0]["support_max"] == both[1]["support_max"] == 12
+    support = {"item": np.array([0, 1]), "rating": np.array([3.0, 3.0])}
+    scores = [Session(tmp_path / name)(support)["prediction"] for name in ("with", "without")]
+    np.testing.assert_array_equal(*scores)
+    with pytest.raises(SettingError, match="--with update: the run's training clients must be there"):
+        export_run(run, config, tmp_path / "update", silent, Wanted(update=True))
+    config = load(overrides=[f"data.path={data}", *settings, "data.cap=none"])
+    with pytest.raises(SettingError, match="--support-max must be given where there are no test clients"):
+        export_run(run, config, tmp_path / "update", silent, Wanted())
+    (run / "vocabularies.json").unlink()
+    with pytest.raises(ValueError, match=r"vocabularies\.json"):
+        export_run(run, config, tmp_path / "update", silent, Wanted(support_max=3))
+    assert not (tmp_path / "update").exists()
+
+
+def test_the_round_of_an_export_is_that_of_its_parameters(ratings, tmp_path):
+    """A run that selects its best round is exported with the parameters of that round."""
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
+    settings = [x for x in SMALL if not x.startswith(("data.fractions", "training.rounds"))]
+    settings += ["data.fractions={train = 0.5, validation = 0.5, test = 0.0}", "training.rounds=3"]
+    # Steps that are far too large: each round is worse than the one before.
+    settings += ["evaluation.select=best", "algorithm.update.optimizer.learning_rate=50.0"]
+    config, silent = load(overrides=[f"data.path={ratings}", *settings]), Console(quiet=True)
+    run_experiment(config, tmp_path / "run", silent)
+    best = json.loads((tmp_path / "run" / "result.json").read_text())["selected_round"]
+    export_run(tmp_path / "run", config, tmp_path / "out", silent, Wanted())
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["round"] == best < 3

@@ -147,7 +147,7 @@ def test_other_ids_are_another_request(home, weighted):
     some.write(path)
     personalize_run(*arguments)
     other.write(path)
-    with pytest.raises(RunError, match=r"belongs to another request: vocabularies.data is '\w+' there"):
+    with pytest.raises(RunError, match=r"belongs to another request: it is of data or a run with other ids"):
         personalize_run(*arguments)
 
 

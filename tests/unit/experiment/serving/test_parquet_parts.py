@@ -9,6 +9,7 @@ import pytest
 
 from fedrecon.errors import RunError
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter, personalized_format
+from fedrecon.experiment.serving.requests import describe_difference
 from fedrecon.experiment.settings.sections import SettingError
 
 REQUEST = {"round": 3, "wanted": {"top": None, "seen": False}}
@@ -75,7 +76,7 @@ def test_a_file_that_is_there_is_left_alone(tmp_path):
     make(out, table)
     before = out.stat().st_mtime_ns
     assert make(out, table) == [] and out.stat().st_mtime_ns == before
-    with pytest.raises(RunError, match=r"out.parquet: .* wanted.top is None there and 5 here"):
+    with pytest.raises(RunError, match=r"out.parquet: .* it was made without --top and not with --top 5"):
         ResumableParquetWriter(out, {**REQUEST, "wanted": {"top": 5}}, 5)
 
 
@@ -91,7 +92,7 @@ def test_parts_of_another_request_are_refused(tmp_path):
         pass  # of the first request there is no part: nobody loses any
     with pytest.raises(OSError, match="no power"):
         make(out, failing)
-    with pytest.raises(RunError, match=r"round is 3 there and 4 here; remove it"):
+    with pytest.raises(RunError, match="after round 3 and not after round 4; remove it"):
         ResumableParquetWriter(out, another, 5)
 
 
@@ -168,7 +169,7 @@ def test_a_finished_csv_file_is_recognised_as_a_parquet_file_is(tmp_path):
     make(out, listed)
     before = out.read_bytes()
     assert make(out, listed) == [] and out.read_bytes() == before
-    with pytest.raises(RunError, match="belongs to another request: round is 3 there and 4 here"):
+    with pytest.raises(RunError, match="another request: it is of the parameters after round 3 and not"):
         make(out, listed, request={**REQUEST, "round": 4})
     # A file that somebody has changed, or put there, is neither reported as finished nor overwritten.
     out.write_bytes(before + b"\n")
@@ -181,6 +182,36 @@ def test_a_finished_csv_file_is_recognised_as_a_parquet_file_is(tmp_path):
         make(out, listed)
     out.unlink()
     assert make(out, listed, request={**REQUEST, "round": 4}) == list(range(5)) and out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "text"),
+    [
+        ({"wanted": {"top": 5}}, {"wanted": {}}, "it was made with --top 5 and not without --top"),
+        (
+            {"wanted": {"seen": True}},
+            {"wanted": {"seen": False}},
+            "it was made with --seen and not without --seen",
+        ),
+        (
+            {"wanted": {"field": "a"}},
+            {"wanted": {"field": "b"}},
+            "it was made with --field a and not with --field b",
+        ),
+        (
+            {"data": "1"},
+            {"data": "2", "reading": ["data.scale=[1,2]", "data.unrated=0"]},
+            "it was made without --set and not with --set data.scale=[1,2] --set data.unrated=0",
+        ),
+        ({"data": "1", "round": 3}, {"data": "2", "round": 3}, "it is of other clients or examples"),
+        ({"run": {"clients": {"train": "1"}}}, {"run": {"clients": {"train": "2"}}}, "it is of another run"),
+        ({"clients_per_part": 8}, {"clients_per_part": 9}, "its parts have 8 clients and not 9"),
+        ({"new": 1}, {}, "new is 1 there and None here"),
+        ({"round": 3, "wanted": {"top": None}}, {"round": 3, "wanted": {}}, ""),
+    ],
+)
+def test_differences_of_requests_are_told_in_a_users_words(there, here, text):
+    assert describe_difference(there, here) == text
 
 
 @pytest.mark.parametrize("name", ["x.json", "x", "csv", ".parquet"])

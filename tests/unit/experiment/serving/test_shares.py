@@ -49,12 +49,24 @@ def test_a_share_that_failed_is_named_and_made_again(tmp_path):
         fill(out, Share(1, 2), broken)
     assert fill(out, Share(2, 2)) == ([1, 3], False)
     with ResumableParquetWriter(out, REQUEST, COUNT, None) as parts:
-        assert not parts.join() and list(parts.unfinished()) == ["1/2"] and parts.missing() == []
+        assert not parts.join() and parts.missing() == []
+        assert parts.describe_unfinished().startswith("Missing: --share 1/2 lacks ")
     made, done = fill(out, Share(1, 2))
     assert 2 in made and set(made) < {0, 2, 4, 99} and done
     assert out.read_bytes() == whole.read_bytes()
     with ResumableParquetWriter(out, REQUEST, COUNT, None) as parts:
-        assert parts.join() and parts.unfinished() == {}
+        assert parts.join() and parts.describe_unfinished() == "Another process joins the parts now"
+
+
+def test_parts_of_an_unknown_number_of_shares_are_counted(tmp_path):
+    out = tmp_path / "out.parquet"
+    fill(out, Share(2, 2))
+    (tmp_path / ".out.parquet.parts" / "manifest.json").unlink()
+    with ResumableParquetWriter(out, REQUEST, COUNT, None) as parts:
+        assert not parts.join()
+        text = parts.describe_unfinished()
+        assert text.startswith("Missing: 3 parts of 5, and the file") and "manifest.json" in text
+    assert fill(out, Share(1, 2)) == ([0, 2, 4], True)
 
 
 def test_parts_whose_maker_died_before_joining_are_joined(tmp_path, monkeypatch):
@@ -76,7 +88,7 @@ def test_other_requests_are_refused_before_the_first_part_is_there(tmp_path):
     out, other = tmp_path / "out.parquet", {**REQUEST, "round": 4}
     with ResumableParquetWriter(out, REQUEST, COUNT, Share(1, 2)):
         for share in (Share(2, 2), None):
-            with pytest.raises(RunError, match="round is 3 there and 4 here"):
+            with pytest.raises(RunError, match="after round 3 and not after round 4"):
                 ResumableParquetWriter(out, other, COUNT, share)
         with pytest.raises(RunError, match=r"another process .*: share 1/2 is being made \(--share 1/2\)"):
             ResumableParquetWriter(out, REQUEST, COUNT, Share(1, 2))

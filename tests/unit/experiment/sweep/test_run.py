@@ -18,8 +18,9 @@ from fedrecon.experiment.distributed.signals import Interrupt, defer_interrupt
 from fedrecon.experiment.settings import extras
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.sweep import run as sweeping
-from fedrecon.experiment.sweep import trial
+from fedrecon.experiment.sweep import shared_work, trial
 from fedrecon.experiment.sweep.search import PAGE, Sweep
+from fedrecon.experiment.sweep.shared_work import SharedWork
 from fedrecon.experiment.sweep.space import parse
 from fedrecon.experiment.sweep.trial import (
     DONE,
@@ -62,7 +63,7 @@ def scripted(outcomes):
     """Stands for `run_trial`: the squared distance of the penalty to 4, or what is scripted."""
     outcomes = iter(outcomes)
 
-    def run(config, out, metric, watch):
+    def run(config, out, metric, watch, *_):
         out.mkdir(parents=True, exist_ok=True)
         planned = next(outcomes, None)
         if isinstance(planned, BaseException):
@@ -246,7 +247,7 @@ def test_what_is_tuned_is_what_the_task_measures(tmp_path, space):
 def test_a_trial_that_breaks_does_not_stop_the_others(config, space, tmp_path, monkeypatch, error):
     calls = []
 
-    def run(spec, out, callbacks, listener, title):
+    def run(spec, out, callbacks, **_):
         calls.append(out)
         if len(calls) == 1:
             raise error
@@ -362,7 +363,7 @@ class Shown:
     ],
 )
 def test_what_diverges_is_not_trained_to_its_end(config, tmp_path, monkeypatch, values, select, expected):
-    def run(spec, out, callbacks, listener, title):
+    def run(spec, out, callbacks, **_):
         for round, value in enumerate(values, 1):
             callbacks[0](Evaluated(round, len(values), None, {}, {"validation": Shown(value)}, 0.0))
 
@@ -394,7 +395,7 @@ def tried(folder):
     return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
 
 
-def quality(config, out, metric, watch):
+def quality(config, out, metric, watch, *_):
     """A trial that takes no time: its value depends on its settings alone."""
     value = (config.model.user_penalty - 4.0) ** 2 + config.model.item_bias
     for round in (1, 2):
@@ -459,3 +460,61 @@ def test_private_trials_on_the_same_clients_are_as_many_releases(config, tmp_pat
     _, shown = run(private, parse(SPACE, private, "space"), tmp_path / "a", 3)  # the sweep goes on
     assert f"3 {sentence} 3 releases" in shown
     assert "together they are 3 releases" in (tmp_path / "a" / PAGE).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def trials():
+    """Configurations that differ in a rate, and what is tuned in each."""
+    rates = (0.11, 0.23)
+    name = "algorithm.update.optimizer.learning_rate"
+    return [(configs.load(None, [*SMALL, f"{name}={rate}"]), {name: rate}) for rate in rates]
+
+
+def test_a_trial_is_the_same_with_what_others_left(trials, tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setattr(
+        shared_work, "built_task", lambda config: built.append(config) or build.built_task(config)
+    )
+    shared = SharedWork()
+
+    def value(number, name, work):
+        config, tuned = trials[number]
+        outcome = run_trial(config, tmp_path / name, "rmse", lambda *_: False, tuned, work)
+        assert outcome.state == DONE, outcome.message
+        return outcome.value
+
+    value(0, "first", shared)
+    compilations = shared.programs.compilations
+    assert compilations >= 2  # of the rounds and of the evaluations
+    after = value(1, "after", shared)
+    assert shared.programs.compilations == compilations
+    assert len(built) == 1
+    assert after == value(1, "alone", SharedWork())
+    # As a run of its own, whose numbers are constants in its programs.
+    config, _ = trials[1]
+    own = trial.run(spec_without_test(config)[1], out=tmp_path / "own")
+    assert own.evaluations["validation"].over_examples()["rmse"] == pytest.approx(after, abs=1e-6)
+
+
+def test_trials_with_other_optimizers_have_other_programs(tmp_path):
+    """The exact recipe's rounds take the server's state and do not use it: its structure tells them apart."""
+    shared, optimizer = SharedWork(), "algorithm.server_optimizer"
+    for number, name in enumerate(("sgd", "adam", "sgd")):
+        tuned = {f"{optimizer}.name": name, f"{optimizer}.learning_rate": 0.11}
+        config = configs.load(None, [*SMALL, *(f"{setting}={value}" for setting, value in tuned.items())])
+        assert config.algorithm.reconstruct.kind == "newton"
+        outcome = run_trial(config, tmp_path / f"{number}", "rmse", lambda *_: False, tuned, shared)
+        assert outcome.state == DONE, outcome.message
+
+
+def test_a_setting_of_a_rule_is_tuned_under_the_rule_alone(config):
+    space = {"aggregation": {"rule": ["mean", "krum"], "hostile": {"low": 0.1, "high": 0.3}}}
+    assert dict(parse(space, config, "space")[-1].needs) == {"aggregation.rule": ("krum",)}
+
+
+def test_data_are_read_anew_where_their_settings_differ(trials):
+    shared, (config, tuned) = SharedWork(), trials[0]
+    first = shared.task_of(config, tuned)
+    assert shared.task_of(trials[1][0], trials[1][1]).train is first.train
+    for change in ({"data": {"items": 21}}, {"model": {"factors": 3}}, {"seed": 1}):
+        assert shared.task_of(configs.override(config, change), tuned).train is not first.train

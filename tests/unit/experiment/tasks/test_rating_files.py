@@ -69,6 +69,33 @@ def test_positions_on_the_command_line_are_numbers(tmp_path):
         load(None, ["task=movielens", "data.columns.client=0"])
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"columns": {"client": "user"}},
+            "data.columns.item must name the column of the item where others are",
+        ),
+        ({"columns": {"item": 2, "rating": 3}}, "data.columns.client must name the column of the client"),
+        ({"columns": {"client": "a", "item": "a"}}, "data.columns must name each column once"),
+        (
+            {"columns": {"client": "a", "item": 2}},
+            "data.columns must be names or, in a file without a header",
+        ),
+        ({"encoding": "latin-99"}, "data.encoding must be one that Python knows"),
+        ({"unrated": float("inf")}, "data.unrated must be a finite number, got inf"),
+        ({"scale": [5.0, 1.0]}, r"data.scale must be \(least, greatest\) with least < greatest"),
+        ({"scale": [5.0]}, r"data.scale must be \(least, greatest\)"),
+    ],
+)
+def test_rules_of_the_reader_are_held_to_before_a_file_is_read(data, message):
+    with pytest.raises(SettingError, match=f"^test: {message}"):
+        resolve({"task": "movielens", "data": {"path": "missing.csv", **data}}, "test")
+    if "scale" not in data:
+        with pytest.raises(SettingError, match=f"^test: {message}"):
+            resolve({"task": "ranking", "data": {"path": "missing.csv", **data}}, "test")
+
+
 def test_ratings_that_stand_for_none(tmp_path):
     path = written(tmp_path / "ratings.csv")
     all_of_them = task_spec("movielens").load_all_clients(config_of(path, POSITIONS))

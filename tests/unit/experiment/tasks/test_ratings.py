@@ -178,9 +178,9 @@ def test_protected_clients_send_no_sums(home):
         task_of(private)
 
 
-def test_a_deployment_is_refused(home):
+def test_a_deployment_needs_numbers(home):
     config = runs.saved_config(str(home / "run"))
-    with pytest.raises(SettingError, match="needs a task that is built without data, ratings is not"):
+    with pytest.raises(SettingError, match=r'model\.mean must be a number in a deployment, got "measured"'):
         task_spec("ratings").build_without_data(config, {"item": [1]})
 
 

@@ -14,6 +14,8 @@ from fedrecon.core._examples import Examples
 from fedrecon.datasets.text._encode import Writer, to_clients
 from fedrecon.datasets.text._vocabulary import Vocabulary
 from fedrecon.models.next_word import complete, next_word_lstm, with_own_words
+from fedrecon.models.next_word._client_cache import Tokens
+from fedrecon.models.next_word._context_shift import OutputLayer, fit_shift, shifted_inputs, token_scores
 from fedrecon.solvers._gradient import Solver
 from fedrecon.solvers._optimizers import optimizer
 
@@ -67,18 +69,98 @@ def reconstructed(algorithm, support, count, padding=0):
     return run(Examples(data, mask))
 
 
-def by_hand(batch, cache, count):
+def numbered(fields):
+    """The client's numbers of the words before and after, and the latters' ids, `[sentence, position]`."""
+    before = np.where(fields["own_word"] > 0, ROWS - 1 + fields["own_word"], fields["word"])
+    word = np.where(fields["own_target"] > 0, ROWS - 1 + fields["own_target"], fields["target"])
+    return np.asarray(before), np.asarray(word), np.asarray(fields["target"])
+
+
+def probabilities_of(inputs, kernel, bias):
+    """The softmax over the ids from the end's on."""
+    scores = (inputs @ kernel + bias)[..., 2:]
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def shifts_by_hand(count):
+    """The vector of each own word, with solves in double precision and loops in Python.
+
+    Returns:
+        The vectors by own word under the likeliest strength of the belief, None for no vectors; and the gain
+        in likelihood of each strength, where no place counts for itself.
+    """
+    support, _ = encoded()
+    local = reconstructed(PLAIN, support, count)
+    layer = quickly(PLAIN.personal_model.output_layer)(global_params(), local, support)
+    inputs, kernel, bias = (np.asarray(x, float) for x in layer)
+    columns = kernel[:, 2:].T
+    before, word, id = (x[:count].reshape(-1) for x in numbered(support))
+    places = np.flatnonzero((word > 0) & (before >= ROWS))
+    flat = inputs[:count].reshape(-1, columns.shape[1])
+    belief = np.cov(flat[(word > 0) & (before < ROWS)].T, bias=True)
+    x, before, id = flat[places], before[places], id[places] - 2
+    q = probabilities_of(x, kernel, bias)
+    gradient = columns[id] - q @ columns
+    curvature = np.cov(columns.T, aweights=q.mean(0), ddof=0)
+
+    def vector(others, strength):
+        matrix = len(others) * curvature + strength * np.linalg.inv(belief)
+        return np.linalg.solve(matrix, gradient[others].sum(0))
+
+    gains, found = [], []
+    for strength in (1.0, 4.0, 16.0):
+        gain = 0.0
+        for i in range(len(places)):
+            others = [j for j in range(len(places)) if before[j] == before[i] and j != i]
+            moved = probabilities_of(x[i] + vector(others, strength), kernel, bias)
+            gain += np.log(moved[id[i]]) - np.log(q[i, id[i]])
+        gains.append(gain)
+        found.append({p: vector(np.flatnonzero(before == p), strength) for p in set(before.tolist())})
+    best = int(np.argmax(gains)) if gains else 0
+    return (found[best] if gains[best] > 1 else None), gains
+
+
+@pytest.mark.parametrize("count", [6, 5, 3])
+def test_vectors_of_own_words_are_steps_of_newtons_method_by_hand(count):
+    support, _ = encoded()
+    _, _, shift = reconstructed(OWN, support, count)
+    expected, gains = shifts_by_hand(count)
+    places = {int(p): v for p, v in zip(shift.before, np.asarray(shift.vector), strict=True) if p < 2**30}
+    words = numbered(support)[0][:count][numbered(support)[1][:count] > 0]
+    assert set(places) == {int(p) for p in words.tolist() if p >= ROWS}
+    for word, vector in places.items():
+        np.testing.assert_allclose(vector, 0 if expected is None else expected[word], rtol=2e-3, atol=2e-4)
+    assert (expected is None) == (max(gains) <= 1)
+
+
+def test_what_is_like_the_words_that_followed_becomes_likelier():
+    """An own word that a kind of words follows raises words of the kind that never did."""
+    rng = np.random.default_rng(0)
+    kernel = np.zeros((3, 5 + 9), np.float32)
+    kernel[:, 3:7], kernel[:, 7:11] = np.array([[3.0], [0], [0]]), np.array([[0], [3.0], [0]])  # two kinds
+    inputs = jnp.asarray(rng.normal(size=(24, 3)), jnp.float32).at[:12].multiply(0.1)
+    layer = OutputLayer(inputs, jnp.asarray(kernel), jnp.zeros(14))
+    tokens = Tokens(jnp.array([13] * 12 + [4] * 12), *[jnp.array([3, 4, 5] * 8)] * 2)
+    shift, _ = fit_shift(tokens, layer, token_scores(layer.scores(), tokens.id, 13), 13)
+    new = shifted_inputs(layer._replace(inputs=jnp.zeros((1, 2, 3))), shift, jnp.array([[13, 3]]))
+    after_own, after_shared = np.asarray(jax.nn.softmax(new.scores()[0, :, 2:], -1))
+    assert after_own[6 - 2] > 1.5 * after_shared[6 - 2] and after_own[7 - 2] < after_shared[7 - 2]
+
+
+def by_hand(batch, cache, vectors, count):
     """The probabilities of all ids and of the client's own words after each input, with counts in Python."""
     support, _ = encoded()
+    words = numbered
     w, sigma, after_shared, after_own, shift = np.asarray(cache.weights, float)
     local = reconstructed(PLAIN, support, count)
-    model = np.asarray(quickly(PLAIN.model.predict)(global_params(), local, batch), float)
-
-    def words(fields):
-        before = np.where(fields["own_word"] > 0, ROWS - 1 + fields["own_word"], fields["word"])
-        word = np.where(fields["own_target"] > 0, ROWS - 1 + fields["own_target"], fields["target"])
-        return np.asarray(before), np.asarray(word), np.asarray(fields["target"])
-
+    layer = quickly(PLAIN.personal_model.output_layer)(global_params(), local, batch)
+    inputs, kernel, bias = (np.array(x, float) for x in layer)
+    for place in np.ndindex(*inputs.shape[:2]):
+        for word, vector in zip(vectors.before.tolist(), np.asarray(vectors.vector, float), strict=True):
+            if word == words(batch)[0][place]:
+                inputs[place] = np.asarray(layer[0][place], float) + vector
+    model = inputs @ kernel + bias
     before, word, id = (x[:count][np.asarray(support["target"][:count]) > 0] for x in words(support))
     id_of = dict(zip(word.tolist(), id.tolist(), strict=True))
     used = Counter(word.tolist())
@@ -122,7 +204,7 @@ def test_the_mixture_is_that_of_counts_by_hand(count):
     support, query = encoded()
     local = reconstructed(OWN, support, count)
     predicted = np.exp(np.asarray(PREDICT(global_params(), local, query)))
-    ids, own = by_hand(query, local[1], count)
+    ids, own = by_hand(query, local[1], local[2], count)
     np.testing.assert_allclose(predicted[..., :CLASSES], ids, atol=2e-6)
     np.testing.assert_allclose(predicted[..., :CLASSES].sum(-1), 1, atol=1e-5)
     assert len(own) == (0 if not count else len({*" ".join(SUPPORT[:count]).split()} - {*"abcd"}))

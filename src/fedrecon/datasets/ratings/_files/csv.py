@@ -77,6 +77,7 @@ def stream_text(source: Source, form: Format, way: int) -> Iterator[tuple[Column
 
     Raises:
         OtherWay: The file is not written in that way, and the next one must be tried from the start.
+        NoTimes: The file is written in no way with its times, which are optional.
         DataError: The file is written in none, or its last line has no end.
     """
     columns, fields = find_text_columns(source.where, first_line(source.head()), form)
@@ -97,6 +98,8 @@ def stream_text(source: Source, form: Format, way: int) -> Iterator[tuple[Column
                 raise
             if way + 1 < len(_ways(form, columns)):
                 raise OtherWay from error
+            if form.optional and columns.time is not None:
+                raise NoTimes from error
             raise lines.first_fault(source, form, columns, reason(error)) from error
         file.seek(size - 1)
         if file.read() not in (b"\n", b"\r"):
@@ -105,6 +108,10 @@ def stream_text(source: Source, form: Format, way: int) -> Iterator[tuple[Column
 
 class OtherWay(Exception):  # noqa: N818
     """A text file must be read in another way."""
+
+
+class NoTimes(Exception):  # noqa: N818
+    """The times of a file cannot be read, and nobody asked for them: it must be read without."""
 
 
 def _times(table: pa.Table, source: Source, form: Format, columns: Columns) -> Any:

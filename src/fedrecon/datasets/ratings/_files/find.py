@@ -17,7 +17,7 @@ from fedrecon.datasets.ratings._files.source import (
     reason,
 )
 from fedrecon.datasets.ratings._reader_options import Reading
-from fedrecon.datasets.ratings._validation import shown
+from fedrecon.datasets.ratings._validation import NAMING, shown
 from fedrecon.errors import DataError
 
 _NAMES = ("ratings.dat", "ratings.csv", "ratings.tsv", "ratings.parquet", "u.data")
@@ -140,7 +140,7 @@ def _only(where: str, sources: dict[str, Source], reading: Reading) -> Source:
         raise DataError(
             f"{where}: must hold one rating file, has {_some(chosen)}; give the path of one of them"
         )
-    others = "; a table of another name needs its columns named, the settings data.columns"
+    others = f"; a table of another name needs its columns named, {NAMING}"
     raise DataError(
         f"{where}: must hold a rating file ({', '.join(_NAMES)}), has {_some(list(visible)) or 'no files'}"
         + (others if visible and reading.columns is None else "")

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from fedrecon.datasets.ratings._files.source import JSON_SUFFIXES, PARQUET_SUFFIXES
 from fedrecon.datasets.ratings._reader_options import Columns, Reading
-from fedrecon.datasets.ratings._validation import nearest, quoted
+from fedrecon.datasets.ratings._validation import NAMING, nearest, quoted
 from fedrecon.errors import DataError
 
 
@@ -55,6 +55,7 @@ _POSITIONS = Columns(1, 2, 3, 4)
 # RecBole's names of columns, which its headers follow by the kinds of their values.
 _RECBOLE = {"client": "user_id", "item": "item_id", "rating": "rating", "time": "timestamp"}
 _WORD = re.compile(r"[A-Za-z_]{2}")  # in names of columns, and seldom in ids and numbers
+_MATRIX = 20  # fields of a line that has no names, of which a rating has no more
 _KIND = re.compile(r":(?:token|float|token_seq|float_seq)$")
 
 # Half stars came with MovieLens 10M, which is written like 1M; 100K and 1M have whole stars from 1 on.
@@ -264,20 +265,28 @@ def find_columns(where: str, names: Sequence[str], form: Format) -> Columns:
             continue
         count = names.count(str(column))
         if count == 0:
-            named = (
-                "; one's own are named by columns, the settings data.columns.client, .item and .rating"
-                if form.integer_ids
-                else ""
-            )
-            is_row = form.is_text and not any(_WORD.search(name) for name in names)
-            positions = "; in a file without a header they are positions, such as data.columns.client = 1"
             raise DataError(
-                f"{where}: must have a column {quoted(column)} (the {role}){nearest(str(column), names)}; "
-                f"it has {', '.join(map(quoted, names[:20]))}{named}{positions if is_row else ''}"
+                f"{where}: must have a column {quoted(column)} (the {role}){_names(column, names, form)}"
             )
         if count > 1:
             raise DataError(f"{where}: must have one column {quoted(column)} (the {role}), has {count}")
     return columns
+
+
+def _names(column: str | int, names: Sequence[str], form: Format) -> str:
+    """The end of a message about a column that is not among `names`: what there is, and what to do."""
+    is_row = form.is_text and not any(_WORD.search(name) for name in names)
+    if is_row and len(names) > _MATRIX:
+        return (
+            f", has {len(names)} fields without names: a matrix with a row for each client must be written "
+            "with a row for each rating first"
+        )
+    end = f"{nearest(str(column), names)}; it has {', '.join(map(quoted, names[:20]))}"
+    if form.integer_ids:
+        end += f"; one's own are named by columns, {NAMING}"
+    return end + (
+        "; in a file without a header they are positions, such as data.columns.client = 1" if is_row else ""
+    )
 
 
 def _given(columns: Columns) -> Mapping[str, str | int]:

@@ -26,6 +26,7 @@ from fedrecon.data._arrow_bridge import (
 )
 from fedrecon.data._unpacking import check_parquet
 from fedrecon.datasets.ratings._columns import Table, Times
+from fedrecon.datasets.ratings._files.csv import NoTimes
 from fedrecon.datasets.ratings._files.formats import Format, find_columns
 from fedrecon.datasets.ratings._files.source import Source, reason
 from fedrecon.datasets.ratings._files.times import (
@@ -35,6 +36,7 @@ from fedrecon.datasets.ratings._files.times import (
     parse_times,
     parse_times_of_form,
 )
+from fedrecon.datasets.ratings._ids import FaultyRow
 from fedrecon.datasets.ratings._reader_options import Columns
 from fedrecon.datasets.ratings._validation import quoted
 from fedrecon.errors import DataError
@@ -58,14 +60,14 @@ def read_parquet(source: Source, form: Format) -> Table:
         columns, table = _read(where, source.native() if path is None else _open(path), form, source.limit)
         tables.append(table)
     if len(tables) == 1:
-        return _as_ratings(source.where, columns, tables[0], form.optional)
+        return _numbered(source.where, columns, tables[0], form.optional, 0, 0)
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise DataError(
             f"{source.where}: its parts must have columns of one type: {reason(error)}"
         ) from error
-    return _as_ratings(source.where, columns, table, form.optional)
+    return _numbered(source.where, columns, table, form.optional, 0, 0)
 
 
 def stream_parquet(source: Source, form: Format, rows: int) -> Iterator[tuple[Table, str, float]]:
@@ -80,7 +82,8 @@ def stream_parquet(source: Source, form: Format, rows: int) -> Iterator[tuple[Ta
         Some ratings, the form of their times (`""` without any), and the share of the source read by then.
 
     Raises:
-        DataError: As for `read_parquet`; of the rows in messages the first of a piece is 1.
+        DataError: As for `read_parquet`; rows in messages are counted in each part.
+        NoTimes: The file's times cannot be read, which are optional: it must be read without them.
     """
     paths = source.parts or (None,)
     for number, path in enumerate(paths):
@@ -89,11 +92,13 @@ def stream_parquet(source: Source, form: Format, rows: int) -> Iterator[tuple[Ta
             opened = pyarrow.parquet.ParquetFile(source.native() if path is None else _open(path))
             columns = find_columns(where, opened.schema_arrow.names, form)
             names = [str(name) for name in dict.fromkeys(columns) if name is not None]
-            total, done = max(opened.metadata.num_rows, 1), 0
+            total, done, before = max(opened.metadata.num_rows, 1), 0, 0
             for batch in opened.iter_batches(rows, columns=names):
-                done += len(batch)
                 table = pa.Table.from_batches([batch])
-                ratings = _as_ratings(where, columns, table, form.optional)
+                ratings = _numbered(where, columns, table, form.optional, done, before)
+                done, before = done + len(batch), before + len(ratings.client)
+                if ratings.time is None and columns.time is not None:
+                    raise NoTimes
                 written = "" if ratings.time is None else _form_of_times(where, columns, table)
                 yield ratings, written, (number + done / total) / len(paths)
         except (pa.ArrowException, OSError, MemoryError) as error:
@@ -132,7 +137,7 @@ def read_lenskit(source: Source, columns: Columns | None) -> Table:
     form = replace(LENSKIT, columns=named)
     where = source.path / f"{name}.parquet"
     columns_there, table = _read(str(where), _open(where), form, source.limit)
-    ratings = _as_ratings(str(where), columns_there, table, optional=False)
+    ratings = _numbered(str(where), columns_there, table, False, 0, 0)
     return ratings._replace(
         client=_name_entities(str(where), ratings.client, _read_entities(source, client)),
         item=_name_entities(str(where), ratings.item, _read_entities(source, item)),
@@ -156,7 +161,10 @@ def _read_entities(source: Source, name: str) -> Any:
     path = source.path / f"{name}.parquet"
     form = replace(LENSKIT, columns=Columns(f"{name}_id", f"{name}_id"))
     _, table = _read(str(path), _open(path), form, source.limit)
-    return _ids(str(path), table, name, f"{name}_id")
+    try:
+        return _ids(str(path), table, name, f"{name}_id")
+    except FaultyRow as fault:
+        raise _at_row(str(path), 0, fault) from None
 
 
 def _name_entities(where: str, numbers: pa.DictionaryArray, ids: pa.DictionaryArray) -> pa.DictionaryArray:
@@ -196,8 +204,37 @@ def _read(where: str, file: Any, form: Format, limit: int) -> tuple[Columns, pa.
         raise DataError(f"{where}: cannot be read as Parquet: {reason(error)}") from error
 
 
+def _numbered(
+    where: str, columns: Columns, table: pa.Table, optional: bool, stored: int, before: int
+) -> Table:
+    """Some rows of a file as ratings.
+
+    Args:
+        where: The name of the file in messages.
+        columns: The columns by their roles.
+        table: The rows.
+        optional: Whether times that cannot be read are left out.
+        stored: The number of rows of the file before these.
+        before: The number of ratings of the file before these: others, where a row is a client.
+
+    Raises:
+        DataError: The rows break a rule; the message names the row in the file.
+    """
+    try:
+        exploded = _explode(where, table, str(columns.client))
+    except FaultyRow as fault:
+        raise _at_row(where, stored, fault) from None
+    try:
+        return _as_ratings(where, columns, exploded, optional)
+    except FaultyRow as fault:
+        raise _at_row(where, before, fault) from None
+
+
+def _at_row(where: str, before: int, fault: FaultyRow) -> DataError:
+    return DataError(f"{where}, row {1 + before + fault.row}: {fault.message}")
+
+
 def _as_ratings(where: str, columns: Columns, table: pa.Table, optional: bool) -> Table:
-    table = _explode(where, table, str(columns.client))
     return Table(
         client=_ids(where, table, "client", str(columns.client)),
         item=_ids(where, table, "item", str(columns.item)),
@@ -225,7 +262,7 @@ def _explode(where: str, table: pa.Table, client: str) -> pa.Table:
     columns: dict[str, Any] = {}
     offsets = np.zeros(0, np.int64)
     for name in lists:
-        values, ends = from_lists(_without_nulls(where, table, "lists", name))
+        values, ends = from_lists(_without_nulls(table, "lists", name))
         if columns and not np.array_equal(ends, offsets):
             raise DataError(f"{where}: the lists of a client must be of one length, {quoted(name)} differs")
         columns[name], offsets = values, ends
@@ -235,7 +272,7 @@ def _explode(where: str, table: pa.Table, client: str) -> pa.Table:
 
 def _ids(where: str, table: pa.Table, role: str, name: str) -> Any:
     """The column, dictionary-encoded anew: a dictionary that was stored may hold words that no row has."""
-    column = _without_nulls(where, table, role, name)
+    column = _without_nulls(table, role, name)
     stored = value_type(column.type)
     if pa.types.is_integer(stored):
         wanted = stored
@@ -247,7 +284,7 @@ def _ids(where: str, table: pa.Table, role: str, name: str) -> Any:
 
 
 def _ratings(where: str, table: pa.Table, name: str) -> Float64[np.ndarray, "rating"]:
-    column = _without_nulls(where, table, "rating", name)
+    column = _without_nulls(table, "rating", name)
     if not (is_number(column.type) or pa.types.is_decimal(column.type)):
         raise _type_error(where, "rating", name, "numbers", column.type)
     return to_numpy(column.cast(pa.float64(), safe=False))
@@ -257,7 +294,7 @@ def _times(where: str, table: pa.Table, name: str, optional: bool) -> Times | No
     """The times; where they are optional, None for what cannot be read."""
     try:
         return _required_times(where, table, name)
-    except DataError:
+    except (DataError, FaultyRow):
         if not optional:
             raise
         return None
@@ -273,7 +310,7 @@ def _form_of_times(where: str, columns: Columns, table: pa.Table) -> str:
 
 
 def _required_times(where: str, table: pa.Table, name: str) -> Times:
-    column = _without_nulls(where, table, "time", name)
+    column = _without_nulls(table, "time", name)
     kind = value_type(column.type)
     if pa.types.is_floating(kind) or is_text(kind):
         times = (
@@ -296,13 +333,16 @@ def _required_times(where: str, table: pa.Table, name: str) -> Times:
         ) from error
 
 
-def _without_nulls(where: str, table: pa.Table, role: str, name: str) -> Any:
+def _without_nulls(table: pa.Table, role: str, name: str) -> Any:
+    """A column.
+
+    Raises:
+        FaultyRow: Naming the first row that has no value in it.
+    """
     column = table[name]
     missing = missing_rows(column)
     if len(missing):
-        raise DataError(
-            f"{where}, row {1 + missing[0]}: column {quoted(name)} (the {role}) must have a value, has none"
-        )
+        raise FaultyRow(int(missing[0]), f"column {quoted(name)} (the {role}) must have a value, has none")
     return column
 
 

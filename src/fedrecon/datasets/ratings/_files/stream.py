@@ -1,6 +1,7 @@
 """Rating files of any format piece by piece, in the memory of a piece, by the rules of the readers."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Float64
 
 from fedrecon.data._arrow_bridge import is_text, one_chunk, to_numpy
 from fedrecon.datasets.ratings._columns import Times
-from fedrecon.datasets.ratings._files.csv import OtherWay, stream_text
+from fedrecon.datasets.ratings._files.csv import NoTimes, OtherWay, stream_text
 from fedrecon.datasets.ratings._files.formats import Format
 from fedrecon.datasets.ratings._files.json import read_json
 from fedrecon.datasets.ratings._files.parquet import stream_parquet
@@ -51,14 +52,35 @@ def stream(source: Source, form: Format, restart: Callable[[], None]) -> Iterato
     Raises:
         DataError: The file cannot be read.
     """
+    try:
+        yield from _pieces(source, form, restart)
+    except NoTimes:  # as the readers do, which see all times before they keep one
+        restart()
+        yield from _pieces(source, without_times(form), restart)
+
+
+def without_times(form: Format) -> Format:
+    """A format whose times are not read."""
+    return replace(form, columns=form.columns._replace(time=None), optional=False)
+
+
+def _pieces(source: Source, form: Format, restart: Callable[[], None]) -> Iterator[Piece]:
     if form.is_json:  # which is read at once, since Arrow's pieces do not name the line of a fault
         table = read_json(source, form)
         yield Piece(*table, _form_of(table.time), 1.0)
-    elif not form.is_text:
-        for table, written, share in stream_parquet(source, form, _ROWS):
-            yield Piece(*table, written, share)
+        return
+    if form.is_text:
+        pieces = _stream_text(source, form, restart)
     else:
-        yield from _stream_text(source, form, restart)
+        pieces = (
+            Piece(*table, written, share) for table, written, share in stream_parquet(source, form, _ROWS)
+        )
+    first = ""
+    for piece in pieces:
+        first = first or piece.form
+        if form.optional and piece.form != first:
+            raise NoTimes
+        yield piece
 
 
 def _stream_text(source: Source, form: Format, restart: Callable[[], None]) -> Iterator[Piece]:
@@ -70,6 +92,8 @@ def _stream_text(source: Source, form: Format, restart: Callable[[], None]) -> I
                 rating = None if columns.rating is None else to_numpy(table[str(columns.rating)])
                 written, time = ("", None) if columns.time is None else _times(table[str(columns.time)])
                 if columns.time is not None and time is None:
+                    if form.optional:
+                        raise NoTimes
                     raise DataError(
                         f"{source.where}: column {columns.time!r} (the time) must hold numbers alone, or "
                         "dates of one form alone"

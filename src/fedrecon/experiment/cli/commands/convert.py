@@ -20,7 +20,7 @@ _ROLES = ("client", "item", "rating", "time")
 
 @options.command
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
-@click.option("--out", required=True, metavar="FILE", help="the client file")
+@click.option("--out", required=True, metavar="FILE", help="the client file, or with --shards the folder")
 @click.option("--client", metavar="COLUMN", help="the column of clients, by name, or from 1 without a header")
 @click.option("--item", metavar="COLUMN", help="the column of items")
 @click.option("--rating", metavar="COLUMN", help="the column of ratings; without it items alone are read")
@@ -29,10 +29,12 @@ _ROLES = ("client", "item", "rating", "time")
 @click.option("--duplicates", default="error", metavar="RULE", help="error (default), last or all")
 @click.option("--cap", type=int, metavar="N", help="keep a client's first N ratings in that order")
 @click.option("--least", type=int, default=0, metavar="N", help="leave out clients with fewer ratings")
+@click.option("--core", type=int, default=0, metavar="K", help="keep clients and items with K of each other")
 @click.option("--scale", type=float, nargs=2, metavar="LEAST MOST", help="the lowest and highest rating")
 @click.option("--unrated", type=float, metavar="X", help="the rating that stands for none")
 @click.option("--separator", default="", metavar="S", help="of a text's fields; the first line tells")
 @click.option("--encoding", default="utf-8", metavar="NAME", help="of a text; default: utf-8")
+@click.option("--shards", type=int, metavar="N", help="write a folder of N client files")
 @click.option("--memory", type=int, default=256, metavar="MIB", help="of DuckDB; default: 256")
 def command(
     sources: tuple[str, ...],
@@ -45,10 +47,12 @@ def command(
     duplicates: str,
     cap: int | None,
     least: int,
+    core: int,
     scale: tuple[float, float] | None,
     unrated: float | None,
     separator: str,
     encoding: str,
+    shards: int | None,
     memory: int,
 ) -> None:
     """Writes a client file of any number of rating files, in any order of their rows: CSV and other texts,
@@ -58,6 +62,10 @@ def command(
       fedrecon convert ratings.csv --out clients.arrow
       fedrecon convert 2024.csv 2025.parquet --out clients.arrow --client user --item isbn --time when
       fedrecon run experiments/ranking.toml --data clients.arrow
+
+    With --shards a client's file follows from its id, and every command takes the folder as it takes a file.
+
+      fedrecon convert ratings.csv --out clients --shards 16
 
     The memory is bounded: what does not fit is sorted on the disk, in a hidden folder beside the client file,
     which takes as much again as the file. Killed, it leaves no file, and the same command begins anew.
@@ -88,6 +96,8 @@ def command(
                 order=order,
                 cap=cap,
                 least_ratings=least,
+                core=core,
+                shards=shards,
                 memory_mib=memory,
                 progress=progress,
             )
@@ -97,9 +107,15 @@ def command(
     screen.print(
         f"{counted(len(written), 'client')}, {counted(int(written.num_examples.sum()), 'rating')} of "
         f"{counted(len(written.vocabularies['item']), 'item')} in {time.monotonic() - begun:.1f} s; "
-        f"{size(path.stat().st_size)}; peak memory {size(peak_memory() or 0)}"
+        f"{size(_bytes_of(path))}; peak memory {size(peak_memory() or 0)}"
     )
     screen.print(f"Clients: {path}")
+
+
+def _bytes_of(path: Path) -> int:
+    """The size of a file, or of all files of a folder."""
+    files = path.iterdir() if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files)
 
 
 def columns_of(names: dict[str, str | None]) -> "dict[str, Column] | None":

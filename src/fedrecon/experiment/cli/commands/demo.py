@@ -12,6 +12,12 @@ from fedrecon.experiment.cli import options
 @click.option("--other", metavar="RUN2", help="a second run with the same items, beside the first")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, metavar="N", help="default: 8000")
 @click.option(
+    "--support-max",
+    type=click.IntRange(1),
+    metavar="N",
+    help="examples of a user at most; default: as in evaluation",
+)
+@click.option(
     "--precision",
     type=click.Choice(("float32", "float16", "int8")),
     default="float16",
@@ -26,6 +32,7 @@ def command(
     run: str,
     other: str | None,
     port: int,
+    support_max: int | None,
     precision: str,
     titles: str,
     runtime: str | None,
@@ -48,6 +55,6 @@ def command(
     from fedrecon.experiment.serving.export import Wanted
     from fedrecon.experiment.training.run_experiment import console
 
-    wanted = Wanted(precision=precision, titles=titles, runtime=runtime)
+    wanted = Wanted(support_max=support_max, precision=precision, titles=titles, runtime=runtime)
     chosen = [(Path(path), runs.saved_config(path, code=code)) for path in (run, other) if path is not None]
     serve_demo(chosen, port, console(), wanted)

@@ -75,7 +75,9 @@ def resume(run: str, verify: bool) -> int:
 @options.command
 @options.run_folder
 def status(run: str) -> int:
-    """Tells how far a deployment is: the rounds that are done, and what was refused."""
+    """Tells how far a deployment is, of a run folder or of a server's folder: rounds that are done, and what
+    was refused.
+    """
     from fedrecon.experiment.deploying.status import status_of
 
     click.echo(status_of(Path(run)))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # The width in characters of the longest bar of a histogram.
 WIDTH = 40
+_PARQUET = b"PAR1"
 # The most values of a field that are shown one by one.
 VALUES = 20
 # By task the settings under which all of the data are shown, as they are.
@@ -65,8 +66,11 @@ def describe_table(path: str, client: str) -> str:
     """
     from fedrecon.data._clients import Clients
 
-    if Path(path).suffix.lower() in (".csv", ".tsv", ".dat", ".data"):
-        raise DataError(f"{path}: ratings with columns of your own need --item and --rating, too")
+    if _is_other_file(Path(path)):
+        raise DataError(
+            f"{path}: is not Parquet; of interactions with columns of your own --item must be given, too, "
+            "and of ratings --rating"
+        )
     return page(path, Clients.from_parquet(path, client))
 
 
@@ -85,6 +89,8 @@ def describe_data(path: str, settings: Sequence[str] = ()) -> str:
     """
     from fedrecon.data._arrow import is_client_file
     from fedrecon.data._clients import Clients
+    from fedrecon.datasets.ratings._dataset import NoRatingsError
+    from fedrecon.datasets.ratings._prepare import prepare
     from fedrecon.experiment import config as configs
     from fedrecon.experiment.tasks._spec import task_spec
 
@@ -96,7 +102,12 @@ def describe_data(path: str, settings: Sequence[str] = ()) -> str:
     config = configs.load(None, [f"task={task}", *_UNCHANGED.get(task, ()), *settings])
     config = configs.override(config, {"data": {"path": path}}, "DATA")
     spec = task_spec(task)
-    clients, form = spec.load_all_clients(config), spec.describe_source(config)
+    try:
+        clients = spec.load_all_clients(config)
+    except NoRatingsError:
+        # Interactions without ratings; the task that takes them refuses items that a user has twice.
+        clients = prepare(path, duplicates="all", **config.data.reading())
+    form = spec.describe_source(config)
     text = page(f"{path}\nread as {form}" if form else path, clients)
     return text + _unrated_hint(clients) if getattr(config.data, "unrated", "") == "none" else text
 
@@ -110,6 +121,15 @@ def _unrated_hint(clients: "Clients") -> str:
     if not zeros or ((ratings != 0) & (ratings < 1)).any():
         return ""
     return f"\n\n{zeros:,} of the ratings are 0: if 0 stands for not rated, data.unrated=0 leaves them out"
+
+
+def _is_other_file(path: Path) -> bool:
+    """Whether there is such a file, and it is not Parquet by its first bytes."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_PARQUET)) != _PARQUET
+    except OSError:
+        return False
 
 
 def _is_text(path: Path) -> bool:

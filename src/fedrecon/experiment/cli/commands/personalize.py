@@ -17,6 +17,8 @@ from fedrecon.experiment.cli import options
 @click.option("--field", metavar="NAME", help="the field of the items, where it is not clear")
 @click.option("--share", metavar="I/N", help="make the Ith of N shares of the file, I from 1 to N")
 @click.option("--join", is_flag=True, help="join the parts that shares have made")
+@click.option("--ray", is_flag=False, flag_value="", metavar="[ADDRESS]", help="by a cluster of Ray")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="of Ray's cluster; default: one a core")
 @options.code
 @options.pass_invocation
 def command(
@@ -30,6 +32,8 @@ def command(
     field: str | None,
     share: str | None,
     join: bool,
+    ray: str | None,
+    workers: int | None,
     code: tuple[str, ...],
 ) -> None:
     """Personalises every client of some data with a run's parameters, all of a client's examples being its
@@ -51,6 +55,9 @@ def command(
 
       fedrecon personalize runs/mine --data clients.arrow --out users.parquet --share 1/2
       fedrecon personalize runs/mine --data clients.arrow --out users.parquet --share 2/2
+
+    With --ray a process on each core of a cluster of Ray makes a share: of the cluster at an address, such
+    as auto, or of one that the command starts on this host. It needs an extra: pip install 'fedrecon[ray]'.
     """
     from fedrecon.experiment.cli import runs
     from fedrecon.experiment.serving.parquet_parts import personalized_format
@@ -64,6 +71,10 @@ def command(
     personalized_format(Path(out))
     if share is not None and join:
         raise SettingError("--share makes parts and --join joins those that are there: give one of them")
+    if ray is not None and (share is not None or join):
+        raise SettingError("--ray makes all shares and joins them: give neither --share nor --join with it")
+    if workers is not None and ray is None:
+        raise SettingError("--workers says how many processes of Ray's cluster work, and needs --ray")
     part = None if join else WHOLE if share is None else Share.parse(share)
     reading = runs.reading(overrides)
     runs.begin(invocation)
@@ -74,4 +85,12 @@ def command(
     config = runs.saved_config(run, code=code)
     place = str(runs.absolute(data, config))
     wanted = Wanted(top, field, seen)
+    if ray is not None:
+        from fedrecon.experiment.serving.on_ray import Request, personalize_on_ray
+
+        paths = str(Path(run).absolute()), str(Path(place).absolute()), str(Path(out).absolute())
+        request = Request(*paths, wanted, tuple(reading), tuple(code))
+        personalize_on_ray(request, console(), ray or None, workers)
+        console().print(f"Clients: {out}")
+        return
     personalize_run(Path(run), config, place, Path(out), console(), wanted, reading, part)

@@ -6,6 +6,13 @@ import {remember} from "./store.js";
 
 const SHOWN = 12;
 
+/** Five ratings that every model takes: a model refuses what is beyond its range. */
+function starsWithin(ranges) {
+  const low = ranges.length ? Math.max(...ranges.map(([least]) => least)) : 1;
+  const high = ranges.length ? Math.min(...ranges.map(([, most]) => most)) : 5;
+  return [0, 1, 2, 3, 4].map((i) => low + (i * (high - low)) / 4);
+}
+
 export function ratings(root, engines, page, user) {
   const names = new Map(); // from an id to what it is shown as
   for (const engine of engines) {
@@ -16,8 +23,9 @@ export function ratings(root, engines, page, user) {
   const rowOf = engines.map(
     (engine) => new Map((engine.vocabularies[engine.itemField] ?? []).map((id, row) => [String(id), row]))
   );
-  const scale = engines[0].input("rating");
-  const stars = scale ? [1, 2, 3, 4, 5].map((i) => scale.range[0] + ((i - 1) * (scale.range[1] - scale.range[0])) / 4) : [1];
+  const inputs = engines.map((engine) => engine.input("rating")).filter(Boolean);
+  const scale = inputs.length > 0; // else an item is rated by having it
+  const stars = scale ? starsWithin(inputs.map((input) => input.range).filter(Boolean)) : [1];
 
   const parts = engines.map((engine) => new Part(engine, user.parts));
 
@@ -101,10 +109,23 @@ export function ratings(root, engines, page, user) {
     agreement.textContent = `${common} of ${Math.max(...recommended.map((items) => items.length))} items are on all lists.`;
   }
 
+  /** Refuses a stored rating that is not on a model's scale, as after a new version with another one. */
+  function checkScale() {
+    engines.forEach((engine, i) => {
+      const [low, high] = engine.input("rating")?.range ?? [-Infinity, Infinity];
+      for (const id of Object.keys(user.ratings)) {
+        if (rowOf[i].has(id) && !(rated(id) >= low && rated(id) <= high)) {
+          throw new Error(`Your rating of ${names.get(id)}, ${rated(id)}, is outside of the model's scale from ${low} to ${high}: rate it again or remove it.`);
+        }
+      }
+    });
+  }
+
   let asked = 0;
   async function recommend() {
     const now = ++asked;
     const results = [];
+    checkScale();
     for (let i = 0; i < engines.length; i++) {
       const engine = engines[i];
       const ids = Object.keys(user.ratings).filter((id) => rowOf[i].has(id));
@@ -132,7 +153,10 @@ export function ratings(root, engines, page, user) {
 
   async function refresh() {
     show();
-    try { await recommend(); } catch (error) { say("problem", error.message); }
+    try { await recommend(); } catch (error) {
+      say("status", ""); // what it says is of earlier ratings
+      say("problem", error.message);
+    }
   }
 
   function changed() {

@@ -6,13 +6,27 @@ import {Part} from "./part.js";
 import {remember} from "./store.js";
 
 const BEGIN = 1, END = 2, FIRST = 3, SHOWN = 6;
-const PIECES = /[\p{L}\p{N}_]+(?:['’][\p{L}\p{N}_]+)*|[^\p{L}\p{N}_\s]+/gu;
+
+// The same words as `pieces` and `whitespace` of fedrecon.datasets.text make, by which the model was trained: with all that
+// Unicode joins to the letter before it, such as vowel signs and accents, and with Python's white space.
+const LETTER = "\\p{L}\\p{N}_";
+const JOINED = "(?![\\u0600-\\u0605\\u06dd\\u070f\\u0890\\u0891\\u08e2\\u200b\\u{110bd}\\u{110cd}])"
+  + "[\\p{Grapheme_Extend}\\p{Mc}\\p{Emoji_Modifier}\\p{Cf}]";
+const SPACE = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+const WORD = `[${LETTER}](?:[${LETTER}]|${JOINED})*`;
+const PIECES = new RegExp(`${WORD}(?:['’]${WORD})*|[^${LETTER}${SPACE}]+`, "gu");
+const WORDS = new RegExp(`[^${SPACE}]+`, "gu");
+
+/** The words of a text, by the name of the run's tokenizer. */
+export function tokensOf(text, tokenizer) {
+  return (tokenizer === "pieces" ? text.toLowerCase().match(PIECES) : text.match(WORDS)) ?? [];
+}
 
 export function words(root, engine, page, user) {
   const names = engine.vocabularies.word;
   const rows = new Map(names.slice(FIRST).map((word, i) => [word, i + FIRST]));
   const length = page.length;
-  const tokens = (text) => (page.tokenizer === "pieces" ? text.toLowerCase().match(PIECES) ?? [] : text.split(/\s+/).filter(Boolean));
+  const tokens = (text) => tokensOf(text, page.tokenizer);
   const rowOf = (word) => rows.get(word) ?? 0;
   const localOf = (word) => (rows.has(word) ? -1 : bucketOf(word, page.buckets));
   const idOf = (word) => rows.get(word) ?? names.length + bucketOf(word, page.outputs);

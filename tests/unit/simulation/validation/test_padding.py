@@ -12,8 +12,8 @@ import fedrecon as fr
 from fedrecon.core._examples import EXAMPLE_MASK
 from fedrecon.core._model import fully_global, personal_copy, without_tables
 from fedrecon.models import matrix_factorization
-from fedrecon.simulation import _validate_padding as padding
-from fedrecon.simulation._validate_model import check_model
+from fedrecon.simulation._validation import padding
+from fedrecon.simulation._validation.model import check_model
 
 CLIENTS = fr.Clients.from_arrays(
     {"ann": {"x": np.arange(1, 13, dtype=np.float32).reshape(6, 2), "y": np.ones(6, np.float32)}}

@@ -19,9 +19,9 @@ from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.data._clients import Clients
 from fedrecon.errors import did_you_mean
 from fedrecon.simulation._compilation import quickly
-from fedrecon.simulation._untrained_leaves import check_untrained
-from fedrecon.simulation._validate_padding import check_padding
-from fedrecon.simulation._validate_state import check_state
+from fedrecon.simulation._validation.padding import check_padding
+from fedrecon.simulation._validation.state import check_state
+from fedrecon.simulation._validation.untrained_leaves import check_untrained
 from fedrecon.solvers._validate_tables import Found, Trial, check_lookups, check_no_look
 
 _EXAMPLES = 8

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fedrecon as fr
-from fedrecon.simulation._untrained_leaves import check_untrained
+from fedrecon.simulation._validation.untrained_leaves import check_untrained
 
 BATCH = {"x": np.ones((4, 2), np.float32), "y": np.ones(4, np.float32)}
 CLIENTS = fr.Clients.from_arrays(dict.fromkeys(range(6), BATCH))

@@ -14,7 +14,7 @@ from fedrecon.core._examples import EXAMPLE_MASK
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table, fully_global
 from fedrecon.data._clients import Clients
-from fedrecon.simulation._validate_model import check_model
+from fedrecon.simulation._validation.model import check_model
 from fedrecon.solvers._gradient import Solver
 from fedrecon.solvers._optimizers import optimizer
 

@@ -1,0 +1,1 @@
+"""Federations in several client files: a folder of shards, and an index of their clients."""

@@ -1,0 +1,1 @@
+"""Checks of a model on a few clients before it is trained."""
