@@ -96,11 +96,12 @@ class Ledger:
 
     @property
     def _noise(self) -> str:
-        on_deltas, together = self.delta_noise_multiplier, f"{self.noise_multiplier:.4g} times"
-        if on_deltas is None or math.isclose(on_deltas, self.noise_multiplier):
+        together, noted = f"{self.noise_multiplier:.4g} times", self.delta_noise_multiplier
+        on_deltas = together if noted is None else f"{noted:.4g} times"
+        if on_deltas == together:
             return f"noise of {together} the bound {self.clip:g}"
         return (
-            f"noise of {on_deltas:.4g} times the bound {self.clip:g} on deltas, and with noised counts, "
+            f"noise of {on_deltas} the bound {self.clip:g} on deltas, and with noised counts, "
             f"together as private as deltas alone with {together}"
         )
 

@@ -106,11 +106,11 @@ class Simulation:
         # donated: the caller may hold the state of any round.
         self._merge = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
         self._stages = stages_of(sampling)
-        self._step = counting_late(sampling, algorithm)
+        self._step = step = counting_late(sampling, algorithm)
         # Sums by stage, and what is not summed, have no result of their shape that could take their memory
         # over, nor have the counts of rows beside the sums.
         self._finish = jax.jit(
-            lambda state, sums, beside: self._step(state, beside._replace(delta=sums)),
+            lambda state, sums, beside: step(state, beside._replace(delta=sums)),
             donate_argnums=1 if self._stages == 1 and not algorithm.takes_each else (),
         )
         if algorithm.takes_each:
