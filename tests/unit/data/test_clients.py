@@ -270,7 +270,7 @@ def test_arrays_that_are_refused(arrays, message):
         (
             ["a"],
             [0, 1],
-            {"x": np.float64(3)},
+            {"x": np.array(3.0)},
             "field 'x' must have a row for each example, got the number 3.0",
         ),
         (["a"], [0, 2], {"x": [[1], [1, 2]]}, "field 'x' must be an array, its lists differ in length"),
