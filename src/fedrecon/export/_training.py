@@ -80,7 +80,8 @@ def _apart(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) ->
     """The largest absolute difference of a delta, which the file gives times the client's weight."""
     weight = float(wanted["weight"]) or 1.0
     deltas = [name for name in wanted if name.startswith(DELTA)]
-    return max(float(np.max(np.abs(found[name] - wanted[name]), initial=0)) / weight for name in deltas)
+    apart = (float(np.max(np.abs(found[name] - wanted[name]), initial=0)) for name in deltas)
+    return max(apart, default=0.0) / weight
 
 
 def _entry(one: Input, training: Training, inputs: Sequence[Input]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def test_rounds_move_weights_and_statistics_and_not_the_keras_model():
     assert set(after) == {"body/kernel", "norm/moving_mean", "norm/moving_variance"}
     for name, x in leaves_of(first.global_params).items():
         assert np.any(np.asarray(after[name]) != np.asarray(x)) and np.all(np.isfinite(after[name])), name
-    np.testing.assert_allclose(before.get_layer("body").get_weights()[0], start()["w"], rtol=1e-6)
+    np.testing.assert_allclose(before.trainable_variables[0].value, start()["w"], rtol=1e-6)
     evaluation = fr.evaluate(algorithm, last.state, clients(), split=fr.AlternateBatches(3))
     assert np.isfinite(evaluation.over_examples()["mse"])
 
