@@ -131,10 +131,8 @@ def test_another_run_other_data_options_or_versions_are_refused(home, request_of
     Worker().make(request_of, Share(1, 2))
     others = {
         "run": ({"run": str(home / "steps")}, "belongs to another request: run"),
-        "data": (
-            {"data": str(home / "new.csv"), "wanted": Wanted(top=3)},
-            "belongs to another request: wanted.top",
-        ),
+        "data": ({"data": str(home / "new.csv")}, "belongs to another request: data is"),
+        "wanted": ({"wanted": Wanted(top=3)}, r"belongs to another request: wanted\.top"),
     }
     for change, message in others.values():
         with pytest.raises(RunError, match=message):
