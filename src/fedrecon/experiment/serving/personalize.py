@@ -129,7 +129,8 @@ def personalize_run(
                 advance(_size([number], per_part, total))
         seconds = time.monotonic() - started
     if sum(unknown):
-        screen.print(f"{counted(sum(unknown), 'example')} left out, of items unknown to the run")
+        # A count and a plural, also of one: scripts look for these words.
+        screen.print(f"{sum(unknown):,} examples left out, of items unknown to the run")
     if left:
         speed = f"{counted(left, 'client')} in {seconds:.1f} s, {left / seconds:,.0f} per second"
         start, peak = f"{started - begun:.1f} s to start", size(peak_memory() or 0)
