@@ -128,8 +128,8 @@ def test_algorithms(name, kind, tmp_path, few):
     assert any(entry["name"] == "start" for entry in session.description["inputs"]) == stateful
 
 
-# In the updates of the others the model draws its local start from the client's key by `jax.random`, which cannot
-# be written.
+# In the updates of the others the model draws its local start from the client's key by `jax.random`, which
+# cannot be written.
 UPDATES = ("refit", "fine-tuning", "maml", "first_order_maml", "reptile", "lg_fedavg", "ditto", "pfedme")
 
 
