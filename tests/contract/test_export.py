@@ -128,7 +128,12 @@ def test_algorithms(name, kind, tmp_path, few):
     assert any(entry["name"] == "start" for entry in session.description["inputs"]) == stateful
 
 
-@pytest.mark.parametrize("name", PERSONAL)
+# In the updates of the others the model draws its local start from the client's key by `jax.random`, which
+# cannot be written.
+UPDATES = ("refit", "fine-tuning", "maml", "first_order_maml", "reptile", "lg_fedavg", "ditto", "pfedme")
+
+
+@pytest.mark.parametrize("name", UPDATES)
 def test_updates(name, tmp_path):
     """`write_update` compares the deltas of clients and of random examples with those in JAX."""
     algorithm = PERSONAL[name](rating_model(scale=True), SOLVERS["momentum"])
@@ -141,7 +146,7 @@ def test_updates(name, tmp_path):
     broadcast = Broadcast(state.global_params, state.round)
     update = Updates(tmp_path)(broadcast, own[longest], keys[longest])
     moved = max(float(np.abs(x).max()) for x in jax.tree.leaves(update.delta.total))
-    assert np.isfinite(moved) and (moved > 1e-3) == (name != "local_only") and update.delta.weight > 0
+    assert np.isfinite(moved) and moved > 1e-3 and update.delta.weight > 0
 
 
 def sentences(words: int, buckets: int) -> Clients:

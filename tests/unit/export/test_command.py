@@ -34,7 +34,7 @@ def test_export_and_evaluate_through_it(run, folder, tmp_path, capsys):
     checks = description["checks"]
     assert checks["users"] == checks["topk_identical"] == 6 and description["top_k"] == 5
     update = json.loads((folder / "update.json").read_text())["checks"]
-    assert update["clients"] == 48 and 0 < update["max_abs_diff"] < 1e-5
+    assert update["clients"] == 48 and update["max_abs_diff"] < 1e-5
     result = tmp_path / "result.json"
     assert main(["evaluate", str(run), "--through", str(folder), "--json", str(result)]) == 0
     found = json.loads(result.read_text())
