@@ -130,7 +130,7 @@ def test_a_share_that_dies_again_and_again_is_given_up(request_of, fake):
 def test_another_run_other_data_options_or_versions_are_refused(home, request_of, fake):  # noqa: F811
     Worker().make(request_of, Share(1, 2))
     others = {
-        "run": ({"run": str(home / "steps")}, "belongs to another request: run"),
+        "run": ({"run": str(home / "steps")}, "belongs to another request: it is of another run"),
         "data": ({"data": str(home / "new.csv")}, "belongs to another request: data is"),
         "wanted": ({"wanted": Wanted(top=3)}, r"belongs to another request: wanted\.top"),
     }
@@ -143,7 +143,7 @@ def test_another_run_other_data_options_or_versions_are_refused(home, request_of
     ):
         Worker().make(replace(request_of, versions=versions), Share(2, 2))
     ray = fake()
-    with pytest.raises(RunError, match="belongs to another request: run"):
+    with pytest.raises(RunError, match="belongs to another request: it is of another run"):
         personalize_on_ray(
             replace(request_of, run=str(home / "steps")), Console(file=io.StringIO()), workers=2
         )

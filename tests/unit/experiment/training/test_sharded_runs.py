@@ -12,6 +12,8 @@ from fedrecon.data._clients import Clients
 from fedrecon.data._shards import columns as shard_columns
 from fedrecon.data._shards.folder import write_shards
 from fedrecon.errors import DataError, RunError
+from fedrecon.experiment.analysis import comparability
+from fedrecon.experiment.analysis.runs import Method, Run
 from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.cli.runs import holds_ratings
 from fedrecon.experiment.config import resolve
