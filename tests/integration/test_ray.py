@@ -106,5 +106,5 @@ def test_other_options_are_refused(home, tmp_path):
         text=True,
         check=False,
     )
-    assert found.returncode == 1 and "belongs to another request: wanted.top" in found.stderr
+    assert found.returncode == 1 and "belongs to another request: it was made without --top" in found.stderr
     assert "Traceback" not in found.stderr

@@ -131,8 +131,14 @@ def test_another_run_other_data_options_or_versions_are_refused(home, request_of
     Worker().make(request_of, Share(1, 2))
     others = {
         "run": ({"run": str(home / "steps")}, "belongs to another request: it is of another run"),
-        "data": ({"data": str(home / "new.csv")}, "belongs to another request: data is"),
-        "wanted": ({"wanted": Wanted(top=3)}, r"belongs to another request: wanted\.top"),
+        "data": (
+            {"data": str(home / "new.csv")},
+            "belongs to another request: it is of other clients or examples",
+        ),
+        "wanted": (
+            {"wanted": Wanted(top=3)},
+            "belongs to another request: it was made without --top and not with --top 3",
+        ),
     }
     for change, message in others.values():
         with pytest.raises(RunError, match=message):
