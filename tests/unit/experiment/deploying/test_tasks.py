@@ -16,6 +16,7 @@ from fedrecon.experiment import config as configs
 from fedrecon.experiment.deploying.local import NODE, work_folder
 from fedrecon.experiment.deploying.plan import INITIAL, DeploymentPlan
 from fedrecon.experiment.settings.sections import SettingError
+from fedrecon.experiment.storage.metrics_log import WEIGHTINGS
 from fedrecon.experiment.training.run_experiment import console, run_experiment
 
 ROUNDS = ["training.rounds=2", "training.clients_per_round=6", "evaluation.every=2"]
@@ -70,7 +71,9 @@ def test_states_of_clients_are_in_the_run_folder(tmp_path, algorithm):
     assert jax.tree.leaves(client_state_like(found.algorithm)) and found.client_states is not None
     simulated = run_experiment(deployment.config, tmp_path / "simulated", console())
     for name, evaluation in simulated.evaluations.items():
-        assert found.evaluations[name].summary() == pytest.approx(evaluation.summary(), rel=1e-4)
+        for weighting in WEIGHTINGS:
+            expected = evaluation.summary()[weighting]
+            assert found.evaluations[name].summary()[weighting] == pytest.approx(expected, rel=1e-4)
 
 
 def test_start_of_another_run_is_taken_over(tmp_path):
