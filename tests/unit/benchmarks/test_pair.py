@@ -117,7 +117,10 @@ def test_flags_of_sizes_are_handed_on_only_where_they_were_given():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["rounds", "--against", "."], "NAME must be one of run, run_newton, run_ranking, personalize"),
+        (
+            ["rounds", "--against", "."],
+            "NAME must be one of run, run_newton, run_ranking, sweep, ",
+        ),
         (["round", "--against", ".", "--pairs", "0"], "--pairs: must be at least 1, got 0"),
         (["round"], "required: --against"),
         (["round", "--against", ".", "--json", "nowhere/a.json"], "--json: there is no folder"),

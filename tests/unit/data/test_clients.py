@@ -410,7 +410,7 @@ def test_a_file_cut_short_at_any_place(tmp_path):
 def test_files_of_another_kind(tmp_path):
     with pytest.raises(DataError, match="there is no such client file"):
         Clients.open(tmp_path / "none")
-    with pytest.raises(DataError, match="there is no such client file"):
+    with pytest.raises(DataError, match=r"a folder of client files must have an index\.arrow"):
         Clients.open(tmp_path)
     (tmp_path / "text").write_text("user,item\n")
     with pytest.raises(DataError, match="text is no client file"):

@@ -71,9 +71,11 @@ class MovieLens(TaskSpec):
         data = config.data
         if data.scale:
             low, high = data.scale
+        elif data.columns.client:
+            return {}
         elif not data.path:
             low, high = 1.0, 5.0
-        elif not data.columns.client and (config.privacy.on or _MOVIELENS_NAME.match(Path(data.path).name)):
+        elif config.privacy.on or _MOVIELENS_NAME.match(Path(data.path).name):
             low, high = 0.5, 5.0
         else:
             return {}

@@ -7,7 +7,7 @@ side where the matrix need not be transposed.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from fedrecon.export._graph.writer import Writer, onnx_type
 # the rounding of float32 (6e-8), so that stopping adds no error to speak of. In exact arithmetic they take
 # one step for each unknown; rounding can make them take more, hence a limit of several.
 _TOLERANCE, _STEPS = 2e-8, 4
-# One turn of the loop takes this many steps: a turn costs more than the operations of a step, above all in
-# WebAssembly, and steps after convergence change nothing.
-_UNROLLED = 4
 
 
 def _dot_general(w: Writer, node: Node, x: list[str]) -> str:
@@ -108,23 +105,33 @@ def _spd_solve(w: Writer, node: Node, x: list[str]) -> str:
     scale = w.op("Reciprocal", w.op("Sqrt", diagonal))
     scaled = w.op("Mul", w.op("Mul", x[0], scale), reshape_to(w, scale, (size, 1)))
     residual = w.op("Mul", b, scale)
-    axis, zero = w.ints(1), w.scalar(0, np.float32)
-    first = w.op("ReduceSumSquare", residual, axis, keepdims=1)
+    axis = w.ints(1)
+
+    def squares(w: Writer, name: str) -> str:
+        return w.op("ReduceSumSquare", name, axis, keepdims=1)
+
+    first = squares(w, residual)
     bound = w.op("Mul", first, w.scalar(_TOLERANCE**2, np.float32))
-    count = node.inputs[1].shape[0 if rows else 1]
 
     def unfinished(w: Writer, now: str) -> str:
-        if count == 1:
-            return w.op("Squeeze", w.op("Greater", now, bound))
-        return w.op("Greater", w.op("ReduceMax", w.op("Sub", now, bound), keepdims=0), zero)
+        more = w.op("Greater", w.op("ReduceMax", w.op("Sub", now, bound), keepdims=0), zero)
+        return more
 
+    zero = w.scalar(0, np.float32)
     inner = Writer(w)
-    state = _Step(*(inner.fresh() for _ in range(4)))
+    solution, r, p, rr = (inner.fresh() for _ in range(4))
     step, going = inner.fresh(), inner.fresh()
-    new = state
-    for _ in range(_UNROLLED):
-        new = _step_of_row(inner, scaled, new) if count == 1 else _step_of_rows(inner, scaled, new)
-    on = unfinished(inner, new.squares)
+    product = inner.op("MatMul", p, scaled)
+    curvature = inner.op("ReduceSum", inner.op("Mul", p, product), axis, keepdims=1)
+    # A row that has converged early has residual 0: the smallest number keeps 0 / 0 from becoming NaN.
+    tiny = inner.scalar(np.finfo(np.float32).tiny, np.float32)
+    length = inner.op("Div", rr, inner.op("Max", curvature, tiny))
+    new = inner.op("Add", solution, inner.op("Mul", length, p))
+    new_r = inner.op("Sub", r, inner.op("Mul", length, product))
+    new_rr = squares(inner, new_r)
+    turn = inner.op("Div", new_rr, inner.op("Max", rr, tiny))
+    new_p = inner.op("Add", new_r, inner.op("Mul", turn, p))
+    on = unfinished(inner, new_rr)
 
     def info(name: str, kind: int = TensorProto.FLOAT, shape: Any = None) -> Any:
         return helper.make_tensor_value_info(name, kind, shape)
@@ -133,61 +140,14 @@ def _spd_solve(w: Writer, node: Node, x: list[str]) -> str:
         inner.nodes,
         "b",
         [info(step, TensorProto.INT64, []), info(going, TensorProto.BOOL, [])]
-        + [info(name) for name in state],
-        [info(on, TensorProto.BOOL, [])] + [info(name) for name in new],
+        + [info(name) for name in (solution, r, p, rr)],
+        [info(on, TensorProto.BOOL, [])] + [info(name) for name in (new, new_r, new_p, new_rr)],
     )
     start = w.op("Expand", zero, w.op("Shape", residual))
-    limit = w.scalar(-(-_STEPS * size // _UNROLLED), np.int64)
+    limit = w.scalar(_STEPS * size, np.int64)
     carried = [limit, unfinished(w, first), start, residual, residual, first]
-    solved = w.op("Mul", w.ops("Loop", carried, 4, body=body)[0], w.op("Neg", scale))
+    solved = w.op("Mul", w.ops("Loop", carried, 4, body=body)[0], scale)
     return solved if rows else w.op("Transpose", solved, perm=[1, 0])
-
-
-class _Step(NamedTuple):
-    """Names of what a step of conjugate gradients begins or ends with, each a row for each system.
-
-    Attributes:
-        negative: The solution so far, times -1.
-        residual: Its residual.
-        direction: The next direction of search.
-        squares: The residual's squared norm.
-    """
-
-    negative: str
-    residual: str
-    direction: str
-    squares: str
-
-
-def _step_of_row(w: Writer, matrix: str, now: _Step) -> _Step:
-    """A step for one system, as products of matrices with sums: one node for what takes two elsewhere.
-
-    With the negative solution all sums have the factors 1 and 1, for which the runtime packs nothing. Added
-    to each norm, the smallest number keeps 0 / 0 of a system that has converged from becoming NaN.
-    """
-    tiny = np.finfo(np.float32).tiny
-    product = w.op("MatMul", now.direction, matrix)
-    curvature = w.op("Gemm", now.direction, product, w.scalar(-tiny, np.float32), transB=1, alpha=-1.0)
-    length = w.op("Div", now.squares, curvature)
-    negative = w.op("Gemm", length, now.direction, now.negative)
-    residual = w.op("Gemm", length, product, now.residual)
-    squares = w.op("Gemm", residual, residual, w.scalar(tiny, np.float32), transB=1)
-    turn = w.op("Div", squares, now.squares)
-    return _Step(negative, residual, w.op("Gemm", turn, now.direction, residual), squares)
-
-
-def _step_of_rows(w: Writer, matrix: str, now: _Step) -> _Step:
-    """A step for several systems with one matrix."""
-    axis, tiny = w.ints(1), w.scalar(np.finfo(np.float32).tiny, np.float32)
-    product = w.op("MatMul", now.direction, matrix)
-    curvature = w.op("ReduceSum", w.op("Mul", now.direction, product), axis, keepdims=1)
-    # A row that has converged early has residual 0: the smallest number keeps 0 / 0 from becoming NaN.
-    length = w.op("Div", now.squares, w.op("Max", curvature, tiny))
-    negative = w.op("Sub", now.negative, w.op("Mul", length, now.direction))
-    residual = w.op("Sub", now.residual, w.op("Mul", length, product))
-    squares = w.op("ReduceSumSquare", residual, axis, keepdims=1)
-    turn = w.op("Div", squares, w.op("Max", now.squares, tiny))
-    return _Step(negative, residual, w.op("Add", residual, w.op("Mul", turn, now.direction)), squares)
 
 
 LINEAR: dict[str, Write] = {"dot_general": _dot_general, "spd_solve": _spd_solve}

@@ -17,7 +17,7 @@ def test_it_is_said_how_to_go_on(screen, tmp_path, monkeypatch):
     """Without --out the folder has a new name each time, so that the same command would begin anew."""
     began = []
 
-    def run(config, out, screen):
+    def run(config, out, screen, **_):
         began.append((config.seed, out))
         return SimpleNamespace(interrupted=True)
 

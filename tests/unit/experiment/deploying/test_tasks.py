@@ -51,7 +51,13 @@ def finish(deployment):
     return run_experiment(deployment.config, deployment.out, console())
 
 
-@pytest.mark.parametrize("name", TASKS)
+# The others take the same ways, and as long.
+QUICK = ("ratings", "ranking", "next_word")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TASKS]
+)
 def test_every_task_is_deployed_with_the_numbers_of_the_simulator(tmp_path, name):
     deployment = deployment_of(tmp_path, configs.load(None, settings(tmp_path, name)))
     records = run_here(deployment)

@@ -84,7 +84,7 @@ OWN = {"path": "a.csv", "columns": {"client": "user", "item": "book", "rating": 
         ("movielens", OWN, OWN | {"path": "b.csv"}, False),
         ("movielens", OWN | {"scale": [1.0, 10.0]}, OWN | {"path": "b.csv", "scale": [1.0, 10.0]}, True),
         ("movielens", OWN | {"scale": [1.0, 10.0]}, {"path": "ratings.dat"}, False),
-        ("ranking", {"path": "ratings.dat"}, {"path": "other.dat"}, True),
+        ("movielens", {"path": "a.arrow"}, {"path": "b.arrow"}, False),
         ("synthetic_ratings", {"clients": 20}, {"clients": 30}, True),
     ],
 )
