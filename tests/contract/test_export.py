@@ -133,7 +133,13 @@ def test_algorithms(name, kind, tmp_path, few):
 UPDATES = ("refit", "fine-tuning", "maml", "first_order_maml", "reptile", "lg_fedavg", "ditto", "pfedme")
 
 
-@pytest.mark.parametrize("name", UPDATES)
+QUICK_UPDATES = ("refit", "fine-tuning", "maml")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK_UPDATES else pytest.param(name, marks=pytest.mark.slow) for name in UPDATES],
+)
 def test_updates(name, tmp_path):
     """`write_update` compares the deltas of clients and of random examples with those in JAX."""
     algorithm = PERSONAL[name](rating_model(scale=True), SOLVERS["momentum"])

@@ -69,7 +69,7 @@ def workers_below(process):
 def test_killed_twice_the_file_is_that_of_one_process(home, tmp_path):
     whole, out = tmp_path / "whole.parquet", tmp_path / "out.parquet"
     subprocess.run(command(home, whole), check=True, stdout=subprocess.DEVNULL)
-    written, kills = {}, 0
+    written, killed = {}, []
     folder = out.with_name(f".{out.name}.parts")
     with subprocess.Popen(
         command(home, out, "--ray", "--workers", "2"),
@@ -83,14 +83,16 @@ def test_killed_twice_the_file_is_that_of_one_process(home, tmp_path):
                     written.setdefault(path.name, set()).add(path.stat().st_mtime_ns)
                 except FileNotFoundError:
                     continue  # the parts are being joined
-            if kills < 2 and len(written) > 2 * kills:
-                for number in workers_below(process.pid)[:1]:
+            if len(killed) < 2 and len(written) > 2 * len(killed):
+                # One that was killed may still be listed.
+                for number in [x for x in workers_below(process.pid) if x not in killed][:1]:
                     os.kill(number, signal.SIGKILL)
-                    kills += 1
+                    killed.append(number)
             time.sleep(0.01)
         said = process.stdout.read()
     assert process.returncode == 0, said
-    assert kills == 2 and said.count("died; another one goes on") == 2
+    # A worker that is killed before it has a part to make is replaced without a word.
+    assert len(killed) == 2 and 1 <= said.count("died; another one goes on") <= 2
     assert out.read_bytes() == whole.read_bytes()
     # Whatever was on the disk is not made again: a process loses the part that it is at.
     assert all(len(times) == 1 for times in written.values())

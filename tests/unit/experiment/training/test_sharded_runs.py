@@ -95,7 +95,13 @@ def bits(params):
     ]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task",
+    [
+        task if task in ("movielens", "held out") else pytest.param(task, marks=pytest.mark.slow)
+        for task in TASKS
+    ],
+)
 def test_a_run_on_four_shards_is_that_on_one_file(home, task):
     (spec, one), (other, four) = (trained(home, data, task) for data in ("one.arrow", "four"))
     assert bits(one.global_params) == bits(four.global_params)
