@@ -209,7 +209,8 @@ class _Lifted:
     def _place(self, atom: core.Var | core.Literal) -> tuple[np.dtype[Any], float] | None:
         if not isinstance(atom, core.Literal) or np.shape(atom.val):
             return None
-        dtype: Any = atom.aval.dtype  # type: ignore[attr-defined]
+        aval: Any = atom.aval
+        dtype = aval.dtype
         if not jax.numpy.issubdtype(dtype, np.floating):
             return None
         value = float(np.asarray(atom.val, dtype))

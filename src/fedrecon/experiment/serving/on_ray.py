@@ -57,7 +57,7 @@ class Made(NamedTuple):
 
     Attributes:
         process: The number of its process in the operating system.
-        text: What it would have printed.
+        text: The lines that the share printed, as the command prints them for its user.
     """
 
     process: int
@@ -87,12 +87,13 @@ class Worker:
         from fedrecon.experiment.console.screen import Screen
         from fedrecon.experiment.serving.personalize import personalize_run
 
-        screen = Screen(file=io.StringIO(), soft_wrap=True, highlight=False)
+        printed = io.StringIO()
+        screen = Screen(file=printed, soft_wrap=True, highlight=False)
         run = Path(request.run)
         config = load_saved(run, request.code)
         out = Path(request.out)
         personalize_run(run, config, request.data, out, screen, request.wanted, request.reading, share, 1)
-        return Made(os.getpid(), screen.file.getvalue())  # type: ignore[attr-defined]
+        return Made(os.getpid(), printed.getvalue())
 
 
 def personalize_on_ray(

@@ -176,8 +176,8 @@ def _id_fault(what: str, value: object, text: bool) -> str | None:
     return f"{what} must be text in all lines or a whole number in all lines, got {quoted(value)}"
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: Any) -> bool:
     try:
-        return not isinstance(value, bool) and math.isfinite(float(value))  # type: ignore[arg-type]
+        return not isinstance(value, bool) and math.isfinite(float(value))
     except (TypeError, ValueError, OverflowError):
         return False
