@@ -186,8 +186,7 @@ def evaluate_through(run: Path, config: Config, folder: Path, out: Path, screen:
         if loaded.spec is None:
             raise ExportError(f"{run}: its test clients must be there to be evaluated; {loaded.remarks[-1]}")
         if not loaded.cases:
-            why = "there are none" if loaded.spec is not None else loaded.remarks[-1]
-            raise ExportError(f"{run}: there must be test clients to evaluate, {why}")
+            raise ExportError(f"{run}: there must be test clients to evaluate, there are none")
         result = through(session, loaded.subject, loaded.cases)
     except ExportError as error:
         raise SettingError(str(error)) from None
