@@ -44,7 +44,13 @@ def deployed(name, kind):
     return server
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+# Kin of those that are tried every time.
+RARELY = ("first_order_maml", "full_gradient", "no split", "fedavg", "fedsim", "local_only")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in RARELY else name for name in ALGORITHMS]
+)
 def test_deployment_is_the_simulation(name):
     kind = "repeats" if name in ONLY_REPEATS else "distinct"
     found, wanted = deployed(name, kind).state, simulated(name, kind).rounds[-1].state

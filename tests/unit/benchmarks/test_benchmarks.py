@@ -73,7 +73,7 @@ def test_one_that_fails_leaves_the_others_results(tmp_path, capsys):
 @pytest.mark.parametrize(
     "name",
     [
-        "breakdown",
+        pytest.param("breakdown", marks=pytest.mark.slow),
         "trace",
         "blocks",
         "cohort",
@@ -82,7 +82,7 @@ def test_one_that_fails_leaves_the_others_results(tmp_path, capsys):
         "fedjax",
         "personalize",
         "population",
-        "privacy",
+        pytest.param("privacy", marks=pytest.mark.slow),
         "wire",
     ],
 )
@@ -109,7 +109,7 @@ def test_ratios_are_of_the_times_in_the_same_table():
     assert rows["compilations"] == 1 and 0 < rows["padding"] < 100 and rows["peak memory"] > 0
 
 
-@pytest.mark.parametrize("benchmark", [next_word, next_word_peers])
+@pytest.mark.parametrize("benchmark", [next_word, pytest.param(next_word_peers, marks=pytest.mark.slow)])
 def test_next_word_benchmark_gives_finite_numbers(benchmark):
     rows = benchmark.run(Options(rounds=1), SENTENCES)
     missing = {row.what for row in rows if row.value is None}

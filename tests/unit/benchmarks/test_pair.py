@@ -149,6 +149,7 @@ def test_packages_that_python_would_import_from_elsewhere_are_refused(tmp_path):
         Checkout(root, tmp_path / "scratch")
 
 
+@pytest.mark.slow
 def test_a_benchmark_of_this_checkout_runs_in_a_pair(tmp_path):
     """The command line, the file of rows and the names in it are what a pair expects of every commit."""
     out = tmp_path / "results.json"

@@ -339,7 +339,7 @@ def _fitted(model):
     )
     sgd = fr.optimizer("sgd", learning_rate=0.1)
     algorithm = fr.fedavg(model, fr.Solver(sgd, batch_size=8), fr.optimizer("sgd", learning_rate=1.0))
-    return float(fr.train(algorithm, clients, rounds=60, clients_per_round=20).global_params[0]["g"])
+    return float(fr.train(algorithm, clients, rounds=20, clients_per_round=20).global_params[0]["g"])
 
 
 def test_a_loss_that_padding_changes_is_refused_and_one_that_reads_the_mask_trains():
