@@ -132,13 +132,12 @@ class Clipping:
         for path, _ in self.bounds:
             group = {name: x for name, x in leaves.items() if _below(name, path)}
             allowed = 1 - _rounding(sum(x.size for x in group.values()), len(group))
-            norm = norms[path]
-            factors |= dict.fromkeys(
-                group, jnp.where(norm > allowed, allowed / jnp.maximum(norm, allowed), 1)
-            )
+            beyond = norms[path] > allowed
+            factors |= dict.fromkeys(group, (beyond, allowed / jnp.maximum(norms[path], allowed)))
 
         def scaled(path: Any, x: Array) -> Array:
-            return x * factors[path_of(path)].astype(x.dtype)
+            beyond, factor = factors[path_of(path)]
+            return jnp.where(beyond, x * factor.astype(x.dtype), x)  # times 1 would flush the smallest to 0
 
         return jax.tree_util.tree_map_with_path(scaled, delta)
 

@@ -120,8 +120,8 @@ class Simulation:
         # Nearly all cohorts take one pass, and with the server's step in its program a round is one dispatch.
         # The price is a superfluous step in each further pass, and the memory that `_finish` would take over,
         # which is much for large parameters.
-        # Nor is a private algorithm's step joined: its noise is drawn once a round, with a key that is computed
-        # while the clients are. Much noise is drawn at that time, too.
+        # Nor is a private algorithm's step joined: its noise is drawn once a round, with a key that is
+        # computed while the clients are. Much noise is drawn at that time, too.
         small = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) <= _JOINED_BYTES
         self._joined = small and self._protection is None
         self._noise = None if small or self._protection is None else NoiseDrawer(self._protection, shapes)
