@@ -89,6 +89,18 @@ def test_many_small_numbers_beside_a_large_one_count():
     assert 1 - 1e-3 < norm(clipped) <= 1
 
 
+def test_a_client_is_clipped_the_same_whoever_is_beside_it():
+    """Also beside one whose squares overflow, and one that is not finite."""
+    generator = np.random.default_rng(0)
+    usual = generator.normal(size=(3, 50)).astype(np.float32) * np.float32([[0.01], [1.0], [1e6]])
+    others = np.stack([np.full(50, 1e30), np.full(50, np.nan)]).astype(np.float32)
+    clip_all = jax.jit(jax.vmap(Clipping.of(1.0)))
+    alone, beside = clip_all(usual), clip_all(np.concatenate([usual, others]))
+    np.testing.assert_array_equal(alone, beside[:3])
+    np.testing.assert_array_equal(alone, [Clipping.of(1.0)(jnp.asarray(x)) for x in usual])
+    assert 1 - 1e-3 < norm(beside[3]) <= 1 and not np.any(beside[4])
+
+
 def test_groups_have_bounds_of_their_own():
     clipping = Clipping.of({"item/bias": 0.5, "item/factors": 2.0})
     assert clipping.bound == math.hypot(0.5, 2.0)

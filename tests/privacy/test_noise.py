@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedrecon.privacy._noise import normals, normals_like, stream
+from fedrecon.privacy._noise import _on_circle, normals, normals_like, stream
 
 KEY = np.frombuffer(bytes(range(32)), "<u4")
 ZERO = np.zeros(3, np.uint32)
@@ -28,6 +28,19 @@ def test_stream_is_that_of_rfc_8439():
 @pytest.fixture(scope="module")
 def drawn():
     return np.asarray(jax.jit(lambda key: normals(key, jnp.asarray(ZERO), MANY))(KEY), np.float64)
+
+
+def test_numbers_are_those_of_box_and_muller():
+    """In double precision, from the stream's words; also at and beside the quarters of a turn."""
+    words = np.asarray(
+        stream(jnp.asarray(KEY), jnp.asarray(ZERO), jnp.arange(64, dtype=jnp.uint32)), np.float64
+    )
+    radii, angles = np.sqrt(-2 * np.log((words[:8] + 1) / 2**32)), words[8:] * (2 * np.pi / 2**32)
+    expected = np.concatenate([(radii * np.cos(angles)).ravel(), (radii * np.sin(angles)).ravel()])
+    np.testing.assert_allclose(normals(jnp.asarray(KEY), jnp.asarray(ZERO), 1024), expected, atol=2e-6)
+    turns = (np.arange(9)[:, None] * 2**29 + np.arange(-2, 3)).astype(np.uint64).astype(np.uint32).ravel()
+    angles = turns * (2 * np.pi / 2**32)
+    np.testing.assert_allclose(_on_circle(jnp.asarray(turns)), [np.cos(angles), np.sin(angles)], atol=2e-7)
 
 
 def test_variance_is_within_the_chi_squared_bounds(drawn):

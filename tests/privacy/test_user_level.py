@@ -23,11 +23,15 @@ from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Uniform
+from fedrecon.privacy import _user_level
+from fedrecon.privacy._clipping import dense
 from fedrecon.privacy._secret import Secret
 from fedrecon.privacy._user_level import user_level_dp
+from fedrecon.simulation import _simulation
 from fedrecon.simulation._batches import key_of
 from fedrecon.simulation._client_state_store import current_client_state
 from fedrecon.simulation._simulation import Simulation
+from fedrecon.solvers import _gradient
 from fedrecon.solvers._newton import Newton
 
 CLIENTS = federation()
@@ -116,6 +120,55 @@ def test_a_round_is_the_sum_of_clipped_deltas_over_a_public_number(name):
     assert round.metrics() == {}
     assert round.state.privacy.releases == 1
     assert not np.any(round.state.privacy.noise_key)
+
+
+@pytest.mark.parametrize("split", [PAIRS, RandomFraction()], ids=["known rows", "rows of a random half"])
+def test_simulated_clients_are_clipped_by_their_rows_alone_where_none_comes_twice(split, monkeypatch):
+    """No client's delta becomes whole tables then, and the sum is the same as if it did."""
+    step, weight = solver(batch_size=None if isinstance(split, RandomFraction) else 2), uniform
+    plain = fedrecon(rating_model(), solver(), step, sgd(1.0), split, client_weight=weight)
+    made_dense = []
+
+    def moved():
+        algorithm = private(plain, noise_multiplier=1e-9)
+        simulation = Simulation(algorithm, CLIENTS, Everyone(), secret=SECRET)
+        (round,) = simulation.rounds(simulation.init(), 1)
+        return jax.device_get(round.state.global_params)
+
+    def noted(*arguments):
+        made_dense.append(True)
+        return dense(*arguments)
+
+    monkeypatch.setattr(_user_level, "dense", noted)
+    by_rows = moved()
+    assert not made_dense
+    monkeypatch.setattr(_gradient, "note_distinct", lambda ids: None)
+    whole = moved()
+    assert made_dense
+    start = jax.device_get(plain.init(jax.random.key(0)).global_params)
+    for a, b, before in zip(*map(jax.tree.leaves, (by_rows, whole, start)), strict=True):
+        assert np.abs(a - before).max() > 0.01
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("bands", [1, 2])
+def test_noise_that_is_drawn_beside_the_clients_is_that_of_the_servers_step(bands, monkeypatch):
+    """Large models have it drawn by a thread of its own."""
+    settings = {"sampling": Passes(4, order="fixed"), "noise_bands": bands, "noise_multiplier": 2.0}
+    secret = Secret(bytes(range(32)), context=b"this run")
+
+    def after():
+        simulation = Simulation(private(**settings), CLIENTS, settings["sampling"], secret=secret)
+        # The next round's independent noise depends on the parameters to the bit.
+        *_, last = simulation.rounds(simulation.init(), 1 if bands == 1 else 3)
+        assert last.state.privacy.drawn == ()
+        return jax.device_get(last.state.global_params)
+
+    in_the_step = after()
+    monkeypatch.setattr(_simulation, "_JOINED_BYTES", 0)
+    aside = after()
+    for a, b in zip(*map(jax.tree.leaves, (in_the_step, aside)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("unprotected_metrics", [False, True])

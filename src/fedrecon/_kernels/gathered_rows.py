@@ -1,4 +1,4 @@
-"""A memory of the table from which a client's rows were gathered.
+"""A memory of the table from which a client's rows were gathered, and of rows of which none comes twice.
 
 A client gets the rows that its examples name. A solver that reads them step by step, each row once, can
 gather each step's rows from the global table instead, so that the client's table is never written: on a CPU
@@ -9,7 +9,7 @@ rows are read in several places. So `gather` notes where rows come from, while `
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,16 +34,30 @@ class Gathered(NamedTuple):
 
 
 _known: contextvars.ContextVar[dict[int, Gathered] | None] = contextvars.ContextVar("_known", default=None)
+_distinct: contextvars.ContextVar[dict[int, Any] | None] = contextvars.ContextVar("_distinct", default=None)
 
 
 @contextlib.contextmanager
 def remembering() -> Iterator[None]:
-    """Makes `gather` remember the origin of rows until the block ends."""
-    before = _known.set({})
+    """Makes `gather` remember the origin of rows, and `note_distinct` its rows, until the block ends."""
+    before, before_distinct = _known.set({}), _distinct.set({})
     try:
         yield
     finally:
         _known.reset(before)
+        _distinct.reset(before_distinct)
+
+
+def note_distinct(ids: Int[Any, "*id"]) -> None:
+    """Remembers, while `remembering`, that no number of a row comes twice in an array, but for padding's."""
+    noted = _distinct.get()
+    if noted is not None:
+        noted[id(ids)] = ids  # kept alive, as in `gather`
+
+
+def are_distinct(ids: Int[Any, "*id"]) -> bool:
+    """Whether this very array was noted as one in which no number of a row comes twice."""
+    return id(ids) in (_distinct.get() or {})
 
 
 def gather(table: Array, ids: Int[Array, "row"]) -> Array:

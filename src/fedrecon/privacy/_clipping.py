@@ -90,9 +90,62 @@ class Clipping:
         could have made the computed norm too small, so that the bounds hold for the numbers as they are.
 
         Args:
-            delta: The delta of one client, dense: rows of a table with the same number are summed.
+            delta: The delta of one client in which no row of a table comes twice: `dense`, or only rows of
+                different numbers.
         """
-        wide = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), delta)
+
+        # Deltas that need care, since squares of their numbers overflow, are all but never met. Side by side
+        # a choice between two ways would compute both for every client: so it is made once for all of them.
+        @jax.custom_batching.custom_vmap
+        def clipped(wide: Params) -> Params:
+            return jax.tree.map(lambda x: x[0], side_by_side(jax.tree.map(lambda x: x[None], wide)))
+
+        def side_by_side(wide: Params) -> Params:
+            norms = jax.vmap(self._norms)(wide)
+            simple = jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(norms))))
+            return jax.lax.cond(simple, jax.vmap(self._scaled), jax.vmap(self._with_care), wide, norms)
+
+        @clipped.def_vmap
+        def _(size: int, batched: list[Any], wide: Params) -> tuple[Params, Params]:
+            def each(x: Array, is_batched: bool) -> Array:
+                return x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+
+            return side_by_side(jax.tree.map(each, wide, batched[0])), jax.tree.map(lambda _: True, wide)
+
+        return clipped(jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), delta))
+
+    def _norms(self, delta: Params) -> dict[str, Any]:
+        """The norm of every group over its bound; not finite where a square overflows, or a number is not.
+
+        Squares that vanish are those of numbers that are negligible beside the bound.
+        """
+        leaves, norms = leaves_of(delta), {}
+        for path, bound in self.bounds:
+            group = [x * (1 / bound) for name, x in leaves.items() if _below(name, path)]
+            usual = 1 / _HUGE < bound < _HUGE  # else a product may vanish that is not negligible
+            norms[path] = jnp.sqrt(sum_of_squares(group)) if usual else jnp.float32(jnp.nan)
+        return norms
+
+    def _scaled(self, delta: Params, norms: dict[str, Any]) -> Params:
+        """A delta of finite numbers, clipped: `norms` are over the bounds."""
+        leaves, factors = leaves_of(delta), {}
+        for path, _ in self.bounds:
+            group = {name: x for name, x in leaves.items() if _below(name, path)}
+            allowed = 1 - _rounding(sum(x.size for x in group.values()), len(group))
+            beyond = norms[path] > allowed
+            factors |= dict.fromkeys(group, (beyond, allowed / jnp.maximum(norms[path], allowed)))
+
+        def scaled(path: Any, x: Array) -> Array:
+            beyond, factor = factors[path_of(path)]
+            return jnp.where(beyond, x * factor.astype(x.dtype), x)  # times 1 would flush the smallest to 0
+
+        return jax.tree_util.tree_map_with_path(scaled, delta)
+
+    def _with_care(self, wide: Params, norms: dict[str, Any]) -> Params:
+        """A delta, whatever its numbers are, clipped: to the bit as by `_scaled` where the norms are finite.
+
+        So a client's delta is the same whether one that needs care is beside it or not.
+        """
         leaves, finite = leaves_of(wide), jnp.bool_(True)
         factors: dict[str, Any] = {}
         for path, bound in self.bounds:
@@ -114,7 +167,9 @@ class Clipping:
             scaled = x * power.astype(x.dtype) / unit.astype(x.dtype) * factor.astype(x.dtype)
             return jnp.where(finite, jnp.where(beyond, scaled, x), 0)
 
-        return jax.tree_util.tree_map_with_path(clipped, wide)
+        careful = jax.tree_util.tree_map_with_path(clipped, wide)
+        simple = jnp.all(jnp.isfinite(jnp.stack(jax.tree.leaves(norms))))
+        return jax.tree.map(lambda a, b: jnp.where(simple, a, b), self._scaled(wide, norms), careful)
 
 
 def dense(delta: Params, rows: Mapping[str, Any], like: Params) -> Params:
@@ -137,6 +192,26 @@ def dense(delta: Params, rows: Mapping[str, Any], like: Params) -> Params:
         return add(zeros, rows[name], x.astype(zeros.dtype))
 
     return jax.tree_util.tree_map_with_path(whole, delta)
+
+
+def without_padding(delta: Params, rows: Mapping[str, Any], like: Params) -> Params:
+    """A client's delta of rows, in which those of padding are 0.
+
+    Args:
+        delta: The delta of every leaf; for a table that `rows` names, the delta of these rows.
+        rows: The numbers of the rows of each table; numbers past the table's end are padding.
+        like: The global parameters.
+    """
+    shapes = leaves_of(like)
+
+    def real(path: Any, x: Array) -> Array:
+        ids = rows.get(path_of(path))
+        if ids is None:
+            return x
+        is_real = ids < shapes[path_of(path)].shape[0]
+        return jnp.where(is_real.reshape(*ids.shape, *[1] * (x.ndim - ids.ndim)), x, 0)
+
+    return jax.tree_util.tree_map_with_path(real, delta)
 
 
 def sum_of_squares(leaves: list[Any]) -> Float[Array, ""]:

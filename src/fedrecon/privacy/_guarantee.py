@@ -39,11 +39,14 @@ class PrivacyState(NamedTuple):
             `[band, 8]`; 0 after it was used, and whenever the state can be seen.
         clip_factor: The clipping bounds of the next round over those of the first, which clients are told;
             `()`, the default, where the bounds stay.
+        drawn: The next round's noise on deltas, of a standard deviation of 1, where it was drawn from
+            `noise_key` before the round's step; `()`, the default, where the step draws it.
     """
 
     releases: Int[Array, ""]
     noise_key: UInt32[Array, "*band 8"]
     clip_factor: Any = ()
+    drawn: Any = ()
 
 
 @tagged("privacy/user_level_dp", later=("noise_bands", "earlier", "adaptive", "selection"))
@@ -172,7 +175,21 @@ class UserLevelDP:
         """A state with the key of the next round's noise; without one, the round's parameters are NaN."""
         return state._replace(privacy=state.privacy._replace(noise_key=jnp.asarray(noise_key)))
 
-    def noised(self, total: Params, noise_key: UInt32[Array, "*band 8"], clip_factor: Any = 1.0) -> Params:
+    def drawn(self, noise_key: UInt32[Array, "*band 8"], like: Params) -> Params:
+        """The noise on a sum of deltas, in units of the deviation of what a round adds anew.
+
+        Args:
+            noise_key: The round's key; under correlated noise `[band, 8]`, before those of the rounds before
+                it, which are zeros where there was no such round.
+            like: The sum of deltas, or its shapes.
+        """
+        if self.noise_bands == 1:
+            return normals_like(noise_key, 0, like)
+        return self._correlated(normals_like(noise_key[0], 0, like), noise_key[1:])
+
+    def noised(
+        self, total: Params, noise_key: UInt32[Array, "*band 8"], clip_factor: Any = 1.0, drawn: Any = ()
+    ) -> Params:
         """A sum of clipped deltas with noise on every entry of every leaf; NaN for a key of zeros.
 
         Args:
@@ -180,14 +197,13 @@ class UserLevelDP:
             noise_key: The round's key; under correlated noise `[band, 8]`, before those of the rounds before
                 it, which are zeros where there was no such round.
             clip_factor: The round's clipping bounds over those of the first round; 1.0 by default.
+            drawn: What `drawn` gives for the key; `()`, the default, to draw it here.
         """
         key = noise_key if self.noise_bands == 1 else noise_key[0]
         scale = jnp.where(jnp.any(key != 0), self._delta_multiplier * self.clipping.bound, jnp.nan)
         if self.adaptive is not None:
             scale = scale * clip_factor
-        noise = normals_like(key, 0, total)
-        if self.noise_bands > 1:
-            noise = self._correlated(noise, noise_key[1:])
+        noise = drawn if jax.tree.leaves(drawn) else self.drawn(noise_key, total)
         return jax.tree.map(lambda x, z: x + (scale * z).astype(x.dtype), total, noise)
 
     def cut_to_selected(

@@ -9,6 +9,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from fedrecon._kernels.gathered_rows import are_distinct
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
 from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.core._examples import Examples
@@ -18,7 +19,7 @@ from fedrecon.data._sampling import Passes, Sampling
 from fedrecon.errors import of_kind, plain, whole_number
 from fedrecon.privacy._accounting import Observer, accounting, calibrate
 from fedrecon.privacy._adaptive import AdaptiveClipping
-from fedrecon.privacy._clipping import Clipping, dense
+from fedrecon.privacy._clipping import Clipping, dense, without_padding
 from fedrecon.privacy._composition import composed
 from fedrecon.privacy._correlated import best_bands
 from fedrecon.privacy._guarantee import KEY_WORDS, PrivacyState, UserLevelDP
@@ -222,13 +223,13 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
                 f"got {jax.tree.map(jnp.shape, update.statistics)}"
             )
         # A client without weight, since it has no query example or was dropped, adds 0 and counts as 1.
-        delta = dense(update.delta.value(), update.rows, broadcast.global_params)
+        delta, rows = _summable(update.delta.value(), update.rows, broadcast.global_params, privacy)
         if privacy.adaptive is None:
             mean = Mean(privacy.clipping(delta), jnp.ones(()))
         else:  # the weight, which is summed but divides nothing here, is the count
             mean = Mean(*privacy.adaptive.clip(privacy.clipping, delta, broadcast.extra))
         counts = () if privacy.selection is None else bounded_contributions(tables, mean.total)
-        return Update(mean, {}, update.metrics, counts), client_state
+        return Update(mean, rows, update.metrics, counts), client_state
 
     def client_update(
         broadcast: Broadcast, client_state: Any, examples: Examples, key: Any
@@ -239,7 +240,7 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
     def server_update(state: ServerState, update: Update) -> ServerState:
         before = state.privacy
         factor: Any = before.clip_factor
-        noised = privacy.noised(update.delta.total, before.noise_key, factor)
+        noised = privacy.noised(update.delta.total, before.noise_key, factor, before.drawn)
         if privacy.selection is not None:
             noised = privacy.cut_to_selected(noised, update.statistics, before.noise_key, tables)
         if privacy.adaptive is not None:
@@ -265,6 +266,19 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
         row_counts=() if privacy.selection is None else counted_tables(tables),
         hyperparameters={**algorithm.hyperparameters, "privacy": privacy},
     )
+
+
+def _summable(
+    delta: Params, rows: dict[str, Any], like: Params, privacy: UserLevelDP
+) -> tuple[Params, dict[str, Any]]:
+    """A delta in which no row of a table comes twice, and the numbers of its rows.
+
+    They are whole tables, but for simulations, which remember that rows are distinct: nobody gets their
+    updates one by one, and the norm over the distinct rows is that over the whole table.
+    """
+    if privacy.selection is not None or not all(are_distinct(ids) for ids in rows.values()):
+        return dense(delta, rows, like), {}
+    return without_padding(delta, rows, like), rows
 
 
 def _check_numbers(num_clients: int, delta: Any, epsilon: Any, noise_multiplier: Any, budget: Any) -> None:

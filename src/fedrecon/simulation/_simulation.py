@@ -28,7 +28,7 @@ from fedrecon.simulation._cohort import cohort_update, one_pass
 from fedrecon.simulation._compilation import engine_options, heavy
 from fedrecon.simulation._devices import Devices
 from fedrecon.simulation._late_updates import checked_delays, checked_late, counting_late, stages_of
-from fedrecon.simulation._protection import Protection
+from fedrecon.simulation._protection import NoiseDrawer, Protection
 from fedrecon.simulation._round import Round, Sizes
 from fedrecon.simulation._second_thread import SecondThread
 from fedrecon.simulation._shared_programs import compiled
@@ -112,13 +112,19 @@ class Simulation:
         self._finish = jax.jit(
             lambda state, sums, beside: step(state, beside._replace(delta=sums)),
             donate_argnums=1 if self._stages == 1 and not algorithm.takes_each else (),
+            # The older emitter, see `engine_options`, takes twice as long for noise.
+            compiler_options=None if self._protection is None else engine_options(heavy=True),
         )
         if algorithm.takes_each:
             self._merge = jax.jit(lambda a, b: jax.tree.map(lambda *x: jnp.concatenate(x), a, b))
         # Nearly all cohorts take one pass, and with the server's step in its program a round is one dispatch.
         # The price is a superfluous step in each further pass, and the memory that `_finish` would take over,
         # which is much for large parameters.
-        self._joined = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) <= _JOINED_BYTES
+        # Nor is a private algorithm's step joined: its noise is drawn once a round, with a key that is
+        # computed while the clients are. Much noise is drawn at that time, too.
+        small = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes)) <= _JOINED_BYTES
+        self._joined = small and self._protection is None
+        self._noise = None if small or self._protection is None else NoiseDrawer(self._protection, shapes)
         self._options = engine_options(large)
         self._before = 0  # the number of programs that earlier plans compiled
         self._pass: Any = None
@@ -208,18 +214,16 @@ class Simulation:
             cohort = self._cohort(number)
             delays = self._delays(number, len(cohort))
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
+            noise = self._noise and self._noise.begin(state, number, cohort, self.plan)
             total: Any = None
             metrics, local_positions = [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
             after = None
-            for index, slots in enumerate(passes):
+            for slots in passes:
                 del after  # the state of the pass before is not used: frees memory that this pass may need
                 parts = self._cut(slots)
                 laid_out = [self._laid_out(part, cohort, keys, delays) for part in parts]
                 local_positions += [positions for mine, _ in laid_out for positions in mine]
-                if self._protection is not None and not index:
-                    # As late as possible, since the key waits for the parameters of the round before.
-                    state = self._protection.armed(state, number, cohort, self.plan)
                 results = self._run(state, [batches for _, batches in laid_out])
                 after = results[0][0]
                 sent = [result[1:] for result in results]
@@ -231,6 +235,11 @@ class Simulation:
                             self.client_states.put(number, self.clients.keys[cohort[positions]], value)
                     metrics.append(sums)
                 del sent, update, client_states
+            if noise is not None:
+                state = noise.result()
+            elif self._protection is not None:
+                # As late as possible: the key waits for the parameters of the round before.
+                state = self._protection.armed(state, number, cohort, self.plan)
             if after is None or len(passes) > 1:
                 after = self._finish(state, total.delta, total._replace(delta=()))
             state = after

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from fedrecon._kernels import rows, summed_gradients
 from fedrecon._kernels.fold_lookups import fold_lookups
+from fedrecon._kernels.gathered_rows import note_distinct
 from fedrecon._kernels.optimizer_step import optimizer_step
 from fedrecon._kernels.step_rows import counted, frozen_rows, with_ids, without
 from fedrecon.core._costs import EXAMPLE_PASSES, GRADIENT_STEPS
@@ -355,6 +356,8 @@ def _at_once(
     batch_rows = {c.leaf: rows.take(leaf_at(params, c.leaf), c.ids) for c in cut}
     updates, _, metrics = jax.vmap(lambda r, x: descend(with_leaves(params, r), opt_state, x))(batch_rows, xs)
     touched = {c.leaf: (c.ids, leaf_at(updates, c.leaf)) for c in cut}
+    for c in cut:
+        note_distinct(c.ids)
     return params, jax.tree.map(jnp.zeros_like, params), touched, metrics
 
 
