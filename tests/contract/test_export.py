@@ -30,6 +30,7 @@ from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
 from fedrecon.data._clients import Clients
+from fedrecon.datasets.text._vocabulary import OWN_FIELDS
 from fedrecon.export import _export
 from fedrecon.export._cases import Case, cases, fields_of, ranges_of
 from fedrecon.export._check import TOLERANCE
@@ -41,6 +42,7 @@ from fedrecon.export._training import Training, write_update
 from fedrecon.export._updates import Updates
 from fedrecon.models._implicit_matrix_factorization import implicit_factorization
 from fedrecon.models.next_word._model import next_word_lstm
+from fedrecon.models.next_word._own_words import with_own_words
 from fedrecon.models.next_word._transformer import next_word_transformer
 from fedrecon.serving._personalization import TopK
 from fedrecon.solvers._gradient import Solver
@@ -142,17 +144,13 @@ def test_algorithms(name, kind, tmp_path, few):
     assert checks.rmse_export == pytest.approx(checks.rmse_jax, abs=1e-5)
 
 
-# In the updates of the others the model draws its local start from the client's key by `jax.random`, which
-# cannot be written.
-UPDATES = ("refit", "fine-tuning", "maml", "first_order_maml", "reptile", "lg_fedavg", "ditto", "pfedme")
-
-
-QUICK_UPDATES = ("refit", "fine-tuning", "maml")
+# The model draws its local start by `jax.random`, in an update from the client's key.
+QUICK_UPDATES = ("fedrecon", "fine-tuning", "maml")
 
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in QUICK_UPDATES else pytest.param(name, marks=pytest.mark.slow) for name in UPDATES],
+    [name if name in QUICK_UPDATES else pytest.param(name, marks=pytest.mark.slow) for name in PERSONAL],
 )
 def test_updates(name, tmp_path):
     """`write_update` compares the deltas of clients and of random examples with those in JAX."""
@@ -169,9 +167,11 @@ def test_updates(name, tmp_path):
     assert np.isfinite(moved) and moved > 1e-3 and update.delta.weight > 0
 
 
-def sentences(words: int, buckets: int) -> Clients:
+def sentences(words: int, buckets: int, own_words: int = 0) -> Clients:
     rng = np.random.default_rng(0)
-    lengths = {"word": (0, words + 4), "bucket": (-1, buckets), "target": (0, words + 4 + buckets)}
+    lengths = {"word": (0, words + 3), "bucket": (-1, buckets), "target": (0, words + 3 + buckets)}
+    if own_words:
+        lengths |= dict.fromkeys(OWN_FIELDS, (0, own_words + 1))
     return Clients.from_arrays(
         {
             f"c{i}": {f: rng.integers(*ends, (count, 5)).astype(np.int32) for f, ends in lengths.items()}
@@ -258,10 +258,21 @@ MODELS: dict[str, tuple[Callable[[], Model], Any, TopK | None]] = {
         sentences(WORDS, BUCKETS),
         None,
     ),
+    "own words": (
+        lambda: next_word_lstm(WORDS, BUCKETS, embedding=4, hidden=6),
+        sentences(WORDS, BUCKETS, own_words=4),
+        None,
+    ),
     "flax": (flax_model, vectors(), None),
     "equinox": (equinox_model, vectors(), None),
 }
-STAGES = {"squared": "newton", "softmax": "newton, several", "lstm": "sgd", "flax": "momentum"}
+STAGES = {
+    "squared": "newton",
+    "softmax": "newton, damped",
+    "lstm": "sgd",
+    "own words": "sgd",
+    "flax": "momentum",
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -269,6 +280,8 @@ def test_models(name, tmp_path, few):
     make, clients, top = MODELS[name]
     stage = SOLVERS[STAGES.get(name, "adam")]
     algorithm = fedrecon(make(), stage, solver(), SERVER, PAIRS)
+    if name == "own words":
+        algorithm = with_own_words(algorithm, WORDS, tokens=16)
     checks = exported(algorithm, clients, sets_of(name), top, tmp_path / "out")
     assert checks.users == len(clients) and checks.max_abs_diff < 2 * TOLERANCE
     assert checks.topk_identical == (len(clients) if top is not None else 0)

@@ -62,11 +62,6 @@ def personal(
             caller gives.
         seed: Seed of the client's random draws.
     """
-    if "own_words" in algorithm.hyperparameters:
-        raise ExportError(
-            "an export cannot hold what a client remembers of its own text: export a run without "
-            "with_own_words, of model.own_words = 0"
-        )
     model = algorithm.personal_model
     leaves, tree = jax.tree.flatten(state.global_params)
     leaves = [np.asarray(x) for x in leaves]
