@@ -49,14 +49,14 @@ def normal(key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
 # which its fusions, and with them the last bits, could differ from JAX's.
 @jax.jit
 def _fold_in(key: PRNGKey, data: UInt32[Array, ""]) -> Any:
-    pair = _hash(*_halves(key), jnp.uint32(0), data)
+    pair = hash_pair(*_halves(key), jnp.uint32(0), data)
     return jax.random.wrap_key_data(jnp.stack(pair), impl=_IMPL)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _uniform(key: PRNGKey, shape: tuple[int, ...], low: Number, high: Number) -> Float[Array, "*shape"]:
     count = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
-    one, other = _hash(*_halves(key), jnp.uint32(0), count)
+    one, other = hash_pair(*_halves(key), jnp.uint32(0), count)
     # The upper 23 bits become the mantissa of a number from 1 to below 2.
     bits = ((one ^ other) >> jnp.uint32(9)) | jnp.uint32(0x3F800000)
     fraction = jax.lax.bitcast_convert_type(bits, jnp.float32) - 1
@@ -79,7 +79,7 @@ def _halves(key: PRNGKey) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
     return data[0], data[1]
 
 
-def _hash(
+def hash_pair(
     key: UInt32[Array, "..."], more: UInt32[Array, "..."], x: UInt32[Array, "..."], y: UInt32[Array, "..."]
 ) -> tuple[UInt32[Array, "*shape"], UInt32[Array, "*shape"]]:
     """Threefry-2x32 of the pair `(x, y)` under the pair `(key, more)`, in 20 rounds.

@@ -88,7 +88,8 @@ def _apart(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) ->
     x, y = found["prediction"].astype(np.float64), wanted["prediction"].astype(np.float64)
     if x.shape != y.shape:
         return float("inf")
-    return float(np.max(np.abs(x - y), initial=0.0))
+    # Equal infinities, such as the logarithm of a probability of 0, do not differ.
+    return float(np.max(np.abs(np.subtract(x, y, out=np.zeros_like(x), where=x != y)), initial=0.0))
 
 
 def arguments(inputs: Sequence[Input], case: Case) -> dict[str, np.ndarray]:

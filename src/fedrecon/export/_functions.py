@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
 from fedrecon.algorithms._building_blocks import subkeys
@@ -61,24 +62,22 @@ def personal(
             caller gives.
         seed: Seed of the client's random draws.
     """
-    if "own_words" in algorithm.hyperparameters:
-        raise ExportError(
-            "an export cannot hold what a client remembers of its own text: export a run without "
-            "with_own_words, of model.own_words = 0"
-        )
     model = algorithm.personal_model
     leaves, tree = jax.tree.flatten(state.global_params)
     leaves = [np.asarray(x) for x in leaves]
     round = np.int32(state.round)
     like = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves])
     key_like = jax.eval_shape(lambda: jax.random.key(seed))
-    local_like = jax.eval_shape(
-        lambda g, key: _reconstruct(algorithm, g, round, _blank(fields, support_max), None, key),
-        like,
-        key_like,
-    )
     start_like = jax.eval_shape(algorithm.init_client_state, like, key_like)
     start_size = flat_size(start_like, "what a client keeps")
+    first = jax.ShapeDtypeStruct((start_size,), np.float32), jax.ShapeDtypeStruct((), bool)
+
+    def personalize(g: Params, support: Examples, start: Any, key: Any) -> Params:
+        state = start_client_state(algorithm, g, start if start_size else None, key)
+        return algorithm.personalize(Broadcast(g, jnp.int32(round)), state, support, key)
+
+    blank = jax.eval_shape(lambda: _blank(fields, support_max))
+    reconstruct, local_like = traced(personalize, like, blank, first, key_like)
     local_size = flat_size(local_like, "the local parameters")
     rows = _rows(algorithm, state.global_params)
 
@@ -104,7 +103,7 @@ def personal(
             shapes.append(x)
     if start_size:
         inputs.append(Input("start", np.dtype(np.float32), ("m",), start_size, given=True))
-        shapes += [jax.ShapeDtypeStruct((start_size,), np.float32), jax.ShapeDtypeStruct((), bool)]
+        shapes += first
 
     def fn(*arrays: Any) -> dict[str, Any]:
         given = iter(arrays)
@@ -113,9 +112,8 @@ def personal(
         support = Examples(data, next(given))
         exclude = next(given) if top is not None else None
         query = {name: next(given) for name in features}
-        start = (next(given), next(given)) if start_size else None
-        key = jax.random.key(seed)
-        local = _reconstruct(algorithm, g, round, support, start, key)
+        start = (next(given), next(given)) if start_size else (jnp.zeros(0), jnp.zeros((), bool))
+        local = reconstruct(g, support, start, jax.random.key(seed))
         out: dict[str, Any] = {}
         assert model.predict is not None
         if top is not None:
@@ -156,11 +154,19 @@ def _as_row(one: Input) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *(d for d in one.shape[1:] if isinstance(d, int))), one.dtype)
 
 
-def _reconstruct(
-    algorithm: Algorithm, g: Params, round: Any, support: Examples, start: Any, key: Any
-) -> Params:
-    state = start_client_state(algorithm, g, start, key)
-    return algorithm.personalize(Broadcast(g, jnp.int32(round)), state, support, key)
+def traced(fn: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], Any]:
+    """A function that is traced here once, and the shapes and types of its result.
+
+    An export needs a function as a program and, compiled, as the reference. Solvers take far longer to trace
+    than the finished trace takes to be read again.
+
+    Args:
+        fn: The function of pytrees of arrays, and of a pytree of arrays as its result.
+        args: Shapes and types of the arguments.
+    """
+    closed, like = jax.make_jaxpr(fn, return_shape=True)(*args)
+    call, tree = jaxpr_as_fun(closed), jax.tree.structure(like)
+    return lambda *given: jax.tree.unflatten(tree, call(*jax.tree.leaves(given))), like
 
 
 def start_client_state(algorithm: Algorithm, g: Params, start: Any, key: Any) -> Any:

@@ -10,7 +10,7 @@ from fedrecon._kernels.rows import groups, num_rows
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
 from fedrecon.core._examples import Examples
 from fedrecon.core._model import leaves_of, path_of
-from fedrecon.export._functions import Exported, Fields, flat_of, flat_size, start_client_state
+from fedrecon.export._functions import Exported, Fields, flat_of, flat_size, start_client_state, traced
 from fedrecon.export._graph.model import Input, Output
 from fedrecon.simulation._batches import key_of
 
@@ -79,7 +79,8 @@ def update(algorithm: Algorithm, state: ServerState, fields: Fields, examples_ma
         shapes.append(jax.ShapeDtypeStruct(shape, one.dtype))
         if one.given:
             shapes.append(jax.ShapeDtypeStruct((), bool))
-    return Exported(fn, [], inputs, outputs, shapes, None, {}, leaves_of(state_like))
+    call, _ = traced(fn, *shapes)
+    return Exported(call, [], inputs, outputs, shapes, None, {}, leaves_of(state_like))
 
 
 def _dense(delta: Any, rows: Any, table: Any) -> Any:

@@ -32,8 +32,34 @@ def solved(a: Any, b: Any) -> Any:
     return jax.scipy.linalg.cho_solve(factor, b)
 
 
+def solved_by(matrix: Any, b: Any) -> Any:
+    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix + 0 * b[0]), True), b)
+
+
 def from_key(key: Any) -> Any:
     return jax.random.wrap_key_data(key, impl="threefry2x32")
+
+
+def seeded(seed: Any) -> Any:
+    return jax.random.uniform(jax.random.key(seed), (2,))
+
+
+def drawn_in_steps(key: Any, v: Any) -> Any:
+    """Draws by a key that changes from step to step."""
+
+    def step(now: Any, x: Any) -> Any:
+        now, here = jax.random.split(now)
+        return now, x * jax.random.uniform(here, (3,)) + jax.random.bernoulli(jax.random.fold_in(here, 1))
+
+    last, ys = jax.lax.scan(step, from_key(key), v)
+    return jax.random.key_data(last), ys
+
+
+def drawn_by_many(key: Any) -> Any:
+    keys = jax.random.split(from_key(key), (2, 3))
+    turned = jnp.where(jnp.array([True, False]), keys[:, 1], jnp.stack([keys[1, 2], keys[0, 0]]))
+    bits = jax.vmap(lambda k: jax.random.bits(k, (4,), jnp.uint16))(turned.reshape(2))
+    return bits, jax.random.key_data(keys.T[0, 1:])
 
 
 CASES: dict[str, tuple[Any, ...]] = {
@@ -53,6 +79,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     "several axes": (lambda t, u: jnp.einsum("bij,bij->b", t, u), T, T),
     "solve": (solved, A, V),
     "solve matrix": (solved, A, B),
+    # No solution by Cholesky's method, hence none by conjugate gradients.
+    "solve indefinite": (lambda v: jnp.isfinite(solved_by(jnp.array([[2.0, 3], [3, 2]]), v[:2])), V),
     "take": (lambda a, i: a[i], A, I),
     "take outside": (lambda a, i: a[i], A, OUTSIDE),
     "take filled": (lambda a, i: a.at[i].get(mode="fill", fill_value=9.0), A, OUTSIDE),
@@ -73,6 +101,9 @@ CASES: dict[str, tuple[Any, ...]] = {
     "reverse": (lambda t: t[::-1, :, ::-2], T),
     "sort": (lambda z: (jnp.sort(z), jnp.argsort(z)), ZEROS),
     "sort booleans": (lambda z: jnp.argsort(z > 0), ZEROS),
+    "sort by several keys": (lambda z, i: jnp.lexsort((i, z)), ZEROS, OUTSIDE[:5] // 4),
+    "search": (lambda z, i: jnp.searchsorted(jnp.sort(z), i.astype(jnp.float32) / 4, side="right"), ZEROS, I),
+    "search for NaN": (lambda z: jnp.searchsorted(z, jnp.array([jnp.nan, 0.5])), np.sort(V)),
     "top": (lambda t: jax.lax.top_k(t, 2), T),
     "argmax": (lambda z: (jnp.argmax(z), jnp.argmin(z)), ZEROS),
     "cumsum": (lambda a: (jnp.cumsum(a, 0), jax.lax.cumsum(a, 1, reverse=True)), A),
@@ -99,6 +130,11 @@ CASES: dict[str, tuple[Any, ...]] = {
     "switch": (lambda i: jax.lax.switch(i[3], [lambda: 1.0, lambda: 2.0, lambda: 3.0, lambda: 4.0]), OUTSIDE),
     "draws": (lambda key: uniform(fold_in(from_key(key), 3), (5,), -1.0, 2.0), KEY),
     "normal draws": (lambda key: normal(from_key(key), (5,)), KEY),
+    "draws of JAX": (lambda key: (jax.random.normal(from_key(key), (5,)), seeded(key[0])), KEY),
+    "draws of whole numbers": (lambda key: jax.random.randint(from_key(key), (5,), -3, 9), KEY),
+    "random order": (lambda key: jax.random.permutation(from_key(key), 9), KEY),
+    "draws in a loop": (drawn_in_steps, KEY, V),
+    "draws by many keys": (drawn_by_many, KEY),
     "vmap": (lambda a, v: jax.vmap(lambda row: jnp.dot(row, v) * row)(a), A, V),
     "hessian": (lambda v: jax.hessian(lambda x: jnp.sum(jnp.sin(x) * x[::-1]))(v), V),
 }
@@ -172,7 +208,12 @@ def test_loops_are_not_unrolled():
         (lambda x: jnp.linalg.qr(x)[0], "the operation 'qr' of JAX cannot be written"),
         (lambda x: jax.lax.linalg.cholesky(x), "the operation 'cholesky' of JAX cannot be written"),
         (lambda x: jax.lax.bitcast_convert_type(x, jnp.int32), "bits cannot be read as another type"),
-        (lambda x: jnp.lexsort((x[0], x[1])), "a sort by several keys"),
+        (
+            lambda x: jax.random.bits(
+                jax.random.wrap_key_data(x.astype(jnp.uint32).reshape(4, 4), impl="rbg")[0]
+            ),
+            "draws by keys of key<rbg> cannot be written",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_named(fn, message):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from fedrecon.algorithms._base import Algorithm
 from fedrecon.data._clients import Clients
+from fedrecon.datasets.text._vocabulary import OWN_FIELDS
 from fedrecon.errors import DataError
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.serving.evaluate import hold_to_data, hold_to_use, restore_parameters
@@ -27,6 +28,9 @@ _MOVIELENS = (
     "Trained on MovieLens data of GroupLens, University of Minnesota: their ids and titles may not be "
     "redistributed without permission, and results need the citation that their README asks for."
 )
+
+# Numbers of a user's own words: a user may have more of them than the run's clients had.
+_OWN_NUMBERS = 0, 2**16 - 1
 
 Ranges = Mapping[str, tuple[float | int, float | int]]
 
@@ -117,7 +121,11 @@ def _subject(
         algorithm=algorithm,
         state=state,
         fields={name: x for name, x in fields_of(example).items() if name in fields},
-        ranges={name: ends for name, ends in ranges.items() if name in fields},
+        ranges={
+            name: _OWN_NUMBERS if config.task == "next_word" and name in OWN_FIELDS else ends
+            for name, ends in ranges.items()
+            if name in fields
+        },
         top=recommended,
         vocabularies=vocabularies,
         run=config.name,

@@ -123,6 +123,24 @@ def _eq(w: Writer, node: Node, x: list[str]) -> str:
     return w.op("Equal", *x)
 
 
+def _in_total_order(kind: str) -> Write:
+    """Writes a comparison in the order of a sort, where NaN is the highest number.
+
+    JAX compares so after it has given zeros one sign.
+    """
+
+    def write(w: Writer, node: Node, x: list[str]) -> str:
+        below = w.op(kind, *x)
+        if np.dtype(node.inputs[0].dtype).kind != "f":
+            return below
+        first, second = (w.op("IsNaN", name) for name in x)
+        if kind == "Less":
+            second = w.op("And", second, w.op("Not", first))
+        return w.op("Or", below, second)
+
+    return write
+
+
 def _rsqrt(w: Writer, node: Node, x: list[str]) -> str:
     return w.op("Reciprocal", w.op("Sqrt", x[0]))
 
@@ -198,6 +216,8 @@ ELEMENTWISE: dict[str, Write] = {
     "le": _same("LessOrEqual"),
     "gt": _same("Greater"),
     "ge": _same("GreaterOrEqual"),
+    "lt_to": _in_total_order("Less"),
+    "le_to": _in_total_order("LessOrEqual"),
     "square": lambda w, node, x: w.op("Mul", x[0], x[0]),
     "and": _bitwise("And", "BitwiseAnd"),
     "or": _bitwise("Or", "BitwiseOr"),

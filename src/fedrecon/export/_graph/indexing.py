@@ -7,6 +7,7 @@ graph, unless they are known to lie in the range. Sums are written as ScatterEle
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,21 @@ _REDUCTIONS |= {"scatter-min": "min", "scatter-max": "max", "scatter_add": "add"
 _REDUCTIONS |= {"scatter_min": "min", "scatter_max": "max"}
 
 
+def _with_signed_indices(write: Write) -> Write:
+    """The same for indices of any type: ONNX takes int32 and int64 only, and JAX searches with uint32."""
+
+    def signed(w: Writer, node: Node, x: list[str]) -> str | list[str]:
+        indices = node.inputs[1]
+        if np.dtype(indices.dtype) not in (np.int32, np.int64):
+            wide = None if indices.known is None else np.asarray(indices.known).astype(np.int64)
+            value = Value(indices.shape, np.dtype(np.int64), wide)
+            node = replace(node, inputs=[node.inputs[0], value, *node.inputs[2:]])
+            x = [x[0], w.op("Cast", x[1], to=onnx_type(value.dtype)), *x[2:]]
+        return write(w, node, x)
+
+    return signed
+
+
 def _gather(w: Writer, node: Node, x: list[str]) -> str:
     numbers = node.params["dimension_numbers"]
     table, sizes = node.inputs[0].shape, tuple(node.params["slice_sizes"])
@@ -33,6 +49,8 @@ def _gather(w: Writer, node: Node, x: list[str]) -> str:
         and not (numbers.operand_batching_dims)
     ):
         name = _along_axis(w, node, x, at[0])
+    elif len(at) == 1 and whole and node.inputs[1].shape == (1,) and not numbers.collapsed_slice_dims:
+        name = _slice_from(w, node, x, at[0])
     else:
         name = _by_places(w, node, x)
     return _gather_with_fill(w, node, x, name)
@@ -54,6 +72,14 @@ def _along_axis(w: Writer, node: Node, x: list[str], axis: int) -> str:
     batch = list(range(axis, axis + last))
     order = [window.pop(0) if i in offsets else batch.pop(0) for i in range(len(node.outputs[0].shape))]
     return made if order == list(range(len(order))) else w.op("Transpose", made, perm=order)
+
+
+def _slice_from(w: Writer, node: Node, x: list[str], axis: int) -> str:
+    """A slice along one axis, as which JAX indexes an array whose other lengths are the caller's."""
+    size = node.params["slice_sizes"][axis]
+    first = _held(w, x[1], node.inputs[1].dtype, node.inputs[0].shape[axis] - size)
+    first = w.op("Cast", first, to=onnx_type(np.dtype(np.int64)))
+    return w.op("Slice", x[0], first, w.op("Add", first, w.ints(size)), w.ints(axis))
 
 
 def _by_places(w: Writer, node: Node, x: list[str]) -> str:
@@ -137,7 +163,8 @@ def _scatter(w: Writer, node: Node, x: list[str]) -> str:
         there = _inside(w, node.inputs[1], x[1], most)
         if window:
             there = w.op("Unsqueeze", there, w.ints(*(-1 - i for i in range(len(window)))))
-        name = w.op("Where", there, name, w.scalar(table.size, _dtype_of(places)))
+        kind = node.inputs[1].dtype if isinstance(places, str) else np.int64
+        name = w.op("Where", there, name, w.scalar(table.size, kind))
         flat = w.op("Concat", flat, w.constant(np.zeros(1, table.dtype)), axis=0)
     # The updates are brought to the layout of the places: scatter axes first, then the window's.
     ahead = [i for i in range(len(updates.shape)) if i not in numbers.update_window_dims]
@@ -210,10 +237,6 @@ def _places(
     return total
 
 
-def _dtype_of(places: Any) -> Any:
-    return np.int64 if isinstance(places, np.ndarray) else np.int32
-
-
 def _within(node: Node, most: Sequence[int]) -> bool:
     """Whether all places are known to lie in the array."""
     indices, bounds = node.inputs[1], node.notes.get("index_range")
@@ -241,3 +264,4 @@ def _inside(w: Writer, indices: Value, name: str, most: Sequence[int]) -> str:
 
 
 INDEXING: dict[str, Write] = {"gather": _gather, **dict.fromkeys(_REDUCTIONS, _scatter)}
+INDEXING = {name: _with_signed_indices(write) for name, write in INDEXING.items()}

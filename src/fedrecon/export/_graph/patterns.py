@@ -67,11 +67,18 @@ def _cholesky(node: Node | None, maker: dict[Value, Node]) -> Node | None:
     return None
 
 
-def bits_of_fractions(program: Block) -> None:
-    """Marks bit casts to numbers from 1 to below 2, and removes pairs that wrap and unwrap a random key."""
-    maker = {value: node for node in program.nodes for value in node.outputs}
+def bits_of_fractions(program: Block, outside: Mapping[Value, Node] = MappingProxyType({})) -> None:
+    """Marks bit casts to numbers from 1 to below 2, and removes pairs that wrap and unwrap a random key.
+
+    Args:
+        program: The operations to search.
+        outside: The operation that makes each value of the enclosing blocks; none by default.
+    """
+    maker = {**outside, **{value: node for node in program.nodes for value in node.outputs}}
     new: dict[Value, Value] = {}
     for node in program.nodes:
+        for inner in node.blocks:
+            bits_of_fractions(inner, maker)
         made = maker.get(node.inputs[0]) if node.inputs else None
         if node.op == "random_unwrap" and made is not None and made.op == "random_wrap":
             new[node.outputs[0]] = made.inputs[0]

@@ -131,6 +131,18 @@ def program_of(fn: Callable[..., Any], weights: Sequence[Any], shapes: Sequence[
     return Block(free, nodes, outputs), jax.tree.structure(shape)
 
 
+def nodes_of(fn: Callable[..., Any], inputs: Sequence[Value], nodes: list[Node]) -> list[Value]:
+    """Appends the operations of a function of values to `nodes` and returns its results.
+
+    Args:
+        fn: The function of as many arrays as there are `inputs`.
+        inputs: The values that the function is given.
+        nodes: The operations to which those of the function are added.
+    """
+    closed = jax.make_jaxpr(fn)(*[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs])
+    return _inline(closed.jaxpr, _constants(closed.consts), list(inputs), nodes)
+
+
 def constant(x: Any) -> Value:
     """A known array as a value."""
     array = np.asarray(x)

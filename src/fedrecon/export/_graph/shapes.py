@@ -199,16 +199,19 @@ def _cumsum(w: Writer, node: Node, x: list[str]) -> str:
 
 
 def _sort(w: Writer, node: Node, x: list[str]) -> list[str]:
-    """A sort by the first operand: TopK keeps the order of equal numbers, as JAX's stable sort does."""
-    if node.params["num_keys"] != 1:
-        raise ExportError("a sort by several keys cannot be written")
-    axis = int(node.params["dimension"])
-    key = w.op("Cast", x[0], to=6) if node.inputs[0].dtype == bool else x[0]
+    """A sort by the first operands: TopK keeps the order of equal numbers, as JAX's stable sort does.
+
+    So after sorts by the last key up to the first, the order is that by all keys.
+    """
+    axis, count = int(node.params["dimension"]), node.params["num_keys"]
     size = node.inputs[0].shape[axis]
-    values, order = w.ops("TopK", [key, w.ints(size)], 2, axis=axis, largest=0, sorted=1)
-    if node.inputs[0].dtype == bool:
-        values = w.op("Cast", values, to=9)
-    return [values, *(w.op("GatherElements", name, order, axis=axis) for name in x[1:])]
+    for place in range(count - 1, -1, -1):
+        key, dtype = x[place], np.dtype(node.inputs[place].dtype)
+        if dtype.kind in "bu":  # TopK takes signed numbers only
+            key = w.op("Cast", key, to=6 if dtype.kind == "b" else _INT64)
+        _, order = w.ops("TopK", [key, w.ints(size)], 2, axis=axis, largest=0, sorted=1)
+        x = [w.op("GatherElements", name, order, axis=axis) for name in x]
+    return x
 
 
 def _top_k(w: Writer, node: Node, x: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from fedrecon.export._graph.folding import fold, substitute
 from fedrecon.export._graph.patterns import bits_of_fractions, find_solves, splat_of
 from fedrecon.export._graph.program import Block, Node, Value
+from fedrecon.export._graph.random import write_out_draws
 
 Range = tuple[int, int]
 _MOVES = (
@@ -32,6 +33,8 @@ def reduce_program(program: Block, ranges: dict[Value, Range]) -> None:
     """
     bits_of_fractions(program)
     fold(program)
+    if write_out_draws(program):
+        fold(program)
     before = -1
     while before != count(program):
         before = count(program)

@@ -91,6 +91,17 @@ export class Engine {
   /** How many numbers the local parameters are. */
   get localSize() { return this.description.outputs.find((entry) => entry.name === "local").shape[0]; }
 
+  /** Where a leaf of the local parameters begins, and how many numbers it has. */
+  leaf(path) {
+    let start = 0;
+    for (const entry of this.description.outputs.find((entry) => entry.name === "local").leaves) {
+      const size = entry.shape.reduce((a, b) => a * b, 1);
+      if (entry.path === path) return {start, size};
+      start += size;
+    }
+    throw new Error(`the model's local parameters have no leaf ${path}`);
+  }
+
   input(name) { return this.description.inputs.find((entry) => entry.name === name); }
 
   /** The field of the items that are recommended, and the other field of a rating, if there is one. */

@@ -30,6 +30,7 @@ export function words(root, engine, page, user) {
   const rowOf = (word) => rows.get(word) ?? 0;
   const localOf = (word) => (rows.has(word) ? -1 : bucketOf(word, page.buckets));
   const idOf = (word) => rows.get(word) ?? names.length + bucketOf(word, page.outputs);
+  const remembers = engine.input("own_word") !== undefined; // the model names the user's own words itself
 
   const part = new Part(engine, user.parts);
 
@@ -52,26 +53,37 @@ export function words(root, engine, page, user) {
   function support() {
     const lines = history.value.split("\n").map(tokens).filter((line) => line.length);
     const kept = lines.slice(0, engine.supportMax).map((line) => line.slice(0, length));
-    const given = {word: [], bucket: [], target: []};
+    const given = {word: [], bucket: [], target: [], own_word: [], own_target: []};
+    const numbers = new Map(); // of words that are not shared, as the text first has them, from 1
+    const numberOf = (word) => {
+      if (rows.has(word)) return 0;
+      if (!numbers.has(word)) numbers.set(word, numbers.size + 1);
+      return numbers.get(word);
+    };
     for (const line of kept) {
       for (let t = 0; t < length; t++) {
         const before = t ? line[t - 1] : null;
         given.word.push(t === 0 ? BEGIN : t <= line.length ? rowOf(before) : 0);
         given.bucket.push(t === 0 || t > line.length ? -1 : localOf(before));
         given.target.push(t < line.length ? idOf(line[t]) : t === line.length ? END : 0);
+        given.own_word.push(t === 0 || t > line.length ? 0 : numberOf(before));
+        given.own_target.push(t < line.length ? numberOf(line[t]) : 0);
       }
     }
     const examples = kept.map((line) => line.join(" "));
-    return {given, examples, size: kept.length, left: lines.length - kept.length, said: lines.flat()};
+    return {given, examples, numbers, size: kept.length, left: lines.length - kept.length, said: lines.flat()};
   }
 
-  function query() {
+  function query(numbers) {
     const line = [null, ...tokens(prompt.value)].slice(-length);
-    const given = {query_word: [], query_bucket: []};
+    const given = {query_word: [], query_bucket: [], query_own_word: []};
     for (let t = 0; t < length; t++) {
       const word = line[t];
       given.query_word.push(t >= line.length ? 0 : word === null ? BEGIN : rowOf(word));
       given.query_bucket.push(t >= line.length || word === null ? -1 : localOf(word));
+      // A word that the user's text does not have gets a number that none of its words has.
+      const own = t < line.length && word !== null && !rows.has(word);
+      given.query_own_word.push(own ? numbers.get(word) ?? numbers.size + 1 : 0);
     }
     return {given, last: line.length - 1};
   }
@@ -93,6 +105,26 @@ export function words(root, engine, page, user) {
     return choices.sort((a, b) => b[1] - a[1]).slice(0, SHOWN);
   }
 
+  /** The same of a model whose predictions are logarithms of probabilities, those of the user's own words last. */
+  function likeliestOf(result, last, numbers) {
+    const classes = names.length + page.outputs;
+    const leaf = engine.leaf("1/own_word");
+    const width = classes + leaf.size;
+    const p = Array.from(result.prediction.subarray(last * width, (last + 1) * width), Math.exp);
+    const words = [...numbers.keys()];
+    const choices = [["(end of sentence)", p[END]]];
+    for (let i = FIRST; i < names.length; i++) choices.push([names[i], p[i]]);
+    let other = p.slice(names.length, classes).reduce((a, b) => a + b, 0);
+    for (let i = 0; i < leaf.size; i++) {
+      const number = result.local[leaf.start + i]; // 0 for a free place, else one above the ids of shared words
+      if (!number) continue;
+      choices.push([words[number - names.length], p[classes + i]]);
+      other -= p[classes + i];
+    }
+    choices.push(["(another word)", Math.max(other, 0)]);
+    return choices.sort((a, b) => b[1] - a[1]).slice(0, SHOWN);
+  }
+
   function shown(box, choices) {
     box.replaceChildren(...choices.map(([word, p]) => {
       const button = element("button", {type: "button"}, `${word} ${(100 * p).toFixed(1)}%`);
@@ -110,13 +142,13 @@ export function words(root, engine, page, user) {
   async function changed() {
     const now = ++asked;
     try {
-      const {given, examples, size, left, said} = support();
-      const asking = query();
+      const {given, examples, numbers, size, left, said} = support();
+      const asking = query(numbers);
       const own = new Map();
       const counts = new Map();
       for (const word of said) if (!rows.has(word)) counts.set(word, (counts.get(word) ?? 0) + 1);
       for (const [word] of [...counts].sort((a, b) => a[1] - b[1])) own.set(idOf(word), word);
-      const alone = await engine.run(asking.given, 0, ["prediction"]);
+      const alone = await engine.run(asking.given, 0, ["prediction", "local"]);
       const start = part.start(examples);
       const mine = await engine.run({...given, ...asking.given, start}, size, ["prediction", "local"]);
       if (now !== asked) return;
@@ -126,8 +158,13 @@ export function words(root, engine, page, user) {
         user.parts = part.stored();
         problem = remember(user) || problem;
       }
-      shown(general, likeliest(alone.prediction, asking.last, new Map()));
-      shown(personal, likeliest(mine.prediction, asking.last, own));
+      if (remembers) {
+        shown(general, likeliestOf(alone, asking.last, new Map()));
+        shown(personal, likeliestOf(mine, asking.last, numbers));
+      } else {
+        shown(general, likeliest(alone.prediction, asking.last, new Map()));
+        shown(personal, likeliest(mine.prediction, asking.last, own));
+      }
       const anew = part.anew && size ? " Your part was made anew: the model is another one than at your last visit." : "";
       say("status", `Reconstructed from ${size} ${size === 1 ? "sentence" : "sentences"} and predicted in ${mine.milliseconds.toFixed(0)} ms.${anew}`);
       say("problem", problem);
