@@ -56,8 +56,11 @@ def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> Clien
         return _from_lists(table, client, "", numbered)
     table = table.cast(pa.schema([f.with_type(bridge.without_views(f.type)) for f in table.schema]))
     for name in table.column_names:
-        if missing := len(bridge.missing_rows(table[name])):
-            raise DataError(f"column {name!r} must have a value in every row, {missing} are missing")
+        if len(missing := bridge.missing_rows(table[name])):
+            raise DataError(
+                f"column {name!r} must have a value in every row, {len(missing):,} are missing, the first at "
+                f"position {missing[0]}"
+            )
     owners = bridge.decoded(table[client])  # a category that no row has is no client
     codes, names = bridge.encoded(owners)
     ids, rank = _ids(client, names)  # by id, so that the order of the rows decides nothing
@@ -147,7 +150,7 @@ def _from_lists(table: Any, client: str, where: str, numbered: Sequence[str]) ->
             columns[name], words = bridge.encoded(bridge.decoded(values))
             vocabularies[name] = _words(name, words)
         else:
-            columns[name] = _values(name, values)
+            columns[name] = _values(name, values, in_lists=True)
     return ids, offsets, columns, vocabularies, table_keys(ids)
 
 
@@ -300,7 +303,7 @@ def _check_ids(name: str, values: ArrowColumn) -> None:
         raise DataError(f"column {name!r} must hold whole numbers or strings to be mapped, got {kind}")
 
 
-def _values(name: str, values: ArrowColumn) -> np.ndarray:
+def _values(name: str, values: ArrowColumn, *, in_lists: bool = False) -> np.ndarray:
     """A column of numbers, or of lists of a fixed length, as an array; without a copy where Arrow allows."""
     import pyarrow as pa
 
@@ -311,9 +314,12 @@ def _values(name: str, values: ArrowColumn) -> np.ndarray:
         raise DataError(f"column {name!r} must hold numbers or strings, got {kind}")
     numbers = bridge.to_numpy(values)
     if numbers.dtype.kind == "f":  # Polars and Arrow keep NaN apart from null; pandas, and most files, do not
-        missing = int(np.count_nonzero(np.isnan(numbers).reshape(len(numbers), -1).any(axis=1)))
-        if missing:
-            raise DataError(f"column {name!r} must have a value in every row, {missing:,} are missing (NaN)")
+        missing = np.flatnonzero(np.isnan(numbers).reshape(len(numbers), -1).any(axis=1))
+        if len(missing):
+            raise DataError(
+                f"column {name!r} must have a value in every row, {len(missing):,} are missing (NaN), the "
+                f"first at position {missing[0]}{' of all lists together' * in_lists}"
+            )
     return numbers
 
 

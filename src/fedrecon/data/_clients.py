@@ -1,6 +1,6 @@
 """The clients' examples: columnar, ragged, one row per client, in memory or mapped from a file."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fedrecon.data._checksums import Column
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import (
     check_codes,
+    check_nan,
     check_rows,
     checked,
     checked_mask,
@@ -76,6 +77,8 @@ class Clients:
         columns: Mapping[str, Any],
         vocabularies: Mapping[str, Any] | None = None,
         keys: UInt64[np.ndarray, "client"] | None = None,
+        *,
+        may_be_nan: Collection[str] = (),
     ) -> "Clients":
         """From flat columns of which client i owns the rows `offsets[i]:offsets[i + 1]`.
 
@@ -90,24 +93,31 @@ class Clients:
                 different 64-bit integers.
             keys: Hashes of the ids, where these came from other clients and shall draw as they do; by
                 default those of integers and strings, by which 7 and "7" are two clients.
+            may_be_nan: Names of fields in which NaN is meant: their models see it. By default NaN is a
+                missing value, and refused. Models that know missing values are better served by a second
+                field that marks them, since a gradient through NaN is NaN.
 
         Raises:
-            DataError: The parts do not fit together.
+            DataError: The parts do not fit together, or a value is missing or NaN.
         """
-        names, ends, narrow = checked(ids, offsets, columns)
+        names, ends, narrow = checked(ids, offsets, columns, may_be_nan)
         known = checked_vocabularies(vocabularies or {}, narrow)
         hashes = checked_keys(names, keys)
         return Clients(names, hashes, ends[:-1], np.diff(ends), narrow, known)
 
     @staticmethod
-    def from_arrays(arrays: Mapping[Any, Mapping[str, Any]]) -> "Clients":
+    def from_arrays(
+        arrays: Mapping[Any, Mapping[str, Any]], *, may_be_nan: Collection[str] = ()
+    ) -> "Clients":
         """From a mapping of client id to its fields, each an array `[example, ...]`.
 
+        The parameter `may_be_nan` is that of `from_columns`.
+
         Raises:
-            DataError: A client lacks a field or a value, or its fields differ in length; the message names
-                it.
+            DataError: A client lacks a field or a value, NaN among them, or its fields differ in length; the
+                message names it.
         """
-        return Clients.from_columns(*gathered(arrays))
+        return Clients.from_columns(*gathered(arrays), may_be_nan=may_be_nan)
 
     @staticmethod
     def from_table(frame: object, client: str = "client", *, vocabularies: Sequence[str] = ()) -> "Clients":
@@ -330,8 +340,8 @@ class Clients:
                 replaced stays.
 
         Raises:
-            DataError: A column does not hold numbers, or not one row for every example, or no places in its
-                vocabulary.
+            DataError: A column does not hold numbers, holds NaN, or has not one row for every example, or no
+                places in its vocabulary.
 
         Example:
             >>> clients = Clients.from_arrays({"ann": {"rating": [4.0, 5.0]}, "bob": {"rating": [1.0]}})
@@ -340,9 +350,9 @@ class Clients:
         """
         total = int(self.offsets[-1])
         check_rows(columns, total)
-        check_codes(
-            stored(columns), {name: ids for name, ids in self.vocabularies.items() if name in columns}
-        )
+        narrow = stored(columns)
+        check_nan(narrow, self.ids, self.offsets)
+        check_codes(narrow, {name: ids for name, ids in self.vocabularies.items() if name in columns})
         return self._of_rows(self.num_examples, {name: self.column(name) for name in self.fields} | columns)
 
     def filter_examples(self, mask: ArrayLike) -> "Clients":
