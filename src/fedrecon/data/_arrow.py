@@ -30,6 +30,7 @@ from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import offsets_of, vocabulary
 from fedrecon.data._scratch import ReleasingFile, scratch
 from fedrecon.data._table_ids import TableIds, table_ids, table_keys
+from fedrecon.data._unpacking import UNPACKED_GIB, check_arrow, check_parquet, limit_of
 from fedrecon.errors import DataError, UncheckedWarning
 
 # The arguments of `Clients.from_columns`: ids, offsets, columns, vocabularies, keys.
@@ -43,6 +44,7 @@ def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> Clien
     """See `Clients.from_table`; `numbered` is what it calls `vocabularies`."""
     import pyarrow as pa
 
+    _check_index(frame, (client, *numbered))
     try:
         table = frame if isinstance(frame, pa.Table) else pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
@@ -85,7 +87,9 @@ def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> Clien
     return ids, offsets_of(counts), columns, vocabularies, table_keys(ids)
 
 
-def from_parquet(path: FilePath, client: str, numbered: Sequence[str] = ()) -> ClientColumns:
+def from_parquet(
+    path: FilePath, client: str, numbered: Sequence[str] = (), unpacked_gib: float | int = UNPACKED_GIB
+) -> ClientColumns:
     """See `Clients.from_parquet`; `numbered` is what it calls `vocabularies`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -93,9 +97,13 @@ def from_parquet(path: FilePath, client: str, numbered: Sequence[str] = ()) -> C
     if not Path(path).exists():
         raise DataError(f"{path}: there is no such file")
     try:
-        if Path(path).is_file():
-            # Before the table is read, for which Arrow's own message is of several lines.
-            _require(pq.read_schema(path).names, client, path)
+        parts = [path] if Path(path).is_file() else pq.ParquetDataset(path).files
+        for part in parts:  # before the table is read, for which Arrow's own message is of several lines
+            metadata = pq.read_metadata(part)
+            names = metadata.schema.to_arrow_schema().names
+            if part is path:  # in a folder the client may be a column that only the names of folders hold
+                _require(names, client, path)
+            check_parquet(str(part), metadata, names, limit_of(unpacked_gib))
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
@@ -214,7 +222,11 @@ def is_client_file(path: FilePath) -> bool:
 
 
 def open_clients(
-    path: FilePath, repair: Callable[[], Mapping[str, np.ndarray]] | None = None, *, warn: bool = True
+    path: FilePath,
+    repair: Callable[[], Mapping[str, np.ndarray]] | None = None,
+    *,
+    warn: bool = True,
+    limit: int | None = None,
 ) -> tuple[Any, ...]:
     """See `Clients.open`.
 
@@ -222,6 +234,7 @@ def open_clients(
         path: The file.
         repair: Makes the file anew where a column turns out to be damaged, and returns its columns.
         warn: Whether a file without checksums is opened with a warning; else it is refused.
+        limit: Bytes that a compressed file may unpack to; None, the default, refuses compressed files.
     """
     import pyarrow as pa
 
@@ -230,6 +243,7 @@ def open_clients(
     try:
         is_checked = bool(check_frame(Path(path)))
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        check_arrow(path, limit)
         metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no client file, or it is cut short: {error}") from error
@@ -257,6 +271,10 @@ def _opened(
     )
     try:
         table = reader.read_all()
+        if any(
+            pa.types.is_dictionary(kind) for kind in table.schema.types
+        ):  # which would have to be unpacked
+            raise pa.ArrowInvalid("its columns must not have dictionaries")
         table["client"].validate(full=True)  # places in memory, which texts are read at
         table.validate()
     except (pa.ArrowException, OSError) as error:
@@ -353,6 +371,20 @@ def _without_row_numbers(table: Any, client: str) -> Any:
     """The table without the row numbers of pandas, to which Arrow gives such names, in Parquet as well."""
     names = [n for n in table.column_names if re.fullmatch(r"__index_level_\d+__", n) and n != client]
     return table.drop_columns(names) if names else table
+
+
+def _check_index(frame: object, wanted: Sequence[str]) -> None:
+    """Refuses a pandas index that has a name and was not asked for.
+
+    It may be data or the numbers of rows. Arrow takes it for a column, but only where it is no range, so that
+    a filter would add a field.
+    """
+    for name in getattr(getattr(frame, "index", None), "names", ()):
+        if name is not None and name not in wanted:
+            raise DataError(
+                f"a table's index must have no name, got {name!r}: reset_index() makes it a column and so a "
+                "field, reset_index(drop=True) leaves it out"
+            )
 
 
 def _require(names: list[str], client: str, path: FilePath | None = None) -> None:

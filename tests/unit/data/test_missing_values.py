@@ -222,10 +222,21 @@ def test_row_numbers_of_lists_are_no_field(tmp_path):
     assert Clients.from_parquet(tmp_path / "lists.parquet").fields == ("x",)
 
 
-def test_an_index_with_a_name_is_a_column():
+def test_an_index_with_a_name_is_a_column_where_it_is_asked_for(tmp_path):
     assert Clients.from_table(FRAME.set_index("client")).fields == ("item", "rating")
     steps = FRAME.assign(step=[4, 2, 3, 1, 0]).set_index("step")
-    assert Clients.from_table(steps).fields == ("item", "rating", "step")
+    assert Clients.from_table(steps, vocabularies=["step"]).fields == ("item", "rating", "step")
+    assert Clients.from_table(steps.reset_index()).fields == ("step", "item", "rating")
+    assert Clients.from_table(steps.reset_index(drop=True)).fields == ("item", "rating")
+    pairs = steps.reset_index().set_index(["client", "step"])
+    ranged = FRAME.rename_axis(index="step")
+    for frame in (steps, pairs, ranged, ranged[ranged.rating != 2], FRAME.set_index("item")):
+        with pytest.raises(
+            DataError, match=r"index must have no name, got '(step|item)': reset_index\(\) makes"
+        ):
+            Clients.from_table(frame)
+    steps.to_parquet(tmp_path / "steps.parquet")  # where it is a column like others
+    assert Clients.from_parquet(tmp_path / "steps.parquet").fields == ("item", "rating", "step")
     numbers = FRAME.rename(columns={"client": "__index_level_0__"})
     assert Clients.from_table(numbers, client="__index_level_0__").fields == ("item", "rating")
 
