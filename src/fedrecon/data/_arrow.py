@@ -48,8 +48,9 @@ def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> Clien
     try:
         table = frame if isinstance(frame, pa.Table) else pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
+        got = f"{type(frame).__name__}: {', '.join(map(str, error.args))}"
         raise DataError(
-            f"a table must be of pandas, Polars or Arrow, got {type(frame).__name__}: {error}"
+            f"a table must be of pandas, Polars or Arrow, each column of one type, got {got}"
         ) from error
     _require(table.column_names, client)
     table = _without_row_numbers(table, client)
@@ -64,6 +65,7 @@ def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> Clien
                 f"position {missing[0]}"
             )
     owners = bridge.decoded(table[client])  # a category that no row has is no client
+    _check_owners(client, owners)
     codes, names = bridge.encoded(owners)
     ids, rank = _ids(client, names)  # by id, so that the order of the rows decides nothing
     place = np.empty_like(rank)
@@ -343,16 +345,21 @@ def _values(name: str, values: ArrowColumn, *, in_lists: bool = False) -> np.nda
 
 def _ids(name: str, words: ArrowColumn) -> TableIds:
     """The ids that the words of a column stand for, which names the clients."""
-    import pyarrow as pa
-
-    if not (pa.types.is_integer(words.type) or bridge.is_text(words.type)):
-        raise DataError(
-            f"column {name!r} must hold integers or strings, as it names the clients; got {words.type}"
-        )
+    _check_owners(name, words)
     try:
         return table_ids(words)
     except OverflowError as error:
         raise DataError(f"column {name!r} {error}") from None
+
+
+def _check_owners(name: str, owners: ArrowColumn) -> None:
+    """Refuses a column that cannot name clients."""
+    import pyarrow as pa
+
+    if not (pa.types.is_integer(owners.type) or bridge.is_text(owners.type)):
+        raise DataError(
+            f"column {name!r} must hold integers or strings, as it names the clients; got {owners.type}"
+        )
 
 
 def _words(name: str, words: ArrowColumn) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Missing values and ids beyond 64 bits: refused in every container, never taken for numbers."""
 
 import sqlite3
+import uuid
+from decimal import Decimal
 
 import jax.numpy as jnp
 import numpy as np
@@ -268,6 +270,29 @@ def test_unsigned_ids_do_not_wrap(tmp_path):
     small = Clients.from_columns(np.array([2**63 - 1, 7], np.uint64), [0, 1, 2], {"x": [1, 2]})
     assert small.ids.tolist() == [2**63 - 1, 7]
     assert Clients.from_arrays({1: {"x": LARGE}})[1]["x"].tolist() == LARGE.tolist()  # a field does not wrap
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        ([uuid.UUID(int=1), uuid.UUID(int=2)], "uuid"),
+        ([b"a", b"b"], "binary"),
+        ([1.0, 2.0], "double"),
+        ([Decimal(1), Decimal(2)], "decimal"),
+        ([True, False], "bool"),
+    ],
+)
+def test_what_cannot_name_clients_is_refused(names, kind):
+    rule = f"column 'client' must hold integers or strings, as it names the clients; got .*{kind}"
+    with pytest.raises(DataError, match=rule):
+        Clients.from_table(pd.DataFrame({"client": names, "item": [0, 1]}))
+
+
+def test_columns_of_several_types_are_refused():
+    with pytest.raises(
+        DataError, match=r"each column of one type, got DataFrame: .*for column client with type"
+    ):
+        Clients.from_table(pd.DataFrame({"client": [1, "a"], "item": [0, 1]}))
 
 
 # ---- clients without a name in SQLite --------------------------------------------------------------------
