@@ -7,13 +7,20 @@ given, or with escapes where that place cannot show it. None of them raises, wha
 
 import hashlib
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow
 
 # Control characters, those that reverse the direction of text (which can make a line read as another one),
 # line separators that only some readers know, and halves of surrogate pairs, which no encoding takes.
 _UNSHOWN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]"
 )
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+# What a spreadsheet takes for a formula, also behind apostrophes, which `csv_cell` adds one to. A negative
+# number is none. The patterns are also Arrow's, which knows no look-ahead.
+_FORMULA_TEXT, _NEGATIVE_TEXT = r"^'*[=+\-@\t\r]", r"^-[0-9]+(?:\.[0-9]+)?$"
+_FORMULA, _NEGATIVE = re.compile(_FORMULA_TEXT), re.compile(_NEGATIVE_TEXT + r"(?!\n)")
 _PLACEHOLDER = "unnamed"
 _MOST_BYTES = 120  # of a file name that is made of a name: file systems allow 255, and more is added to it
 
@@ -128,9 +135,20 @@ def code(text: str) -> str:
 def csv_cell(text: str) -> str:
     """Text for a cell of CSV: an apostrophe before what a spreadsheet would take for a formula.
 
-    `from_csv_cell` is its inverse.
+    A negative number such as "-5" stays. `from_csv_cell` is the inverse.
     """
-    return f"'{text}" if _FORMULA.match(text) else text
+    return f"'{text}" if _FORMULA.match(text) and not _NEGATIVE.match(text) else text
+
+
+def csv_cells(texts: "pyarrow.Array") -> "pyarrow.Array":
+    """As `csv_cell`, of all texts of an Arrow array; missing ones stay missing."""
+    import pyarrow.compute as pc
+
+    texts = texts.cast("string")
+    is_formula = pc.and_not(
+        pc.match_substring_regex(texts, _FORMULA_TEXT), pc.match_substring_regex(texts, _NEGATIVE_TEXT)
+    )
+    return pc.if_else(is_formula, pc.binary_join_element_wise("'", texts, ""), texts)
 
 
 def from_csv_cell(cell: str) -> str:

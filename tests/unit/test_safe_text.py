@@ -5,6 +5,7 @@ import io
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,8 +77,20 @@ def test_the_folder_of_a_run_is_in_its_parent(tmp_path, name):
 @given(st.text(st.characters(codec="utf-8")))
 def test_cells_are_no_formulas_and_give_their_text_back(text):
     cell = safe_text.csv_cell(text)
-    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r")) or float(cell) <= 0
     assert safe_text.from_csv_cell(cell) == text
+    assert safe_text.csv_cells(pa.array([text, None])).to_pylist() == [cell, None]
+
+
+@pytest.mark.parametrize("text", ["-5", "-0", "-12.50", "-9223372036854775808"])
+def test_negative_numbers_are_no_formulas(text):
+    assert safe_text.csv_cell(text) == text and safe_text.from_csv_cell(text) == text
+
+
+@pytest.mark.parametrize("text", ["-", "--5", "-5x", "-5\n", "-.5", "-5.", "-1+1", "-5e3", "-٣", "+5"])
+def test_what_only_begins_as_a_number_is_a_formula(text):
+    assert safe_text.csv_cell(text) == f"'{text}"
+    assert safe_text.csv_cells(pa.array([text])).to_pylist() == [f"'{text}"]
 
 
 def test_numbers_in_tables_keep_their_signs():

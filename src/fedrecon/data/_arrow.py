@@ -30,6 +30,7 @@ from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import offsets_of, vocabulary
 from fedrecon.data._scratch import ReleasingFile, scratch
 from fedrecon.data._table_ids import TableIds, table_ids, table_keys
+from fedrecon.data._unpacking import UNPACKED_GIB, check_arrow, check_parquet, limit_of
 from fedrecon.errors import DataError, UncheckedWarning
 
 # The arguments of `Clients.from_columns`: ids, offsets, columns, vocabularies, keys.
@@ -43,11 +44,13 @@ def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> Clien
     """See `Clients.from_table`; `numbered` is what it calls `vocabularies`."""
     import pyarrow as pa
 
+    _check_index(frame, (client, *numbered))
     try:
         table = frame if isinstance(frame, pa.Table) else pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
+        got = f"{type(frame).__name__}: {', '.join(map(str, error.args))}"
         raise DataError(
-            f"a table must be of pandas, Polars or Arrow, got {type(frame).__name__}: {error}"
+            f"a table must be of pandas, Polars or Arrow, each column of one type, got {got}"
         ) from error
     _require(table.column_names, client)
     table = _without_row_numbers(table, client)
@@ -56,9 +59,13 @@ def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> Clien
         return _from_lists(table, client, "", numbered)
     table = table.cast(pa.schema([f.with_type(bridge.without_views(f.type)) for f in table.schema]))
     for name in table.column_names:
-        if missing := len(bridge.missing_rows(table[name])):
-            raise DataError(f"column {name!r} must have a value in every row, {missing} are missing")
+        if len(missing := bridge.missing_rows(table[name])):
+            raise DataError(
+                f"column {name!r} must have a value in every row, {len(missing):,} are missing, the first at "
+                f"position {missing[0]}"
+            )
     owners = bridge.decoded(table[client])  # a category that no row has is no client
+    _check_owners(client, owners)
     codes, names = bridge.encoded(owners)
     ids, rank = _ids(client, names)  # by id, so that the order of the rows decides nothing
     place = np.empty_like(rank)
@@ -82,7 +89,9 @@ def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> Clien
     return ids, offsets_of(counts), columns, vocabularies, table_keys(ids)
 
 
-def from_parquet(path: FilePath, client: str, numbered: Sequence[str] = ()) -> ClientColumns:
+def from_parquet(
+    path: FilePath, client: str, numbered: Sequence[str] = (), unpacked_gib: float | int = UNPACKED_GIB
+) -> ClientColumns:
     """See `Clients.from_parquet`; `numbered` is what it calls `vocabularies`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -90,9 +99,13 @@ def from_parquet(path: FilePath, client: str, numbered: Sequence[str] = ()) -> C
     if not Path(path).exists():
         raise DataError(f"{path}: there is no such file")
     try:
-        if Path(path).is_file():
-            # Before the table is read, for which Arrow's own message is of several lines.
-            _require(pq.read_schema(path).names, client, path)
+        parts = [path] if Path(path).is_file() else pq.ParquetDataset(path).files
+        for part in parts:  # before the table is read, for which Arrow's own message is of several lines
+            metadata = pq.read_metadata(part)
+            names = metadata.schema.to_arrow_schema().names
+            if part is path:  # in a folder the client may be a column that only the names of folders hold
+                _require(names, client, path)
+            check_parquet(str(part), metadata, names, limit_of(unpacked_gib))
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error
@@ -147,7 +160,7 @@ def _from_lists(table: Any, client: str, where: str, numbered: Sequence[str]) ->
             columns[name], words = bridge.encoded(bridge.decoded(values))
             vocabularies[name] = _words(name, words)
         else:
-            columns[name] = _values(name, values)
+            columns[name] = _values(name, values, in_lists=True)
     return ids, offsets, columns, vocabularies, table_keys(ids)
 
 
@@ -211,7 +224,11 @@ def is_client_file(path: FilePath) -> bool:
 
 
 def open_clients(
-    path: FilePath, repair: Callable[[], Mapping[str, np.ndarray]] | None = None, *, warn: bool = True
+    path: FilePath,
+    repair: Callable[[], Mapping[str, np.ndarray]] | None = None,
+    *,
+    warn: bool = True,
+    limit: int | None = None,
 ) -> tuple[Any, ...]:
     """See `Clients.open`.
 
@@ -219,6 +236,7 @@ def open_clients(
         path: The file.
         repair: Makes the file anew where a column turns out to be damaged, and returns its columns.
         warn: Whether a file without checksums is opened with a warning; else it is refused.
+        limit: Bytes that a compressed file may unpack to; None, the default, refuses compressed files.
     """
     import pyarrow as pa
 
@@ -227,6 +245,7 @@ def open_clients(
     try:
         is_checked = bool(check_frame(Path(path)))
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        check_arrow(path, limit)
         metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is no client file, or it is cut short: {error}") from error
@@ -254,6 +273,10 @@ def _opened(
     )
     try:
         table = reader.read_all()
+        if any(
+            pa.types.is_dictionary(kind) for kind in table.schema.types
+        ):  # which would have to be unpacked
+            raise pa.ArrowInvalid("its columns must not have dictionaries")
         table["client"].validate(full=True)  # places in memory, which texts are read at
         table.validate()
     except (pa.ArrowException, OSError) as error:
@@ -300,7 +323,7 @@ def _check_ids(name: str, values: ArrowColumn) -> None:
         raise DataError(f"column {name!r} must hold whole numbers or strings to be mapped, got {kind}")
 
 
-def _values(name: str, values: ArrowColumn) -> np.ndarray:
+def _values(name: str, values: ArrowColumn, *, in_lists: bool = False) -> np.ndarray:
     """A column of numbers, or of lists of a fixed length, as an array; without a copy where Arrow allows."""
     import pyarrow as pa
 
@@ -311,24 +334,32 @@ def _values(name: str, values: ArrowColumn) -> np.ndarray:
         raise DataError(f"column {name!r} must hold numbers or strings, got {kind}")
     numbers = bridge.to_numpy(values)
     if numbers.dtype.kind == "f":  # Polars and Arrow keep NaN apart from null; pandas, and most files, do not
-        missing = int(np.count_nonzero(np.isnan(numbers).reshape(len(numbers), -1).any(axis=1)))
-        if missing:
-            raise DataError(f"column {name!r} must have a value in every row, {missing:,} are missing (NaN)")
+        missing = np.flatnonzero(np.isnan(numbers).reshape(len(numbers), -1).any(axis=1))
+        if len(missing):
+            raise DataError(
+                f"column {name!r} must have a value in every row, {len(missing):,} are missing (NaN), the "
+                f"first at position {missing[0]}{' of all lists together' * in_lists}"
+            )
     return numbers
 
 
 def _ids(name: str, words: ArrowColumn) -> TableIds:
     """The ids that the words of a column stand for, which names the clients."""
-    import pyarrow as pa
-
-    if not (pa.types.is_integer(words.type) or bridge.is_text(words.type)):
-        raise DataError(
-            f"column {name!r} must hold integers or strings, as it names the clients; got {words.type}"
-        )
+    _check_owners(name, words)
     try:
         return table_ids(words)
     except OverflowError as error:
         raise DataError(f"column {name!r} {error}") from None
+
+
+def _check_owners(name: str, owners: ArrowColumn) -> None:
+    """Refuses a column that cannot name clients."""
+    import pyarrow as pa
+
+    if not (pa.types.is_integer(owners.type) or bridge.is_text(owners.type)):
+        raise DataError(
+            f"column {name!r} must hold integers or strings, as it names the clients; got {owners.type}"
+        )
 
 
 def _words(name: str, words: ArrowColumn) -> np.ndarray:
@@ -347,6 +378,20 @@ def _without_row_numbers(table: Any, client: str) -> Any:
     """The table without the row numbers of pandas, to which Arrow gives such names, in Parquet as well."""
     names = [n for n in table.column_names if re.fullmatch(r"__index_level_\d+__", n) and n != client]
     return table.drop_columns(names) if names else table
+
+
+def _check_index(frame: object, wanted: Sequence[str]) -> None:
+    """Refuses a pandas index that has a name and was not asked for.
+
+    It may be data or the numbers of rows. Arrow takes it for a column, but only where it is no range, so that
+    a filter would add a field.
+    """
+    for name in getattr(getattr(frame, "index", None), "names", ()):
+        if name is not None and name not in wanted:
+            raise DataError(
+                f"a table's index must have no name, got {name!r}: reset_index() makes it a column and so a "
+                "field, reset_index(drop=True) leaves it out"
+            )
 
 
 def _require(names: list[str], client: str, path: FilePath | None = None) -> None:

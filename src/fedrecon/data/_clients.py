@@ -1,6 +1,6 @@
 """The clients' examples: columnar, ragged, one row per client, in memory or mapped from a file."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from fedrecon.data._checksums import Column
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import (
     check_codes,
+    check_nan,
     check_rows,
     checked,
     checked_mask,
@@ -29,6 +30,7 @@ from fedrecon.data._positions import client_positions
 from fedrecon.data._random_split import cut, shuffle
 from fedrecon.data._shards.rows import ClientColumn, columns_at, whole
 from fedrecon.data._table_ids import place_of
+from fedrecon.data._unpacking import UNPACKED_GIB, limit_of
 from fedrecon.errors import DataError, whole_number
 
 _PIECE = 1 << 22  # examples that are looked at together: what bounds the memory that it takes
@@ -76,6 +78,8 @@ class Clients:
         columns: Mapping[str, Any],
         vocabularies: Mapping[str, Any] | None = None,
         keys: UInt64[np.ndarray, "client"] | None = None,
+        *,
+        may_be_nan: Collection[str] = (),
     ) -> "Clients":
         """From flat columns of which client i owns the rows `offsets[i]:offsets[i + 1]`.
 
@@ -90,24 +94,30 @@ class Clients:
                 different 64-bit integers.
             keys: Hashes of the ids, where these came from other clients and shall draw as they do; by
                 default those of integers and strings, by which 7 and "7" are two clients.
+            may_be_nan: Names of fields in which NaN is meant: their models see it. By default NaN is a
+                missing value, and refused. Models that know missing values are better served by a second
+                field that marks them, since a gradient through NaN is NaN.
 
         Raises:
-            DataError: The parts do not fit together.
+            DataError: The parts do not fit together, or a value is missing or NaN.
         """
-        names, ends, narrow = checked(ids, offsets, columns)
+        names, ends, narrow = checked(ids, offsets, columns, may_be_nan)
         known = checked_vocabularies(vocabularies or {}, narrow)
-        hashes = checked_keys(names, keys)
-        return Clients(names, hashes, ends[:-1], np.diff(ends), narrow, known)
+        return Clients(names, checked_keys(names, keys), ends[:-1], np.diff(ends), narrow, known)
 
     @staticmethod
-    def from_arrays(arrays: Mapping[Any, Mapping[str, Any]]) -> "Clients":
+    def from_arrays(
+        arrays: Mapping[Any, Mapping[str, Any]], *, may_be_nan: Collection[str] = ()
+    ) -> "Clients":
         """From a mapping of client id to its fields, each an array `[example, ...]`.
 
+        The parameter `may_be_nan` is that of `from_columns`.
+
         Raises:
-            DataError: A client lacks a field or a value, or its fields differ in length; the message names
-                it.
+            DataError: A client lacks a field or a value, NaN among them, or its fields differ in length; the
+                message names it.
         """
-        return Clients.from_columns(*gathered(arrays))
+        return Clients.from_columns(*gathered(arrays), may_be_nan=may_be_nan)
 
     @staticmethod
     def from_table(frame: object, client: str = "client", *, vocabularies: Sequence[str] = ()) -> "Clients":
@@ -117,15 +127,14 @@ class Clients:
         they are.
 
         Where a row is an example, clients are sorted by their ids, and rows keep their order within a client;
-        where a row is a client, clients keep the order of the rows. Columns of strings are
-        mapped to dense ids, and the mapping is kept in `vocabularies`. An id that is the canonical decimal
-        of a 64-bit integer, such as "17", is that integer, whatever the other ids are: clients of these
-        come first, ascending, and draw alike in all tables. Any other text, such as "017", is a string;
-        where a column holds one, all of its ids are written as strings.
+        where a row is a client, clients keep their order. Columns of strings are mapped to dense ids, and the
+        mapping is kept in `vocabularies`. An id that is the canonical decimal of a 64-bit integer, such as
+        "17", is that integer, whatever the others are: clients of these come first, ascending, and draw alike
+        in all tables. Other texts, such as "017", are strings; a column with one has strings alone.
 
         Args:
-            frame: Anything that Arrow can read as a table. The row numbers of pandas, an index without a
-                name, are no field.
+            frame: Anything that Arrow can read as a table. The index of pandas is no field; one with a name
+                is refused, unless it holds the client or is named in `vocabularies`.
             client: The name of the column that holds the client's name.
             vocabularies: Names of columns of whole numbers that are ids, such as those of items, and are
                 mapped to dense ids as strings are: 0 for the first one in the table, and so on, so that a
@@ -141,25 +150,31 @@ class Clients:
 
     @staticmethod
     def from_parquet(
-        path: FilePath, client: str = "client", *, vocabularies: Sequence[str] = ()
+        path: FilePath,
+        client: str = "client",
+        *,
+        vocabularies: Sequence[str] = (),
+        unpacked_gib: float | int = UNPACKED_GIB,
     ) -> "Clients":
         """From a Parquet file: one example per row, or one client per row with list columns.
 
-        The parameters `client` and `vocabularies` are those of `from_table`.
+        The parameters `client` and `vocabularies` are those of `from_table`, and `unpacked_gib` is the number
+        of GiB that the file may unpack to, 2 by default.
 
         Raises:
             DataError: The file cannot be read, or as for `from_table`.
         """
         from fedrecon.data._arrow import from_parquet
 
-        return Clients.from_columns(*from_parquet(path, client, vocabularies))
+        return Clients.from_columns(*from_parquet(path, client, vocabularies, unpacked_gib))
 
     @staticmethod
-    def open(path: FilePath) -> "Clients":
+    def open(path: FilePath, *, unpacked_gib: float | int = UNPACKED_GIB) -> "Clients":
         """Maps a file that `write` made, or a folder of `write_shards`; examples stay on the disk.
 
         The files hold checksums. What is small is checked here; examples are checked when they are first
-        used, which then raises a DataError where they are not what was written.
+        used, which then raises a DataError where they are not what was written. A file that another program
+        compressed is read into memory; it may unpack to `unpacked_gib` GiB, 2 by default.
 
         Warns:
             UncheckedWarning: The file has no checksums, as an earlier version made it.
@@ -174,7 +189,7 @@ class Clients:
             return Clients(*open_folder(path))
         from fedrecon.data._arrow import open_clients
 
-        return Clients(*open_clients(path))
+        return Clients(*open_clients(path, limit=limit_of(unpacked_gib)))
 
     def write(self, path: FilePath) -> None:
         """Writes a client file (Arrow IPC, one row per client), whole or not at all."""
@@ -231,8 +246,7 @@ class Clients:
 
     def __getitem__(self, client: object) -> dict[str, np.ndarray]:
         """The examples of one client, by its id; 7 and "7" name the same client."""
-        if self._index is None:
-            self._index = {x: i for i, x in enumerate(self.ids.tolist())}
+        self._index = self._index or {x: i for i, x in enumerate(self.ids.tolist())}
         i = place_of(client, self._index)
         start, stop = self._starts[i], self._starts[i] + self.num_examples[i]
         return {name: column[start:stop] for name, column in self._columns.items()}
@@ -330,19 +344,18 @@ class Clients:
                 replaced stays.
 
         Raises:
-            DataError: A column does not hold numbers, or not one row for every example, or no places in its
-                vocabulary.
+            DataError: A column does not hold numbers, holds NaN, or has not one row for every example, or no
+                places in its vocabulary.
 
         Example:
             >>> clients = Clients.from_arrays({"ann": {"rating": [4.0, 5.0]}, "bob": {"rating": [1.0]}})
             >>> clients.with_columns(liked=clients.column("rating") > 3)["ann"]["liked"].tolist()
             [True, True]
         """
-        total = int(self.offsets[-1])
-        check_rows(columns, total)
-        check_codes(
-            stored(columns), {name: ids for name, ids in self.vocabularies.items() if name in columns}
-        )
+        check_rows(columns, int(self.offsets[-1]))
+        narrow = stored(columns)
+        check_nan(narrow, self.ids, self.offsets)
+        check_codes(narrow, {name: ids for name, ids in self.vocabularies.items() if name in columns})
         return self._of_rows(self.num_examples, {name: self.column(name) for name in self.fields} | columns)
 
     def filter_examples(self, mask: ArrayLike) -> "Clients":
@@ -406,14 +419,13 @@ class Clients:
             DataError: A share is out of its range, or they sum to more than 1.
             ValueError: `seed` is not a whole number.
         """
-        seed = whole_number("seed", seed)
-        return {name: self._at(chosen) for name, chosen in cut(self.keys, fractions, seed).items()}
+        sets = cut(self.keys, fractions, whole_number("seed", seed))
+        return {name: self._at(chosen) for name, chosen in sets.items()}
 
     def _with(self, **other: Any) -> "Clients":
-        parts: dict[str, Any] = {"ids": self._ids, "keys": self._keys, "num_examples": self.num_examples}
-        parts["vocabularies"] = self.vocabularies
+        outer = {"ids": self._ids, "keys": self._keys, "num_examples": self.num_examples}
         inner = {"starts": self._starts, "columns": self._columns, "field_stats": self._field_stats}
-        return Clients(**{**parts, **inner, **other})
+        return Clients(**{"vocabularies": self.vocabularies, **outer, **inner, **other})
 
     def _check_field(self, field: str) -> None:
         if field not in self._columns:

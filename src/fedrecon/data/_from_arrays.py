@@ -1,6 +1,6 @@
 """The columns that clients are made of: checked, and gathered from arrays by client."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ _PLAIN = (bool, int, float, str, np.float32, np.float64, np.int32, np.int64)  # 
 
 
 def checked(
-    ids: ArrayLike, offsets: ArrayLike, columns: Mapping[str, Any]
+    ids: ArrayLike, offsets: ArrayLike, columns: Mapping[str, Any], may_be_nan: Collection[str] = ()
 ) -> tuple[Any, np.ndarray, dict[str, np.ndarray]]:
     """Ids, offsets and columns, see `Clients.from_columns`, as they are stored.
 
@@ -36,7 +36,42 @@ def checked(
             f"offsets must run from 0 to the number of rows ({total}) in {len(ids) + 1} steps that do "
             f"not decrease, got {len(offsets)} from {offsets[:1].tolist()} to {offsets[-1:].tolist()}"
         )
+    check_nan(narrow, ids, offsets, may_be_nan)
     return ids, offsets, in_order(columns, narrow, offsets)
+
+
+def check_nan(
+    columns: Mapping[str, np.ndarray],
+    ids: np.ndarray,
+    offsets: Int64[np.ndarray, "client_and_one"],
+    may_be_nan: Collection[str] = (),
+) -> None:
+    """Raises a DataError where a value is NaN, which is how most containers write a missing one.
+
+    Args:
+        columns: Name to array `[example, ...]`.
+        ids: The clients' names, `[client]`.
+        offsets: Where each client's examples begin, and at last how many there are.
+        may_be_nan: Names of the fields that may hold NaN; none by default.
+    """
+    if isinstance(may_be_nan, str):
+        raise DataError(f"may_be_nan must be a list of fields, such as [{may_be_nan!r}], got {may_be_nan!r}")
+    for name in may_be_nan:
+        if name not in columns:
+            raise DataError(f"may_be_nan must name fields of {sorted(columns)}, got {plain(name)}")
+    for name, column in columns.items():
+        if name in may_be_nan or column.dtype.kind != "f" or not column.size:
+            continue
+        with np.errstate(invalid="ignore"):
+            if not np.isnan(column.min()):  # in one pass, without a mask as large as the column
+                continue
+        rows = np.flatnonzero(np.isnan(column).reshape(len(column), -1).any(axis=1))
+        owner = int(np.searchsorted(offsets, rows[0], side="right")) - 1
+        raise DataError(
+            f"field {name!r} must have a value in every row, the one of client {plain(ids[owner])} at "
+            f"position {rows[0] - offsets[owner]} is NaN, {len(rows):,} in all; where NaN is meant, "
+            f"may_be_nan=[{name!r}] of Clients.from_columns and from_arrays lets it in"
+        )
 
 
 def in_order(
@@ -91,7 +126,7 @@ def as_array(name: str, values: object) -> np.ndarray:
     """Values as a NumPy array, if none is missing.
 
     NumPy would drop the mask of a masked array, and turn the nulls of Arrow and Polars into NaN. NaN in
-    NumPy's own arrays stays: there it is a number like others.
+    arrays of NumPy's own stays; `check_nan` refuses it where it is not meant.
 
     Args:
         name: What messages call the values.
@@ -231,8 +266,10 @@ def _ids(ids: Any) -> Any:
         array = np.zeros(0, np.int64)
     else:
         raise DataError("client ids must be all strings or all 64-bit integers")
-    unique, counts = np.unique(array, return_counts=True)
-    if len(unique) < len(array):
+    # By a set, since NumPy would sort texts, which takes ten times as long.
+    distinct = set(array.tolist()) if array.dtype == object else np.unique(array)
+    if len(distinct) < len(array):
+        unique, counts = np.unique(array, return_counts=True)
         raise DataError(
             f"client ids must be unique, {plain(unique[counts > 1][0])} comes {counts.max()} times"
         )
@@ -310,6 +347,8 @@ def _missing(values: Any) -> int:
         return int(np.ma.count_masked(values)) if isinstance(values, np.ma.MaskedArray) else 0
     if isinstance(values, list | tuple):
         return sum(_missing(x) for x in values if type(x) not in _PLAIN)
+    if values is None or type(values).__name__ in ("NAType", "NaTType"):  # these two of pandas
+        return 1
     nulls = getattr(values, "null_count", None)  # a number in Arrow, a method in Polars
     if nulls is not None:
         return int(nulls() if callable(nulls) else nulls)

@@ -36,7 +36,8 @@ def in_batches(clients: Clients, batch_size: int, seed: int) -> Clients:
     order = np.random.default_rng(seed).permutation(total)
     columns = {name: clients.column(name)[order] for name in clients.fields}
     offsets = np.append(np.arange(0, total, batch_size), total)
-    return Clients.from_columns(np.arange(len(offsets) - 1), offsets, columns, clients.vocabularies)
+    ids = np.arange(len(offsets) - 1)
+    return Clients.from_columns(ids, offsets, columns, clients.vocabularies, may_be_nan=clients.fields)
 
 
 def raw_bytes(clients: Clients, field: str = ROW) -> int:

@@ -5,10 +5,12 @@ import gzip
 import io
 import lzma
 import math
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
+from fedrecon.core._array_like import FilePath
 from fedrecon.errors import DataError, plain
 
 UNPACKED_GIB = 2.0  # by default; MovieLens 32M unpacks to 0.8
@@ -60,6 +62,90 @@ def check_parquet(where: str, metadata: Any, names: list[str], limit: int) -> No
         size += sum(x.total_uncompressed_size for x in chunks if x.path_in_schema.split(".")[0] in names)
     # A value that repeats takes no space in the file, and at least four bytes in memory.
     check_unpacked(where, max(size, 4 * metadata.num_rows * len(names)), limit)
+
+
+def check_arrow(path: FilePath, limit: int | None) -> None:
+    """Checks what the compressed buffers of an Arrow file unpack to, before Arrow unpacks them.
+
+    Each begins with its unpacked size, by which Arrow takes memory. A file without compression is mapped and
+    takes none.
+
+    Args:
+        path: An Arrow file. What is wrong with it otherwise is left to Arrow.
+        limit: Bytes; None where the file must not be compressed.
+
+    Raises:
+        DataError: It unpacks to more, or is damaged.
+    """
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        data = memoryview(file.read_buffer())
+    try:
+        size = _unpacked_size(data)
+    except (struct.error, IndexError):
+        raise DataError(f"{path} is no Arrow file, or it is damaged or cut short") from None
+    if limit is None and size:
+        raise DataError(f"{path}: must not be compressed, since it is read where it lies on the disk")
+    if limit is not None:
+        check_unpacked(str(path), size, limit)
+
+
+def _unpacked_size(data: memoryview) -> int:
+    """Bytes to which all compressed buffers of an Arrow file unpack together.
+
+    The format: the footer, behind which stand its length in four bytes and six of the magic word, lists
+    the places of messages with dictionaries and rows. What a message holds is described by FlatBuffers.
+    """
+    end = len(data) - 10
+    footer = end - _read("<i", data, end)
+    footer += _read("<i", data, footer)
+    size = 0
+    for field in (2, 3):  # of the footer: dictionaries, and rows
+        for at in _structs(data, _field(data, footer, field), 24):
+            message, length = _read("<q", data, at), _read("<i", data, at + 8)
+            body = message + length
+            message += 8 if _read("<i", data, message) == -1 else 4  # a mark, which early versions lack
+            message += _read("<i", data, message)
+            batch = _follow(data, _field(data, message, 2))
+            if field == 2:
+                batch = _follow(data, _field(data, batch, 1))
+            if not batch or not _field(data, batch, 3):  # its compression
+                continue
+            for buffer in _structs(data, _field(data, batch, 2), 16):
+                place, bytes_packed = _read("<q", data, buffer), _read("<q", data, buffer + 8)
+                # A buffer that does not become smaller is stored as it is, under the size -1.
+                size += max(_read("<q", data, body + place), 0) if bytes_packed else 0
+    return size
+
+
+def _read(form: str, data: memoryview, at: int) -> int:
+    if at < 0:  # which would count from the end
+        raise IndexError
+    number: int = struct.unpack_from(form, data, at)[0]
+    return number
+
+
+def _field(data: memoryview, table: int, number: int) -> int:
+    """The place of a field of a table of FlatBuffers; 0 where the table or the field is not there."""
+    if not table:
+        return 0
+    names = table - _read("<i", data, table)
+    at = 4 + 2 * number
+    offset = _read("<H", data, names + at) if at < _read("<H", data, names) else 0
+    return table + offset if offset else 0
+
+
+def _follow(data: memoryview, at: int) -> int:
+    """The place that the offset at a place leads to; 0 for 0."""
+    return at + _read("<I", data, at) if at else 0
+
+
+def _structs(data: memoryview, at: int, size: int) -> range:
+    """The places of the structs of a vector, which the offset at a place leads to."""
+    vector = _follow(data, at)
+    count = _read("<I", data, vector) if vector else 0
+    return range(vector + 4, vector + 4 + size * count, size)
 
 
 def strip_packing(name: str) -> str:

@@ -97,5 +97,7 @@ class VocabularyMapper:
         kept = clients.filter_examples(keep)
         columns = {name: kept.column(name) for name in kept.fields}
         columns |= {name: places[columns[name]] for name, places in self._places.items()}
-        renumbered = Clients.from_columns(kept.ids, kept.offsets, columns, self._known, kept.keys)
+        renumbered = Clients.from_columns(
+            kept.ids, kept.offsets, columns, self._known, kept.keys, may_be_nan=kept.fields
+        )
         return renumbered, int((~keep).sum())

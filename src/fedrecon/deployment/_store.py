@@ -71,7 +71,9 @@ def read_clients(
             ids, numbers = np.unique(clients.column(field), return_inverse=True)
             columns = {f: clients.column(f) for f in clients.fields} | {field: numbers.astype(np.int32)}
             named = clients.vocabularies | {field: ids}
-            clients = Clients.from_columns(clients.ids, clients.offsets, columns, named)
+            clients = Clients.from_columns(
+                clients.ids, clients.offsets, columns, named, may_be_nan=clients.fields
+            )
     return VocabularyMapper(clients.vocabularies, vocabularies)(clients)[0]
 
 

@@ -1,6 +1,8 @@
 """Missing values and ids beyond 64 bits: refused in every container, never taken for numbers."""
 
 import sqlite3
+import uuid
+from decimal import Decimal
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedrecon.data._clients import Clients
+from fedrecon.data._pooling import in_batches, numbered
+from fedrecon.data._vocabulary_mapper import VocabularyMapper
 from fedrecon.data._writer import ClientWriter
 from fedrecon.datasets.text._sqlite import read_sqlite
 from fedrecon.errors import DataError
@@ -23,6 +27,9 @@ LACKING = {
     "masked integers": np.ma.array([1, 99, 3], mask=[False, True, False]),
     "rows of a masked array": list(np.ma.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], mask=PLACES)),
     "two axes": np.ma.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], mask=PLACES),
+    "list with None": [1.0, None, 3.0],
+    "list with the NA of pandas": [1.0, pd.NA, 3.0],
+    "list with NaT": [1.0, pd.NaT, 3.0],
     "list with the masked constant": [1.0, np.ma.masked, 3.0],
     "polars": pl.Series([1, None, 3]),
     "polars floats": pl.Series([1.0, None, 3.0]),
@@ -126,9 +133,63 @@ def test_lists_of_clients_that_lack_a_value_are_refused(tmp_path, values):
         Clients.from_parquet(tmp_path / "lists.parquet")
 
 
-def test_arrays_may_hold_nan():
-    """In NumPy it is a number like others; `check_model` refuses a loss that is none."""
-    assert np.isnan(Clients.from_arrays({"ann": {"x": [1.0, NAN]}})["ann"]["x"][1])
+HOLES = {
+    "list": [1.0, NAN, NAN],
+    "double": np.array([1.0, NAN, NAN]),
+    "single": np.array([1.0, NAN, NAN], np.float32),
+    "half": np.array([1.0, NAN, NAN], np.float16),
+    "other bytes": np.array([1.0, NAN, NAN], ">f8"),
+    "times": np.array([2.0**40, NAN, NAN]),
+    "jax": jnp.array([1.0, NAN, NAN]),
+    "two axes": np.array([[1.0, 2.0], [NAN, 2.0], [1.0, NAN]]),
+    "polars": pl.Series([1.0, NAN, NAN]),
+    "arrow": pa.array([1.0, NAN, NAN]),
+}
+
+
+@pytest.mark.parametrize("kind", HOLES)
+def test_nan_is_a_missing_value_unless_it_is_meant(kind):
+    rule = (
+        "field 'x' must have a value in every row, the one of client 'bob' at position 0 is NaN, 2 in all; "
+        r"where NaN is meant, may_be_nan=\['x'\]"
+    )
+    column, offsets = HOLES[kind], [0, 1, 1, 3]
+    with pytest.raises(DataError, match=rule):
+        Clients.from_columns(["ann", "nobody", "bob"], offsets, {"x": column})
+    parts = {"ann": {"x": np.asarray(column)[:1]}, "bob": {"x": np.asarray(column)[1:]}}
+    with pytest.raises(DataError, match=rule):
+        Clients.from_arrays(parts)
+    clients = Clients.from_columns(["ann", "nobody", "bob"], offsets, {"y": [1, 2, 3]})
+    with pytest.raises(DataError, match=rule):
+        clients.with_columns(x=column)
+    meant = Clients.from_arrays(parts, may_be_nan=["x"])
+    assert np.isnan(meant["bob"]["x"]).any(axis=-1).all() and not np.isnan(meant["ann"]["x"]).any()
+
+
+def test_where_nan_is_meant_it_stays_so(tmp_path):
+    columns = {"item": [0, 1], "x": [1.0, NAN]}
+    clients = Clients.from_columns([1], [0, 2], columns, {"item": ["a", "b"]}, may_be_nan=("x",))
+    clients.write(tmp_path / "clients.arrow")
+    opened = Clients.open(tmp_path / "clients.arrow")
+    for other in (opened, opened.with_columns(y=[1, 2]), opened.shuffled(0), opened.sorted_by("item")):
+        assert np.isnan(other[1]["x"]).sum() == 1
+    mapped, left_out = VocabularyMapper(opened.vocabularies, {"item": ["b", "a", "c"]})(opened)
+    assert left_out == 0 and np.isnan(mapped[1]["x"][1])
+    assert np.isnan(in_batches(numbered(opened), 2, 0).column("x")).sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"), [("x", "must be a list of fields"), (["y"], "must name fields of")]
+)
+def test_nan_is_meant_in_fields_that_there_are(fields, rule):
+    with pytest.raises(DataError, match=f"may_be_nan {rule}"):
+        Clients.from_arrays({"ann": {"x": [1.0, NAN]}}, may_be_nan=fields)
+
+
+@pytest.mark.parametrize("value", [NAN, None])
+def test_a_table_names_the_row_that_lacks_a_value(value):
+    with pytest.raises(DataError, match=r"1 are missing( \(NaN\))?, the first at position 1$"):
+        Clients.from_table(pa.table(columns_with_a_hole(value)))
 
 
 # ---- row numbers of pandas -------------------------------------------------------------------------------
@@ -163,10 +224,21 @@ def test_row_numbers_of_lists_are_no_field(tmp_path):
     assert Clients.from_parquet(tmp_path / "lists.parquet").fields == ("x",)
 
 
-def test_an_index_with_a_name_is_a_column():
+def test_an_index_with_a_name_is_a_column_where_it_is_asked_for(tmp_path):
     assert Clients.from_table(FRAME.set_index("client")).fields == ("item", "rating")
     steps = FRAME.assign(step=[4, 2, 3, 1, 0]).set_index("step")
-    assert Clients.from_table(steps).fields == ("item", "rating", "step")
+    assert Clients.from_table(steps, vocabularies=["step"]).fields == ("item", "rating", "step")
+    assert Clients.from_table(steps.reset_index()).fields == ("step", "item", "rating")
+    assert Clients.from_table(steps.reset_index(drop=True)).fields == ("item", "rating")
+    pairs = steps.reset_index().set_index(["client", "step"])
+    ranged = FRAME.rename_axis(index="step")
+    for frame in (steps, pairs, ranged, ranged[ranged.rating != 2], FRAME.set_index("item")):
+        with pytest.raises(
+            DataError, match=r"index must have no name, got '(step|item)': reset_index\(\) makes"
+        ):
+            Clients.from_table(frame)
+    steps.to_parquet(tmp_path / "steps.parquet")  # where it is a column like others
+    assert Clients.from_parquet(tmp_path / "steps.parquet").fields == ("item", "rating", "step")
     numbers = FRAME.rename(columns={"client": "__index_level_0__"})
     assert Clients.from_table(numbers, client="__index_level_0__").fields == ("item", "rating")
 
@@ -198,6 +270,29 @@ def test_unsigned_ids_do_not_wrap(tmp_path):
     small = Clients.from_columns(np.array([2**63 - 1, 7], np.uint64), [0, 1, 2], {"x": [1, 2]})
     assert small.ids.tolist() == [2**63 - 1, 7]
     assert Clients.from_arrays({1: {"x": LARGE}})[1]["x"].tolist() == LARGE.tolist()  # a field does not wrap
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        ([uuid.UUID(int=1), uuid.UUID(int=2)], "uuid"),
+        ([b"a", b"b"], "binary"),
+        ([1.0, 2.0], "double"),
+        ([Decimal(1), Decimal(2)], "decimal"),
+        ([True, False], "bool"),
+    ],
+)
+def test_what_cannot_name_clients_is_refused(names, kind):
+    rule = f"column 'client' must hold integers or strings, as it names the clients; got .*{kind}"
+    with pytest.raises(DataError, match=rule):
+        Clients.from_table(pd.DataFrame({"client": names, "item": [0, 1]}))
+
+
+def test_columns_of_several_types_are_refused():
+    with pytest.raises(
+        DataError, match=r"each column of one type, got DataFrame: .*for column client with type"
+    ):
+        Clients.from_table(pd.DataFrame({"client": [1, "a"], "item": [0, 1]}))
 
 
 # ---- clients without a name in SQLite --------------------------------------------------------------------

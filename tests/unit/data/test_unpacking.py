@@ -9,11 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fedrecon.data._arrow import open_clients
+from fedrecon.data._clients import Clients
+from fedrecon.datasets.ratings._dataset import load
 from fedrecon.datasets.ratings._load import read_ratings
 from fedrecon.datasets.ratings._prepare import prepare
 from fedrecon.datasets.text._load import read_user
 from fedrecon.datasets.text._prepare import prepare as texts
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, UncheckedWarning
+from fedrecon.experiment import config as configs
+from fedrecon.experiment.tasks._spec import task_spec
 
 RULE = r"must unpack to at most {} GiB, it unpacks to {} or more; if that is right, unpacked_gib, the setting"
 SMALL = 1e-4  # GiB, 107 kB
@@ -34,6 +39,62 @@ def zipped(path, size):
         for _ in range(size // 10 // 2**20 + 1):
             member.write(line * min(2**20, size // 10))
     return path
+
+
+def compressed_clients(path, codec):
+    """A client file without checksums, as an earlier version wrote them, which another program compressed."""
+    columns = {"item": np.zeros(100_000, np.int32), "rating": np.ones(100_000, np.float32)}
+    Clients.from_columns(["a", "b"], [0, 60_000, 100_000], columns, {"item": ["x"]}).write(path)
+    table = pa.ipc.open_file(path).read_all()
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"frame"}
+    with pa.ipc.new_file(
+        path,
+        table.schema.with_metadata(metadata),
+        options=pa.ipc.IpcWriteOptions(compression=codec),
+    ) as file:
+        file.write_table(table.slice(0, 1))
+        file.write_table(table.slice(1))
+    return path
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_a_compressed_client_file_has_a_limit(tmp_path, codec):
+    path = compressed_clients(tmp_path / "clients.arrow", codec)
+    assert path.stat().st_size < 20_000
+    with pytest.warns(UncheckedWarning):
+        assert Clients.open(path, unpacked_gib=8e-4)["b"]["rating"].sum() == 40_000
+    rule = "clients.arrow: " + RULE.format("0.0007", "0.00074.")
+    with pytest.raises(DataError, match=rule):
+        Clients.open(path, unpacked_gib=7e-4)
+    with pytest.raises(DataError, match=rule):
+        load(path, seed=0, unpacked_gib=7e-4)
+    settings = [f"data.path={path}", "data.unpacked_gib=7e-4"]
+    for task in ("movielens", "ranking"):
+        config = configs.load(None, [f"task={task}", *settings])
+        with pytest.raises(DataError, match=rule):
+            task_spec(task).open_client_file(config, path)
+    with pytest.raises(DataError, match="must not be compressed"):
+        open_clients(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_compressed_client_file_that_is_cut_is_a_data_error(tmp_path, share):
+    path = compressed_clients(tmp_path / "clients.arrow", "zstd")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match="is no client file, or it is"):
+        Clients.open(path)
+
+
+def test_parquet_of_clients_has_a_limit(tmp_path):
+    table = pa.table({"client": np.zeros(10**6, np.int32), "x": np.zeros(10**6, np.float32)})
+    (tmp_path / "parts").mkdir()
+    for path in (tmp_path / "clients.parquet", tmp_path / "parts" / "1.parquet"):
+        pq.write_table(table, path)
+    for path in (tmp_path / "clients.parquet", tmp_path / "parts"):
+        with pytest.raises(DataError, match=r"\.parquet: " + RULE.format("0.007", "0.00745")):
+            Clients.from_parquet(path, unpacked_gib=0.007)
+        assert len(Clients.from_parquet(path, unpacked_gib=0.008)) == 1
 
 
 def test_an_archive_has_a_limit(tmp_path):

@@ -21,6 +21,7 @@ from fedrecon.data._checksums import FRAME, UNSEALED, check_frame, seal
 from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import vocabulary
 from fedrecon.data._shards.rows import Texts
+from fedrecon.data._unpacking import check_arrow
 from fedrecon.errors import DataError
 
 INDEX = "index.arrow"
@@ -87,6 +88,7 @@ class Index:
         try:
             is_checked = bool(check_frame(self.path))
             reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            check_arrow(self.path, None)
             metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
             table = reader.read_all()
         except (pa.ArrowException, OSError) as error:

@@ -77,7 +77,7 @@ def load(
         path = download(MOVIELENS_1M, cache)
         scale = (1, 5) if scale is None else scale
     if is_client_file(path):
-        clients = Clients.open(path)
+        clients = Clients.open(path, unpacked_gib=unpacked_gib)
         for field in ("item", "rating"):
             if field not in clients.fields:
                 raise DataError(f"{path}: a client file of ratings must have the field {field!r}")

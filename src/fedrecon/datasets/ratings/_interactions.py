@@ -35,7 +35,8 @@ def interactions(ratings: Clients, *, least_rating: float = 0.0, least_items: in
     kept = np.flatnonzero(interactions.num_examples >= least_items)
     if least_items and not kept.size:
         raise DataError(
-            f"users must have at least {least_items} ratings of at least {least_rating:g}, none has"
+            f"users must have at least {least_items} ratings of at least {least_rating:g}, none has; the "
+            "settings data.least_items and data.least_rating set other numbers"
         )
     return interactions.take(kept)
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from fedrecon._files import atomic_file, make_folder, write_atomically
 from fedrecon._safe_text import counted
 from fedrecon.errors import RunError
-from fedrecon.experiment.serving.part_tables import repeating_columns, without_lists
+from fedrecon.experiment.serving.part_tables import repeating_columns, with_safe_cells, without_lists
 from fedrecon.experiment.serving.requests import describe_difference
 from fedrecon.experiment.serving.shares import WHOLE, Share, SharedFolder
 from fedrecon.experiment.settings.sections import SettingError
@@ -189,9 +189,9 @@ class ResumableParquetWriter:
 
         with atomic_file(self.out, self.folder / "joined.writing") as file:
             for number in range(self.count):
-                table = without_lists(pyarrow.parquet.ParquetFile(self._path(number)).read())
+                table = pyarrow.parquet.ParquetFile(self._path(number)).read()
                 options = pyarrow.csv.WriteOptions(include_header=number == 0)
-                pyarrow.csv.write_csv(table, file, options)
+                pyarrow.csv.write_csv(with_safe_cells(without_lists(table)), file, options)
             file.flush()
             # It is written before the file gets its name, so that no finished file lacks it after a kill.
             note = {"request": self.request, "sha256": _digest(self.folder / "joined.writing")}

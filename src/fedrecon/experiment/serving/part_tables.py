@@ -1,10 +1,11 @@
-"""The tables of a personalisation's file: their columns in Parquet, and the same without lists for CSV."""
+"""The tables of a personalisation's file: their columns in Parquet, and the same for CSV, without lists."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedrecon.data._arrow_bridge import to_numpy
+from fedrecon import _safe_text as safe_text
+from fedrecon.data._arrow_bridge import is_text, to_numpy, value_type
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +40,15 @@ def without_lists(table: "pa.Table") -> "pa.Table":
             name = ".".join([field.name, *map(str, place)])
             columns[name] = pa.array(np.ascontiguousarray(values[(slice(None), *place)]))
     return pa.table(columns)
+
+
+def with_safe_cells(table: "pa.Table") -> "pa.Table":
+    """A table without lists whose texts, names of columns included, no spreadsheet takes for formulas."""
+    import pyarrow as pa
+
+    table = table.combine_chunks()
+    columns = [safe_text.csv_cells(x) if is_text(value_type(x.type)) else x for x in table.columns]
+    return pa.table(columns, [safe_text.csv_cell(name) for name in table.column_names])
 
 
 def repeating_columns(schema: "pa.Schema") -> list[str]:

@@ -9,6 +9,13 @@ from fedrecon.experiment.settings.sections import FaultySettingError, Section, s
 
 _CLIENT_FILE = ".arrow"
 
+
+def _is_client_file(path: str) -> bool:
+    from fedrecon.data._arrow import is_client_file
+
+    return bool(path) and is_client_file(path)
+
+
 ColumnSetting = str | Annotated[int, Field(ge=1)]
 
 
@@ -47,13 +54,20 @@ class RatingFileSettings(Section):
 
     @model_validator(mode="after")
     def _as_the_reader_takes_them(self) -> "RatingFileSettings":
-        if self.path.endswith(_CLIENT_FILE):
-            return self  # client files have their own columns, for whatever these settings say
+        fault = self._fault()
+        # Client files and folders of them have their own columns, for whatever these settings say. A file is
+        # looked at where there is a fault alone, since settings are also read where their data are not.
+        if fault is not None and not (self.path.endswith(_CLIENT_FILE) or _is_client_file(self.path)):
+            raise fault
+        return self
+
+    def _fault(self) -> FaultySettingError | None:
+        """What the reader of rating files would refuse in these settings, if anything."""
         given = self.columns.given()
         for role in ("client", "item"):
             if given and role not in given:
                 rule = f"must name the column of the {role} where others are named, got {given}"
-                raise FaultySettingError(f"columns.{role}", rule)
+                return FaultySettingError(f"columns.{role}", rule)
         options = self.reading()
         del options["unpacked_gib"]
         try:
@@ -61,8 +75,8 @@ class RatingFileSettings(Section):
         except ValueError as error:
             # The reader's messages begin with the name of the argument, which is that of the setting.
             name, _, rule = str(error).partition(" ")
-            raise FaultySettingError(name, rule) from None
-        return self
+            return FaultySettingError(name, rule)
+        return None
 
     def reading(self) -> dict[str, Any]:
         """The arguments of `fedrecon.datasets.ratings.prepare` and `load` that say how the file is read."""

@@ -153,8 +153,10 @@ class TaskSpec(ABC):
             DataError: The file cannot be read, or its clients break a rule of the task.
         """
         from fedrecon.data._clients import Clients
+        from fedrecon.data._unpacking import UNPACKED_GIB
 
-        return self.accept_clients(config, Clients.open(path), str(path))
+        limit = getattr(config.data, "unpacked_gib", UNPACKED_GIB)
+        return self.accept_clients(config, Clients.open(path, unpacked_gib=limit), str(path))
 
     def accept_clients(self, config: TaskConfig, clients: "Clients", where: str) -> "Clients":
         """Clients of a client file, or from Python, as `load_all_clients` gives those of other files.

@@ -113,9 +113,10 @@ class RunSpec:
                 )
             if name in ("train", "test") or name.startswith(SEEN):
                 raise ValueError(f"clients that are evaluated while training cannot be called {name!r}")
-            if len(name) > LONGEST_NAME or not name.isprintable() or name.endswith(f"-{STANDARD_EVAL}"):
+            is_named = bool(name.strip()) and len(name) <= LONGEST_NAME and name.isprintable()
+            if not is_named or name.endswith(f"-{STANDARD_EVAL}"):
                 raise ValueError(
-                    f"the name of clients that are evaluated must have at most {LONGEST_NAME} characters, "
+                    f"the name of clients that are evaluated must have 1 to {LONGEST_NAME} characters, "
                     f"all of them printable, and not end in '-{STANDARD_EVAL}', got {name!r}"
                 )
         for name in self.held_out:

@@ -1,5 +1,7 @@
 """A file made in parts."""
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fedrecon import _safe_text as safe_text
 from fedrecon.errors import RunError
 from fedrecon.experiment.serving.parquet_parts import ResumableParquetWriter, personalized_format
 from fedrecon.experiment.serving.requests import describe_difference
@@ -141,6 +144,38 @@ def test_csv_has_a_column_for_each_number_of_local_parameters(tmp_path):
         '"c0",0.5,1.5,0,7,8',
         '"c1",0.5,1.5,1,7,8',
     ]
+
+
+def cells(path):
+    return list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+def test_texts_in_csv_are_no_formulas_and_numbers_keep_their_signs(tmp_path):
+    ids = ["=1+1", "-5", "-5.5x", "@a", "'=b", "plain", "+7", 'a,"b'] * 2
+
+    def of_formulas(number: int) -> pa.Table:
+        items = pa.array(ids[:1] * 2).dictionary_encode()
+        part = pa.table({"client": ids[number * 4 : number * 4 + 4], "=x": [-0.5] * 4})
+        lists = pa.LargeListArray.from_arrays([0, 2, 2, 2, 2], items)
+        return part if number % 2 else part.append_column("item", lists).drop_columns("=x")
+
+    make(tmp_path / "top.csv", lambda _: of_formulas(0), count=1)
+    assert cells(tmp_path / "top.csv") == [
+        ["client", "rank", "item"],
+        ["'=1+1", "1", "'=1+1"],
+        ["'=1+1", "2", "'=1+1"],
+    ]
+    make(tmp_path / "users.csv", lambda _: of_formulas(1), count=1)
+    assert cells(tmp_path / "users.csv") == [
+        ["client", "'=x"],
+        ["''=b", "-0.5"],
+        ["plain", "-0.5"],
+        ["'+7", "-0.5"],
+        ['a,"b', "-0.5"],
+    ]
+    make(tmp_path / "all.csv", lambda _: pa.table({"client": ids[:8]}), count=1)
+    written = [row[0] for row in cells(tmp_path / "all.csv")[1:]]
+    assert written[1] == "-5" and [safe_text.from_csv_cell(cell) for cell in written] == ids[:8]
 
 
 def test_csv_goes_on_after_a_failure_and_is_not_overwritten(tmp_path):

@@ -5,6 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
+from fedrecon.data import write_shards
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 from fedrecon.experiment.config import load, resolve
@@ -53,6 +54,20 @@ def test_columns_by_position_of_a_packed_file(tmp_path, task):
         "Ratings read as": "a semicolon-separated table with client = field 1, item = field 2, "
         "rating = field 3, time = field 4"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["movielens", "ranking"])
+def test_client_files_of_any_name_have_their_own_columns(tmp_path, task):
+    clients = Clients.from_columns([1, 2], [0, 1, 2], {"item": [0, 0]}, {"item": ["a"]})
+    clients.write(tmp_path / "clients.data")
+    write_shards(tmp_path / "shards", clients, 2)
+    (tmp_path / "other").write_text("1,2,3\n")
+    only_one = {"client": "user"}
+    for name in ("clients.data", "shards", "not there.arrow"):
+        assert config_of(str(tmp_path / name), only_one, task).data.columns.client == "user"
+    for name in ("other", "not there"):
+        with pytest.raises(SettingError, match=r"columns\.item must name the column of the item"):
+            config_of(str(tmp_path / name), only_one, task)
 
 
 def test_positions_on_the_command_line_are_numbers(tmp_path):

@@ -529,6 +529,7 @@ def test_the_cohort_may_be_drawn_otherwise():
         ({"sampling": Poisson(5)}, "either sampling or clients_per_round must be given, got both"),
         ({"select": "last"}, "select must be 'final', 'best', .* got 'last'"),
         ({"select": "best", "evaluate": None}, "select='best' needs clients to evaluate, got none"),
+        ({"evaluate": {" ": TEST}}, "the name of clients that are evaluated must have 1 to 100 characters"),
         ({"evaluate": {"test": TEST}}, "clients that are evaluated while training cannot be called 'test'"),
         ({"test": TEST.take([])}, "the clients to evaluate must be at least 1, got 0 in 'test'"),
     ],

@@ -48,7 +48,8 @@ def command(
       fedrecon personalize runs/mine --data new.csv --set data.columns.client=person --out top.csv --top 20
 
     A .csv file has a line for each recommended item with its rank, or for each client a column for each
-    number of its local parameters.
+    number of its local parameters. An apostrophe is put before ids that a spreadsheet would take for
+    formulas, such as =1; numbers stay as they are, and so does everything in Parquet.
 
     Killed and started again, it goes on where it was. With --share several processes or hosts fill one
     file: each is given the same command with another share, and the last to finish joins the parts.
