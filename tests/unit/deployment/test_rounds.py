@@ -11,7 +11,9 @@ import pytest
 from tests.small import Given, federation, rating_model, sgd, solver
 
 from fedrecon.algorithms._fedalt import fedalt
+from fedrecon.algorithms._fedper import fedper
 from fedrecon.algorithms._fedrecon import fedrecon
+from fedrecon.algorithms._lg_fedavg import lg_fedavg
 from fedrecon.core._examples import AlternateBatches
 from fedrecon.data._sampling import AbstractSampling
 from fedrecon.deployment._endpoint import Endpoint
@@ -30,6 +32,11 @@ NAMES = CLIENTS.ids.tolist()
 MODEL = rating_model(two_fields=True, scale=True)
 STATELESS = fedrecon(MODEL, solver(), solver(), sgd(1.0), AlternateBatches(2))
 STATEFUL = fedalt(MODEL, solver(), solver(), sgd(1.0))
+# Their clients keep tables: of these one whose rows are shared with a global table, or all that an item has.
+KEEPING_TABLES = {
+    "fedper": fedper(MODEL, solver(), solver(), sgd(1.0), ("1", "0/item/bias")),
+    "lg_fedavg": lg_fedavg(MODEL, solver(), solver(), sgd(1.0), ("0/item",)),
+}
 COHORTS = Given([[3, 5, 8], [8, 1, 2], [5, 8, 10], [1, 3, 8]])
 
 
@@ -82,7 +89,11 @@ def test_rounds_are_those_of_the_simulator(tmp_path, algorithm):
     assert records[0].metrics()["loss"].weight > 0
 
 
-@pytest.mark.parametrize("algorithm", [STATELESS, STATEFUL], ids=["stateless", "stateful"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [STATELESS, STATEFUL, *KEEPING_TABLES.values()],
+    ids=["stateless", "stateful", *KEEPING_TABLES],
+)
 def test_server_and_nodes_that_begin_again_go_on_to_the_same_numbers(tmp_path, algorithm):
     first = run_rounds(endpoint(algorithm), Direct(*halves(algorithm, tmp_path)), 4, tmp_path / "server")
     for _ in range(2):

@@ -1,7 +1,6 @@
 """Nodes whose files number items otherwise than the run: they are renumbered by value, or refused."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from tests.small import rating_model, sgd, solver
 
@@ -13,6 +12,7 @@ from fedrecon.deployment import Address, Client, Node, Server, Store
 from fedrecon.errors import DataError, UncheckedWarning
 from fedrecon.evaluation._evaluate import evaluate
 
+pd = pytest.importorskip("pandas")  # not in the environment that has Flower
 ALGORITHM = fedrecon(rating_model(), solver(), solver(), sgd(1.0), AlternateBatches(2))
 NAMES = [f"i{n}" for n in range(12)]
 

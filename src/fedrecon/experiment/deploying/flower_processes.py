@@ -182,6 +182,7 @@ def follow_run(
     rounds: int,
     progress: Callable[[dict[str, Any]], None],
     look: Callable[[], None],
+    link: str = SUPERLINK,
 ) -> None:
     """Waits until the server has ended its rounds.
 
@@ -191,9 +192,10 @@ def follow_run(
         rounds: The number of rounds of the whole run.
         progress: A function that is called with the values of each line of `rounds.jsonl`.
         look: A function that is called again and again, and raises an error to give up.
+        link: The name of the process that nodes connect to; that of the SuperLink by default.
 
     Raises:
-        RunError: The SuperLink or the server ended before the rounds were done.
+        RunError: That process or the server ended before the rounds were done.
     """
     path, read = folder / LOG, 0
     while not (ended := (folder / ENDED).exists()) or read < len(read_log(path)):
@@ -202,7 +204,7 @@ def follow_run(
             progress(line)
         read = len(lines)
         if not ended:
-            _check_server(processes, folder)
+            _check_server(processes, folder, link)
             look()
             time.sleep(_LOOK)
     reason = (folder / ENDED).read_text()
@@ -229,11 +231,11 @@ def wait_until(there: Callable[[], bool], what: str, processes: Processes) -> No
         time.sleep(_LOOK)
 
 
-def _check_server(processes: Processes, folder: Path) -> None:
-    for name in (SUPERLINK, RUN):
+def _check_server(processes: Processes, folder: Path, link: str) -> None:
+    for name in (link, RUN):
         status = processes.status(name)
         # The process that asked for the run ends as soon as it is begun.
-        if status is not None and (name == SUPERLINK or status != 0):
+        if status is not None and (name == link or status != 0):
             raise RunError(f"{processes.log(name)}: the process {name!r} has ended; {GO_ON}")
     path = folder / PROCESS
     if path.exists() and not lives(int(path.read_text())) and not (folder / ENDED).exists():

@@ -10,14 +10,11 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedrecon._files import atomic_file, write_atomically
-from fedrecon.deployment._endpoint import Endpoint
-from fedrecon.deployment._rounds import run_rounds
-from fedrecon.deployment._server import Server
+from fedrecon._files import write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.deploying.flower_client import MESSAGES, NAMES, RECORD
 from fedrecon.experiment.deploying.plan import ENDED, PROCESS, DeploymentPlan
-from fedrecon.privacy._secret import SECRET_BYTES, Secret
+from fedrecon.experiment.deploying.server import run_plan
 
 # Seconds between two queries which nodes are connected, and what they have answered.
 _LOOK = 0.5
@@ -27,8 +24,6 @@ _PATIENCE = 60.0
 _LEAST = 1.0
 # How many deadlines after its message an answer may come and still be counted as late.
 _KEPT = 3.0
-# The file of the secret that draws the cohorts of a private run.
-COHORTS = "cohorts.key"
 
 
 class FlowerTransport:
@@ -196,60 +191,10 @@ def server_app() -> ServerApp:
         write_atomically(folder / PROCESS, str(os.getpid()))
         try:
             plan = DeploymentPlan.read(folder)
-            run(plan, FlowerTransport(grid, plan.max_staleness), folder)
+            run_plan(plan, FlowerTransport(grid, plan.max_staleness), folder)
         except Exception as error:
             write_atomically(folder / ENDED, f"{type(error).__name__}: {error}\n")
             raise
         write_atomically(folder / ENDED, "")
 
     return app
-
-
-def run(plan: DeploymentPlan, transport: FlowerTransport, folder: Path) -> None:
-    """Runs a plan's rounds, from the server's state in a folder on.
-
-    Args:
-        plan: The plan of the deployment.
-        transport: Carries the messages between the server and the nodes.
-        folder: The folder of the server's state and of `rounds.jsonl`.
-
-    Raises:
-        RunError: Nodes are missing, or a round never had enough answers.
-    """
-    config = plan.config()
-    plan.check_protection(plan.address)
-    names = transport.find(plan.nodes, plan.seconds)
-    algorithm = plan.algorithm()
-    sampling, enough = plan.sampling(len(names))
-    server = Server(
-        algorithm,
-        names,
-        sampling,
-        seed=config.seed,
-        run=plan.run,
-        global_params=plan.start_at(folder),
-        min_answers=plan.min_answers,
-        secret=None if algorithm.privacy is None else _secret(folder / COHORTS),
-        max_staleness=plan.max_staleness,
-        staleness_exponent=plan.staleness_exponent,
-    )
-    rounds = run_rounds(
-        Endpoint(server),
-        transport,
-        plan.affordable_rounds(),
-        folder,
-        seconds=plan.seconds,
-        note_clients=True,
-        enough_answers=enough,
-    )
-    for _ in rounds:
-        continue
-
-
-def _secret(path: Path) -> Secret:
-    """The secret of a file that only its owner can read, which the first call makes."""
-    if not path.exists():
-        with atomic_file(path) as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(os.urandom(SECRET_BYTES))
-    return Secret(path.read_bytes())

@@ -134,8 +134,7 @@ class Keys:
         Raises:
             RunError: The node has an active key, or its name is not allowed.
         """
-        if not _is_name(node):
-            raise RunError(f"{_NAME}, got {node!r}")
+        check_name(node)
         if any(key.node == node for key in self.active()):
             raise RunError(f"a node must have one active key, {node!r} has one; use `rotate` or `revoke`")
         self._create(node, folder, self.registered())
@@ -207,6 +206,13 @@ class Keys:
         write_atomically(self.folder / _REGISTER, json.dumps({"nodes": entries}, indent=1) + "\n")
 
 
-def _is_name(node: str) -> bool:
+def check_name(node: str) -> str:
+    """The name of a node, which is also that of its folder.
+
+    Raises:
+        RunError: The name is not allowed.
+    """
     plain = node.replace("-", "").replace("_", "")
-    return plain.isascii() and plain.isalnum() and node != SERVER
+    if not (plain.isascii() and plain.isalnum() and node != SERVER):
+        raise RunError(f"{_NAME}, got {node!r}")
+    return node

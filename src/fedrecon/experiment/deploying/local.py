@@ -1,4 +1,4 @@
-"""A whole deployment on this machine: a SuperLink, nodes and their workers as processes on loopback."""
+"""A whole deployment on this machine: a server and nodes as processes on loopback."""
 
 import json
 import shutil
@@ -23,6 +23,7 @@ from fedrecon.errors import RunError, whole_number
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.deploying.client_states import gather_client_states
 from fedrecon.experiment.deploying.flower_processes import (
+    SUPERLINK,
     environment_for,
     follow_run,
     start_run,
@@ -31,6 +32,7 @@ from fedrecon.experiment.deploying.flower_processes import (
     start_worker,
     wait_until,
 )
+from fedrecon.experiment.deploying.nvflare_engine import local as nvflare
 from fedrecon.experiment.deploying.plan import FILE, DeploymentPlan
 from fedrecon.experiment.deploying.preparing import plan_of, start_of, with_numbers, write_start
 from fedrecon.experiment.deploying.processes import Processes, free_ports
@@ -49,6 +51,7 @@ from fedrecon.simulation._client_step import first_state
 from fedrecon.simulation._simulation import Simulation
 
 SERVER, NODE, LOCAL = "server", "node-{}", "local.json"
+FLOWER, NVFLARE = "flower", "nvflare"
 # Settings of the app's `deployment.toml` that a deployment on this machine takes over.
 _OF_ROUNDS = {"min_answers", "over_selection", "max_staleness", "staleness_exponent"}
 
@@ -67,13 +70,17 @@ class LocalDeployment:
         out: The run folder. The files of the processes are in a folder beside it.
         nodes: The number of nodes, among which the training clients are divided.
         seconds: The deadline of a round in seconds; 600 by default.
+        engine: The program whose processes carry the messages, `"flower"`, the default, or `"nvflare"`.
 
     Raises:
         SettingError: The experiment is private, or a setting does not fit the data.
     """
 
-    def __init__(self, app: Path, config: Config, out: Path, nodes: int, seconds: float = 600.0):
+    def __init__(
+        self, app: Path, config: Config, out: Path, nodes: int, seconds: float = 600.0, engine: str = FLOWER
+    ):
         self._app, self.out, self._nodes, self._seconds = app.absolute(), out.absolute(), nodes, seconds
+        self._engine = engine
         self._work = work_folder(self.out)
         self.processes: Processes | None = None
         config = with_numbers(config)
@@ -98,7 +105,9 @@ class LocalDeployment:
             raise RunError(f"{out}: no deployment on this machine was begun for this run folder")
         given = json.loads(path.read_text())
         plan = DeploymentPlan.read(path.parent / SERVER)
-        return LocalDeployment(Path(given["app"]), plan.config(), out, plan.nodes, plan.seconds)
+        # Deployments of earlier versions name no engine.
+        engine = given.get("engine", FLOWER)
+        return LocalDeployment(Path(given["app"]), plan.config(), out, plan.nodes, plan.seconds, engine)
 
     def run(self, progress: Callable[[dict[str, Any]], None]) -> None:
         """Runs the rounds that are left, and ends all processes that it started, also after an error.
@@ -110,16 +119,17 @@ class LocalDeployment:
             RunError: A process has ended before the rounds were done.
         """
         self.prepare()
+        home, server = self._work / self._engine, self._work / SERVER
+        environment = nvflare.environment_for_nvflare if self._engine == NVFLARE else environment_for
         with ExitStack() as stack:
-            # In the system's temporary folder: the path of a socket may have only about a hundred characters.
-            sockets = Path(tempfile.mkdtemp(prefix="fedrecon-"))
-            stack.callback(shutil.rmtree, sockets, True)
-            home = self._work / "flower"
-            processes = stack.enter_context(Processes(self._work / "logs", environment_for(home)))
-            self._start(processes, sockets, home)
+            processes = stack.enter_context(Processes(self._work / "logs", environment(home)))
+            start = self._start_nvflare if self._engine == NVFLARE else self._start_flower
+            link = start(processes, stack, home)
             self.processes = processes
             restart = partial(_restart_nodes, processes)
-            follow_run(processes, self._work / SERVER, self._spec.rounds, progress, restart)
+            rounds = self._spec.rounds
+            follow = partial(follow_run, processes, server, rounds, _once(progress), restart, link)
+            nvflare.follow_jobs(processes, server, follow) if self._engine == NVFLARE else follow()
 
     def prepare(self) -> None:
         """Writes the files of the server and of each node, as they would be on machines of their own."""
@@ -142,10 +152,20 @@ class LocalDeployment:
             write_atomically(folder / "node.toml", tomli_w.dumps({"data": "clients.arrow"}))
             plan.write(folder)
         plan = replace(plan, initial_params=write_start(start_of(plan, spec), self._work / SERVER))
-        write_atomically(self._work / LOCAL, json.dumps({"app": str(self._app)}) + "\n")
+        write_atomically(
+            self._work / LOCAL, json.dumps({"app": str(self._app), "engine": self._engine}) + "\n"
+        )
         plan.write(self._work / SERVER)
 
-    def _start(self, processes: Processes, sockets: Path, home: Path) -> None:
+    def _start_nvflare(self, processes: Processes, stack: ExitStack, home: Path) -> str:
+        nodes = {name: self._work / name for name in map(NODE.format, range(self._nodes))}
+        nvflare.start_federation(processes, home, self._work / SERVER, nodes)
+        return nvflare.SERVER
+
+    def _start_flower(self, processes: Processes, stack: ExitStack, home: Path) -> str:
+        # In the system's temporary folder: the path of a socket may have only about a hundred characters.
+        sockets = Path(tempfile.mkdtemp(prefix="fedrecon-"))
+        stack.callback(shutil.rmtree, sockets, True)
         link, *ports = free_ports(1 + self._nodes)
         for number in range(self._nodes):
             folder = self._work / NODE.format(number)
@@ -156,6 +176,7 @@ class LocalDeployment:
             wait_until(path.exists, f"worker {number}", processes)
             start_supernode(processes, f"node-{number}", f"127.0.0.1:{link}", port, path, None)
         start_run(processes, self._app, self._work / SERVER)
+        return SUPERLINK
 
     def records(self) -> list[dict[str, Any]]:
         """The values of the lines of `rounds.jsonl`, one line for each attempt at a round."""
@@ -269,6 +290,19 @@ class _Cohorts(AbstractSampling):
 
     def check(self, num_clients: int) -> None:
         """Does nothing: the cohorts were drawn from the same clients."""
+
+
+def _once(progress: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """A function that is called with the lines of `rounds.jsonl` again and again, and passes each on once."""
+    passed = set[tuple[int, int]]()
+
+    def pass_on(line: dict[str, Any]) -> None:
+        attempt = line["round"], line["attempt"]
+        if attempt not in passed:
+            passed.add(attempt)
+            progress(line)
+
+    return pass_on
 
 
 def _restart_nodes(processes: Processes) -> None:

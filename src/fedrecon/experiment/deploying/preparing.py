@@ -13,7 +13,7 @@ from fedrecon._files import make_folder, write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.deploying.addresses import is_loopback, split_address
-from fedrecon.experiment.deploying.keys import CA_CERTIFICATE, NODE_KEY, SERVER, Keys
+from fedrecon.experiment.deploying.keys import CA_CERTIFICATE, NODE_KEY, SERVER, Keys, check_name
 from fedrecon.experiment.deploying.node import CONFIG
 from fedrecon.experiment.deploying.plan import INITIAL, DeploymentPlan, digest_of_file
 from fedrecon.experiment.deploying.settings import DeploymentSettings
@@ -23,7 +23,7 @@ from fedrecon.experiment.storage.array_files import write_arrays
 if TYPE_CHECKING:
     from fedrecon.experiment.training.run_spec import RunSpec
 
-APP, KEYS, NODES = "app", "keys", "nodes"
+APP, JOB, KEYS, NODES = "app", "job", "keys", "nodes"
 
 
 def with_numbers(config: Config) -> Config:
@@ -185,7 +185,7 @@ def create_keys(folder: Path, nodes: tuple[str, ...]) -> list[Path]:
     for node in nodes:
         target = folder / NODES / node
         keys.create_node(node, target)
-        _write_node(plan, target)
+        _write_node(plan, target, _flower_access(plan))
         folders.append(target)
     return folders
 
@@ -209,8 +209,32 @@ def rotate_keys(folder: Path, node: str) -> Path:
         return keys.folder
     target = folder / NODES / node
     keys.rotate_node(node, target)
-    _write_node(plan, target)
+    _write_node(plan, target, _flower_access(plan))
     return target
+
+
+def prepare_job(folder: Path, nodes: tuple[str, ...]) -> list[Path]:
+    """Writes the job of NVFlare, and folders of nodes without keys, which NVFlare has itself.
+
+    Args:
+        folder: The folder of the server, as `prepare_server` writes it.
+        nodes: The names of new nodes.
+
+    Returns:
+        The folder of the job, and those to hand to the nodes, one for each name.
+
+    Raises:
+        RunError: A name is not allowed.
+    """
+    from fedrecon.experiment.deploying.nvflare_engine.job import write_job
+
+    plan = DeploymentPlan.read(folder)
+    targets = [folder / NODES / check_name(node) for node in nodes]
+    write_job(folder / JOB, folder)
+    for target in targets:
+        make_folder(target)
+        _write_node(plan, target, {})
+    return [folder / JOB, *targets]
 
 
 def keys_of(folder: Path) -> Keys:
@@ -222,14 +246,13 @@ def keys_of(folder: Path) -> Keys:
     return Keys(folder / KEYS)
 
 
-def _write_node(plan: DeploymentPlan, folder: Path) -> None:
+def _write_node(plan: DeploymentPlan, folder: Path, access: Mapping[str, str]) -> None:
     plan.write(folder)
     if not (folder / CONFIG).exists():
-        settings = {
-            "data": "clients.arrow",
-            "superlink": plan.address,
-            "authority": CA_CERTIFICATE,
-            "key": NODE_KEY,
-        }
+        settings = {"data": "clients.arrow", **access}
         text = "# data: a client file (.arrow), a Parquet file or an SQLite file, see docs/deploying.md\n"
         write_atomically(folder / CONFIG, text + tomli_w.dumps(settings))
+
+
+def _flower_access(plan: DeploymentPlan) -> dict[str, str]:
+    return {"superlink": plan.address, "authority": CA_CERTIFICATE, "key": NODE_KEY}

@@ -1,20 +1,23 @@
-"""A server on its own machine: a SuperLink on loopback, the keys that it accepts, and the rounds."""
+"""A server on its own machine: its rounds, and for Flower a SuperLink on loopback and the keys it accepts."""
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from fedrecon._files import write_atomically
+from fedrecon._files import atomic_file, write_atomically
 from fedrecon.core._model import leaves_of
+from fedrecon.deployment._endpoint import Endpoint
 from fedrecon.deployment._messages import state_from
-from fedrecon.deployment._rounds import STATE
+from fedrecon.deployment._rounds import STATE, Transport, run_rounds
+from fedrecon.deployment._server import Server
 from fedrecon.deployment._wire import decode
 from fedrecon.experiment.deploying.addresses import is_loopback, split_address
 from fedrecon.experiment.deploying.flower_processes import (
@@ -33,9 +36,12 @@ from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.array_files import write_arrays
 from fedrecon.experiment.storage.digests import finite, seal
 from fedrecon.experiment.training.build import LEDGER
+from fedrecon.privacy._secret import SECRET_BYTES, Secret
 from fedrecon.simulation._client_step import first_state
 
 PARAMETERS = "global_params.npz"
+# The file of the secret that draws the cohorts of a private run.
+COHORTS = "cohorts.key"
 # Seconds between two looks at the list of keys.
 _LOOK = 2.0
 
@@ -75,6 +81,24 @@ class Registrations:
             self._next = time.monotonic() + _LOOK
 
 
+class NodesTransport(Transport, Protocol):
+    """A transport that finds nodes and their clients by itself."""
+
+    def find(self, nodes: int, seconds: float) -> list[str]:
+        """Waits for nodes, and asks which clients they have.
+
+        Args:
+            nodes: The number of nodes that must answer.
+            seconds: The longest time to wait for the nodes, in seconds.
+
+        Returns:
+            The clients' names, sorted.
+
+        Raises:
+            RunError: Fewer nodes answered in time, or two have a client of the same name.
+        """
+
+
 def run_server(folder: Path, progress: Callable[[dict[str, Any]], None]) -> None:
     """Runs the rounds that are left and ends all processes that it started, also after an error.
 
@@ -108,6 +132,47 @@ def run_server(folder: Path, progress: Callable[[dict[str, Any]], None]) -> None
     write_parameters(plan, folder)
 
 
+def run_plan(plan: DeploymentPlan, transport: NodesTransport, folder: Path) -> None:
+    """Runs a plan's rounds, from the server's state in a folder on.
+
+    Args:
+        plan: The plan of the deployment.
+        transport: Carries the messages between the server and the nodes.
+        folder: The folder of the server's state and of `rounds.jsonl`.
+
+    Raises:
+        RunError: Nodes are missing, or a round never had enough answers.
+    """
+    config = plan.config()
+    plan.check_protection(plan.address)
+    names = transport.find(plan.nodes, plan.seconds)
+    algorithm = plan.algorithm()
+    sampling, enough = plan.sampling(len(names))
+    server = Server(
+        algorithm,
+        names,
+        sampling,
+        seed=config.seed,
+        run=plan.run,
+        global_params=plan.start_at(folder),
+        min_answers=plan.min_answers,
+        secret=None if algorithm.privacy is None else _secret(folder / COHORTS),
+        max_staleness=plan.max_staleness,
+        staleness_exponent=plan.staleness_exponent,
+    )
+    rounds = run_rounds(
+        Endpoint(server),
+        transport,
+        plan.affordable_rounds(),
+        folder,
+        seconds=plan.seconds,
+        note_clients=True,
+        enough_answers=enough,
+    )
+    for _ in rounds:
+        continue
+
+
 def write_parameters(plan: DeploymentPlan, folder: Path) -> None:
     """Writes the global parameters of the last round to a file, an array for each leaf.
 
@@ -132,3 +197,12 @@ def write_parameters(plan: DeploymentPlan, folder: Path) -> None:
 
 def _nothing() -> None:
     return
+
+
+def _secret(path: Path) -> Secret:
+    """The secret of a file that only its owner can read, which the first call makes."""
+    if not path.exists():
+        with atomic_file(path) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(os.urandom(SECRET_BYTES))
+    return Secret(path.read_bytes())

@@ -16,7 +16,7 @@ _server_folder = click.argument("server", metavar="SERVER")
 
 @click.group(name="deploy", cls=options.Group)
 def command() -> None:
-    """Trains over real processes and networks, by Flower: pip install 'fedrecon[flower]'."""
+    """Trains over real processes and networks, by Flower or NVFlare: pip install 'fedrecon[flower]'."""
 
 
 @options.command
@@ -39,6 +39,12 @@ def init(app: str, experiment: str, overrides: tuple[str, ...]) -> int:
 @click.option("--out", required=True, metavar="RUN", help="the run folder")
 @options.changes
 @click.option("--seconds", type=float, default=600.0, metavar="S", help="a round's deadline; default: 600")
+@click.option(
+    "--engine",
+    type=click.Choice(["flower", "nvflare"]),
+    default="flower",
+    help="the program whose processes carry the messages; default: flower",
+)
 @click.option("--verify", is_flag=True, help="simulate the same cohorts, and tell the largest difference")
 def local(
     app: str,
@@ -47,9 +53,10 @@ def local(
     out: str,
     overrides: tuple[str, ...],
     seconds: float,
+    engine: str,
     verify: bool,
 ) -> int:
-    """Runs an app on this machine: a SuperLink and nodes as processes that never leave loopback. It ends them
+    """Runs an app on this machine: a server and nodes as processes that never leave loopback. It ends them
     all, and leaves the run folder that a simulation leaves, with rounds.jsonl beside it.
     """
     from fedrecon.experiment.cli import runs
@@ -57,7 +64,7 @@ def local(
     from fedrecon.experiment.deploying.local import LocalDeployment
 
     config = runs.with_options(experiment_of(Path(app), overrides), data)
-    return _run(LocalDeployment(Path(app), config, Path(out), nodes, seconds), verify)
+    return _run(LocalDeployment(Path(app), config, Path(out), nodes, seconds, engine), verify)
 
 
 @options.command
@@ -156,6 +163,20 @@ def files(server: str) -> int:
 
 @options.command
 @_server_folder
+@click.argument("nodes", metavar="NODE", nargs=-1)
+def job(server: str, nodes: tuple[str, ...]) -> int:
+    """Writes the job that runs a deployment in a federation of NVFlare to SERVER/job, and for each NODE the
+    folder SERVER/nodes/NODE; move it to the node's machine, as `fedrecon` in the folder of its site.
+    """
+    from fedrecon.experiment.deploying.preparing import prepare_job
+
+    for folder in prepare_job(Path(server), nodes):
+        click.echo(folder)
+    return 0
+
+
+@options.command
+@_server_folder
 def server(server: str) -> int:
     """Runs the rounds of a deployment on the server's machine, from the last one that was done."""
     from fedrecon.experiment.deploying.server import run_server
@@ -177,7 +198,7 @@ def node(folder: str) -> int:
 
 for _one in (create, rotate, revoke):
     keys.add_command(_one)
-for _one in (init, local, resume, status, prepare, files, server, node):
+for _one in (init, local, resume, status, prepare, files, job, server, node):
     command.add_command(_one)
 command.add_command(keys)
 
