@@ -2,9 +2,12 @@
 
     python -m benchmarks.rating_scales --sets 20                    # some minutes
     python -m benchmarks.rating_scales --sets 1000 --json all.json  # hours
+    python -m benchmarks.rating_scales --sets 1000 --size 3         # those of one size alone
 
-Each set is trained as `fedrecon run --data FILE` would train it. The exit status is 1 if a set diverges, is
-worse than its clients' shrunk means by more than half a percent, or no better where items explain enough.
+Each set is trained as `fedrecon run --data FILE` would train it. There are twenty sizes, which sets take in
+turn; those of one size are trained one after the other by the same compiled programs. The exit status is 1 if
+a set diverges, is worse than its clients' shrunk means by more than half a percent, or no better where items
+explain enough.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from fedrecon.evaluation._rating_baselines import CLIENT_MEAN
 from fedrecon.experiment.config import RATINGS, load, override
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run import run
+from fedrecon.simulation._shared_programs import SharedPrograms
 
 SCALES = ((1.0, 5.0), (0.0, 100.0), (-10.0, 10.0), (0.0, 1e-3))
 # Shares of the ratings' variance that items and tastes explain; levels of clients explain a fifth.
@@ -39,6 +43,9 @@ ENOUGH = 0.05
 SLACK = 1.005
 # Ratings of an item at least, on average: with fewer nothing can be learnt of it.
 PER_ITEM = 5
+# So many sets differ in their numbers of items and ratings. All others have those of one of these, so that
+# their programs have the same shapes and are compiled once.
+SIZES = 20
 
 
 class RatingSet(NamedTuple):
@@ -64,30 +71,33 @@ class RatingSet(NamedTuple):
 
 
 def rating_sets(count: int) -> Iterator[RatingSet]:
-    """So many sets, which take turns in their scales and in the shares that items explain."""
+    """So many sets, which take turns in their sizes, scales and shares that items explain."""
     for seed in range(count):
-        random = np.random.default_rng([7, seed])
+        turn, size = divmod(seed, SIZES)
+        random = np.random.default_rng([7, size])
         most = round(float(np.exp(random.uniform(np.log(12), np.log(300)))))
         least = min(3, most)
         ratings = FRACTIONS["train"] * NUM_CLIENTS * (most - least) / np.log(most / least)
         items = float(np.exp(random.uniform(np.log(20), np.log(5000))))
         yield RatingSet(
             seed=seed,
-            scale=SCALES[seed % len(SCALES)],
+            # After twenty turns a size has had each scale with each share.
+            scale=SCALES[(turn + size) % len(SCALES)],
             items=max(20, round(min(items, ratings / PER_ITEM))),
             least=least,
             most=most,
-            item_share=ITEM_SHARES[seed % len(ITEM_SHARES)],
-            taste_share=float(random.choice(TASTE_SHARES)),
+            item_share=ITEM_SHARES[(turn + size) % len(ITEM_SHARES)],
+            taste_share=float(np.random.default_rng([7, seed]).choice(TASTE_SHARES)),
         )
 
 
 def generate(made: RatingSet, clients: int = NUM_CLIENTS) -> Clients:
     """Clients with ratings of a set: whole numbers where the scale has at least five of them."""
-    random = np.random.default_rng([11, made.seed])
     most = min(made.most, made.items)
-    counts = np.exp(random.uniform(np.log(made.least), np.log(most + 1), clients)).astype(np.int64)
+    sizes = np.random.default_rng([13, made.seed % SIZES])
+    counts = np.exp(sizes.uniform(np.log(made.least), np.log(most + 1), clients)).astype(np.int64)
     counts = np.clip(counts, made.least, most)
+    random = np.random.default_rng([11, made.seed])
     popularity = random.normal(0, 1.2, made.items)
     chosen = [np.argsort(-(popularity + random.gumbel(size=made.items)))[:count] for count in counts]
     items = np.concatenate([random.permutation(c) for c in chosen])
@@ -106,18 +116,22 @@ def generate(made: RatingSet, clients: int = NUM_CLIENTS) -> Clients:
     return Clients.from_columns(np.arange(clients), offsets, columns, {"item": np.arange(made.items)})
 
 
-def measure(made: RatingSet, path: Path) -> dict[str, Any]:
+def measure(made: RatingSet, path: Path, programs: SharedPrograms) -> dict[str, Any]:
     """Trains the recipe on a set, and compares its RMSE with that of the clients' shrunk means.
 
     Args:
         made: The sizes of the set.
         path: The client file that is written for it.
+        programs: The compiled programs of sets of the same size.
     """
     begun = time.perf_counter()
     generate(made).write(path)
     config = override(load(packaged=RATINGS), {"data": {"path": str(path), "fractions": FRACTIONS}})
-    task = task_of(config)
-    result = run(spec_of(config, task))
+    with programs.used([]):
+        task = task_of(config)
+    # What the ratings decided of the model is a constant in its programs.
+    with programs.used([x for x in task.settings_from_data.values() if isinstance(x, float)]):
+        result = run(spec_of(config, task))
     rmse = result.evaluations["test"].over_examples()["rmse"]
     baseline = result.baselines["test"][CLIENT_MEAN].over_examples()["rmse"]
     ratio = rmse / baseline
@@ -138,12 +152,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sets", type=int, default=20, metavar="COUNT", help="how many; default: 20")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="the first of them; default: 0")
+    parser.add_argument("--size", type=int, choices=range(SIZES), metavar="N", help="sets of one size alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a file for all numbers")
     options = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    chosen = list(rating_sets(options.first + options.sets))[options.first :]
+    chosen = [made for made in chosen if options.size in (None, made.seed % SIZES)]
+    programs, size = SharedPrograms(), None
     with tempfile.TemporaryDirectory() as folder:
-        for made in list(rating_sets(options.first + options.sets))[options.first :]:
-            rows.append(measure(made, Path(folder) / f"{made.seed}.arrow"))
+        for made in sorted(chosen, key=lambda made: (made.seed % SIZES, made.seed)):
+            if made.seed % SIZES != size:
+                programs, size = SharedPrograms(), made.seed % SIZES
+            rows.append(measure(made, Path(folder) / f"{made.seed}.arrow", programs))
             row = rows[-1]
             print(
                 f"set {made.seed:4}: {made.scale[0]:g} to {made.scale[1]:g}, {made.items:5,} items, up to "

