@@ -54,58 +54,67 @@ def test_epsilon_is_that_of_a_fixed_bound_and_the_ledger_names_the_counts():
     assert "counts" not in fixed.ledger(7).mechanism
 
 
-@pytest.mark.parametrize("factor", [0.1, 1.0, 1e6])
-def test_a_client_clips_to_the_bound_that_it_was_told(factor):
+@pytest.fixture(scope="module")
+def sent():
+    """`sent(client, factor)`: the update of a client that was told bounds of `factor` times 0.3."""
     algorithm = private()
     params = algorithm.init(jax.random.key(0)).global_params
-    broadcast = Broadcast(params, jnp.int32(0), jnp.float32(factor))
-    given = examples(CLIENTS, "c8", 13)
-    update, _ = jax.jit(lambda x: algorithm.client_update(broadcast, (), x, jax.random.key(1)))(given)
+
+    @jax.jit
+    def update(given, factor):
+        broadcast = Broadcast(params, jnp.int32(0), factor)
+        return algorithm.client_update(broadcast, (), given, jax.random.key(1))[0]
+
+    return lambda client, factor: update(examples(CLIENTS, client, 13), jnp.float32(factor))
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 1e6])
+def test_a_client_clips_to_the_bound_that_it_was_told(factor, sent):
+    update = sent("c8", factor)
     assert norm(update.delta.total) <= 0.3 * factor * (1 + 1e-6)
     assert update.delta.weight == (0.5 if factor == 1e6 else -0.5)
     assert update.rows == {} and update.metrics == {} and update.statistics == ()
-    nobody, _ = jax.jit(lambda x: algorithm.client_update(broadcast, (), x, jax.random.key(1)))(
-        examples(CLIENTS, "c0", 13)
-    )
+    nobody = sent("c0", factor)
     assert nobody.delta.weight == 0.5 and norm(nobody.delta.total) == 0
 
 
-def run(algorithm, rounds=40, **others):
-    simulation = Simulation(algorithm, CLIENTS, Everyone(), secret=SECRET, **others)
+def factors_of(simulation, rounds, start):
+    """The bounds after every round over 0.3, from rounds that begin at `start`."""
     state = simulation.init()
+    state = state._replace(privacy=state.privacy._replace(clip_factor=jnp.float32(start)))
     return [float(round.state.privacy.clip_factor) for round in simulation.rounds(state, rounds)]
 
 
-@pytest.mark.parametrize("start", [0.05, 30.0])
-def test_bound_goes_to_the_quantile_whatever_it_starts_from(start):
+def test_bound_goes_to_the_quantile_whatever_it_starts_from(sent):
     """With next to no noise, and parameters that stay: the median of the norms, from both sides."""
-    factors = run(private(clip=start, rounds=120, noise_multiplier=1e-6), 120)
-    unbounded = private(clip=1e9, rounds=120, noise_multiplier=1e-6)
-    params = unbounded.init(jax.random.key(0)).global_params
-    broadcast = Broadcast(params, jnp.int32(0), jnp.float32(1))
-    step = jax.jit(lambda x: unbounded.client_update(broadcast, (), x, jax.random.key(1))[0].delta.total)
-    norms = sorted(norm(step(examples(CLIENTS, client, 13))) for client in CLIENTS.ids)
+    algorithm = private(rounds=120, noise_multiplier=1e-6)
+    simulation = Simulation(algorithm, CLIENTS, Everyone(), secret=SECRET)
+    norms = np.array([norm(sent(client, 1e9).delta.total) for client in CLIENTS.ids])
     # Some clients are idle, so that the median lies among small norms; a step of the bound is at most 10%.
-    bound = start * np.exp(np.mean(np.log(factors[-40:])))
-    assert np.mean(np.array(norms) <= 1.5 * bound) >= 0.4
-    assert np.mean(np.array(norms) < bound / 1.5) <= 0.6
+    for start in (0.15, 100.0):
+        bound = 0.3 * np.exp(np.mean(np.log(factors_of(simulation, 120, start)[-40:])))
+        assert np.mean(norms <= 1.5 * bound) >= 0.4
+        assert np.mean(norms < bound / 1.5) <= 0.6
 
 
 def test_blocks_do_not_count_what_fills_them_up():
     """One client side by side and several in a block have the same count: padding has none."""
+    algorithm = private(rounds=1)
 
-    def count(clip, clients_per_block):
-        algorithm = private(clip=clip, rounds=1)
+    def watched(state, update):
+        new = algorithm.server_update(state, update)
+        return new._replace(privacy=new.privacy._replace(clip_factor=update.delta.weight))
 
-        def watched(state, update):
-            new = algorithm.server_update(state, update)
-            return new._replace(privacy=new.privacy._replace(clip_factor=update.delta.weight))
-
-        return run(replace(algorithm, server_update=watched), 1, clients_per_block=clients_per_block)[0]
-
+    counts = []
+    for clients_per_block in (1, 4):
+        counting = replace(algorithm, server_update=watched)
+        simulation = Simulation(
+            counting, CLIENTS, Everyone(), secret=SECRET, clients_per_block=clients_per_block
+        )
+        counts.append([factors_of(simulation, 1, start)[0] for start in (1e9, 0.15)])
     assert N % 4  # so that the last block of four is filled up
-    assert count(1e9, 1) == count(1e9, 4) == N / 2
-    assert -N / 2 <= count(0.05, 1) == count(0.05, 4) < N / 2
+    assert counts[0] == counts[1]
+    assert counts[0][0] == N / 2 and -N / 2 <= counts[0][1] < N / 2
 
 
 def test_without_a_noise_key_the_bound_is_no_number():
