@@ -2,6 +2,7 @@
 
 import difflib
 import operator
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -85,6 +86,16 @@ def plain(value: Any) -> str:
     # Recognised by the name of its module: importing NumPy here would double the start of `fedrecon --help`.
     scalar = type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0
     return repr(value.item() if scalar else value)
+
+
+def parsing_error(error: ValueError) -> str:
+    """What is wrong with a text that Python could not read.
+
+    Of a number of thousands of digits, Python's own words name a function that users have never called.
+    """
+    if "sys.set_int_max_str_digits" in str(error):
+        return f"a number must have at most {sys.get_int_max_str_digits():,} digits"
+    return str(error)
 
 
 def of_kind(kind: type, **given: Any) -> None:

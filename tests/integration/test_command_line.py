@@ -646,6 +646,7 @@ def test_a_sweep_counts_what_diverged_as_failed_and_goes_on(fedrecon, home):
 
 
 MISTAKES = [
+    (["run", "."], 2, "Is a directory; the experiment of a run folder is its config.toml"),
     (["run", "missing.toml"], 2, "missing.toml: the experiment cannot be read: No such file or directory"),
     (
         ["run", "small.toml", "--set", "training.round=3"],

@@ -36,7 +36,7 @@ def checked(
             f"offsets must run from 0 to the number of rows ({total}) in {len(ids) + 1} steps that do "
             f"not decrease, got {len(offsets)} from {offsets[:1].tolist()} to {offsets[-1:].tolist()}"
         )
-    check_nan(narrow, ids, offsets, may_be_nan)
+    check_nan(narrow, np.asarray(ids), offsets, may_be_nan)
     return ids, offsets, in_order(columns, narrow, offsets)
 
 

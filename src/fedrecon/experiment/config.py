@@ -214,6 +214,8 @@ def _read(path: str | Path | None, packaged: str = DEFAULT) -> tuple[str, dict[s
         encoded = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else str(error)
         reason = error.strerror if isinstance(error, OSError) else encoded
         hint = "; a setting is changed by --set NAME=VALUE" if "=" in str(path) else ""
+        if isinstance(error, IsADirectoryError):
+            hint = "; the experiment of a run folder is its config.toml"
         raise SettingError(f"{path}: the experiment cannot be read: {reason}{hint}") from None
     try:
         return str(path), parse_toml(content)

@@ -93,7 +93,8 @@ def _like(given: Params, wanted: Params) -> Params:
         )
 
     def leaf(path: Any, x: Any, like: Any) -> Any:
-        name = f"initial global parameter {path_of(path)!r}"
+        # A pytree of one array has no names.
+        name = f"initial global parameter {path_of(path)!r}" if path else "initial_global_params"
         if jnp.shape(x) != like.shape:
             raise ValueError(f"{name} must be of shape {like.shape}, got {jnp.shape(x)}")
         array = jnp.asarray(x)  # in JAX's type: unless 64-bit types are enabled, float64 becomes float32

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrecon._safe_text import counted
 from fedrecon.algorithms._base import ServerState
 from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import vocabulary
@@ -98,7 +99,8 @@ def mapped(clients: Clients, vocabularies: Mapping[str, np.ndarray], name: str) 
     """
     renumbered, unknown = in_vocabularies(clients, vocabularies)
     if unknown:
-        text = f"{unknown:,} examples of {name} were left out, of ids unknown to the training clients"
+        were = f"{counted(unknown, 'example')} of {name} {'was' if unknown == 1 else 'were'}"
+        text = f"{were} left out, of ids unknown to the training clients"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
     return renumbered
 

@@ -88,7 +88,7 @@ def test_pieces_may_need_other_widths(tmp_path):
 def test_numbers_that_lose_no_order_stay_narrow():
     random = np.random.default_rng(0)
     for numbers in (random.normal(size=50), [0.1, 0.1, 0.2], [1.5, np.nan, np.inf], [1e300] * 2):
-        clients = Clients.from_arrays({"ann": {"x": np.asarray(numbers)}})
+        clients = Clients.from_arrays({"ann": {"x": np.asarray(numbers)}}, may_be_nan=["x"])
         assert clients.column("x").dtype == np.float32
     apart = Clients.from_columns(["ann", "bob"], [0, 1, 2], {"x": [1_700_000_010.25, 1_700_000_010.75]})
     assert apart.column("x").dtype == np.float32  # equal times of two clients are in no order

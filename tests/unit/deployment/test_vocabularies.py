@@ -69,7 +69,7 @@ def test_original_ids_without_the_vocabularies_of_the_run_are_refused(make):
 
 def test_items_that_the_run_does_not_know_are_left_out_with_a_warning():
     more = framed([("ann", name, 1.0) for name in ("i7", "new", "i3")])
-    with pytest.warns(RuntimeWarning, match="1 examples of the clients were left out"):
+    with pytest.warns(RuntimeWarning, match="1 example of the clients was left out"):
         client = Client(ALGORITHM, more, "ann", vocabularies=TRAINED.vocabularies)
     assert {tuple(rows.tolist()) for rows in client.rows.values()} == {(3, 7)}
 

@@ -175,7 +175,7 @@ def test_decimals_of_another_type_are_the_same_ids():
     mixed = framed([("b", "x", 1.0), *(("b", str(n), 2.0) for n in (4, 2, 0))])
     assert numbers.vocabularies["item"].dtype == np.int64 and mixed.vocabularies["item"].dtype == object
     result = train(ALGORITHM, numbers, 1)
-    with pytest.warns(RuntimeWarning, match="1 examples of the clients were left out"):
+    with pytest.warns(RuntimeWarning, match="1 example of the clients was left out"):
         evaluate(ALGORITHM, result.state, mixed, split=SPLIT)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedrecon.data._unpacking import DAMAGE, check_unpacked, unpacking
 from fedrecon.datasets.text._encode import Writer
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, parsing_error
 
 
 def read_lines(path: Path, limit: int) -> Iterator[Writer]:
@@ -57,7 +57,9 @@ def json_value(line: bytes, where: str) -> Any:
     except DataError:
         raise
     except ValueError as error:  # Python turns no text of so many digits into a number
-        raise DataError(f"{where}: must be JSON of numbers that can be read: {error}") from None
+        raise DataError(
+            f"{where}: must be JSON of numbers that can be read: {parsing_error(error)}"
+        ) from None
 
 
 def decoded(text: bytes, where: str) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from rich.console import Console
 
 from fedrecon._files import write_atomically
-from fedrecon._safe_text import csv_cell
+from fedrecon._safe_text import counted, csv_cell
 from fedrecon.algorithms._base import Algorithm, Broadcast
 from fedrecon.core._examples import Examples, Fraction, Split, first_share
 from fedrecon.data._clients import Clients
@@ -63,7 +63,7 @@ def draw(run: Path, config: Config, data: str | None, split: str, screen: Consol
     if split not in spec.evaluated:
         raise SettingError(f"--split must be one of {', '.join(spec.evaluated)}, got {split!r}")
     clients, (round, state, client_states) = spec.evaluated[split], restore_parameters(run, spec)
-    screen.print(f"{config.name}: parameters after round {round}, {len(clients):,} {split} clients")
+    screen.print(f"{config.name}: parameters after round {round}, {counted(len(clients), f'{split} client')}")
     points = []
 
     def score(algorithm: Algorithm, cut: Split) -> Evaluation:

@@ -1,13 +1,14 @@
 """The machinery of settings: sections, defaults, variants, overrides, and errors that name the setting."""
 
 import difflib
-import sys
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticUndefined
+
+from fedrecon.errors import parsing_error
 
 
 class SettingError(ValueError):
@@ -190,10 +191,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("its tables or lists are nested too deeply") from None
     except ValueError as error:
-        # Python's own words name a function that the user has never called.
-        if "digits" not in str(error):
-            raise
-        raise ValueError(f"a number must have at most {sys.get_int_max_str_digits():,} digits") from None
+        raise ValueError(parsing_error(error)) from None
 
 
 def _check_whole_numbers(content: dict[str, Any]) -> None:

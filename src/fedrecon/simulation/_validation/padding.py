@@ -20,6 +20,7 @@ from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.simulation._compilation import quickly
 from fedrecon.solvers._validate_tables import Found
 
+_LOOKED_AT = 64  # numbers of a leaf
 _SAME = 1e-3  # sums of other lengths are rounded otherwise, and by low-precision products by as much
 
 
@@ -60,21 +61,56 @@ def check_padding(
     # A row of zeros hardly shows where large numbers outweigh it: a copy of the first row does.
     copied = {f: np.concatenate([x[:count], x[:1]]) for f, x in padded.items()}
     masked = {**copied, EXAMPLE_MASK: padded[EXAMPLE_MASK]}
-    with_copy = run(global_params, masked).values
+    tried = [(global_params, start.values)]
+    shifted = _shift_constants(global_params)
+    if shifted is not None and _all_finite(values := run(shifted, padded).values):
+        tried.append((shifted, values))
+    copies = [run(params, masked).values for params, _ in tried]
     alike = not any(
-        _differences(start.values, values) for values in (with_copy, run(global_params, copied).values)
+        _differences(values, other)
+        for (params, values), with_copy in zip(tried, copies, strict=True)
+        for other in (with_copy, run(params, copied).values)
     )
     if alike and not _size_matters(measure, global_params, shorter, masked):
         return
-    alone = quickly(measure)(global_params, shorter)
-    for values in (start.values, with_copy):
-        for what, where, bare, filled in _differences(alone, values):
-            raise ValueError(
-                f"the {what} of an example must not depend on rows of padding in its batch, but that of "
-                f"example {where} of {name} is {bare:.6g} without and {filled:.6g} with one: batches of "
-                f"clients with fewer examples are filled up; what looks at other rows of "
-                f"its batch must leave out those where batch[{EXAMPLE_MASK!r}] is false"
-            )
+    measure_alone = quickly(measure)
+    for (params, values), with_copy in zip(tried, copies, strict=True):
+        alone = measure_alone(params, shorter)
+        for other in (values, with_copy):
+            for what, where, bare, filled in _differences(alone, other):
+                raise ValueError(
+                    f"the {what} of an example must not depend on rows of padding in its batch, but that of "
+                    f"example {where} of {name} is {bare:.6g} without and {filled:.6g} with one: batches of "
+                    f"clients with fewer examples are filled up; what looks at other rows of "
+                    f"its batch must leave out those where batch[{EXAMPLE_MASK!r}] is false"
+                )
+
+
+def _shift_constants(params: Params) -> Params | None:
+    """Parameters with small numbers in the leaves that start as one number, such as zero.
+
+    There, all rows of a batch may have equal values, which agree with their mean and every other statistic.
+
+    Returns:
+        The parameters; None where no leaf starts as one number.
+    """
+    changed = []
+
+    def shift(leaf: Any) -> Any:
+        values = np.asarray(leaf)
+        flat = values.reshape(-1)[:_LOOKED_AT]
+        if not flat.size or not jnp.issubdtype(values.dtype, jnp.floating) or np.any(flat != flat[0]):
+            return leaf
+        changed.append(True)
+        # By NumPy, since each operation of JAX would be compiled first.
+        return values + (0.1 * np.cos(np.arange(values.size))).astype(values.dtype).reshape(values.shape)
+
+    shifted = jax.tree.map(shift, params)
+    return shifted if changed else None
+
+
+def _all_finite(values: Mapping[str, Any]) -> bool:
+    return all(np.isfinite(np.asarray(x, float)).all() for x in jax.tree.leaves(dict(values)))
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, int, float, float]]:

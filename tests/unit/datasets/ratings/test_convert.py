@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedrecon.data._clients import Clients
-from fedrecon.datasets.ratings import _convert, _grouped_writer
+from fedrecon.datasets.ratings import _grouped_writer, _staged_ratings
 from fedrecon.datasets.ratings._convert import convert
 from fedrecon.datasets.ratings._files import stream
 from fedrecon.datasets.ratings._prepare import prepare
@@ -23,7 +23,7 @@ COLUMNS = {"client": "user", "item": "isbn", "rating": "stars", "time": "when"}
 @pytest.fixture(autouse=True)
 def in_many_pieces(monkeypatch):
     monkeypatch.setattr(_grouped_writer, "_PIECE", 200)
-    monkeypatch.setattr(_convert, "_ROWS", 128)
+    monkeypatch.setattr(_staged_ratings, "_ROWS", 128)
     monkeypatch.setattr(stream, "_ROWS", 70)
     monkeypatch.setattr("fedrecon.datasets.ratings._files.csv._BLOCK", 1 << 12)
 

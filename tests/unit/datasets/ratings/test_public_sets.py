@@ -460,6 +460,8 @@ REFUSED = {
                            "times must be all numbers, or all dates of one form"),
     "no JSON": ("own.jsonl", b'{"u": 1, "i": 2}\n{"u": 1, "i"\n', named("u", "i"),
         "line 2: must be an object of JSON"),
+    "thousands of digits": ("own.jsonl", b'{"u": 1, "i": ' + b"9" * 6000 + b"}\n", named("u", "i"),
+        "line 1: must be an object of JSON: a number must have at most 4,300 digits$"),
     "an empty id": ("own.tsv", b"ann\t\tsomebody\t3\n", positions(1, 2, 4),
         "line 1: item id must not be empty; another column"),
     "duplicate": ("own.jsonl", b'{"u": 1, "i": 2}\n\n{"u": 1, "i": 2}\n', named("u", "i"),

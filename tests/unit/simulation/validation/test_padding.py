@@ -114,3 +114,40 @@ def test_a_loss_that_replaces_that_of_a_view_is_checked_again(view_of, compiled)
 
     with pytest.raises(ValueError, match="the loss of an example must not depend on rows of padding"):
         check(replace(view, loss=loss))
+
+
+# ---- models that start where all rows are alike ------------------------------------------------------------
+
+
+def starting_at(value: float, rows: Any) -> fr.Model:
+    """A model whose parameters start as one number, and whose loss has the part `rows(scores, batch)`."""
+
+    def loss(p: Any, batch: Any, key: Any = None) -> fr.Mean:
+        scores = batch["x"] @ p["w"]
+        return fr.Mean.of(jnp.square(scores + p["bias"] - batch["y"]) + rows(scores, batch))
+
+    start = {"w": jnp.full(2, value), "bias": jnp.zeros(())}
+    return fr.partition(lambda key: start, loss, local=fr.is_local("bias"))
+
+
+def from_batch_mean(scores: Any, batch: Any) -> Any:
+    return jnp.square(scores - scores.mean())
+
+
+def from_masked_mean(scores: Any, batch: Any) -> Any:
+    mask = batch[EXAMPLE_MASK]
+    return jnp.square(scores - jnp.sum(scores * mask) / jnp.sum(mask))
+
+
+def test_statistics_of_a_batch_are_seen_where_all_scores_start_alike():
+    with pytest.raises(ValueError, match="the loss of an example must not depend on rows of padding"):
+        check(starting_at(0.0, from_batch_mean))
+    check(starting_at(0.0, from_masked_mean))
+    check(starting_at(0.0, lambda scores, batch: nothing(batch)))
+
+
+def test_a_model_that_is_no_number_elsewhere_is_tried_where_it_starts():
+    def rows(scores: Any, batch: Any) -> Any:
+        return jnp.where(scores == 0, 0.0, jnp.nan)
+
+    check(starting_at(0.0, rows))

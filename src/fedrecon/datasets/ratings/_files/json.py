@@ -17,7 +17,7 @@ from fedrecon.datasets.ratings._files.source import Source, reason, translated
 from fedrecon.datasets.ratings._files.times import RULE, convert_numeric_times, is_time, parse_times
 from fedrecon.datasets.ratings._reader_options import Columns
 from fedrecon.datasets.ratings._validation import quoted
-from fedrecon.errors import DataError
+from fedrecon.errors import DataError, parsing_error
 
 _BLOCK = 16 << 20  # bytes; a review must fit in it
 _ENDINGS = "; a dictionary as Python prints it, in single quotes, must be written as JSON first"
@@ -147,8 +147,8 @@ def _objects(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
         except RecursionError:
             raise DataError(f"{where}: must be JSON that is less deeply nested") from None
         except ValueError as error:
-            hint = _ENDINGS if b"'" in line else ""
-            raise DataError(f"{where}: must be an object of JSON: {reason(error)}{hint}") from None
+            hint, what = _ENDINGS if b"'" in line else "", reason(ValueError(parsing_error(error)))
+            raise DataError(f"{where}: must be an object of JSON: {what}{hint}") from None
         if not isinstance(value, dict):
             raise DataError(f"{where}: must be an object of JSON, got {type(value).__name__}")
         yield number, value
