@@ -23,6 +23,7 @@ from fedrecon.errors import RunError, whole_number
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.deploying.client_states import gather_client_states
 from fedrecon.experiment.deploying.flower_processes import (
+    RUN,
     SUPERLINK,
     environment_for,
     follow_run,
@@ -129,7 +130,10 @@ class LocalDeployment:
             restart = partial(_restart_nodes, processes)
             rounds = self._spec.rounds
             follow = partial(follow_run, processes, server, rounds, _once(progress), restart, link)
-            nvflare.follow_jobs(processes, server, follow) if self._engine == NVFLARE else follow()
+            if self._engine == NVFLARE:
+                nvflare.follow_jobs(server, follow, partial(processes.start_again, RUN))
+            else:
+                follow()
 
     def prepare(self) -> None:
         """Writes the files of the server and of each node, as they would be on machines of their own."""
