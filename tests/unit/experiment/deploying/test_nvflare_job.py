@@ -52,25 +52,29 @@ def test_command_writes_the_job_and_folders_of_nodes(tmp_path, capsys):
 def test_job_that_nvflare_ended_is_submitted_again(tmp_path):
     (tmp_path / PROCESS).write_text("1")
     ends = [f"RunError: {JOB_ENDED}\n", f"RunError: {JOB_ENDED}\n", ""]
-    submitted = []
+    submitted, told = [], []
 
-    def follow():
+    def follow(progress):
+        # Each time all lines are read again.
+        for round in range(4 - len(ends)):
+            progress({"round": round, "attempt": 0})
         (tmp_path / ENDED).write_text(end := ends.pop(0))
         if end:
             raise RunError("the server ended after 1 of 3 rounds")
         assert not (tmp_path / PROCESS).exists()  # that of the job before
 
-    follow_jobs(tmp_path, follow, lambda: submitted.append(1))
+    follow_jobs(tmp_path, follow, told.append, lambda: submitted.append(1))
     assert submitted == [1, 1]
+    assert [line["round"] for line in told] == [0, 1, 2]
 
 
 def test_rounds_that_end_for_another_reason_are_not_begun_again(tmp_path):
     submitted = []
 
-    def follow():
+    def follow(progress):
         (tmp_path / ENDED).write_text("RunError: round 3 was begun 10 times\n")
         raise RunError("the server ended")
 
     with pytest.raises(RunError, match="the server ended"):
-        follow_jobs(tmp_path, follow, lambda: submitted.append(1))
+        follow_jobs(tmp_path, follow, print, lambda: submitted.append(1))
     assert not submitted
