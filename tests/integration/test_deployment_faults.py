@@ -122,47 +122,39 @@ def test_nodes_that_die_and_nodes_that_answer_wrongly(tmp_path, repository):
     assert 0 in counted[5] and not any(0 in counted[round] for round in (1, 2, 3, 4))
 
 
-def test_server_that_dies_in_a_round_and_around_its_checkpoints(tmp_path, repository):
-    kills = [
+def test_server_that_dies_around_its_checkpoints_or_has_a_full_disk(tmp_path, repository):
+    """Each start of the server has a fault of its own; the fifth goes through."""
+    faults = [
         {"kill": 1},
         {"kill before the state is saved": 3},
         {"kill after the state was saved": 5},
+        {"full": 6},
     ]
-    with federation(tmp_path, repository, kills, {2: {"4": "die during"}}) as processes:
+    with federation(tmp_path, repository, faults, {2: {"4": "die during"}}) as processes:
         counted, _ = check(tmp_path)
     assert processes.statuses.count(("server", -9)) == 3
+    assert processes.statuses.count(("server", 1)) == 1
     assert processes.statuses.count(("node", -9)) == 1
-    assert len(counted[1]) == len(NAMES)
+    assert len(counted[1]) == len(counted[6]) == len(NAMES)
     tried = [json.loads(line)[0] for line in (tmp_path / "counted.jsonl").read_text().splitlines()]
     assert tried.count(3) == 2  # computed, lost before it was saved, and computed again
     assert tried.count(5) == 1  # saved, and not applied a second time
-
-
-def test_disk_that_is_full_at_the_checkpoint(tmp_path, repository):
-    with federation(tmp_path, repository, [{"full": 2}], {}) as processes:
-        counted, _ = check(tmp_path)
-    assert processes.statuses.count(("server", 1)) == 1
-    assert len(counted[2]) == len(NAMES)
-    tried = [json.loads(line)[0] for line in (tmp_path / "counted.jsonl").read_text().splitlines()]
-    assert tried.count(2) == 2  # computed, lost with its checkpoint, and computed again
-
-
-def test_node_whose_disk_is_full_answers_that_it_failed(tmp_path, repository):
-    with federation(tmp_path, repository, [], {1: {"2": "full"}}) as processes:
-        counted, records = check(tmp_path)
-    assert all(status == 0 for _, status in processes.statuses)
-    refused = {r["round"]: r["refused"] for r in records}
-    assert refused == {round: {"failed": 1} if round == 2 else {} for round in range(ROUNDS)}
-    assert len(counted[2]) == len(NAMES) - 1 and len(counted[3]) == len(NAMES)
+    assert tried.count(6) == 2  # computed, lost with its checkpoint, and computed again
 
 
 def test_no_byte_that_nodes_send_is_a_local_parameter_an_example_or_the_text_of_an_error(
     tmp_path, repository
 ):
-    with federation(tmp_path, repository, [], {0: {"2": "raise"}, 3: {"5": "die during"}}):
-        _, records = check(tmp_path)
+    """One node meets an error, another one a full disk, a third one dies."""
+    faults = {0: {"2": "raise"}, 1: {"3": "full"}, 3: {"5": "die during"}}
+    with federation(tmp_path, repository, [], faults) as processes:
+        counted, records = check(tmp_path)
+    assert sorted(processes.statuses) == sorted([("node", -9)] + [("node", 0)] * NODES + [("server", 0)])
+    # The node with the full disk answers that it failed, and goes on.
+    assert len(counted[3]) == len(NAMES) - 1 and len(counted[4]) == len(NAMES)
     sent = (tmp_path / "received.bin").read_bytes()
-    assert {r["round"]: r["refused"] for r in records if r["refused"]} == {2: {"failed": 1}}
+    refused = {r["round"]: r["refused"] for r in records if r["refused"]}
+    assert refused == {2: {"failed": 1}, 3: {"failed": 1}}
     for needle in (b"secret", b"ZeroDivision", b"Error", b"Traceback", b"File "):
         assert needle not in sent
     states = {

@@ -23,6 +23,7 @@ from fedrecon.errors import RunError, whole_number
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.deploying.client_states import gather_client_states
 from fedrecon.experiment.deploying.flower_processes import (
+    RUN,
     SUPERLINK,
     environment_for,
     follow_run,
@@ -128,8 +129,11 @@ class LocalDeployment:
             self.processes = processes
             restart = partial(_restart_nodes, processes)
             rounds = self._spec.rounds
-            follow = partial(follow_run, processes, server, rounds, _once(progress), restart, link)
-            nvflare.follow_jobs(processes, server, follow) if self._engine == NVFLARE else follow()
+            follow = partial(follow_run, processes, server, rounds, look=restart, link=link)
+            if self._engine == NVFLARE:
+                nvflare.follow_jobs(server, follow, progress, partial(processes.start_again, RUN))
+            else:
+                follow(progress)
 
     def prepare(self) -> None:
         """Writes the files of the server and of each node, as they would be on machines of their own."""
@@ -290,19 +294,6 @@ class _Cohorts(AbstractSampling):
 
     def check(self, num_clients: int) -> None:
         """Does nothing: the cohorts were drawn from the same clients."""
-
-
-def _once(progress: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """A function that is called with the lines of `rounds.jsonl` again and again, and passes each on once."""
-    passed = set[tuple[int, int]]()
-
-    def pass_on(line: dict[str, Any]) -> None:
-        attempt = line["round"], line["attempt"]
-        if attempt not in passed:
-            passed.add(attempt)
-            progress(line)
-
-    return pass_on
 
 
 def _restart_nodes(processes: Processes) -> None:

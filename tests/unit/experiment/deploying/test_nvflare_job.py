@@ -1,4 +1,4 @@
-"""The job of NVFlare for a deployment, its sites' permissions, and that a job that was ended is submitted again."""
+"""The job of NVFlare for a deployment, what its sites allow, and jobs that are submitted again."""
 
 import json
 
@@ -6,8 +6,8 @@ import pytest
 
 from fedrecon.errors import RunError
 from fedrecon.experiment.cli.main import main
-from fedrecon.experiment.deploying.nvflare_engine import local
 from fedrecon.experiment.deploying.nvflare_engine.job import CLASSES, JOB_ENDED, allow_classes, write_job
+from fedrecon.experiment.deploying.nvflare_engine.local import follow_jobs
 from fedrecon.experiment.deploying.plan import ENDED, PROCESS, DeploymentPlan
 
 
@@ -49,36 +49,32 @@ def test_command_writes_the_job_and_folders_of_nodes(tmp_path, capsys):
     assert "a node's name must be of letters" in capsys.readouterr().err
 
 
-class FakeProcesses:
-    def __init__(self):
-        self.again = []
-
-    def start_again(self, name):
-        self.again.append(name)
-
-
 def test_job_that_nvflare_ended_is_submitted_again(tmp_path):
     (tmp_path / PROCESS).write_text("1")
     ends = [f"RunError: {JOB_ENDED}\n", f"RunError: {JOB_ENDED}\n", ""]
-    processes = FakeProcesses()
+    submitted, told = [], []
 
-    def follow():
+    def follow(progress):
+        # Each time all lines are read again.
+        for round in range(4 - len(ends)):
+            progress({"round": round, "attempt": 0})
         (tmp_path / ENDED).write_text(end := ends.pop(0))
         if end:
             raise RunError("the server ended after 1 of 3 rounds")
         assert not (tmp_path / PROCESS).exists()  # that of the job before
 
-    local.follow_jobs(processes, tmp_path, follow)
-    assert processes.again == [local.RUN, local.RUN]
+    follow_jobs(tmp_path, follow, told.append, lambda: submitted.append(1))
+    assert submitted == [1, 1]
+    assert [line["round"] for line in told] == [0, 1, 2]
 
 
 def test_rounds_that_end_for_another_reason_are_not_begun_again(tmp_path):
-    processes = FakeProcesses()
+    submitted = []
 
-    def follow():
+    def follow(progress):
         (tmp_path / ENDED).write_text("RunError: round 3 was begun 10 times\n")
         raise RunError("the server ended")
 
     with pytest.raises(RunError, match="the server ended"):
-        local.follow_jobs(processes, tmp_path, follow)
-    assert processes.again == []
+        follow_jobs(tmp_path, follow, print, lambda: submitted.append(1))
+    assert not submitted

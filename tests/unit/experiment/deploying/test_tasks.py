@@ -18,6 +18,7 @@ from fedrecon.experiment.deploying.plan import INITIAL, DeploymentPlan
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.metrics_log import WEIGHTINGS
 from fedrecon.experiment.training.run_experiment import console, run_experiment
+from fedrecon.simulation._client_step import first_state
 
 ROUNDS = ["training.rounds=2", "training.clients_per_round=6", "evaluation.every=2"]
 RANKING = ["task=ranking", "model.factors=3", "data.least_items=2", "data.protocol.sampled=5"]
@@ -66,7 +67,7 @@ def test_every_task_is_deployed_with_the_numbers_of_the_simulator(tmp_path, name
     assert finish(deployment).evaluations
 
 
-@pytest.mark.parametrize("algorithm", ["fedalt", "ditto"])
+@pytest.mark.parametrize("algorithm", ["fedalt", pytest.param("ditto", marks=pytest.mark.slow)])
 def test_states_of_clients_are_in_the_run_folder(tmp_path, algorithm):
     """The held-out examples of training clients are predicted from what these clients kept on their nodes."""
     more = [f"algorithm.name={algorithm}", "data.held_out.test=0.3", "training.sampling=everyone"]
@@ -85,8 +86,9 @@ def test_states_of_clients_are_in_the_run_folder(tmp_path, algorithm):
 def test_start_of_another_run_is_taken_over(tmp_path):
     changes = settings(tmp_path, "movielens")
     first = deployment_of(tmp_path, configs.load(None, changes))
-    run_here(first)
-    start = {"item/factors": np.asarray(first.state().global_params["item"]["factors"])}
+    first.prepare()
+    shape = first_state(first._spec.algorithm, 0)[0].global_params["item"]["factors"].shape
+    start = {"item/factors": np.random.default_rng(3).normal(0, 0.1, shape).astype(np.float32)}
     np.savez(tmp_path / "start.npz", **start)
     (tmp_path / "second").mkdir()
     changes.append(f"training.initial_global_params='{tmp_path / 'start.npz'}'")
@@ -115,7 +117,7 @@ def raw(deployment, number, file, text):
     return nodes_of(deployment)[number].store.clients, prepared
 
 
-@pytest.mark.parametrize("name", ["ranking", "ranking of drawn items"])
+@pytest.mark.parametrize("name", [pytest.param("ranking", marks=pytest.mark.slow), "ranking of drawn items"])
 def test_node_makes_interactions_of_raw_ratings(tmp_path, name):
     deployment = deployment_of(tmp_path, configs.load(None, settings(tmp_path, name)))
     deployment.prepare()

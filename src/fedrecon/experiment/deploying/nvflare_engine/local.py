@@ -11,11 +11,13 @@ from typing import Any
 
 from fedrecon._files import make_folder, write_atomically
 from fedrecon.errors import RunError
+from fedrecon.experiment.deploying.flower_processes import RUN
 from fedrecon.experiment.deploying.nvflare_engine.job import JOB_ENDED, NODE_FOLDER, allow_classes, write_job
 from fedrecon.experiment.deploying.plan import ENDED, PROCESS
 from fedrecon.experiment.deploying.processes import Processes, free_ports
 
-SERVER, RUN = "nvflare-server", "run"
+SERVER = "nvflare-server"
+Progress = Callable[[dict[str, Any]], None]
 ADMIN = "admin@fedrecon.invalid"
 # NVFlare's server listens where its name says; it has the port for nodes and its control interface, with TLS.
 _HOST = "localhost"
@@ -67,29 +69,40 @@ def start_federation(processes: Processes, home: Path, server: Path, nodes: Mapp
     processes.start(RUN, [sys.executable, "-m", submit, *words])
 
 
-def follow_jobs(processes: Processes, server: Path, follow: Callable[[], None]) -> None:
+def follow_jobs(
+    server: Path, follow: Callable[[Progress], None], progress: Progress, submit_again: Callable[[], None]
+) -> None:
     """Waits until the rounds are done, and submits the job again if NVFlare ends it.
 
     NVFlare ends a job on all nodes if the job's process on one of them dies. The rounds go on from the state
     in the server's folder, with all nodes.
 
     Args:
-        processes: The processes of the deployment.
         server: The folder of the server.
-        follow: A function that waits until the rounds have ended.
+        follow: A function that waits until the rounds have ended, and passes on all lines of `rounds.jsonl`.
+        progress: A function that is called with the values of each line once.
+        submit_again: A function that submits the job, and raises an error where it ended too often.
 
     Raises:
-        RunError: The rounds ended for another reason, or the job has ended four times.
+        RunError: The rounds ended for another reason, or the job has ended too often.
     """
+    passed = set[tuple[int, int]]()
+
+    def pass_on(line: dict[str, Any]) -> None:
+        attempt = line["round"], line["attempt"]
+        if attempt not in passed:
+            passed.add(attempt)
+            progress(line)
+
     while True:
         try:
-            return follow()
+            return follow(pass_on)
         except RunError:
             ended = server / ENDED
             if not (ended.exists() and JOB_ENDED in ended.read_text()):
                 raise
             _forget_end(server)
-            processes.start_again(RUN)
+            submit_again()
 
 
 def _forget_end(server: Path) -> None:
