@@ -85,8 +85,8 @@ def _work(search: Search, name: str) -> None:
 
     from fedrecon.experiment.config import resolve
     from fedrecon.experiment.storage.compilation_cache import use_compilation_cache
-    from fedrecon.experiment.sweep.run import in_turn
     from fedrecon.experiment.sweep.search import Sweep
+    from fedrecon.experiment.sweep.sequence import run_in_turn
     from fedrecon.experiment.training.run_experiment import console
 
     # Ctrl-C reaches all processes of the terminal, but only the main one decides what happens.
@@ -98,7 +98,7 @@ def _work(search: Search, name: str) -> None:
         config = resolve(search.values, "sweep")
         opened = Sweep(config, search.space, search.out, search.metric, search.prune, worker=name)
         try:
-            in_turn(opened, search.trials, screen)
+            run_in_turn(opened, search.trials, screen)
         finally:
             opened.close()
     except (OSError, ValueError) as error:
