@@ -49,9 +49,8 @@ def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> Clien
         table = frame if isinstance(frame, pa.Table) else pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
         got = f"{type(frame).__name__}: {', '.join(map(str, error.args))}"
-        raise DataError(
-            f"a table must be of pandas, Polars or Arrow, each column of one type, got {got}"
-        ) from error
+        rule = "; a column must hold values of one type" if hasattr(frame, "columns") else ""
+        raise DataError(f"a table must be of pandas, Polars or Arrow, got {got}{rule}") from error
     _require(table.column_names, client)
     table = _without_row_numbers(table, client)
     _check_numbered(table.column_names, client, numbered)

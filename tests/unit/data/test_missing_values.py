@@ -290,7 +290,7 @@ def test_what_cannot_name_clients_is_refused(names, kind):
 
 def test_columns_of_several_types_are_refused():
     with pytest.raises(
-        DataError, match=r"each column of one type, got DataFrame: .*for column client with type"
+        DataError, match=r"got DataFrame: .*for column client with type .*; a column must hold values of one"
     ):
         Clients.from_table(pd.DataFrame({"client": [1, "a"], "item": [0, 1]}))
 

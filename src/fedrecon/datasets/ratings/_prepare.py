@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int32, Int64
 
 from fedrecon.data._cache import load_or_convert
 from fedrecon.data._clients import Clients
@@ -117,8 +118,23 @@ def group(ratings: Ratings) -> Clients:
     if ratings.time is not None:
         columns["time"] = ratings.time
     if np.any(ratings.client[1:] < ratings.client[:-1]):
-        order = np.argsort(ratings.client, kind="stable")
+        order = stable_order(ratings.client)
         columns = {name: column[order] for name, column in columns.items()}
     counts = np.bincount(ratings.client, minlength=len(ratings.client_ids))
     ids = ratings.client_ids
     return Clients.from_columns(ids, offsets_of(counts), columns, {"item": ratings.item_ids}, table_keys(ids))
+
+
+def stable_order(codes: Int32[np.ndarray, "row"]) -> Int64[np.ndarray, "row"]:
+    """The rows in the order of their codes, and of equal codes in their own: `numpy.argsort(kind="stable")`.
+
+    Code and row are sorted together as one 64-bit number, which takes a third of the time.
+
+    Args:
+        codes: Not negative; fewer than 2³² of them.
+    """
+    packed = codes.astype(np.int64) << 32
+    packed |= np.arange(len(codes))
+    packed.sort()
+    packed &= 2**32 - 1
+    return packed

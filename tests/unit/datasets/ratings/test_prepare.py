@@ -8,7 +8,7 @@ import pytest
 
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.ratings import _prepare as module
-from fedrecon.datasets.ratings._prepare import prepare
+from fedrecon.datasets.ratings._prepare import prepare, stable_order
 from fedrecon.errors import DataError
 
 TEXT = "7::30::4::100\n7::10::3::90\n2::30::5::80\n7::20::1::100\n"
@@ -154,3 +154,9 @@ def test_parameters_are_checked_with_a_client_file_too(source, cache):
     prepare(source, cache=cache)
     with pytest.raises(ValueError, match="duplicates must be one of error, last, all, got 'none'"):
         prepare(source, duplicates="none", cache=cache)
+
+
+@pytest.mark.parametrize("codes", [[], [0], [2, 0, 2, 1, 0], [2**31 - 1, 0, 2**31 - 1], [5] * 100])
+def test_rows_of_equal_codes_keep_their_order(codes):
+    codes = np.array(codes, np.int32)
+    np.testing.assert_array_equal(stable_order(codes), np.argsort(codes, kind="stable"))
