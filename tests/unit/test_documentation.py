@@ -39,6 +39,7 @@ CHECKED = {"python", "sh", "toml", "yaml"}
 OTHERS = (
     "deactivate",
     "git",
+    "nvflare",
     "pre-commit",
     "scontrol",
     "sphinx-build",
