@@ -123,6 +123,8 @@ class LocalDeployment:
         home, server = self._work / self._engine, self._work / SERVER
         environment = nvflare.environment_for_nvflare if self._engine == NVFLARE else environment_for
         with ExitStack() as stack:
+            if self._engine == NVFLARE:
+                stack.callback(nvflare.wait_for_rounds, server)  # after the others have ended
             processes = stack.enter_context(Processes(self._work / "logs", environment(home)))
             start = self._start_nvflare if self._engine == NVFLARE else self._start_flower
             link = start(processes, stack, home)

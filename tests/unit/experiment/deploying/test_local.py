@@ -87,6 +87,15 @@ def test_deployment_of_another_experiment_is_refused(deployment, tmp_path):
         other.prepare()
 
 
+def test_deployment_goes_on_over_the_engine_that_began_it(deployment, tmp_path):
+    LocalDeployment(tmp_path / "app", deployment.config, tmp_path / "run", 2, engine="nvflare").prepare()
+    begun = work_folder(deployment.out) / "local.json"
+    assert LocalDeployment.of_run(tmp_path / "run")._engine == "nvflare"
+    # One of an earlier version was over Flower.
+    begun.write_text(json.dumps({"app": str(tmp_path / "app")}))
+    assert LocalDeployment.of_run(tmp_path / "run")._engine == "flower"
+
+
 def test_more_nodes_than_clients_are_refused(deployment, tmp_path):
     with pytest.raises(ValueError, match="nodes must be a whole number from 1 to 16, got 17"):
         LocalDeployment(tmp_path / "app", deployment.config, tmp_path / "run", 17)

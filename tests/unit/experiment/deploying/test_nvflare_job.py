@@ -1,14 +1,16 @@
 """The job of NVFlare for a deployment, what its sites allow, and jobs that are submitted again."""
 
 import json
+import subprocess
 
 import pytest
 
 from fedrecon.errors import RunError
 from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.deploying.nvflare_engine.job import CLASSES, JOB_ENDED, allow_classes, write_job
-from fedrecon.experiment.deploying.nvflare_engine.local import follow_jobs
+from fedrecon.experiment.deploying.nvflare_engine.local import follow_jobs, wait_for_rounds
 from fedrecon.experiment.deploying.plan import ENDED, PROCESS, DeploymentPlan
+from fedrecon.experiment.deploying.processes import lives
 
 
 def test_job_names_the_two_classes_and_the_server(tmp_path):
@@ -78,3 +80,11 @@ def test_rounds_that_end_for_another_reason_are_not_begun_again(tmp_path):
     with pytest.raises(RunError, match="the server ended"):
         follow_jobs(tmp_path, follow, print, lambda: submitted.append(1))
     assert not submitted
+
+
+def test_rounds_that_outlive_their_server_are_waited_for(tmp_path):
+    wait_for_rounds(tmp_path)  # none has begun
+    with subprocess.Popen(["sleep", "0.3"]) as rounds:
+        (tmp_path / PROCESS).write_text(str(rounds.pid))
+        wait_for_rounds(tmp_path)
+        assert not lives(rounds.pid)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from fedrecon.errors import RunError
 from fedrecon.experiment.deploying.flower_processes import RUN
 from fedrecon.experiment.deploying.nvflare_engine.job import JOB_ENDED, NODE_FOLDER, allow_classes, write_job
 from fedrecon.experiment.deploying.plan import ENDED, PROCESS
-from fedrecon.experiment.deploying.processes import Processes, free_ports
+from fedrecon.experiment.deploying.processes import Processes, free_ports, lives
 
 SERVER = "nvflare-server"
 Progress = Callable[[dict[str, Any]], None]
@@ -24,6 +25,8 @@ _HOST = "localhost"
 _ORGANISATION = "fedrecon"
 # The longest time in seconds in which keys must be made.
 _PATIENCE = 120.0
+# The longest time in seconds until a process without parent has ended, and the seconds between two looks.
+_END, _LOOK = 20.0, 0.1
 _BUILDERS = ("workspace.WorkspaceBuilder", "static_file.StaticFileBuilder", "cert.CertBuilder")
 
 
@@ -103,6 +106,20 @@ def follow_jobs(
                 raise
             _forget_end(server)
             submit_again()
+
+
+def wait_for_rounds(server: Path) -> None:
+    """Waits until the process that ran the rounds has ended.
+
+    If NVFlare's server is killed, that process, which looks whether its parent lives, outlives it by a second
+    or two. It must not run beside the next one.
+
+    Args:
+        server: The folder of the server.
+    """
+    path, end = server / PROCESS, time.monotonic() + _END
+    while path.exists() and lives(int(path.read_text())) and time.monotonic() < end:
+        time.sleep(_LOOK)
 
 
 def _forget_end(server: Path) -> None:
