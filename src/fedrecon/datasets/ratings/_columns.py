@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, Int64, Shaped
+from jaxtyping import Float32, Float64, Int32, Int64, Integer, Shaped
 
 # Whole numbers, or floats where some have a fraction.
 Times: TypeAlias = Int64[np.ndarray, "rating"] | Float64[np.ndarray, "rating"]
@@ -45,3 +45,21 @@ class Ratings(NamedTuple):
     time: Times | None
     client_ids: Shaped[np.ndarray, "client"]
     item_ids: Shaped[np.ndarray, "item"]
+
+
+def stable_order(codes: Integer[np.ndarray, "row"]) -> Int64[np.ndarray, "row"]:
+    """The rows in the order of their codes, and of equal codes in their own: `numpy.argsort(kind="stable")`.
+
+    Code and row are sorted together as one 64-bit number where they fit, which takes a third of the time.
+
+    Args:
+        codes: Numbers of 32 or 64 bits, not negative.
+    """
+    bits = len(codes).bit_length()
+    if not len(codes) or int(codes.max()) >> (63 - bits):
+        return np.argsort(codes, kind="stable")
+    packed = codes.astype(np.int64) << bits
+    packed |= np.arange(len(codes))
+    packed.sort()
+    packed &= (1 << bits) - 1
+    return packed

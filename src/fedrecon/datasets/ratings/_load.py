@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from fedrecon.data._arrow_bridge import to_arrow, to_numpy
 from fedrecon.data._unpacking import UNPACKED_GIB
-from fedrecon.datasets.ratings._columns import Ratings, Table
+from fedrecon.datasets.ratings._columns import Ratings, Table, stable_order
 from fedrecon.datasets.ratings._files import error_lines as lines
 from fedrecon.datasets.ratings._files.csv import read_text
 from fedrecon.datasets.ratings._files.find import find
@@ -172,7 +172,7 @@ def _without_duplicates(ratings: Ratings, duplicates: str, places: Places) -> Ra
     if not (ordered[1:] == ordered[:-1]).any():
         return ratings
     del ordered
-    order = np.argsort(pairs, kind="stable")
+    order = stable_order(pairs)
     again: Bool[np.ndarray, rating] = pairs[order[1:]] == pairs[order[:-1]]
     if duplicates == "error":
         second = int(order[1:][again].min())

@@ -4,14 +4,13 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int32, Int64
 
 from fedrecon.data._cache import load_or_convert
 from fedrecon.data._clients import Clients
 from fedrecon.data._from_arrays import offsets_of
 from fedrecon.data._table_ids import table_keys
 from fedrecon.data._unpacking import UNPACKED_GIB
-from fedrecon.datasets.ratings._columns import Ratings
+from fedrecon.datasets.ratings._columns import Ratings, stable_order
 from fedrecon.datasets.ratings._files.find import find
 from fedrecon.datasets.ratings._files.layout import describe
 from fedrecon.datasets.ratings._reader_options import Column, Reading
@@ -123,18 +122,3 @@ def group(ratings: Ratings) -> Clients:
     counts = np.bincount(ratings.client, minlength=len(ratings.client_ids))
     ids = ratings.client_ids
     return Clients.from_columns(ids, offsets_of(counts), columns, {"item": ratings.item_ids}, table_keys(ids))
-
-
-def stable_order(codes: Int32[np.ndarray, "row"]) -> Int64[np.ndarray, "row"]:
-    """The rows in the order of their codes, and of equal codes in their own: `numpy.argsort(kind="stable")`.
-
-    Code and row are sorted together as one 64-bit number, which takes a third of the time.
-
-    Args:
-        codes: Not negative; fewer than 2³² of them.
-    """
-    packed = codes.astype(np.int64) << 32
-    packed |= np.arange(len(codes))
-    packed.sort()
-    packed &= 2**32 - 1
-    return packed

@@ -8,7 +8,8 @@ import pytest
 
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.ratings import _prepare as module
-from fedrecon.datasets.ratings._prepare import prepare, stable_order
+from fedrecon.datasets.ratings._columns import stable_order
+from fedrecon.datasets.ratings._prepare import prepare
 from fedrecon.errors import DataError
 
 TEXT = "7::30::4::100\n7::10::3::90\n2::30::5::80\n7::20::1::100\n"
@@ -156,7 +157,8 @@ def test_parameters_are_checked_with_a_client_file_too(source, cache):
         prepare(source, duplicates="none", cache=cache)
 
 
-@pytest.mark.parametrize("codes", [[], [0], [2, 0, 2, 1, 0], [2**31 - 1, 0, 2**31 - 1], [5] * 100])
-def test_rows_of_equal_codes_keep_their_order(codes):
-    codes = np.array(codes, np.int32)
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+@pytest.mark.parametrize("codes", [[], [0], [2, 0, 2, 1, 0], [-1, 0, -1, -2], [5] * 100])
+def test_rows_of_equal_codes_keep_their_order(codes, kind):
+    codes = np.array([np.iinfo(kind).max + 1 + code if code < 0 else code for code in codes], kind)
     np.testing.assert_array_equal(stable_order(codes), np.argsort(codes, kind="stable"))
