@@ -122,13 +122,23 @@ def text_of(function: Exported) -> str:
     return re.sub(" at 0x[0-9a-f]+", "", "\n".join(parts))  # addresses of functions
 
 
+# Every algorithm with Newton's method and with a solver, and `fedrecon` with all: the others are slow tests.
+NEWTON, GRADIENT = ("newton", "newton, damped"), ("sgd", "momentum", "adam")
+QUICK = {("fedrecon", kind) for kind in SOLVERS}
+QUICK |= {(name, kinds[i % len(kinds)]) for kinds in (NEWTON, GRADIENT) for i, name in enumerate(PERSONAL)}
 # What comparisons found, by the text of the function that was compared: several algorithms personalise alike.
 _COMPARED: dict[str, Checks] = {}
 
 
 @pytest.mark.filterwarnings("ignore:Newton.* does not treat the rows of a table:UserWarning")
-@pytest.mark.parametrize("kind", SOLVERS)
-@pytest.mark.parametrize("name", PERSONAL)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (name, kind) if (name, kind) in QUICK else pytest.param(name, kind, marks=pytest.mark.slow)
+        for name in PERSONAL
+        for kind in SOLVERS
+    ],
+)
 def test_algorithms(name, kind, tmp_path, few):
     algorithm, top = PERSONAL[name](rating_model(scale=True), SOLVERS[kind]), TopK(5, "item", ITEMS)
     start = start_of(algorithm)

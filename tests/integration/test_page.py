@@ -400,6 +400,23 @@ def test_words(chromium, tmp_path, repository):
         assert part["local"].size == session.description["outputs"][-1]["shape"][0]
 
 
+@pytest.mark.slow  # what a client remembers takes half a minute to compile
+def test_own_words(chromium, tmp_path, repository):
+    browser.browser_path()
+    folder = site(tmp_path, "own", WORDS, str(repository / "experiments" / "next_word-personal.toml"))
+    with Open(chromium, folder) as opened:
+        page = opened.page
+        page.wait_for_selector("#general button")
+        page.fill("#history", "wug blick\nwug blick\nwug dax\n")
+        page.click("#learn")
+        page.wait_for_selector("#status:has-text('from 3 sentences')")
+        page.fill("#prompt", "wug")
+        page.wait_for_selector("#personal button:has-text('blick')")
+        named = [x.split()[0] for x in page.locator("#personal button").all_inner_texts()]
+        assert named[:2] == ["blick", "dax"]  # as often as they followed
+        assert "blick" not in page.inner_text("#general") and opened.errors == []
+
+
 @pytest.mark.skipif("FEDRECON_PICTURES" not in os.environ, reason="makes the documentation's pictures")
 def test_pictures(chromium, films):
     folder = Path(os.environ["FEDRECON_PICTURES"])

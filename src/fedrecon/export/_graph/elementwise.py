@@ -95,13 +95,17 @@ def _convert(w: Writer, node: Node, x: list[str]) -> str:
 
 
 def _select(w: Writer, node: Node, x: list[str]) -> str:
+    dtype = np.dtype(node.inputs[1].dtype)
+    if dtype.kind == "u":  # the browser's runtime (1.30) chooses between signed numbers only
+        x = [x[0], *(w.op("Cast", name, to=onnx_type(np.dtype(np.int64))) for name in x[1:])]
     if node.inputs[0].dtype == bool:
-        return w.op("Where", x[0], x[2], x[1])
-    chosen = x[-1]
-    for i in range(len(x) - 3, -1, -1):
-        at = w.op("Equal", x[0], w.scalar(i, node.inputs[0].dtype))
-        chosen = w.op("Where", at, x[1 + i], chosen)
-    return chosen
+        chosen = w.op("Where", x[0], x[2], x[1])
+    else:
+        chosen = x[-1]
+        for i in range(len(x) - 3, -1, -1):
+            at = w.op("Equal", x[0], w.scalar(i, node.inputs[0].dtype))
+            chosen = w.op("Where", at, x[1 + i], chosen)
+    return w.op("Cast", chosen, to=onnx_type(dtype)) if dtype.kind == "u" else chosen
 
 
 def _clamp(w: Writer, node: Node, x: list[str]) -> str:
