@@ -47,11 +47,11 @@ def test_items_explain_their_share(share):
     assert explained == pytest.approx(share, abs=0.08)
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_small_sets_do_not_diverge(tmp_path, count):
     """Sets of one size, whose rounds are one program; scales and what explains the ratings differ.
 
-    Each is traced anew, which takes a second or two: more than four are too many for every run of the tests.
+    Each is traced anew, which takes a second or two: more than two are too many for every run of the tests.
     """
     programs, losses = SharedPrograms(), []
     for made in rating_sets(count):
