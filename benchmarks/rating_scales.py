@@ -23,7 +23,8 @@ import numpy as np
 
 from fedrecon import Clients
 from fedrecon.evaluation._rating_baselines import CLIENT_MEAN
-from fedrecon.experiment.config import RATINGS, load, override
+from fedrecon.experiment.config import RATINGS, Config, load, override
+from fedrecon.experiment.tasks._task import Task
 from fedrecon.experiment.training.build import spec_of, task_of
 from fedrecon.experiment.training.run import run
 from fedrecon.simulation._shared_programs import SharedPrograms
@@ -52,7 +53,8 @@ class RatingSet(NamedTuple):
     """The sizes of a generated set of ratings.
 
     Attributes:
-        seed: The seed of all draws.
+        seed: The seed of all draws but the clients' numbers of ratings.
+        size: The seed of these, so that sets of one size have the same ones.
         scale: The lowest and the highest rating.
         items: The number of items.
         least: The fewest ratings of a client.
@@ -62,6 +64,7 @@ class RatingSet(NamedTuple):
     """
 
     seed: int
+    size: int
     scale: tuple[float, float]
     items: int
     least: int
@@ -81,6 +84,7 @@ def rating_sets(count: int) -> Iterator[RatingSet]:
         items = float(np.exp(random.uniform(np.log(20), np.log(5000))))
         yield RatingSet(
             seed=seed,
+            size=size,
             # After twenty turns a size has had each scale with each share.
             scale=SCALES[(turn + size) % len(SCALES)],
             items=max(20, round(min(items, ratings / PER_ITEM))),
@@ -94,7 +98,7 @@ def rating_sets(count: int) -> Iterator[RatingSet]:
 def generate(made: RatingSet, clients: int = NUM_CLIENTS) -> Clients:
     """Clients with ratings of a set: whole numbers where the scale has at least five of them."""
     most = min(made.most, made.items)
-    sizes = np.random.default_rng([13, made.seed % SIZES])
+    sizes = np.random.default_rng([13, made.size])
     counts = np.exp(sizes.uniform(np.log(made.least), np.log(most + 1), clients)).astype(np.int64)
     counts = np.clip(counts, made.least, most)
     random = np.random.default_rng([11, made.seed])
@@ -116,6 +120,23 @@ def generate(made: RatingSet, clients: int = NUM_CLIENTS) -> Clients:
     return Clients.from_columns(np.arange(clients), offsets, columns, {"item": np.arange(made.items)})
 
 
+def built(
+    made: RatingSet, path: Path, programs: SharedPrograms, clients: int = NUM_CLIENTS
+) -> tuple[Config, Task]:
+    """The recipe for a set, and its task, which measures the ratings.
+
+    Args:
+        made: The sizes of the set.
+        path: The client file that is written for it.
+        programs: The compiled programs of sets of the same size.
+        clients: The number of clients; 1,000 by default.
+    """
+    generate(made, clients).write(path)
+    config = override(load(packaged=RATINGS), {"data": {"path": str(path), "fractions": FRACTIONS}})
+    with programs.used([]):
+        return config, task_of(config)
+
+
 def measure(made: RatingSet, path: Path, programs: SharedPrograms) -> dict[str, Any]:
     """Trains the recipe on a set, and compares its RMSE with that of the clients' shrunk means.
 
@@ -125,10 +146,7 @@ def measure(made: RatingSet, path: Path, programs: SharedPrograms) -> dict[str, 
         programs: The compiled programs of sets of the same size.
     """
     begun = time.perf_counter()
-    generate(made).write(path)
-    config = override(load(packaged=RATINGS), {"data": {"path": str(path), "fractions": FRACTIONS}})
-    with programs.used([]):
-        task = task_of(config)
+    config, task = built(made, path, programs)
     # What the ratings decided of the model is a constant in its programs.
     with programs.used([x for x in task.settings_from_data.values() if isinstance(x, float)]):
         result = run(spec_of(config, task))
@@ -157,12 +175,12 @@ def main() -> int:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     chosen = list(rating_sets(options.first + options.sets))[options.first :]
-    chosen = [made for made in chosen if options.size in (None, made.seed % SIZES)]
-    programs, size = SharedPrograms(), None
+    chosen = [made for made in chosen if options.size in (None, made.size)]
+    programs, size = SharedPrograms(), -1
     with tempfile.TemporaryDirectory() as folder:
-        for made in sorted(chosen, key=lambda made: (made.seed % SIZES, made.seed)):
-            if made.seed % SIZES != size:
-                programs, size = SharedPrograms(), made.seed % SIZES
+        for made in sorted(chosen, key=lambda made: (made.size, made.seed)):
+            if made.size != size:
+                programs, size = SharedPrograms(), made.size
             rows.append(measure(made, Path(folder) / f"{made.seed}.arrow", programs))
             row = rows[-1]
             print(

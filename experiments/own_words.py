@@ -5,8 +5,8 @@
 For each seed a small next-word model is trained by `experiments/next_word.toml`, as many rounds as `--rounds`
 says, and its test clients are served in three ways: without a memory; by the rule that names the client's
 most frequent own word whenever the model says that the next word is outside the vocabulary; and with the
-memory (`model.own_words`). The table also says how much processor time the evaluation takes with the memory
-beside that without, both compiled before. The runs lie in FOLDER, and a second call goes on.
+memory (`model.own_words`). At the first seed both evaluations, with and without the memory, are also timed
+when they are compiled. The runs lie in FOLDER, and a second call goes on.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from fedrecon._files import write_atomically
 from fedrecon.core._types import Batch, Params
 from fedrecon.datasets.text._vocabulary import END, FIRST_WORD
 from fedrecon.evaluation._evaluate import measure
+from fedrecon.evaluation._evaluation import Evaluation
 from fedrecon.experiment.config import load
 from fedrecon.experiment.reporting.tables import markdown
 from fedrecon.experiment.training.build import spec_of, task_of
@@ -68,8 +69,8 @@ class Served(NamedTuple):
     seconds: dict[str, float]
 
 
-def rule(plain: Algorithm, memory: Algorithm, words: int) -> Algorithm:
-    """The rule: a client's most frequent own word is named whenever the model says *outside*.
+def beside(plain: Algorithm, memory: Algorithm, words: int) -> Algorithm:
+    """What the memory is compared with: the metrics of the model without it, and those of the rule.
 
     Args:
         plain: The algorithm without a memory.
@@ -77,17 +78,18 @@ def rule(plain: Algorithm, memory: Algorithm, words: int) -> Algorithm:
         words: The number of shared words.
 
     Returns:
-        An algorithm with the metric `accuracy_own_word` of the rule alone.
+        An algorithm whose metrics are those of `plain` and `accuracy_own_word` of the rule.
     """
-    rows, predict = words + FIRST_WORD, plain.personal_model.predict
-    assert predict is not None
+    rows, view = words + FIRST_WORD, plain.personal_model
+    predict: Any = view.predict
 
     def metrics(g: Params, local: Params, batch: Batch) -> dict[str, Mean]:
         p = jax.nn.softmax(predict(g, local[0], batch)[..., END:], -1)
         # As in the memory's metric: all words outside together against each shared word and the end.
         outside = jnp.sum(p[..., rows - END :], -1) >= jnp.max(p[..., : rows - END], -1)
         target = target_of(batch, rows)
-        return {OWN: tokens(outside & (target == local[1].own_word[0]), target >= rows)}
+        named = tokens(outside & (target == local[1].own_word[0]), target >= rows)
+        return {**view.metrics(g, local[0], batch), OWN: named}
 
     return replace(memory, personal_model=replace(memory.personal_model, metrics=metrics))
 
@@ -101,31 +103,40 @@ def served(path: str, seed: int, rounds: int, remembered: int, out: Path, times:
         rounds: The number of rounds.
         remembered: The tokens that a client remembers.
         out: The folder of the run.
-        times: How often each evaluation is timed.
+        times: How often the evaluations are timed; 0 for not at all.
     """
     changes = [f"data.path={json.dumps(path)}", f"seed={seed}", f"model.own_words={remembered}"]
     changes += [*SETTINGS, f"training.rounds={rounds}", f"evaluation.every={rounds}"]
     config = load(EXPERIMENT, changes)
     task = task_of(config)
     spec = spec_of(config, task)
-    state = run(spec, out=out, title=config.name).state
+    result = run(spec, out=out, title=config.name)
     plain = spec_of(config, replace(task, serving=None)).algorithm
-    ways = {NONE: plain, RULE: rule(plain, spec.algorithm, config.data.words), MEMORY: spec.algorithm}
     assert spec.test is not None and spec.split is not None
 
-    def evaluated(name: str) -> dict[str, float]:
-        evaluation = measure(ways[name], state, spec.test, split=spec.split, seed=seed)
-        return {metric: float(value) for metric, value in evaluation.over_examples().items()}
+    def evaluated(algorithm: Algorithm) -> dict[str, float]:
+        return numbers(measure(algorithm, result.state, spec.test, split=spec.split, seed=seed))
 
-    metrics = {name: evaluated(name) for name in ways}
-    metrics[NONE].setdefault(OWN, 0.0)  # no output of the model stands for one word
-    seconds: dict[str, list[float]] = {NONE: [], MEMORY: []}
-    for _ in range(times):
+    others = evaluated(beside(plain, spec.algorithm, config.data.words))
+    metrics = {
+        NONE: {**others, OWN: 0.0},  # no output of the model stands for one word
+        RULE: {OWN: others[OWN]},
+        MEMORY: numbers(result.evaluations["test"]),  # the run itself has served them so
+    }
+    ways = {NONE: plain, MEMORY: spec.algorithm}
+    seconds: dict[str, list[float]] = {NONE: [], MEMORY: []} if times else {}
+    for _ in range(times + 1 if times else 0):
         for name, taken in seconds.items():
             begun = time.process_time()
-            evaluated(name)
+            evaluated(ways[name])
             taken.append(time.process_time() - begun)
-    return Served(metrics, {name: statistics.median(taken) for name, taken in seconds.items()})
+    # The first time one is compiled.
+    return Served(metrics, {name: statistics.median(taken[1:]) for name, taken in seconds.items()})
+
+
+def numbers(evaluation: Evaluation) -> dict[str, float]:
+    """The means over all tokens, by the name of the metric."""
+    return {metric: float(value) for metric, value in evaluation.over_examples().items()}
 
 
 def table(found: dict[int, Served]) -> str:
@@ -160,12 +171,19 @@ def main() -> None:
     for seed in range(options.seeds):
         out = options.out / str(seed)
         found[seed] = served(
-            str(Path(options.path).absolute()), seed, options.rounds, options.tokens, out, options.times
+            str(Path(options.path).absolute()),
+            seed,
+            options.rounds,
+            options.tokens,
+            out,
+            0 if seed else options.times,
         )
         write_atomically(options.out / "own_words.md", table(found) + "\n")
     print(table(found))
     for seed, (_, seconds) in found.items():
-        print(f"seed {seed}: the evaluation takes {seconds[MEMORY] / seconds[NONE]:.2f} times the CPU time")
+        if seconds:
+            ratio = seconds[MEMORY] / seconds[NONE]
+            print(f"seed {seed}: with the memory the evaluation takes {ratio:.2f} times the processor time")
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ class Worker:
     def __init__(self, folder: Path, name: str):
         self.name, self._folder = name, folder / WORKERS
         self._folder.mkdir(exist_ok=True)
+        for file in self._folder.glob("*.lock"):
+            self.alive(file.stem)  # removes those of the dead
         self._lock: Any = lock(self._file(name))
 
     def alive(self, name: str | None) -> bool:

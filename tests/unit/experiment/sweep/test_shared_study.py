@@ -10,7 +10,7 @@ from fedrecon.experiment import config as configs
 from fedrecon.experiment.sweep import run as sweeping
 from fedrecon.experiment.sweep import workers
 from fedrecon.experiment.sweep.search import Sweep
-from fedrecon.experiment.sweep.shared_study import JOURNAL, Turn
+from fedrecon.experiment.sweep.shared_study import JOURNAL, WORKERS, Turn
 from fedrecon.experiment.sweep.space import parse
 from fedrecon.experiment.sweep.trial import DONE, INTERRUPTED, Outcome
 
@@ -82,6 +82,8 @@ def test_what_a_kill_left_waits_for_a_process_that_starts(opened):
     assert there.unfinished() == (1, 1)
     assert there.ask(2) is None  # it might end this process, too
     third = opened()
+    names = {sweep.worker.name for sweep in (there, third)}
+    assert {file.stem for file in (there.out / WORKERS).iterdir()} == names
     resumed = third.ask(2)
     assert resumed[1:] == first[1:]
     assert third.ask(2) is None
