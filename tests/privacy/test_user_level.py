@@ -1,7 +1,7 @@
 """Private algorithms: what an `Update` holds, what the server adds, and what is refused."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -149,6 +149,30 @@ def test_simulated_clients_are_clipped_by_their_rows_alone_where_none_comes_twic
     for a, b, before in zip(*map(jax.tree.leaves, (by_rows, whole, start)), strict=True):
         assert np.abs(a - before).max() > 0.01
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class FirstExampleOnly:
+    """A split whose query set is the first example, as often as there are examples."""
+
+    def __call__(self, examples, key):
+        return examples, examples.take(jnp.zeros(examples.size, jnp.int32), examples.mask)
+
+
+def test_a_split_that_gives_an_example_twice_exceeds_no_bound():
+    """Its deltas of one row add up, so that their norm is that of the sum and not that of the rows."""
+    one = CLIENTS.take([int(np.argmax(np.where(CLIENTS.num_examples < 10, CLIENTS.num_examples, 0)))])
+    plain = fedrecon(
+        rating_model(), solver(), solver(batch_size=2), sgd(1.0), FirstExampleOnly(), client_weight=uniform
+    )
+    algorithm = user_level_dp(
+        plain, clip=0.001, rounds=1, sampling=Everyone(), num_clients=1, delta=0.5, noise_multiplier=1e-9
+    )
+    simulation = Simulation(algorithm, one, Everyone(), secret=SECRET)
+    start = simulation.init()
+    (round,) = simulation.rounds(start, 1)
+    moved = jax.tree.map(lambda a, b: a - b, round.state.global_params, start.global_params)
+    assert norm(moved) == pytest.approx(0.001, rel=1e-3)
 
 
 @pytest.mark.parametrize("bands", [1, 2])

@@ -30,7 +30,7 @@ from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import offsets_of, vocabulary
 from fedrecon.data._scratch import ReleasingFile, scratch
 from fedrecon.data._table_ids import TableIds, table_ids, table_keys
-from fedrecon.data._unpacking import UNPACKED_GIB, check_arrow, check_parquet, limit_of
+from fedrecon.data._unpacking import UNPACKED_GIB, check_arrow, check_unpacked, limit_of, parquet_size
 from fedrecon.errors import DataError, UncheckedWarning
 
 # The arguments of `Clients.from_columns`: ids, offsets, columns, vocabularies, keys.
@@ -98,13 +98,14 @@ def from_parquet(
     if not Path(path).exists():
         raise DataError(f"{path}: there is no such file")
     try:
-        parts = [path] if Path(path).is_file() else pq.ParquetDataset(path).files
+        parts, size = [path] if Path(path).is_file() else pq.ParquetDataset(path).files, 0
         for part in parts:  # before the table is read, for which Arrow's own message is of several lines
             metadata = pq.read_metadata(part)
             names = metadata.schema.to_arrow_schema().names
             if part is path:  # in a folder the client may be a column that only the names of folders hold
                 _require(names, client, path)
-            check_parquet(str(part), metadata, names, limit_of(unpacked_gib))
+            size += parquet_size(metadata, names)
+        check_unpacked(str(path), size, limit_of(unpacked_gib))
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}") from error

@@ -44,24 +44,28 @@ def check_unpacked(where: str, size: int, limit: int) -> None:
 
 
 def check_parquet(where: str, metadata: Any, names: list[str], limit: int) -> None:
-    """Checks what some columns of a Parquet file unpack to, by the file's own metadata.
+    """Raises a DataError where some columns of a Parquet file unpack to more bytes than the limit.
 
     Args:
         where: The name of the file in messages.
         metadata: Of the file, as `pyarrow.parquet.ParquetFile` has it.
         names: The columns that are read.
         limit: Bytes.
-
-    Raises:
-        DataError: They unpack to more.
     """
+    check_unpacked(where, parquet_size(metadata, names), limit)
+
+
+def parquet_size(metadata: Any, names: list[str]) -> int:
+    """The least number of bytes that columns of a Parquet file unpack to, by the file's own metadata."""
     size = 0
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)
         chunks = [group.column(j) for j in range(group.num_columns)]
-        size += sum(x.total_uncompressed_size for x in chunks if x.path_in_schema.split(".")[0] in names)
-    # A value that repeats takes no space in the file, and at least four bytes in memory.
-    check_unpacked(where, max(size, 4 * metadata.num_rows * len(names)), limit)
+        for chunk in chunks:
+            if chunk.path_in_schema.split(".")[0] in names:
+                # A value that repeats takes no space in the file, and at least four bytes in memory.
+                size += max(chunk.total_uncompressed_size, 4 * chunk.num_values)
+    return size
 
 
 def check_arrow(path: FilePath, limit: int | None) -> None:

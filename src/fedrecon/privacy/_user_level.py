@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from fedrecon._kernels.gathered_rows import are_distinct
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
 from fedrecon.algorithms._building_blocks import uniform
-from fedrecon.core._examples import Examples
+from fedrecon.core._examples import Examples, NoSplit
 from fedrecon.core._mean import Mean
 from fedrecon.core._types import Params, PRNGKey
 from fedrecon.data._sampling import Passes, Sampling
@@ -206,6 +206,7 @@ def user_level_dp(
 
 def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bool) -> Algorithm:
     tables = algorithm.model.tables
+    by_rows = privacy.selection is None and _gives_examples_once(algorithm)
 
     def init(key: PRNGKey, global_params: Params | None = None, /) -> ServerState:
         shape = (KEY_WORDS,) if privacy.noise_bands == 1 else (privacy.noise_bands, KEY_WORDS)
@@ -223,7 +224,7 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
                 f"got {jax.tree.map(jnp.shape, update.statistics)}"
             )
         # A client without weight, since it has no query example or was dropped, adds 0 and counts as 1.
-        delta, rows = _summable(update.delta.value(), update.rows, broadcast.global_params, privacy)
+        delta, rows = _summable(update.delta.value(), update.rows, broadcast.global_params, by_rows)
         if privacy.adaptive is None:
             mean = Mean(privacy.clipping(delta), jnp.ones(()))
         else:  # the weight, which is summed but divides nothing here, is the count
@@ -268,17 +269,34 @@ def _private(algorithm: Algorithm, privacy: UserLevelDP, unprotected_metrics: bo
     )
 
 
-def _summable(
-    delta: Params, rows: dict[str, Any], like: Params, privacy: UserLevelDP
-) -> tuple[Params, dict[str, Any]]:
-    """A delta in which no row of a table comes twice, and the numbers of its rows.
+def _gives_examples_once(algorithm: Algorithm) -> bool:
+    """Whether the algorithm and its split are the library's own, which give no example to a solver twice.
 
-    They are whole tables, but for simulations, which remember that rows are distinct: nobody gets their
-    updates one by one, and the norm over the distinct rows is that over the whole table.
+    Others should not either, see `Examples`, but a bound on what clients send cannot rest on that.
     """
-    if privacy.selection is not None or not all(are_distinct(ids) for ids in rows.values()):
-        return dense(delta, rows, like), {}
-    return without_padding(delta, rows, like), rows
+    own = __name__.partition(".")[0]
+    parts = algorithm.client_update, type(algorithm.hyperparameters.get("split", NoSplit()))
+    is_wrapped = "compression" in algorithm.hyperparameters  # then the first is the library's in any case
+    return not is_wrapped and all(part.__module__.partition(".")[0] == own for part in parts)
+
+
+def _summable(
+    delta: Params, rows: dict[str, Any], like: Params, by_rows: bool
+) -> tuple[Params, dict[str, Any]]:
+    """A delta in which no row of a table comes twice, and the numbers of its rows: `{}` for whole tables.
+
+    In a simulation the rows of a client are known to be distinct, and the norm over them is that over the
+    table. Everywhere else an update is of whole tables, since its rows would tell the client's examples.
+
+    Args:
+        delta: The delta of every leaf; for a table that `rows` names, the delta of these rows.
+        rows: The numbers of the rows of each table.
+        like: The global parameters.
+        by_rows: Whether rows may stay where they are known to be distinct.
+    """
+    if by_rows and all(are_distinct(ids) for ids in rows.values()):
+        return without_padding(delta, rows, like), rows
+    return dense(delta, rows, like), {}
 
 
 def _check_numbers(num_clients: int, delta: Any, epsilon: Any, noise_multiplier: Any, budget: Any) -> None:

@@ -92,9 +92,16 @@ def test_parquet_of_clients_has_a_limit(tmp_path):
     for path in (tmp_path / "clients.parquet", tmp_path / "parts" / "1.parquet"):
         pq.write_table(table, path)
     for path in (tmp_path / "clients.parquet", tmp_path / "parts"):
-        with pytest.raises(DataError, match=r"\.parquet: " + RULE.format("0.007", "0.00745")):
+        with pytest.raises(DataError, match=f"{path.name}: " + RULE.format("0.007", "0.00745")):
             Clients.from_parquet(path, unpacked_gib=0.007)
         assert len(Clients.from_parquet(path, unpacked_gib=0.008)) == 1
+    pq.write_table(table, tmp_path / "parts" / "2.parquet")
+    with pytest.raises(DataError, match="parts: " + RULE.format("0.008", "0.0149")):
+        Clients.from_parquet(tmp_path / "parts", unpacked_gib=0.008)
+    lists = pa.table({"client": [1], "x": pa.array([np.zeros(10**6, np.float32)])})
+    pq.write_table(lists, tmp_path / "lists.parquet")
+    with pytest.raises(DataError, match="lists.parquet: " + RULE.format("0.003", "0.00373")):
+        Clients.from_parquet(tmp_path / "lists.parquet", unpacked_gib=0.003)
 
 
 def test_an_archive_has_a_limit(tmp_path):

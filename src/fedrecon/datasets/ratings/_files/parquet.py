@@ -24,7 +24,7 @@ from fedrecon.data._arrow_bridge import (
     to_numpy,
     value_type,
 )
-from fedrecon.data._unpacking import check_parquet
+from fedrecon.data._unpacking import check_unpacked, parquet_size
 from fedrecon.datasets.ratings._columns import Table, Times
 from fedrecon.datasets.ratings._files.csv import NoTimes
 from fedrecon.datasets.ratings._files.formats import Format, find_columns
@@ -57,7 +57,8 @@ def read_parquet(source: Source, form: Format) -> Table:
     tables = []
     for path in source.parts or (None,):
         where = source.where if path is None else str(path)
-        columns, table = _read(where, source.native() if path is None else _open(path), form, source.limit)
+        file, taken = source.native() if path is None else _open(path), sum(x.nbytes for x in tables)
+        columns, table = _read(where, file, form, source.limit, taken)
         tables.append(table)
     if len(tables) == 1:
         return _numbered(source.where, columns, tables[0], form.optional, 0, 0)
@@ -190,13 +191,21 @@ def _schema(where: str, file: Any) -> pa.Schema:
         raise DataError(f"{where}: cannot be read as Parquet: {reason(error)}") from error
 
 
-def _read(where: str, file: Any, form: Format, limit: int) -> tuple[Columns, pa.Table]:
-    """The columns of one file, by name and as they are stored."""
+def _read(where: str, file: Any, form: Format, limit: int, taken: int = 0) -> tuple[Columns, pa.Table]:
+    """The columns of one file, by name and as they are stored.
+
+    Args:
+        where: The name of the file in messages.
+        file: The file.
+        form: The format, which names the columns.
+        limit: The number of bytes to which all files of a source may unpack together.
+        taken: The bytes that the files before it take; 0 by default.
+    """
     try:
         opened = pyarrow.parquet.ParquetFile(file)
         columns = find_columns(where, opened.schema_arrow.names, form)
         names = [str(name) for name in dict.fromkeys(columns) if name is not None]
-        check_parquet(where, opened.metadata, names, limit)
+        check_unpacked(where, taken + parquet_size(opened.metadata, names), limit)
         return columns, opened.read(names)
     except DataError:
         raise
