@@ -45,7 +45,8 @@ def sweep(
 
     Raises:
         ValueError: A setting does not fit the data or there is no such metric (a `SettingError`), or the
-            folder cannot be written or belongs to another sweep (a `RunError`).
+            folder cannot be written or belongs to another sweep, or processes died with trials that are to
+            go on (a `RunError`).
     """
     opened = Sweep(config, space, out, metric, prune)
     try:
@@ -60,15 +61,13 @@ def sweep(
                 finished = _in_processes(opened, search, min(jobs, trials - before), screen)
         except KeyboardInterrupt:
             finished = False
+            opened.give_up(opened.worker.name)  # a trial that was asked for right then
         opened.write()
         elsewhere, lost = opened.unfinished()
     finally:
         opened.close()
     if elsewhere:
-        screen.print(f"{counted(elsewhere, 'trial')} of this sweep still run in other processes.")
-    if lost and finished:
-        screen.print(f"The processes of {counted(lost, 'trial')} died.")
-        finished = False
+        screen.print(f"Running in other processes: {counted(elsewhere, 'trial')} of this sweep.")
     best = opened.best()
     if config.privacy.on:
         count = len(opened.trials())
@@ -78,8 +77,12 @@ def sweep(
     if best is not None:
         screen.print(f"Best: trial {number_of(best)}, {label_of(opened.metric)} {best.value:.4f}")
         screen.print(f"Now, with the test clients: fedrecon run {out / BEST}")
-    elif finished and not elsewhere:
+    elif finished and not elsewhere and not lost:
         raise RunError(f"{out}: no trial could be measured; {PAGE} says why")
+    if finished and lost:
+        raise RunError(
+            f"{out}: processes died that ran {counted(lost, 'trial')}; the same command goes on with them"
+        )
     return finished
 
 

@@ -13,9 +13,12 @@ from types import TracebackType
 from typing import Any
 
 from fedrecon._files import lock
+from fedrecon.errors import RunError
 from fedrecon.experiment.storage.run_folder import LOCK
 
 JOURNAL, WORKERS = "journal.log", "workers"
+# Seconds for which a process waits for its turn.
+_PATIENCE = 300.0
 
 
 class Turn:
@@ -32,15 +35,35 @@ class Turn:
         from filelock import FileLock
 
         self._lock = FileLock(
-            folder / LOCK, timeout=-1, thread_local=False, fallback_to_soft=False, preserve_lock_file=True
+            folder / LOCK,
+            timeout=_PATIENCE,
+            thread_local=False,
+            fallback_to_soft=False,
+            preserve_lock_file=True,
         )
         self._journal = folder / JOURNAL
 
     def acquire(self) -> bool:
-        """Waits for the turn."""
-        self._lock.acquire()
-        if self._lock.lock_counter == 1:
-            self._mend()
+        """Waits for the turn.
+
+        Raises:
+            RunError: Another process keeps it for minutes, though a turn takes moments.
+        """
+        from filelock import Timeout
+
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise RunError(
+                f"{self._lock.lock_file}: another process of the sweep has held this lock for {_PATIENCE:g} "
+                "seconds; if it is stopped, end it, and run the same command again"
+            ) from None
+        try:
+            if self._lock.lock_counter == 1:
+                self._mend()
+        except BaseException:
+            self._lock.release()  # else no process could go on
+            raise
         return True
 
     def release(self) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from fedrecon.errors import RunError
 from fedrecon.experiment import config as configs
 from fedrecon.experiment.sweep import run as sweeping
-from fedrecon.experiment.sweep import workers
+from fedrecon.experiment.sweep import shared_study, workers
 from fedrecon.experiment.sweep.search import Sweep
 from fedrecon.experiment.sweep.shared_study import JOURNAL, WORKERS, Turn
 from fedrecon.experiment.sweep.space import parse
@@ -154,3 +154,34 @@ def test_processes_that_die_or_have_an_error(config, opened, tmp_path, monkeypat
     left = opened()
     # What ended with a message is not to blame for it: it is the first to go on.
     assert number(left.ask()) == (0 if 3 in statuses else 2)
+
+
+def test_a_trial_that_ctrl_c_met_while_it_was_asked_for_is_nobodys(config, opened, tmp_path, monkeypatch):
+    ask = Sweep.ask
+
+    def interrupted(self, trials):
+        ask(self, trials)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sweep, "ask", interrupted)
+    space = parse({"model": {"user_penalty": {"low": 1.0, "high": 9.0}}}, config, "space")
+    screen = Console(file=io.StringIO(), width=300)
+    assert sweeping.sweep(config, space, tmp_path / "sweep", screen, 2) is False
+    assert "other processes" not in screen.file.getvalue()
+    monkeypatch.undo()
+    here = opened()
+    assert here.unfinished() == (0, 0)
+    assert number(here.ask(1)) == 0
+
+
+def test_a_turn_that_cannot_begin_blocks_nobody(tmp_path, monkeypatch):
+    def full(self):
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Turn, "_mend", full)
+        with pytest.raises(OSError, match="no space"):
+            Turn(tmp_path).acquire()
+    monkeypatch.setattr(shared_study, "_PATIENCE", 0.1)
+    with Turn(tmp_path), pytest.raises(RunError, match=r"has held this lock for 0\.1 seconds"):
+        Turn(tmp_path).acquire()
