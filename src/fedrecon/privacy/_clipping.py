@@ -128,7 +128,8 @@ class Clipping:
 
     def _scaled(self, delta: Params, norms: dict[str, Any]) -> Params:
         """A delta of finite numbers, clipped: `norms` are over the bounds."""
-        leaves, factors = leaves_of(delta), {}
+        leaves = leaves_of(delta)
+        factors: dict[str, Any] = {}
         for path, _ in self.bounds:
             group = {name: x for name, x in leaves.items() if _below(name, path)}
             allowed = 1 - _rounding(sum(x.size for x in group.values()), len(group))
