@@ -214,9 +214,8 @@ class Simulation:
             cohort = self._cohort(number)
             delays = self._delays(number, len(cohort))
             keys = round_keys(self.seed, Purpose.TRAINING, number, self.clients.keys[cohort])
-            noise = None
-            if self._noise is not None:
-                noise = self._noise.begin(state, number, cohort, self.plan)
+            drawer = self._noise
+            noise = None if drawer is None else drawer.begin(state, number, cohort, self.plan)
             total: Any = None
             metrics, local_positions = [], []
             passes = self.plan.passes(self.clients.num_examples[cohort])
