@@ -381,13 +381,15 @@ def _without_row_numbers(table: Any, client: str) -> Any:
 
 
 def _check_index(frame: object, wanted: Sequence[str]) -> None:
-    """Refuses a pandas index that has a name and was not asked for.
+    """Refuses a pandas index that has a name and was not asked for, or that Arrow leaves out.
 
     It may be data or the numbers of rows. Arrow takes it for a column, but only where it is no range, so that
     a filter would add a field.
     """
-    for name in getattr(getattr(frame, "index", None), "names", ()):
-        if name is not None and name not in wanted:
+    index = getattr(frame, "index", None)
+    is_range = type(index).__name__ == "RangeIndex"
+    for name in getattr(index, "names", ()):
+        if name is not None and (name not in wanted or is_range):
             raise DataError(
                 f"a table's index must have no name, got {name!r}: reset_index() makes it a column and so a "
                 "field, reset_index(drop=True) leaves it out"

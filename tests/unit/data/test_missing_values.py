@@ -237,6 +237,9 @@ def test_an_index_with_a_name_is_a_column_where_it_is_asked_for(tmp_path):
             DataError, match=r"index must have no name, got '(step|item)': reset_index\(\) makes"
         ):
             Clients.from_table(frame)
+    by_number = FRAME.drop(columns="client").rename_axis(index="client")
+    with pytest.raises(DataError, match=r"index must have no name, got 'client'"):
+        Clients.from_table(by_number)  # Arrow would leave a range out
     steps.to_parquet(tmp_path / "steps.parquet")  # where it is a column like others
     assert Clients.from_parquet(tmp_path / "steps.parquet").fields == ("item", "rating", "step")
     numbers = FRAME.rename(columns={"client": "__index_level_0__"})

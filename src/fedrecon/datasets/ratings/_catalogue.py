@@ -81,4 +81,6 @@ class Catalogue(NamedTuple):
         columns = {name: clients.column(name) for name in clients.fields}
         columns[field] = rows[columns[field]]
         ids = {**clients.vocabularies, field: self.ids}
-        return Clients.from_columns(clients.ids, clients.offsets, columns, ids)
+        return Clients.from_columns(
+            clients.ids, clients.offsets, columns, ids, clients.keys, may_be_nan=clients.fields
+        )
