@@ -85,7 +85,7 @@ def _work(search: Search, name: str) -> None:
 
     from fedrecon.experiment.config import resolve
     from fedrecon.experiment.storage.compilation_cache import use_compilation_cache
-    from fedrecon.experiment.sweep.run import in_turn
+    from fedrecon.experiment.sweep.in_turn import in_turn
     from fedrecon.experiment.sweep.search import Sweep
     from fedrecon.experiment.training.run_experiment import console
 
