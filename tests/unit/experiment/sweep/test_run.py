@@ -18,7 +18,7 @@ from fedrecon.experiment.distributed.signals import Interrupt, defer_interrupt
 from fedrecon.experiment.settings import extras
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.sweep import run as sweeping
-from fedrecon.experiment.sweep import shared_work, trial
+from fedrecon.experiment.sweep import sequence, shared_work, trial
 from fedrecon.experiment.sweep.search import PAGE, Sweep
 from fedrecon.experiment.sweep.shared_study import Turn
 from fedrecon.experiment.sweep.shared_work import SharedWork
@@ -82,7 +82,7 @@ def run(config, space, out, trials, outcomes=(), **more):
     """A sweep whose trials are scripted, and what it showed."""
     screen = Console(file=io.StringIO(), width=300)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeping, "run_trial", scripted(outcomes))
+        patch.setattr(sequence, "run_trial", scripted(outcomes))
         finished = sweeping.sweep(config, space, out, screen, trials, **more)
     return finished, screen.file.getvalue()
 
@@ -408,7 +408,7 @@ def test_a_sweep_that_is_killed_anywhere_tries_what_it_would_have_tried(
 ):
     from optuna.storages.journal import JournalFileBackend
 
-    monkeypatch.setattr(sweeping, "run_trial", quality)
+    monkeypatch.setattr(sequence, "run_trial", quality)
     write, trials = JournalFileBackend.append_logs, 12  # more than the ten that are drawn at random
     calls, last = 0, None
 
