@@ -54,7 +54,7 @@ def read_parquet(source: Source, form: Format) -> Table:
     Raises:
         DataError: A file is damaged, lacks a column, or a column has nulls or a type that cannot be used.
     """
-    tables = []
+    tables: list[pa.Table] = []
     for path in source.parts or (None,):
         where = source.where if path is None else str(path)
         file, taken = source.native() if path is None else _open(path), sum(x.nbytes for x in tables)
