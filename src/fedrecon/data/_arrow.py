@@ -44,9 +44,14 @@ def from_rows(frame: object, client: str, numbered: Sequence[str] = ()) -> Clien
     """See `Clients.from_table`; `numbered` is what it calls `vocabularies`."""
     import pyarrow as pa
 
-    _check_index(frame, (client, *numbered))
+    is_index_wanted = _check_index(frame, (client, *numbered))
     try:
-        table = frame if isinstance(frame, pa.Table) else pa.table(frame)
+        if isinstance(frame, pa.Table):
+            table = frame
+        elif is_index_wanted:  # also where it is a range, which Arrow would leave out
+            table = pa.Table.from_pandas(frame, preserve_index=True)
+        else:
+            table = pa.table(frame)
     except (pa.ArrowException, TypeError, ValueError) as error:
         got = f"{type(frame).__name__}: {', '.join(map(str, error.args))}"
         rule = "; a column must hold values of one type" if hasattr(frame, "columns") else ""
@@ -333,7 +338,8 @@ def _values(name: str, values: ArrowColumn, *, in_lists: bool = False) -> np.nda
     if not (bridge.is_number(kind) or pa.types.is_boolean(kind)):
         raise DataError(f"column {name!r} must hold numbers or strings, got {kind}")
     numbers = bridge.to_numpy(values)
-    if numbers.dtype.kind == "f":  # Polars and Arrow keep NaN apart from null; pandas, and most files, do not
+    # Polars and Arrow keep NaN apart from null; pandas, and most files, do not.
+    if numbers.dtype.kind == "f" and numbers.size:
         missing = np.flatnonzero(np.isnan(numbers).reshape(len(numbers), -1).any(axis=1))
         if len(missing):
             raise DataError(
@@ -380,20 +386,20 @@ def _without_row_numbers(table: Any, client: str) -> Any:
     return table.drop_columns(names) if names else table
 
 
-def _check_index(frame: object, wanted: Sequence[str]) -> None:
-    """Refuses a pandas index that has a name and was not asked for, or that Arrow leaves out.
+def _check_index(frame: object, wanted: Sequence[str]) -> bool:
+    """Refuses a pandas index that has a name and was not asked for, and returns whether one was.
 
     It may be data or the numbers of rows. Arrow takes it for a column, but only where it is no range, so that
     a filter would add a field.
     """
-    index = getattr(frame, "index", None)
-    is_range = type(index).__name__ == "RangeIndex"
-    for name in getattr(index, "names", ()):
-        if name is not None and (name not in wanted or is_range):
+    names = [name for name in getattr(getattr(frame, "index", None), "names", ()) if name is not None]
+    for name in names:
+        if name not in wanted:
             raise DataError(
                 f"a table's index must have no name, got {name!r}: reset_index() makes it a column and so a "
                 "field, reset_index(drop=True) leaves it out"
             )
+    return bool(names)
 
 
 def _require(names: list[str], client: str, path: FilePath | None = None) -> None:

@@ -13,9 +13,7 @@ from fedrecon.core._array_like import ArrayLike, FilePath
 from fedrecon.data._checksums import Column
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
 from fedrecon.data._from_arrays import (
-    check_codes,
-    check_nan,
-    check_rows,
+    check_replacements,
     checked,
     checked_mask,
     checked_vocabularies,
@@ -94,7 +92,7 @@ class Clients:
                 different 64-bit integers.
             keys: Hashes of the ids, where these came from other clients and shall draw as they do; by
                 default those of integers and strings, by which 7 and "7" are two clients.
-            may_be_nan: Names of fields in which NaN is meant: their models see it. By default NaN is a
+            may_be_nan: Names of NumPy's fields in which NaN is meant: models see it. By default NaN is a
                 missing value, and refused. Models that know missing values are better served by a second
                 field that marks them, since a gradient through NaN is NaN.
 
@@ -344,18 +342,16 @@ class Clients:
                 replaced stays.
 
         Raises:
-            DataError: A column does not hold numbers, holds NaN, or has not one row for every example, or no
-                places in its vocabulary.
+            DataError: A column does not hold numbers, holds NaN in a field that had none, or has not one row
+                for every example, or no places in its vocabulary.
 
         Example:
             >>> clients = Clients.from_arrays({"ann": {"rating": [4.0, 5.0]}, "bob": {"rating": [1.0]}})
             >>> clients.with_columns(liked=clients.column("rating") > 3)["ann"]["liked"].tolist()
             [True, True]
         """
-        check_rows(columns, int(self.offsets[-1]))
-        narrow = stored(columns)
-        check_nan(narrow, self.ids, self.offsets)
-        check_codes(narrow, {name: ids for name, ids in self.vocabularies.items() if name in columns})
+        before = {name: self.column(name) for name in columns if name in self.fields}
+        check_replacements(columns, before, self.ids, self.offsets, self.vocabularies)
         return self._of_rows(self.num_examples, {name: self.column(name) for name in self.fields} | columns)
 
     def filter_examples(self, mask: ArrayLike) -> "Clients":

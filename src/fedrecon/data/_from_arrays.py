@@ -60,11 +60,10 @@ def check_nan(
         if name not in columns:
             raise DataError(f"may_be_nan must name fields of {sorted(columns)}, got {plain(name)}")
     for name, column in columns.items():
-        if name in may_be_nan or column.dtype.kind != "f" or not column.size:
+        if name in may_be_nan or column.dtype.kind != "f":
             continue
-        with np.errstate(invalid="ignore"):
-            if not np.isnan(column.min()):  # in one pass, without a mask as large as the column
-                continue
+        if not _has_nan(column):
+            continue
         rows = np.flatnonzero(np.isnan(column).reshape(len(column), -1).any(axis=1))
         owner = int(np.searchsorted(offsets, rows[0], side="right")) - 1
         raise DataError(
@@ -72,6 +71,37 @@ def check_nan(
             f"position {rows[0] - offsets[owner]} is NaN, {len(rows):,} in all; where NaN is meant, "
             f"may_be_nan=[{name!r}] of Clients.from_columns and from_arrays lets it in"
         )
+
+
+def check_replacements(
+    columns: Mapping[str, Any],
+    before: Mapping[str, np.ndarray],
+    ids: np.ndarray,
+    offsets: Int64[np.ndarray, "client_and_one"],
+    vocabularies: Mapping[str, np.ndarray],
+) -> None:
+    """Raises a DataError where columns cannot be fields of clients in addition, or in place of others.
+
+    A field that holds NaN, which somebody meant, may hold it again.
+
+    Args:
+        columns: Name to column `[example, ...]`.
+        before: The fields that are replaced.
+        ids: The clients' names, `[client]`.
+        offsets: Where each client's examples begin, and at last how many there are.
+        vocabularies: For fields that hold places, the original ids.
+    """
+    check_rows(columns, int(offsets[-1]))
+    narrow = stored(columns)
+    meant = [name for name, column in before.items() if column.dtype.kind == "f" and _has_nan(column)]
+    check_nan(narrow, ids, offsets, meant)
+    check_codes(narrow, {name: known for name, known in vocabularies.items() if name in columns})
+
+
+def _has_nan(column: np.ndarray) -> bool:
+    """Whether a column of floating-point numbers holds NaN: in one pass, without a mask as large as it."""
+    with np.errstate(invalid="ignore"):
+        return bool(column.size and np.isnan(column.min()))
 
 
 def in_order(

@@ -56,13 +56,17 @@ def check_parquet(where: str, metadata: Any, names: list[str], limit: int) -> No
 
 
 def parquet_size(metadata: Any, names: list[str]) -> int:
-    """The least number of bytes that columns of a Parquet file unpack to, by the file's own metadata."""
+    """About the bytes that columns of a Parquet file unpack to, by the file's own metadata.
+
+    Texts that repeat count once, as they stand in the file's dictionaries: the metadata tell no more.
+    """
     size = 0
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)
         chunks = [group.column(j) for j in range(group.num_columns)]
         for chunk in chunks:
-            if chunk.path_in_schema.split(".")[0] in names:
+            path = chunk.path_in_schema  # with the names of inner parts behind that of the column
+            if any(path == name or path.startswith(f"{name}.") for name in names):
                 # A value that repeats takes no space in the file, and at least four bytes in memory.
                 size += max(chunk.total_uncompressed_size, 4 * chunk.num_values)
     return size
@@ -87,7 +91,7 @@ def check_arrow(path: FilePath, limit: int | None) -> None:
         data = memoryview(file.read_buffer())
     try:
         size = _unpacked_size(data)
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):
         raise DataError(f"{path} is no Arrow file, or it is damaged or cut short") from None
     if limit is None and size:
         raise DataError(f"{path}: must not be compressed, since it is read where it lies on the disk")

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedrecon._files import make_folder, write_atomically
 from fedrecon.data._clients import Clients
+from fedrecon.data._unpacking import UNPACKED_GIB, check_parquet, limit_of
 from fedrecon.data._vocabulary_mapper import VocabularyMapper
 from fedrecon.errors import DataError
 
@@ -32,6 +33,7 @@ def read_clients(
     name: str = "",
     query: str = "",
     vocabularies: Mapping[str, Any] = MappingProxyType({}),
+    unpacked_gib: float | int = UNPACKED_GIB,
 ) -> Clients:
     """Reads the clients of a node's file, without changing the file.
 
@@ -44,6 +46,7 @@ def read_clients(
             rows of its only table.
         vocabularies: The original ids in the order of the run's numbers, for each field that the run numbers;
             by default none. Examples with other ids are left out.
+        unpacked_gib: The number of GiB that a packed file may unpack to; 2 by default.
 
     Raises:
         DataError: The file cannot be read, or its columns do not fit.
@@ -53,13 +56,15 @@ def read_clients(
     if path.suffix in _SQLITE:
         clients = _from_rows(path, _select(path, query), client, name)
     elif path.suffix == ".arrow":
-        clients = Clients.open(path)
+        clients = Clients.open(path, unpacked_gib=unpacked_gib)
     elif path.suffix == ".parquet" and name:
         import pyarrow.parquet as pq
 
+        metadata = pq.read_metadata(path)
+        check_parquet(str(path), metadata, metadata.schema.to_arrow_schema().names, limit_of(unpacked_gib))
         clients = _from_rows(path, pq.read_table(path), client, name)
     elif path.suffix == ".parquet":
-        clients = Clients.from_parquet(path, client)
+        clients = Clients.from_parquet(path, client, unpacked_gib=unpacked_gib)
     else:
         known = ", ".join((".arrow", ".parquet", *_SQLITE))
         raise DataError(f"{path}: a node reads files with the ending {known}, got {path.suffix!r}")
@@ -72,7 +77,7 @@ def read_clients(
             columns = {f: clients.column(f) for f in clients.fields} | {field: numbers.astype(np.int32)}
             named = clients.vocabularies | {field: ids}
             clients = Clients.from_columns(
-                clients.ids, clients.offsets, columns, named, may_be_nan=clients.fields
+                clients.ids, clients.offsets, columns, named, clients.keys, may_be_nan=clients.fields
             )
     return VocabularyMapper(clients.vocabularies, vocabularies)(clients)[0]
 

@@ -98,6 +98,10 @@ def test_parquet_of_clients_has_a_limit(tmp_path):
     pq.write_table(table, tmp_path / "parts" / "2.parquet")
     with pytest.raises(DataError, match="parts: " + RULE.format("0.008", "0.0149")):
         Clients.from_parquet(tmp_path / "parts", unpacked_gib=0.008)
+    dotted = table.rename_columns(["client", "review.x"])
+    pq.write_table(dotted, tmp_path / "dotted.parquet")
+    with pytest.raises(DataError, match="dotted.parquet: " + RULE.format("0.007", "0.00745")):
+        Clients.from_parquet(tmp_path / "dotted.parquet", unpacked_gib=0.007)
     lists = pa.table({"client": [1], "x": pa.array([np.zeros(10**6, np.float32)])})
     pq.write_table(lists, tmp_path / "lists.parquet")
     with pytest.raises(DataError, match="lists.parquet: " + RULE.format("0.003", "0.00373")):

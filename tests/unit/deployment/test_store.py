@@ -62,6 +62,14 @@ def test_items_that_the_run_does_not_know_are_left_out(tmp_path):
     assert clients["ann"]["item"].tolist() == [0]
 
 
+def test_clients_of_a_node_draw_as_those_of_the_simulation(tmp_path):
+    """One odd name makes all of a column texts, of which "7" is the integer still."""
+    path = parquet(tmp_path / "r.parquet", {"user": ["7", "7", "ann"], "item": [5, 9, 5]})
+    whole = Clients.from_parquet(path, "user")
+    node = read_clients(path, client="user", vocabularies={"item": np.array([5, 9])})
+    assert node.keys.tolist() == whole.keys.tolist()
+
+
 def test_statement_selects(tmp_path):
     path = sqlite(tmp_path / "r.sqlite")
     sqlite(path, table="other")

@@ -111,8 +111,20 @@ def holds_ratings(path: Path) -> bool:
         # Only the name can tell which experiment's message about the missing file helps more.
         return not strip_packing(path.name.lower()).endswith((*LINES, *SQLITE))
     if is_client_file(path):
-        return {"item", "rating"} <= set(Clients.open(path).fields)
+        return {"item", "rating"} <= (set(Clients.open(path).fields) if path.is_dir() else _names_in(path))
     return not holds_texts(path)
+
+
+def _names_in(path: Path) -> set[str]:
+    """The names of a client file's columns, of which nothing is unpacked."""
+    import pyarrow as pa
+
+    from fedrecon.errors import DataError
+
+    try:
+        return set(pa.ipc.open_file(pa.memory_map(str(path))).schema.names)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is no client file, or it is cut short: {error}") from error
 
 
 def tracked(config: Config, overrides: Sequence[str]) -> Config:

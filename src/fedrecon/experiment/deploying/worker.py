@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedrecon.data._clients import Clients
+from fedrecon.data._unpacking import UNPACKED_GIB
 from fedrecon.deployment._node import Node
 from fedrecon.deployment._store import Store, read_clients
 from fedrecon.errors import DataError
@@ -75,7 +76,8 @@ def _clients(
         moved = override(config, {"data": {"path": str(path)}})
         read = spec.load_in_vocabulary(moved, {n: ids.tolist() for n, ids in vocabularies.items()})
     if read is None:
-        clients = read_clients(path, vocabularies=vocabularies, **columns)
+        limit = getattr(config.data, "unpacked_gib", UNPACKED_GIB)
+        clients = read_clients(path, vocabularies=vocabularies, unpacked_gib=limit, **columns)
     elif columns:
         raise DataError(
             f"{folder / CONFIG}: {sorted(columns)} must be left out with the task {config.task}, which reads "

@@ -83,7 +83,7 @@ def test_states_of_clients_are_in_the_run_folder(tmp_path, algorithm):
             assert found.evaluations[name].summary()[weighting] == pytest.approx(expected, rel=1e-4)
 
 
-def test_start_of_another_run_is_taken_over(tmp_path):
+def test_another_start_is_taken_over(tmp_path):
     changes = settings(tmp_path, "movielens")
     first = deployment_of(tmp_path, configs.load(None, changes))
     first.prepare()

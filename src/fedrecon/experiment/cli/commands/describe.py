@@ -95,7 +95,8 @@ def describe_data(path: str, settings: Sequence[str] = ()) -> str:
     from fedrecon.experiment.tasks._spec import task_spec
 
     if is_client_file(path):
-        return page(path, Clients.open(path))
+        given = configs.load(None, ["task=movielens", *settings])
+        return page(path, Clients.open(path, unpacked_gib=given.data.unpacked_gib))
     task = configs.load(
         None, [f"task={'next_word' if _is_text(Path(path)) else 'movielens'}", *settings]
     ).task
