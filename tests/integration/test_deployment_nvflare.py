@@ -8,10 +8,10 @@ import signal
 import pytest
 from tests.integration.apps import COHORT, write_app, write_ratings
 
-from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.deploying.flower_app import experiment_of
 from fedrecon.experiment.deploying.local import LocalDeployment
 from fedrecon.experiment.deploying.processes import descendants, lives
+from fedrecon.experiment.training.run_experiment import console, run_experiment
 
 needs_nvflare = pytest.mark.skipif(
     importlib.util.find_spec("nvflare") is None, reason="needs NVFlare: pip install 'fedrecon[nvflare]'"
@@ -50,7 +50,7 @@ def test_processes_give_the_numbers_of_the_simulator(tmp_path, repository, kille
     assert not [pid for pid in descendants([os.getpid()]) if pid not in before and lives(pid)]
     assert deployment.largest_difference() <= 1e-5
     deployment.leave_run_folder()
-    assert main(["evaluate", str(run)]) == 0
+    assert run_experiment(deployment.config, run, console()).evaluations
     done = [
         line for line in map(json.loads, (run / "rounds.jsonl").read_text().splitlines()) if line["released"]
     ]

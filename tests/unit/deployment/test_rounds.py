@@ -91,8 +91,12 @@ def test_rounds_are_those_of_the_simulator(tmp_path, algorithm):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [STATELESS, STATEFUL, *KEEPING_TABLES.values()],
-    ids=["stateless", "stateful", *KEEPING_TABLES],
+    [
+        pytest.param(STATELESS, id="stateless"),
+        pytest.param(STATEFUL, id="stateful"),
+        pytest.param(KEEPING_TABLES["lg_fedavg"], id="lg_fedavg"),
+        pytest.param(KEEPING_TABLES["fedper"], id="fedper", marks=pytest.mark.slow),
+    ],
 )
 def test_server_and_nodes_that_begin_again_go_on_to_the_same_numbers(tmp_path, algorithm):
     first = run_rounds(endpoint(algorithm), Direct(*halves(algorithm, tmp_path)), 4, tmp_path / "server")

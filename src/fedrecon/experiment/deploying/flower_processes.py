@@ -227,7 +227,7 @@ def wait_until(there: Callable[[], bool], what: str, processes: Processes) -> No
     end = time.monotonic() + _START
     while not there():
         if processes.find_ended() or time.monotonic() > end:
-            raise RunError(f"{what} did not start; the logs say why")
+            raise RunError(f"{what} did not start; the files in {processes.log(RUN).parent} say why")
         time.sleep(_LOOK)
 
 

@@ -107,7 +107,7 @@ class DeploymentPlan:
         try:
             return DeploymentPlan(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            raise RunError(f"{path}: a deployment needs this file, as `deploy init` writes it") from None
+            raise RunError(f"{path}: a deployment needs this file, as `deploy prepare` writes it") from None
 
     def start_at(self, folder: Path) -> "Params | None":
         """The global parameters with which the rounds start; None where the model draws them.
