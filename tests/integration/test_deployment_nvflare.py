@@ -23,8 +23,11 @@ ROUNDS, NODES = 4, 4
 def job_process_of(node):
     """The id of the process that NVFlare started for the job on a node."""
     for pid in descendants([os.getpid()]):
-        with open(f"/proc/{pid}/cmdline") as file:
-            words = file.read().split("\0")
+        try:
+            with open(f"/proc/{pid}/cmdline") as file:
+                words = file.read().split("\0")
+        except FileNotFoundError:  # it has ended since, as the command that listed it has
+            continue
         if any(word.endswith(".client.worker_process") for word in words) and node in " ".join(words):
             return pid
     raise AssertionError(f"{node} runs no job")
