@@ -1,6 +1,7 @@
 """The two components of NVFlare's job, outside of its processes, where NVFlare is installed."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from fedrecon.experiment.deploying import server as servers
+from fedrecon.experiment.deploying.nvflare_engine import controller as controllers
 from fedrecon.experiment.deploying.nvflare_engine.controller import RoundsController
 from fedrecon.experiment.deploying.nvflare_engine.executor import NodeExecutor
 
@@ -52,7 +53,7 @@ def test_status_of_the_job_has_no_text_of_an_error(tmp_path, monkeypatch):
     controller.control_flow(Signal(), FLContext())
     assert told == [f"SettingError: the file {ENDED} of the server says more"]
     assert "here NVFlare's network" in (tmp_path / ENDED).read_text()
-    monkeypatch.setattr(servers.noted_rounds.__wrapped__, "__defaults__", (0.0,))
+    monkeypatch.setattr(controllers, "noted_rounds", partial(noted_rounds, patience=0.0))
     with noted_rounds(tmp_path):
         controller.control_flow(Signal(), FLContext())
     assert "another process runs the rounds of this folder" in told[1]
