@@ -1,6 +1,6 @@
 """A round of a deployment over Flower's processes, beside a round of Flower that computes nothing.
 
-    pip install -c constraints-flower.txt '.[flower,privacy]'
+    pip install -c constraints-flower.txt '.[flower,privacy,benchmarks]'
     python -m benchmarks.flower_round --nodes 4 --rounds 8        # some minutes
 
 One SuperLink and the same nodes run three apps, one after the other: seven tiny arrays there and back, the

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from tests.integration.apps import COHORT, write_app, write_ratings
@@ -24,9 +25,8 @@ def job_process_of(node):
     """The id of the process that NVFlare started for the job on a node."""
     for pid in descendants([os.getpid()]):
         try:
-            with open(f"/proc/{pid}/cmdline") as file:
-                words = file.read().split("\0")
-        except FileNotFoundError:  # it has ended since, as the command that listed it has
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        except OSError:  # it has ended, as the program that listed the ids
             continue
         if any(word.endswith(".client.worker_process") for word in words) and node in " ".join(words):
             return pid
