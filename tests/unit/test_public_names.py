@@ -123,7 +123,7 @@ def test_names_stay_after_every_module_is_imported(run_python):
     code = f"""
 import importlib, json, pkgutil, types, fedrecon
 optional = ("mlflow", "tensorboard", "wandb", "flower_client", "flower_server")
-optional += ("nvflare_engine.controller", "nvflare_engine.executor", "nvflare_engine.submit")
+optional += tuple(f"nvflare_engine.{{name}}" for name in ("controller", "executor", "submit"))
 for module in pkgutil.walk_packages(fedrecon.__path__, "fedrecon."):
     if not module.name.endswith((".__main__", *optional)):
         importlib.import_module(module.name)

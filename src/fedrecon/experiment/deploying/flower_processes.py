@@ -26,7 +26,7 @@ SUPERLINK, RUN = "superlink", "run"
 # The name of the connection to the SuperLink in the configuration of Flower's commands.
 _CONNECTION = "local"
 # The longest time in seconds in which each of the processes must start, and a command must end.
-_START = 300.0
+START = 300.0
 _LOOK = 0.1
 GO_ON = "go on with `deploy resume`, or start the server again"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
@@ -224,7 +224,7 @@ def wait_until(there: Callable[[], bool], what: str, processes: Processes) -> No
     Raises:
         RunError: A process has ended, or it took too long.
     """
-    end = time.monotonic() + _START
+    end = time.monotonic() + START
     while not there():
         if processes.find_ended() or time.monotonic() > end:
             raise RunError(f"{what} did not start; the files in {processes.log(RUN).parent} say why")
@@ -255,11 +255,11 @@ def _command(home: Path, *words: str) -> str:
             capture_output=True,
             text=True,
             env=environment,
-            timeout=_START,
+            timeout=START,
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        raise RunError(f"flwr {' '.join(words)}: no answer in {_START:g} seconds") from None
+        raise RunError(f"flwr {' '.join(words)}: no answer in {START:g} seconds") from None
     if done.returncode:
         raise RunError(f"flwr {' '.join(words)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout

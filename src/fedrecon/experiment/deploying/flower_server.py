@@ -1,6 +1,5 @@
 """Flower's server app: its grid carries the messages of `run_rounds`."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -10,11 +9,10 @@ from typing import Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedrecon._files import write_atomically
 from fedrecon.errors import RunError
 from fedrecon.experiment.deploying.flower_client import MESSAGES, NAMES, RECORD
-from fedrecon.experiment.deploying.plan import ENDED, PROCESS, DeploymentPlan
-from fedrecon.experiment.deploying.server import run_plan
+from fedrecon.experiment.deploying.plan import DeploymentPlan
+from fedrecon.experiment.deploying.server import noted_rounds, run_plan
 
 # Seconds between two queries which nodes are connected, and what they have answered.
 _LOOK = 0.5
@@ -188,13 +186,8 @@ def server_app() -> ServerApp:
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         folder = Path(str(context.run_config["folder"]))
-        write_atomically(folder / PROCESS, str(os.getpid()))
-        try:
+        with noted_rounds(folder):
             plan = DeploymentPlan.read(folder)
-            run_plan(plan, FlowerTransport(grid, plan.max_staleness), folder)
-        except Exception as error:
-            write_atomically(folder / ENDED, f"{type(error).__name__}: {error}\n")
-            raise
-        write_atomically(folder / ENDED, "")
+            run_plan(plan, FlowerTransport(grid, plan.max_staleness), folder, plan.address)
 
     return app

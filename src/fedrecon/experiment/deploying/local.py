@@ -23,7 +23,6 @@ from fedrecon.errors import RunError, whole_number
 from fedrecon.experiment.config import Config
 from fedrecon.experiment.deploying.client_states import gather_client_states
 from fedrecon.experiment.deploying.flower_processes import (
-    RUN,
     SUPERLINK,
     environment_for,
     follow_run,
@@ -38,6 +37,7 @@ from fedrecon.experiment.deploying.plan import FILE, DeploymentPlan
 from fedrecon.experiment.deploying.preparing import plan_of, start_of, with_numbers, write_start
 from fedrecon.experiment.deploying.processes import Processes, free_ports
 from fedrecon.experiment.deploying.settings import DeploymentSettings, read_settings
+from fedrecon.experiment.settings.extras import require
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.checkpoint import Checkpoints
 from fedrecon.experiment.storage.digests import read_json, seal
@@ -118,7 +118,10 @@ class LocalDeployment:
 
         Raises:
             RunError: A process has ended before the rounds were done.
+            SettingError: The engine is NVFlare, which is not installed.
         """
+        if self._engine == NVFLARE:
+            require("nvflare", "nvflare", "`deploy local --engine nvflare`")
         self.prepare()
         home, server = self._work / self._engine, self._work / SERVER
         environment = nvflare.environment_for_nvflare if self._engine == NVFLARE else environment_for
@@ -129,11 +132,16 @@ class LocalDeployment:
             start = self._start_nvflare if self._engine == NVFLARE else self._start_flower
             link = start(processes, stack, home)
             self.processes = processes
-            restart = partial(_restart_nodes, processes)
-            rounds = self._spec.rounds
-            follow = partial(follow_run, processes, server, rounds, look=restart, link=link)
+            beginning = nvflare.Beginning(processes, server)
+
+            def look() -> None:
+                _restart_nodes(processes)
+                if self._engine == NVFLARE:
+                    beginning.look()
+
+            follow = partial(follow_run, processes, server, self._spec.rounds, look=look, link=link)
             if self._engine == NVFLARE:
-                nvflare.follow_jobs(server, follow, progress, partial(processes.start_again, RUN))
+                nvflare.follow_jobs(server, follow, progress, partial(nvflare.submit_again, processes))
             else:
                 follow(progress)
 

@@ -27,6 +27,8 @@ INITIAL = "initial_global_params.npz"
 # Files that the server writes beside the plan: the id of its process; and at its end the reason why it ended
 # too early, or an empty file.
 PROCESS, ENDED = "process", "ended"
+# The file that the process of the rounds locks while it runs them.
+LOCK = ".lock"
 # The port that Flower's SuperLink has by default.
 PORT = 8000
 # Entries that the first plans did not have, with their defaults.
@@ -207,24 +209,28 @@ class DeploymentPlan:
             raise SettingError(str(error)) from None
         return private
 
-    def check_protection(self, address: str) -> None:
+    def check_protection(self, address: str | None) -> None:
         """Refuses a deployment whose messages would tell other machines of single persons.
 
         A client's delta, and the rows of tables that it names, tell which items the person has rated. Noise
         bounds what the parameters tell of a person.
 
         Args:
-            address: The address that nodes connect to, HOST:PORT.
+            address: The address that nodes connect to, HOST:PORT; None where only the engine's network knows
+                it, which then counts as one outside loopback.
 
         Raises:
             SettingError: The address is outside loopback, a client is one person, there is no noise, and
                 `accept_row_leak` is false.
         """
-        if is_loopback(address) or self.accept_row_leak or not self.one_person_per_client:
+        if self.accept_row_leak or not self.one_person_per_client:
+            return
+        if address is not None and is_loopback(address):
             return
         if not self.config().privacy.on:
+            where = "NVFlare's network" if address is None else address
             raise SettingError(
-                f"accept_row_leak must be true outside loopback, here {address}, where each client is one "
+                f"accept_row_leak must be true outside loopback, here {where}, where each client is one "
                 f"person and privacy.epsilon and privacy.noise_multiplier are 'none': each update names the "
                 f"items that the person has rated. Set privacy.epsilon, or accept it in deployment.toml"
             )

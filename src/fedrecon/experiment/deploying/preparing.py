@@ -225,10 +225,13 @@ def prepare_job(folder: Path, nodes: tuple[str, ...]) -> list[Path]:
 
     Raises:
         RunError: A name is not allowed.
+        SettingError: People would not be protected.
     """
     from fedrecon.experiment.deploying.nvflare_engine.job import write_job
 
     plan = DeploymentPlan.read(folder)
+    # The address of the plan is Flower's: NVFlare's nodes connect elsewhere.
+    plan.check_protection(None)
     targets = [folder / NODES / check_name(node) for node in nodes]
     write_job(folder / JOB, folder)
     for target in targets:

@@ -4,21 +4,22 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from fedrecon._files import atomic_file, write_atomically
+from fedrecon._files import atomic_file, lock, write_atomically
 from fedrecon.core._model import leaves_of
 from fedrecon.deployment._endpoint import Endpoint
 from fedrecon.deployment._messages import state_from
 from fedrecon.deployment._rounds import STATE, Transport, run_rounds
 from fedrecon.deployment._server import Server
 from fedrecon.deployment._wire import decode
+from fedrecon.errors import RunError
 from fedrecon.experiment.deploying.addresses import is_loopback, split_address
 from fedrecon.experiment.deploying.flower_processes import (
     environment_for,
@@ -29,7 +30,7 @@ from fedrecon.experiment.deploying.flower_processes import (
     unregister_node,
 )
 from fedrecon.experiment.deploying.keys import Keys
-from fedrecon.experiment.deploying.plan import DeploymentPlan
+from fedrecon.experiment.deploying.plan import ENDED, LOCK, PROCESS, DeploymentPlan
 from fedrecon.experiment.deploying.preparing import APP, keys_of
 from fedrecon.experiment.deploying.processes import Processes, ending_on_request
 from fedrecon.experiment.settings.sections import SettingError
@@ -44,6 +45,8 @@ PARAMETERS = "global_params.npz"
 COHORTS = "cohorts.key"
 # Seconds between two looks at the list of keys.
 _LOOK = 2.0
+# The longest wait in seconds for an earlier process of the rounds, which outlives its engine by a while.
+_PATIENCE = 20.0
 
 
 class Registrations:
@@ -79,6 +82,10 @@ class Registrations:
         if time.monotonic() >= self._next:
             self.update()
             self._next = time.monotonic() + _LOOK
+
+
+class InUseError(RunError):
+    """Another process runs the rounds of a server's folder; the text names nothing but the folder."""
 
 
 class NodesTransport(Transport, Protocol):
@@ -132,19 +139,49 @@ def run_server(folder: Path, progress: Callable[[dict[str, Any]], None]) -> None
     write_parameters(plan, folder)
 
 
-def run_plan(plan: DeploymentPlan, transport: NodesTransport, folder: Path) -> None:
+@contextmanager
+def noted_rounds(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
+    """Locks a server's folder for the rounds, and notes there which process runs them and why it ended.
+
+    Args:
+        folder: The folder of the server.
+        patience: The longest wait for another process that runs rounds there, in seconds; 20 by default.
+
+    Raises:
+        InUseError: Another process still runs rounds of this folder, whose files are then left as they are.
+    """
+    try:
+        held = lock(folder / LOCK, patience)
+    except BlockingIOError:
+        raise InUseError(f"{folder}: another process runs the rounds of this folder; end it first") from None
+    try:
+        (folder / ENDED).unlink(missing_ok=True)
+        write_atomically(folder / PROCESS, str(os.getpid()))
+        try:
+            yield
+        except Exception as error:
+            write_atomically(folder / ENDED, f"{type(error).__name__}: {error}\n")
+            raise
+        write_atomically(folder / ENDED, "")
+    finally:
+        held.release()
+
+
+def run_plan(plan: DeploymentPlan, transport: NodesTransport, folder: Path, address: str | None) -> None:
     """Runs a plan's rounds, from the server's state in a folder on.
 
     Args:
         plan: The plan of the deployment.
         transport: Carries the messages between the server and the nodes.
-        folder: The folder of the server's state and of `rounds.jsonl`.
+        folder: The folder of the server's state and of `rounds.jsonl`, which `noted_rounds` has locked.
+        address: The address that nodes connect to, or None, as `DeploymentPlan.check_protection` takes it.
 
     Raises:
         RunError: Nodes are missing, or a round never had enough answers.
+        SettingError: People would not be protected.
     """
     config = plan.config()
-    plan.check_protection(plan.address)
+    plan.check_protection(address)
     names = transport.find(plan.nodes, plan.seconds)
     algorithm = plan.algorithm()
     sampling, enough = plan.sampling(len(names))

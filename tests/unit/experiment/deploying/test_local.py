@@ -14,6 +14,7 @@ from fedrecon.experiment import config as configs
 from fedrecon.experiment.cli.main import main
 from fedrecon.experiment.deploying.local import LocalDeployment, work_folder
 from fedrecon.experiment.deploying.status import status_of
+from fedrecon.experiment.settings import extras
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.experiment.storage.digests import read_json
 from fedrecon.experiment.training.run_experiment import console, run_experiment
@@ -94,6 +95,14 @@ def test_deployment_goes_on_over_the_engine_that_began_it(deployment, tmp_path):
     # One of an earlier version was over Flower.
     begun.write_text(json.dumps({"app": str(tmp_path / "app")}))
     assert LocalDeployment.of_run(tmp_path / "run")._engine == "flower"
+
+
+def test_engine_that_is_missing_names_its_extra(deployment, tmp_path, monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    other = LocalDeployment(tmp_path / "app", deployment.config, tmp_path / "run", 2, engine="nvflare")
+    with pytest.raises(SettingError, match=r"engine nvflare` needs the package .*'fedrecon\[nvflare\]'"):
+        other.run(print)
+    assert not work_folder(deployment.out).exists()
 
 
 def test_more_nodes_than_clients_are_refused(deployment, tmp_path):

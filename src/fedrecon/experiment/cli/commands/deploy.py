@@ -16,7 +16,7 @@ _server_folder = click.argument("server", metavar="SERVER")
 
 @click.group(name="deploy", cls=options.Group)
 def command() -> None:
-    """Trains over real processes and networks, by Flower or NVFlare: pip install 'fedrecon[flower]'."""
+    """Trains over real processes and networks, by Flower (extra `flower`) or NVFlare (extra `nvflare`)."""
 
 
 @options.command

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedrecon._files import make_folder, write_atomically
+from fedrecon._files import lock, make_folder, write_atomically
 from fedrecon.errors import RunError
-from fedrecon.experiment.deploying.flower_processes import RUN
+from fedrecon.experiment.deploying.flower_processes import GO_ON, RUN, START
 from fedrecon.experiment.deploying.nvflare_engine.job import JOB_ENDED, NODE_FOLDER, allow_classes, write_job
-from fedrecon.experiment.deploying.plan import ENDED, PROCESS
+from fedrecon.experiment.deploying.plan import ENDED, LOCK, PROCESS
 from fedrecon.experiment.deploying.processes import Processes, free_ports, lives
 
 SERVER = "nvflare-server"
@@ -50,8 +50,9 @@ def start_federation(processes: Processes, home: Path, server: Path, nodes: Mapp
         nodes: The folder of each node by its name.
 
     Raises:
-        RunError: NVFlare is not installed, or could not make the keys.
+        RunError: NVFlare could not make the keys, or the process of earlier rounds still runs.
     """
+    _refuse_others(server)
     shutil.rmtree(home, ignore_errors=True)
     kits = _provision(home, list(nodes))
     _forget_end(server)
@@ -60,7 +61,7 @@ def start_federation(processes: Processes, home: Path, server: Path, nodes: Mapp
     _store_below(home / "server", kits / _HOST / "local" / "resources.json")
     for name, folder in nodes.items():
         (kits / name / NODE_FOLDER).symlink_to(folder.absolute(), target_is_directory=True)
-    write_job(home / "job", server)
+    write_job(home / "job", server, on_loopback=True)
     common = ["org=" + _ORGANISATION, "config_folder=config"]
     for name, kind, site in [(SERVER, "server", _HOST), *((name, "client", name) for name in nodes)]:
         module = f"nvflare.private.fed.app.{kind}.{kind}_train"
@@ -75,10 +76,10 @@ def start_federation(processes: Processes, home: Path, server: Path, nodes: Mapp
 def follow_jobs(
     server: Path, follow: Callable[[Progress], None], progress: Progress, submit_again: Callable[[], None]
 ) -> None:
-    """Waits until the rounds are done, and submits the job again if NVFlare ends it.
+    """Waits until the rounds are done, and submits the job again if NVFlare or a kill ends it.
 
     NVFlare ends a job on all nodes if the job's process on one of them dies. The rounds go on from the state
-    in the server's folder, with all nodes.
+    in the server's folder, with all nodes. They do so, too, if the process that runs them dies.
 
     Args:
         server: The folder of the server.
@@ -101,11 +102,57 @@ def follow_jobs(
         try:
             return follow(pass_on)
         except RunError:
-            ended = server / ENDED
-            if not (ended.exists() and JOB_ENDED in ended.read_text()):
+            if not _ended_by_others(server):
                 raise
             _forget_end(server)
             submit_again()
+
+
+def submit_again(processes: Processes) -> None:
+    """Submits the job of `start_federation` again.
+
+    Args:
+        processes: The processes of the deployment.
+
+    Raises:
+        RunError: NVFlare's server has ended, or the job was submitted too often.
+    """
+    if processes.status(SERVER) is not None:
+        raise RunError(f"{processes.log(SERVER)}: the process {SERVER!r} has ended; {GO_ON}")
+    processes.start_again(RUN)
+
+
+class Beginning:
+    """A look at a job that was submitted, which gives up if its rounds do not begin.
+
+    NVFlare ends a job that fails before its rounds, such as one of a class that a site does not allow, and
+    tells nobody of it.
+
+    Args:
+        processes: The processes of the deployment.
+        server: The folder of the server.
+        patience: The longest time in seconds from the submission to the first round; 300 by default.
+    """
+
+    def __init__(self, processes: Processes, server: Path, patience: float = START):
+        self._processes, self._server, self._patience = processes, server, patience
+        self._since: float | None = None
+
+    def look(self) -> None:
+        """Looks once.
+
+        Raises:
+            RunError: The job was submitted longer ago than the patience lasts, and no rounds have begun.
+        """
+        if self._processes.status(RUN) is None or (self._server / PROCESS).exists():
+            self._since = None
+        elif self._since is None:
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > self._patience:
+            raise RunError(
+                f"{self._server}: NVFlare has the job, but its rounds have not begun in {self._patience:g} "
+                f"seconds; {self._processes.log(SERVER)} says why"
+            )
 
 
 def wait_for_rounds(server: Path) -> None:
@@ -120,6 +167,21 @@ def wait_for_rounds(server: Path) -> None:
     path, end = server / PROCESS, time.monotonic() + _END
     while path.exists() and lives(int(path.read_text())) and time.monotonic() < end:
         time.sleep(_LOOK)
+
+
+def _refuse_others(server: Path) -> None:
+    wait_for_rounds(server)
+    try:
+        lock(server / LOCK).release()
+    except BlockingIOError:
+        raise RunError(f"{server}: another process runs the rounds of this folder; end it first") from None
+
+
+def _ended_by_others(server: Path) -> bool:
+    """Whether NVFlare ended the rounds, or their process died before it could say why."""
+    if (server / ENDED).exists():
+        return JOB_ENDED in (server / ENDED).read_text()
+    return (server / PROCESS).exists() and not lives(int((server / PROCESS).read_text()))
 
 
 def _forget_end(server: Path) -> None:
