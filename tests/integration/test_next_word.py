@@ -233,5 +233,5 @@ def test_a_run_whose_clients_know_their_own_words(trained, capsys):
     assert all(0 <= row["accuracy_own_word"] <= 1 for row in rows)
     assert run("personalize", folder, "--data", other, "--out", trained / "own.parquet") == 0
     capsys.readouterr()
-    assert run("export", folder, "--out", trained / "exported") == 2
-    assert "an export cannot hold what a client remembers of its own text" in capsys.readouterr().err
+    assert run("export", folder, "--out", trained / "exported") == 0
+    assert "checked against JAX" in capsys.readouterr().out
