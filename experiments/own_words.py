@@ -139,10 +139,10 @@ def numbers(evaluation: Evaluation) -> dict[str, float]:
     return {metric: float(value) for metric, value in evaluation.over_examples().items()}
 
 
-def table(found: dict[int, Served]) -> str:
+def table(by_seed: dict[int, Served]) -> str:
     """All figures in Markdown: percent and perplexities."""
     rows = [["seed", "served", *METRICS, "evaluation, CPU s"]]
-    for seed, (metrics, seconds) in found.items():
+    for seed, (metrics, seconds) in by_seed.items():
         for name, values in metrics.items():
             cells = [_shown(metric, values.get(metric)) for metric in METRICS]
             rows.append([str(seed), name, *cells, f"{seconds[name]:.1f}" if name in seconds else "-"])
@@ -167,10 +167,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=512, metavar="COUNT", help="remembered; default: 512")
     parser.add_argument("--times", type=int, default=3, metavar="COUNT", help="timed; default: 3")
     options = parser.parse_args()
-    found = {}
+    by_seed = {}
     for seed in range(options.seeds):
         out = options.out / str(seed)
-        found[seed] = served(
+        by_seed[seed] = served(
             str(Path(options.path).absolute()),
             seed,
             options.rounds,
@@ -178,9 +178,9 @@ def main() -> None:
             out,
             0 if seed else options.times,
         )
-        write_atomically(options.out / "own_words.md", table(found) + "\n")
-    print(table(found))
-    for seed, (_, seconds) in found.items():
+        write_atomically(options.out / "own_words.md", table(by_seed) + "\n")
+    print(table(by_seed))
+    for seed, (_, seconds) in by_seed.items():
         if seconds:
             ratio = seconds[MEMORY] / seconds[NONE]
             print(f"seed {seed}: with the memory the evaluation takes {ratio:.2f} times the processor time")

@@ -42,18 +42,7 @@ class FlowerTransport:
         self._asked, self._names = dict[int, float](), dict[int, frozenset[str]]()
 
     def find(self, nodes: int, seconds: float) -> list[str]:
-        """Waits for nodes, and asks which clients they have.
-
-        Args:
-            nodes: The number of nodes that must answer.
-            seconds: The longest time to wait for the nodes, in seconds.
-
-        Returns:
-            The clients' names, sorted.
-
-        Raises:
-            RunError: Fewer nodes answered in time, or two have a client of the same name.
-        """
+        """Waits for nodes, and asks which clients they have, as `NodesTransport` describes."""
         end = time.monotonic() + seconds
         while len(answered := set(self._node_of.values())) < nodes:
             if (left := end - time.monotonic()) < 0:

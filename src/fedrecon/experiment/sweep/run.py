@@ -91,7 +91,7 @@ def _in_processes(opened: Sweep, search: Search, count: int, screen: Console) ->
 
     Args:
         opened: The sweep.
-        search: What each process does.
+        search: The sweep, of which each process runs trials.
         count: The number of processes.
         screen: The console that shows the progress.
     """

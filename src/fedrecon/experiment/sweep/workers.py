@@ -20,7 +20,7 @@ FAULT = 3
 
 
 class Search(NamedTuple):
-    """What each process of a sweep does.
+    """A sweep as its processes get it, which open its folder by themselves.
 
     Attributes:
         values: The settings of the configuration as nested tables.
@@ -46,7 +46,7 @@ class Workers:
         names: The names of the processes in the study.
 
     Args:
-        search: What each of them does.
+        search: The sweep, of which each process runs trials.
         count: The number of processes.
     """
 
