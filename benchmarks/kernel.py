@@ -10,7 +10,7 @@ from benchmarks import numba_round, recipe
 from benchmarks.timing import Timed
 from fedrecon import Clients
 from fedrecon.data import Sampling
-from fedrecon.data._from_arrays import offsets_of
+from fedrecon.data._columns import offsets_of
 
 
 class Kernel:

@@ -1,10 +1,10 @@
-from ._arrow import is_client_file
+from ._client_file.file import is_client_file
+from ._client_file.writer import ClientWriter
 from ._clients import Clients
 from ._holdout import hold_out
 from ._pooling import in_batches, numbered, raw_bytes
 from ._sampling import AbstractSampling, Everyone, Passes, Poisson, Sampling, Uniform, Weighted
 from ._shards.folder import index_shards, write_shards
-from ._writer import ClientWriter
 
 __all__ = [
     "AbstractSampling",

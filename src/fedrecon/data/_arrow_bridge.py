@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 import numpy as np
 from jaxtyping import Bool, Int64, Integer, Shaped
 
-from fedrecon.data._from_arrays import offsets_of
+from fedrecon.data._columns import offsets_of
 
 if TYPE_CHECKING:
     import pyarrow

@@ -13,7 +13,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import DTypeLike
 
-from fedrecon.data._arrow import open_clients
+from fedrecon.data._client_file.file import open_clients
 from fedrecon.data._clients import Clients
 from fedrecon.data._unpacking import read_chunks
 from fedrecon.errors import DataError

@@ -10,18 +10,10 @@ from jaxtyping import Int, Int64, UInt64
 
 from fedrecon._safe_text import counted
 from fedrecon.core._array_like import ArrayLike, FilePath
-from fedrecon.data._checksums import Column
+from fedrecon.data._client_file.checksums import Column
+from fedrecon.data._columns import checked_mask, in_order, offsets_of, stored
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
-from fedrecon.data._from_arrays import (
-    check_replacements,
-    checked,
-    checked_mask,
-    checked_vocabularies,
-    gathered,
-    in_order,
-    offsets_of,
-    stored,
-)
+from fedrecon.data._from_arrays import check_replacements, checked, checked_vocabularies, gathered
 from fedrecon.data._hashing import checked_keys
 from fedrecon.data._padding import PaddedGather
 from fedrecon.data._positions import client_positions
@@ -185,13 +177,13 @@ class Clients:
             from fedrecon.data._shards.opened import open_folder
 
             return Clients(*open_folder(path))
-        from fedrecon.data._arrow import open_clients
+        from fedrecon.data._client_file.file import open_clients
 
         return Clients(*open_clients(path, limit=limit_of(unpacked_gib)))
 
     def write(self, path: FilePath) -> None:
         """Writes a client file (Arrow IPC, one row per client), whole or not at all."""
-        from fedrecon.data._arrow import write_clients
+        from fedrecon.data._client_file.file import write_clients
 
         columns = {name: self.column(name) for name in self.fields}
         field_stats = {name: self.field_stats(name) for name in self.fields}

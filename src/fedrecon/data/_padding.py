@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from numpy.typing import DTypeLike
 
-from fedrecon.data._checksums import Column
+from fedrecon.data._client_file.checksums import Column
 
 
 class PaddedGather(NamedTuple):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from fedrecon.data._cache import load_or_convert
-from fedrecon.data._checksums import CHUNK
+from fedrecon.data._client_file.checksums import CHUNK
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError, UncheckedWarning
 

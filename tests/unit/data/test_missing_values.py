@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fedrecon.data._client_file.writer import ClientWriter
 from fedrecon.data._clients import Clients
 from fedrecon.data._pooling import in_batches, numbered
 from fedrecon.data._vocabulary_mapper import VocabularyMapper
-from fedrecon.data._writer import ClientWriter
 from fedrecon.datasets.text._sqlite import read_sqlite
 from fedrecon.errors import DataError
 

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fedrecon.data._client_file.writer import ClientWriter
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import client_keys
 from fedrecon.data._holdout import hold_out
 from fedrecon.data._pooling import numbered
 from fedrecon.data._table_ids import alike, number_of, table_ids, table_keys
-from fedrecon.data._writer import ClientWriter
 from fedrecon.datasets.ratings._interactions import interactions, leave_one_out, with_negatives, with_recency
 from fedrecon.datasets.ratings._load import read_ratings
 from fedrecon.datasets.ratings._prepare import prepare

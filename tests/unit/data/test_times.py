@@ -9,9 +9,9 @@ from tests.small import rating_model, sgd, solver
 
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._examples import ByTime
+from fedrecon.data._client_file.writer import ClientWriter
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Uniform
-from fedrecon.data._writer import ClientWriter
 from fedrecon.datasets.ratings._interactions import interactions, leave_one_out
 from fedrecon.errors import DataError
 from fedrecon.evaluation._evaluate import evaluate

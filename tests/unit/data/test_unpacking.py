@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedrecon.data._arrow import open_clients
+from fedrecon.data._client_file.file import open_clients
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.ratings._dataset import load
 from fedrecon.datasets.ratings._load import read_ratings

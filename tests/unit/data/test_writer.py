@@ -10,9 +10,9 @@ import pyarrow
 import pytest
 
 from fedrecon import Clients
-from fedrecon.data._arrow import is_client_file
+from fedrecon.data._client_file.file import is_client_file
+from fedrecon.data._client_file.writer import ClientWriter
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
-from fedrecon.data._writer import ClientWriter
 from fedrecon.errors import DataError
 from fedrecon.experiment.training.run_spec import digest
 
@@ -100,7 +100,7 @@ def piece_of(client, items):
 KILLED = """
 import os, signal, sys
 from fedrecon import Clients
-from fedrecon.data._writer import ClientWriter
+from fedrecon.data._client_file.writer import ClientWriter
 with ClientWriter(sys.argv[1]) as writer:
     writer.add(Clients.from_arrays({1: {"item": [3]}}))
     if sys.argv[2] == "killed":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedrecon import Clients, Simulation
-from fedrecon.data._from_arrays import offsets_of
+from fedrecon.data._columns import offsets_of
 from fedrecon.data._sampling import Everyone
 from fedrecon.models import rating_statistics, rating_sums
 from fedrecon.privacy._user_level import user_level_dp

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedrecon.data._checksums import check_frame
-from fedrecon.data._from_arrays import offsets_of
+from fedrecon.data._client_file.checksums import check_frame
+from fedrecon.data._columns import offsets_of
 from fedrecon.data._shards.index import Index, Shard
 from fedrecon.errors import DataError
 
 if TYPE_CHECKING:
-    from fedrecon.data._checksums import Column
+    from fedrecon.data._client_file.checksums import Column
 
 
 class ShardFiles:
@@ -55,7 +55,7 @@ class ShardFiles:
         """
         with self._lock:  # several threads may read
             if number not in self._columns:
-                from fedrecon.data._arrow import open_clients
+                from fedrecon.data._client_file.file import open_clients
 
                 shard = self.index.shards[number]
                 path = self.index.folder / shard.name

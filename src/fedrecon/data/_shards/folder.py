@@ -10,7 +10,8 @@ from jaxtyping import Int64, UInt64
 from fedrecon._files import rename, sync_folder
 from fedrecon.core._array_like import FilePath
 from fedrecon.data._arrow_bridge import to_arrow
-from fedrecon.data._checksums import check_frame
+from fedrecon.data._client_file.checksums import check_frame
+from fedrecon.data._client_file.writer import ClientWriter
 from fedrecon.data._clients import Clients
 from fedrecon.data._field_stats import FieldStats, merged
 from fedrecon.data._scratch import scratch
@@ -19,7 +20,6 @@ from fedrecon.data._shards.index import INDEX, Field, Shard, write_index
 from fedrecon.data._shards.sums import halves_of
 from fedrecon.data._table_ids import table_ids
 from fedrecon.data._vocabulary_mapper import same_ids
-from fedrecon.data._writer import ClientWriter
 from fedrecon.errors import DataError, plain, whole_number
 
 _PIECE = 1 << 19  # examples that are in memory together

@@ -17,7 +17,7 @@ from jaxtyping import Int, UInt64
 
 from fedrecon._files import atomic_file
 from fedrecon.data import _arrow_bridge as bridge
-from fedrecon.data._checksums import FRAME, UNSEALED, check_frame, seal
+from fedrecon.data._client_file.checksums import FRAME, UNSEALED, check_frame, seal
 from fedrecon.data._field_stats import FieldStats
 from fedrecon.data._from_arrays import vocabulary
 from fedrecon.data._shards.rows import Texts

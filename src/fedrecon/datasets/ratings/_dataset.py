@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
-from fedrecon.data._arrow import is_client_file
+from fedrecon.data._client_file.file import is_client_file
 from fedrecon.data._clients import Clients
 from fedrecon.data._unpacking import UNPACKED_GIB
 from fedrecon.datasets.ratings._movielens import MOVIELENS_1M, download

@@ -6,10 +6,10 @@ from typing import IO
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
-from fedrecon.data._arrow import write_within
+from fedrecon.data._client_file.file import write_within
 from fedrecon.data._clients import Clients
+from fedrecon.data._columns import in_order, offsets_of, stored
 from fedrecon.data._field_stats import NONE, FieldStats, measured, merged
-from fedrecon.data._from_arrays import in_order, offsets_of, stored
 from fedrecon.data._shards.folder import Progress, write_shards
 from fedrecon.data._table_ids import table_keys
 

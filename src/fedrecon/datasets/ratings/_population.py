@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from fedrecon.data._clients import Clients
-from fedrecon.data._from_arrays import offsets_of
+from fedrecon.data._columns import offsets_of
 from fedrecon.datasets.ratings._synthetic import draw_counts, draw_items, draw_popularity
 from fedrecon.errors import plain, whole_number
 

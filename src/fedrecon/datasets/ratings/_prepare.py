@@ -7,7 +7,7 @@ import numpy as np
 
 from fedrecon.data._cache import load_or_convert
 from fedrecon.data._clients import Clients
-from fedrecon.data._from_arrays import offsets_of
+from fedrecon.data._columns import offsets_of
 from fedrecon.data._table_ids import table_keys
 from fedrecon.data._unpacking import UNPACKED_GIB
 from fedrecon.datasets.ratings._columns import Ratings, stable_order

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from fedrecon.data._clients import Clients
-from fedrecon.data._from_arrays import offsets_of
+from fedrecon.data._columns import offsets_of
 from fedrecon.errors import whole_number
 
 # MovieLens 1M: its users rate at least 20 items, at the median 96, on average 166, at most 62% of all; the

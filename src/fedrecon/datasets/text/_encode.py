@@ -8,7 +8,7 @@ import numpy as np
 
 from fedrecon.data._cache import disk_backed_array
 from fedrecon.data._clients import Clients
-from fedrecon.data._from_arrays import offsets_of
+from fedrecon.data._columns import offsets_of
 from fedrecon.datasets.text._tokenizers import Tokenizer
 from fedrecon.errors import DataError
 

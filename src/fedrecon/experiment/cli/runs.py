@@ -102,7 +102,7 @@ def packaged_for(experiment: str | None, data: str | None, overrides: Sequence[s
 
 def holds_ratings(path: Path) -> bool:
     """Whether a file or folder holds ratings rather than texts, by the names of files and of their fields."""
-    from fedrecon.data._arrow import is_client_file
+    from fedrecon.data._client_file.file import is_client_file
     from fedrecon.data._clients import Clients
     from fedrecon.data._unpacking import strip_packing
     from fedrecon.datasets.text._load import LINES, SQLITE, holds_texts

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from fedrecon.data._arrow import is_client_file
+from fedrecon.data._client_file.file import is_client_file
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
 from fedrecon.data._vocabulary_mapper import VocabularyMapper

@@ -8,7 +8,7 @@ import numpy as np
 
 from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.data._arrow_bridge import to_arrow, to_lists
-from fedrecon.data._from_arrays import offsets_of
+from fedrecon.data._columns import offsets_of
 from fedrecon.experiment.settings.sections import SettingError
 from fedrecon.serving._personalization import TopK
 

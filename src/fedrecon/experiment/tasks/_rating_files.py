@@ -11,7 +11,7 @@ _CLIENT_FILE = ".arrow"
 
 
 def _is_client_file(path: str) -> bool:
-    from fedrecon.data._arrow import is_client_file
+    from fedrecon.data._client_file.file import is_client_file
 
     return bool(path) and is_client_file(path)
 
@@ -94,7 +94,7 @@ class RatingFileSettings(Section):
         Raises:
             DataError: The file cannot be read.
         """
-        from fedrecon.data._arrow import is_client_file
+        from fedrecon.data._client_file.file import is_client_file
         from fedrecon.datasets.ratings._prepare import describe_source
 
         if not self.path:

@@ -145,7 +145,7 @@ class RankingTask(TaskSpec):
         Raises:
             DataError: The ratings cannot be read, or a user has an item twice and must not.
         """
-        from fedrecon.data._arrow import is_client_file
+        from fedrecon.data._client_file.file import is_client_file
         from fedrecon.datasets.ratings._movielens import MOVIELENS_1M, download
         from fedrecon.datasets.ratings._prepare import prepare
         from fedrecon.datasets.ratings._reader_options import ANY_SCALE

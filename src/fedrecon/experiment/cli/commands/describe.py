@@ -87,7 +87,7 @@ def describe_data(path: str, settings: Sequence[str] = ()) -> str:
         DataError: The file cannot be read.
         SettingError: A setting is unknown or breaks a rule.
     """
-    from fedrecon.data._arrow import is_client_file
+    from fedrecon.data._client_file.file import is_client_file
     from fedrecon.data._clients import Clients
     from fedrecon.datasets.ratings._dataset import NoRatingsError
     from fedrecon.datasets.ratings._prepare import prepare

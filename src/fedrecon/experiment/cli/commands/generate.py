@@ -56,7 +56,7 @@ def generate(out: Path, screen: "Console", clients: int, items: int, ratings: fl
         ValueError: A number is out of its range, or the file cannot be written.
     """
     from fedrecon._safe_text import counted
-    from fedrecon.data._writer import ClientWriter
+    from fedrecon.data._client_file.writer import ClientWriter
     from fedrecon.datasets.ratings._population import population
     from fedrecon.errors import RunError
     from fedrecon.experiment.console.progress_bar import show_progress

@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from fedrecon.core._array_like import FilePath
-from fedrecon.data._arrow import write_within
+from fedrecon.data._client_file.file import write_within
 from fedrecon.data._clients import Clients
 from fedrecon.data._field_stats import FieldStats, merged
 from fedrecon.data._from_arrays import check_codes, check_repeats, vocabulary

@@ -1,0 +1,1 @@
+"""The client file: how it is written, sealed with checksums, and opened."""
