@@ -20,19 +20,19 @@ from .algorithms._fedrecon import fedrecon
 from .algorithms._finetuning import finetuning
 from .algorithms._full_gradient import full_gradient
 from .algorithms._local_only import local_only
-from .core._examples import (
+from .core._examples import Examples
+from .core._mean import Mean
+from .core._model import Model, Table
+from .core._partition import is_local, partition
+from .core._splits import (
     AlternateBatches,
     AlternateExamples,
     ByTime,
-    Examples,
     Fraction,
     HalfBatches,
     NoSplit,
     RandomFraction,
 )
-from .core._mean import Mean
-from .core._model import Model, Table
-from .core._partition import is_local, partition
 from .data._clients import Clients
 from .data._sampling import Everyone, Passes, Poisson, Uniform, Weighted
 from .evaluation._evaluate import evaluate

@@ -1,6 +1,6 @@
 """Splits of a client's examples into a support and a query set."""
 
-from fedrecon.core._examples import (
+from fedrecon.core._splits import (
     AlternateBatches,
     AlternateExamples,
     ByTime,

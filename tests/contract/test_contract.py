@@ -30,9 +30,9 @@ from fedrecon.algorithms._maml import first_order_maml, maml
 from fedrecon.algorithms._pfedme import pfedme
 from fedrecon.algorithms._reptile import reptile
 from fedrecon.core._costs import COSTS
-from fedrecon.core._examples import AlternateBatches, NoSplit, RandomFraction
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table, without_tables
+from fedrecon.core._splits import AlternateBatches, NoSplit, RandomFraction
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.simulation._batches import key_of
 from fedrecon.simulation._block_plan import Plan, Slot

@@ -26,9 +26,9 @@ from fedrecon.algorithms._local_only import local_only
 from fedrecon.algorithms._maml import first_order_maml, maml
 from fedrecon.algorithms._pfedme import pfedme
 from fedrecon.algorithms._reptile import reptile
-from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._clients import Clients
 from fedrecon.datasets.text._vocabulary import OWN_FIELDS
 from fedrecon.export import _export

@@ -18,8 +18,8 @@ from fedrecon.algorithms._local_only import local_only
 from fedrecon.algorithms._maml import first_order_maml, maml
 from fedrecon.algorithms._reptile import reptile
 from fedrecon.core._costs import COSTS
-from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._model import Model, without_tables
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.simulation._block_plan import Plan, Slot
 from fedrecon.simulation._simulation import Simulation
 from fedrecon.solvers._gradient import Solver

@@ -10,9 +10,9 @@ from fedrecon.algorithms._base import Broadcast
 from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import NoSplit
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, Table, fully_global, without_tables
+from fedrecon.core._splits import NoSplit
 from fedrecon.simulation._simulation import Simulation
 from fedrecon.solvers._gradient import Solver
 from fedrecon.solvers._optimizers import optimizer

@@ -10,8 +10,8 @@ from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._finetuning import finetuning
 from fedrecon.algorithms._reptile import reptile
-from fedrecon.core._examples import AlternateBatches, NoSplit
 from fedrecon.core._model import fully_global
+from fedrecon.core._splits import AlternateBatches, NoSplit
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.simulation._block_plan import Plan, Slot
 from fedrecon.simulation._simulation import Simulation

@@ -12,9 +12,10 @@ from fedrecon.algorithms._base import Broadcast
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._full_gradient import full_gradient
 from fedrecon.algorithms._maml import first_order_maml, maml
-from fedrecon.core._examples import AlternateExamples, Examples
+from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, fully_global
+from fedrecon.core._splits import AlternateExamples
 from fedrecon.solvers._gradient import Solver
 from fedrecon.solvers._implicit_diff import ImplicitDifferentiation
 from fedrecon.solvers._newton import Newton

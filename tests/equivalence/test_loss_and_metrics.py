@@ -15,7 +15,7 @@ from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._full_gradient import full_gradient
 from fedrecon.algorithms._maml import maml
 from fedrecon.algorithms._pfedme import pfedme
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.solvers._newton import Newton
 
 GIVEN = examples(federation(lengths=(9,)), "c0", 10)

@@ -12,7 +12,7 @@ from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._full_gradient import full_gradient
 from fedrecon.algorithms._maml import maml
 from fedrecon.algorithms._pfedme import pfedme
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.simulation._simulation import Simulation
 
 CLIENTS, PAIRS = federation(repeats=True, lengths=(3, 9)), AlternateBatches(2)

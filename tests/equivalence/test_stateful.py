@@ -21,9 +21,9 @@ from fedrecon.algorithms._fedrep import fedrep
 from fedrecon.algorithms._fedsim import fedsim
 from fedrecon.algorithms._lg_fedavg import lg_fedavg
 from fedrecon.algorithms._pfedme import pfedme
-from fedrecon.core._examples import NoSplit
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, fully_global
+from fedrecon.core._splits import NoSplit
 from fedrecon.data._clients import Clients
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.simulation._block_plan import Plan, Slot

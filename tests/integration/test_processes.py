@@ -65,7 +65,7 @@ if len(sys.argv) > 1:
     jax.distributed.initialize()
 import numpy as np
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.experiment.training.train import train
 from fedrecon.simulation._block_plan import Plan, Slot

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrecon.core._examples import (
+from fedrecon.core._examples import Examples
+from fedrecon.core._splits import (
     AlternateBatches,
     AlternateExamples,
     ByTime,
-    Examples,
     Fraction,
     HalfBatches,
     NoSplit,

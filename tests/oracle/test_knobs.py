@@ -14,8 +14,8 @@ from tests.small import Given
 
 from fedrecon.algorithms._building_blocks import by_examples, uniform
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches, AlternateExamples, Fraction, NoSplit
 from fedrecon.core._model import without_tables
+from fedrecon.core._splits import AlternateBatches, AlternateExamples, Fraction, NoSplit
 from fedrecon.data._clients import Clients
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.models._matrix_factorization import matrix_factorization

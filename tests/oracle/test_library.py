@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches, NoSplit
 from fedrecon.core._model import without_tables
+from fedrecon.core._splits import AlternateBatches, NoSplit
 from fedrecon.data._clients import Clients
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.models._matrix_factorization import matrix_factorization

@@ -12,8 +12,8 @@ from tests.small import LENGTHS, examples, federation, rating_model, sgd, solver
 import fedrecon as fr
 from fedrecon.algorithms._base import Broadcast, Update
 from fedrecon.algorithms._building_blocks import uniform
-from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._mean import Mean
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._sampling import Everyone, Passes
 from fedrecon.privacy._accounting import accounting
 from fedrecon.privacy._adaptive import AdaptiveClipping

@@ -8,7 +8,8 @@ import pytest
 from fedrecon.algorithms._base import Broadcast
 from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import Examples, NoSplit
+from fedrecon.core._examples import Examples
+from fedrecon.core._splits import NoSplit
 from fedrecon.data._sampling import Everyone
 from fedrecon.models._matrix_factorization import matrix_factorization
 from fedrecon.privacy import attacks

@@ -7,7 +7,7 @@ from tests.small import LENGTHS, federation, rating_model, sgd, solver
 
 import fedrecon as fr
 from fedrecon.algorithms._building_blocks import uniform
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._sampling import Everyone, Passes, Poisson
 from fedrecon.privacy._ledger import Ledger
 from fedrecon.privacy._user_level import user_level_dp

@@ -9,8 +9,8 @@ from tests.small import ITEMS, examples, federation, rating_model, sgd, solver
 import fedrecon as fr
 from fedrecon.algorithms._base import Broadcast
 from fedrecon.algorithms._building_blocks import uniform
-from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._model import leaves_of
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._sampling import Everyone
 from fedrecon.privacy import Compression, compressed, user_level_dp
 from fedrecon.privacy._clipping import dense

@@ -14,7 +14,7 @@ from tests.small import ITEMS, LENGTHS, federation, rating_model, sgd, solver
 
 import fedrecon as fr
 from fedrecon.algorithms._building_blocks import uniform
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._sampling import Everyone, Passes
 from fedrecon.errors import RunError
 from fedrecon.privacy import _correlated as correlated

@@ -14,9 +14,9 @@ from tests.small import ITEMS, LENGTHS, examples, federation, rating_model, sgd,
 import fedrecon as fr
 from fedrecon.algorithms._base import Broadcast, Update
 from fedrecon.algorithms._building_blocks import uniform
-from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of, without_tables
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Uniform
 from fedrecon.privacy._clipping import dense

@@ -10,9 +10,9 @@ from fedrecon.algorithms._base import Algorithm, Broadcast, Update
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._costs import COSTS
-from fedrecon.core._examples import AlternateBatches, RandomFraction
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of
+from fedrecon.core._splits import AlternateBatches, RandomFraction
 from fedrecon.solvers._newton import Newton
 
 CLIENTS = federation()

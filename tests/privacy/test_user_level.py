@@ -18,9 +18,9 @@ from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._full_gradient import full_gradient
 from fedrecon.algorithms._local_only import local_only
 from fedrecon.algorithms._reptile import reptile
-from fedrecon.core._examples import AlternateBatches, RandomFraction
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of
+from fedrecon.core._splits import AlternateBatches, RandomFraction
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Uniform
 from fedrecon.privacy import _user_level

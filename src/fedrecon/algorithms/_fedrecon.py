@@ -18,8 +18,9 @@ from fedrecon.algorithms._building_blocks import (
     update_of,
     with_usable_tables,
 )
-from fedrecon.core._examples import AlternateBatches, Examples, Split
+from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, on_both, on_global, on_local
+from fedrecon.core._splits import AlternateBatches, Split
 from fedrecon.core._types import ClientState, Params, PRNGKey
 from fedrecon.solvers._local_solver import LocalSolver
 

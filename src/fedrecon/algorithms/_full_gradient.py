@@ -20,9 +20,10 @@ from fedrecon.algorithms._building_blocks import (
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._check_parameters import below
 from fedrecon.core._costs import GRADIENT_STEPS
-from fedrecon.core._examples import AlternateBatches, Examples, Split
+from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model, on_global, path_of
+from fedrecon.core._splits import AlternateBatches, Split
 from fedrecon.core._types import ClientState, Params, PRNGKey
 from fedrecon.solvers._implicit_diff import ImplicitDifferentiation
 from fedrecon.solvers._local_solver import LocalSolver, as_solver

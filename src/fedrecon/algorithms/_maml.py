@@ -19,8 +19,9 @@ from fedrecon.algorithms._building_blocks import (
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._finetuning import finetuning
 from fedrecon.algorithms._full_gradient import full_gradient
-from fedrecon.core._examples import AlternateBatches, Examples, Split
+from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model, fully_global, on_global, personal_copy
+from fedrecon.core._splits import AlternateBatches, Split
 from fedrecon.core._state import only_state, state_within, with_state
 from fedrecon.core._types import ClientState, PRNGKey
 from fedrecon.solvers._local_solver import LocalSolver

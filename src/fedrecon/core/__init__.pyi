@@ -1,16 +1,5 @@
 from ._array_like import ArrayLike
-from ._examples import (
-    AlternateBatches,
-    AlternateExamples,
-    ByTime,
-    Examples,
-    Fraction,
-    HalfBatches,
-    HeldOut,
-    NoSplit,
-    RandomFraction,
-    Split,
-)
+from ._examples import Examples
 from ._mean import Mean
 from ._model import (
     Model,
@@ -44,6 +33,17 @@ from ._model_functions import (
 from ._partition import is_local, merge, partition, split, with_local
 from ._pooled_view import pooled
 from ._random import fold_in, normal, uniform
+from ._splits import (
+    AlternateBatches,
+    AlternateExamples,
+    ByTime,
+    Fraction,
+    HalfBatches,
+    HeldOut,
+    NoSplit,
+    RandomFraction,
+    Split,
+)
 from ._state import path_of
 from ._tags import tagged
 from ._types import (

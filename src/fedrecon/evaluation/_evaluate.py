@@ -12,9 +12,10 @@ from jaxtyping import Array, Int
 from fedrecon._kernels.packing import Packed
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState
 from fedrecon.algorithms._building_blocks import subkeys
-from fedrecon.core._examples import AlternateBatches, Examples, NoSplit, Split
+from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
+from fedrecon.core._splits import AlternateBatches, NoSplit, Split
 from fedrecon.core._tags import tagged
 from fedrecon.core._types import Params, PRNGKey
 from fedrecon.data._clients import Clients

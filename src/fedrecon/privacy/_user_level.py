@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from fedrecon._kernels.gathered_rows import are_distinct
 from fedrecon.algorithms._base import Algorithm, Broadcast, ServerState, Update
 from fedrecon.algorithms._building_blocks import uniform
-from fedrecon.core._examples import Examples, NoSplit
+from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
+from fedrecon.core._splits import NoSplit
 from fedrecon.core._types import Params, PRNGKey
 from fedrecon.data._sampling import Passes, Sampling
 from fedrecon.errors import of_kind, plain, whole_number

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Int, UInt32
 
 from fedrecon._kernels.rows import Group, groups, num_rows
-from fedrecon.core._examples import ByTime, Examples, Split
+from fedrecon.core._examples import Examples
 from fedrecon.core._model import Model
+from fedrecon.core._splits import ByTime, Split
 from fedrecon.core._types import Number, Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._padding import PaddedGather

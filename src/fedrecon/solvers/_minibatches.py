@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
-from fedrecon.core._examples import Examples, random_order
+from fedrecon.core._examples import Examples
 from fedrecon.core._random import fold_in
+from fedrecon.core._splits import random_order
 from fedrecon.core._types import PRNGKey
 
 

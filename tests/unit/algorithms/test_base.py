@@ -24,9 +24,10 @@ from fedrecon.algorithms._building_blocks import (
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.core._costs import COSTS
-from fedrecon.core._examples import Examples, NoSplit
+from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Objective, Table
+from fedrecon.core._splits import NoSplit
 from fedrecon.solvers._gradient import Solver
 from fedrecon.solvers._newton import Newton
 from fedrecon.solvers._optimizers import optimizer

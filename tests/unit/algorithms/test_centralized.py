@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fedrecon.algorithms._centralized import centralized
-from fedrecon.core._examples import AlternateExamples, HeldOut
 from fedrecon.core._pooled_view import pooled
+from fedrecon.core._splits import AlternateExamples, HeldOut
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import hold_out
 from fedrecon.data._pooling import in_batches, numbered, raw_bytes

@@ -10,7 +10,7 @@ from tests.small import LENGTHS, federation, rating_model, sgd, solver
 
 import fedrecon as fr
 from fedrecon.algorithms._robust import Krum, Median, NormBound, TrimmedMean, robust
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._sampling import Everyone
 from fedrecon.privacy._row_selection import with_min_contributors
 from fedrecon.privacy._user_level import user_level_dp

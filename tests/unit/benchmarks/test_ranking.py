@@ -8,7 +8,7 @@ from benchmarks import ranking
 from benchmarks.options import Options
 
 from fedrecon import Newton, fedrecon, optimizer
-from fedrecon.core._examples import HeldOut, NoSplit, RandomFraction
+from fedrecon.core._splits import HeldOut, NoSplit, RandomFraction
 from fedrecon.datasets.ratings._interactions import interactions, leave_one_out, with_recency
 from fedrecon.datasets.ratings._synthetic import synthetic
 from fedrecon.evaluation._evaluate import evaluate

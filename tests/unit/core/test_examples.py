@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrecon.core._examples import (
+from fedrecon.core._examples import Examples
+from fedrecon.core._splits import (
     AlternateBatches,
     AlternateExamples,
     ByTime,
-    Examples,
     Fraction,
     HalfBatches,
     NoSplit,

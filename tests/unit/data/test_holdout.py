@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from fedrecon.core._examples import Examples, HeldOut
+from fedrecon.core._examples import Examples
+from fedrecon.core._splits import HeldOut
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import hold_out
 from fedrecon.errors import DataError

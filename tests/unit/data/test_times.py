@@ -8,7 +8,7 @@ import pytest
 from tests.small import rating_model, sgd, solver
 
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import ByTime
+from fedrecon.core._splits import ByTime
 from fedrecon.data._client_file.writer import ClientWriter
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Uniform

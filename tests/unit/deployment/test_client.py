@@ -9,8 +9,8 @@ from tests.small import ITEMS, federation, rating_model, sgd, solver
 from fedrecon.algorithms._base import Broadcast
 from fedrecon.algorithms._ditto import ditto
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._model import leaves_of
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.deployment._client import Client
 from fedrecon.errors import DataError
 

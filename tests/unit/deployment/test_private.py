@@ -7,7 +7,7 @@ from tests.small import federation, rating_model, sgd, solver
 
 from fedrecon.algorithms._building_blocks import uniform
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._sampling import Everyone, Passes, Poisson
 from fedrecon.deployment._endpoint import Endpoint
 from fedrecon.deployment._node import Node

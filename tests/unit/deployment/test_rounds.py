@@ -14,7 +14,7 @@ from fedrecon.algorithms._fedalt import fedalt
 from fedrecon.algorithms._fedper import fedper
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._lg_fedavg import lg_fedavg
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._sampling import AbstractSampling
 from fedrecon.deployment._endpoint import Endpoint
 from fedrecon.deployment._messages import Address, ask_message, refusal_from

@@ -12,9 +12,9 @@ from tests.small import Given, federation, rating_model, sgd, solver
 
 from fedrecon.algorithms._base import Update
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import leaves_of, with_leaves
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._sampling import Uniform
 from fedrecon.deployment._client import Client
 from fedrecon.deployment._refusals import Refusal, RefusedError

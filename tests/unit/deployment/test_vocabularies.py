@@ -5,7 +5,7 @@ import pytest
 from tests.small import rating_model, sgd, solver
 
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Uniform
 from fedrecon.deployment import Address, Client, Node, Server, Store

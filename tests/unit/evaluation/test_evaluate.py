@@ -12,8 +12,9 @@ from fedrecon.algorithms._base import Broadcast
 from fedrecon.algorithms._fedavg import fedavg
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._finetuning import finetuning
-from fedrecon.core._examples import AlternateBatches, Examples, RandomFraction
+from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
+from fedrecon.core._splits import AlternateBatches, RandomFraction
 from fedrecon.data._clients import Clients
 from fedrecon.errors import DataError
 from fedrecon.evaluation._evaluate import evaluate, model_metrics

@@ -11,7 +11,7 @@ from tests.small import ITEMS, rating_model, sgd, solver
 
 from fedrecon.algorithms._base import ServerState
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Uniform
 from fedrecon.errors import DataError, UncheckedWarning

@@ -15,8 +15,9 @@ from tests.small import ITEMS, federation, rating_model, sgd, solver
 from fedrecon.algorithms._base import Broadcast
 from fedrecon.algorithms._ditto import ditto
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches, Examples
+from fedrecon.core._examples import Examples
 from fedrecon.core._model import leaves_of
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.simulation._batches import key_of
 from fedrecon.simulation._trained_state import TrainedState

@@ -10,7 +10,7 @@ from tests.small import ITEMS, federation, rating_model, sgd, solver
 
 from fedrecon.algorithms._ditto import ditto
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.export import _export
 from fedrecon.export._cases import cases, fields_of, ranges_of
 from fedrecon.export._export import Subject, export

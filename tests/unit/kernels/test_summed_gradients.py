@@ -12,9 +12,10 @@ from fedrecon import Clients, Newton, Simulation, Uniform, fedrecon
 from fedrecon._kernels import summed_gradients
 from fedrecon.algorithms._base import Broadcast, Update
 from fedrecon.algorithms._building_blocks import solve_delta
-from fedrecon.core._examples import AlternateBatches, Examples, NoSplit
+from fedrecon.core._examples import Examples
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import on_global
+from fedrecon.core._splits import AlternateBatches, NoSplit
 from fedrecon.models import implicit_factorization
 from fedrecon.simulation._block_plan import Plan, Slot
 

@@ -6,7 +6,7 @@ import pytest
 from tests.small import rating_model, sgd, solver
 
 from fedrecon import Clients, Model, Newton, fedavg, fedrecon, finetuning
-from fedrecon.core._examples import NoSplit
+from fedrecon.core._splits import NoSplit
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.models._matrix_factorization import matrix_factorization
 from fedrecon.serving import _personalization as personalization

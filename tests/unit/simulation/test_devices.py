@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._fedalt import fedalt
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.evaluation._evaluate import evaluate
 from fedrecon.simulation._block_plan import Plan, Slot
 from fedrecon.data._sampling import Uniform

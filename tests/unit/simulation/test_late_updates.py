@@ -10,7 +10,7 @@ from tests.small import federation, rating_model, sgd, solver
 
 import fedrecon as fr
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches, NoSplit
+from fedrecon.core._splits import AlternateBatches, NoSplit
 from fedrecon.data._sampling import AbstractSampling
 from fedrecon.errors import DataError
 from fedrecon.simulation._block_plan import Plan, Slot

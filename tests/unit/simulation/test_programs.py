@@ -11,7 +11,7 @@ from tests.small import solver
 
 from fedrecon import Clients, Mean, Uniform, fedrecon, is_local, optimizer, partition
 from fedrecon.algorithms._base import Broadcast
-from fedrecon.core._examples import AlternateExamples, NoSplit
+from fedrecon.core._splits import AlternateExamples, NoSplit
 from fedrecon.deployment import Client
 from fedrecon.evaluation._evaluate import evaluate, model_metrics
 from fedrecon.serving._personalization import Personalization, TopK

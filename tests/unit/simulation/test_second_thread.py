@@ -8,7 +8,7 @@ import pytest
 from tests.small import federation, rating_model, sgd, solver
 
 from fedrecon import Newton, Simulation, Uniform, fedrecon
-from fedrecon.core._examples import RandomFraction
+from fedrecon.core._splits import RandomFraction
 from fedrecon.evaluation import evaluate
 from fedrecon.simulation._block_plan import Plan, Slot, plan_blocks
 from fedrecon.simulation._block_shape import BlockShape

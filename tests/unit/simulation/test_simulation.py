@@ -10,9 +10,9 @@ import pytest
 from tests.small import FACTORS, ITEMS, Given, federation, rating_model, sgd, solver
 
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import without_tables
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Passes, Poisson, Uniform, Weighted
 from fedrecon.errors import DataError

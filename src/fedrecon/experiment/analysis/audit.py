@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from fedrecon.core._examples import NoSplit
+from fedrecon.core._splits import NoSplit
 from fedrecon.data._clients import Clients
 from fedrecon.errors import RunError, whole_number
 from fedrecon.evaluation._evaluate import measure

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 
 from fedrecon.algorithms._base import Algorithm, ServerState
 from fedrecon.algorithms._building_blocks import subkeys
-from fedrecon.core._examples import Examples, NoSplit
+from fedrecon.core._examples import Examples
 from fedrecon.core._model import Table, leaves_of, origin_of
+from fedrecon.core._splits import NoSplit
 from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._hashing import Purpose, round_keys

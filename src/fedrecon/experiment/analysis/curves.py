@@ -15,7 +15,8 @@ from rich.console import Console
 from fedrecon._files import write_atomically
 from fedrecon._safe_text import counted, csv_cell
 from fedrecon.algorithms._base import Algorithm, Broadcast
-from fedrecon.core._examples import Examples, Fraction, Split, first_share
+from fedrecon.core._examples import Examples
+from fedrecon.core._splits import Fraction, Split, first_share
 from fedrecon.data._clients import Clients
 from fedrecon.evaluation._evaluate import measure
 from fedrecon.evaluation._evaluation import Evaluation

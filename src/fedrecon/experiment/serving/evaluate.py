@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 from fedrecon._safe_text import counted
-from fedrecon.core._examples import HeldOut, Split
+from fedrecon.core._splits import HeldOut, Split
 from fedrecon.core._types import Params
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT

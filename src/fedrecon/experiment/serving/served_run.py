@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrecon.algorithms._base import Algorithm, ServerState
-from fedrecon.core._examples import Split
+from fedrecon.core._splits import Split
 from fedrecon.evaluation._evaluate import Scoring
 from fedrecon.experiment.config import Config, override
 from fedrecon.experiment.serving.new_clients import served_fields

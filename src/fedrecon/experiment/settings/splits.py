@@ -16,7 +16,7 @@ class AlternateBatchesSettings(Section):
     batch_size: int = setting(5, "examples in a batch", ge=1)
 
     def build(self) -> Any:
-        from fedrecon.core._examples import AlternateBatches
+        from fedrecon.core._splits import AlternateBatches
 
         return AlternateBatches(self.batch_size)
 
@@ -27,7 +27,7 @@ class AlternateExamplesSettings(Section):
     name: Literal["alternate_examples"] = "alternate_examples"
 
     def build(self) -> Any:
-        from fedrecon.core._examples import AlternateExamples
+        from fedrecon.core._splits import AlternateExamples
 
         return AlternateExamples()
 
@@ -39,7 +39,7 @@ class HalfBatchesSettings(Section):
     batch_size: int = setting(5, "examples in a batch", ge=1)
 
     def build(self) -> Any:
-        from fedrecon.core._examples import HalfBatches
+        from fedrecon.core._splits import HalfBatches
 
         return HalfBatches(self.batch_size)
 
@@ -51,7 +51,7 @@ class FractionSettings(Section):
     support: Share = setting(0.5, "share of the examples that is support")
 
     def build(self) -> Any:
-        from fedrecon.core._examples import Fraction
+        from fedrecon.core._splits import Fraction
 
         return Fraction(self.support)
 
@@ -63,7 +63,7 @@ class RandomFractionSettings(Section):
     support: Share = setting(0.5, "share of the examples that is support")
 
     def build(self) -> Any:
-        from fedrecon.core._examples import RandomFraction
+        from fedrecon.core._splits import RandomFraction
 
         return RandomFraction(self.support)
 
@@ -76,7 +76,7 @@ class ByTimeSettings(Section):
     field: str = setting("time", "field of the examples that holds the time")
 
     def build(self) -> Any:
-        from fedrecon.core._examples import ByTime
+        from fedrecon.core._splits import ByTime
 
         return ByTime(self.support, self.field)
 
@@ -87,7 +87,7 @@ class NoSplitSettings(Section):
     name: Literal["none"] = "none"
 
     def build(self) -> Any:
-        from fedrecon.core._examples import NoSplit
+        from fedrecon.core._splits import NoSplit
 
         return NoSplit()
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from fedrecon.algorithms._base import Algorithm
-from fedrecon.core._examples import Examples, HeldOut
+from fedrecon.core._examples import Examples
+from fedrecon.core._splits import HeldOut
 from fedrecon.data._clients import Clients
 from fedrecon.data._shards.digests import PREFIX, digest_of_set, has_digests
 from fedrecon.errors import of_kind, store_whole_numbers, whole_number

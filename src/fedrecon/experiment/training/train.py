@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any, Literal
 
 from fedrecon.algorithms._base import Algorithm
-from fedrecon.core._examples import Split
+from fedrecon.core._splits import Split
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Sampling, Uniform
 from fedrecon.errors import of_kind

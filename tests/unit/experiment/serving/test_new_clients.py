@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from fedrecon.algorithms._base import Broadcast
-from fedrecon.core._examples import Examples, HeldOut
+from fedrecon.core._examples import Examples
+from fedrecon.core._splits import HeldOut
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import HELD_OUT
 from fedrecon.datasets.ratings._interactions import interactions, leave_one_out, with_recency

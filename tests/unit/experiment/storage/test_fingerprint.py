@@ -16,7 +16,7 @@ from fedrecon.algorithms._building_blocks import WeightedMean, by_examples, unif
 from fedrecon.algorithms._fedrecon import fedrecon
 from fedrecon.algorithms._fedsim import fedsim
 from fedrecon.algorithms._full_gradient import full_gradient
-from fedrecon.core import _examples as data
+from fedrecon.core import _splits as data
 from fedrecon.core._tags import tag_of, tagged
 from fedrecon.data._sampling import Passes, Poisson, Uniform, Weighted
 from fedrecon.errors import RunError

@@ -9,7 +9,7 @@ import pytest
 from tests.small import federation, rating_model, sgd, solver
 
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._sampling import Uniform
 from fedrecon.experiment.reporting import plots
 from fedrecon.experiment.training import block_plan_tuning as tuning

@@ -13,9 +13,9 @@ import pytest
 
 import fedrecon
 from fedrecon.algorithms._fedrecon import fedrecon as federated_reconstruction
-from fedrecon.core._examples import AlternateBatches, Fraction, NoSplit
 from fedrecon.core._mean import Mean
 from fedrecon.core._model import Model
+from fedrecon.core._splits import AlternateBatches, Fraction, NoSplit
 from fedrecon.data._clients import Clients
 from fedrecon.data._holdout import hold_out
 from fedrecon.data._sampling import Poisson

@@ -10,8 +10,9 @@ from jax.interpreters import partial_eval as pe
 
 from fedrecon.algorithms._base import Broadcast
 from fedrecon.algorithms._fedrecon import fedrecon
-from fedrecon.core._examples import AlternateBatches, Examples
+from fedrecon.core._examples import Examples
 from fedrecon.core._model import fully_global, on_both, on_global, on_local, personal_copy
+from fedrecon.core._splits import AlternateBatches
 from fedrecon.data._clients import Clients
 from fedrecon.data._sampling import Uniform
 from fedrecon.datasets.text._dataset import arrange
