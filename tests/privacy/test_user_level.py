@@ -25,6 +25,7 @@ from fedrecon.data._hashing import Purpose, round_keys
 from fedrecon.data._sampling import Everyone, Passes, Poisson, Uniform
 from fedrecon.privacy import _user_level
 from fedrecon.privacy._clipping import dense
+from fedrecon.privacy._guarantee import UserLevelDP
 from fedrecon.privacy._secret import Secret
 from fedrecon.privacy._user_level import user_level_dp
 from fedrecon.simulation import _simulation
@@ -178,6 +179,13 @@ def test_a_split_that_gives_an_example_twice_exceeds_no_bound():
 @pytest.mark.parametrize("bands", [1, 2])
 def test_noise_that_is_drawn_beside_the_clients_is_that_of_the_servers_step(bands, monkeypatch):
     """Large models have it drawn by a thread of its own."""
+    drawn, draw = [], UserLevelDP.drawn
+
+    def noted(self, *given):
+        drawn.append(True)
+        return draw(self, *given)
+
+    monkeypatch.setattr(UserLevelDP, "drawn", noted)
     settings = {"sampling": Passes(4, order="fixed"), "noise_bands": bands, "noise_multiplier": 2.0}
     secret = Secret(bytes(range(32)), context=b"this run")
 
@@ -189,8 +197,10 @@ def test_noise_that_is_drawn_beside_the_clients_is_that_of_the_servers_step(band
         return jax.device_get(last.state.global_params)
 
     in_the_step = after()
+    once = len(drawn)  # it is traced in the step alone
     monkeypatch.setattr(_simulation, "_JOINED_BYTES", 0)
     aside = after()
+    assert len(drawn) == 2 * once > 0, "the thread's program draws it, and the step does not draw it again"
     for a, b in zip(*map(jax.tree.leaves, (in_the_step, aside)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 

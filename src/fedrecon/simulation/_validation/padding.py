@@ -20,7 +20,8 @@ from fedrecon.core._types import Batch, Params, PRNGKey
 from fedrecon.simulation._compilation import quickly
 from fedrecon.solvers._validate_tables import Found
 
-_LOOKED_AT = 64  # numbers of a leaf
+# The numbers of a leaf that tell whether it is constant: more would take time with large tables.
+_LOOKED_AT = 64
 _SAME = 1e-3  # sums of other lengths are rounded otherwise, and by low-precision products by as much
 
 

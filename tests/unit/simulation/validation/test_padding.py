@@ -147,7 +147,9 @@ def test_statistics_of_a_batch_are_seen_where_all_scores_start_alike():
 
 
 def test_a_model_that_is_no_number_elsewhere_is_tried_where_it_starts():
-    def rows(scores: Any, batch: Any) -> Any:
-        return jnp.where(scores == 0, 0.0, jnp.nan)
+    def elsewhere(value: Any) -> Any:
+        return lambda scores, batch: jnp.where(scores == 0, value(batch), jnp.nan)
 
-    check(starting_at(0.0, rows))
+    check(starting_at(0.0, elsewhere(lambda batch: 0.0)))
+    with pytest.raises(ValueError, match="the loss of an example must not depend on rows of padding"):
+        check(starting_at(0.0, elsewhere(lambda batch: batch["y"].mean())))
